@@ -1,0 +1,60 @@
+"""Segment organs in CT and MR volumes with TransUNet, in napari or headless.
+
+The names below are loaded on first use, so importing the package costs neither torch nor Qt.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_transunet.annotation.comparing import evaluate
+    from napari_transunet.checkpoints.imagenet import load_imagenet
+    from napari_transunet.checkpoints.inspection import inspect_checkpoint
+    from napari_transunet.checkpoints.loading import load_checkpoint
+    from napari_transunet.checkpoints.saving import save_checkpoint
+    from napari_transunet.model.transunet import TransUNet
+    from napari_transunet.model.variants import VARIANTS
+    from napari_transunet.segmentation.predictor import Predictor
+    from napari_transunet.volumes.reading import read_volume
+    from napari_transunet.volumes.writing import write_labels
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "VARIANTS",
+    "Predictor",
+    "TransUNet",
+    "__version__",
+    "evaluate",
+    "inspect_checkpoint",
+    "load_checkpoint",
+    "load_imagenet",
+    "read_volume",
+    "save_checkpoint",
+    "write_labels",
+]
+
+_HOMES = {
+    "VARIANTS": "model.variants",
+    "Predictor": "segmentation.predictor",
+    "TransUNet": "model.transunet",
+    "evaluate": "annotation.comparing",
+    "inspect_checkpoint": "checkpoints.inspection",
+    "load_checkpoint": "checkpoints.loading",
+    "load_imagenet": "checkpoints.imagenet",
+    "read_volume": "volumes.reading",
+    "save_checkpoint": "checkpoints.saving",
+    "write_labels": "volumes.writing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

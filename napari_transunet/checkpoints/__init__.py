@@ -1,0 +1,1 @@
+"""Reading, inspecting and saving weights, and the model cards that describe them."""

@@ -1,0 +1,31 @@
+"""Errors that a user can cause. Each carries one sentence: what is wrong and what to do about it."""
+
+from __future__ import annotations
+
+
+class TransUNetError(Exception):
+    """Base of every error that the package raises on purpose; the command line turns it into exit status 2."""
+
+
+class InputError(TransUNetError, ValueError):
+    """A value, option or array that cannot be used."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint that cannot be read, is unsafe, or does not fit the network."""
+
+
+class VolumeError(InputError):
+    """A file or array that is no volume, or one whose geometry cannot be trusted."""
+
+
+class SizeError(VolumeError):
+    """A file that would need more memory than there is, or than was allowed."""
+
+
+class FileProblem(TransUNetError, OSError):
+    """A file or folder that cannot be read or written."""
+
+
+class ExistsError(FileProblem):
+    """A file that exists already and may not be replaced without being asked."""

@@ -1,0 +1,65 @@
+"""Atomic writing, content hashes and memory limits: what every reader and writer shares."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from napari_transunet.errors import ExistsError, FileProblem
+
+_CHUNK = 1 << 20
+
+
+@contextlib.contextmanager
+def atomic_path(target: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary path beside `target` that replaces it when the block ends without an error.
+
+    The temporary name keeps the whole file name as its ending, so that writers which choose the format by
+    suffix (`.nii.gz`, `.seg.nrrd`) choose the same one. On an error nothing is left behind.
+
+    Raises
+    ------
+    ExistsError
+        `target` exists and `overwrite` is false.
+    FileProblem
+        The folder does not exist or cannot be written to.
+    """
+    target = Path(target)
+    if target.exists() and not overwrite:
+        raise ExistsError(f"{target} exists already; choose another name or ask to overwrite it.")
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
+    except OSError as error:
+        raise FileProblem(f"Cannot write to {target.parent}: {error.strerror or error}.") from error
+    temporary = folder / target.name
+    try:
+        yield temporary
+        if target.exists() and not overwrite:
+            raise ExistsError(f"{target} appeared while it was being written; nothing was replaced.")
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(target)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+            folder.rmdir()
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def available_memory() -> int:
+    """Bytes that can be taken now without swapping."""
+    return int(psutil.virtual_memory().available)

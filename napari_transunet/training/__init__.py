@@ -1,0 +1,1 @@
+"""Training TransUNet on labelled volumes."""

@@ -1,0 +1,1 @@
+"""Volumes, their geometry and their label sets; reading and writing every format. Needs no torch."""
