@@ -1,0 +1,226 @@
+"""Names and colours of label values. The same organ has the same colour everywhere, however it is spelled."""
+
+from __future__ import annotations
+
+import colorsys
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from napari_transunet.errors import VolumeError
+
+Color = tuple[float, float, float]
+
+# Chosen for this package: warm reds and browns for solid organs, arteries red, veins blue, hollow organs in
+# greens and yellows, bone ivory; left and right of a pair differ in lightness, neighbours in hue.
+_ORGANS: Mapping[str, str] = MappingProxyType(
+    {
+        "liver": "#a8442f",
+        "spleen": "#8e4b9c",
+        "kidney": "#d98a3d",
+        "kidney left": "#e8b04a",
+        "kidney right": "#c9702b",
+        "gallbladder": "#4fae4a",
+        "stomach": "#e58fa6",
+        "pancreas": "#f2d16b",
+        "aorta": "#e23b3b",
+        "inferior vena cava": "#3f6fd1",
+        "superior vena cava": "#5d8be0",
+        "portal vein and splenic vein": "#5bb7d9",
+        "portal vein": "#5bb7d9",
+        "adrenal gland": "#5fd0b5",
+        "adrenal gland left": "#74e0c6",
+        "adrenal gland right": "#3fae95",
+        "esophagus": "#b98a6a",
+        "trachea": "#a7d8f0",
+        "duodenum": "#9cc25a",
+        "small bowel": "#c8b560",
+        "colon": "#8f9d3f",
+        "rectum": "#6f7f2f",
+        "urinary bladder": "#f5e663",
+        "prostate": "#c77dba",
+        "uterus": "#d46a92",
+        "heart": "#c02f4e",
+        "atrial appendage left": "#e0708a",
+        "heart ventricle left": "#d2344f",
+        "heart ventricle right": "#4a61b8",
+        "heart atrium left": "#e56a6a",
+        "heart atrium right": "#6f86cf",
+        "heart myocardium": "#9e2036",
+        "pulmonary artery": "#3558a8",
+        "pulmonary vein": "#d9646b",
+        "lung": "#86b9c7",
+        "lung left": "#9ccbd6",
+        "lung right": "#6ea6b8",
+        "lung upper lobe left": "#a9d4dd",
+        "lung lower lobe left": "#84bccb",
+        "lung upper lobe right": "#6fa8bd",
+        "lung middle lobe right": "#5a93ad",
+        "lung lower lobe right": "#467d9b",
+        "brain": "#e3c7b0",
+        "spinal cord": "#f0e2a0",
+        "thyroid gland": "#b0567b",
+        "bone": "#ece2c6",
+        "vertebrae": "#e6d9b3",
+        "rib": "#f3ead2",
+        "sternum": "#d9cba0",
+        "sacrum": "#dccb98",
+        "hip left": "#e9dcb8",
+        "hip right": "#cfbf90",
+        "femur left": "#f0e4c2",
+        "femur right": "#d6c69a",
+        "muscle": "#9c5a50",
+        "autochthon left": "#b0695d",
+        "autochthon right": "#8a4b42",
+        "iliopsoas left": "#b87a6c",
+        "iliopsoas right": "#96594d",
+        "fat": "#f4dc9a",
+        "skin": "#e8b796",
+        "hippocampus": "#e0a030",
+        "hippocampus anterior": "#e0a030",
+        "hippocampus posterior": "#3d8fc4",
+        "tumor": "#7ddc3c",
+        "lesion": "#7ddc3c",
+        "cyst": "#39c5d4",
+    }
+)
+_SYNONYMS: Mapping[str, str] = MappingProxyType(
+    {
+        "oesophagus": "esophagus",
+        "tumour": "tumor",
+        "bladder": "urinary bladder",
+        "postcava": "inferior vena cava",
+        "ivc": "inferior vena cava",
+        "gall": "gallbladder",
+        "kidneys": "kidney",
+        "lungs": "lung",
+        "adrenal": "adrenal gland",
+        "adrenal left": "adrenal gland left",
+        "adrenal right": "adrenal gland right",
+        "anterior": "hippocampus anterior",
+        "posterior": "hippocampus posterior",
+        "anterior hippocampus": "hippocampus anterior",
+        "portal and splenic vein": "portal vein and splenic vein",
+        "veins": "portal vein and splenic vein",
+    }
+)
+
+
+def _key(name: str) -> str:
+    """Spelling-independent form of an organ name: lower case words, sorted ("Left-Kidney" is "kidney_left")."""
+    words = re.findall(r"[a-z0-9]+", name.lower().replace("gall bladder", "gallbladder"))
+    words = [{"l": "left", "lt": "left", "r": "right", "rt": "right"}.get(word, word) for word in words]
+    return " ".join(sorted(words))
+
+
+_COLORS: Mapping[str, str] = MappingProxyType(
+    {_key(name): color for name, color in _ORGANS.items()}
+    | {_key(synonym): _ORGANS[name] for synonym, name in _SYNONYMS.items()}
+)
+
+
+def default_color(value: int) -> Color:
+    """A clear colour for a label value without a known name: hues a golden angle apart, the same every time."""
+    red, green, blue = colorsys.hsv_to_rgb(
+        (0.33 + value * 0.6180339887498949) % 1.0,
+        (0.75, 0.55, 0.9)[value % 3],
+        (0.95, 0.85, 0.7)[value // 3 % 3],
+    )
+    return (red, green, blue)
+
+
+def color_for(name: str, value: int) -> Color:
+    """The fixed colour of a known organ, else the default colour of the value; RGB in 0..1."""
+    known = _COLORS.get(_key(name))
+    if known is None:
+        return default_color(value)
+    return (int(known[1:3], 16) / 255, int(known[3:5], 16) / 255, int(known[5:7], 16) / 255)
+
+
+@dataclass(frozen=True)
+class Label:
+    """One label value: its name, its RGB colour in 0..1 and, where known, its SNOMED CT code.
+
+    Raises
+    ------
+    VolumeError
+        The value is not between 1 and 65535, the name is empty, or the colour is no RGB triple in 0..1.
+    """
+
+    value: int
+    name: str
+    color: Color
+    snomed: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= int(self.value) <= 65535 or int(self.value) != self.value:
+            raise VolumeError(f"A label value must be a whole number from 1 to 65535, not {self.value}.")
+        if not self.name or not self.name.strip():
+            raise VolumeError(f"Label {self.value} needs a name.")
+        color = tuple(float(part) for part in self.color)
+        if len(color) != 3 or not all(0.0 <= part <= 1.0 for part in color):
+            raise VolumeError(
+                f"The colour of label {self.name!r} must be three numbers from 0 to 1, not {color}."
+            )
+        object.__setattr__(self, "value", int(self.value))
+        object.__setattr__(self, "color", color)
+
+    @property
+    def hex(self) -> str:
+        """The colour as ``#rrggbb``."""
+        return "#" + "".join(f"{round(part * 255):02x}" for part in self.color)
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """Labels in ascending order of value; background (0) is not among them. Iterates over `Label`.
+
+    Raises
+    ------
+    VolumeError
+        Two labels have the same value.
+    """
+
+    labels: tuple[Label, ...] = ()
+
+    def __post_init__(self) -> None:
+        ordered = tuple(sorted(self.labels, key=lambda label: label.value))
+        for before, after in zip(ordered, ordered[1:], strict=False):
+            if before.value == after.value:
+                raise VolumeError(
+                    f"Label value {after.value} is named twice, {before.name!r} and {after.name!r};"
+                    " each value can have one name only."
+                )
+        object.__setattr__(self, "labels", ordered)
+
+    @classmethod
+    def from_names(cls, names: Mapping[int, str]) -> LabelSet:
+        """Labels with the fixed colours of their organs; an entry for background (0) is left out."""
+        return cls(
+            tuple(
+                Label(int(value), str(name), color_for(str(name), int(value)))
+                for value, name in names.items()
+                if int(value) != 0
+            )
+        )
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Names by value."""
+        return {label.value: label.name for label in self.labels}
+
+    @property
+    def colors(self) -> dict[int, Color]:
+        """RGB colours in 0..1 by value."""
+        return {label.value: label.color for label in self.labels}
+
+    def get(self, value: int) -> Label | None:
+        """The label with this value, or None."""
+        return next((label for label in self.labels if label.value == value), None)
+
+    def __iter__(self) -> Iterator[Label]:
+        return iter(self.labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)

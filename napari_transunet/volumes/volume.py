@@ -1,0 +1,90 @@
+"""A volume: an array, its grid in the patient, its modality and where it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_transunet.errors import VolumeError
+from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.labels import LabelSet
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a volume came from.
+
+    Attributes
+    ----------
+    path : file or folder; None for arrays and synthetic volumes.
+    format : what was read, e.g. "NIfTI" or "DICOM series".
+    name : short display name, e.g. "ct_abdomen".
+    series_uid : DICOM SeriesInstanceUID.
+    description : a sentence worth showing, e.g. that a whole series was read for one file of it.
+    """
+
+    path: Path | None
+    format: str
+    name: str
+    series_uid: str | None = None
+    description: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A (z, y, x) array on its grid.
+
+    Attributes
+    ----------
+    data : (z, y, x), real numbers in native byte order, rescale (e.g. to HU) applied.
+    geometry : the grid in the patient.
+    modality : "CT", "MR", ... in upper case; None where unknown.
+    source : where it came from.
+    labels : names and colours, where `data` holds labels and the file names them.
+
+    Raises
+    ------
+    VolumeError
+        The array is not three-dimensional, holds no real numbers, or does not have the shape of the grid.
+    """
+
+    data: npt.NDArray[Any]
+    geometry: Geometry
+    modality: str | None
+    source: Source
+    labels: LabelSet | None = None
+
+    def __post_init__(self) -> None:
+        data = np.asarray(self.data)
+        if data.dtype.kind not in "biuf":
+            raise VolumeError(f"A volume holds real numbers, not values of type {data.dtype}.")
+        if data.shape != self.geometry.shape:
+            raise VolumeError(
+                f"The array has the shape {data.shape}, but its grid has {self.geometry.shape} voxels."
+            )
+        if not data.dtype.isnative:
+            data = data.astype(data.dtype.newbyteorder("="))
+        object.__setattr__(self, "data", data)
+        if self.modality is not None:
+            object.__setattr__(self, "modality", self.modality.strip().upper() or None)
+
+    @classmethod
+    def from_array(
+        cls, data: npt.NDArray[Any], *, name: str = "array", modality: str | None = None
+    ) -> Volume:
+        """A bare (z, y, x) array on a default grid of 1 mm voxels.
+
+        Raises
+        ------
+        VolumeError
+            The array is not three-dimensional.
+        """
+        data = np.asarray(data)
+        if data.ndim != 3:
+            raise VolumeError(f"A volume has three axes (z, y, x); this array has the shape {data.shape}.")
+        shape = (data.shape[0], data.shape[1], data.shape[2])
+        return cls(data, Geometry.default(shape), modality, Source(None, "array", name))
