@@ -1,0 +1,58 @@
+# Every target sets itself up from a clean checkout; the network needed is the package registries'.
+.DEFAULT_GOAL := help
+VENV ?= .venv
+export VENV
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup system demo test test-slow bench lint format types imports manifest check wheel-check clean
+
+help:  ## what there is to make
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+$(READY): pyproject.toml requirements/constraints.txt scripts/setup.sh
+	@scripts/setup.sh
+	@touch $@
+
+setup: system $(READY)  ## the environment in .venv, with all that the other targets need
+
+system:
+	@scripts/system-packages.sh
+
+demo: setup  ## segment a real CT in napari; without a display, into demo-output/
+	@$(BIN)/napari-transunet demo
+
+test: setup  ## all tests but the slow ones
+	@scripts/test.sh
+
+test-slow: setup  ## the slow tests
+	@scripts/test.sh -m slow
+
+bench: setup  ## the benchmarks
+	@scripts/bench.sh
+
+lint: $(READY)  ## ruff
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(READY)  ## let ruff lay the code out
+	@$(BIN)/ruff check --fix-only --exit-zero -q .
+	@$(BIN)/ruff format -q .
+
+types: $(READY)  ## mypy, strict
+	@$(BIN)/mypy
+
+imports: $(READY)  ## who may import whom
+	@$(BIN)/lint-imports
+
+manifest: setup  ## the plugin manifest, as napari sees it
+	@$(BIN)/npe2 validate napari-transunet
+
+check: lint types imports manifest  ## all of the above four
+
+wheel-check: setup  ## build the wheel and use it alone in a clean environment
+	@scripts/wheel-check.sh
+
+clean:  ## remove all that make and the tests have made
+	rm -rf $(VENV) build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

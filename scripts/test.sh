@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Run the tests: first the engine's, with Qt and napari kept out, then the viewer's on a virtual display.
+# Arguments go to both runs. Both always run; the status is that of the first that failed.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+python="${VENV:-.venv}/bin/python"
+export NAPARI_CONFIG="" PYTHONDONTWRITEBYTECODE=1
+status=0
+
+echo "== engine =="
+"$python" -m pytest -p no:napari -p no:pytest-qt -q --ignore=tests/viewer "$@" || status=$?
+
+echo "== viewer =="
+scripts/with-display.sh "$python" -m pytest -q tests/viewer "$@"
+viewer=$?
+# With a selection (-m slow, -k …) it is no failure that the viewer has no test of that kind.
+if [[ $viewer -eq 5 && $# -gt 0 ]]; then viewer=0; fi
+[[ $status -ne 0 ]] || status=$viewer
+exit "$status"
