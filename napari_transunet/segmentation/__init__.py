@@ -1,1 +1,1 @@
-"""From an image array to a label array: preprocessing, the predictor, the way back to the grid."""
+"""From a volume to labels: devices, intensities, resizing, and the predictor that puts them together."""
