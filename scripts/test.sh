@@ -9,7 +9,7 @@ export NAPARI_CONFIG="" PYTHONDONTWRITEBYTECODE=1
 status=0
 
 echo "== engine =="
-"$python" -m pytest -p no:napari -p no:pytest-qt -q --ignore=tests/viewer "$@" || status=$?
+"$python" -m pytest -p no:napari -p no:pytest-qt -p no:npe2 -p no:napari-plugin-engine -q --ignore=tests/viewer "$@" || status=$?
 
 echo "== viewer =="
 scripts/with-display.sh "$python" -m pytest -q tests/viewer "$@"
