@@ -1,0 +1,120 @@
+"""The network for prediction alone: the same logits, with less to compute.
+
+The trained modules are copied and the linear parts that follow one another are merged, in place of the originals
+and under the same names; what runs is the network's own `forward`. Group norms stay, since they depend on the image.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from napari_transunet.model.decoder import ConvNormReLU
+from napari_transunet.model.encoder import Attention
+from napari_transunet.model.resnet import StandardisedConv2d, standardised
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from napari_transunet.model.transunet import TransUNet
+
+
+class InferenceTransUNet(nn.Module):
+    """A `TransUNet` prepared for prediction; it shares no memory with the network it was made from.
+
+    Parameters
+    ----------
+    net : the trained network, on any device and in any mode; it is left as it is
+    device : where to run; the network's own where it is not given
+    dtype : of weights and activations
+    channels_last : the memory layout of images within
+    """
+
+    def __init__(
+        self,
+        net: TransUNet,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        merged = _merged(net).requires_grad_(False).eval()
+        self.net = merged.to(device=device, dtype=dtype)
+        self.net.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 1 or 3, H, W) real numbers -> float32 logits (B, num_classes, H, W)."""
+        logits: Tensor = self.net(x.to(dtype=self.dtype, memory_format=self.memory_format))
+        return logits.float()
+
+
+class FusedAttention(nn.Module):
+    """`Attention` with query, key and value from one matrix product: (B, N, hidden) -> (B, N, hidden)."""
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.heads = attention.heads
+        parts = (attention.query, attention.key, attention.value)
+        hidden = attention.query.in_features
+        self.qkv = nn.Linear(hidden, 3 * hidden, device="meta")
+        self.qkv.weight = nn.Parameter(torch.cat([part.weight for part in parts]))
+        self.qkv.bias = nn.Parameter(torch.cat([part.bias for part in parts]))
+        self.out = attention.out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Softmax(q kᵀ / √d) v for each head, and the output projection."""
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = functional.scaled_dot_product_attention(query, key, value)
+        projected: Tensor = self.out(attended.transpose(1, 2).flatten(2))
+        return projected
+
+
+@torch.no_grad()
+def _merged(net: nn.Module) -> nn.Module:
+    """A copy of `net` with every module that can be merged replaced."""
+    return _replace_within(copy.deepcopy(net))
+
+
+def _replace_within(module: nn.Module) -> nn.Module:
+    for name, child in module.named_children():
+        setattr(module, name, _replacement(child))
+    return module
+
+
+def _replacement(module: nn.Module) -> nn.Module:
+    match module:
+        case StandardisedConv2d():
+            return _plain_convolution(module)
+        case ConvNormReLU():
+            conv, norm, activation = module.eval()
+            assert isinstance(conv, nn.Conv2d)
+            assert isinstance(norm, nn.BatchNorm2d)
+            return nn.Sequential(fuse_conv_bn_eval(conv, norm), activation)
+        case Attention():
+            return FusedAttention(module)
+        case _:
+            return _replace_within(module)
+
+
+def _plain_convolution(module: StandardisedConv2d) -> nn.Conv2d:
+    """The convolution with the weight as it is after standardisation."""
+    plain = nn.Conv2d(
+        module.in_channels,
+        module.out_channels,
+        module.kernel_size,  # type: ignore[arg-type]
+        module.stride,  # type: ignore[arg-type]
+        module.padding,  # type: ignore[arg-type]
+        bias=False,
+        device="meta",
+    )
+    plain.weight = nn.Parameter(standardised(module.weight))
+    return plain
