@@ -40,6 +40,7 @@ Colour = tuple[
     Annotated[float, Field(ge=0, le=1)],
 ]
 Millimetres = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+Percent = Annotated[float, Field(ge=0, le=100)]
 Size = Annotated[int, Field(gt=0, le=16384)]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
@@ -48,7 +49,7 @@ _OPPOSITES = ({"L", "R"}, {"P", "A"}, {"S", "I"})
 
 
 class CardLabel(BaseModel):
-    """One class: its value in the output, its name, and optionally a colour (r, g, b in 0..1) and a SNOMED code."""
+    """One class: value in the output, name, and optionally a colour (0..1 or "#rrggbb") and a SNOMED code."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -86,10 +87,11 @@ class ModelCard(BaseModel):
         `name` is what users type, `title` what they read. Modality as in DICOM ("CT", "MR"), None if unknown.
     normalisation, window, percentiles
         "window": clip to `window` (HU for CT) and scale to 0..1. "percentiles": the same, between these two
-        percentiles of the whole volume. Left out, it is "window" where a window is given or the modality is CT
-        or unknown (−125..275 HU, the published procedure), else "percentiles".
+        percentiles of the whole volume. Left out, it is "window" where a window is given or the modality is
+        CT or unknown (−125..275 HU, the published procedure), else "percentiles".
     orientation
-        Axis codes of the training slices' x, y, z index axes, e.g. "LPS"; slices lie along z. None: as stored.
+        Axis codes of the training slices' x, y, z index axes, e.g. "LPS"; slices lie along z. None:
+        as they are stored.
     spacing
         Millimetres along (z, y, x) the network was trained at; None, or None for one axis, means any.
     context
@@ -105,14 +107,14 @@ class ModelCard(BaseModel):
     variant: str = Field(min_length=1, max_length=100)
     num_classes: int = Field(ge=1, le=65536)
     img_size: tuple[Size, Size]
-    n_skip: int | None = Field(default=None, ge=0, le=4)
+    n_skip: int | None = Field(default=None, ge=0, le=3)
     labels: tuple[CardLabel, ...] = Field(default=(), max_length=65536)
     name: str | None = Field(default=None, max_length=200)
     title: str | None = Field(default=None, max_length=500)
     modality: str | None = Field(default=None, max_length=16)
     window: tuple[FiniteFloat, FiniteFloat] | None = None
     normalisation: Literal["window", "percentiles"] = "window"
-    percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] = (0.5, 99.5)
+    percentiles: tuple[Percent, Percent] = (0.5, 99.5)
     orientation: str | None = None
     spacing: tuple[Millimetres | None, Millimetres | None, Millimetres | None] | None = None
     context: Literal[1, 3] = 1
@@ -202,7 +204,9 @@ class ModelCard(BaseModel):
         from napari_transunet.volumes.labels import Label, LabelSet
 
         names = self.label_names
-        complete = LabelSet.from_names({value: names.get(value, f"class {value}") for value in self._foreground()})
+        complete = LabelSet.from_names(
+            {value: names.get(value, f"class {value}") for value in self._foreground()}
+        )
         given = {label.value: label for label in self.labels}
         return LabelSet(
             tuple(
@@ -248,7 +252,8 @@ class ModelCard(BaseModel):
     def from_json(cls, text: str | bytes, *, origin: str = "The model card") -> ModelCard:
         """A checked card from JSON text. Raises `CheckpointError` where it is too long, no JSON, or wrong."""
         if len(text) > MAX_CARD_BYTES:
-            raise CheckpointError(f"{origin} is longer than {MAX_CARD_BYTES // 1024} KiB, so it was not read.")
+            limit = MAX_CARD_BYTES // 1024
+            raise CheckpointError(f"{origin} is longer than {limit} KiB, so it was not read.")
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
@@ -262,7 +267,9 @@ class ModelCard(BaseModel):
             with path.open("rb") as file:
                 text = file.read(MAX_CARD_BYTES + 1)
         except OSError as error:
-            raise CheckpointError(f"The model card {path} cannot be read: {error.strerror or error}.") from error
+            raise CheckpointError(
+                f"The model card {path} cannot be read: {error.strerror or error}."
+            ) from error
         return cls.from_json(text, origin=f"The model card {path}")
 
 

@@ -91,7 +91,7 @@ def presets_for(num_classes: int) -> dict[str, LabelPreset]:
 
 
 def preset_names(name: str) -> dict[int, str]:
-    """Value → name of a preset. Raises `CheckpointError` that lists the presets where there is none so called."""
+    """Value → name of a preset. Raises `CheckpointError`, listing the presets, if there is none so called."""
     try:
         return LABEL_PRESETS[name].names
     except KeyError:

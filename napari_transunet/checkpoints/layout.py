@@ -1,0 +1,264 @@
+"""The published key layout of TransUNet, and which network a set of tensor shapes belongs to.
+
+Only names and shapes are needed, so a checkpoint is recognised without building a network or reading weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from napari_transunet.errors import CheckpointError
+from napari_transunet.model.variants import CNN_STRIDE, VARIANTS, Variant
+
+Shape = tuple[int, ...]
+
+POSITIONS = "transformer.embeddings.position_embeddings"
+PATCHES = "transformer.embeddings.patch_embeddings.weight"
+HEAD = "segmentation_head.0"
+COUNTER = "num_batches_tracked"
+
+_CNN = "transformer.embeddings.hybrid_model"
+_UNITS = (3, 4, 9)
+_SKIPS = (512, 256, 64, 0)
+_DECODER = (512, 256, 128, 64, 16)
+_BUFFERS = ("running_mean", "running_var", COUNTER)
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The network that a set of shapes fits best, and where it does not.
+
+    Attributes
+    ----------
+    tokens : number of position embeddings
+    missing, unexpected : keys
+    misshapen : key → (shape found, shape expected)
+    """
+
+    variant: Variant
+    num_classes: int
+    tokens: int
+    n_skip: int
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshapen: Mapping[str, tuple[Shape, Shape]]
+    keys: int
+
+    @property
+    def fits(self) -> bool:
+        return not (self.missing or self.unexpected or self.misshapen)
+
+    @property
+    def is_another_network(self) -> bool:
+        """Whether less than half of the network's keys are there at all."""
+        return 2 * len(self.missing) > self.keys
+
+    def problem(self, name: str) -> str | None:
+        """One sentence with the first few mismatches of the checkpoint called `name`, or None."""
+        if self.fits:
+            return None
+        if self.is_another_network:
+            return (
+                f"{name} holds another network: {_some(self.unexpected)} are no parts of TransUNet, "
+                f"and {len(self.missing)} of its {self.keys} are missing."
+                if self.unexpected
+                else f"{name} holds only a part of TransUNet: {len(self.missing)} of its {self.keys} tensors are "
+                f"missing, first {_some(self.missing)}."
+            )
+        if 2 * len(self.misshapen) > self.keys:
+            return (
+                f"{name} is a TransUNet of no known variant: {_some_shapes(self.misshapen)} for {self.variant.name}; "
+                "give the sizes as variant=Variant(…) if you know them."
+            )
+        parts = []
+        if self.misshapen:
+            parts.append(_some_shapes(self.misshapen))
+        if self.missing:
+            parts.append(f"{_some(self.missing)} missing")
+        if self.unexpected:
+            parts.append(f"{_some(self.unexpected)} not expected")
+        return f"{name} does not fit {self.variant.name} with n_skip {self.n_skip}: {'; '.join(parts)}."
+
+
+def expected_shapes(variant: Variant, num_classes: int, tokens: int, n_skip: int) -> dict[str, Shape]:
+    """Key → shape of the published state dict, in its order."""
+    hidden, mlp = variant.hidden, variant.mlp
+    shapes: dict[str, Shape] = {POSITIONS: (1, tokens, hidden)}
+    if variant.hybrid:
+        shapes |= _cnn_shapes()
+        kernel = variant.patch // CNN_STRIDE
+        shapes[PATCHES] = (hidden, 1024, kernel, kernel)
+    else:
+        shapes[PATCHES] = (hidden, 3, variant.patch, variant.patch)
+    shapes["transformer.embeddings.patch_embeddings.bias"] = (hidden,)
+    for block in range(variant.blocks):
+        at = f"transformer.encoder.layer.{block}"
+        for norm in ("attention_norm", "ffn_norm"):
+            shapes |= {f"{at}.{norm}.weight": (hidden,), f"{at}.{norm}.bias": (hidden,)}
+        shapes |= {f"{at}.ffn.fc1.weight": (mlp, hidden), f"{at}.ffn.fc1.bias": (mlp,)}
+        shapes |= {f"{at}.ffn.fc2.weight": (hidden, mlp), f"{at}.ffn.fc2.bias": (hidden,)}
+        for projection in ("query", "key", "value", "out"):
+            shapes |= {
+                f"{at}.attn.{projection}.weight": (hidden, hidden),
+                f"{at}.attn.{projection}.bias": (hidden,),
+            }
+    shapes |= {f"transformer.encoder.encoder_norm.{part}": (hidden,) for part in ("weight", "bias")}
+    shapes |= _conv_norm("decoder.conv_more", _DECODER[0], hidden)
+    for block, (into, out) in enumerate(zip(_DECODER, _DECODER[1:], strict=False)):
+        skip = _SKIPS[block] if block < n_skip else 0
+        shapes |= _conv_norm(f"decoder.blocks.{block}.conv1", out, into + skip)
+        shapes |= _conv_norm(f"decoder.blocks.{block}.conv2", out, out)
+    shapes |= {f"{HEAD}.weight": (num_classes, _DECODER[-1], 3, 3), f"{HEAD}.bias": (num_classes,)}
+    return shapes
+
+
+def _cnn_shapes() -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {f"{_CNN}.root.conv.weight": (64, 3, 7, 7)}
+    shapes |= {f"{_CNN}.root.gn.{part}": (64,) for part in ("weight", "bias")}
+    into = 64
+    for stage, units in enumerate(_UNITS):
+        out = 256 << stage
+        middle = out // 4
+        for unit in range(1, units + 1):
+            at = f"{_CNN}.body.block{stage + 1}.unit{unit}"
+            convolutions = ((middle, into, 1, 1), (middle, middle, 3, 3), (out, middle, 1, 1))
+            for number, shape in enumerate(convolutions, start=1):
+                shapes |= {f"{at}.gn{number}.{part}": shape[:1] for part in ("weight", "bias")}
+                shapes[f"{at}.conv{number}.weight"] = shape
+            if unit == 1:
+                shapes[f"{at}.downsample.weight"] = (out, into, 1, 1)
+                shapes |= {f"{at}.gn_proj.{part}": (out,) for part in ("weight", "bias")}
+            into = out
+    return shapes
+
+
+def _conv_norm(at: str, out: int, into: int) -> dict[str, Shape]:
+    return {
+        f"{at}.0.weight": (out, into, 3, 3),
+        **{f"{at}.1.{part}": (out,) for part in ("weight", "bias", "running_mean", "running_var")},
+        f"{at}.1.{COUNTER}": (),
+    }
+
+
+def count_parameters(shapes: Mapping[str, Shape]) -> int:
+    """Trained numbers: everything but the running statistics of batch normalisation."""
+    return sum(math.prod(shape) for key, shape in shapes.items() if not key.endswith(_BUFFERS))
+
+
+def recognise(
+    shapes: Mapping[str, Shape], *, variant: Variant | None = None, n_skip: int | None = None
+) -> Layout:
+    """The network that fits the shapes best, among all variants or as the one given.
+
+    The best fit is looked for, not read off single tensors, so that one wrong tensor is named and not believed.
+    """
+    head = shapes.get(f"{HEAD}.weight") or shapes.get(f"{HEAD}.bias") or (1,)
+    num_classes = max(head[0], 1)
+    positions = shapes.get(POSITIONS, ())
+    tokens = max(positions[1], 1) if len(positions) == 3 else 1
+    best: tuple[int, Layout] | None = None
+    for candidate in [variant] if variant is not None else _candidates(shapes):
+        skips = range(candidate.default_skips + 1) if n_skip is None else (n_skip,)
+        for skip in skips:
+            layout = _compare(shapes, candidate, num_classes, tokens, skip)
+            # A missing or unexpected key weighs more than a shape: plain and hybrid differ in keys.
+            wrong = 2 * (len(layout.missing) + len(layout.unexpected)) + len(layout.misshapen)
+            if best is None or wrong < best[0]:
+                best = (wrong, layout)
+    if best is None:
+        raise CheckpointError("There is no variant to compare the checkpoint with.")
+    return best[1]
+
+
+def _candidates(shapes: Mapping[str, Shape]) -> list[Variant]:
+    """All variants; the hybrids also with the patch size that the checkpoint's own grid convolution has."""
+    candidates = list(VARIANTS.values())
+    patches = shapes.get(PATCHES, ())
+    if len(patches) == 4 and patches[1] == 1024 and 1 < patches[2] == patches[3] <= 64:
+        patch = patches[2] * CNN_STRIDE
+        hybrids = [found for found in candidates if found.hybrid]
+        known = {(found.hidden, found.patch) for found in hybrids}
+        candidates += [
+            dataclasses.replace(found, patch=patch) for found in hybrids if (found.hidden, patch) not in known
+        ]
+    return candidates
+
+
+def _compare(
+    shapes: Mapping[str, Shape], variant: Variant, num_classes: int, tokens: int, n_skip: int
+) -> Layout:
+    expected = expected_shapes(variant, num_classes, tokens, n_skip)
+    return Layout(
+        variant=variant,
+        num_classes=num_classes,
+        tokens=tokens,
+        n_skip=n_skip,
+        missing=tuple(key for key in expected if key not in shapes),
+        unexpected=tuple(key for key in shapes if key not in expected),
+        misshapen={
+            key: (shapes[key], shape) for key, shape in expected.items() if shapes.get(key, shape) != shape
+        },
+        keys=len(expected),
+    )
+
+
+def image_size(tokens: int, patch: int, card_size: tuple[int, int] | None, name: str) -> tuple[int, int]:
+    """(height, width) in pixels of the image that the position embeddings were learned for.
+
+    Raises
+    ------
+    CheckpointError
+        The card's size needs another number of tokens, or there is no card and the number is no square.
+    """
+    if card_size is not None:
+        height, width = card_size
+        if height % patch or width % patch or (height // patch) * (width // patch) != tokens:
+            raise CheckpointError(
+                f"The card of {name} says images of {height}×{width} pixels, but the checkpoint has {tokens} position "
+                f"embeddings for patches of {patch}×{patch}, e.g. {_sizes(tokens, patch)}."
+            )
+        return card_size
+    side = math.isqrt(tokens)
+    if side * side == tokens:
+        return side * patch, side * patch
+    raise CheckpointError(
+        f"{name} has {tokens} position embeddings, so its images were not square; say how large they were with "
+        f"img_size=(height, width) or a model card, e.g. {_sizes(tokens, patch)}."
+    )
+
+
+def _sizes(tokens: int, patch: int) -> str:
+    """Image sizes with that many tokens, the squarest first."""
+    side = math.isqrt(tokens)
+    heights = [height for height in range(side, 0, -1) if tokens % height == 0][:2]
+    grids = [(height, tokens // height) for height in heights]
+    both = [pair for height, width in grids for pair in dict.fromkeys([(height, width), (width, height)])]
+    return " or ".join(f"{height * patch}×{width * patch}" for height, width in both[:4])
+
+
+def _some(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+    return ", ".join(_short(key) for key in keys[:_NAMED]) + more
+
+
+def _some_shapes(misshapen: Mapping[str, tuple[Shape, Shape]]) -> str:
+    named = [
+        f"{key} is {by(found)} where {by(expected)} belongs"
+        for key, (found, expected) in list(misshapen.items())[:_NAMED]
+    ]
+    more = f" and {len(misshapen) - _NAMED} more like it" if len(misshapen) > _NAMED else ""
+    return ", ".join(named) + more
+
+
+def by(shape: Iterable[int]) -> str:
+    """A shape for a sentence: 512×768×3×3."""
+    return "×".join(str(length) for length in shape) or "a single number"
+
+
+def _short(key: str) -> str:
+    key = "".join(character if character.isprintable() else "?" for character in key)
+    return key if len(key) <= 120 else key[:117] + "..."

@@ -1,0 +1,164 @@
+"""Checkpoints as networks: strict, checked, and in float32 whatever they were stored in."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from napari_transunet.checkpoints.archive import megabytes
+from napari_transunet.checkpoints.card import ModelCard, default_card
+from napari_transunet.checkpoints.examination import Examination, examine
+from napari_transunet.checkpoints.layout import COUNTER, POSITIONS
+from napari_transunet.errors import CheckpointError
+from napari_transunet.files import available_memory, sha256
+from napari_transunet.model.positions import resize_position_embeddings
+from napari_transunet.model.transunet import TransUNet, checked_size
+from napari_transunet.model.variants import Variant, get_variant
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint.
+
+    Attributes
+    ----------
+    model : the network, on the CPU, in float32, in evaluation mode
+    card : what it is for; the default card where it came without one
+    path, sha256, format : the file it was read from, the hash of its bytes, "safetensors" or "pytorch…"
+    has_card : whether `card` came with the checkpoint
+    """
+
+    model: TransUNet
+    card: ModelCard
+    path: Path
+    sha256: str
+    format: str
+    has_card: bool = True
+
+    @property
+    def name(self) -> str:
+        """What the checkpoint is called: its file name without the suffix."""
+        return self.path.stem
+
+    def with_labels(self, names: Mapping[int, str]) -> Checkpoint:
+        """The same checkpoint with these label names, e.g. a preset that the user picked."""
+        return dataclasses.replace(self, card=self.card.with_labels(names))
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    card: ModelCard | str | os.PathLike[str] | None = None,
+    variant: str | Variant | None = None,
+    img_size: int | Sequence[int] | None = None,
+    n_skip: int | None = None,
+) -> Checkpoint:
+    """A network from a `.safetensors`, `.pth` or `.pt` file. Nothing in the file is run.
+
+    Variant, classes, patch size, skips and image size come from the tensors. Where the number of position
+    embeddings is no square, the image size comes from the card or from `img_size`.
+
+    Parameters
+    ----------
+    card : used instead of the card in or beside the file; a `ModelCard` or the path of a JSON file
+    variant, n_skip : must agree with the tensors; a `Variant` of one's own is needed for sizes never published
+    img_size : height and width in pixels to use the network at; position embeddings are resampled to it
+
+    Raises
+    ------
+    FileProblem
+        There is no such file, or it cannot be read.
+    CheckpointError
+        It is no checkpoint, damaged, unsafe, of another network, or contradicts its card; the sentence names
+        the first few mismatches.
+    InputError
+        Unknown variant, or an image size that the patch does not divide.
+    """
+    wanted = get_variant(variant) if isinstance(variant, str) else variant
+    target = None
+    if img_size is not None and wanted is not None:
+        target = checked_size(img_size, wanted.patch)
+    elif img_size is not None:
+        target = (img_size, img_size) if isinstance(img_size, int) else (int(img_size[0]), int(img_size[1]))
+    found = examine(path, card=card, variant=wanted, n_skip=n_skip, target_size=target)
+    if found.problems:
+        raise CheckpointError(found.problems[0])
+    layout = found.layout
+    learned = found.img_size
+    if learned is None:
+        raise CheckpointError(f"{found.stored.path.name} does not tell its image size; give img_size.")
+    size = learned if img_size is None else checked_size(img_size, layout.variant.patch)
+
+    state = _read_state(found)
+    if size != learned:
+        patch = layout.variant.patch
+        state[POSITIONS] = resize_position_embeddings(
+            state[POSITIONS],
+            (size[0] // patch, size[1] // patch),
+            source_grid=(learned[0] // patch, learned[1] // patch),
+        ).contiguous()
+    # On the meta device no initial weights are drawn, only for them to be replaced.
+    with torch.device("meta"):
+        net = TransUNet(layout.variant, layout.num_classes, size, layout.n_skip)
+    try:
+        net.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{found.stored.path.name} does not fit {layout.variant.name}: {error}"
+        ) from error
+    net.eval()
+    return Checkpoint(
+        model=net,
+        card=_complete_card(found, net),
+        path=found.stored.path,
+        sha256=sha256(found.stored.path),
+        format=found.stored.format,
+        has_card=found.card is not None,
+    )
+
+
+def _complete_card(found: Examination, net: TransUNet) -> ModelCard:
+    if found.card is None:
+        return default_card(net)
+    if found.card.n_skip == net.n_skip and found.card.img_size == net.img_size:
+        return found.card
+    return found.card.updated(n_skip=net.n_skip, img_size=net.img_size)
+
+
+def _read_state(found: Examination) -> dict[str, Tensor]:
+    """Copies of all tensors in the network's own types, every number finite."""
+    stored = found.stored
+    needed = 4 * sum(_numel(info.shape) for info in stored.tensors.values())
+    if needed > available_memory():
+        raise CheckpointError(
+            f"{stored.path.name} needs {megabytes(needed)} of memory, more than is free; close something else first."
+        )
+    state: dict[str, Tensor] = {}
+    bad: list[str] = []
+    for key, tensor in stored.read().items():
+        dtype = torch.int64 if key.endswith(COUNTER) else torch.float32
+        # Copied, so that the network does not change or crash when the mapped file does.
+        own = tensor.detach().to(dtype, copy=True).contiguous()
+        if not torch.isfinite(own).all():
+            bad.append(key)
+        state[key] = own
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise CheckpointError(
+            f"{stored.path.name} holds numbers that are not finite (NaN or infinite) in {', '.join(bad[:3])}{more}; "
+            "its training probably diverged."
+        )
+    return state
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    count = 1
+    for length in shape:
+        count *= length
+    return count

@@ -1,0 +1,408 @@
+"""Reading tensors from checkpoints of strangers: shapes first, numbers only once the shapes fit.
+
+Nothing in a file is ever run. The format is told by the first bytes, not by the name; the archive's table of
+contents and the pickle's imports are checked before torch sees either; sizes are checked before memory is taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import mmap
+import os
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from napari_transunet.checkpoints.archive import Archive, megabytes, read_directory
+from napari_transunet.checkpoints.card import CARD_KEY
+from napari_transunet.checkpoints.layout import Shape
+from napari_transunet.checkpoints.pickles import PickleScan, scan_pickle
+from napari_transunet.errors import CheckpointError, FileProblem
+
+_Value = TypeVar("_Value")
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt")
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+"""Names under which training scripts put the state dict, alone or in one another."""
+
+PREFIXES = ("module.", "_orig_mod.", "net.", "model.")
+"""What DataParallel, `torch.compile` and wrapping modules put before every key, in any order and number."""
+
+_MAX_DEPTH = 8
+_MAX_PICKLE = 64 << 20
+_MAX_HEADER = 16 << 20
+_PROTOCOL = 2
+_LEGACY_PICKLES = 5  # magic number, protocol, system, the object, storage keys
+_ADVICE = (
+    "such files are never run; ask its author for the weights alone, "
+    "saved with torch.save(net.state_dict(), …) or as .safetensors"
+)
+_FOREIGN = (
+    (b"\x1f\x8b", 0, "a gzip file (a compressed image?)"),
+    (b"\x89HDF", 0, "an HDF5 file"),
+    (b"\x93NUMPY", 0, "a NumPy array"),
+    (b"n+1\0", 344, "a NIfTI image"),
+    (b"ni1\0", 344, "a NIfTI image"),
+    (b"NRRD", 0, "an NRRD image"),
+    (b"DICM", 128, "a DICOM image"),
+    (b"ustar", 257, "a tar file (PyTorch before 0.1.10?)"),
+    (b"\x89PNG", 0, "a picture"),
+    (b"<", 0, "a web page (a failed download?)"),
+    (b"version https://git-lfs", 0, "a Git LFS pointer, not the file itself"),
+)
+_SAFETENSORS_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Shape and dtype name ("float32") of a stored tensor."""
+
+    shape: Shape
+    dtype: str
+
+
+@dataclass(frozen=True)
+class StoredTensors:
+    """What a checkpoint holds, without its numbers.
+
+    Attributes
+    ----------
+    format : "safetensors", "pytorch" or "pytorch (before 1.6)"
+    tensors : key, without prefixes, → shape and dtype
+    unwrapped : what the state dict was found in, e.g. ("state_dict", "model")
+    prefixes : what was taken off the keys
+    card_text : the JSON of the model card in the file's header, if there is one
+    """
+
+    path: Path
+    format: str
+    tensors: Mapping[str, TensorInfo]
+    unwrapped: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    card_text: str | None = None
+    _names: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Key → shape."""
+        return {key: info.shape for key, info in self.tensors.items()}
+
+    def read(self) -> dict[str, Tensor]:
+        """The numbers: key → CPU tensor, as stored, possibly mapped from the file and to be copied.
+
+        Raises
+        ------
+        CheckpointError
+            The file is damaged where the numbers are.
+        """
+        if self.format == "safetensors":
+            return self._read_safetensors()
+        found, _ = _unwrap(_torch_load(self.path, legacy=self.format != "pytorch"), self.path.name)
+        clean, _ = _without_prefixes(found, self.path.name)
+        tensors = {key: value for key, value in clean.items() if isinstance(value, Tensor)}
+        if {key: tuple(value.shape) for key, value in tensors.items()} != self.shapes:
+            raise CheckpointError(f"{self.path.name} changed while it was being read; try again.")
+        return tensors
+
+    def _read_safetensors(self) -> dict[str, Tensor]:
+        try:
+            with safe_open(self.path, framework="pt", device="cpu") as file:
+                return {key: file.get_tensor(stored) for key, stored in self._names.items()}
+        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+            raise _damaged(self.path, error) from error
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> StoredTensors:
+    """What a `.safetensors`, `.pth` or `.pt` file holds. No numbers are read, and nothing in it is run.
+
+    Raises
+    ------
+    FileProblem
+        There is no such file, or it cannot be read.
+    CheckpointError
+        It is no checkpoint, is damaged, declares more than it holds, or would need code to be run; the sentence
+        names the code.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise FileProblem(f"{path} is a folder; give the checkpoint file in it.")
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except FileNotFoundError as error:
+        raise FileProblem(f"There is no file {path}.") from error
+    except OSError as error:
+        raise FileProblem(f"{path} cannot be read: {error.strerror or error}.") from error
+    if not path.is_file():
+        raise FileProblem(f"{path} is no ordinary file.")
+    if not start:
+        raise CheckpointError(f"{path.name} is empty.")
+    if start.startswith(b"PK\x03\x04"):
+        stored = _open_archive(path)
+    elif start[:1] == b"\x80":
+        stored = _open_legacy(path)
+    elif start[8:9] == b"{":
+        stored = _open_safetensors(path, int.from_bytes(start[:8], "little"))
+    else:
+        raise _not_a_checkpoint(path, start)
+    if not stored.tensors:
+        raise CheckpointError(f"{path.name} holds no tensors.")
+    return stored
+
+
+# --- safetensors -------------------------------------------------------------------------------------------------
+
+
+def _open_safetensors(path: Path, header: int) -> StoredTensors:
+    length = path.stat().st_size
+    if header > min(length - 8, _MAX_HEADER):
+        raise CheckpointError(
+            f"{path.name} is truncated or damaged: its header of {megabytes(header)} does not fit the file."
+        )
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {}
+            for key in file.keys():
+                part = file.get_slice(key)
+                dtype = str(part.get_dtype())
+                tensors[key] = TensorInfo(
+                    tuple(part.get_shape()), _SAFETENSORS_DTYPES.get(dtype, dtype.lower())
+                )
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise _damaged(path, error) from error
+    clean, prefixes = _without_prefixes(tensors, path.name)
+    names = {_bare(key): key for key in tensors}
+    return StoredTensors(
+        path, "safetensors", clean, prefixes=prefixes, card_text=metadata.get(CARD_KEY), _names=names
+    )
+
+
+# --- PyTorch -----------------------------------------------------------------------------------------------------
+
+
+def _open_archive(path: Path) -> StoredTensors:
+    archive = read_directory(path)
+    members = archive.sizes
+    if any(name.endswith(".npy") for name in members):
+        raise _npz(path, archive)
+    pickles = [name for name in members if name == "data.pkl" or name.endswith("/data.pkl")]
+    if any(name.rpartition("/")[2] == "constants.pkl" for name in members):
+        raise CheckpointError(f"{path.name} is a TorchScript program, not weights; {_ADVICE}.")
+    if len(pickles) != 1:
+        raise CheckpointError(
+            f"{path.name} is a zip archive but no PyTorch checkpoint: it has no data.pkl"
+            f"{' of its own' if pickles else ''}; .pth, .pt and .safetensors files can be read."
+        )
+    if members[pickles[0]] > _MAX_PICKLE:
+        raise CheckpointError(
+            f"{path.name} has a table of tensors of {megabytes(members[pickles[0]])}, far more than any network needs."
+        )
+    with _as_damage(path), zipfile.ZipFile(path) as opened:
+        scan = scan_pickle(io.BytesIO(opened.read(pickles[0])))
+    _refuse_code(path, [scan])
+    return _describe(path, "pytorch")
+
+
+def _open_legacy(path: Path) -> StoredTensors:
+    scans = []
+    with _as_damage(path), path.open("rb") as file, _mapped(file) as view:
+        while len(scans) < _LEGACY_PICKLES and view.tell() < len(view):
+            scans.append(scan_pickle(view))
+            _refuse_code(path, scans)
+    if len(scans) < _LEGACY_PICKLES:
+        raise CheckpointError(
+            f"{path.name} is a Python pickle but no PyTorch checkpoint, or a truncated one."
+        )
+    return _describe(path, "pytorch (before 1.6)")
+
+
+def _describe(path: Path, kind: str) -> StoredTensors:
+    """Shapes by way of torch's own restricted unpickler, with all storages on the device without memory."""
+    found, wrappers = _unwrap(_torch_load(path, legacy=kind != "pytorch", shapes_only=True), path.name)
+    clean, prefixes = _without_prefixes(found, path.name)
+    length = path.stat().st_size
+    for key, value in clean.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{path.name} holds {_kind(value)} where a tensor belongs, under {key!r}; it is no state dict."
+            )
+        _check_extent(path, key, value, length)
+    tensors = {
+        key: TensorInfo(tuple(value.shape), str(value.dtype).removeprefix("torch."))
+        for key, value in clean.items()
+    }
+    return StoredTensors(path, kind, tensors, unwrapped=wrappers, prefixes=prefixes)
+
+
+def _check_extent(path: Path, key: str, value: Tensor, length: int) -> None:
+    """That a tensor lies in its storage, and both in the file: `set_` grows a storage without a word."""
+    storage = value.untyped_storage()
+    start: int = getattr(storage, "_checkpoint_offset", 0)
+    last = value.storage_offset() + sum(
+        (size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True)
+    )
+    needed = (last + 1) * value.element_size() if value.numel() else 0
+    dense = math.prod(value.shape) * value.element_size()
+    if max(needed, dense) > length or start + max(storage.nbytes(), needed) > length:
+        raise CheckpointError(
+            f"{path.name} is truncated or damaged: {key} needs {megabytes(max(dense, needed))} "
+            f"that the file of {megabytes(length)} does not have."
+        )
+
+
+def _torch_load(path: Path, *, legacy: bool, shapes_only: bool = False) -> Any:
+    if path.suffix == ".safetensors":
+        raise CheckpointError(
+            f"{path.name} is a PyTorch file under the name of another format; rename it to .pth."
+        )
+    with _as_damage(path):
+        if shapes_only:
+            with torch.serialization.skip_data():
+                return torch.load(path, map_location="meta", weights_only=True)
+        mapped = not legacy and not read_directory(path).compressed
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+
+
+def _refuse_code(path: Path, scans: list[PickleScan]) -> None:
+    blocked = list(dict.fromkeys(name for scan in scans for name in scan.blocked))
+    if blocked:
+        named = ", ".join(_printable(name) for name in blocked[:3]) + (
+            " and others" if len(blocked) > 3 else ""
+        )
+        raise CheckpointError(
+            f"{path.name} was blocked: to open it, {named} would have to be run, and {_ADVICE}."
+        )
+    protocol = max((scan.protocol for scan in scans), default=0)
+    if protocol > _PROTOCOL:
+        raise CheckpointError(
+            f"{path.name} was saved with pickle protocol {protocol}; save it again with torch.save's own protocol, "
+            f"{_PROTOCOL}."
+        )
+
+
+def _unwrap(loaded: object, name: str) -> tuple[dict[str, object], tuple[str, ...]]:
+    """The innermost state dict and the names it was wrapped in."""
+    wrappers: list[str] = []
+    while isinstance(loaded, Mapping) and len(wrappers) < _MAX_DEPTH:
+        inner = next((key for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), None)
+        if inner is None:
+            break
+        wrappers.append(inner)
+        loaded = loaded[inner]
+    if not isinstance(loaded, Mapping) or not any(isinstance(value, Tensor) for value in loaded.values()):
+        held = f"a dict with {_keys(loaded)}" if isinstance(loaded, Mapping) else _kind(loaded)
+        raise CheckpointError(f"{name} holds no state dict but {held}.")
+    if not all(isinstance(key, str) for key in loaded):
+        raise CheckpointError(f"{name} holds no state dict: its keys are not all names.")
+    return dict(loaded), tuple(wrappers)
+
+
+def _without_prefixes(found: Mapping[str, _Value], name: str) -> tuple[dict[str, _Value], tuple[str, ...]]:
+    clean: dict[str, _Value] = {}
+    removed: dict[str, None] = {}
+    for key, value in found.items():
+        bare = _bare(key)
+        if bare in clean:
+            raise CheckpointError(f"{name} holds {_printable(bare)} twice, under different prefixes.")
+        if bare != key:
+            removed[key[: len(key) - len(bare)]] = None
+        clean[bare] = value
+    return clean, tuple(removed)[:_MAX_DEPTH]
+
+
+def _bare(key: str) -> str:
+    while key.startswith(PREFIXES):
+        key = key.split(".", 1)[1]
+    return key
+
+
+# --- Sentences ---------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _as_damage(path: Path) -> Iterator[None]:
+    """Whatever reading a stranger's bytes raises, in one sentence."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        # Damaged bytes make torch, zipfile and pickletools raise almost anything: struct.error, KeyError, …
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    logger.debug("%s cannot be read", path, exc_info=error)
+    detail = str(error).strip().split("\n", 1)[0].rstrip(".")[:160]
+    reason = f" ({_printable(detail)})" if detail and not isinstance(error, pickle.UnpicklingError) else ""
+    return CheckpointError(f"{path.name} is truncated or damaged{reason}; copy or download it again.")
+
+
+def _npz(path: Path, archive: Archive) -> CheckpointError:
+    arrays = [name for name in archive.sizes if name.endswith(".npy")]
+    if any(name.startswith("Transformer/") for name in arrays):
+        return CheckpointError(
+            f"{path.name} holds ImageNet weights to start training from, no trained model; build a TransUNet and give "
+            "the file to load_imagenet."
+        )
+    return CheckpointError(
+        f"{path.name} holds NumPy arrays ({', '.join(_printable(name) for name in arrays[:3])}), no checkpoint; "
+        ".pth, .pt and .safetensors files can be read."
+    )
+
+
+def _not_a_checkpoint(path: Path, start: bytes) -> CheckpointError:
+    with contextlib.suppress(Exception), path.open("rb") as file, _mapped(file) as view:
+        # A pickle of protocol 0 has no mark at its start.
+        _refuse_code(path, [scan_pickle(view)])
+    for mark, offset, kind in _FOREIGN:
+        if start[offset : offset + len(mark)] == mark:
+            return CheckpointError(
+                f"{path.name} is {kind}, no checkpoint; .pth, .pt and .safetensors can be read."
+            )
+    return CheckpointError(
+        f"{path.name} is no checkpoint, or its beginning is damaged; .pth, .pt and .safetensors files can be read."
+    )
+
+
+def _keys(mapping: Mapping[Any, Any]) -> str:
+    return ", ".join(_printable(str(key)) for key in list(mapping)[:3]) or "nothing in it"
+
+
+def _kind(value: object) -> str:
+    return f"a {type(value).__name__}"
+
+
+def _printable(text: str) -> str:
+    clean = "".join(character if character.isprintable() else "?" for character in text)
+    return clean if len(clean) <= 160 else clean[:157] + "..."
+
+
+def _mapped(file: IO[bytes]) -> mmap.mmap:
+    # pickletools asks for as many bytes as the pickle says a string has; a map never gives more than there are.
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

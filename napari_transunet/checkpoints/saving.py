@@ -1,0 +1,107 @@
+"""Writing checkpoints: safetensors, with the model card in the header."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from napari_transunet import __version__
+from napari_transunet.checkpoints.card import CARD_KEY, MAX_CARD_BYTES, ModelCard, default_card
+from napari_transunet.checkpoints.loading import Checkpoint
+from napari_transunet.errors import CheckpointError, FileProblem, InputError
+from napari_transunet.files import atomic_path
+from napari_transunet.model.transunet import TransUNet
+
+SUFFIX = ".safetensors"
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    model: TransUNet | nn.Module | Checkpoint,
+    card: ModelCard | None = None,
+    *,
+    dtype: Literal["float32", "float16"] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a network and its card; loading it again gives the same bits (unless `dtype` is "float16").
+
+    `model` may be wrapped by DataParallel or `torch.compile`, and may be a `Checkpoint`, whose card is then the
+    default. Without a card the default one is written. The file appears complete or not at all.
+
+    Raises
+    ------
+    InputError
+        `model` is no TransUNet, or the name does not end in `.safetensors`.
+    CheckpointError
+        The card contradicts the network, a weight is not finite, or one does not fit float16.
+    ExistsError, FileProblem
+        The file exists and `overwrite` is false, or cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        raise InputError(
+            f"Checkpoints are written as {SUFFIX}, so {path.name} must be called {path.stem}{SUFFIX}."
+        )
+    if isinstance(model, Checkpoint):
+        card = card or model.card
+        model = model.model
+    net = _bare(model)
+    card = _matching_card(card, net)
+    text = card.to_json()
+    if len(text.encode()) > MAX_CARD_BYTES:
+        raise CheckpointError(f"The model card is longer than {MAX_CARD_BYTES // 1024} KiB; shorten it.")
+    tensors = {key: _storable(key, value, dtype) for key, value in net.state_dict().items()}
+    metadata = {"format": "pt", "written_by": f"napari-transunet {__version__}", CARD_KEY: text}
+    with atomic_path(path, overwrite=overwrite) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except OSError as error:
+            raise FileProblem(f"{path} cannot be written: {error.strerror or error}.") from error
+    return path
+
+
+def _bare(model: nn.Module) -> TransUNet:
+    while not isinstance(model, TransUNet):
+        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
+        if not isinstance(inner, nn.Module):
+            raise InputError(f"Only a TransUNet can be saved, not a {type(model).__name__}.")
+        model = inner
+    return model
+
+
+def _matching_card(card: ModelCard | None, net: TransUNet) -> ModelCard:
+    if card is None:
+        return default_card(net)
+    true = {
+        "variant": net.variant.name,
+        "num_classes": net.num_classes,
+        "img_size": tuple(net.img_size),
+        "n_skip": net.n_skip,
+    }
+    wrong = [
+        f"{key} is {getattr(card, key)}, in the network {value}"
+        for key, value in true.items()
+        if getattr(card, key) != value and not (key == "n_skip" and card.n_skip is None)
+    ]
+    if wrong:
+        raise CheckpointError(f"The model card contradicts the network: {'; '.join(wrong)}.")
+    return card if card.n_skip is not None else card.updated(n_skip=net.n_skip)
+
+
+def _storable(key: str, value: Tensor, dtype: str | None) -> Tensor:
+    value = value.detach().cpu().contiguous()
+    if not value.is_floating_point():
+        return value
+    if not torch.isfinite(value).all():
+        raise CheckpointError(f"{key} holds numbers that are not finite; such a network is not saved.")
+    if dtype is None:
+        return value
+    stored = value.to(torch.float16 if dtype == "float16" else torch.float32)
+    if not torch.isfinite(stored).all():
+        raise CheckpointError(f"{key} holds numbers too large for {dtype}; save the network as float32.")
+    return stored
