@@ -97,7 +97,8 @@ def labels_to_layer(
     # The image's voxels are left out on purpose: a label layer must not keep a closed image in memory.
     record: dict[str, Any] = {"geometry": geometry, "labels": label_set}
     if isinstance(volume, Volume):
-        record |= {"source": volume.source, "modality": volume.modality}
+        # A label file is not the scan: it may be written over, and its name says nothing about the scan's.
+        record["source" if volume.labels is None else "file"] = volume.source
     meta: dict[str, Any] = {
         **placement(geometry),
         "name": name,
@@ -273,6 +274,12 @@ def source_of(layer: Layer) -> Source | None:
     record = _record(layer)
     volume = record.get("volume")
     source = volume.source if isinstance(volume, Volume) else record.get("source")
+    return source if isinstance(source, Source) else None
+
+
+def label_file_of(layer: Labels) -> Source | None:
+    """The label file that a labels layer was read from; None where it was made here."""
+    source = _record(layer).get("file")
     return source if isinstance(source, Source) else None
 
 

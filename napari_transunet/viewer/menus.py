@@ -1,0 +1,79 @@
+"""Commands behind the menu entries; napari calls them without arguments."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+    from qtpy.QtWidgets import QWidget
+
+logger = logging.getLogger(__name__)
+
+PLUGIN = "napari-transunet"
+WIDGET = "Segment volume"
+
+
+def segment_selected() -> None:
+    """Layers > Segment: show the dock and choose the selected image in it."""
+    viewer = _viewer()
+    if viewer is None:
+        return
+    image = next((layer for layer in viewer.layers.selection if layer._type_string == "image"), None)
+    dock = show_dock(viewer)
+    if image is not None:
+        _choose(dock, image.name)
+
+
+def open_volume() -> None:
+    """File > IO Utilities: ask for a file and open it."""
+    viewer = _viewer()
+    if viewer is not None:
+        _opener(viewer).ask_file()
+
+
+def open_dicom_folder() -> None:
+    """File > IO Utilities: ask for a folder and open its DICOM series."""
+    viewer = _viewer()
+    if viewer is not None:
+        _opener(viewer).ask_folder()
+
+
+def show_dock(viewer: Viewer) -> QWidget:
+    """The dock widget *Segment volume* of this viewer, made where there is none, shown and brought to the front."""
+    from napari_transunet.viewer.segment_dock import SegmentDock
+
+    # napari names a dock differently when it comes from the menu and from this call, so look at all of them.
+    for widget in viewer.window.dock_widgets.values():
+        if isinstance(widget, SegmentDock):
+            dock = widget.parentWidget()
+            break
+    else:
+        dock, widget = viewer.window.add_plugin_dock_widget(PLUGIN, WIDGET)
+    dock.show()
+    dock.raise_()
+    return widget
+
+
+def _choose(dock: QWidget, name: str) -> None:
+    from qtpy.QtWidgets import QComboBox
+
+    chooser = dock.findChild(QComboBox, "volume")
+    if chooser is None:
+        return
+    index = chooser.findText(name)
+    if index >= 0:
+        chooser.setCurrentIndex(index)
+
+
+def _viewer() -> Viewer | None:
+    import napari
+
+    return napari.current_viewer()
+
+
+def _opener(viewer: Viewer) -> Any:
+    from napari_transunet.viewer.opening import opener_for
+
+    return opener_for(viewer)

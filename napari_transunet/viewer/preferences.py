@@ -1,0 +1,86 @@
+"""The plugin's page in napari's Preferences, read as one typed value.
+
+The page itself is declared in `napari.yaml` (`contributions.configurations`); napari builds, validates and
+stores it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+PLUGIN = "napari-transunet"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """What the user set in Preferences; the defaults are those of the manifest.
+
+    Attributes
+    ----------
+    checkpoint_folder
+        Folder whose checkpoints are offered; None for the package's own user folder.
+    device, precision
+        As `Predictor` takes them.
+    batch_size
+        Slices per batch; None leaves the choice to the predictor.
+    label_opacity
+        Opacity of new labels layers, 0 to 1.
+    export_format
+        Suffix that an export proposes, e.g. ".nii.gz".
+    """
+
+    checkpoint_folder: Path | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int | None = None
+    label_opacity: float = 0.6
+    export_format: str = ".nii.gz"
+
+
+def load_preferences() -> Preferences:
+    """The preferences as they are now; the defaults where napari does not know the plugin."""
+    from napari.settings import get_plugin_settings
+
+    try:
+        settings = get_plugin_settings(PLUGIN)
+    except KeyError:  # imported from a checkout that is not installed
+        logger.info("napari has no settings for %s; the defaults are used.", PLUGIN)
+        return Preferences()
+    segmentation, display = settings.segmentation, settings.display
+    folder = str(segmentation.checkpoint_folder).strip()
+    return Preferences(
+        checkpoint_folder=Path(folder).expanduser() if folder else None,
+        device=str(segmentation.device),
+        precision=str(segmentation.precision),
+        batch_size=int(segmentation.batch_size) or None,
+        label_opacity=float(display.label_opacity),
+        export_format=str(display.export_format),
+    )
+
+
+def watch_preferences(changed: Callable[[], None]) -> Callable[[], None]:
+    """Call `changed` whenever a preference of the plugin changes; returns a function that stops this."""
+    from napari.settings import get_plugin_settings
+
+    try:
+        settings = get_plugin_settings(PLUGIN)
+    except KeyError:
+        return lambda: None
+
+    def on_event(_event: object) -> None:
+        changed()
+
+    emitters = (settings.segmentation.events, settings.display.events)
+    for emitter in emitters:
+        emitter.connect(on_event)
+
+    def stop() -> None:
+        for emitter in emitters:
+            emitter.disconnect(on_event)
+
+    return stop

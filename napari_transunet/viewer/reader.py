@@ -1,0 +1,53 @@
+"""The napari reader: every format of `read_volume`, as an image or, where the labels are named, as labels."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from napari_transunet.errors import TransUNetError
+from napari_transunet.viewer.notices import report
+
+if TYPE_CHECKING:
+    from napari_transunet.viewer.layers import LayerTuple
+
+logger = logging.getLogger(__name__)
+
+_Path = str | os.PathLike[str]
+_Paths = _Path | Sequence[_Path]
+_Null = tuple[None]  # napari's sign for "read, but there is no layer to add"
+_Reader = Callable[[_Paths], "list[LayerTuple] | list[_Null]"]
+
+
+def napari_get_reader(path: _Paths) -> _Reader | None:
+    """`read_layers` where every path looks like one of our formats, else None; looks at names and magic only."""
+    from napari_transunet.volumes.reading import is_readable
+
+    paths = _as_list(path)
+    if not paths or not all(is_readable(each) for each in paths):
+        return None
+    return read_layers
+
+
+def read_layers(path: _Paths) -> list[LayerTuple] | list[_Null]:
+    """Layer data tuples of one or several files or folders.
+
+    What cannot be read becomes a notification with one sentence (without a viewer, the exception itself), and
+    the other paths are read all the same.
+    """
+    from napari_transunet.viewer.layers import volume_to_layer
+    from napari_transunet.volumes.reading import read_volume
+
+    layers: list[LayerTuple] = []
+    for each in _as_list(path):
+        try:
+            layers.append(volume_to_layer(read_volume(each)))
+        except TransUNetError as error:
+            report(error)
+    return layers or [(None,)]
+
+
+def _as_list(path: _Paths) -> list[_Path]:
+    return [path] if isinstance(path, str | os.PathLike) else list(path)
