@@ -1,0 +1,51 @@
+"""The commands `inspect` and `variants`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from napari_transunet.cli.options import JsonOption
+from napari_transunet.cli.printing import print_facts, print_json, print_table
+from napari_transunet.cli.reporting import BAD_INPUT, one_line, say
+
+
+def inspect(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="A file, or the name of a known one.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what a checkpoint holds, without building the network."""
+    from napari_transunet.checkpoints.catalogue import resolve_checkpoint
+    from napari_transunet.checkpoints.inspection import inspect_checkpoint
+
+    report = inspect_checkpoint(resolve_checkpoint(checkpoint))
+    facts = report.to_dict()
+    if as_json:
+        print_json(facts)
+    else:
+        print_facts({key: value for key, value in facts.items() if key not in ("problems", "ok")})
+        for problem in report.problems:
+            typer.echo(one_line(f"Problem: {problem}"))
+    if not report.ok:
+        say(f"Error: {checkpoint} cannot be used: {'; '.join(report.problems[:3])}")
+        raise typer.Exit(BAD_INPUT)
+
+
+def variants(as_json: JsonOption = False) -> None:
+    """List the variants of TransUNet."""
+    from napari_transunet.model.variants import VARIANTS
+
+    entries = [asdict(variant) for variant in VARIANTS.values()]
+    if as_json:
+        print_json(entries)
+        return
+    table = Table("Variant", "Patch", "Hidden", "MLP", "Heads", "Blocks", "CNN")
+    for entry in entries:
+        sizes = (str(entry[key]) for key in ("patch", "hidden", "mlp", "heads", "blocks"))
+        table.add_row(entry["name"], *sizes, "ResNet-50" if entry["hybrid"] else "–")
+    print_table(table)

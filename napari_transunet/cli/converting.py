@@ -1,0 +1,55 @@
+"""The command `convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from napari_transunet.cli.options import (
+    ChannelOption,
+    OverwriteOption,
+    SeriesOption,
+    TimeOption,
+    check_target,
+    read,
+)
+from napari_transunet.cli.reporting import one_line
+from napari_transunet.errors import InputError
+
+Kind = Literal["auto", "image", "labels"]
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A volume, a DICOM folder, or a checkpoint.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The file to write; its suffix says the format.")
+    ],
+    kind: Annotated[
+        Kind, typer.Option("--as", help="Whether the volume is an image or labels; auto asks the file.")
+    ] = "auto",
+    series: SeriesOption = None,
+    channel: ChannelOption = None,
+    time_point: TimeOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Write a volume in another format on the same grid, or a checkpoint as .safetensors with its model card."""
+    if source.resolve() == target.resolve():
+        raise InputError(f"IN and OUT are both {source}; choose another name for OUT.")
+    check_target(target, overwrite=overwrite)
+    if target.suffix.lower() == ".safetensors":
+        from napari_transunet.checkpoints.loading import load_checkpoint
+        from napari_transunet.checkpoints.saving import save_checkpoint
+
+        loaded = load_checkpoint(source)
+        written = save_checkpoint(target, loaded.model, loaded.card, overwrite=overwrite)
+    else:
+        from napari_transunet.volumes.writing import write_labels, write_volume
+
+        volume = read(source, series=series, channel=channel, time_point=time_point)
+        if kind == "labels" or (kind == "auto" and volume.labels is not None):
+            written = write_labels(target, volume.data, volume, volume.labels, overwrite=overwrite)
+        else:
+            written = write_volume(target, volume, overwrite=overwrite)
+    typer.echo(one_line(written))

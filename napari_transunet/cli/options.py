@@ -1,0 +1,50 @@
+"""Options that several commands share, and what they do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from napari_transunet.errors import InputError
+
+if TYPE_CHECKING:
+    from napari_transunet.volumes.volume import Volume
+
+SeriesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--series", metavar="UID|N", help="Which series of a DICOM folder: its UID, or its number from 0."
+    ),
+]
+ChannelOption = Annotated[
+    int | None,
+    typer.Option("--channel", metavar="N", min=0, help="Which channel of a volume with several, from 0."),
+]
+TimeOption = Annotated[
+    int | None, typer.Option("--time", metavar="N", min=0, help="Which time point of a series, from 0.")
+]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")]
+
+
+def _series(series: str | None) -> str | int | None:
+    return int(series) if series is not None and series.isdecimal() and len(series) < 6 else series
+
+
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Fail now rather than after the work."""
+    if target.exists() and not overwrite:
+        raise InputError(f"{target} exists already; choose another name or say --overwrite.")
+    if not target.parent.is_dir():
+        raise InputError(f"There is no folder {target.parent} to write to; make it first.")
+
+
+def read(
+    source: Path, *, series: str | None = None, channel: int | None = None, time_point: int | None = None
+) -> Volume:
+    """The volume at `source`, with the choices that the options made."""
+    from napari_transunet.volumes.reading import read_volume
+
+    return read_volume(source, series=_series(series), channel=channel, time=time_point)

@@ -1,0 +1,74 @@
+"""What is told to the person at the terminal, and how errors become one line and an exit status."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from napari_transunet.errors import TransUNetError
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def one_line(text: object) -> str:
+    """A message as one printable line: what comes from inside a file must not steer the terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in " ".join(str(text).split()))
+
+
+def say(text: object) -> None:
+    """Tell one line on stderr; stdout is for results."""
+    typer.echo(one_line(text), err=True)
+
+
+def sentence_of(error: BaseException) -> str | None:
+    """What to tell the user about an error that is theirs, or None where it is a fault of the program."""
+    if isinstance(error, TransUNetError):
+        return str(error)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}."
+    if isinstance(error, MemoryError):
+        return "There is not enough memory for this volume; close other programs or use a smaller one."
+    return None
+
+
+class Commands(TyperGroup):
+    """The commands, with every error that a user can cause told in one line."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command that `args` name (this process's by default), and leave with its exit status."""
+        run = super().main
+        options = {"windows_expand_args": windows_expand_args, "standalone_mode": False, **extra}
+        if not standalone_mode:
+            return run(args, prog_name, complete_var, **options)
+        try:
+            status = run(args, prog_name, complete_var, **options)
+        except typer.TyperException as error:
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context is not None else "napari-transunet"
+            say(f"Error: {error.format_message()} ({command} --help tells the usage.)")
+            sys.exit(BAD_INPUT)
+        except typer.Abort:
+            sys.exit(INTERRUPTED)
+        except Exception as error:
+            sentence = sentence_of(error)
+            if sentence is None:
+                raise
+            say(f"Error: {sentence}")
+            sys.exit(BAD_INPUT)
+        if status == INTERRUPTED:
+            say("Interrupted.")
+        sys.exit(status or 0)

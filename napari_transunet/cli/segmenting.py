@@ -1,0 +1,271 @@
+"""The command `segment`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from napari_transunet import __version__
+from napari_transunet.cli.options import (
+    ChannelOption,
+    OverwriteOption,
+    SeriesOption,
+    TimeOption,
+    check_target,
+    read,
+)
+from napari_transunet.cli.reporting import BAD_INPUT, INTERRUPTED, one_line, say, sentence_of
+from napari_transunet.errors import InputError
+
+if TYPE_CHECKING:
+    from napari_transunet.checkpoints.catalogue import CheckpointEntry
+    from napari_transunet.segmentation.predictor import Predictor
+    from napari_transunet.volumes.volume import Volume
+
+Pipeline = Literal["card", "paper"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass
+class _Outcome:
+    """What became of the inputs."""
+
+    done: list[Path] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def fail(self, source: Path, sentence: str) -> None:
+        self.failed.append(str(source))
+        say(f"Error: {source}: {sentence}")
+
+
+def segment(
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help="Volumes: files, or folders with a DICOM series.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="OUT", help="A file, or a folder (always, for several inputs)."
+        ),
+    ],
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint", "-c", metavar="NAME|PATH", help="A checkpoint's name or file; see inspect."
+        ),
+    ] = None,
+    pipeline: Annotated[
+        Pipeline, typer.Option("--pipeline", help="As the model card says, or as in the TransUNet paper.")
+    ] = "card",
+    device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N|mps")] = "auto",
+    precision: Annotated[Precision, typer.Option("--precision", help="Arithmetic of the network.")] = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", metavar="N", min=1, help="Slices at a time.")
+    ] = None,
+    series: SeriesOption = None,
+    channel: ChannelOption = None,
+    time_point: TimeOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Segment volumes and write labels on their grids.
+
+    The format follows OUT's suffix (.nii.gz, .nii, .nrrd, .seg.nrrd, .mha); in a folder, labels are .nii.gz files
+    named after their inputs. A JSON file beside the labels says what made them. Where an input fails, the others
+    are still done, and the exit status is 2.
+    """
+    targets = _targets(inputs, out)
+    predictors = _Predictors(
+        checkpoint, pipeline=pipeline, device=device, precision=precision, batch_size=batch_size
+    )
+    if checkpoint is not None:
+        predictors.named(checkpoint)  # a wrong checkpoint, device or precision is the same for all inputs
+    outcome = _Outcome()
+    for source, target in zip(inputs, targets, strict=True):
+        try:
+            if source.resolve() == target.resolve():
+                raise InputError(f"The labels would replace the input; choose another name than {target}.")
+            check_target(target, overwrite=overwrite)
+            volume = read(source, series=series, channel=channel, time_point=time_point)
+            written = _segment_one(volume, predictors.for_volume(volume), target, overwrite=overwrite)
+        except KeyboardInterrupt:
+            say(
+                f"Interrupted in {source}; {len(outcome.done)} of {len(inputs)} done, nothing left half-written."
+            )
+            raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            if (sentence := sentence_of(error)) is None:
+                raise
+            outcome.fail(source, sentence)
+        else:
+            outcome.done.append(written)
+    if len(inputs) > 1:
+        failed = f"; failed: {', '.join(outcome.failed)}" if outcome.failed else ""
+        say(f"{len(outcome.done)} of {len(inputs)} volumes segmented{failed}.")
+    if outcome.failed:
+        raise typer.Exit(BAD_INPUT)
+
+
+def _targets(inputs: Sequence[Path], out: Path) -> list[Path]:
+    """Where the labels of each input go. Raises `InputError` before anything is computed."""
+    from napari_transunet.volumes.writing import WRITABLE_SUFFIXES
+
+    suffixes = ", ".join(sorted(WRITABLE_SUFFIXES))
+    is_label_file = out.name.lower().endswith(tuple(WRITABLE_SUFFIXES))
+    if len(inputs) == 1 and not out.is_dir():
+        if is_label_file:
+            return [out]
+        if out.suffix:
+            raise InputError(
+                f"Labels cannot be written as {out.name!r}; the suffix must be one of {suffixes}."
+            )
+    elif is_label_file and not out.is_dir():
+        raise InputError(
+            f"{out} is one file, but there are {len(inputs)} inputs; give a folder for their labels."
+        )
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; give a folder, or a name that ends in one of {suffixes}.")
+    targets = [out / f"{_stem(source)}.nii.gz" for source in inputs]
+    for target in targets:
+        if targets.count(target) > 1:
+            raise InputError(f"Several inputs would be written to {target}; segment them one by one.")
+    out.mkdir(parents=True, exist_ok=True)
+    return targets
+
+
+def _stem(source: Path) -> str:
+    """The name of an input without the suffixes of volume files: `ct.nii.gz` → `ct`, `scan.1.2.3/` → `scan.1.2.3`."""
+    from napari_transunet.volumes.reading import READABLE_SUFFIXES
+
+    name = source.resolve().name
+    if source.is_dir():
+        return name
+    for suffix in sorted(READABLE_SUFFIXES, key=len, reverse=True):
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+class _Predictors:
+    """One predictor a checkpoint, made when first needed and kept for the other inputs."""
+
+    def __init__(self, checkpoint: str | None, **options: Any) -> None:
+        self._checkpoint = checkpoint
+        self._options = options
+        self._made: dict[str, Predictor] = {}
+
+    def for_volume(self, volume: Volume) -> Predictor:
+        """The predictor of the checkpoint asked for, else of the only shipped one that fits the volume."""
+        return self.named(self._checkpoint or _fitting_checkpoint(volume))
+
+    def named(self, name: str) -> Predictor:
+        """The predictor of this checkpoint (a name, or a path)."""
+        if name not in self._made:
+            from napari_transunet.checkpoints.catalogue import resolve_checkpoint
+            from napari_transunet.checkpoints.loading import load_checkpoint
+            from napari_transunet.segmentation.predictor import Predictor
+
+            self._made[name] = Predictor(load_checkpoint(resolve_checkpoint(name)), **self._options)
+        return self._made[name]
+
+
+def _fitting_checkpoint(volume: Volume) -> str:
+    """The path of the one listed checkpoint that fits the volume's modality."""
+    from napari_transunet.checkpoints.catalogue import list_checkpoints
+
+    entries = [entry for entry in list_checkpoints() if entry.card is not None]
+    fitting = [entry for entry in entries if _fits(entry, volume)]
+    if len(fitting) == 1:
+        say(f"Using the checkpoint {fitting[0].name}; --checkpoint chooses another.")
+        return str(fitting[0].path)
+    names = ", ".join(entry.name for entry in (fitting or entries)) or "none is installed"
+    which = "Several checkpoints fit" if fitting else "No checkpoint is known to fit"
+    raise InputError(
+        f"{which} {volume.source.name} ({volume.modality or 'modality unknown'}); "
+        f"name one with --checkpoint ({names})."
+    )
+
+
+def _fits(entry: CheckpointEntry, volume: Volume) -> bool:
+    modality = entry.card.modality if entry.card is not None else None
+    return modality is None or volume.modality is None or modality == volume.modality
+
+
+def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrite: bool) -> Path:
+    import numpy as np
+
+    from napari_transunet.annotation.session import RunRecord, now
+    from napari_transunet.volumes.writing import write_labels
+
+    wanted = predictor.card.modality
+    if wanted is not None and volume.modality is not None and wanted != volume.modality:
+        say(f"Note: {volume.source.name} is {volume.modality}, but this checkpoint was trained on {wanted}.")
+    started, date = time.perf_counter(), now()
+    with _progress(volume.source.name) as report:
+        labels = predictor.predict(volume, progress=report)
+    seconds = time.perf_counter() - started
+    slices = volume.data.shape[predictor.slice_axis(volume)]
+    checkpoint = predictor.checkpoint
+    record = RunRecord(
+        checkpoint=checkpoint.path.name if checkpoint is not None else "",
+        sha256=checkpoint.sha256 if checkpoint is not None else None,
+        variant=predictor.card.variant,
+        pipeline=predictor.pipeline,
+        device=str(predictor.device),
+        precision=str(predictor.precision).removeprefix("torch."),
+        date=date,
+        seconds=round(seconds, 2),
+        slices=slices,
+        total=slices,
+    )
+    names = predictor.card.label_set()
+    # The newest run's fields lie at the top too, where a reader of the header looks for them.
+    top = ("checkpoint", "sha256", "variant", "pipeline", "device", "precision", "date")
+    run = asdict(record)
+    provenance = {key: run[key] for key in top} | {"version": __version__, "runs": [run]}
+    written = write_labels(target, labels, volume, names, provenance=provenance, overwrite=overwrite)
+
+    voxel_ml = math.prod(volume.geometry.spacing) / 1000
+    counts = np.bincount(labels.ravel(), minlength=1)
+    found = [
+        f"{names.names.get(int(value), f'label {value}')} {counts[value] * voxel_ml:,.0f} mL"
+        for value in np.flatnonzero(counts)
+        if value
+    ]
+    say(
+        f"{written}: {slices} slices in {seconds:.1f} s on {record.device} ({record.precision}). "
+        f"{', '.join(found) or 'Nothing was found'}."
+    )
+    return written
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with an ETA on stderr; nothing where stderr is no terminal."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(one_line(name), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
