@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import platform
 import re
@@ -117,10 +116,10 @@ def free_cached_memory(device: torch.device) -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that the device's memory did not suffice, whichever way PyTorch puts it."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    if isinstance(error, MemoryError):
         return True
     text = str(error).lower()
-    # The CPU's allocator, MPS and cuDNN raise plain RuntimeErrors.
+    # CUDA raises a subclass of RuntimeError; the CPU's allocator, MPS and cuDNN raise RuntimeError itself.
     signs = ("out of memory", "can't allocate memory", "not enough memory", "cudnn_status_alloc_failed")
     return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
 
@@ -133,7 +132,6 @@ def _has_mps() -> bool:
     return torch.backends.mps.is_available()
 
 
-@functools.cache
 def _processor_name() -> str:
     """The processor's name as Linux tells it, else its architecture."""
     try:

@@ -1,0 +1,354 @@
+"""From a volume to labels on its grid: the stateful side of prediction, beside the pure network."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from napari_transunet.checkpoints.card import ModelCard, default_card
+from napari_transunet.checkpoints.loading import Checkpoint
+from napari_transunet.errors import InputError, TransUNetError
+from napari_transunet.model.inference import InferenceTransUNet
+from napari_transunet.model.transunet import TransUNet
+from napari_transunet.segmentation.devices import (
+    free_cached_memory,
+    is_out_of_memory,
+    resolve_device,
+    resolve_precision,
+)
+from napari_transunet.segmentation.schedule import nearest_first, outward
+from napari_transunet.segmentation.slices import SliceSource, as_volume, orientation_for
+from napari_transunet.volumes.volume import Volume
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Pipeline = Literal["card", "paper"]
+Labels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+
+_log = logging.getLogger(__name__)
+
+_BATCH_PIXELS = {"cpu": 4 * 224 * 224, "mps": 8 * 224 * 224, "cuda": 32 * 224 * 224}
+"""Pixels of a batch by default. On the CPU more gains nothing and would only be longer to cancel."""
+
+_LOGIT_BYTES = 256 << 20  # of full-size logits held at once; with many classes they outgrow everything else
+_KNOWN_PLANES = 8
+
+
+class OutOfMemoryError(InputError):
+    """The device cannot hold even a single slice."""
+
+
+class PredictionCancelled(TransUNetError):
+    """`Predictor.predict` was asked to stop."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SlicePrediction:
+    """Labels of one slice: its index along the volume's `slice_axis`, and the plane of labels across that axis."""
+
+    index: int
+    plane: Labels
+
+
+class Predictor:
+    """Segments volumes with one network. It keeps a copy of the network that is made for prediction.
+
+    Parameters
+    ----------
+    model
+        What `load_checkpoint` returned, or a bare `TransUNet` (then the published CT window, or `card`).
+    device
+        "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda", "cuda:N" or "mps".
+    precision
+        "auto" (bfloat16 where it is fast, else float32; always float32 with the paper's pipeline), "float32",
+        "bfloat16", or "float16" on a GPU.
+    pipeline
+        "card" prepares slices as the model card says. "paper" is the published test procedure (Chen et al.,
+        arXiv 2102.04306): CT window −125..275 HU, cubic-spline zoom, argmax, nearest zoom back, slices as stored.
+    batch_size
+        Slices a batch; by default what suits the device. It is halved as often as memory runs out.
+    card
+        Takes the place of the checkpoint's card.
+
+    Attributes
+    ----------
+    device, precision : `torch.device` and `torch.dtype` in use
+    pipeline, batch_size : as given or chosen
+    card : the model card in use
+    checkpoint : the checkpoint; None for a bare network
+    labels_dtype : uint8, or uint16 above 255 classes
+
+    Raises
+    ------
+    InputError
+        A device, precision or pipeline that does not exist or is not here, a batch size below 1, or a card that
+        describes another network.
+    """
+
+    def __init__(
+        self,
+        model: Checkpoint | TransUNet,
+        *,
+        device: str | torch.device = "auto",
+        precision: str | torch.dtype = "auto",
+        pipeline: Pipeline = "card",
+        batch_size: int | None = None,
+        card: ModelCard | None = None,
+    ) -> None:
+        if pipeline not in get_args(Pipeline):
+            raise InputError(f"Unknown pipeline {pipeline!r}; choose one of {', '.join(get_args(Pipeline))}.")
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"The batch size must be at least 1, not {batch_size}.")
+        self.checkpoint = model if isinstance(model, Checkpoint) else None
+        net = model.model if isinstance(model, Checkpoint) else model
+        if not isinstance(net, TransUNet):
+            raise InputError(
+                f"A predictor needs what load_checkpoint returns, or a TransUNet, not {type(net).__name__}."
+            )
+        own_card = self.checkpoint.card if self.checkpoint else default_card(net)
+        self.card = own_card if card is None else card
+        _check_card(self.card, net)
+        self.pipeline: Pipeline = pipeline
+        self.device = resolve_device(device)
+        reproduce = pipeline == "paper" and str(precision) == "auto"
+        self.precision = resolve_precision("float32" if reproduce else precision, self.device)
+        self.batch_size = batch_size or _default_batch(self.device, net.img_size)
+        self.labels_dtype = np.dtype(np.uint8 if net.num_classes <= 255 else np.uint16)
+        self._size = net.img_size
+        self._classes = net.num_classes
+        self._network = InferenceTransUNet(net, device=self.device, dtype=self.precision)
+
+    def slice_axis(self, volume: Volume | npt.NDArray[Any]) -> int:
+        """The axis of the volume's array along which slices are taken: 0 unless the card wants them otherwise."""
+        if self.pipeline == "paper" or not isinstance(volume, Volume):
+            return 0
+        return orientation_for(volume, self.card).slice_axis
+
+    def predict(
+        self,
+        volume: Volume | npt.NDArray[Any],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Labels:
+        """Labels of a whole volume, of the shape of its array: uint8, or uint16 above 255 classes.
+
+        Parameters
+        ----------
+        volume : a `Volume`, or a bare (z, y, x) array that lies as the model card wants it
+        progress : called with the slices done and their number, after every batch
+        cancelled : asked before every batch
+
+        Raises
+        ------
+        InputError
+            The array is no volume, or the network's numbers overflow the precision.
+        OutOfMemoryError
+            The device cannot hold even a single slice.
+        PredictionCancelled
+            `cancelled` said so.
+        """
+        volume = self._accepted(volume)
+        shape = (volume if isinstance(volume, np.ndarray) else volume.data).shape
+        labels = np.zeros(shape, self.labels_dtype)
+        along = np.moveaxis(labels, self.slice_axis(volume), 0)
+        done = 0
+        for batch in self.iter_batches(volume, cancelled=cancelled):
+            for item in batch:
+                along[item.index] = item.plane
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(along))
+        if done < len(along):
+            raise PredictionCancelled(f"Cancelled after {done} of {len(along)} slices.")
+        return labels
+
+    def iter_slices(
+        self,
+        volume: Volume | npt.NDArray[Any],
+        *,
+        first: int | None = None,
+        slices: Sequence[int] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Iterator[tuple[int, Labels]]:
+        """(index, plane) of each slice as it is done; what `iter_batches` yields, one by one."""
+        batches = self.iter_batches(volume, first=first, slices=slices, cancelled=cancelled)
+        return ((item.index, item.plane) for batch in batches for item in batch)
+
+    def iter_batches(
+        self,
+        volume: Volume | npt.NDArray[Any],
+        *,
+        first: int | None = None,
+        slices: Sequence[int] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Iterator[list[SlicePrediction]]:
+        """The slices of each batch as it is done; ends early once `cancelled` says so.
+
+        Parameters
+        ----------
+        volume : a `Volume`, or a bare (z, y, x) array that lies as the model card wants it
+        first : index along `slice_axis` of the slice to begin with, in a batch of its own so that it is there at
+            once; the others follow outward from it
+        slices : only these, in this order unless `first` is given
+        cancelled : asked before every batch
+
+        Raises
+        ------
+        InputError
+            As `predict`; also for an index that the volume does not have. Arguments are checked at once, before
+            the first batch is asked for.
+        """
+        source = self._source(volume)
+        order = _order(len(source), first, slices)
+        return self._run(source, order, alone=first is not None, cancelled=cancelled)
+
+    def _accepted(self, volume: Volume | npt.NDArray[Any]) -> Volume | npt.NDArray[Any]:
+        """A `Volume` as it is, anything else as a checked (z, y, x) array."""
+        return volume if isinstance(volume, Volume) else as_volume(volume).data
+
+    def _source(self, volume: Volume | npt.NDArray[Any]) -> SliceSource:
+        card = self.card
+        if not isinstance(volume, Volume):
+            # Nothing says how a bare array lies, so it is taken to lie as the card wants it.
+            volume, card = as_volume(volume), card.model_copy(update={"orientation": None})
+        if self.pipeline == "paper":
+            source = SliceSource.by_paper(volume, self._size)
+        else:
+            source = SliceSource.by_card(volume, card, self._size)
+        return source.on(self.device)
+
+    def _run(
+        self,
+        source: SliceSource,
+        order: Sequence[int],
+        *,
+        alone: bool,
+        cancelled: Callable[[], bool] | None,
+    ) -> Iterator[list[SlicePrediction]]:
+        known: dict[_Key, Labels] = {}
+        limit, done = self.batch_size, 0
+        while done < len(order):
+            if cancelled is not None and cancelled():
+                return
+            indices = order[done : done + (1 if alone and done == 0 else limit)]
+            planes = self._classified_if_it_fits(source, indices, known)
+            if planes is None:
+                limit = self._halved(len(indices))
+                continue
+            yield [SlicePrediction(*item) for item in zip(indices, planes, strict=True)]
+            done += len(indices)
+
+    def _classified_if_it_fits(
+        self, source: SliceSource, indices: Sequence[int], known: dict[_Key, Labels]
+    ) -> list[Labels] | None:
+        """The planes of labels of these slices; None where memory ran out."""
+        try:
+            return self._classified(source, indices, known)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # The traceback held the tensors until here.
+        free_cached_memory(self.device)
+        return None
+
+    def _halved(self, size: int) -> int:
+        if size == 1:
+            raise OutOfMemoryError(
+                f"The memory of {self.device} does not hold a single slice at {self._size[0]}×{self._size[1]}; "
+                "choose another device, a smaller variant, or a smaller image size."
+            )
+        _log.warning(
+            "Out of memory on %s with %d slices a batch; going on with %d.", self.device, size, size // 2
+        )
+        return size // 2
+
+    def _classified(
+        self, source: SliceSource, indices: Sequence[int], known: dict[_Key, Labels]
+    ) -> list[Labels]:
+        """Planes of labels, in the volume's orientation.
+
+        A slice of one value (air, once clipped to the window) is the same input wherever it lies, so its labels
+        are computed once a run and kept in `known`.
+        """
+        planes = source.planes(indices)
+        keys = _keys(planes, indices)
+        fresh = {key: position for position, key in enumerate(keys) if key not in known}
+        labels = dict(known)
+        if fresh:
+            computed = self._labels(planes[list(fresh.values())], source)
+            labels.update(zip(fresh, computed, strict=True))
+        for key in fresh:
+            if isinstance(key, tuple) and len(known) < _KNOWN_PLANES:
+                known[key] = labels[key]
+        # Copies, so that writing into one empty slice does not write into the others.
+        return [
+            source.to_volume(labels[key].copy() if isinstance(key, tuple) else labels[key]) for key in keys
+        ]
+
+    @torch.inference_mode()
+    def _labels(self, planes: Tensor, source: SliceSource) -> Labels:
+        """Scaled slices (B, channels, h, w) on the CPU -> labels (B, h, w)."""
+        logits = self._network(source.resize.forward(planes.to(self.device)))
+        if not torch.isfinite(logits).all():
+            raise InputError(
+                f"The network's output overflows in {str(self.precision).removeprefix('torch.')}; "
+                "choose precision 'float32'."
+            )
+        height, width = source.resize.shape
+        at_once = max(1, _LOGIT_BYTES // (4 * self._classes * height * width))
+        parts = [source.resize.inverse(part).argmax(dim=1) for part in logits.split(at_once)]
+        # PyTorch hardly knows uint16, so the last step is numpy's.
+        labels = torch.cat(parts).to(torch.uint8 if self.labels_dtype == np.uint8 else torch.int32)
+        return labels.cpu().numpy().astype(self.labels_dtype, copy=False)
+
+
+_Key = int | tuple[float, ...]
+
+
+def _keys(planes: Tensor, indices: Sequence[int]) -> list[_Key]:
+    """What tells the inputs (B, channels, h, w) apart: the channels' values where each holds but one, else the
+    index.
+    """
+    low, high = planes.flatten(2).aminmax(dim=2)
+    constant = (low == high).all(dim=1).tolist()
+    values = low.tolist()
+    return [
+        tuple(value) if same else index for same, value, index in zip(constant, values, indices, strict=True)
+    ]
+
+
+def _order(n: int, first: int | None, slices: Sequence[int] | None) -> Sequence[int]:
+    if slices is None:
+        return range(n) if first is None else outward(n, first)
+    wanted = list(dict.fromkeys(int(index) for index in slices))
+    for index in (*wanted, *(() if first is None else (first,))):
+        if not 0 <= index < n:
+            raise InputError(f"There is no slice {index}; this volume's slices are 0 to {n - 1}.")
+    return wanted if first is None else nearest_first(wanted, first)
+
+
+def _default_batch(device: torch.device, size: tuple[int, int]) -> int:
+    return max(1, _BATCH_PIXELS[device.type] // (size[0] * size[1]))
+
+
+def _check_card(card: ModelCard, net: TransUNet) -> None:
+    """Refuse a card that describes another network."""
+    facts = {
+        "variant": (card.variant, net.variant.name),
+        "num_classes": (card.num_classes, net.num_classes),
+        "img_size": (tuple(card.img_size), tuple(net.img_size)),
+        "n_skip": (net.n_skip if card.n_skip is None else card.n_skip, net.n_skip),
+    }
+    wrong = [
+        f"{name} {told!r} (the network's is {own!r})" for name, (told, own) in facts.items() if told != own
+    ]
+    if wrong:
+        raise InputError(f"The model card describes another network: {', '.join(wrong)}.")

@@ -1,0 +1,123 @@
+"""A volume as the network sees it: slices in the card's orientation, scaled, a few at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from napari_transunet.errors import InputError
+from napari_transunet.segmentation.preprocessing import PAPER_SCALING, IntensityScaling, scaling_for
+from napari_transunet.segmentation.resize import Resize, make_resize, paper_resize
+from napari_transunet.volumes.orientation import Reorientation
+from napari_transunet.volumes.volume import Volume
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from napari_transunet.checkpoints.card import ModelCard
+
+AS_STORED = Reorientation((0, 1, 2), (False, False, False))
+
+
+@dataclass(frozen=True, eq=False)
+class SliceSource:
+    """Slices of a volume for the network, and the way back onto the volume's grid.
+
+    Attributes
+    ----------
+    data
+        (z, y, x), a view of the volume in the orientation that the network was trained in.
+    orientation
+        What makes `data` of the volume's array.
+    scaling, resize
+        Intensities and sizes, as the network wants them.
+    context
+        1: a slice has one channel. 3: its channels are the slices z−1, z, z+1; at the ends the last is repeated.
+    """
+
+    data: npt.NDArray[Any]
+    orientation: Reorientation
+    scaling: IntensityScaling
+    resize: Resize
+    context: int = 1
+
+    @classmethod
+    def by_card(cls, volume: Volume, card: ModelCard, size: tuple[int, int]) -> SliceSource:
+        """Prepared as the model card says, for a network of that input size (H, W)."""
+        orientation = orientation_for(volume, card)
+        data = orientation.apply(volume.data)
+        spacing = volume.geometry.reoriented(orientation.axes, orientation.flips).spacing
+        target = None if card.spacing is None else card.spacing[1:]
+        resize = make_resize(card.resize, spacing[1:], _plane_shape(data), size, target)
+        return cls(data, orientation, scaling_for(card, data), resize, card.context)
+
+    @classmethod
+    def by_paper(cls, volume: Volume, size: tuple[int, int]) -> SliceSource:
+        """Prepared as published: CT window, spline zoom, slices as they are stored."""
+        return cls(volume.data, AS_STORED, PAPER_SCALING, paper_resize(_plane_shape(volume.data), size))
+
+    def on(self, device: torch.device) -> SliceSource:
+        """The same source, with its resize where the network runs."""
+        return replace(self, resize=self.resize.to(device))
+
+    def __len__(self) -> int:
+        return self.data.shape[0]
+
+    def planes(self, indices: Sequence[int]) -> Tensor:
+        """Scaled slices on the CPU: float32 (len(indices), context, h, w).
+
+        `indices` count along the volume's own axis. Only these slices are read and converted.
+        """
+        own = [self.orientation.original_index(index, self._shape) for index in indices]
+        around = range(-(self.context // 2), self.context // 2 + 1)
+        wanted = np.clip(np.add.outer(own, around), 0, len(self) - 1)
+        return self.scaling.apply(torch.from_numpy(self.data[wanted].astype(np.float32)))
+
+    def to_volume(self, plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A (h, w) plane of `data` as a plane of the volume's array, across its `slice_axis`; a view."""
+        return self.orientation.invert(plane[None]).squeeze(self.orientation.slice_axis)
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return self.orientation.invert(self.data).shape
+
+
+def orientation_for(volume: Volume, card: ModelCard) -> Reorientation:
+    """What takes the volume's array to the orientation that the card asks for."""
+    return AS_STORED if card.orientation is None else Reorientation.between(volume.geometry, card.orientation)
+
+
+def as_volume(volume: Volume | npt.NDArray[Any]) -> Volume:
+    """A bare (z, y, x) array becomes a volume of 1 mm voxels.
+
+    Raises
+    ------
+    InputError
+        The array has other axes than three, is empty, or holds no real numbers.
+    """
+    if isinstance(volume, Volume):
+        return volume
+    array = np.asarray(volume)
+    if array.ndim == 2:
+        raise InputError(
+            f"This array is a single slice {array.shape}; give it as a volume of one, `array[None]`."
+        )
+    if array.ndim == 4 and array.shape[-1] in (3, 4):
+        raise InputError(
+            f"This array {array.shape} looks like colour images; convert it to one grey channel first."
+        )
+    if array.ndim != 3:
+        raise InputError(
+            f"A volume has the three axes (z, y, x), but this array has the shape {array.shape}; "
+            "pick one channel and one time point."
+        )
+    return Volume.from_array(array)
+
+
+def _plane_shape(data: npt.NDArray[Any]) -> tuple[int, int]:
+    return data.shape[1], data.shape[2]
