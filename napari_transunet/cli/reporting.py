@@ -70,5 +70,5 @@ class Commands(TyperGroup):
             say(f"Error: {sentence}")
             sys.exit(BAD_INPUT)
         if status == INTERRUPTED:
-            say("Interrupted.")
+            say("Interrupted; nothing is left half-written.")
         sys.exit(status or 0)

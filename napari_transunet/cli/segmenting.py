@@ -30,7 +30,7 @@ from napari_transunet.cli.options import (
     check_target,
     read,
 )
-from napari_transunet.cli.reporting import BAD_INPUT, INTERRUPTED, one_line, say, sentence_of
+from napari_transunet.cli.reporting import BAD_INPUT, one_line, say, sentence_of
 from napari_transunet.errors import InputError
 
 if TYPE_CHECKING:
@@ -104,10 +104,9 @@ def segment(
             volume = read(source, series=series, channel=channel, time_point=time_point)
             written = _segment_one(volume, predictors.for_volume(volume), target, overwrite=overwrite)
         except KeyboardInterrupt:
-            say(
-                f"Interrupted in {source}; {len(outcome.done)} of {len(inputs)} done, nothing left half-written."
-            )
-            raise typer.Exit(INTERRUPTED) from None
+            if outcome.done:
+                say(f"{len(outcome.done)} of {len(inputs)} volumes were segmented before {source}.")
+            raise
         except Exception as error:
             if (sentence := sentence_of(error)) is None:
                 raise
