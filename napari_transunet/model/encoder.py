@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -95,6 +95,10 @@ class Block(nn.Module):
         x = x + self.attn(self.attention_norm(x))
         return x + self.ffn(self.ffn_norm(x))
 
+    def attention(self, x: Tensor) -> Tensor:
+        """The attention probabilities that `forward` would use: (B, N, hidden) -> (B, heads, N, N)."""
+        return self.attn.probabilities(self.attention_norm(x))
+
 
 class Encoder(nn.Module):
     """All blocks and the final norm: (B, N, hidden) -> (B, N, hidden)."""
@@ -108,6 +112,14 @@ class Encoder(nn.Module):
         for block in self.layer:
             x = block(x)
         return self.encoder_norm(x)
+
+    def attention_maps(self, x: Tensor) -> list[Tensor]:
+        """Attention probabilities of every block: (B, N, hidden) -> one (B, heads, N, N) a block."""
+        maps = []
+        for block in self.layer:
+            maps.append(cast("Block", block).attention(x))
+            x = block(x)
+        return maps
 
 
 class Transformer(nn.Module):

@@ -23,7 +23,9 @@ def square_grid(length: int) -> tuple[int, int]:
     """
     side = math.isqrt(length)
     if side * side != length:
-        raise InputError(f"{length} position embeddings make no square grid; give the grid's height and width.")
+        raise InputError(
+            f"{length} position embeddings make no square grid; give the grid's height and width."
+        )
     return side, side
 
 

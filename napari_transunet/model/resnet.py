@@ -119,10 +119,11 @@ class ResNetStem(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         height, width = x.shape[-2:]
+        stage1, stage2, stage3 = self.body
         half = self.root(x)
-        quarter = self.body.block1(self.pool(half))
-        eighth = self.body.block2(quarter)
-        deepest = self.body.block3(eighth)
+        quarter = stage1(self.pool(half))
+        eighth = stage2(quarter)
+        deepest = stage3(eighth)
         return deepest, [
             _padded_to(eighth, height // 8, width // 8),
             _padded_to(quarter, height // 4, width // 4),

@@ -83,11 +83,7 @@ class TransUNet(nn.Module):
         Row i tells what token i attends to, and sums to 1. Tokens run along the grid's rows.
         """
         tokens, _ = self.transformer.embeddings(self._three_channels(x))
-        maps = []
-        for block in self.transformer.encoder.layer:
-            maps.append(block.attn.probabilities(block.attention_norm(tokens)))
-            tokens = block(tokens)
-        return maps
+        return self.transformer.encoder.attention_maps(tokens)
 
     def _three_channels(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] not in (1, 3):
