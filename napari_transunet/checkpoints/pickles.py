@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import pickletools
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    import mmap
 
 _TENSORS = frozenset(
     {
@@ -71,7 +74,7 @@ class PickleScan:
         return tuple(name for name in self.imports if not _is_harmless(name))
 
 
-def scan_pickle(file: IO[bytes]) -> PickleScan:
+def scan_pickle(file: IO[bytes] | mmap.mmap) -> PickleScan:
     """Scan one pickle from where `file` stands to behind its end.
 
     Raises
@@ -84,10 +87,10 @@ def scan_pickle(file: IO[bytes]) -> PickleScan:
     recent: list[str] = []  # The strings pushed last; STACK_GLOBAL takes two of them.
     memo: dict[Any, str] = {}
     last_was_string = False
-    for opcode, argument, _ in pickletools.genops(file):
+    for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", file)):
         name = opcode.name
         if name == "PROTO":
-            protocol = int(argument)
+            protocol = int(argument or 0)
         elif name in {"GLOBAL", "INST"}:
             module, _, attribute = str(argument).partition(" ")
             imports[_dotted(module, attribute)] = None

@@ -223,13 +223,15 @@ def _open_archive(path: Path) -> StoredTensors:
             f"{path.name} has a table of tensors of {megabytes(members[pickles[0]])}, far more than any network needs."
         )
     with _as_damage(path), zipfile.ZipFile(path) as opened:
-        scan = scan_pickle(io.BytesIO(opened.read(pickles[0])))
+        member = opened.getinfo(pickles[0])
+        del member.CRC  # torch can save without checksums; the pickle is checked opcode by opcode anyway.
+        scan = scan_pickle(io.BytesIO(opened.read(member)))
     _refuse_code(path, [scan])
     return _describe(path, "pytorch")
 
 
 def _open_legacy(path: Path) -> StoredTensors:
-    scans = []
+    scans: list[PickleScan] = []
     with _as_damage(path), path.open("rb") as file, _mapped(file) as view:
         while len(scans) < _LEGACY_PICKLES and view.tell() < len(view):
             scans.append(scan_pickle(view))
@@ -246,24 +248,24 @@ def _describe(path: Path, kind: str) -> StoredTensors:
     found, wrappers = _unwrap(_torch_load(path, legacy=kind != "pytorch", shapes_only=True), path.name)
     clean, prefixes = _without_prefixes(found, path.name)
     length = path.stat().st_size
+    tensors = {}
     for key, value in clean.items():
         if not isinstance(value, Tensor):
             raise CheckpointError(
-                f"{path.name} holds {_kind(value)} where a tensor belongs, under {key!r}; it is no state dict."
+                f"{path.name} holds {_kind(value)} where a tensor belongs, under {_printable(key)}; "
+                "it is no state dict."
             )
         _check_extent(path, key, value, length)
-    tensors = {
-        key: TensorInfo(tuple(value.shape), str(value.dtype).removeprefix("torch."))
-        for key, value in clean.items()
-    }
+        tensors[key] = TensorInfo(tuple(value.shape), str(value.dtype).removeprefix("torch."))
     return StoredTensors(path, kind, tensors, unwrapped=wrappers, prefixes=prefixes)
 
 
 def _check_extent(path: Path, key: str, value: Tensor, length: int) -> None:
     """That a tensor lies in its storage, and both in the file: `set_` grows a storage without a word."""
     storage = value.untyped_storage()
-    start: int = getattr(storage, "_checkpoint_offset", 0)
-    last = value.storage_offset() + sum(
+    # torch notes where in the archive a storage begins; files of the old format have it not.
+    start: int = getattr(storage, "_checkpoint_offset", None) or 0
+    last = int(value.storage_offset()) + sum(
         (size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True)
     )
     needed = (last + 1) * value.element_size() if value.numel() else 0

@@ -1,0 +1,138 @@
+"""Checkpoints by name: those that come with the package and those in the user's folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from napari_transunet.checkpoints.card import ModelCard
+from napari_transunet.checkpoints.inspection import CheckpointReport, inspect_checkpoint
+from napari_transunet.checkpoints.reading import CHECKPOINT_SUFFIXES
+from napari_transunet.errors import FileProblem, InputError
+
+FOLDER_VARIABLE = "NAPARI_TRANSUNET_CHECKPOINTS"
+MAX_LISTED = 500
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class CheckpointEntry:
+    """A checkpoint that can be chosen by name.
+
+    Attributes
+    ----------
+    name : what users type; the file's name without suffix, or with it where that is taken
+    title : what users read
+    shipped : whether it came with the package
+    report : what is in it; with `problems` where it cannot be loaded
+    """
+
+    name: str
+    title: str
+    path: Path
+    shipped: bool
+    report: CheckpointReport
+
+    @property
+    def ok(self) -> bool:
+        return self.report.ok
+
+    @property
+    def problem(self) -> str | None:
+        """Why it cannot be loaded, in one sentence, or None."""
+        return self.report.problems[0] if self.report.problems else None
+
+    @property
+    def card(self) -> ModelCard | None:
+        return self.report.card
+
+
+def shipped_folder() -> Path | None:
+    """Where the package's own checkpoints lie: in the installed package, else in the checkout around it."""
+    installed = _PACKAGE / "weights"
+    if installed.is_dir():
+        return installed
+    checkout = _PACKAGE.parent / "weights"
+    return checkout if checkout.is_dir() and (_PACKAGE.parent / "pyproject.toml").is_file() else None
+
+
+def user_checkpoint_folder() -> Path:
+    """Where users put checkpoints of their own; `NAPARI_TRANSUNET_CHECKPOINTS` names another. May not exist."""
+    named = os.environ.get(FOLDER_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    return platformdirs.user_data_path("napari-transunet", appauthor=False) / "checkpoints"
+
+
+def list_checkpoints(user_folder: str | os.PathLike[str] | None = None) -> list[CheckpointEntry]:
+    """Shipped checkpoints, then the user's, by name. Those that cannot be loaded are listed with the reason."""
+    entries = []
+    for name, (path, shipped) in _named_files(user_folder).items():
+        try:
+            report = inspect_checkpoint(path)
+        except FileProblem as error:
+            report = CheckpointReport(path, 0, problems=(str(error),))
+        title = (report.card.title or report.card.name) if report.card is not None else None
+        entries.append(CheckpointEntry(name, title or name, path, shipped, report))
+    return entries
+
+
+def default_checkpoint() -> Path | None:
+    """The checkpoint to use where none is named: the first shipped one, or None where none is shipped."""
+    return next((path for path, shipped in _named_files(None).values() if shipped), None)
+
+
+def resolve_checkpoint(
+    name_or_path: str | os.PathLike[str], *, user_folder: str | os.PathLike[str] | None = None
+) -> Path:
+    """The file of a checkpoint given by name or path. Whether it can be loaded is not looked at.
+
+    Raises
+    ------
+    FileProblem
+        It looks like a path, and there is no such file.
+    InputError
+        It looks like a name, and there is none so called; the sentence lists those there are.
+    """
+    named = _named_files(user_folder)
+    text = os.fspath(name_or_path)
+    if isinstance(name_or_path, str):
+        if text in named:
+            return named[text][0]
+        folded = [path for name, (path, _) in named.items() if name.casefold() == text.casefold()]
+        if len(folded) == 1:
+            return folded[0]
+    path = Path(text).expanduser()
+    if path.is_file():
+        return path
+    if not isinstance(name_or_path, str) or path.suffix in CHECKPOINT_SUFFIXES or path.name != text:
+        raise FileProblem(f"There is no checkpoint file {path}.")
+    known = f"there are {', '.join(named)}" if named else "none is installed"
+    raise InputError(f"There is no checkpoint called {text!r}; {known}; or give the path of a file.")
+
+
+def _named_files(user_folder: str | os.PathLike[str] | None) -> dict[str, tuple[Path, bool]]:
+    """Name → (file, whether shipped). Where a name is taken, the later file goes by its full name or path."""
+    user = Path(user_folder) if user_folder is not None else user_checkpoint_folder()
+    named: dict[str, tuple[Path, bool]] = {}
+    shipped = shipped_folder()
+    for folder, is_shipped in ((shipped, True), (user, False)):
+        for path in _checkpoint_files(folder):
+            name = next(name for name in (path.stem, path.name, str(path)) if name not in named)
+            named[name] = (path, is_shipped)
+    return named
+
+
+def _checkpoint_files(folder: Path | None) -> Iterable[Path]:
+    if folder is None:
+        return []
+    try:
+        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in CHECKPOINT_SUFFIXES)
+    except OSError:
+        return []
+    return [path for path in found if path.is_file() and not path.name.startswith(".")][:MAX_LISTED]
