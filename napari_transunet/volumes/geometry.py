@@ -153,7 +153,7 @@ class Geometry:
         )
 
     def matches(self, other: Geometry, tolerance: float = 1e-4) -> bool:
-        """Whether shape is the same and every number of spacing, origin (mm) and direction within tolerance."""
+        """Whether the shapes are equal and spacing, origin (mm) and direction differ by at most `tolerance`."""
         if self.shape != other.shape:
             return False
         pairs = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ _SYNONYMS: Mapping[str, str] = MappingProxyType(
 
 
 def _key(name: str) -> str:
-    """Spelling-independent form of an organ name: lower case words, sorted ("Left-Kidney" is "kidney_left")."""
+    """An organ name free of its spelling: lower-case words, sorted ("Left-Kidney" is "kidney_left")."""
     words = re.findall(r"[a-z0-9]+", name.lower().replace("gall bladder", "gallbladder"))
     words = [{"l": "left", "lt": "left", "r": "right", "rt": "right"}.get(word, word) for word in words]
     return " ".join(sorted(words))
@@ -121,7 +122,7 @@ _COLORS: Mapping[str, str] = MappingProxyType(
 
 
 def default_color(value: int) -> Color:
-    """A clear colour for a label value without a known name: hues a golden angle apart, the same every time."""
+    """A clear colour for a value without a known name: hues a golden angle apart, the same every time."""
     red, green, blue = colorsys.hsv_to_rgb(
         (0.33 + value * 0.6180339887498949) % 1.0,
         (0.75, 0.55, 0.9)[value % 3],
@@ -186,7 +187,7 @@ class LabelSet:
 
     def __post_init__(self) -> None:
         ordered = tuple(sorted(self.labels, key=lambda label: label.value))
-        for before, after in zip(ordered, ordered[1:], strict=False):
+        for before, after in itertools.pairwise(ordered):
             if before.value == after.value:
                 raise VolumeError(
                     f"Label value {after.value} is named twice, {before.name!r} and {after.name!r};"

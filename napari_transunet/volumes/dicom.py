@@ -1,0 +1,158 @@
+"""DICOM: a folder with a series, one file of a series, enhanced multi-frame files and segmentations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_transunet.errors import VolumeError
+from napari_transunet.volumes.dicom_frames import Frame, frames_of
+from napari_transunet.volumes.dicom_headers import (
+    DIRECTORY,
+    Header,
+    Series,
+    description_of,
+    is_dicom,
+    is_dicom_folder,
+    read_header,
+    scan,
+)
+from napari_transunet.volumes.dicom_pixels import read_pixels, stored_type
+from napari_transunet.volumes.dicom_seg import read_segmentation
+from napari_transunet.volumes.limits import checked_size, chosen, rescaled
+from napari_transunet.volumes.series import SeriesInfo, SeveralSeriesError
+from napari_transunet.volumes.stacking import stack
+from napari_transunet.volumes.volume import Source, Volume
+
+__all__ = ["is_dicom", "is_dicom_folder", "list_series", "read_dicom"]
+
+
+def list_series(path: Path) -> list[SeriesInfo]:
+    """The series in a folder (and its subfolders), or in the folder of a file, that file's own first.
+
+    Empty where there are no DICOM images.
+    """
+    try:
+        if path.is_dir():
+            series = scan(path, recursive=True)
+        else:
+            own = read_header(path).series_uid
+            series = sorted(scan(path.parent, recursive=False), key=lambda one: one.uid != own)
+    except VolumeError:
+        return []
+    return [one.info(number) for number, one in enumerate(series, 1)]
+
+
+def read_dicom(
+    path: Path,
+    *,
+    series: str | int | None = None,
+    channel: int | None = None,
+    time: int | None = None,
+    max_bytes: int | None = None,
+) -> Volume:
+    """The volume in a folder, or the one that a file belongs to.
+
+    Raises
+    ------
+    SeveralSeriesError
+        There are several series and none was chosen.
+    VolumeError
+        The images form no rectangular grid, are in colour, or are damaged.
+    SizeError
+        They do not fit into memory.
+    """
+    if path.is_dir():
+        found = scan(path, recursive=True)
+        return _read(_choose(found, series), path, path.name, channel, time, max_bytes)
+    header = read_header(path)
+    if header.dataset.get("SOPClassUID") == DIRECTORY or path.name.upper() == "DICOMDIR":
+        found = scan(path.parent, recursive=True)
+        return _read(_choose(found, series), path.parent, path.parent.name, channel, time, max_bytes)
+    if not header.is_image:
+        kind = getattr(header.dataset.get("SOPClassUID"), "name", None) or "no image"
+        raise VolumeError(f"it is a DICOM file without an image ({kind}).")
+    if series is not None:
+        found = scan(path.parent, recursive=False)
+        found.sort(key=lambda one: one.uid != header.series_uid)
+        return _read(_choose(found, series), path, path.stem, channel, time, max_bytes)
+    own = Series(header.series_uid, (header,))
+    if header.series_uid and header.frames == 1 and not header.is_localizer and not header.is_segmentation:
+        own = next(one for one in scan(path.parent, recursive=False) if one.uid == header.series_uid)
+    note = None
+    if len(own.headers) > 1:
+        note = f"One file was given; its whole series of {len(own.headers)} images was read from its folder."
+    return _read(own, path, path.stem, channel, time, max_bytes, note)
+
+
+def _choose(found: list[Series], series: str | int | None) -> Series:
+    """The series asked for; without asking, the only one that can be meant."""
+    infos = [one.info(number) for number, one in enumerate(found, 1)]
+    if series is not None:
+        text = str(series).strip()
+        for one, info in zip(found, infos, strict=True):
+            if text in (one.uid, str(info.number)):
+                return one
+        known = "; ".join(str(info) for info in infos[:8])
+        raise VolumeError(f"it holds no series {text!r}; there are {known}.")
+    likely = [one for one in found if one.is_volume_like]
+    if len(likely) == 1:
+        return likely[0]
+    if len(found) == 1:
+        return found[0]
+    raise SeveralSeriesError(infos)
+
+
+def _read(
+    series: Series,
+    path: Path,
+    name: str,
+    channel: int | None,
+    time: int | None,
+    max_bytes: int | None,
+    note: str | None = None,
+) -> Volume:
+    first = series.headers[0]
+    label = description_of(first) or name
+    if first.is_segmentation:
+        if len(series.headers) > 1:
+            raise VolumeError(f"its series holds {len(series.headers)} segmentations; give one file.")
+        chosen(1, time, "time point", "time")
+        data, geometry, labels = read_segmentation(first, channel=channel, max_bytes=max_bytes)
+        source = Source(path, "DICOM segmentation", label, series.uid or None, note)
+        return Volume(data, geometry, None, source, labels)
+    chosen(1, channel, "channel", "channel")
+    alone = len(series.headers) == 1
+    frames = [frame for header in series.headers for frame in frames_of(header, alone=alone)]
+    order, geometry = stack([frame.slice for frame in frames], time)
+    ordered = [frames[index] for index in order]
+    data = _values(ordered, max_bytes)
+    kind = "DICOM series" if len(series.headers) > 1 else "DICOM"
+    if first.dataset.get("PerFrameFunctionalGroupsSequence"):
+        kind = "DICOM enhanced multi-frame"
+    return Volume(data, geometry, first.modality, Source(path, kind, label, series.uid or None, note))
+
+
+def _values(frames: Sequence[Frame], max_bytes: int | None) -> npt.NDArray[Any]:
+    """(z, y, x) with rescaling applied: integers where one exact integer scaling holds for all slices."""
+    types = {stored_type(frame.header) for frame in frames}
+    scales = {(frame.slope, frame.intercept) for frame in frames}
+    size = frames[0].slice.size
+    stored = np.result_type(*types)
+    same = len(scales) == 1
+    dtype = stored if same else np.dtype(np.float32)
+    checked_size((len(frames), *size), dtype.itemsize, max_bytes)
+    data = np.empty((len(frames), *size), dtype)
+    places: dict[Path, list[tuple[int, Frame]]] = {}
+    for place, frame in enumerate(frames):
+        places.setdefault(frame.header.path, []).append((place, frame))
+    for members in places.values():
+        pixels = read_pixels(members[0][1].header, max_bytes)
+        for place, frame in members:
+            plane = pixels[frame.index]
+            data[place] = plane if same else plane * np.float32(frame.slope) + np.float32(frame.intercept)
+    return rescaled(data, *scales.pop()) if same else data

@@ -1,0 +1,307 @@
+"""Finding DICOM files and reading their headers. Pixels are never touched here."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import Dataset
+
+from napari_transunet.errors import SizeError, VolumeError
+from napari_transunet.volumes.limits import memory_limit
+from napari_transunet.volumes.series import SeriesInfo
+
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+DIRECTORY = "1.2.840.10008.1.3.10"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_SUFFIXES = frozenset({".dcm", ".dicom", ".ima", ""})
+_MAX_FILES = 100_000
+# Enough of a folder to see whether it is one of DICOM files.
+_GLANCE = 32
+
+_TAGS: list[str | int | tuple[int, int]] = [
+    "SpecificCharacterSet",
+    "ImageType",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "Modality",
+    "SeriesDescription",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "AcquisitionNumber",
+    "InstanceNumber",
+    "TemporalPositionIdentifier",
+    "EchoTime",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "FrameOfReferenceUID",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "PixelSpacing",
+    "ImagerPixelSpacing",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "RescaleIntercept",
+    "RescaleSlope",
+    "ModalityLUTSequence",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "SegmentationType",
+    "SegmentSequence",
+]
+
+
+@dataclass(frozen=True)
+class Header:
+    """One DICOM file and the part of its header that is used here."""
+
+    path: Path
+    dataset: Dataset
+
+    @property
+    def series_uid(self) -> str:
+        """SeriesInstanceUID, empty where there is none."""
+        return str(self.dataset.get("SeriesInstanceUID") or "")
+
+    @property
+    def modality(self) -> str | None:
+        """Modality; that of the image where there is one."""
+        return str(self.dataset.get("Modality") or "").strip().upper() or None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(rows, columns), (0, 0) where there is no image."""
+        return (int(self.dataset.get("Rows") or 0), int(self.dataset.get("Columns") or 0))
+
+    @property
+    def frames(self) -> int:
+        """Images in the file."""
+        return max(int(self.dataset.get("NumberOfFrames") or 1), 1)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the file has pixels at all."""
+        return min(self.size) > 0
+
+    @property
+    def is_segmentation(self) -> bool:
+        """Whether it is a DICOM segmentation object."""
+        return self.dataset.get("SOPClassUID") == SEGMENTATION
+
+    @property
+    def is_localizer(self) -> bool:
+        """Whether it is an overview image that only shows where the slices lie."""
+        return "LOCALIZER" in [str(word).upper() for word in _listed(self.dataset.get("ImageType"))]
+
+    @property
+    def is_color(self) -> bool:
+        """Whether its pixels have several samples or index a palette."""
+        photometric = str(self.dataset.get("PhotometricInterpretation") or "MONOCHROME2").upper()
+        return int(self.dataset.get("SamplesPerPixel") or 1) > 1 or not photometric.startswith("MONOCHROME")
+
+
+@dataclass(frozen=True)
+class Series:
+    """The image files of one series, without repeated ones and without localizers among others."""
+
+    uid: str
+    headers: tuple[Header, ...]
+
+    @property
+    def is_volume_like(self) -> bool:
+        """Whether it may be what a user means by "the volume in this folder"."""
+        first = self.headers[0]
+        return not (first.is_localizer or first.is_color or first.is_segmentation)
+
+    def info(self, number: int) -> SeriesInfo:
+        """What to show of it."""
+        first = self.headers[0]
+        return SeriesInfo(
+            uid=self.uid,
+            description=description_of(first),
+            modality=first.modality,
+            slices=sum(header.frames for header in self.headers),
+            size=first.size,
+            number=number,
+        )
+
+
+def description_of(header: Header) -> str:
+    """SeriesDescription in printable characters."""
+    text = str(header.dataset.get("SeriesDescription") or "")
+    return "".join(char for char in text if char.isprintable()).strip()[:80]
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its first bytes (the preamble, or a data set that starts without one)."""
+    with path.open("rb") as file:
+        head = file.read(132)
+    if head[128:] == b"DICM":
+        return True
+    if len(head) < 16 or path.suffix.lower() not in _SUFFIXES or head[:2] != b"\x08\x00":
+        return False
+    element = int.from_bytes(head[2:4], "little")
+    explicit = head[4:6].isalpha() and head[4:6].isupper()
+    return element < 0x0100 and (explicit or int.from_bytes(head[4:8], "little") < 256)
+
+
+def is_dicom_folder(folder: Path) -> bool:
+    """Whether one of the first files in a folder is DICOM."""
+    for number, path in enumerate(_files(folder, recursive=True)):
+        if number >= _GLANCE:
+            return False
+        if _is_dicom_quietly(path):
+            return True
+    return False
+
+
+def _is_dicom_quietly(path: Path) -> bool:
+    try:
+        return is_dicom(path)
+    except OSError:
+        return False
+
+
+def _files(folder: Path, *, recursive: bool) -> Iterator[Path]:
+    count = 0
+    for where, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
+        for name in sorted(names):
+            if name.startswith("."):
+                continue
+            count += 1
+            if count > _MAX_FILES:
+                raise VolumeError(
+                    f"the folder holds more than {_MAX_FILES} files; give the folder of one series."
+                )
+            yield Path(where) / name
+
+
+def read_header(path: Path) -> Header:
+    """The header of one file.
+
+    Raises
+    ------
+    VolumeError
+        The file is damaged or ends inside the header.
+    """
+    check_deflated(path)
+    try:
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+        header = Header(path, dataset)
+        # Values are converted on first use; convert those that everything rests on while errors are caught.
+        _ = (
+            header.size,
+            header.frames,
+            header.series_uid,
+            header.modality,
+            header.is_localizer,
+            header.is_color,
+        )
+        for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+            dataset.get(name)
+        _ = [len(dataset.get(name) or ()) for name in ("PerFrameFunctionalGroupsSequence", "SegmentSequence")]
+    except OSError:
+        raise
+    except Exception as error:
+        # pydicom raises almost anything on damaged bytes; all of it means the same here.
+        raise VolumeError(f"the DICOM header of {path.name} is damaged ({error}).") from error
+    if not dataset:
+        raise VolumeError(f"{path.name} has no readable DICOM header; it is damaged or truncated.")
+    return header
+
+
+def check_deflated(path: Path) -> None:
+    """Refuses a file of the deflated transfer syntax that would not fit into memory.
+
+    pydicom inflates such a file in one piece, so its size is counted first.
+
+    Raises
+    ------
+    SizeError
+        It would not fit.
+    """
+    with path.open("rb") as file:
+        start = file.read(4096)
+        if _DEFLATED.encode() not in start:
+            return
+        limit = memory_limit(None)
+        if path.stat().st_size * 1032 < limit:
+            return
+        file.seek(start.index(_DEFLATED.encode()))
+        inflate, total = None, 0
+        while chunk := file.read(1 << 16):
+            inflate = inflate or zlib.decompressobj(-zlib.MAX_WBITS)
+            total += len(chunk) * 1032
+            if total > limit:
+                raise SizeError(
+                    f"{path.name} is deflated and may not fit into memory; store it uncompressed."
+                )
+
+
+def scan(folder: Path, *, recursive: bool) -> list[Series]:
+    """The series of images in a folder, in the order of their series numbers.
+
+    Raises
+    ------
+    VolumeError
+        There are no DICOM images.
+    """
+    found: dict[str, list[Header]] = {}
+    broken: VolumeError | None = None
+    others = 0
+    for path in _files(folder, recursive=recursive):
+        if not _is_dicom_quietly(path):
+            others += 1
+            continue
+        try:
+            header = read_header(path)
+        except VolumeError as error:
+            broken = error
+            continue
+        if header.is_image:
+            found.setdefault(header.series_uid, []).append(header)
+        else:
+            others += 1
+    if not found:
+        if broken is not None:
+            raise broken
+        what = f"none of its {others} files is a DICOM image" if others else "it is empty"
+        raise VolumeError(f"the folder holds no volume: {what}.")
+    series = [Series(uid, _without_strays(headers)) for uid, headers in found.items()]
+    if any(not one.headers[0].is_localizer for one in series):
+        series = [one for one in series if not one.headers[0].is_localizer]
+    return sorted(series, key=_number)
+
+
+def _without_strays(headers: list[Header]) -> tuple[Header, ...]:
+    """The headers without copies of the same image, and without localizers unless there is nothing else."""
+    unique: dict[str, Header] = {}
+    for header in headers:
+        unique.setdefault(str(header.dataset.get("SOPInstanceUID") or header.path), header)
+    kept = [header for header in unique.values() if not header.is_localizer]
+    return tuple(kept or unique.values())
+
+
+def _number(series: Series) -> tuple[float, str]:
+    try:
+        return (float(series.headers[0].dataset.get("SeriesNumber") or 0), series.uid)
+    except (TypeError, ValueError):
+        return (0.0, series.uid)
+
+
+def _listed(value: object) -> list[object]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else list(value) if hasattr(value, "__iter__") else [value]

@@ -1,0 +1,131 @@
+"""The JSON file beside a volume: what is written next to labels, and what is believed when reading."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+from napari_transunet.errors import VolumeError
+from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.labels import Label, LabelSet
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "napari-transunet labels"
+_MAX_BYTES = 1 << 20
+_ENDINGS = (".seg.nrrd", ".nii.gz", ".hdr.gz", ".img.gz", ".npy.h5", ".npz.h5", ".ome.tif", ".ome.tiff")
+
+
+def stem_of(path: Path) -> str:
+    """The file name without its ending, however many dots that has: ``ct.nii.gz`` gives ``ct``."""
+    lower = path.name.lower()
+    for ending in _ENDINGS:
+        if lower.endswith(ending) and len(lower) > len(ending):
+            return path.name[: -len(ending)]
+    return path.stem or path.name
+
+
+def sidecar_path(path: Path) -> Path:
+    """The JSON file that belongs to a volume: ``labels.nii.gz`` has ``labels.json``."""
+    return path.with_name(stem_of(path) + ".json")
+
+
+def describe(
+    path: Path, geometry: Geometry, labels: LabelSet, provenance: Mapping[str, Any], voxels: Mapping[int, int]
+) -> dict[str, Any]:
+    """What the JSON file beside written labels says."""
+    return {
+        "format": FORMAT,
+        "version": 1,
+        "file": path.name,
+        "labels": [as_json(label) | {"voxels": voxels.get(label.value, 0)} for label in labels],
+        "grid": {
+            "shape_zyx": list(geometry.shape),
+            "spacing_zyx_mm": list(geometry.spacing),
+            "origin_lps_mm": list(geometry.origin),
+            "direction_lps": [list(row) for row in geometry.direction],
+            "axis_codes_xyz": geometry.axis_codes,
+        },
+        "provenance": plain(provenance),
+    }
+
+
+def as_json(label: Label) -> dict[str, Any]:
+    """A label as JSON holds it."""
+    entry: dict[str, Any] = {"value": label.value, "name": label.name, "color": label.hex}
+    return entry | ({"snomed": label.snomed} if label.snomed else {})
+
+
+def labels_from_json(entries: Any) -> LabelSet:
+    """The reverse of `as_json` for a list.
+
+    Raises
+    ------
+    VolumeError
+        The entries are not what `as_json` makes.
+    """
+    try:
+        return LabelSet(
+            tuple(
+                Label(
+                    int(entry["value"]),
+                    str(entry["name"]),
+                    _rgb(str(entry["color"])),
+                    str(entry["snomed"]) if entry.get("snomed") else None,
+                )
+                for entry in entries
+            )
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise VolumeError(f"The list of labels cannot be understood ({error}).") from error
+
+
+def _rgb(color: str) -> tuple[float, float, float]:
+    return (int(color[1:3], 16) / 255, int(color[3:5], 16) / 255, int(color[5:7], 16) / 255)
+
+
+def plain(value: Any) -> Any:
+    """`value` in types that JSON has; anything else as its text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, date | datetime):
+        return value.isoformat()
+    item = getattr(value, "item", None)  # numpy scalars
+    return plain(item()) if callable(item) and getattr(value, "ndim", None) == 0 else str(value)
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """The JSON object beside a volume; empty where there is none or it cannot be read.
+
+    A damaged file beside a good volume is no reason to refuse the volume; it is logged.
+    """
+    beside = sidecar_path(path)
+    try:
+        if not beside.is_file() or beside.stat().st_size > _MAX_BYTES:
+            return {}
+        content = json.loads(beside.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        logger.warning("%s cannot be read and is ignored: %s", beside, error)
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def believed(path: Path) -> tuple[LabelSet | None, str | None]:
+    """Labels (from a file that `write_labels` made) and modality (as BIDS calls it) from the JSON beside."""
+    content = read_sidecar(path)
+    labels = None
+    if content.get("format") == FORMAT and content.get("file") == path.name:
+        try:
+            labels = labels_from_json(content.get("labels"))
+        except VolumeError as error:
+            logger.warning("%s is ignored: %s", sidecar_path(path), error)
+    modality = content.get("Modality")
+    return labels, modality if isinstance(modality, str) and len(modality) <= 16 else None
