@@ -28,7 +28,9 @@ def inspect(
     if as_json:
         print_json(facts)
     else:
-        print_facts({key: value for key, value in facts.items() if key not in ("problems", "ok")})
+        print_facts({key: value for key, value in facts.items() if key not in ("problems", "notes", "ok")})
+        for note in report.notes:
+            typer.echo(one_line(f"Note: {note}"))
         for problem in report.problems:
             typer.echo(one_line(f"Problem: {problem}"))
     if not report.ok:

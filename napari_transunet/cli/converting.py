@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,10 +46,13 @@ def convert(
         loaded = load_checkpoint(source)
         written = save_checkpoint(target, loaded.model, loaded.card, overwrite=overwrite)
     else:
-        from napari_transunet.volumes.writing import write_labels, write_volume
+        from napari_transunet.volumes.writing import writable_suffix, write_labels, write_volume
 
+        writable_suffix(target)
         volume = read(source, series=series, channel=channel, time_point=time_point)
-        if kind == "labels" or (kind == "auto" and volume.labels is not None):
+        if kind == "image":
+            volume = replace(volume, labels=None)
+        if kind == "labels":
             written = write_labels(target, volume.data, volume, volume.labels, overwrite=overwrite)
         else:
             written = write_volume(target, volume, overwrite=overwrite)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from napari_transunet.errors import InputError
+
+_NEEDED = ("napari", "qtpy", "magicgui", "superqt")
 
 
 def demo(
@@ -23,12 +26,11 @@ def demo(
     With a display, napari opens with the CT and the segmentation under way. Without one, the same window is used
     on a virtual display, and window.png, labels.nii.gz and report.json are left in DIR.
     """
-    try:
-        from napari_transunet.viewer.demo import run_demo
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("napari_transunet"):
-            raise
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
         raise InputError(
-            f"The demo needs napari, but {error.name} is not installed; install napari-transunet[gui]."
-        ) from error
+            f"The demo needs napari, but {missing[0]} is not installed; install napari-transunet[gui]."
+        )
+    from napari_transunet.viewer.demo import run_demo
+
     run_demo(out, headless)

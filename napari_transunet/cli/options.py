@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SeriesOption = Annotated[
     str | None,
     typer.Option(
-        "--series", metavar="UID|N", help="Which series of a DICOM folder: its UID, or its number from 0."
+        "--series", metavar="UID|N", help="Which series of a DICOM folder: its UID, or its number from 1."
     ),
 ]
 ChannelOption = Annotated[
@@ -33,10 +33,11 @@ def _series(series: str | None) -> str | int | None:
     return int(series) if series is not None and series.isdecimal() and len(series) < 6 else series
 
 
-def check_target(target: Path, *, overwrite: bool) -> None:
-    """Fail now rather than after the work."""
-    if target.exists() and not overwrite:
-        raise InputError(f"{target} exists already; choose another name or say --overwrite.")
+def check_target(target: Path, *beside: Path, overwrite: bool) -> None:
+    """Fail now rather than after the work, where `target` or a file that goes with it is in the way."""
+    for file in (target, *beside):
+        if file.exists() and not overwrite:
+            raise InputError(f"{file} exists already; choose another name or say --overwrite.")
     if not target.parent.is_dir():
         raise InputError(f"There is no folder {target.parent} to write to; make it first.")
 

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 Pipeline = Literal["card", "paper"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
+_LARGEST = 16384  # pixels along a side
+
 
 @dataclass
 class _Outcome:
@@ -78,6 +80,18 @@ def segment(
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", metavar="N", min=1, help="Slices at a time.")
     ] = None,
+    img_size: Annotated[
+        str | None,
+        typer.Option(
+            "--img-size", metavar="N|HxW", help="Pixels of the network's input, instead of its own."
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--labels", metavar="PRESET", help="Names of the classes, where the checkpoint has none."
+        ),
+    ] = None,
     series: SeriesOption = None,
     channel: ChannelOption = None,
     time_point: TimeOption = None,
@@ -89,9 +103,17 @@ def segment(
     named after their inputs. A JSON file beside the labels says what made them. Where an input fails, the others
     are still done, and the exit status is 2.
     """
+    from napari_transunet.volumes.sidecar import sidecar_path
+
     targets = _targets(inputs, out)
     predictors = _Predictors(
-        checkpoint, pipeline=pipeline, device=device, precision=precision, batch_size=batch_size
+        checkpoint,
+        preset=preset,
+        img_size=_size(img_size),
+        pipeline=pipeline,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
     )
     if checkpoint is not None:
         predictors.named(checkpoint)  # a wrong checkpoint, device or precision is the same for all inputs
@@ -100,7 +122,7 @@ def segment(
         try:
             if source.resolve() == target.resolve():
                 raise InputError(f"The labels would replace the input; choose another name than {target}.")
-            check_target(target, overwrite=overwrite)
+            check_target(target, sidecar_path(target), overwrite=overwrite)
             volume = read(source, series=series, channel=channel, time_point=time_point)
             written = _segment_one(volume, predictors.for_volume(volume), target, overwrite=overwrite)
         except KeyboardInterrupt:
@@ -122,24 +144,22 @@ def segment(
 
 def _targets(inputs: Sequence[Path], out: Path) -> list[Path]:
     """Where the labels of each input go. Raises `InputError` before anything is computed."""
-    from napari_transunet.volumes.writing import WRITABLE_SUFFIXES
+    from napari_transunet.volumes.sidecar import stem_of
+    from napari_transunet.volumes.writing import WRITABLE_SUFFIXES, writable_suffix
 
-    suffixes = ", ".join(sorted(WRITABLE_SUFFIXES))
-    is_label_file = out.name.lower().endswith(tuple(WRITABLE_SUFFIXES))
-    if len(inputs) == 1 and not out.is_dir():
-        if is_label_file:
+    if not out.is_dir():
+        if out.exists():
+            writable_suffix(out)
+        if len(inputs) == 1 and out.suffix:
+            writable_suffix(out)
             return [out]
-        if out.suffix:
+        if out.name.lower().endswith(WRITABLE_SUFFIXES) or out.exists():
             raise InputError(
-                f"Labels cannot be written as {out.name!r}; the suffix must be one of {suffixes}."
+                f"{out} is one file, but there are {len(inputs)} inputs; give a folder for their labels."
             )
-    elif is_label_file and not out.is_dir():
-        raise InputError(
-            f"{out} is one file, but there are {len(inputs)} inputs; give a folder for their labels."
-        )
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; give a folder, or a name that ends in one of {suffixes}.")
-    targets = [out / f"{_stem(source)}.nii.gz" for source in inputs]
+    # A folder's name is its own, dots and all; a file's loses its suffix.
+    names = [path.name if path.is_dir() else stem_of(path) for path in map(Path.resolve, inputs)]
+    targets = [out / f"{name}.nii.gz" for name in names]
     for target in targets:
         if targets.count(target) > 1:
             raise InputError(f"Several inputs would be written to {target}; segment them one by one.")
@@ -147,24 +167,15 @@ def _targets(inputs: Sequence[Path], out: Path) -> list[Path]:
     return targets
 
 
-def _stem(source: Path) -> str:
-    """The name of an input without the suffixes of volume files: `ct.nii.gz` → `ct`, `scan.1.2.3/` → `scan.1.2.3`."""
-    from napari_transunet.volumes.reading import READABLE_SUFFIXES
-
-    name = source.resolve().name
-    if source.is_dir():
-        return name
-    for suffix in sorted(READABLE_SUFFIXES, key=len, reverse=True):
-        if name.lower().endswith(suffix) and len(name) > len(suffix):
-            return name[: -len(suffix)]
-    return name
-
-
 class _Predictors:
     """One predictor a checkpoint, made when first needed and kept for the other inputs."""
 
-    def __init__(self, checkpoint: str | None, **options: Any) -> None:
+    def __init__(
+        self, checkpoint: str | None, *, preset: str | None, img_size: tuple[int, int] | None, **options: Any
+    ) -> None:
         self._checkpoint = checkpoint
+        self._preset = preset
+        self._img_size = img_size
         self._options = options
         self._made: dict[str, Predictor] = {}
 
@@ -177,23 +188,39 @@ class _Predictors:
         if name not in self._made:
             from napari_transunet.checkpoints.catalogue import resolve_checkpoint
             from napari_transunet.checkpoints.loading import load_checkpoint
+            from napari_transunet.checkpoints.presets import preset_names
             from napari_transunet.segmentation.predictor import Predictor
 
-            self._made[name] = Predictor(load_checkpoint(resolve_checkpoint(name)), **self._options)
+            checkpoint = load_checkpoint(resolve_checkpoint(name), img_size=self._img_size)
+            if self._preset is not None:
+                checkpoint = checkpoint.with_labels(preset_names(self._preset))
+            self._made[name] = Predictor(checkpoint, **self._options)
         return self._made[name]
 
 
+def _size(text: str | None) -> tuple[int, int] | None:
+    """`512` or `224x320` (height x width) as numbers."""
+    if text is None:
+        return None
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and 0 < int(part) <= _LARGEST for part in parts):
+        raise InputError(
+            f"The image size is a number of pixels, or height x width, such as 224x320; not {text!r}."
+        )
+    return int(parts[0]), int(parts[-1])
+
+
 def _fitting_checkpoint(volume: Volume) -> str:
-    """The path of the one listed checkpoint that fits the volume's modality."""
+    """The path of the one shipped checkpoint that fits the volume's modality."""
     from napari_transunet.checkpoints.catalogue import list_checkpoints
 
-    entries = [entry for entry in list_checkpoints() if entry.card is not None]
-    fitting = [entry for entry in entries if _fits(entry, volume)]
+    entries = list_checkpoints()
+    fitting = [entry for entry in entries if entry.shipped and entry.ok and _fits(entry, volume)]
     if len(fitting) == 1:
-        say(f"Using the checkpoint {fitting[0].name}; --checkpoint chooses another.")
+        say(f"Using the checkpoint {fitting[0].name} ({fitting[0].title}); --checkpoint chooses another.")
         return str(fitting[0].path)
-    names = ", ".join(entry.name for entry in (fitting or entries)) or "none is installed"
-    which = "Several checkpoints fit" if fitting else "No checkpoint is known to fit"
+    names = ", ".join(entry.name for entry in (fitting or entries)) or "none is installed, so give a path"
+    which = "Several shipped checkpoints fit" if fitting else "No shipped checkpoint fits"
     raise InputError(
         f"{which} {volume.source.name} ({volume.modality or 'modality unknown'}); "
         f"name one with --checkpoint ({names})."
@@ -214,14 +241,17 @@ def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrit
     wanted = predictor.card.modality
     if wanted is not None and volume.modality is not None and wanted != volume.modality:
         say(f"Note: {volume.source.name} is {volume.modality}, but this checkpoint was trained on {wanted}.")
+    checkpoint = predictor.checkpoint
+    name = checkpoint.name if checkpoint is not None else predictor.card.variant
+    slices = volume.data.shape[predictor.slice_axis(volume)]
+    where = f"{predictor.device} ({str(predictor.precision).removeprefix('torch.')})"
+    say(f"Segmenting {volume.source.name}: {slices} slices with {name} on {where}.")
     started, date = time.perf_counter(), now()
     with _progress(volume.source.name) as report:
         labels = predictor.predict(volume, progress=report)
     seconds = time.perf_counter() - started
-    slices = volume.data.shape[predictor.slice_axis(volume)]
-    checkpoint = predictor.checkpoint
     record = RunRecord(
-        checkpoint=checkpoint.path.name if checkpoint is not None else "",
+        checkpoint=name,
         sha256=checkpoint.sha256 if checkpoint is not None else None,
         variant=predictor.card.variant,
         pipeline=predictor.pipeline,
@@ -246,10 +276,7 @@ def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrit
         for value in np.flatnonzero(counts)
         if value
     ]
-    say(
-        f"{written}: {slices} slices in {seconds:.1f} s on {record.device} ({record.precision}). "
-        f"{', '.join(found) or 'Nothing was found'}."
-    )
+    say(f"{written}: {slices} slices in {seconds:.1f} s. {', '.join(found) or 'Nothing was found'}.")
     return written
 
 
