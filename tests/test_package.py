@@ -1,0 +1,107 @@
+"""What installing and importing the package costs and gives."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+import napari_transunet
+
+ROOT = Path(__file__).parents[1]
+GUI = {"napari", "qtpy", "PyQt6", "PySide6", "magicgui", "superqt", "vispy"}
+SUBPACKAGES = ("annotation", "checkpoints", "model", "segmentation", "training", "volumes")
+
+
+def modules_after(code):
+    """Top-level modules that a fresh interpreter has loaded after running `code`."""
+    script = f"{code}\nimport json, sys\nprint(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def modules_in(package):
+    folder = Path(napari_transunet.__file__).parent / package
+    return [
+        ".".join(("napari_transunet", *path.relative_to(folder.parent).with_suffix("").parts))
+        for path in sorted(folder.rglob("*.py"))
+        if path.name != "__init__.py"
+    ]
+
+
+def test_importing_the_package_loads_neither_torch_nor_qt():
+    assert not modules_after("import napari_transunet") & (GUI | {"torch", "monai", "SimpleITK"})
+
+
+def test_the_command_line_starts_without_torch_and_qt():
+    assert not modules_after("import napari_transunet.cli") & (GUI | {"torch", "monai", "SimpleITK"})
+
+
+def test_volumes_need_no_torch():
+    imports = "\n".join(f"import {name}" for name in modules_in("volumes"))
+    assert "napari_transunet.volumes.reading" in imports
+    assert not modules_after(imports) & (GUI | {"torch", "monai"})
+
+
+def test_the_engine_needs_neither_napari_nor_qt():
+    imports = "\n".join(f"import {name}" for package in SUBPACKAGES for name in modules_in(package))
+    assert not modules_after(imports) & GUI
+
+
+@pytest.mark.parametrize("name", napari_transunet.__all__)
+def test_every_public_name_is_there(name):
+    assert getattr(napari_transunet, name) is not None
+    assert name in dir(napari_transunet)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        _ = napari_transunet.nothing_of_the_kind
+
+
+def test_everything_the_contract_names_is_public():
+    promised = {
+        "VARIANTS", "TransUNet", "Predictor", "load_checkpoint", "load_imagenet", "save_checkpoint", "read_volume",
+        "write_labels", "evaluate",
+    }  # fmt: skip
+    assert promised <= set(napari_transunet.__all__)
+
+
+def test_entry_points_are_installed():
+    (script,) = entry_points(group="console_scripts", name="napari-transunet")
+    assert callable(script.load())
+    (manifest,) = entry_points(group="napari.manifest", name="napari-transunet")
+    module, file = manifest.value.split(":")
+    assert (Path(sys.modules[module].__file__).parent / file).is_file()
+
+
+def test_the_base_install_asks_for_no_gui():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    needed = {
+        requirement.partition("[")[0].partition(">")[0].lower() for requirement in project["dependencies"]
+    }
+    assert not needed & {name.lower() for name in GUI}
+    assert "torch" in needed
+
+
+def test_the_wheel_holds_the_manifest_and_the_shipped_checkpoints(tmp_path):
+    """Built with the backend that is installed, without a network: `make wheel-check` installs it as a user does."""
+    wheel_builder = pytest.importorskip("hatchling.builders.wheel", reason="hatchling is not installed")
+    built = next(wheel_builder.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
+    names = set(zipfile.ZipFile(built).namelist())
+    assert "napari_transunet/napari.yaml" in names
+    assert "napari_transunet/py.typed" in names
+    shipped = [path for path in (ROOT / "weights").glob("*") if path.suffix == ".safetensors"]
+    for path in shipped:
+        assert f"napari_transunet/weights/{path.name}" in names
+    assert not [name for name in names if name.startswith(("tests/", "weights/", "benchmarks/"))]
+    metadata = next(name for name in names if name.endswith(".dist-info/METADATA"))
+    text = zipfile.ZipFile(built).read(metadata).decode()
+    assert "Classifier: Framework :: napari" in text
+    assert "License-Expression: Apache-2.0" in text
