@@ -181,8 +181,8 @@ def as_volume(array: npt.NDArray[Any], channel: int | None, time: int | None) ->
                 "it looks like colours (RGB), not one value per voxel; convert it to greyscale."
             )
         if time is not None and channel is None:
-            return array[chosen(array.shape[0], time, "time point", "time")]
-        return array[chosen(array.shape[0], channel, "channel", "channel")]
+            return np.asarray(array[chosen(array.shape[0], time, "time point", "time")])
+        return np.asarray(array[chosen(array.shape[0], channel, "channel", "channel")])
     chosen(1, channel, "channel", "channel")
     chosen(1, time, "time point", "time")
     return array[None] if array.ndim == 2 else array

@@ -13,7 +13,6 @@ from napari_transunet.errors import VolumeError
 from napari_transunet.volumes.dicom_frames import Frame, frames_of
 from napari_transunet.volumes.dicom_headers import (
     DIRECTORY,
-    Header,
     Series,
     description_of,
     is_dicom,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from pydicom.dataset import Dataset
+from typing import TYPE_CHECKING, Any
 
 from napari_transunet.errors import VolumeError
-from napari_transunet.volumes.dicom_headers import Header
 from napari_transunet.volumes.stacking import Slice
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+    from napari_transunet.volumes.dicom_headers import Header
 
 
 @dataclass(frozen=True)

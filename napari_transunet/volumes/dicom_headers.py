@@ -7,13 +7,16 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pydicom
-from pydicom.dataset import Dataset
 
 from napari_transunet.errors import SizeError, VolumeError
 from napari_transunet.volumes.limits import memory_limit
 from napari_transunet.volumes.series import SeriesInfo
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 DIRECTORY = "1.2.840.10008.1.3.10"
@@ -97,7 +100,7 @@ class Header:
     @property
     def is_segmentation(self) -> bool:
         """Whether it is a DICOM segmentation object."""
-        return self.dataset.get("SOPClassUID") == SEGMENTATION
+        return bool(self.dataset.get("SOPClassUID") == SEGMENTATION)
 
     @property
     def is_localizer(self) -> bool:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.dataset import Dataset
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.volumes.dicom_frames import Frame, frames_of, functional_group
-from napari_transunet.volumes.dicom_headers import Header
 from napari_transunet.volumes.dicom_pixels import read_pixels
-from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import Color, Label, LabelSet, color_for
 from napari_transunet.volumes.limits import checked_size
 from napari_transunet.volumes.stacking import stack
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+    from napari_transunet.volumes.dicom_headers import Header
+    from napari_transunet.volumes.geometry import Geometry
+
+
+# No scan has more; a damaged position would ask for billions.
+_MAX_SLICES = 100_000
 
 
 def read_segmentation(
@@ -83,11 +91,15 @@ def _grid(frames: list[Frame]) -> tuple[Geometry, list[int]]:
     depths = np.array([np.dot(frame.slice.position, normal) for frame in frames])
     gaps = np.diff(np.unique(np.round(depths, 3)))
     step = float(gaps.min()) if gaps.size else (first.thickness or 1.0)
-    if gaps.size and first.thickness and first.thickness < step - 1e-3:
-        # Where slices are left out between all frames, only the header knows how far apart slices are.
-        if abs(step / first.thickness - round(step / first.thickness)) < 0.01:
-            step = first.thickness
+    # Where slices are left out between all frames, only the header knows how far apart slices are.
+    times = step / first.thickness if first.thickness else 1.0
+    if gaps.size and first.thickness and round(times) > 1 and abs(times - round(times)) < 0.01:
+        step = first.thickness
     places = [round(float(depth)) for depth in (depths - depths.min()) / step]
+    if max(places) >= _MAX_SLICES:
+        raise VolumeError(
+            f"its frames lie {step:g} mm apart over {np.ptp(depths):g} mm, which is no even grid."
+        )
     by_place = {place: frame.slice for place, frame in zip(places, frames, strict=True)}
     start = by_place[0]
     filled = [

@@ -154,7 +154,7 @@ def rescaled(array: npt.NDArray[Any], slope: float, intercept: float) -> npt.NDA
                 exact = array.astype(kind)
                 np.multiply(exact, kind(int(slope)), out=exact)
                 np.add(exact, kind(int(intercept)), out=exact)
-                narrow = np.int16 if -32768 <= low and high <= 32767 else kind
+                narrow = np.int16 if low >= -32768 and high <= 32767 else kind
                 return exact.astype(narrow, copy=False)
     kind_float = np.float64 if array.dtype.itemsize > 4 or array.dtype == np.float64 else np.float32
     scaled = array.astype(kind_float)

@@ -266,7 +266,7 @@ def read_nrrd(
     axes = _axes(header)
     geometry, note = geometry_of(header)
     dtype = _dtype(fields)
-    segmented = "Segment0_ID" in header.keys or "Segment0_Name" in header.keys  # noqa: SIM118
+    segmented = "Segment0_ID" in header.keys or "Segment0_Name" in header.keys
     wanted: dict[int, int] = {}
     if axes.channel is not None:
         layers = axes.sizes[axes.channel]

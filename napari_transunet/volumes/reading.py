@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,6 @@ from napari_transunet.errors import FileProblem, SizeError, VolumeError
 from napari_transunet.volumes import dicom
 from napari_transunet.volumes.arrays import read_h5, read_npy, read_npz
 from napari_transunet.volumes.geometry import Geometry
-from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.metaimage import read_metaimage
 from napari_transunet.volumes.nifti import read_nifti
 from napari_transunet.volumes.nrrd import read_nrrd
@@ -27,6 +26,9 @@ from napari_transunet.volumes.sidecar import believed, labels_from_json, stem_of
 from napari_transunet.volumes.tiff import read_tiff
 from napari_transunet.volumes.volume import Source, Volume
 from napari_transunet.volumes.writing import LABELS_KEY
+
+if TYPE_CHECKING:
+    from napari_transunet.volumes.labels import LabelSet
 
 __all__ = [
     "READABLE_SUFFIXES",

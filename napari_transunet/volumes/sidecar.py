@@ -7,11 +7,13 @@ import logging
 from collections.abc import Mapping
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_transunet.errors import VolumeError
-from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import Label, LabelSet
+
+if TYPE_CHECKING:
+    from napari_transunet.volumes.geometry import Geometry
 
 logger = logging.getLogger(__name__)
 

@@ -194,4 +194,4 @@ def _slice_spacing(
         raise VolumeError(
             "; and ".join(problems) + ". Resample the series to an even, rectangular grid first."
         )
-    return length / (len(ordered) - 1)
+    return round(length / (len(ordered) - 1), 9)

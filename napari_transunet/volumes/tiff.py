@@ -132,7 +132,7 @@ def _spacing(file: tifffile.TiffFile) -> tuple[Vector, str]:
             y, x = _per_pixel(file, "YResolution", scale), _per_pixel(file, "XResolution", scale)
             z = _positive(image_j.get("spacing"), scale)
     else:
-        unit = file.pages.first.tags.get("ResolutionUnit")  # type: ignore[union-attr]
+        unit = file.pages.first.tags.get("ResolutionUnit")
         if unit is not None and int(unit.value) == _CENTIMETER:
             y, x = _per_pixel(file, "YResolution", 10.0), _per_pixel(file, "XResolution", 10.0)
     known = [name for name, size in (("z", z), ("y", y), ("x", x)) if size is not None]
@@ -154,7 +154,7 @@ def _ome_size(xml: str, axis: str) -> float | None:
 
 
 def _per_pixel(file: tifffile.TiffFile, tag: str, scale: float) -> float | None:
-    entry = file.pages.first.tags.get(tag)  # type: ignore[union-attr]
+    entry = file.pages.first.tags.get(tag)
     if entry is None:
         return None
     numerator, denominator = entry.value

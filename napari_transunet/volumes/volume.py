@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.volumes.geometry import Geometry
-from napari_transunet.volumes.labels import LabelSet
+
+if TYPE_CHECKING:
+    from napari_transunet.volumes.labels import LabelSet
 
 
 @dataclass(frozen=True)

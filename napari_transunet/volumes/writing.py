@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,15 @@ import numpy.typing as npt
 from napari_transunet import __version__
 from napari_transunet.errors import ExistsError, VolumeError
 from napari_transunet.files import atomic_path
-from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import Label, LabelSet, color_for
 from napari_transunet.volumes.metaimage import write_metaimage
 from napari_transunet.volumes.nifti import write_nifti
 from napari_transunet.volumes.nrrd import segment_keys, write_nrrd
 from napari_transunet.volumes.sidecar import as_json, describe, plain, sidecar_path
 from napari_transunet.volumes.volume import Volume
+
+if TYPE_CHECKING:
+    from napari_transunet.volumes.geometry import Geometry
 
 WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".mha")
 LABELS_KEY = "napari_transunet_labels"
