@@ -53,7 +53,8 @@ class _Outcome:
 
     def fail(self, source: Path, sentence: str) -> None:
         self.failed.append(str(source))
-        say(f"Error: {source}: {sentence}")
+        # A reader's sentence names the file already.
+        say(f"Error: {sentence}" if source.name in sentence else f"Error: {source}: {sentence}")
 
 
 def segment(
