@@ -6,13 +6,16 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
 
-from napari_transunet.checkpoints.card import ModelCard
 from napari_transunet.checkpoints.inspection import CheckpointReport, inspect_checkpoint
 from napari_transunet.checkpoints.reading import CHECKPOINT_SUFFIXES
 from napari_transunet.errors import FileProblem, InputError
+
+if TYPE_CHECKING:
+    from napari_transunet.checkpoints.card import ModelCard
 
 FOLDER_VARIABLE = "NAPARI_TRANSUNET_CHECKPOINTS"
 MAX_LISTED = 500
@@ -40,6 +43,7 @@ class CheckpointEntry:
 
     @property
     def ok(self) -> bool:
+        """Whether it can be loaded, as far as its shapes tell."""
         return self.report.ok
 
     @property
@@ -49,6 +53,7 @@ class CheckpointEntry:
 
     @property
     def card(self) -> ModelCard | None:
+        """Its model card, where it has one."""
         return self.report.card
 
 

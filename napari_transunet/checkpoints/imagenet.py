@@ -172,7 +172,7 @@ def _positions(holder: _Arrays, name: str, net: TransUNet, wrong: list[str]) -> 
 def _resized(net: TransUNet, main: _Arrays) -> tuple[tuple[int, int], tuple[int, int]] | None:
     length = main.arrays[_POSITIONS][1]
     tokens = net.grid[0] * net.grid[1]
-    side = int(round((length - 1) ** 0.5))
+    side = math.isqrt(length - 1)
     if length == tokens or (side, side) == net.grid:
         return None
     return (side, side), net.grid
@@ -273,7 +273,7 @@ class _Arrays:
 @contextlib.contextmanager
 def _opened(source: Source | None) -> Iterator[_Arrays]:
     if source is None:
-        yield _Arrays("no file", {}, lambda name: np.empty(0))
+        yield _Arrays("no file", {}, dict[str, Array]().__getitem__)
     elif isinstance(source, Mapping):
         arrays = {str(name): np.asarray(value) for name, value in source.items()}
         for name, array in arrays.items():

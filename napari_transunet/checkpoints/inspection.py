@@ -6,12 +6,14 @@ import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from napari_transunet.checkpoints.card import ModelCard
 from napari_transunet.checkpoints.examination import CardOrigin, examine
 from napari_transunet.checkpoints.layout import count_parameters
 from napari_transunet.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from napari_transunet.checkpoints.card import ModelCard
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Only names and shapes are needed, so a checkpoint is recognised without building
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class Layout:
 
     @property
     def fits(self) -> bool:
+        """Whether every tensor of the network is there in the right shape, and no other."""
         return not (self.missing or self.unexpected or self.misshapen)
 
     @property
@@ -108,7 +110,7 @@ def expected_shapes(variant: Variant, num_classes: int, tokens: int, n_skip: int
             }
     shapes |= {f"transformer.encoder.encoder_norm.{part}": (hidden,) for part in ("weight", "bias")}
     shapes |= _conv_norm("decoder.conv_more", _DECODER[0], hidden)
-    for block, (into, out) in enumerate(zip(_DECODER, _DECODER[1:], strict=False)):
+    for block, (into, out) in enumerate(itertools.pairwise(_DECODER)):
         skip = _SKIPS[block] if block < n_skip else 0
         shapes |= _conv_norm(f"decoder.blocks.{block}.conv1", out, into + skip)
         shapes |= _conv_norm(f"decoder.blocks.{block}.conv2", out, out)
@@ -160,13 +162,13 @@ def recognise(
     num_classes = max(head[0], 1)
     positions = shapes.get(POSITIONS, ())
     tokens = max(positions[1], 1) if len(positions) == 3 else 1
-    best: tuple[int, Layout] | None = None
+    best: tuple[tuple[int, int], Layout] | None = None
     for candidate in [variant] if variant is not None else _candidates(shapes):
         skips = range(candidate.default_skips + 1) if n_skip is None else (n_skip,)
         for skip in skips:
             layout = _compare(shapes, candidate, num_classes, tokens, skip)
-            # A missing or unexpected key weighs more than a shape: plain and hybrid differ in keys.
-            wrong = 2 * (len(layout.missing) + len(layout.unexpected)) + len(layout.misshapen)
+            # What is there decides first: a part of a large network must not pass for a whole small one.
+            wrong = (len(layout.unexpected) + len(layout.misshapen), len(layout.missing))
             if best is None or wrong < best[0]:
                 best = (wrong, layout)
     if best is None:

@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,9 +25,11 @@ from torch import Tensor
 
 from napari_transunet.checkpoints.archive import Archive, megabytes, read_directory
 from napari_transunet.checkpoints.card import CARD_KEY
-from napari_transunet.checkpoints.layout import Shape
 from napari_transunet.checkpoints.pickles import PickleScan, scan_pickle
 from napari_transunet.errors import CheckpointError, FileProblem
+
+if TYPE_CHECKING:
+    from napari_transunet.checkpoints.layout import Shape
 
 _Value = TypeVar("_Value")
 
@@ -187,7 +189,7 @@ def _open_safetensors(path: Path, header: int) -> StoredTensors:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             tensors = {}
-            for key in file.keys():
+            for key in file.keys():  # noqa: SIM118 - what safe_open gives is no mapping
                 part = file.get_slice(key)
                 dtype = str(part.get_dtype())
                 tensors[key] = TensorInfo(
@@ -226,7 +228,8 @@ def _open_archive(path: Path) -> StoredTensors:
         member = opened.getinfo(pickles[0])
         del member.CRC  # torch can save without checksums; the pickle is checked opcode by opcode anyway.
         scan = scan_pickle(io.BytesIO(opened.read(member)))
-    _refuse_code(path, [scan])
+    _refuse_code(path, scan)
+    _check_protocol(path, scan)
     return _describe(path, "pytorch")
 
 
@@ -235,11 +238,13 @@ def _open_legacy(path: Path) -> StoredTensors:
     with _as_damage(path), path.open("rb") as file, _mapped(file) as view:
         while len(scans) < _LEGACY_PICKLES and view.tell() < len(view):
             scans.append(scan_pickle(view))
-            _refuse_code(path, scans)
+            _refuse_code(path, scans[-1])
     if len(scans) < _LEGACY_PICKLES:
         raise CheckpointError(
             f"{path.name} is a Python pickle but no PyTorch checkpoint, or a truncated one."
         )
+    for scan in scans:
+        _check_protocol(path, scan)
     return _describe(path, "pytorch (before 1.6)")
 
 
@@ -290,20 +295,21 @@ def _torch_load(path: Path, *, legacy: bool, shapes_only: bool = False) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
-def _refuse_code(path: Path, scans: list[PickleScan]) -> None:
-    blocked = list(dict.fromkeys(name for scan in scans for name in scan.blocked))
-    if blocked:
-        named = ", ".join(_printable(name) for name in blocked[:3]) + (
-            " and others" if len(blocked) > 3 else ""
-        )
+def _refuse_code(path: Path, scan: PickleScan) -> None:
+    if not scan.blocked:
+        return
+    named = ", ".join(_printable(name) for name in scan.blocked[:3])
+    named += " and others" if len(scan.blocked) > 3 else ""
+    raise CheckpointError(
+        f"{path.name} was blocked: to open it, {named} would have to be run, and {_ADVICE}."
+    )
+
+
+def _check_protocol(path: Path, scan: PickleScan) -> None:
+    if scan.protocol > _PROTOCOL:
         raise CheckpointError(
-            f"{path.name} was blocked: to open it, {named} would have to be run, and {_ADVICE}."
-        )
-    protocol = max((scan.protocol for scan in scans), default=0)
-    if protocol > _PROTOCOL:
-        raise CheckpointError(
-            f"{path.name} was saved with pickle protocol {protocol}; save it again with torch.save's own protocol, "
-            f"{_PROTOCOL}."
+            f"{path.name} was saved with pickle protocol {scan.protocol}; "
+            f"save it again with torch.save's own protocol, {_PROTOCOL}."
         )
 
 
@@ -379,9 +385,12 @@ def _npz(path: Path, archive: Archive) -> CheckpointError:
 
 
 def _not_a_checkpoint(path: Path, start: bytes) -> CheckpointError:
+    # A pickle of protocol 0 or 1 has no mark at its start, so it is looked for in whatever has no other mark.
+    scan = None
     with contextlib.suppress(Exception), path.open("rb") as file, _mapped(file) as view:
-        # A pickle of protocol 0 has no mark at its start.
-        _refuse_code(path, [scan_pickle(view)])
+        scan = scan_pickle(view)
+    if scan is not None:
+        _refuse_code(path, scan)
     for mark, offset, kind in _FOREIGN:
         if start[offset : offset + len(mark)] == mark:
             return CheckpointError(
