@@ -19,6 +19,7 @@ from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QFileDialog, QWidget
 
 from napari_transunet.errors import FileProblem, TransUNetError, VolumeError
+from napari_transunet.viewer.background import Chores
 from napari_transunet.viewer.layers import (
     METADATA_KEY,
     geometry_of,
@@ -28,6 +29,7 @@ from napari_transunet.viewer.layers import (
     source_of,
 )
 from napari_transunet.viewer.preferences import load_preferences
+from napari_transunet.volumes.sidecar import sidecar_path, stem_of
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer
@@ -134,7 +136,7 @@ def write_snapshot(
     written = write_labels(
         target, labels, taken.geometry, taken.label_set, provenance=provenance, overwrite=overwrite
     )
-    return written, sidecar_of(written)
+    return written, sidecar_path(written)
 
 
 def export_labels(
@@ -159,20 +161,15 @@ def propose_path(layer: Labels, *, suffix: str = ".nii.gz", scan: Path | None = 
     folder, stem = Path.home(), _safe(str(layer.name))
     beside = scan or (file.path if file is not None else None)
     if scan is not None:
-        stem = f"{_stem(scan)}_labels"
+        stem = f"{stem_of(scan)}_labels"
     elif beside is not None:
-        stem = _stem(beside)
+        stem = stem_of(beside)
     if beside is not None and os.access(beside.parent, os.W_OK):
         folder = beside.parent  # of a DICOM folder: beside the folder, not among its slices
     candidate, number = folder / f"{stem}{suffix}", 2
-    while candidate.exists() or sidecar_of(candidate).exists():
+    while candidate.exists() or sidecar_path(candidate).exists():
         candidate, number = folder / f"{stem}_{number}{suffix}", number + 1
     return candidate
-
-
-def sidecar_of(path: Path) -> Path:
-    """The JSON file beside a label file: `labels.nii.gz` -> `labels.json`."""
-    return path.with_name(f"{_stem(path)}.json")
 
 
 def image_of(layer: Labels, layers: Iterable[Layer]) -> Image | None:
@@ -210,12 +207,12 @@ class ExportAction(QObject):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._widget = parent
-        self._worker: Any = None
+        self._chores = Chores(self)
 
     @property
     def busy(self) -> bool:
         """Whether an export is being written."""
-        return self._worker is not None
+        return self._chores.busy
 
     def ask(self, layer: Labels, *, image: Image | None = None, provenance: Provenance = None) -> None:
         """Ask for a file name (the dialog confirms replacing an existing one) and export."""
@@ -250,24 +247,16 @@ class ExportAction(QObject):
         except TransUNetError as error:
             self.failed.emit(str(error))
             return
-        from napari.qt.threading import create_worker
-
         self.started.emit(f"Writing {Path(path).name} …")
-        worker = create_worker(
-            write_snapshot, taken, path, overwrite=overwrite, _start_thread=False, _ignore_errors=True
+        self._chores.run(
+            lambda: write_snapshot(taken, path, overwrite=overwrite), self._on_written, self._on_error
         )
-        worker.returned.connect(self._on_written)
-        worker.errored.connect(self._on_error)
-        self._worker = worker
-        worker.start()
 
     def _on_written(self, paths: tuple[Path, Path]) -> None:
-        self._worker = None
         labels, sidecar = paths
         self.exported.emit(str(labels), f"Exported to {labels}; names and provenance are in {sidecar.name}.")
 
     def _on_error(self, error: Exception) -> None:
-        self._worker = None
         if not isinstance(error, TransUNetError):
             logger.error("The export failed.", exc_info=error)
         self.failed.emit(_sentence(error))
@@ -313,16 +302,6 @@ def _same_file(path: Path, scan: Path) -> bool:
         return path.absolute() == scan.absolute()
 
 
-def _stem(path: Path) -> str:
-    name = path.name
-    for suffix in sorted(
-        (*FORMATS, ".nhdr", ".mhd", ".hdr", ".img", ".dcm", ".npy.h5"), key=len, reverse=True
-    ):
-        if name.lower().endswith(suffix) and len(name) > len(suffix):
-            return name[: -len(suffix)]
-    return name if path.is_dir() else (path.stem or name)
-
-
 def _safe(name: str) -> str:
     """A layer's name as a file name."""
     kept = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip("._")
@@ -331,17 +310,3 @@ def _safe(name: str) -> str:
 
 def _sizes(shape: Iterable[int]) -> str:
     return " × ".join(str(int(n)) for n in shape)
-
-
-__all__ = [
-    "FORMATS",
-    "ExportAction",
-    "Snapshot",
-    "complete_name",
-    "export_labels",
-    "image_of",
-    "propose_path",
-    "sidecar_of",
-    "snapshot",
-    "write_snapshot",
-]

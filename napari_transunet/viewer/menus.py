@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
-    from qtpy.QtWidgets import QWidget
+
+    from napari_transunet.viewer.segment_dock import SegmentDock
 
 logger = logging.getLogger(__name__)
 
@@ -40,23 +41,23 @@ def open_dicom_folder() -> None:
         _opener(viewer).ask_folder()
 
 
-def show_dock(viewer: Viewer) -> QWidget:
+def show_dock(viewer: Viewer) -> SegmentDock:
     """The dock widget *Segment volume* of this viewer, made where there is none, shown and brought to the front."""
     from napari_transunet.viewer.segment_dock import SegmentDock
 
     # napari names a dock differently when it comes from the menu and from this call, so look at all of them.
-    for widget in viewer.window.dock_widgets.values():
-        if isinstance(widget, SegmentDock):
-            dock = widget.parentWidget()
-            break
-    else:
-        dock, widget = viewer.window.add_plugin_dock_widget(PLUGIN, WIDGET)
-    dock.show()
-    dock.raise_()
+    widget = next((w for w in viewer.window.dock_widgets.values() if isinstance(w, SegmentDock)), None)
+    if widget is None:
+        _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, WIDGET)
+        assert isinstance(widget, SegmentDock)
+    dock = widget.parentWidget()
+    if dock is not None:
+        dock.show()
+        dock.raise_()
     return widget
 
 
-def _choose(dock: QWidget, name: str) -> None:
+def _choose(dock: SegmentDock, name: str) -> None:
     from qtpy.QtWidgets import QComboBox
 
     chooser = dock.findChild(QComboBox, "volume")

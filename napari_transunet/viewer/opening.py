@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtWidgets import (
@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_transunet.errors import TransUNetError
+from napari_transunet.viewer.background import Chores
 from napari_transunet.viewer.layers import add_volume
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 _PATTERNS = (
     "*.nii *.nii.gz *.hdr *.img *.hdr.gz *.img.gz *.nrrd *.nhdr *.mha *.mhd *.dcm *.dicom *.ima "
-    "*.tif *.tiff *.npy *.npz *.npy.h5"
+    "*.tif *.tiff *.npy *.npz *.npy.h5 *.npz.h5 *.h5 *.hdf5"
 )
 _OPENER = "transunet_opener"
 _FILTERS = f"Volumes ({_PATTERNS});;All files (*)"
@@ -66,7 +67,7 @@ class VolumeOpener(QObject):
         super().__init__(parent)
         self._viewer = viewer
         self._widget = parent
-        self._worker: Any = None
+        self._chores = Chores(self)
         self._path: Path | None = None
         self._chooser: SeriesChooser | None = None
         self._last_folder = ""
@@ -74,7 +75,7 @@ class VolumeOpener(QObject):
     @property
     def busy(self) -> bool:
         """Whether a volume is being read."""
-        return self._worker is not None
+        return self._chores.busy
 
     @property
     def chooser(self) -> SeriesChooser | None:
@@ -110,19 +111,13 @@ class VolumeOpener(QObject):
         if self.busy:
             self.failed.emit("A volume is still being read; wait for it to finish.")
             return
-        from napari.qt.threading import create_worker
-
         self._close_chooser()
-        self._path = Path(path)
-        self.started.emit(f"Reading {self._path.name} …")
-        worker = create_worker(read_or_list, self._path, series, _start_thread=False, _ignore_errors=True)
-        worker.returned.connect(self._on_read)
-        worker.errored.connect(self._on_error)
-        self._worker = worker
-        worker.start()
+        wanted = Path(path)
+        self._path = wanted
+        self.started.emit(f"Reading {wanted.name} …")
+        self._chores.run(lambda: read_or_list(wanted, series), self._on_read, self._on_error)
 
     def _on_read(self, result: Volume | list[SeriesInfo]) -> None:
-        self._worker = None
         if isinstance(result, list):
             self._choose(result)
             return
@@ -134,7 +129,6 @@ class VolumeOpener(QObject):
         self.opened.emit(layer)
 
     def _on_error(self, error: Exception) -> None:
-        self._worker = None
         name = self._path.name if self._path is not None else "the file"
         if isinstance(error, TransUNetError):
             self.failed.emit(str(error))
@@ -189,7 +183,7 @@ class SeriesChooser(QDialog):
         if header is not None:
             header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         # Most often the series with the most slices is the volume, the others are localisers.
-        self._table.selectRow(max(range(len(series)), key=lambda row: int(series[row].slices or 0)))
+        self._table.selectRow(max(range(len(series)), key=lambda row: series[row].slices))
         self._table.doubleClicked.connect(self._accept_row)
         buttons = QDialogButtonBox(
             QDialogButtonBox.StandardButton.Open | QDialogButtonBox.StandardButton.Cancel, self
@@ -221,13 +215,12 @@ def read_or_list(path: Path, series: str | None = None) -> Volume | list[SeriesI
     TransUNetError
         What `read_volume` raises.
     """
-    from napari_transunet.volumes.reading import list_series, read_volume
+    from napari_transunet.volumes.reading import SeveralSeriesError, read_volume
 
-    if series is None and path.is_dir():
-        found = list(list_series(path))
-        if len(found) > 1:
-            return found
-    return read_volume(path, series=series)
+    try:
+        return read_volume(path, series=series)
+    except SeveralSeriesError as error:
+        return list(error.series)
 
 
 def open_path(viewer: Viewer, path: str | os.PathLike[str], *, series: str | None = None) -> VolumeOpener:
@@ -253,15 +246,10 @@ def opener_for(viewer: Viewer) -> VolumeOpener:
 
 
 def _row(info: SeriesInfo) -> tuple[str, str, str, str]:
-    size = info.size
-    text = (
-        " × ".join(str(n) for n in size)
-        if isinstance(size, Sequence) and not isinstance(size, str)
-        else str(size)
-    )
+    rows, columns = info.size
     return (
         info.description or "(no description)",
         info.modality or "",
         str(info.slices),
-        text if size else "",
+        f"{columns} × {rows}",
     )

@@ -1,0 +1,135 @@
+"""What the demo's report says about the labels: volumes, agreement with a reference, provenance, versions."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from napari_transunet.checkpoints.card import ModelCard
+    from napari_transunet.volumes.geometry import Geometry
+    from napari_transunet.volumes.labels import LabelSet
+    from napari_transunet.volumes.volume import Volume
+
+_PACKAGES = ("napari-transunet", "napari", "npe2", "torch", "numpy", "SimpleITK", "pydicom", "PyQt6", "QtPy")
+_SEEN_AREA = 150.0  # mm² of an organ in a slice before it counts as shown
+
+
+def organ_volumes(labels: npt.NDArray[Any], geometry: Geometry, label_set: LabelSet) -> dict[str, float]:
+    """Millilitres of every named organ, 0 for one that was not found."""
+    counts = np.bincount(labels.ravel())
+    millilitres = float(np.prod(geometry.spacing)) / 1000.0
+    return {
+        label.name: round(float(counts[label.value]) * millilitres if label.value < len(counts) else 0.0, 1)
+        for label in label_set
+    }
+
+
+def best_slice(labels: npt.NDArray[Any], geometry: Geometry, axis: int = 0) -> int:
+    """Index of the slice that shows the most organs, and among equals the most of them (square root of area)."""
+    rows, columns = (float(spacing) for i, spacing in enumerate(geometry.spacing) if i != axis)
+    best, best_score = int(labels.shape[axis]) // 2, (0, 0.0)
+    for index in range(labels.shape[axis]):
+        area = np.bincount(np.take(labels, index, axis).ravel())[1:] * (rows * columns)
+        score = (int((area >= _SEEN_AREA).sum()), float(np.sqrt(area).sum()))
+        if score > best_score:
+            best, best_score = index, score
+    return best
+
+
+def agreement(
+    labels: npt.NDArray[Any], label_set: LabelSet, reference: npt.NDArray[Any], names: Mapping[int, str]
+) -> dict[str, float | None]:
+    """Dice of every organ that the reference also names; None where neither holds a voxel of it.
+
+    Dice is 2|A∩B| / (|A| + |B|). Names are compared without regard to spelling: "left kidney" is "kidney_left".
+
+    Parameters
+    ----------
+    labels, reference
+        (z, y, x) on the same grid.
+    names
+        Value -> name in the reference.
+    """
+    by_words = {_words(name): value for value, name in names.items()}
+    found: dict[str, float | None] = {}
+    for label in label_set:
+        value = by_words.get(_words(label.name))
+        if value is None:
+            continue
+        ours, theirs = labels == label.value, reference == value
+        total = int(np.count_nonzero(ours)) + int(np.count_nonzero(theirs))
+        found[label.name] = round(2.0 * int(np.count_nonzero(ours & theirs)) / total, 4) if total else None
+    return found
+
+
+def structure_names(path: Path) -> dict[int, str]:
+    """Value -> name from the CSV beside the real CT's labels (columns `id` and `structure`)."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return {int(row["id"]): row["structure"] for row in csv.DictReader(file)}
+
+
+def trained_on(card: ModelCard | None, patient: str) -> bool | None:
+    """Whether the card says that this patient was among the training data; None where it does not say."""
+    training = card.training if card is not None else None
+    if not training:
+        return None
+    return patient.lower() in json.dumps(training, default=str).lower()
+
+
+def describe_volume(volume: Volume) -> dict[str, Any]:
+    """The scan and its grid."""
+    geometry = volume.geometry
+    return {
+        "name": volume.source.name,
+        "file": volume.source.path.name if volume.source.path is not None else None,
+        "format": volume.source.format,
+        "modality": volume.modality,
+        "dtype": str(volume.data.dtype),
+        "shape_zyx": list(geometry.shape),
+        "spacing_zyx_mm": list(geometry.spacing),
+        "origin_lps_mm": list(geometry.origin),
+        "direction_lps": [list(row) for row in geometry.direction],
+        "axis_codes_xyz": geometry.axis_codes,
+    }
+
+
+def describe_checkpoint(card: ModelCard | None) -> dict[str, Any]:
+    """What the card says of the checkpoint."""
+    if card is None:
+        return {"card": None}
+    return {
+        "title": card.title or card.name,
+        "variant": card.variant,
+        "img_size": list(card.img_size),
+        "context": card.context,
+        "organs": list(card.label_names.values()),
+        "training": card.training,
+        "scores": card.scores,
+        "limits": card.limits,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python, the packages that matter, the system and its processors."""
+    found = {"python": platform.python_version(), "system": platform.platform(), "cpus": str(os.cpu_count())}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _words(name: str) -> str:
+    return " ".join(sorted(re.findall(r"[a-z0-9]+", name.lower())))
