@@ -76,8 +76,8 @@ def evaluate(
         "ASD mm",
         f"NSD {tolerance:g} mm",
         "mL",
-        "Reference mL",
-        "Difference mL",
+        "Ref. mL",
+        "Diff. mL",
     ):
         table.add_column(heading, justify="right")
     for value, of in scores.items():

@@ -14,6 +14,8 @@ from rich.text import Text
 
 from napari_transunet.cli.reporting import one_line
 
+_WIDE = 200  # characters
+
 
 def number(value: float) -> str:
     """A score for a table: three decimals, a dash for NaN."""
@@ -41,7 +43,9 @@ def print_json(value: Any) -> None:
 def print_table(table: Table) -> None:
     """A table; in a pipe or a file it is as wide as it needs to be."""
     console = Console(highlight=False)
-    console.print(table, width=None if console.is_terminal else 200)
+    if not console.is_terminal:
+        console.width = _WIDE
+    console.print(table)
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:

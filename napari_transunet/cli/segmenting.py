@@ -53,8 +53,8 @@ class _Outcome:
 
     def fail(self, source: Path, sentence: str) -> None:
         self.failed.append(str(source))
-        # A reader's sentence names the file already.
-        say(f"Error: {sentence}" if source.name in sentence else f"Error: {source}: {sentence}")
+        # A reader's sentence begins with the file's name; among several inputs the whole path tells more.
+        say(f"Error: {source}: {sentence.removeprefix(f'{source.name}: ')}")
 
 
 def segment(
