@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from napari_transunet.cli.reporting import say
 from napari_transunet.errors import InputError
 
 _NEEDED = ("napari", "qtpy", "magicgui", "superqt")
@@ -33,4 +34,4 @@ def demo(
         )
     from napari_transunet.viewer.demo import run_demo
 
-    run_demo(out, headless)
+    run_demo(out, headless, say=say)
