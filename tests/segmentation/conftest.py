@@ -1,0 +1,41 @@
+"""Networks small enough to run hundreds of times, with weights that make them answer with several classes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from napari_transunet.model.transunet import TransUNet
+from napari_transunet.model.variants import Variant
+from tests.references import reference_weight
+
+PLAIN = Variant("small-16", patch=16, hidden=32, mlp=64, heads=2, blocks=1)
+"""A ViT without a CNN; a slice takes a few milliseconds."""
+
+
+def network(variant: str | Variant, num_classes: int = 5, img_size: int | tuple[int, int] = 64) -> TransUNet:
+    net = TransUNet(variant, num_classes, img_size)
+    net.load_state_dict(
+        {key: reference_weight(key, tuple(value.shape)) for key, value in net.state_dict().items()}
+    )
+    net.eval()
+    # So that no class wins everywhere.
+    with torch.no_grad():
+        images = torch.rand(4, 1, *net.img_size, generator=torch.Generator().manual_seed(0))
+        net.segmentation_head[0].bias.sub_(net(images).mean(dim=(0, 2, 3)))
+    return net
+
+
+@pytest.fixture(scope="session")
+def plain() -> TransUNet:
+    return network(PLAIN)
+
+
+@pytest.fixture(scope="session")
+def small() -> TransUNet:
+    return network(PLAIN, img_size=32)
+
+
+@pytest.fixture(scope="session")
+def hybrid() -> TransUNet:
+    return network("R50-ViT-Ti_16")
