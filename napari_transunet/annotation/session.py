@@ -104,9 +104,11 @@ class AnnotationSession:
     def edited_mask(self, labels: NDArray[Any]) -> NDArray[np.bool_]:
         """True where `labels` (z, y, x) differ from the prediction."""
         self._check(labels)
-        return np.asarray(labels) != self.prediction
+        return np.asarray(labels != self.prediction, dtype=np.bool_)
 
-    def edited_voxels(self, labels: NDArray[Any], *, axis: int = 0, slices: Iterable[int] | None = None) -> int:
+    def edited_voxels(
+        self, labels: NDArray[Any], *, axis: int = 0, slices: Iterable[int] | None = None
+    ) -> int:
         """How many voxels differ from the prediction, in the whole volume or in some slices along `axis`."""
         self._check(labels)
         chosen = range(self.shape[axis]) if slices is None else slices

@@ -1,0 +1,266 @@
+"""Which checkpoint, and with it which variant: listed by name, explained in a line, greyed with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QStandardItemModel
+from qtpy.QtWidgets import QComboBox, QFileDialog, QGridLayout, QPushButton, QVBoxLayout, QWidget
+
+from napari_transunet.viewer.advanced import pixels
+from napari_transunet.viewer.volume_chooser import ElidingCombo, InfoLine
+from napari_transunet.viewer.wording import count, facts
+from napari_transunet.volumes.labels import LabelSet
+
+if TYPE_CHECKING:
+    from napari_transunet.checkpoints.card import ModelCard
+    from napari_transunet.checkpoints.inspection import CheckpointReport
+
+_FILTERS = "Checkpoints (*.safetensors *.pth *.pt);;All files (*)"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint that may be chosen, as far as it can be known without loading it.
+
+    Attributes
+    ----------
+    title
+        What is shown in the list.
+    problem
+        Why it cannot be used; None where it can.
+    """
+
+    name: str
+    title: str
+    path: Path
+    variant: str | None = None
+    num_classes: int | None = None
+    img_size: tuple[int, int] | None = None
+    patch: int | None = None
+    card: ModelCard | None = None
+    problem: str | None = None
+
+    @classmethod
+    def from_report(
+        cls, report: CheckpointReport, *, name: str | None = None, title: str | None = None
+    ) -> Candidate:
+        """From what inspecting the file has found."""
+        card = report.card
+        own = (card.title or card.name) if card is not None else None
+        return cls(
+            name=name or report.path.stem,
+            title=title or own or report.path.name,
+            path=report.path,
+            variant=report.variant,
+            num_classes=report.num_classes,
+            img_size=report.img_size,
+            patch=report.patch_size,
+            card=card,
+            problem=" ".join(report.problems) or None,
+        )
+
+    @property
+    def label_set(self) -> LabelSet:
+        """Names and colours of what it finds; "class 1", "class 2", … where it does not say."""
+        if self.card is not None:
+            return self.card.label_set()
+        return LabelSet.from_names({value: f"class {value}" for value in range(1, self.num_classes or 1)})
+
+    @property
+    def summary(self) -> str:
+        """What it finds, in one line: "8 organs · CT · R50-ViT-Ti_16 · 224 px"."""
+        if self.problem is not None:
+            return self.problem
+        organs = len(self.label_set)
+        named = self.card is not None and bool(self.card.label_names)
+        parts = [count(organs, "organ") if named else count(organs, "unnamed class", "unnamed classes")]
+        if self.card is not None and self.card.modality:
+            parts.append(self.card.modality)
+        if self.variant:
+            parts.append(self.variant)
+        if self.img_size is not None:
+            parts.append(pixels(self.img_size))
+        return facts(*parts)
+
+
+class CheckpointChooser(QWidget):
+    """Lists checkpoints. Emits `changed` when another one is chosen, `browsed` with a path to look at."""
+
+    changed = Signal()
+    browsed = Signal(str)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._candidates: list[Candidate] = []
+        self._looking = True
+        self._combo = ElidingCombo("checkpoint", self)
+        self._combo.currentIndexChanged.connect(self._on_index)
+        self._browse = QPushButton("…", self)
+        self._browse.setObjectName("browse_checkpoint")
+        self._browse.setFixedWidth(34)
+        self._browse.setToolTip("Choose a checkpoint file (.safetensors, .pth, .pt).")
+        self._browse.clicked.connect(self.ask_file)
+        self._info = InfoLine("checkpoint_info", self)
+        layout = QGridLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setVerticalSpacing(0)
+        layout.addWidget(self._combo, 0, 0)
+        layout.addWidget(self._browse, 0, 1)
+        layout.addWidget(self._info, 1, 0, 1, 2)
+        layout.setColumnStretch(0, 1)
+        self._describe()
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All that are listed."""
+        return tuple(self._candidates)
+
+    @property
+    def candidate(self) -> Candidate | None:
+        """The chosen checkpoint."""
+        index = self._combo.currentIndex()
+        return self._candidates[index] if 0 <= index < len(self._candidates) else None
+
+    @property
+    def problem(self) -> str | None:
+        """Why there is nothing to segment with; None where there is."""
+        if self._looking and not self._candidates:
+            return "Looking for checkpoints…"
+        candidate = self.candidate
+        if candidate is None:
+            return "There is no checkpoint yet; choose a file with “…”."
+        return candidate.problem
+
+    def show_candidates(self, candidates: Iterable[Candidate], *, prefer: Path | None = None) -> None:
+        """Replace the list, keeping the choice where it is still there; files that were browsed for stay."""
+        self._looking = False
+        chosen = self.candidate.path if self.candidate is not None else prefer
+        fresh = list(candidates)
+        known = {candidate.path for candidate in fresh}
+        kept = [
+            candidate
+            for candidate in self._candidates
+            if candidate.path not in known and candidate.path.exists()
+        ]
+        self._set([*fresh, *kept], chosen)
+
+    def add(self, candidate: Candidate) -> None:
+        """Add a checkpoint that a person has pointed at, or refresh it, and choose it."""
+        others = [known for known in self._candidates if known.path != candidate.path]
+        self._set([*others, candidate], candidate.path)
+
+    def choose(self, candidate: Candidate) -> None:
+        """Choose one of `candidates`."""
+        self._combo.setCurrentIndex(self._candidates.index(candidate))
+
+    def ask_file(self) -> None:
+        """Ask for a file; it is listed once somebody has looked at it and called `add`."""
+        name, _ = QFileDialog.getOpenFileName(self, "Choose a checkpoint", "", _FILTERS)
+        if name:
+            self.browsed.emit(name)
+
+    def _set(self, candidates: Sequence[Candidate], chosen: Path | None) -> None:
+        self._candidates = list(candidates)
+        self._combo.blockSignals(True)
+        self._combo.clear()
+        for index, candidate in enumerate(self._candidates):
+            self._combo.addItem(candidate.title)
+            self._combo.setItemData(
+                index, candidate.problem or str(candidate.path), Qt.ItemDataRole.ToolTipRole
+            )
+            set_item_enabled(self._combo, index, candidate.problem is None)
+        usable = [at for at, candidate in enumerate(self._candidates) if candidate.problem is None]
+        at = next((at for at, candidate in enumerate(self._candidates) if candidate.path == chosen), -1)
+        if at < 0 and self._candidates:
+            at = usable[0] if usable else 0
+        self._combo.setCurrentIndex(at)
+        self._combo.blockSignals(False)
+        self._on_index()
+
+    def _on_index(self, _index: int = 0) -> None:
+        self._describe()
+        self.changed.emit()
+
+    def _describe(self) -> None:
+        candidate = self.candidate
+        self._combo.setEnabled(bool(self._candidates))
+        self._info.setText(candidate.summary if candidate is not None else self.problem or "")
+        self._combo.setToolTip(str(candidate.path) if candidate is not None else "")
+
+
+class VariantChooser(QWidget):
+    """Shows the variant that the checkpoint sets; another one can be picked where a checkpoint of it is listed.
+
+    Emits `wanted` with the name of the variant that was picked.
+    """
+
+    wanted = Signal(str)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._combo = ElidingCombo("variant", self)
+        self._combo.activated.connect(self._on_activated)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._combo)
+        self.show_variants(None, ())
+
+    def show_variants(self, chosen: Candidate | None, candidates: Iterable[Candidate]) -> None:
+        """Show the chosen checkpoint's variant first, then the others, greyed where nothing fits them."""
+        from napari_transunet.model.variants import VARIANTS
+
+        there = {candidate.variant for candidate in candidates if candidate.problem is None}
+        own = chosen.variant if chosen is not None else None
+        self._combo.clear()
+        self._combo.addItem(f"{own} (from file)" if own else "Set by the checkpoint")
+        self._combo.setItemData(0, own)
+        self._combo.setToolTip("The checkpoint sets the variant: its numbers fit this network only.")
+        for name in VARIANTS:
+            if name == own:
+                continue
+            self._combo.addItem(name)
+            index = self._combo.count() - 1
+            self._combo.setItemData(index, name)
+            set_item_enabled(self._combo, index, name in there)
+            self._combo.setItemData(
+                index,
+                "Take the first checkpoint of this variant."
+                if name in there
+                else f"No checkpoint of {name} is listed; add one with “…” or put it into your checkpoint folder.",
+                Qt.ItemDataRole.ToolTipRole,
+            )
+
+    def _on_activated(self, index: int) -> None:
+        if index > 0:
+            name = str(self._combo.itemData(index))
+            self._combo.setCurrentIndex(0)
+            self.wanted.emit(name)
+
+
+def set_item_enabled(combo: QComboBox, index: int, enabled: bool) -> None:
+    """Grey one entry of a combo box, or not."""
+    model = combo.model()
+    if isinstance(model, QStandardItemModel) and (item := model.item(index)) is not None:
+        item.setEnabled(enabled)
+
+
+def find_checkpoints(user_folder: Path | None) -> list[Candidate]:
+    """The shipped checkpoints and those in the user's folder. Reads files: not for the GUI thread."""
+    from napari_transunet.checkpoints.catalogue import list_checkpoints
+
+    return [
+        Candidate.from_report(entry.report, name=entry.name, title=entry.title)
+        for entry in list_checkpoints(user_folder)
+    ]
+
+
+def look_at(path: Path) -> Candidate:
+    """One checkpoint file. Reads it: not for the GUI thread. Raises `FileProblem` where it cannot be read."""
+    from napari_transunet.checkpoints.inspection import inspect_checkpoint
+
+    return Candidate.from_report(inspect_checkpoint(path))

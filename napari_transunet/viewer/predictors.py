@@ -1,0 +1,117 @@
+"""Prepared predictors, kept so that a second run starts at once."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_transunet.errors import FileProblem
+
+if TYPE_CHECKING:
+    from napari_transunet.checkpoints.loading import Checkpoint
+    from napari_transunet.segmentation.predictor import Pipeline, Predictor
+
+
+@dataclass(frozen=True)
+class PredictorSettings:
+    """Everything a predictor is made from.
+
+    Attributes
+    ----------
+    checkpoint
+        File of the checkpoint.
+    device, precision, pipeline
+        As `Predictor` takes them.
+    batch_size
+        Slices per batch; None lets the predictor choose.
+    img_size
+        Side of the network's square input in pixels; None takes the checkpoint's own size.
+    """
+
+    checkpoint: Path
+    device: str = "auto"
+    precision: str = "auto"
+    pipeline: Pipeline = "card"
+    batch_size: int | None = None
+    img_size: int | None = None
+
+
+@dataclass(frozen=True)
+class PreparedPredictor:
+    """A predictor and the checkpoint it was made from."""
+
+    predictor: Predictor
+    checkpoint: Checkpoint
+
+
+class PredictorCache:
+    """The last few prepared predictors, by settings and by the state of the checkpoint's file.
+
+    `get` may be called from any thread; it loads and prepares, so never call it on the GUI thread.
+    """
+
+    def __init__(self, size: int = 2) -> None:
+        self._size = size
+        self._kept: OrderedDict[tuple[PredictorSettings, int, int], PreparedPredictor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, settings: PredictorSettings) -> PreparedPredictor:
+        """The predictor for these settings, prepared now or before.
+
+        Raises
+        ------
+        FileProblem
+            The checkpoint's file cannot be read.
+        CheckpointError
+            It is not a usable checkpoint.
+        """
+        key = self._key(settings)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+            # Room first: a large network must not be held twice while its successor is loaded.
+            while len(self._kept) >= self._size:
+                self._kept.popitem(last=False)
+            prepared = _prepare(settings)
+            self._kept[key] = prepared
+            return prepared
+
+    def clear(self) -> None:
+        """Let go of all predictors and their memory."""
+        with self._lock:
+            self._kept.clear()
+
+    def __contains__(self, settings: PredictorSettings) -> bool:
+        try:
+            return self._key(settings) in self._kept
+        except FileProblem:
+            return False
+
+    @staticmethod
+    def _key(settings: PredictorSettings) -> tuple[PredictorSettings, int, int]:
+        try:
+            state = settings.checkpoint.stat()
+        except OSError as error:
+            raise FileProblem(
+                f"The checkpoint {settings.checkpoint.name} cannot be read: {error.strerror or error}."
+            ) from error
+        return settings, state.st_mtime_ns, state.st_size
+
+
+def _prepare(settings: PredictorSettings) -> PreparedPredictor:
+    from napari_transunet.checkpoints.loading import load_checkpoint
+    from napari_transunet.segmentation.predictor import Predictor
+
+    checkpoint = load_checkpoint(settings.checkpoint, img_size=settings.img_size)
+    predictor = Predictor(
+        checkpoint,
+        device=settings.device,
+        precision=settings.precision,
+        pipeline=settings.pipeline,
+        batch_size=settings.batch_size,
+    )
+    return PreparedPredictor(predictor, checkpoint)

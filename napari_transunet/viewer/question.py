@@ -1,0 +1,79 @@
+"""A question asked inside the dock, with two answers; nothing waits for it and nothing is blocked by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+
+
+class QuestionBar(QFrame):
+    """Hidden until `ask` is called; hidden again by either answer or by `withdraw`."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("question_bar")
+        self.setStyleSheet(
+            "QFrame#question_bar { border: 1px solid #c8963e; border-radius: 4px; }"
+            "QFrame#question_bar QLabel { border: none; }"
+        )
+        self._text = QLabel(self)
+        self._text.setObjectName("question")
+        self._text.setWordWrap(True)
+        self._text.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.MinimumExpanding)
+        self._yes = QPushButton(self)
+        self._yes.setObjectName("question_yes")
+        self._no = QPushButton(self)
+        self._no.setObjectName("question_no")
+        answers = QHBoxLayout()
+        answers.addStretch(1)
+        answers.addWidget(self._no)
+        answers.addWidget(self._yes)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(8, 6, 8, 6)
+        layout.addWidget(self._text)
+        layout.addLayout(answers)
+        self._on_yes: Callable[[], None] | None = None
+        self._on_no: Callable[[], None] | None = None
+        self._yes.clicked.connect(self._answer_yes)
+        self._no.clicked.connect(self._answer_no)
+        self.hide()
+
+    @property
+    def open(self) -> bool:
+        """Whether a question waits for its answer."""
+        return self._on_yes is not None
+
+    def ask(
+        self,
+        text: str,
+        *,
+        yes: str,
+        no: str,
+        on_yes: Callable[[], None],
+        on_no: Callable[[], None] | None = None,
+    ) -> None:
+        """Show a question; a question that was open before is withdrawn."""
+        self._text.setText(text)
+        self._yes.setText(yes)
+        self._no.setText(no)
+        self._on_yes, self._on_no = on_yes, on_no
+        self.show()
+        self._no.setFocus()
+
+    def withdraw(self) -> None:
+        """Take the question back without an answer, because what it was about has changed."""
+        self._on_yes = self._on_no = None
+        self.hide()
+
+    def _answer_yes(self) -> None:
+        then = self._on_yes
+        self.withdraw()
+        if then is not None:
+            then()
+
+    def _answer_no(self) -> None:
+        then = self._on_no
+        self.withdraw()
+        if then is not None:
+            then()

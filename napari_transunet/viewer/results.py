@@ -1,0 +1,78 @@
+"""The Labels layer that belongs to an image, and the session that goes with it.
+
+The tie is kept in the labels layer's metadata, not in its name: people rename layers. It survives closing and
+reopening the dock, and it does not keep a removed image in memory.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_transunet.annotation.session import AnnotationSession
+from napari_transunet.viewer.layers import METADATA_KEY, label_set_of, labels_to_layer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from napari.layers import Image, Labels
+
+    from napari_transunet.volumes.geometry import Geometry
+    from napari_transunet.volumes.labels import LabelSet
+    from napari_transunet.volumes.volume import Volume
+
+SUFFIX = " labels"
+_SESSION = "session"
+_IMAGE = "image"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A Labels layer, and what is known about its labels."""
+
+    layer: Labels
+    session: AnnotationSession
+
+
+def find_result(layers: Iterable[Any], image: Image, label_set: LabelSet | None = None) -> Result | None:
+    """The newest result that belongs to an image; with `label_set`, only one that means the same organs."""
+    for layer in reversed(list(layers)):
+        record = layer.metadata.get(METADATA_KEY)
+        if not isinstance(record, dict) or not isinstance(record.get(_SESSION), AnnotationSession):
+            continue
+        data = record.get(_IMAGE, lambda: None)()
+        if data is None or data is not image.data:
+            continue
+        session = record[_SESSION]
+        if tuple(layer.data.shape) != session.shape:
+            continue
+        if label_set is not None and label_set_of(layer).names != label_set.names:
+            continue
+        return Result(layer, session)
+    return None
+
+
+def new_result(image: Image, volume: Volume | Geometry, label_set: LabelSet) -> Result:
+    """An empty Labels layer on an image's grid, not yet in any viewer, with a session of its own."""
+    from napari.layers import Labels
+
+    shape: tuple[int, int, int] = tuple(image.data.shape)
+    highest = max(label_set.names, default=1)
+    dtype = np.uint8 if highest < 256 else np.uint16
+    data, meta, _ = labels_to_layer(np.zeros(shape, dtype), volume, label_set, f"{image.name}{SUFFIX}")
+    session = AnnotationSession(shape, label_set.names, dtype=dtype)
+    meta["metadata"][METADATA_KEY] |= {_SESSION: session, _IMAGE: weakref.ref(image.data)}
+    layer = Labels(data, **meta)
+    if label_set.names:
+        layer.selected_label = min(label_set.names)
+    return Result(layer, session)
+
+
+def session_of(layer: Labels) -> AnnotationSession | None:
+    """The session of a labels layer that this package filled; None for any other."""
+    record = layer.metadata.get(METADATA_KEY)
+    session = record.get(_SESSION) if isinstance(record, dict) else None
+    return session if isinstance(session, AnnotationSession) else None

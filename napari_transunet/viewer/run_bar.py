@@ -1,0 +1,94 @@
+"""The one obvious button, its neighbours, and how far the run is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QGridLayout, QProgressBar, QPushButton, QSizePolicy, QWidget
+
+from napari_transunet.viewer.wording import countdown
+
+if TYPE_CHECKING:
+    from napari_transunet.viewer.run import RunProgress
+
+
+class RunBar(QWidget):
+    """Emits `segment_volume`, `segment_slice` and `cancel`."""
+
+    segment_volume = Signal()
+    segment_slice = Signal()
+    cancel = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._volume = QPushButton("Segment volume", self)
+        self._volume.setObjectName("segment_volume")
+        self._volume.setMinimumHeight(34)
+        font = self._volume.font()
+        font.setBold(True)
+        self._volume.setFont(font)
+        self._slice = QPushButton("This slice", self)
+        self._slice.setObjectName("segment_slice")
+        self._slice.setMinimumHeight(34)
+        self._cancel = QPushButton("Cancel", self)
+        self._cancel.setObjectName("cancel")
+        self._progress = QProgressBar(self)
+        self._progress.setObjectName("progress")
+        self._progress.setTextVisible(True)
+        self._progress.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self._progress.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self._progress.setMinimumHeight(22)
+        self._volume.clicked.connect(self.segment_volume)
+        self._slice.clicked.connect(self.segment_slice)
+        self._cancel.clicked.connect(self.cancel)
+
+        layout = QGridLayout(self)
+        layout.setContentsMargins(0, 4, 0, 0)
+        layout.setColumnStretch(0, 1)
+        layout.addWidget(self._volume, 0, 0)
+        layout.addWidget(self._slice, 0, 1)
+        layout.addWidget(self._progress, 1, 0)
+        layout.addWidget(self._cancel, 1, 1)
+        self.show_idle("Open a volume first.")
+
+    def set_accent(self, color: str) -> None:
+        """Give the one obvious button the theme's accent colour (any colour that a style sheet understands)."""
+        self._volume.setStyleSheet(
+            f"QPushButton:enabled {{ background-color: {color}; color: white; }}"
+            f"QPushButton:enabled:focus {{ border: 1px solid white; }}"
+        )
+
+    def show_idle(self, why_not: str | None, *, done: int = 0, total: int = 0) -> None:
+        """Ready for a run, or not and why; the bar keeps showing how far the last run came."""
+        self._volume.setEnabled(why_not is None)
+        self._slice.setEnabled(why_not is None)
+        self._volume.setToolTip(why_not or "Find the organs in every slice, starting with the one in view.")
+        self._slice.setToolTip(why_not or "Find the organs in the slice in view only.")
+        self._cancel.setEnabled(False)
+        self._cancel.setToolTip("Nothing is running.")
+        self._progress.setRange(0, max(1, total))
+        self._progress.setValue(done)
+        self._progress.setFormat(f"{done} / {total}" if total else "")
+
+    def show_running(self, progress: RunProgress) -> None:
+        """A run goes on: only Cancel can be pressed."""
+        busy = "A segmentation is running; wait for it or cancel it."
+        for button in (self._volume, self._slice):
+            button.setEnabled(False)
+            button.setToolTip(busy)
+        stopping = progress.stage == "stopping"
+        self._cancel.setEnabled(not stopping)
+        self._cancel.setToolTip(
+            "Stopping after the current slices." if stopping else "Stop, and keep the slices that are done."
+        )
+        if progress.stage == "loading" or not progress.total:
+            self._progress.setRange(0, 0)  # moves to and fro: busy, no telling for how long
+            self._progress.setFormat("")
+            return
+        self._progress.setRange(0, progress.total)
+        self._progress.setValue(progress.done)
+        text = f"{progress.done} / {progress.total}"
+        if progress.left is not None and progress.done < progress.total and not stopping:
+            text += f" · {countdown(progress.left)} left"
+        self._progress.setFormat(text)

@@ -1,0 +1,476 @@
+"""The dock *Segment volume*: puts its parts together and decides what happens when."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QFormLayout,
+    QLabel,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_transunet.errors import TransUNetError
+from napari_transunet.viewer.advanced import AdvancedOptions
+from napari_transunet.viewer.background import Chores
+from napari_transunet.viewer.checkpoint_chooser import (
+    Candidate,
+    CheckpointChooser,
+    VariantChooser,
+    find_checkpoints,
+    look_at,
+)
+from napari_transunet.viewer.device_chooser import DeviceChooser, find_devices
+from napari_transunet.viewer.layers import geometry_of, is_lazy, volume_of
+from napari_transunet.viewer.lifetime import Lifetime
+from napari_transunet.viewer.opening import VolumeOpener
+from napari_transunet.viewer.painting import position_in_view
+from napari_transunet.viewer.predictors import PredictorCache, PredictorSettings
+from napari_transunet.viewer.preferences import load_preferences, watch_preferences
+from napari_transunet.viewer.question import QuestionBar
+from napari_transunet.viewer.result_panel import ResultPanel
+from napari_transunet.viewer.results import Result, find_result, new_result
+from napari_transunet.viewer.run import RunOutcome, RunProgress, RunRequest, SegmentationRun
+from napari_transunet.viewer.run_bar import RunBar
+from napari_transunet.viewer.suitability import doubt_about, slice_axis_of
+from napari_transunet.viewer.volume_chooser import VolumeChooser
+from napari_transunet.viewer.wording import (
+    edits_sentence,
+    error_sentence,
+    outcome_sentence,
+    progress_sentence,
+    replace_question,
+)
+
+if TYPE_CHECKING:
+    from napari.layers import Image, Labels
+    from napari.viewer import Viewer
+
+    from napari_transunet.viewer.export import ExportAction
+
+logger = logging.getLogger(__name__)
+
+_READY = "Ready. The slice in view comes first, then its neighbours."
+_PATIENCE = 20.0  # s to wait for the current batch when the window closes
+
+
+@dataclass(frozen=True)
+class _Story:
+    """What was said about a result, to be said again when its volume is chosen again."""
+
+    sentence: str
+    done: int
+    total: int
+    volumes: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A run as it was asked for, before its questions are answered."""
+
+    image: Image
+    candidate: Candidate
+    only_this_slice: bool
+
+
+class SegmentDock(QWidget):
+    """The widget behind *Plugins > TransUNet > Segment volume*.
+
+    `run_started` is emitted when a run begins, `run_finished` with its `RunOutcome` when it is over and its
+    result drawn.
+
+    Parameters
+    ----------
+    napari_viewer
+        The viewer whose layers are segmented.
+    """
+
+    run_started = Signal()
+    run_finished = Signal(object)
+
+    def __init__(self, napari_viewer: Viewer) -> None:
+        super().__init__()
+        # Plugins get the viewer in a wrapper that slows down every access to a layer in the drawing loop.
+        self._viewer: Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
+        self._run: SegmentationRun | None = None
+        self._cache = PredictorCache()
+        self._chores = Chores(self)
+        self._stories: weakref.WeakKeyDictionary[Labels, _Story] = weakref.WeakKeyDictionary()
+        self._attached = False
+        self._stop_watching: Callable[[], None] = lambda: None
+        preferences = load_preferences()
+
+        self.volume = VolumeChooser(self._viewer, self)
+        self.checkpoint = CheckpointChooser(self)
+        self.variant = VariantChooser(self)
+        self.device = DeviceChooser(preferences.device, self)
+        self.advanced = AdvancedOptions(
+            precision=preferences.precision, batch_size=preferences.batch_size, parent=self
+        )
+        self.bar = RunBar(self)
+        self.question = QuestionBar(self)
+        self.panel = ResultPanel(self._viewer, self)
+        self.opener = VolumeOpener(self._viewer, self)
+        self._status = QLabel(self)
+        self._lifetime = Lifetime(self)
+        self._lay_out()
+        self._connect()
+        self._attach()
+
+    @property
+    def running(self) -> bool:
+        """Whether a run is going on."""
+        return self._run is not None
+
+    @property
+    def ready(self) -> bool:
+        """Whether a run can be started now."""
+        return self._why_not() is None and not self.running
+
+    @property
+    def export(self) -> ExportAction:
+        """What writes the labels; the demo uses it with a path instead of a dialog."""
+        return self.panel.export
+
+    @property
+    def status(self) -> str:
+        """The sentence in the status line."""
+        return self._status.text()
+
+    @property
+    def result(self) -> Result | None:
+        """The labels of the chosen volume, with the organs of the chosen checkpoint if there are such."""
+        image = self.volume.layer
+        if image is None:
+            return None
+        candidate = self.checkpoint.candidate
+        same = None
+        if candidate is not None and candidate.problem is None:
+            same = find_result(self._viewer.layers, image, candidate.label_set)
+        return same or find_result(self._viewer.layers, image)
+
+    def add_checkpoint(self, path: str | Path) -> None:
+        """Look at a checkpoint file, list it and choose it; what is wrong with it is said in its line."""
+        path = Path(path)
+        self._say(f"Looking at {path.name} …")
+
+        def listed(candidate: Candidate) -> None:
+            self.checkpoint.add(candidate)
+            self._say(candidate.problem or f"{candidate.title}: {candidate.summary}.")
+
+        self._chores.run(lambda: look_at(path), listed, lambda error: self._say(error_sentence(error)))
+
+    def segment_volume(self) -> None:
+        """What the button *Segment volume* does."""
+        self._ask_to_run(only_this_slice=False)
+
+    def segment_slice(self) -> None:
+        """What the button *This slice* does."""
+        self._ask_to_run(only_this_slice=True)
+
+    def cancel(self) -> None:
+        """What the button *Cancel* does: the run ends after the current batch and keeps what it has."""
+        if self._run is not None:
+            self._run.stop()
+
+    # -- construction ---------------------------------------------------------------------------------------
+
+    def _lay_out(self) -> None:
+        form = QFormLayout()
+        form.setContentsMargins(0, 0, 0, 0)
+        form.setVerticalSpacing(6)
+        form.setHorizontalSpacing(8)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.DontWrapRows)
+        form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
+        rows: tuple[tuple[str, QWidget], ...] = (
+            ("Volume", self.volume),
+            ("Checkpoint", self.checkpoint),
+            ("Variant", self.variant),
+            ("Device", self.device),
+        )
+        for text, chooser in rows:
+            label = QLabel(text, self)
+            label.setContentsMargins(0, 5, 0, 0)
+            label.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
+            label.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+            form.addRow(label, chooser)
+
+        self._status.setObjectName("status")
+        self._status.setWordWrap(True)
+        self._status.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
+        self._status.setMinimumHeight(34)
+        self._status.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
+
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(8, 8, 8, 8)
+        layout.setSpacing(6)
+        layout.addLayout(form)
+        for widget in (self.advanced, self.bar, self.question, self._status, self.panel):
+            layout.addWidget(widget)
+        layout.addStretch(1)
+        self.setMinimumWidth(300)
+
+    def _connect(self) -> None:
+        self.volume.changed.connect(self._on_volume)
+        self.volume.open_button.clicked.connect(self.opener.ask_file)
+        self.volume.open_menu.setMenu(self.opener.menu(self))
+        self.checkpoint.changed.connect(self._on_checkpoint)
+        self.checkpoint.browsed.connect(self.add_checkpoint)
+        self.variant.wanted.connect(self._on_variant_wanted)
+        self.device.changed.connect(self._on_options)
+        self.advanced.changed.connect(self._on_options)
+        self.bar.segment_volume.connect(self.segment_volume)
+        self.bar.segment_slice.connect(self.segment_slice)
+        self.bar.cancel.connect(self.cancel)
+        self.opener.started.connect(self._say)
+        self.opener.failed.connect(self._say)
+        self.opener.opened.connect(self._on_opened)
+        self.panel.said.connect(self._say)
+        self.panel.edited.connect(self._on_edited)
+        self._lifetime.arrived.connect(self._attach)
+        self._lifetime.left.connect(self._detach)
+        self._lifetime.window_closed.connect(self._shut_down)
+
+    def _attach(self) -> None:
+        """Follow the viewer; also when a closed dock is shown again."""
+        if self._attached:
+            return
+        self._attached = True
+        self.volume.attach()
+        self._viewer.events.theme.connect(self._on_theme)
+        self._on_theme()
+        self._viewer.layers.events.removed.connect(self._on_layers)
+        self._viewer.layers.events.inserted.connect(self._on_layers)
+        self._stop_watching = watch_preferences(self._on_preferences)
+        self._chores.run(find_devices, self.device.show_devices, self._on_no_devices)
+        self._list_checkpoints()
+        self._refresh()
+
+    def _detach(self) -> None:
+        """Let go of everything, because the dock was closed: no timer, no callback and no run goes on."""
+        if not self._attached:
+            return
+        self._attached = False
+        if self._run is not None:
+            self._run.abandon()
+        self._chores.drop()
+        self._stop_watching()
+        self.panel.detach()
+        self.volume.detach()
+        self._viewer.events.theme.disconnect(self._on_theme)
+        self._viewer.layers.events.removed.disconnect(self._on_layers)
+        self._viewer.layers.events.inserted.disconnect(self._on_layers)
+        self._cache.clear()
+
+    def _shut_down(self) -> None:
+        """The window closes: leave no thread behind."""
+        run = self._run
+        self._detach()
+        if run is not None and not run.wait(_PATIENCE):
+            logger.warning("The segmentation did not stop within %d seconds.", _PATIENCE)
+
+    # -- what can be chosen ---------------------------------------------------------------------------------
+
+    def _list_checkpoints(self) -> None:
+        folder = load_preferences().checkpoint_folder
+        self._chores.run(
+            lambda: find_checkpoints(folder), self.checkpoint.show_candidates, self._on_no_checkpoints
+        )
+
+    def _on_no_checkpoints(self, error: Exception) -> None:
+        self.checkpoint.show_candidates([])
+        self._say(error_sentence(error))
+
+    def _on_no_devices(self, error: Exception) -> None:
+        self._say(f"The devices of this computer could not be listed: {error}")
+
+    def _on_preferences(self) -> None:
+        self._list_checkpoints()
+
+    def _on_opened(self, layer: Any) -> None:
+        self.volume.choose(layer)
+        self._refresh()
+
+    def _on_volume(self) -> None:
+        self.question.withdraw()
+        self._refresh()
+
+    def _on_checkpoint(self) -> None:
+        self.question.withdraw()
+        candidate = self.checkpoint.candidate
+        self.variant.show_variants(candidate, self.checkpoint.candidates)
+        if candidate is not None and candidate.problem is None:
+            self.advanced.offer_sizes(candidate.img_size, candidate.patch or 16)
+        self._refresh()
+
+    def _on_variant_wanted(self, name: str) -> None:
+        for candidate in self.checkpoint.candidates:
+            if candidate.variant == name and candidate.problem is None:
+                self.checkpoint.choose(candidate)
+                return
+
+    def _on_options(self) -> None:
+        self.question.withdraw()
+
+    def _on_layers(self, _event: Any = None) -> None:
+        self._refresh()
+
+    def _on_theme(self, _event: Any = None) -> None:
+        from napari.utils.theme import get_theme
+
+        self.bar.set_accent(get_theme(self._viewer.theme).current.as_hex())
+
+    def _why_not(self) -> str | None:
+        """Why no run can be started; None where one can."""
+        return self.volume.problem or self.checkpoint.problem
+
+    # -- running --------------------------------------------------------------------------------------------
+
+    def _ask_to_run(self, *, only_this_slice: bool) -> None:
+        image, candidate = self.volume.layer, self.checkpoint.candidate
+        if self.running or self._why_not() is not None or image is None or candidate is None:
+            return
+        self._ask_about_fit(_Plan(image, candidate, only_this_slice))
+
+    def _ask_about_fit(self, plan: _Plan) -> None:
+        doubt = None
+        if plan.candidate.card is not None and not is_lazy(plan.image):
+            doubt = doubt_about(volume_of(plan.image), plan.candidate.card)
+        if doubt is None:
+            self._ask_about_edits(plan)
+            return
+        self.question.ask(
+            f"{doubt} Segment anyway?",
+            yes="Segment anyway",
+            no="Don't",
+            on_yes=lambda: self._ask_about_edits(plan),
+            on_no=self._refresh,
+        )
+
+    def _ask_about_edits(self, plan: _Plan) -> None:
+        result = find_result(self._viewer.layers, plan.image, plan.candidate.label_set)
+        axis = slice_axis_of(geometry_of(plan.image), plan.candidate.card, self.advanced.pipeline)
+        slices = [position_in_view(self._viewer, plan.image)[axis]] if plan.only_this_slice else None
+        if result is None or not result.session.would_lose_edits(result.layer.data, axis=axis, slices=slices):
+            self._start(plan)
+            return
+        edited = result.session.edited_voxels(result.layer.data, axis=axis, slices=slices)
+        self.question.ask(
+            replace_question(result.layer.name, edited, bool(result.session.runs), plan.only_this_slice),
+            yes="Replace",
+            no="Keep mine",
+            on_yes=lambda: self._start(plan),
+            on_no=self._refresh,
+        )
+
+    def _start(self, plan: _Plan) -> None:
+        image, candidate = plan.image, plan.candidate
+        if self.running or image not in self._viewer.layers:
+            return
+        try:
+            volume = None if is_lazy(image) else volume_of(image)
+            result = find_result(self._viewer.layers, image, candidate.label_set)
+            if result is None:
+                result = new_result(image, volume or geometry_of(image), candidate.label_set)
+                result.layer.opacity = load_preferences().label_opacity
+                self._viewer.add_layer(result.layer)
+        except TransUNetError as error:
+            self._say(str(error))
+            return
+        except MemoryError as error:
+            self._say(error_sentence(error))
+            return
+        request = RunRequest(
+            settings=PredictorSettings(
+                checkpoint=candidate.path,
+                device=self.device.device,
+                precision=self.advanced.precision,
+                pipeline=self.advanced.pipeline,
+                batch_size=self.advanced.batch_size,
+                img_size=self.advanced.img_size,
+            ),
+            checkpoint_name=candidate.name,
+            cache=self._cache,
+            volume=(lambda: volume_of(image)) if volume is None else (lambda: volume),
+            only_this_slice=plan.only_this_slice,
+        )
+        self._run = SegmentationRun(self._viewer, image, result, request, self)
+        self._run.progressed.connect(self._on_progress)
+        self._run.finished.connect(self._on_finished)
+        self._stories.pop(result.layer, None)
+        self.question.withdraw()
+        self._refresh()
+        self.run_started.emit()
+        self._run.start()
+
+    def _on_progress(self, progress: RunProgress) -> None:
+        self.bar.show_running(progress)
+        self._say(progress_sentence(progress))
+
+    def _on_finished(self, outcome: RunOutcome) -> None:
+        run, self._run = self._run, None
+        if run is None:
+            return
+        layer = run.result.layer
+        run.deleteLater()
+        if outcome.done == 0 and not run.result.session.runs and layer in self._viewer.layers:
+            self._viewer.layers.remove(layer)
+        sentence = outcome_sentence(outcome, run.result.session.names)
+        if layer in self._viewer.layers:
+            whole = outcome.kind == "finished" and not outcome.only_this_slice
+            volumes = outcome.volumes if whole else {}
+            self._stories[layer] = _Story(sentence, outcome.done, outcome.total, volumes)
+        self._refresh()
+        self._say(sentence)
+        self.run_finished.emit(outcome)
+
+    # -- the result -----------------------------------------------------------------------------------------
+
+    def _refresh(self) -> None:
+        """Bring buttons, legend and status line in line with what is chosen."""
+        if not self._attached:
+            return
+        running = self._run.result if self._run is not None else None
+        result = running or self.result
+        layer = result.layer if result is not None else None
+        candidate = self.checkpoint.candidate
+        usable = candidate is not None and candidate.problem is None
+        self.panel.show_result(
+            layer, self.volume.layer, candidate.label_set if candidate is not None and usable else None
+        )
+        self.panel.set_locked(
+            "Wait until the segmentation is done, or cancel it." if running is not None else None
+        )
+        if running is not None:
+            return
+        story = self._stories.get(layer) if layer is not None else None
+        self.panel.legend.set_volumes(story.volumes if story is not None else {})
+        self.bar.show_idle(
+            self._why_not(),
+            done=story.done if story is not None else 0,
+            total=story.total if story is not None else 0,
+        )
+        if self.question.open:
+            return
+        self._say(self._why_not() or (story.sentence if story is not None else _READY))
+        if story is not None:
+            self.panel.count_edits()
+
+    def _on_edited(self, voxels: int, any_label: bool) -> None:
+        layer = self.panel.layer
+        story = self._stories.get(layer) if layer is not None else None
+        if story is not None and self._run is None and not self.question.open and self._why_not() is None:
+            self._say(f"{story.sentence} {edits_sentence(voxels, any_label)}".strip())
+
+    def _say(self, sentence: str) -> None:
+        self._status.setText(sentence)
