@@ -36,8 +36,9 @@ write_labels("reference.nii.gz", labels, volume, names)
 E2
 napari-transunet segment phantom.nii.gz -o labels.nii.gz
 napari-transunet inspect "$(python -c 'import json; print(json.load(open("labels.json"))["provenance"]["checkpoint"])')"
-napari-transunet convert labels.nii.gz labels.seg.nrrd
-napari-transunet evaluate labels.nii.gz labels.seg.nrrd
+napari-transunet convert labels.nii.gz again.seg.nrrd
+napari-transunet evaluate labels.nii.gz again.seg.nrrd
+napari-transunet evaluate labels.nii.gz reference.nii.gz
 
 echo "With the gui extra"
 install "$wheel[gui]"

@@ -162,6 +162,13 @@ def test_segment_into_the_scan_s_own_folder_never_replaces_the_scan(run, scan, c
     assert scan.read_bytes() == before
 
 
+def test_segment_never_replaces_the_file_beside_the_scan(run, scan, checkpoint, tmp_path):
+    (tmp_path / "scan.json").write_text('{"Modality": "CT"}')
+    result = run("segment", scan, "-o", tmp_path / "scan.nrrd", "-c", checkpoint, "--overwrite")
+    assert "belongs to the input" in error_line(result)
+    assert (tmp_path / "scan.json").read_text() == '{"Modality": "CT"}'
+
+
 def test_segment_goes_on_after_an_input_fails_and_says_so(run, scan, checkpoint, tmp_path):
     (tmp_path / "broken.nii.gz").write_bytes(b"this is no volume")
     write_image(tmp_path / "second.mha", np.zeros((3, 20, 20), np.int16))
@@ -274,6 +281,7 @@ def test_inspect_tells_the_network_and_its_card(run, checkpoint):
     shown = run("inspect", checkpoint)
     assert shown.exit_code == 0
     assert "testing" in shown.stdout
+    assert "1 spleen, 2 liver" in shown.stdout
 
 
 def test_inspect_of_something_else_fails_in_one_line_but_still_reports(run, tmp_path):

@@ -28,7 +28,12 @@ def inspect(
     if as_json:
         print_json(facts)
     else:
-        print_facts({key: value for key, value in facts.items() if key not in ("problems", "notes", "ok")})
+        shown = {key: value for key, value in facts.items() if key not in ("card", "problems", "notes", "ok")}
+        if report.card is not None:
+            # What the tensors tell is above; the rest is the card's.
+            shown |= {key: value for key, value in facts["card"].items() if key not in shown}
+            shown["labels"] = ", ".join(f"{value} {name}" for value, name in report.card.label_names.items())
+        print_facts(shown)
         for note in report.notes:
             typer.echo(one_line(f"Note: {note}"))
         for problem in report.problems:

@@ -121,9 +121,14 @@ def segment(
     outcome = _Outcome()
     for source, target in zip(inputs, targets, strict=True):
         try:
-            if source.resolve() == target.resolve():
+            beside = sidecar_path(target)
+            if target.resolve() == source.resolve():
                 raise InputError(f"The labels would replace the input; choose another name than {target}.")
-            check_target(target, sidecar_path(target), overwrite=overwrite)
+            if beside.exists() and beside.resolve() == sidecar_path(source).resolve():
+                raise InputError(
+                    f"{beside} belongs to the input, and labels have such a file too; choose another name."
+                )
+            check_target(target, beside, overwrite=overwrite)
             volume = read(source, series=series, channel=channel, time_point=time_point)
             written = _segment_one(volume, predictors.for_volume(volume), target, overwrite=overwrite)
         except KeyboardInterrupt:
