@@ -66,7 +66,16 @@ def examine(
     problems: list[str] = []
     notes = _oddities(stored)
 
-    if problem := layout.problem(name) or _dtype_problem(stored.tensors, name):
+    if not layout.fits and (wanted is not None or n_skip is not None):
+        true = recognise(stored.shapes)
+        if true.fits:
+            asked = wanted.name if wanted is not None else true.variant.name
+            wish = f"{asked} with n_skip {n_skip}" if n_skip is not None else asked
+            problems.append(
+                f"{name} is {true.variant.name} with n_skip {true.n_skip}, not {wish}; "
+                "the tensors tell, so these may be left out."
+            )
+    if not problems and (problem := layout.problem(name) or _dtype_problem(stored.tensors, name)):
         problems.append(problem)
 
     found: ModelCard | None = None

@@ -58,6 +58,9 @@ _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 _STRINGS = frozenset({"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"})
 _PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 _GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
+MAX_INSTRUCTIONS = 2_000_000
+"""A state dict has some forty a tensor; more are there to keep the reader busy."""
+
 _EXTENSIONS = frozenset({"EXT1", "EXT2", "EXT4"})
 
 
@@ -87,7 +90,9 @@ def scan_pickle(file: IO[bytes] | mmap.mmap) -> PickleScan:
     recent: list[str] = []  # The strings pushed last; STACK_GLOBAL takes two of them.
     memo: dict[Any, str] = {}
     last_was_string = False
-    for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", file)):
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(cast("IO[bytes]", file))):
+        if count >= MAX_INSTRUCTIONS:
+            raise ValueError("it has more instructions than any state dict")
         name = opcode.name
         if name == "PROTO":
             protocol = int(argument or 0)

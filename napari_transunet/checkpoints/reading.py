@@ -44,7 +44,7 @@ PREFIXES = ("module.", "_orig_mod.", "net.", "model.")
 """What DataParallel, `torch.compile` and wrapping modules put before every key, in any order and number."""
 
 _MAX_DEPTH = 8
-_MAX_PICKLE = 64 << 20
+_MAX_PICKLE = 16 << 20
 _MAX_HEADER = 16 << 20
 _PROTOCOL = 2
 _LEGACY_PICKLES = 5  # magic number, protocol, system, the object, storage keys

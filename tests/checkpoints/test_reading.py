@@ -337,6 +337,13 @@ def test_a_tensor_that_claims_more_than_the_file_holds_takes_no_memory(
     one_sentence(caught)
 
 
+def test_an_endless_pickle_is_given_up(tmp_path: Path) -> None:
+    path = tmp_path / "long.pth"
+    path.write_bytes(b"\x80\x02" + b"N0" * (2 << 20) + b".")
+    with pytest.raises(CheckpointError, match="more instructions than any state dict"):
+        open_checkpoint(path)
+
+
 def test_members_named_twice_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "twice.pth"
     torch.save(STATE, path)
@@ -386,7 +393,8 @@ def test_other_files_are_called_what_they_are(tmp_path: Path, name: str, content
 
 def test_imagenet_weights_are_sent_to_load_imagenet(tmp_path: Path) -> None:
     path = tmp_path / "R50+ViT-B_16.npz"
-    np.savez(path, **{"Transformer/encoder_norm/scale": np.ones(3), "cls": np.ones(3)})
+    arrays = {"Transformer/encoder_norm/scale": np.ones(3), "cls": np.ones(3)}
+    np.savez(path, **arrays)  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match=r"ImageNet.*load_imagenet"):
         open_checkpoint(path)
     np.savez(path, image=np.ones(3))
