@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from napari_transunet.errors import VolumeError
+from napari_transunet.volumes.dicom_headers import damage_named
 from napari_transunet.volumes.stacking import Slice
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def frames_of(header: Header, *, alone: bool) -> list[Frame]:
         )
     if dataset.get("ModalityLUTSequence"):
         raise VolumeError("its values are scaled by a table (Modality LUT), which cannot be read.")
-    try:
+    with damage_named(f"the geometry in {header.path.name} is damaged"):
         if dataset.get("PerFrameFunctionalGroupsSequence"):
             return _enhanced(header)
         if header.frames > 1:
@@ -56,10 +57,6 @@ def frames_of(header: Header, *, alone: bool) -> list[Frame]:
                 " lie, so it is no volume."
             )
         return [_classic(header, alone=alone)]
-    except VolumeError:
-        raise
-    except (TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
-        raise VolumeError(f"the geometry in {header.path.name} is damaged ({error}).") from error
 
 
 def _classic(header: Header, *, alone: bool) -> Frame:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import warnings
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pydicom
 
-from napari_transunet.errors import SizeError, VolumeError
+from napari_transunet.errors import SizeError, TransUNetError, VolumeError
 from napari_transunet.volumes.limits import memory_limit
 from napari_transunet.volumes.series import SeriesInfo
 
@@ -146,6 +148,27 @@ def description_of(header: Header) -> str:
     return "".join(char for char in text if char.isprintable()).strip()[:80]
 
 
+@contextmanager
+def damage_named(what: str) -> Iterator[None]:
+    """Turns whatever pydicom and SimpleITK raise on damaged bytes into a `VolumeError` that begins with `what`.
+
+    Their exceptions for the same damage range from struct.error to NotImplementedError and OSError without a
+    number. What they warn about is either mended by them or ends here, so the warnings are not shown.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (TransUNetError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        detail = (lines[-1] if lines else type(error).__name__)[:160]
+        raise VolumeError(f"{what} ({''.join(c for c in detail if c.isprintable())}).") from error
+
+
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM by its first bytes (the preamble, or a data set that starts without one)."""
     with path.open("rb") as file:
@@ -200,26 +223,13 @@ def read_header(path: Path) -> Header:
         The file is damaged or ends inside the header.
     """
     check_deflated(path)
-    try:
+    with damage_named(f"the DICOM header of {path.name} is damaged or truncated"):
         dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+        # Values are converted on first use; convert all of them while errors are caught.
+        for element in dataset.iterall():
+            _ = element.value
         header = Header(path, dataset)
-        # Values are converted on first use; convert those that everything rests on while errors are caught.
-        _ = (
-            header.size,
-            header.frames,
-            header.series_uid,
-            header.modality,
-            header.is_localizer,
-            header.is_color,
-        )
-        for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
-            dataset.get(name)
-        _ = [len(dataset.get(name) or ()) for name in ("PerFrameFunctionalGroupsSequence", "SegmentSequence")]
-    except OSError:
-        raise
-    except Exception as error:
-        # pydicom raises almost anything on damaged bytes; all of it means the same here.
-        raise VolumeError(f"the DICOM header of {path.name} is damaged ({error}).") from error
+        _ = (header.size, header.frames, header.is_localizer, header.is_color)
     if not dataset:
         raise VolumeError(f"{path.name} has no readable DICOM header; it is damaged or truncated.")
     return header

@@ -24,7 +24,7 @@ from pydicom.uid import (
 )
 
 from napari_transunet.errors import VolumeError
-from napari_transunet.volumes.dicom_headers import Header, check_deflated
+from napari_transunet.volumes.dicom_headers import Header, check_deflated, damage_named
 from napari_transunet.volumes.limits import checked_size, native
 
 _SECONDARY_CAPTURE = UID("1.2.840.10008.5.1.4.1.1.7")
@@ -72,7 +72,7 @@ def read_pixels(header: Header, max_bytes: int | None) -> npt.NDArray[Any]:
     dtype = stored_type(header)
     checked_size(expected, dtype.itemsize, max_bytes)
     check_deflated(header.path)
-    try:
+    with damage_named(f"the pixels of {header.path.name} are damaged or truncated"):
         dataset = pydicom.dcmread(header.path, force=True)
         if "PixelData" not in dataset:
             raise VolumeError(f"{header.path.name} has no pixel data; it is truncated, copy it again.")
@@ -81,13 +81,6 @@ def read_pixels(header: Header, max_bytes: int | None) -> npt.NDArray[Any]:
             pixels = _decode_with_gdcm(dataset, syntax)
         else:
             pixels = dataset.pixel_array
-    except (VolumeError, MemoryError):
-        raise
-    except Exception as error:
-        # pydicom and SimpleITK raise almost anything on damaged pixels; all of it means the same here.
-        raise VolumeError(
-            f"the pixels of {header.path.name} are damaged or truncated ({_short(error)})."
-        ) from error
     if pixels.size != np.prod(expected):
         raise VolumeError(
             f"{header.path.name} holds {pixels.shape} pixels where its header promises {expected}; it is damaged."
@@ -133,9 +126,3 @@ def _decode_with_gdcm(dataset: Dataset, syntax: UID) -> npt.NDArray[Any]:
         reader.SetFileName(str(path))
         image = reader.Execute()
         return np.asarray(SimpleITK.GetArrayFromImage(image))
-
-
-def _short(error: Exception) -> str:
-    """The last line that says something, without the C++ source position that ITK puts before it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:200]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.volumes.dicom_frames import Frame, frames_of, functional_group
+from napari_transunet.volumes.dicom_headers import damage_named
 from napari_transunet.volumes.dicom_pixels import read_pixels
 from napari_transunet.volumes.labels import Color, Label, LabelSet, color_for
 from napari_transunet.volumes.limits import checked_size
@@ -45,7 +46,8 @@ def read_segmentation(
     kind = str(dataset.get("SegmentationType") or "").upper()
     if kind != "BINARY":
         raise VolumeError(f"it is a DICOM segmentation of type {kind or 'unknown'}; only BINARY can be read.")
-    labels = LabelSet(tuple(_label(item) for item in dataset.get("SegmentSequence") or ()))
+    with damage_named("its list of segments is damaged"):
+        labels = LabelSet(tuple(_label(item) for item in dataset.get("SegmentSequence") or ()))
     if not len(labels):
         raise VolumeError("it is a DICOM segmentation without segments.")
     wanted = [label.value for label in labels]
@@ -54,7 +56,8 @@ def read_segmentation(
             raise VolumeError(f"it has {len(wanted)} segments; channel can be 0 to {len(wanted) - 1}.")
         wanted = [wanted[channel]]
     frames = frames_of(header, alone=False)
-    numbers = [_segment_number(dataset, frame.index) for frame in frames]
+    with damage_named("its list of frames is damaged"):
+        numbers = [_segment_number(dataset, frame.index) for frame in frames]
     geometry, places = _grid(frames)
     checked_size(geometry.shape, 2, max_bytes)
     masks = read_pixels(header, max_bytes)

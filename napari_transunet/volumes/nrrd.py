@@ -114,7 +114,7 @@ def parse_header(stream: IO[bytes]) -> NrrdHeader:
         key = re.match(r"([^:]*?):=(.*)", text)
         field = re.match(r"([^:]+): ?(.*)", text)
         if key:
-            keys[key[1]] = key[2].replace("\\n", "\n").replace("\\\\", "\\")
+            keys[key[1]] = re.sub(r"\\([n\\])", lambda m: "\n" if m[1] == "n" else "\\", key[2])
         elif field:
             name = field[1].lower().replace(" ", "")
             fields[name] = field[2].strip()

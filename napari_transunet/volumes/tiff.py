@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,7 @@ def read_tiff(
     """
     import tifffile
 
+    _check_pages(path)
     try:
         # Other files that an OME header names are never opened.
         with tifffile.TiffFile(path, _multifile=False) as file:
@@ -86,6 +88,41 @@ def read_tiff(
         raise VolumeError(f"it holds {data.shape} pixels where its header promises {shape}; it is damaged.")
     volume = _arranged(data, axes, channel, time)
     return volume, Geometry((volume.shape[0], volume.shape[1], volume.shape[2]), spacing), note
+
+
+def _check_pages(path: Path) -> None:
+    """Follows the chain of pages to its end; tifffile stops without a word where a truncated file breaks it.
+
+    Raises
+    ------
+    VolumeError
+        The chain leads out of the file or in a circle.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(16)
+        order = {b"II": "<", b"MM": ">"}.get(start[:2])
+        kind = struct.unpack_from(f"{order}H", start, 2)[0] if order and len(start) == 16 else 0
+        if kind not in (42, 43):
+            raise VolumeError("it is not a TIFF file, or a damaged one.")
+        # Classic TIFF: 2-byte count, 12-byte entries, 4-byte offsets; BigTIFF: 8, 20 and 8.
+        count, entry, offset = (
+            (f"{order}H", 12, f"{order}I") if kind == 42 else (f"{order}Q", 20, f"{order}Q")
+        )
+        (place,) = struct.unpack_from(offset, start, 4 if kind == 42 else 8)
+        seen: set[int] = set()
+        while place:
+            file.seek(place)
+            raw = file.read(struct.calcsize(count))
+            tags = struct.unpack(count, raw)[0] if len(raw) == struct.calcsize(count) else size
+            file.seek(place + struct.calcsize(count) + entry * min(tags, size))
+            raw = file.read(struct.calcsize(offset))
+            if len(raw) < struct.calcsize(offset) or place in seen:
+                raise VolumeError(
+                    f"it ends or breaks at page {len(seen) + 1}; it is truncated, copy it again."
+                )
+            seen.add(place)
+            (place,) = struct.unpack(offset, raw)
 
 
 def _arranged(data: npt.NDArray[Any], axes: str, channel: int | None, time: int | None) -> npt.NDArray[Any]:

@@ -1,0 +1,53 @@
+"""Label names and colours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_transunet.errors import VolumeError
+from napari_transunet.volumes.labels import Label, LabelSet, color_for, default_color
+
+
+def test_one_organ_has_one_colour_however_it_is_spelled() -> None:
+    spellings = ["kidney_left", "Left kidney", "KIDNEY (left)", "left-kidney", "kidney l"]
+    assert len({color_for(name, value) for value, name in enumerate(spellings, 1)}) == 1
+    assert color_for("kidney_left", 1) != color_for("kidney_right", 1)
+    assert color_for("Oesophagus", 1) == color_for("esophagus", 5)
+
+
+def test_abdominal_organs_can_be_told_apart() -> None:
+    names = ["spleen", "kidney right", "kidney left", "gallbladder", "liver", "stomach", "pancreas", "aorta",
+             "inferior vena cava", "esophagus"]  # fmt: skip
+    colors = np.array([color_for(name, 1) for name in names])
+    apart = np.linalg.norm(colors[:, None] - colors[None], axis=2) + 9 * np.eye(len(names))
+    assert apart.min() > 0.15
+
+
+def test_unknown_names_get_the_colour_of_their_value() -> None:
+    assert color_for("blob", 7) == default_color(7)
+    assert len({default_color(value) for value in range(1, 60)}) == 59
+
+
+def test_set_is_ordered_and_leaves_out_background() -> None:
+    labels = LabelSet.from_names({0: "background", 5: "liver", 2: "spleen"})
+    assert [label.value for label in labels] == [2, 5]
+    assert labels.names == {2: "spleen", 5: "liver"}
+    assert labels.get(5) is not None
+    assert labels.get(5).name == "liver"  # type: ignore[union-attr]
+    assert labels.get(9) is None
+    assert len(labels) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "color"),
+    [(0, "a", (0, 0, 0)), (70000, "a", (0, 0, 0)), (1, " ", (0, 0, 0)), (1, "a", (2, 0, 0))],
+)
+def test_refuses_what_is_no_label(value: int, name: str, color: tuple[float, float, float]) -> None:
+    with pytest.raises(VolumeError):
+        Label(value, name, color)
+
+
+def test_refuses_two_names_for_one_value() -> None:
+    with pytest.raises(VolumeError, match="named twice"):
+        LabelSet((Label(1, "a", (0, 0, 0)), Label(1, "b", (0, 0, 0))))
