@@ -37,8 +37,8 @@ _log = logging.getLogger(__name__)
 _BATCH_PIXELS = {"cpu": 4 * 224 * 224, "mps": 8 * 224 * 224, "cuda": 32 * 224 * 224}
 """Pixels of a batch by default. On the CPU more gains nothing and would only be longer to cancel."""
 
-_LOGIT_BYTES = 256 << 20  # of full-size logits held at once; with many classes they outgrow everything else
 _KNOWN_PLANES = 8
+"""Different slices of one value whose labels are kept: air, and whatever else a volume is padded with."""
 
 
 class OutOfMemoryError(InputError):
@@ -122,7 +122,6 @@ class Predictor:
         self.batch_size = batch_size or _default_batch(self.device, net.img_size)
         self.labels_dtype = np.dtype(np.uint8 if net.num_classes <= 255 else np.uint16)
         self._size = net.img_size
-        self._classes = net.num_classes
         self._network = InferenceTransUNet(net, device=self.device, dtype=self.precision)
 
     def slice_axis(self, volume: Volume | npt.NDArray[Any]) -> int:
@@ -302,12 +301,7 @@ class Predictor:
                 f"The network's output overflows in {str(self.precision).removeprefix('torch.')}; "
                 "choose precision 'float32'."
             )
-        height, width = source.resize.shape
-        at_once = max(1, _LOGIT_BYTES // (4 * self._classes * height * width))
-        parts = [source.resize.inverse(part).argmax(dim=1) for part in logits.split(at_once)]
-        # PyTorch hardly knows uint16, so the last step is numpy's.
-        labels = torch.cat(parts).to(torch.uint8 if self.labels_dtype == np.uint8 else torch.int32)
-        return labels.cpu().numpy().astype(self.labels_dtype, copy=False)
+        return source.resize.labels(logits).cpu().numpy().astype(self.labels_dtype, copy=False)
 
 
 _Key = int | tuple[float, ...]

@@ -67,6 +67,21 @@ class Resize:
         """Float32 logits to the slices' grid: (..., H, W) -> (..., h, w)."""
         return self.back_rows @ logits @ self.back_columns.mT
 
+    def labels(self, logits: Tensor) -> Tensor:
+        """The most likely class of every pixel of the slices: (B, classes, H, W) -> (B, h, w).
+
+        uint8, or int32 above 255 classes. It is `inverse(logits).argmax(dim=1)`, one class at a time: logits at
+        the slices' size would grow with the classes, and PyTorch's argmax across planes is slow on the CPU.
+        """
+        best = self.inverse(logits[:, 0])
+        dtype = torch.uint8 if logits.shape[1] <= 255 else torch.int32
+        labels = torch.zeros(best.shape, dtype=dtype, device=best.device)
+        for label in range(1, logits.shape[1]):
+            plane = self.inverse(logits[:, label])
+            labels.masked_fill_(plane > best, label)
+            torch.maximum(best, plane, out=best)
+        return labels
+
 
 def make_resize(
     how: Literal["squash", "pad"],

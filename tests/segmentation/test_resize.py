@@ -127,3 +127,13 @@ def test_the_way_back_picks_what_scipy_picks(n_in: int, n_out: int) -> None:
     logits = functional.one_hot(torch.from_numpy(labels).long(), 9).permute(2, 0, 1).float()
     got = paper_resize((n_out, n_out), (n_in, n_in)).inverse(logits).argmax(dim=0)
     np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 7, 256])
+def test_labels_are_the_argmax_of_the_logits_brought_back(classes: int) -> None:
+    logits = torch.randn(2, classes, *SIZE).round(decimals=1)
+    logits[:, classes // 2] = logits[:, 0]  # of equals, the first counts
+    for resize in (make_resize("squash", (1, 1), SHAPE, SIZE), paper_resize(SHAPE, SIZE)):
+        labels = resize.labels(logits)
+        assert labels.dtype == (torch.uint8 if classes <= 255 else torch.int32)
+        assert torch.equal(labels.long(), resize.inverse(logits).argmax(dim=1))
