@@ -14,7 +14,9 @@ from napari_transunet.checkpoints.inspection import inspect_checkpoint
 from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.errors import CheckpointError, ExistsError, FileProblem, InputError
+from napari_transunet.files import available_memory
 from napari_transunet.model.transunet import TransUNet
+from napari_transunet.model.variants import VARIANTS
 from tests.checkpoints.conftest import randomise
 
 if TYPE_CHECKING:
@@ -132,3 +134,17 @@ def test_a_loaded_checkpoint_is_saved_with_its_card(tmp_path: Path, small_net: T
     again = load_checkpoint(save_checkpoint(tmp_path / "w2.safetensors", loaded))
     assert again.card.label_names == {1: "spleen"}
     assert_same(small_net, again.model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "testing"])
+def test_every_variant_comes_back_bit_for_bit(tmp_path: Path, variant: str) -> None:
+    patch = VARIANTS[variant].patch
+    with torch.device("meta"):
+        net = TransUNet(variant, num_classes=3, img_size=(2 * patch, 3 * patch))
+    if available_memory() < 12 * sum(value.numel() for value in net.parameters()):
+        pytest.skip("There is not enough memory for two such networks.")
+    net = randomise(net.to_empty(device="cpu"))
+    path = save_checkpoint(tmp_path / "w.safetensors", net)
+    assert_same(net, load_checkpoint(path).model)
+    path.unlink()
