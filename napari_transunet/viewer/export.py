@@ -161,7 +161,8 @@ def propose_path(layer: Labels, *, suffix: str = ".nii.gz", scan: Path | None = 
     folder, stem = Path.home(), _safe(str(layer.name))
     beside = scan or (file.path if file is not None else None)
     if scan is not None:
-        stem = f"{stem_of(scan)}_labels"
+        # The name of a DICOM folder is often a UID, whose last number is no suffix.
+        stem = f"{scan.name if scan.is_dir() else stem_of(scan)}_labels"
     elif beside is not None:
         stem = stem_of(beside)
     if beside is not None and os.access(beside.parent, os.W_OK):
