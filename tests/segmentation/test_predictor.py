@@ -6,6 +6,7 @@ import itertools
 import time
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,8 @@ import torch
 from scipy import ndimage
 
 from napari_transunet.checkpoints.card import default_card
+from napari_transunet.checkpoints.loading import load_checkpoint
+from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.errors import InputError
 from napari_transunet.model.inference import InferenceTransUNet
 from napari_transunet.segmentation.predictor import (
@@ -208,6 +211,29 @@ def test_missing_numbers_are_background(plain: TransUNet) -> None:
     expected = on_cpu(plain).predict(data)
     data[:, :5] = np.nan
     np.testing.assert_array_equal(on_cpu(plain).predict(data), expected)
+
+
+def test_a_checkpoint_brings_its_card(tmp_path: Path) -> None:
+    net = network("R50-ViT-Ti_16", img_size=32)
+    card = default_card(net, labels={1: "liver"}, window=(-1000, 400), orientation="RAS")
+    checkpoint = load_checkpoint(save_checkpoint(tmp_path / "own.safetensors", net, card))
+    predictor = Predictor(checkpoint, device="cpu", precision="float32")
+    assert predictor.checkpoint is checkpoint
+    assert predictor.card == checkpoint.card
+    assert predictor.card.window == (-1000, 400)
+    turned = np.flip(ct(), (1, 2))  # a LPS volume as RAS
+    expected = on_cpu(net, card=default_card(net, window=(-1000, 400))).predict(turned)
+    labels = predictor.predict(volume(ct()))
+    np.testing.assert_array_equal(labels, np.flip(expected, (1, 2)))
+    assert (labels != expected).mean() > 0.1
+
+
+def test_a_checkpoint_may_be_used_at_another_size(tmp_path: Path) -> None:
+    net = network("R50-ViT-Ti_16", img_size=32)
+    path = save_checkpoint(tmp_path / "own.safetensors", net, default_card(net))
+    larger = Predictor(load_checkpoint(path, img_size=(48, 64)), device="cpu")
+    assert larger.card.img_size == (48, 64)
+    assert larger.predict(ct()).shape == SHAPE
 
 
 # ---------------------------------------------------------------- the order
