@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -102,7 +102,15 @@ def check_claim(needed: int, stored: int, *, compressed: bool) -> None:
         )
 
 
-def read_array(stream: IO[bytes], dtype: np.dtype[Any], shape: Sequence[int]) -> npt.NDArray[Any]:
+class Bytes(Protocol):
+    """Anything that gives up to `count` bytes at a time, and none at its end."""
+
+    def read(self, count: int, /) -> bytes:
+        """The next bytes."""
+        ...
+
+
+def read_array(stream: Bytes, dtype: np.dtype[Any], shape: Sequence[int]) -> npt.NDArray[Any]:
     """An array of the given shape from the next bytes of a stream, in native byte order.
 
     The caller has checked the size.
@@ -126,6 +134,25 @@ def read_array(stream: IO[bytes], dtype: np.dtype[Any], shape: Sequence[int]) ->
             view[done : done + len(chunk)] = chunk
             done += len(chunk)
     return native(array)
+
+
+def verify_end(stream: Bytes) -> None:
+    """Has a decompressor that stands at the end of its data check the checksum that follows.
+
+    Without this a reader that takes exactly the bytes it needs never learns that some of them are wrong.
+
+    Raises
+    ------
+    VolumeError
+        The checksum is wrong or missing.
+    """
+    with damage_as_volume_error():
+        try:
+            stream.read(1)
+        except gzip.BadGzipFile as error:
+            # Bytes that follow a whole, checked stream do no harm.
+            if "Not a gzipped file" not in str(error):
+                raise
 
 
 def native(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

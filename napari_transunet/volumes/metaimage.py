@@ -20,12 +20,14 @@ import numpy.typing as npt
 from napari_transunet.errors import VolumeError
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.limits import (
+    Bytes,
     beside,
     check_claim,
     checked_size,
     chosen,
     damage_as_volume_error,
     read_array,
+    verify_end,
 )
 
 _TYPES: Mapping[str, str] = MappingProxyType(
@@ -194,7 +196,9 @@ def read_metaimage(
             file.seek(stored - size)
         else:
             file.seek(start + max(skip, 0))
-        data = read_array(_Inflated(file) if compressed else file, dtype, shape)  # type: ignore[arg-type]
+        stream: Bytes = _Inflated(file) if compressed else file
+        data = read_array(stream, dtype, shape)
+        verify_end(stream)
     frame = data.reshape(-1, *geometry.shape, channels)[wanted_time, ..., wanted_channel]
     return np.ascontiguousarray(frame), geometry, header
 
@@ -211,12 +215,12 @@ class _Inflated:
         self._inflate = zlib.decompressobj(wbits=47)  # zlib or gzip, told apart by itself
         self._pending = b""
 
-    def read(self, count: int) -> bytes:
+    def read(self, count: int, /) -> bytes:
         with damage_as_volume_error():
             while not self._inflate.eof:
                 piece = self._pending or self._file.read(1 << 16)
                 if not piece:
-                    return b""
+                    raise EOFError("the compressed data ends early")
                 out = self._inflate.decompress(piece, count)
                 self._pending = self._inflate.unconsumed_tail
                 if out:

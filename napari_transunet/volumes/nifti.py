@@ -28,6 +28,7 @@ from napari_transunet.volumes.limits import (
     open_maybe_gzip,
     read_array,
     rescaled,
+    verify_end,
 )
 
 _TYPES: Mapping[int, str] = MappingProxyType(
@@ -278,6 +279,7 @@ def read_nifti(
     with open_maybe_gzip(data_path) as stream:
         stream.seek(start)
         data = read_array(stream, header.dtype, header.shape)
+        verify_end(stream)
     return rescaled(data, header.slope, header.intercept), geometry, note
 
 

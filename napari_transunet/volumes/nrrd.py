@@ -29,6 +29,7 @@ from napari_transunet.volumes.limits import (
     chosen,
     damage_as_volume_error,
     read_array,
+    verify_end,
 )
 
 _TYPES: Mapping[str, str] = MappingProxyType(
@@ -294,6 +295,7 @@ def read_nrrd(
             data = _text(stream, dtype, axes.sizes[::-1])
         else:
             data = read_array(stream, dtype, axes.sizes[::-1])
+            verify_end(stream)
     # numpy's axes run slowest first, the header's fastest first.
     index = tuple(wanted.get(axis, slice(None)) for axis in reversed(range(len(axes.sizes))))
     data = np.ascontiguousarray(data[index]).reshape(geometry.shape)
