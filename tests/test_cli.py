@@ -23,6 +23,8 @@ from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.cli import app
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import VARIANTS
+from napari_transunet.volumes.reading import read_volume
+from napari_transunet.volumes.writing import write_labels
 
 SPACING_ZYX = (2.5, 0.7, 0.8)
 DIRECTION = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
@@ -362,6 +364,18 @@ def test_evaluate_gives_a_table_strict_json_and_csv(run, pair, tmp_path):
     assert "0.800" in table
     assert "∞" in table
     assert "--overwrite" in error_line(run("evaluate", *pair, "--csv", "scores.csv"))
+
+
+def test_evaluate_notes_where_the_files_name_a_value_differently(run, pair, tmp_path):
+    for name, organ in (("a", "Liver"), ("b", "liver"), ("c", "spleen")):
+        volume = read_volume(pair[0])
+        write_labels(tmp_path / f"{name}.nii.gz", volume.data, volume, {1: organ, 4: "aorta"})
+    assert run("evaluate", "a.nii.gz", "b.nii.gz").stderr == ""
+    result = run("evaluate", "a.nii.gz", "c.nii.gz")
+    assert result.exit_code == 0
+    assert result.stderr.splitlines() == [
+        "Note: label 1 is 'Liver' in the one and 'spleen' in the other file."
+    ]
 
 
 def test_evaluate_refuses_another_grid(run, pair, tmp_path):

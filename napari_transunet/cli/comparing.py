@@ -13,7 +13,7 @@ from rich.text import Text
 
 from napari_transunet.cli.options import JsonOption, OverwriteOption, check_target, read
 from napari_transunet.cli.printing import number, print_json, print_table
-from napari_transunet.cli.reporting import one_line
+from napari_transunet.cli.reporting import one_line, say
 from napari_transunet.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def evaluate(
         )
     scores = score(first.data, second.data, spacing=first.geometry.spacing, tolerance_mm=tolerance)
     names = (first.labels.names if first.labels else {}) | (second.labels.names if second.labels else {})
+    _note_other_names(first, second)
     means = mean_scores(scores)
     if csv_file is not None:
         _write_csv(csv_file, scores, names, METRICS, overwrite=overwrite)
@@ -87,6 +88,16 @@ def evaluate(
     table.add_section()
     table.add_row("", "mean", *(number(means[metric]) for metric in METRICS if metric in means))
     print_table(table)
+
+
+def _note_other_names(first: Volume, second: Volume) -> None:
+    """Labels are compared by value; say so where the files call one value differently."""
+    if first.labels is None or second.labels is None:
+        return
+    others = second.labels.names
+    for value, name in first.labels.names.items():
+        if value in others and others[value].casefold() != name.casefold():
+            say(f"Note: label {value} is {name!r} in the one and {others[value]!r} in the other file.")
 
 
 def _write_csv(
