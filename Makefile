@@ -28,8 +28,8 @@ test: setup  ## all tests but the slow ones
 test-slow: setup  ## the slow tests
 	@scripts/test.sh -m slow
 
-bench: setup  ## the benchmarks
-	@scripts/bench.sh
+bench: setup  ## the benchmarks (ARGS=--quick: small ones)
+	@scripts/bench.sh $(ARGS)
 
 lint: $(READY)  ## ruff
 	@$(BIN)/ruff check .

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run every benchmark in turn; results are printed.
+# Run every benchmark in turn; results are printed. Arguments go to each, such as --quick.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 shopt -s nullglob
@@ -8,5 +8,5 @@ python="${VENV:-.venv}/bin/python"
 export NAPARI_CONFIG=""
 for benchmark in benchmarks/bench_*.py; do
     echo "== ${benchmark#benchmarks/} =="
-    scripts/with-display.sh "$python" "$benchmark"
+    scripts/with-display.sh "$python" "$benchmark" "$@"
 done
