@@ -25,7 +25,7 @@ from qtpy.QtWidgets import (
 
 from napari_transunet.errors import TransUNetError
 from napari_transunet.viewer.background import Chores
-from napari_transunet.viewer.layers import add_volume
+from napari_transunet.viewer.layers import add_volume, warm_up
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -68,6 +68,7 @@ class VolumeOpener(QObject):
         self._viewer = viewer
         self._widget = parent
         self._chores = Chores(self)
+        warm_up()  # while the dock comes up nobody waits for it; while a network runs, the window would stand still
         self._path: Path | None = None
         self._chooser: SeriesChooser | None = None
         self._last_folder = ""
