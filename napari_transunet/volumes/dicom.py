@@ -69,12 +69,15 @@ def read_dicom(
         found = scan(path, recursive=True)
         return _read(_choose(found, series), path, path.name, channel, time, max_bytes)
     header = read_header(path)
-    if header.dataset.get("SOPClassUID") == DIRECTORY or path.name.upper() == "DICOMDIR":
+    if header.kind == DIRECTORY:
         found = scan(path.parent, recursive=True)
         return _read(_choose(found, series), path.parent, path.parent.name, channel, time, max_bytes)
+    if header.lacks_image:
+        raise VolumeError("it ends inside its header; it is truncated, copy it again.")
     if not header.is_image:
-        kind = getattr(header.dataset.get("SOPClassUID"), "name", None) or "no image"
-        raise VolumeError(f"it is a DICOM file without an image ({kind}).")
+        raise VolumeError(
+            f"it is a DICOM file without an image ({header.kind.name if header.kind else 'unknown'})."
+        )
     if series is not None:
         found = scan(path.parent, recursive=False)
         found.sort(key=lambda one: one.uid != header.series_uid)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pydicom
+from pydicom.config import IGNORE
+from pydicom.uid import UID
 
 from napari_transunet.errors import SizeError, TransUNetError, VolumeError
-from napari_transunet.volumes.limits import memory_limit
+from napari_transunet.volumes.limits import MAX_DEFLATE_RATIO, memory_limit
 from napari_transunet.volumes.series import SeriesInfo
 
 if TYPE_CHECKING:
@@ -100,9 +101,21 @@ class Header:
         return min(self.size) > 0
 
     @property
+    def kind(self) -> UID | None:
+        """SOP class, from the head of the file (which a truncated file still has) or else from the data set."""
+        meta = getattr(self.dataset, "file_meta", None)
+        value = (meta.get("MediaStorageSOPClassUID") if meta else None) or self.dataset.get("SOPClassUID")
+        return UID(str(value), validation_mode=IGNORE) if value else None
+
+    @property
+    def lacks_image(self) -> bool:
+        """Whether it says that it is an image, or does not say what it is, and yet has no pixels."""
+        return not self.is_image and (self.kind is None or "Image Storage" in self.kind.name)
+
+    @property
     def is_segmentation(self) -> bool:
         """Whether it is a DICOM segmentation object."""
-        return bool(self.dataset.get("SOPClassUID") == SEGMENTATION)
+        return self.kind == SEGMENTATION
 
     @property
     def is_localizer(self) -> bool:
@@ -226,41 +239,29 @@ def read_header(path: Path) -> Header:
     with damage_named(f"the DICOM header of {path.name} is damaged or truncated"):
         dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_TAGS)
         # Values are converted on first use; convert all of them while errors are caught.
-        for element in dataset.iterall():
+        for element in (*getattr(dataset, "file_meta", ()), *dataset.iterall()):
             _ = element.value
         header = Header(path, dataset)
-        _ = (header.size, header.frames, header.is_localizer, header.is_color)
+        _ = (header.size, header.frames, header.is_localizer, header.is_color, header.lacks_image)
     if not dataset:
         raise VolumeError(f"{path.name} has no readable DICOM header; it is damaged or truncated.")
     return header
 
 
 def check_deflated(path: Path) -> None:
-    """Refuses a file of the deflated transfer syntax that would not fit into memory.
+    """Refuses a file of the deflated transfer syntax that might not fit into memory.
 
-    pydicom inflates such a file in one piece, so its size is counted first.
+    pydicom inflates such a file in one piece, so the most that it can hold is compared with the memory there is.
 
     Raises
     ------
     SizeError
-        It would not fit.
+        It might not fit.
     """
     with path.open("rb") as file:
-        start = file.read(4096)
-        if _DEFLATED.encode() not in start:
-            return
-        limit = memory_limit(None)
-        if path.stat().st_size * 1032 < limit:
-            return
-        file.seek(start.index(_DEFLATED.encode()))
-        inflate, total = None, 0
-        while chunk := file.read(1 << 16):
-            inflate = inflate or zlib.decompressobj(-zlib.MAX_WBITS)
-            total += len(chunk) * 1032
-            if total > limit:
-                raise SizeError(
-                    f"{path.name} is deflated and may not fit into memory; store it uncompressed."
-                )
+        deflated = _DEFLATED.encode() in file.read(4096)
+    if deflated and path.stat().st_size * MAX_DEFLATE_RATIO > memory_limit(None):
+        raise SizeError(f"{path.name} is deflated and may not fit into memory; store it in another syntax.")
 
 
 def scan(folder: Path, *, recursive: bool) -> list[Series]:
@@ -269,27 +270,27 @@ def scan(folder: Path, *, recursive: bool) -> list[Series]:
     Raises
     ------
     VolumeError
-        There are no DICOM images.
+        There are no DICOM images, or one of the files is damaged.
     """
     found: dict[str, list[Header]] = {}
-    broken: VolumeError | None = None
     others = 0
     for path in _files(folder, recursive=recursive):
         if not _is_dicom_quietly(path):
+            if path.suffix.lower() in _SUFFIXES - {""}:
+                raise VolumeError(f"{path.name} is empty or no DICOM file; copy it again, or remove it.")
             others += 1
             continue
-        try:
-            header = read_header(path)
-        except VolumeError as error:
-            broken = error
-            continue
+        # A damaged file is not passed over: without its slice the volume would be another one.
+        header = read_header(path)
+        if header.lacks_image:
+            raise VolumeError(
+                f"{path.name} ends inside its header; it is truncated, copy it again or remove it."
+            )
         if header.is_image:
             found.setdefault(header.series_uid, []).append(header)
         else:
             others += 1
     if not found:
-        if broken is not None:
-            raise broken
         what = f"none of its {others} files is a DICOM image" if others else "it is empty"
         raise VolumeError(f"the folder holds no volume: {what}.")
     series = [Series(uid, _without_strays(headers)) for uid, headers in found.items()]

@@ -240,7 +240,7 @@ def write_metaimage(path: Path, data: npt.NDArray[Any], geometry: Geometry, keys
     if kind is None:
         raise VolumeError(f"MetaImage cannot hold values of type {data.dtype}.")
     little = data.astype(data.dtype.newbyteorder("<"), copy=False)
-    deflate = zlib.compressobj(6)
+    deflate = zlib.compressobj(4)
     pieces = [deflate.compress(plane.tobytes()) for plane in little]
     pieces.append(deflate.flush())
     matrix = [value for column in zip(*geometry.direction, strict=True) for value in column]

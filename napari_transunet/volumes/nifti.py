@@ -321,7 +321,7 @@ def write_nifti(
     with path.open("wb") as file:
         if path.name.lower().endswith(".gz"):
             # No time stamp or name inside: the same labels give the same bytes.
-            with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as stream:
+            with gzip.GzipFile("", "wb", compresslevel=4, fileobj=file, mtime=0) as stream:
                 _put(cast("IO[bytes]", stream), header, little)
         else:
             _put(file, header, little)

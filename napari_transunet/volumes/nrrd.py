@@ -453,7 +453,7 @@ def write_nrrd(path: Path, data: npt.NDArray[Any], geometry: Geometry, keys: Map
     little = data.astype(data.dtype.newbyteorder("<"), copy=False)
     with path.open("wb") as file:
         file.write(("\n".join(lines) + "\n\n").encode("utf-8"))
-        with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as stream:
+        with gzip.GzipFile("", "wb", compresslevel=4, fileobj=file, mtime=0) as stream:
             for plane in little:
                 stream.write(plane.tobytes())
 

@@ -9,9 +9,16 @@ import pytest
 import SimpleITK
 from hypothesis import HealthCheck, given, settings
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless, generate_uid
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+    generate_uid,
+)
 
-from napari_transunet.errors import VolumeError
+from napari_transunet.errors import SizeError, VolumeError
+from napari_transunet.volumes import dicom_headers
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.reading import is_readable, list_series, read_volume
 from napari_transunet.volumes.series import SeveralSeriesError
@@ -311,3 +318,45 @@ def test_a_truncated_slice_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(VolumeError, match=f"pixels of {path.name} are damaged or truncated"):
         read_volume(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kept", "why"),
+    [
+        (0, "is empty or no DICOM file"),
+        (150, "has no readable DICOM header"),
+        (400, "ends inside its header"),
+    ],
+)
+def test_a_damaged_file_is_not_passed_over(tmp_path: Path, kept: int, why: str) -> None:
+    series(tmp_path, [0, 1, 2, 3])
+    path = sorted(tmp_path.glob("*.dcm"))[-1]
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(VolumeError, match=why):
+        read_volume(tmp_path)
+
+
+def test_deflated_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(
+        ct_slice(np.full((4, 5), 7, np.uint16), (0, 0, 0)), tmp_path / "a.dcm", DeflatedExplicitVRLittleEndian
+    )
+    assert (read_volume(path).data == 7 - 1024).all()
+    monkeypatch.setattr(dicom_headers, "memory_limit", lambda limit: 1000)
+    with pytest.raises(SizeError, match="deflated and may not fit"):
+        read_volume(path)
+
+
+def test_a_directory_file_stands_for_its_folder(tmp_path: Path) -> None:
+    pixels = series(tmp_path / "DICOM", [0, 1, 2])
+    directory = Dataset()
+    directory.FileSetID = "TEST"
+    directory.SOPClassUID, directory.SOPInstanceUID = "1.2.840.10008.1.3.10", generate_uid()
+    save(directory, tmp_path / "DICOMDIR")
+    np.testing.assert_array_equal(read_volume(tmp_path / "DICOMDIR").data, pixels.astype(np.int16) - 1024)
+
+
+def test_a_report_is_no_image(tmp_path: Path) -> None:
+    report = Dataset()
+    report.SOPClassUID, report.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.88.22", generate_uid()
+    with pytest.raises(VolumeError, match=r"without an image \(Enhanced SR Storage\)"):
+        read_volume(save(report, tmp_path / "a.dcm"))
