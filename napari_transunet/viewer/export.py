@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,6 @@ from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QFileDialog, QWidget
 
 from napari_transunet.errors import FileProblem, TransUNetError, VolumeError
-from napari_transunet.viewer.background import Chores
 from napari_transunet.viewer.layers import (
     METADATA_KEY,
     geometry_of,
@@ -204,16 +204,18 @@ class ExportAction(QObject):
     started = Signal(str)
     exported = Signal(str, str)
     failed = Signal(str)
+    _ended = Signal(object)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._widget = parent
-        self._chores = Chores(self)
+        self._busy = False
+        self._ended.connect(self._on_ended)
 
     @property
     def busy(self) -> bool:
         """Whether an export is being written."""
-        return self._chores.busy
+        return self._busy
 
     def ask(self, layer: Labels, *, image: Image | None = None, provenance: Provenance = None) -> None:
         """Ask for a file name (the dialog confirms replacing an existing one) and export."""
@@ -249,9 +251,23 @@ class ExportAction(QObject):
             self.failed.emit(str(error))
             return
         self.started.emit(f"Writing {Path(path).name} …")
-        self._chores.run(
-            lambda: write_snapshot(taken, path, overwrite=overwrite), self._on_written, self._on_error
-        )
+        self._busy = True
+        # Not a daemon: a window that is closed now must not take the file with it that a person asked for.
+        threading.Thread(target=self._write, args=(taken, path, overwrite), name="export").start()
+
+    def _write(self, taken: Snapshot, path: str | os.PathLike[str], overwrite: bool) -> None:
+        outcome = _attempt(taken, path, overwrite)
+        try:
+            self._ended.emit(outcome)
+        except RuntimeError:
+            logger.info("The window was closed before the export ended: %s", outcome)
+
+    def _on_ended(self, outcome: tuple[Path, Path] | Exception) -> None:
+        self._busy = False
+        if isinstance(outcome, Exception):
+            self._on_error(outcome)
+        else:
+            self._on_written(outcome)
 
     def _on_written(self, paths: tuple[Path, Path]) -> None:
         labels, sidecar = paths
@@ -261,6 +277,14 @@ class ExportAction(QObject):
         if not isinstance(error, TransUNetError):
             logger.error("The export failed.", exc_info=error)
         self.failed.emit(_sentence(error))
+
+
+def _attempt(taken: Snapshot, path: str | os.PathLike[str], overwrite: bool) -> tuple[Path, Path] | Exception:
+    """The two paths, or the error; a function of its own so that an error's traceback holds no window alive."""
+    try:
+        return write_snapshot(taken, path, overwrite=overwrite)
+    except Exception as error:  # noqa: BLE001  handed over to the GUI thread, which says it
+        return error
 
 
 def complete_name(path: Path, suffix: str) -> tuple[Path, bool]:

@@ -116,9 +116,12 @@ class VolumeOpener(QObject):
         wanted = Path(path)
         self._path = wanted
         self.started.emit(f"Reading {wanted.name} …")
-        self._chores.run(lambda: read_or_list(wanted, series), self._on_read, self._on_error)
+        self._chores.run(lambda: _attempt(wanted, series), self._on_read, self._on_error)
 
-    def _on_read(self, result: Volume | list[SeriesInfo]) -> None:
+    def _on_read(self, result: Volume | list[SeriesInfo] | TransUNetError) -> None:
+        if isinstance(result, TransUNetError):
+            self.failed.emit(str(result))
+            return
         if isinstance(result, list):
             self._choose(result)
             return
@@ -131,12 +134,9 @@ class VolumeOpener(QObject):
 
     def _on_error(self, error: Exception) -> None:
         name = self._path.name if self._path is not None else "the file"
-        if isinstance(error, TransUNetError):
-            self.failed.emit(str(error))
-        elif isinstance(error, MemoryError):
+        if isinstance(error, MemoryError):
             self.failed.emit(f"There is not enough memory for {name}; close other volumes and try again.")
         else:
-            logger.error("Reading %s failed.", name, exc_info=error)
             self.failed.emit(f"{name} could not be read ({type(error).__name__}: {error}).")
 
     def _choose(self, series: list[SeriesInfo]) -> None:
@@ -180,6 +180,9 @@ class SeriesChooser(QDialog):
         for row, info in enumerate(series):
             for column, text in enumerate(_row(info)):
                 self._table.setItem(row, column, QTableWidgetItem(text))
+        numbers = self._table.verticalHeader()
+        if numbers is not None:
+            numbers.hide()
         header = self._table.horizontalHeader()
         if header is not None:
             header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
@@ -222,6 +225,14 @@ def read_or_list(path: Path, series: str | None = None) -> Volume | list[SeriesI
         return read_volume(path, series=series)
     except SeveralSeriesError as error:
         return list(error.series)
+
+
+def _attempt(path: Path, series: str | None) -> Volume | list[SeriesInfo] | TransUNetError:
+    """`read_or_list`, with what is wrong with the file as an answer: that is news for the window, not for the log."""
+    try:
+        return read_or_list(path, series)
+    except TransUNetError as error:
+        return error
 
 
 def open_path(viewer: Viewer, path: str | os.PathLike[str], *, series: str | None = None) -> VolumeOpener:

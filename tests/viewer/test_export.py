@@ -268,3 +268,28 @@ def test_dialog_that_is_cancelled_writes_nothing(make_napari_viewer, labels, tmp
     qtbot.wait(50)
     assert sorted(tmp_path.iterdir()) == before
     assert not action.busy
+
+
+def test_window_closed_while_writing_still_gets_its_file(make_napari_viewer, labels, tmp_path, monkeypatch):
+    write = export.write_snapshot
+    entered, leave, written = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(*args, **kwargs):
+        entered.set()
+        leave.wait(10)
+        try:
+            return write(*args, **kwargs)
+        finally:
+            written.set()
+
+    monkeypatch.setattr(export, "write_snapshot", slow)
+    viewer = make_napari_viewer()
+    action_in(viewer).save(labels, tmp_path / "out.nii.gz")
+    assert entered.wait(5)
+    (thread,) = (thread for thread in threading.enumerate() if thread.name == "export")
+    assert not thread.daemon  # the interpreter waits for it
+    viewer.close()
+    leave.set()
+    assert written.wait(10)
+    thread.join(10)
+    assert read_volume(tmp_path / "out.nii.gz").data.shape == SHAPE

@@ -118,7 +118,9 @@ def test_second_request_while_reading_is_refused_in_words(make_napari_viewer, sc
 
 
 @pytest.mark.parametrize(("name", "content"), [("empty.nii", b""), ("broken.nii", b"\x5c\x01\x00\x00abc")])
-def test_file_that_is_no_volume_fails_with_a_sentence(make_napari_viewer, tmp_path, qtbot, name, content):
+def test_file_that_is_no_volume_fails_with_a_sentence(
+    make_napari_viewer, tmp_path, qtbot, caplog, name, content
+):
     opener = opener_in(make_napari_viewer())
     path = tmp_path / name
     path.write_bytes(content)
@@ -127,6 +129,7 @@ def test_file_that_is_no_volume_fails_with_a_sentence(make_napari_viewer, tmp_pa
     assert name in caught.args[0]
     assert caught.args[0].endswith(".")
     assert not opener.busy
+    assert not any(record.exc_info for record in caplog.records)  # no traceback for a person's wrong file
 
 
 def test_error_nobody_thought_of_becomes_a_sentence_too(make_napari_viewer, scan, qtbot, monkeypatch):
