@@ -169,7 +169,7 @@ def main() -> None:
     )
     parser.add_argument("--hold-out", help="leave this patient out of the training, and score it")
     parser.add_argument("--init", type=Path, help="go on from this checkpoint")
-    parser.add_argument("--steps", type=int, default=1100)
+    parser.add_argument("--steps", type=int, default=1300)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")

@@ -41,7 +41,7 @@ class Recipe:
     seed : of every random draw
     """
 
-    steps: int = 1200
+    steps: int = 1300
     batch: int = 8
     learning_rate: float = 1e-3
     warmup: int = 100
