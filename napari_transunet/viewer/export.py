@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -274,17 +275,17 @@ class ExportAction(QObject):
         self.exported.emit(str(labels), f"Exported to {labels}; names and provenance are in {sidecar.name}.")
 
     def _on_error(self, error: Exception) -> None:
-        if not isinstance(error, TransUNetError):
-            logger.error("The export failed.", exc_info=error)
         self.failed.emit(_sentence(error))
 
 
 def _attempt(taken: Snapshot, path: str | os.PathLike[str], overwrite: bool) -> tuple[Path, Path] | Exception:
-    """The two paths, or the error; a function of its own so that an error's traceback holds no window alive."""
+    """The two paths, or the error, without a traceback: its frames would keep the window in memory."""
     try:
         return write_snapshot(taken, path, overwrite=overwrite)
     except Exception as error:  # noqa: BLE001  handed over to the GUI thread, which says it
-        return error
+        if not isinstance(error, TransUNetError):
+            logger.error("The export failed.\n%s", "".join(traceback.format_exception(error)))
+        return error.with_traceback(None)
 
 
 def complete_name(path: Path, suffix: str) -> tuple[Path, bool]:
