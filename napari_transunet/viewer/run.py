@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TICK = 33  # ms
-_NICENESS = 5  # of the computing thread on Linux, so that the window is served first
+_NICENESS = 10  # of the computing thread on Linux, so that the window is served first
 
 Kind = Literal["finished", "cancelled", "failed"]
 Stage = Literal["loading", "segmenting", "stopping"]
@@ -178,10 +178,10 @@ def _work(channel: _Channel) -> Generator[None, None, None]:
         for batch in predictor.iter_batches(
             volume, first=channel.first, slices=slices, cancelled=channel.cancelled
         ):
+            channel.last_slice = time.perf_counter()
             for prediction in batch:
                 channel.voxels = _added(channel.voxels, np.bincount(prediction.plane.ravel()))
                 channel.buffer.put(int(prediction.index), prediction.plane)
-            channel.last_slice = time.perf_counter()
             yield
     except Exception as error:
         logger.exception("The segmentation failed.")
@@ -203,7 +203,9 @@ def _added(total: NDArray[np.int64], more: NDArray[np.int64]) -> NDArray[np.int6
 def _be_nice() -> None:
     if sys.platform == "linux":  # elsewhere niceness belongs to the whole process
         try:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+            thread = threading.get_native_id()
+            usual = os.getpriority(os.PRIO_PROCESS, os.getpid())
+            os.setpriority(os.PRIO_PROCESS, thread, min(19, usual + _NICENESS))
         except OSError:
             logger.debug("The priority of the worker's thread could not be lowered.", exc_info=True)
 
@@ -233,6 +235,7 @@ class SegmentationRun(QObject):
         self._painter: LivePainter | None = None
         self._step: UndoStep | None = None
         self._worker: Any = None
+        self._estimated_at = (0, 0.0)  # slices done, and when the last one will be
         self._timer = QTimer(self)
         self._timer.setInterval(_TICK)
         self._timer.timeout.connect(self._tick)
@@ -318,12 +321,18 @@ class SegmentationRun(QObject):
         channel = self._channel
         done = self._painter.written if self._painter is not None else 0
         stage: Stage = "segmenting" if channel.slicing.is_set() else "loading"
-        left = None
-        if done and channel.total:
-            left = (time.perf_counter() - channel.slicing_started) / done * (channel.total - done)
+        left = self._left(done) if done and channel.total else None
         if channel.stop.is_set():
             stage = "stopping"
         self.progressed.emit(RunProgress(stage, done, channel.total, channel.first, left))
+
+    def _left(self, done: int) -> float:
+        """Estimated seconds to the end: from the mean time per slice, counting down between two batches."""
+        present = time.perf_counter()
+        if done != self._estimated_at[0]:
+            mean = (self._channel.last_slice - self._channel.slicing_started) / done
+            self._estimated_at = (done, present + mean * (self._channel.total - done))
+        return max(0.0, self._estimated_at[1] - present)
 
     def _on_layer_removed(self, event: Any) -> None:
         if event.value is self._image:

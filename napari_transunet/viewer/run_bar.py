@@ -50,6 +50,7 @@ class RunBar(QWidget):
         layout.addWidget(self._slice, 0, 1)
         layout.addWidget(self._progress, 1, 0)
         layout.addWidget(self._cancel, 1, 1)
+        self._shown = (-1, -1, "")
         self.show_idle("Open a volume first.")
 
     def set_accent(self, color: str) -> None:
@@ -67,9 +68,7 @@ class RunBar(QWidget):
         self._slice.setToolTip(why_not or "Find the organs in the slice in view only.")
         self._cancel.setEnabled(False)
         self._cancel.setToolTip("Nothing is running.")
-        self._progress.setRange(0, max(1, total))
-        self._progress.setValue(done)
-        self._progress.setFormat(f"{done} / {total}" if total else "")
+        self._show(done, max(1, total), f"{done} / {total}" if total else "")
 
     def show_running(self, progress: RunProgress) -> None:
         """A run goes on: only Cancel can be pressed."""
@@ -83,12 +82,18 @@ class RunBar(QWidget):
             "Stopping after the current slices." if stopping else "Stop, and keep the slices that are done."
         )
         if progress.stage == "loading" or not progress.total:
-            self._progress.setRange(0, 0)  # moves to and fro: busy, no telling for how long
-            self._progress.setFormat("")
+            # Not Qt's moving bar: every step of it makes the whole window redraw, canvas and all.
+            self._show(0, 1, "stopping …" if stopping else "loading …")
             return
-        self._progress.setRange(0, progress.total)
-        self._progress.setValue(progress.done)
         text = f"{progress.done} / {progress.total}"
         if progress.left is not None and progress.done < progress.total and not stopping:
             text += f" · {countdown(progress.left)} left"
+        self._show(progress.done, progress.total, text)
+
+    def _show(self, done: int, total: int, text: str) -> None:
+        if (done, total, text) == self._shown:
+            return
+        self._shown = (done, total, text)
+        self._progress.setRange(0, total)
+        self._progress.setValue(done)
         self._progress.setFormat(text)

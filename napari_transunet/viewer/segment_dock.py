@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
-    QFormLayout,
+    QGridLayout,
     QLabel,
     QSizePolicy,
     QVBoxLayout,
@@ -184,25 +184,22 @@ class SegmentDock(QWidget):
     # -- construction ---------------------------------------------------------------------------------------
 
     def _lay_out(self) -> None:
-        form = QFormLayout()
+        form = QGridLayout()
         form.setContentsMargins(0, 0, 0, 0)
         form.setVerticalSpacing(6)
         form.setHorizontalSpacing(8)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.DontWrapRows)
-        form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
+        form.setColumnStretch(1, 1)
         rows: tuple[tuple[str, QWidget], ...] = (
             ("Volume", self.volume),
             ("Checkpoint", self.checkpoint),
             ("Variant", self.variant),
             ("Device", self.device),
         )
-        for text, chooser in rows:
+        for row, (text, chooser) in enumerate(rows):
             label = QLabel(text, self)
-            label.setContentsMargins(0, 5, 0, 0)
-            label.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
-            label.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
-            form.addRow(label, chooser)
+            label.setContentsMargins(0, 4, 0, 0)
+            form.addWidget(label, row, 0, Qt.AlignmentFlag.AlignTop)
+            form.addWidget(chooser, row, 1)
 
         self._status.setObjectName("status")
         self._status.setWordWrap(True)

@@ -37,6 +37,7 @@ class InfoLine(QLabel):
         self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.setContentsMargins(2, 0, 0, 2)
+        self.setStyleSheet("font-size: 11px; color: palette(placeholder-text);")
 
     def minimumSizeHint(self) -> QSize:  # noqa: N802
         """One line: the width is the dock's, the height follows from it."""

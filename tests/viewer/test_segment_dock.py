@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -25,9 +25,11 @@ from napari_transunet.model.transunet import TransUNet
 from napari_transunet.segmentation.predictor import Predictor
 from napari_transunet.viewer.layers import add_volume
 from napari_transunet.viewer.results import session_of
-from napari_transunet.viewer.segment_dock import SegmentDock
 from napari_transunet.volumes.phantom import synthetic_ct
 from napari_transunet.volumes.volume import Volume
+
+if TYPE_CHECKING:
+    from napari_transunet.viewer.segment_dock import SegmentDock
 
 NAMES = {1: "liver", 2: "spleen", 3: "kidney_left"}
 SHAPE = (12, 48, 56)
@@ -501,10 +503,6 @@ def test_labels_replaced_in_mid_run_are_left_alone(dock, slow):
     dock.until(lambda: not dock.widget.running)
     assert (labels.data == 3).all()
     assert "the labels were replaced" in dock.status
-
-
-def _threads() -> set[str]:
-    return {thread.name for thread in threading.enumerate() if thread is not threading.main_thread()}
 
 
 def test_closing_the_dock_in_mid_run_keeps_what_is_there(dock, slow, caplog):

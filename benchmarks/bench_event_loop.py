@@ -1,0 +1,243 @@
+"""How long the window is deaf while the network runs on the CPU: gaps of a 10 ms timer on the GUI thread.
+
+The dock segments a 512 x 512 x 133 CT in 2D, its button pressed for real: first while nobody touches the window,
+then while somebody scrolls through the slices. The gap between two ticks of the timer is what a person would
+wait for the window to answer. Needs a display:
+
+    xvfb-run -a -s "-screen 0 1920x1200x24" python benchmarks/bench_event_loop.py [--quick] [--out FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("NAPARI_CONFIG", "")
+
+import numpy as np
+import torch
+from qtpy.QtCore import QObject, Qt, QTimer
+from qtpy.QtWidgets import QApplication, QPushButton
+from rich.console import Console
+from rich.table import Table
+
+from napari_transunet.checkpoints.card import default_card
+from napari_transunet.checkpoints.saving import save_checkpoint
+from napari_transunet.files import atomic_path
+from napari_transunet.model.transunet import TransUNet
+from napari_transunet.viewer.layers import add_volume
+from napari_transunet.viewer.samples import load_real_ct, real_ct_path
+from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.phantom import synthetic_ct
+from napari_transunet.volumes.volume import Source, Volume
+
+if TYPE_CHECKING:
+    from napari_transunet.viewer.segment_dock import SegmentDock
+
+SHAPE = (133, 512, 512)
+QUICK_SHAPE = (24, 512, 512)
+TICK = 10  # ms
+LIMIT = 50.0  # ms
+SCROLL = 200  # ms between two steps of the slider
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """Gaps between ticks of the timer during one part of the session, in ms."""
+
+    part: str
+    seconds: float
+    ticks: int
+    median: float
+    p99: float
+    worst: float
+    over_limit: int
+
+
+class Stopwatch(QObject):
+    """A 10 ms timer that notes when it was served."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._times: list[float] = []
+        self._timer = QTimer(self)
+        self._timer.setTimerType(Qt.TimerType.PreciseTimer)
+        self._timer.setInterval(TICK)
+        self._timer.timeout.connect(self._tick)
+
+    def start(self) -> None:
+        self._times = [time.perf_counter()]
+        self._timer.start()
+
+    def stop(self, part: str) -> Gaps:
+        self._timer.stop()
+        gaps = np.diff([*self._times, time.perf_counter()]) * 1000
+        return Gaps(
+            part=part,
+            seconds=round(float(gaps.sum()) / 1000, 2),
+            ticks=len(gaps),
+            median=round(float(np.median(gaps)), 1),
+            p99=round(float(np.percentile(gaps, 99)), 1),
+            worst=round(float(gaps.max()), 1),
+            over_limit=int((gaps > LIMIT).sum()),
+        )
+
+    def _tick(self) -> None:
+        self._times.append(time.perf_counter())
+
+
+def wait(true: Callable[[], bool], seconds: float = 3600.0) -> None:
+    """Serve the event loop until something is true."""
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            raise TimeoutError("The window did not get there in time.")
+        QApplication.processEvents()
+        time.sleep(0.001)
+
+
+def pause(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    wait(lambda: time.monotonic() > end)
+
+
+def ct(quick: bool) -> tuple[Volume, str]:
+    """The real CT where its wheel is installed, else the phantom at the same size."""
+    shape = QUICK_SHAPE if quick else SHAPE
+    if real_ct_path() is not None:
+        volume, name = load_real_ct(), "real CT"
+    else:
+        volume, name = synthetic_ct(SHAPE)[0], "phantom"
+    data = np.ascontiguousarray(volume.data[: shape[0]], dtype=np.int16)
+    grid = volume.geometry
+    geometry = Geometry(data.shape, grid.spacing, grid.origin, grid.direction)
+    return Volume(data, geometry, "CT", Source(None, "benchmark", name)), name
+
+
+def random_checkpoint(folder: Path, variant: str, size: int) -> Path:
+    torch.manual_seed(0)
+    net = TransUNet(variant, num_classes=9, img_size=size).eval()
+    card = default_card(net, title="Random weights", modality="CT")
+    return save_checkpoint(folder / "random.safetensors", net, card)
+
+
+def run(viewer: Any, dock: SegmentDock, clock: Stopwatch, *, scroll: bool) -> list[Gaps]:
+    """Press the button; gaps until the first slice is there, and from then to the end."""
+    label = "network runs, scrolling" if scroll else "network runs"
+    dock.findChild(QPushButton, "segment_volume").click()
+    pause(0.5)  # making the layer is napari's, and happens once
+    found = []
+    clock.start()
+    if not scroll:
+        wait(lambda: dock.status.startswith("Segmenting") or not dock.running)
+        found.append(clock.stop("loading the checkpoint"))
+        clock.start()
+    hand = QTimer()
+    if scroll:
+        hand.timeout.connect(lambda: scroll_on(viewer))
+        hand.start(SCROLL)
+    wait(lambda: not dock.running)
+    hand.stop()
+    found.append(clock.stop(label))
+    if not dock.status[:1].isdigit():
+        raise RuntimeError(dock.status)
+    return found
+
+
+def scroll_alone(viewer: Any, clock: Stopwatch) -> Gaps:
+    """What scrolling costs by itself: without a GPU, OpenGL draws on the processor."""
+    hand = QTimer()
+    hand.timeout.connect(lambda: scroll_on(viewer))
+    hand.start(SCROLL)
+    clock.start()
+    pause(3.0)
+    hand.stop()
+    return clock.stop("nothing runs, scrolling")
+
+
+def scroll_on(viewer: Any) -> None:
+    step = (viewer.dims.current_step[0] + 1) % int(viewer.dims.nsteps[0])
+    viewer.dims.set_current_step(0, step)
+
+
+def measure(quick: bool, variant: str, size: int) -> dict[str, Any]:
+    import napari
+
+    volume, name = ct(quick)
+    viewer = napari.Viewer(show=True)
+    viewer.window._qt_window.resize(1600, 1000)
+    clock = Stopwatch()
+    with tempfile.TemporaryDirectory() as folder:
+        _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
+        pause(3.0)  # the dock has started its chores
+        add_volume(viewer, volume)
+        dock.add_checkpoint(random_checkpoint(Path(folder), variant, size))
+        wait(lambda: dock.ready and dock.checkpoint.candidate.name == "random", 120)
+        pause(1.0)
+        clock.start()
+        pause(3.0)
+        parts = [clock.stop("nothing runs")]
+        parts.append(scroll_alone(viewer, clock))
+        parts += run(viewer, dock, clock, scroll=False)
+        speed = dock.status
+        # The second run is the same again, so that only the scrolling differs; nothing was edited, nobody asks.
+        parts += run(viewer, dock, clock, scroll=True)
+        viewer.close()
+    return {
+        "volume": name,
+        "shape": list(volume.data.shape),
+        "variant": variant,
+        "img_size": size,
+        "status": speed,
+        "limit_ms": LIMIT,
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+            "torch": torch.__version__,
+            "napari": napari.__version__,
+        },
+        "gaps_ms": [asdict(part) for part in parts],
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    size = " × ".join(str(n) for n in reversed(found["shape"]))
+    table = Table(title=f"Gaps of a {TICK} ms timer, {found['variant']} at {found['img_size']}, {size}")
+    for column in ("part", "seconds", "median ms", "99 % ms", "worst ms", f"over {LIMIT:.0f} ms"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    for gaps in found["gaps_ms"]:
+        table.add_row(
+            gaps["part"],
+            *(str(gaps[name]) for name in ("seconds", "median", "p99", "worst", "over_limit")),
+        )
+    Console().print(table)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="24 slices instead of 133")
+    parser.add_argument("--variant", default="R50-ViT-Ti_16")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--out", type=Path, help="write the numbers as JSON")
+    options = parser.parse_args(arguments)
+    found = measure(options.quick, options.variant, options.size)
+    show(found)
+    if options.out is not None:
+        with atomic_path(options.out, overwrite=True) as path:
+            path.write_text(json.dumps(found, indent=2) + "\n")
+    running = [gaps["worst"] for gaps in found["gaps_ms"] if gaps["part"].startswith("network")]
+    return 0 if max(running) <= LIMIT else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
