@@ -9,10 +9,10 @@ export NAPARI_CONFIG="" PYTHONDONTWRITEBYTECODE=1
 status=0
 
 echo "== engine =="
-"$python" -m pytest -p no:napari -p no:pytest-qt -p no:npe2 -p no:napari-plugin-engine -q --ignore=tests/viewer "$@" || status=$?
+"$python" -m pytest -p no:napari -p no:pytest-qt -p no:npe2 -p no:napari-plugin-engine -q --durations=10 --ignore=tests/viewer "$@" || status=$?
 
 echo "== viewer =="
-scripts/with-display.sh "$python" -m pytest -q tests/viewer "$@"
+scripts/with-display.sh "$python" -m pytest -q --durations=10 tests/viewer "$@"
 viewer=$?
 # With a selection (-m slow, -k …) it is no failure that the viewer has no test of that kind.
 if [[ $viewer -eq 5 && $# -gt 0 ]]; then viewer=0; fi
