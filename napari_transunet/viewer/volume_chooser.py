@@ -14,6 +14,7 @@ from napari_transunet.viewer.wording import size_and_spacing
 if TYPE_CHECKING:
     from napari.layers import Image
     from napari.viewer import Viewer
+    from qtpy.QtGui import QResizeEvent
 
 
 class ElidingCombo(QComboBox):
@@ -37,10 +38,23 @@ class InfoLine(QLabel):
         self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.setContentsMargins(2, 0, 0, 2)
-        self.setStyleSheet("font-size: 11px; color: palette(placeholder-text);")
+        self.setStyleSheet("font-size: 11px;")
+
+    def setText(self, text: str | None) -> None:  # noqa: N802
+        """Show a text, in as many lines as the width needs."""
+        super().setText(text)
+        self._fit()
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:  # noqa: N802
+        """Another width may need another number of lines; nested layouts do not find that out by themselves."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        self.setMinimumHeight(max(0, self.heightForWidth(self.width())))
 
     def minimumSizeHint(self) -> QSize:  # noqa: N802
-        """One line: the width is the dock's, the height follows from it."""
+        """No width of its own: the width is the dock's."""
         return QSize(10, self.fontMetrics().height())
 
 
