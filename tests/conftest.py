@@ -15,5 +15,7 @@ def shared_data() -> Path:
     """The folder with reference numbers and real images; tests that need it are skipped where it is absent."""
     folder = Path(os.environ.get("TRANSUNET_TEST_DATA", _ROOT.parent / "shared"))
     if not (folder / "golden").is_dir():
-        pytest.skip(f"the reference data is not at {folder}; set TRANSUNET_TEST_DATA to the folder that holds it")
+        pytest.skip(
+            f"the reference data is not at {folder}; set TRANSUNET_TEST_DATA to the folder that holds it"
+        )
     return folder
