@@ -102,6 +102,12 @@ class PredictorCache:
         return settings, state.st_mtime_ns, state.st_size
 
 
+def load_engine() -> None:
+    """Import what a first run needs, so that it does not hold up the window then; for any thread."""
+    import napari_transunet.checkpoints.loading
+    import napari_transunet.segmentation.predictor  # noqa: F401
+
+
 def _prepare(settings: PredictorSettings) -> PreparedPredictor:
     from napari_transunet.checkpoints.loading import load_checkpoint
     from napari_transunet.segmentation.predictor import Predictor

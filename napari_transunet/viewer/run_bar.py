@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, Signal
@@ -11,6 +12,8 @@ from napari_transunet.viewer.wording import countdown
 
 if TYPE_CHECKING:
     from napari_transunet.viewer.run import RunProgress
+
+_COUNTDOWN = 3.0  # s between two looks at the remaining time while no slice comes
 
 
 class RunBar(QWidget):
@@ -50,7 +53,8 @@ class RunBar(QWidget):
         layout.addWidget(self._slice, 0, 1)
         layout.addWidget(self._progress, 1, 0)
         layout.addWidget(self._cancel, 1, 1)
-        self._shown = (-1, -1, "")
+        self._shown = (-1, -1, "?")
+        self._shown_at = 0.0
         self.show_idle("Open a volume first.")
 
     def set_accent(self, color: str) -> None:
@@ -91,9 +95,15 @@ class RunBar(QWidget):
         self._show(progress.done, progress.total, text)
 
     def _show(self, done: int, total: int, text: str) -> None:
-        if (done, total, text) == self._shown:
+        # Qt draws the whole window anew for a changed word, canvas and all; without a GPU that takes a while.
+        shown_done, shown_total, shown_text = self._shown
+        countdown_only = (
+            (done, total) == (shown_done, shown_total) and " left" in text and " left" in shown_text
+        )
+        present = time.monotonic()
+        if (done, total, text) == self._shown or (countdown_only and present - self._shown_at < _COUNTDOWN):
             return
-        self._shown = (done, total, text)
+        self._shown, self._shown_at = (done, total, text), present
         self._progress.setRange(0, total)
         self._progress.setValue(done)
         self._progress.setFormat(text)

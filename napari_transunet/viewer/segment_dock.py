@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ from napari_transunet.viewer.layers import geometry_of, is_lazy, volume_of
 from napari_transunet.viewer.lifetime import Lifetime
 from napari_transunet.viewer.opening import VolumeOpener
 from napari_transunet.viewer.painting import position_in_view
-from napari_transunet.viewer.predictors import PredictorCache, PredictorSettings
+from napari_transunet.viewer.predictors import PredictorCache, PredictorSettings, load_engine
 from napari_transunet.viewer.preferences import load_preferences, watch_preferences
 from napari_transunet.viewer.question import QuestionBar
 from napari_transunet.viewer.result_panel import ResultPanel
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels
     from napari.viewer import Viewer
 
+    from napari_transunet.viewer.device_chooser import FoundDevice
     from napari_transunet.viewer.export import ExportAction
 
 logger = logging.getLogger(__name__)
@@ -249,7 +250,7 @@ class SegmentDock(QWidget):
         self._viewer.layers.events.removed.connect(self._on_layers)
         self._viewer.layers.events.inserted.connect(self._on_layers)
         self._stop_watching = watch_preferences(self._on_preferences)
-        self._chores.run(find_devices, self.device.show_devices, self._on_no_devices)
+        self._chores.run(find_devices, self._on_devices, self._on_no_devices)
         self._list_checkpoints()
         self._refresh()
 
@@ -287,6 +288,10 @@ class SegmentDock(QWidget):
     def _on_no_checkpoints(self, error: Exception) -> None:
         self.checkpoint.show_candidates([])
         self._say(error_sentence(error))
+
+    def _on_devices(self, devices: Sequence[FoundDevice]) -> None:
+        self.device.show_devices(devices)
+        self._chores.run(load_engine, lambda _: None)
 
     def _on_no_devices(self, error: Exception) -> None:
         self._say(f"The devices of this computer could not be listed: {error}")
