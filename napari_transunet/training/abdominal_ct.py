@@ -197,18 +197,16 @@ def main() -> None:
             save_checkpoint(options.out, averaged, card, overwrite=True)
 
     train(net, cases, recipe, device=device, on_progress=keep)
+    # What is scored is what is shipped: the weights after their rounding to half precision.
+    save_checkpoint(options.out, net, card, dtype="float16", overwrite=True)
+    rounded = load_checkpoint(options.out).model
+    predictor = Predictor(rounded, card=card)
     details: dict[str, Any] = {}
-    predictor = Predictor(net.cpu(), card=card)
     if held_out:
         details["split"] = f"by patient; {options.hold_out} was held out"
         details["scores"] = {patient.name: score(predictor, patient) for patient in held_out}
-    save_checkpoint(
-        options.out,
-        net,
-        finished_card(card, recipe, trained_on, details),
-        dtype="float16",
-        overwrite=True,
-    )
+    described = finished_card(card, recipe, trained_on, details)
+    save_checkpoint(options.out, rounded, described, dtype="float16", overwrite=True)
     report = {"held out": details.get("scores", {}), "trained on": {}}
     report["trained on"] = {patient.name: score(predictor, patient) for patient in trained_on}
     options.out.with_suffix(".scores.json").write_text(json.dumps(report, indent=2))
