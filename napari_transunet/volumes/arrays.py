@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.volumes.limits import checked_size, chosen, memory_limit, native, read_array
+from napari_transunet.volumes.several import SeveralVolumesError
 
 _KEYS = ("image", "data", "volume", "arr_0", "label")
 
@@ -113,7 +114,13 @@ def pick_key(names: list[str], key: str | None) -> str:
             return usual
     if len(names) == 1:
         return names[0]
-    raise VolumeError(f"it holds several arrays ({_listed(names)}); choose one with key.")
+    raise SeveralVolumesError(
+        f"it holds several arrays ({_listed(names)}); choose one with key.",
+        "key",
+        len(names),
+        "array",
+        names=names,
+    )
 
 
 def _listed(names: list[str]) -> str:

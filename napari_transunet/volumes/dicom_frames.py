@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from napari_transunet.errors import VolumeError
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from napari_transunet.volumes.dicom_headers import Header
+
+# What can tell images at one position apart.
+_DETAILS: Mapping[str, str] = MappingProxyType(
+    {
+        "TemporalPositionIdentifier": "time {:g}",
+        "AcquisitionNumber": "acquisition {:g}",
+        "EchoTime": "echo time {:g} ms",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -81,10 +91,14 @@ def _classic(header: Header, *, alone: bool) -> Frame:
         for name in ("TemporalPositionIdentifier", "AcquisitionNumber", "EchoTime", "InstanceNumber")
     )
     thickness = _number(dataset.get("SpacingBetweenSlices")) or _number(dataset.get("SliceThickness"))
+    details = tuple(
+        "" if (number := _number(dataset.get(name))) is None else words.format(number)
+        for name, words in _DETAILS.items()
+    )
     return Frame(
         header=header,
         index=0,
-        slice=_slice(header, header.path.name, position, orientation, spacing, thickness, order),
+        slice=_slice(header, header.path.name, position, orientation, spacing, thickness, order, details),
         slope=_scale(dataset, "RescaleSlope", 1.0),
         intercept=_scale(dataset, "RescaleIntercept", 0.0),
     )
@@ -149,6 +163,7 @@ def _slice(
     spacing: Sequence[Any],
     thickness: float | None,
     order: tuple[float, ...],
+    details: tuple[str, ...] = (),
 ) -> Slice:
     place = [float(v) for v in position]
     turn = [float(v) for v in orientation]
@@ -173,6 +188,7 @@ def _slice(
         name=name,
         thickness=thickness if thickness and thickness > 0 else None,
         order=order,
+        details=details,
     )
 
 

@@ -14,6 +14,7 @@ from napari_transunet.volumes.dicom_headers import damage_named
 from napari_transunet.volumes.dicom_pixels import read_pixels
 from napari_transunet.volumes.labels import Color, Label, LabelSet, color_for
 from napari_transunet.volumes.limits import checked_size
+from napari_transunet.volumes.several import SeveralVolumesError
 from napari_transunet.volumes.stacking import stack
 
 if TYPE_CHECKING:
@@ -71,9 +72,13 @@ def read_segmentation(
         if clash.size:
             names = [labels.get(n) for n in (number, int(clash[0]))]
             both = " and ".join(repr(label.name) for label in names if label)
-            raise VolumeError(
+            raise SeveralVolumesError(
                 f"its segments {both} overlap, while a voxel can have one label only; choose one with channel (0 to"
-                f" {len(labels) - 1})."
+                f" {len(labels) - 1}).",
+                "channel",
+                len(labels),
+                "segment",
+                names=[label.name for label in labels],
             )
         data[place][inside] = number
     kept = LabelSet(tuple(label for label in labels if label.value in wanted))

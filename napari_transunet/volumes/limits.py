@@ -8,13 +8,14 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, Literal, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.errors import SizeError, VolumeError
 from napari_transunet.files import available_memory
+from napari_transunet.volumes.several import SeveralVolumesError
 
 # Deflate cannot shrink anything by more than this, so a file that claims more is damaged or a bomb.
 MAX_DEFLATE_RATIO = 1032
@@ -194,19 +195,31 @@ def rescaled(array: npt.NDArray[Any], slope: float, intercept: float) -> npt.NDA
     return scaled
 
 
-def chosen(count: int, index: int | None, what: str, option: str) -> int:
-    """The index to read along an axis of several volumes.
+def chosen(
+    count: int,
+    index: int | None,
+    what: str,
+    option: Literal["channel", "time"],
+    names: Sequence[str] = (),
+) -> int:
+    """The index to read along an axis of several volumes; `names` are theirs, where the file has them.
 
     Raises
     ------
+    SeveralVolumesError
+        There are several and none was chosen.
     VolumeError
-        There are several and none was chosen, or the choice does not exist.
+        The choice does not exist.
     """
     if index is None:
         if count == 1:
             return 0
-        raise VolumeError(
-            f"it holds {count} {what}s, not one volume; choose one with {option} (0 to {count - 1})."
+        raise SeveralVolumesError(
+            f"it holds {count} {what}s, not one volume; choose one with {option} (0 to {count - 1}).",
+            option,
+            count,
+            what,
+            names=names,
         )
     if not 0 <= index < count:
         raise VolumeError(f"it has no {what} {index}; {option} can be 0 to {count - 1}.")

@@ -31,6 +31,7 @@ from napari_transunet.volumes.limits import (
     read_array,
     verify_end,
 )
+from napari_transunet.volumes.several import SeveralVolumesError
 
 _TYPES: Mapping[str, str] = MappingProxyType(
     {
@@ -81,6 +82,7 @@ _COLOR_KINDS = frozenset({"rgb-color", "rgba-color", "hsv-color", "xyz-color", "
 _SPATIAL_KINDS = frozenset({"domain", "space", "???", "none", ""})
 _MAX_HEADER = 1 << 24
 _MAX_LINE = 1 << 20
+_MAX_NAMED_LAYERS = 32
 
 
 @dataclass(frozen=True)
@@ -272,9 +274,13 @@ def read_nrrd(
     if axes.channel is not None:
         layers = axes.sizes[axes.channel]
         if segmented and layers > 1 and channel is None:
-            raise VolumeError(
+            raise SeveralVolumesError(
                 f"its segments overlap and lie in {layers} layers, while a voxel can have one label only; choose a"
-                f" layer with channel (0 to {layers - 1})."
+                f" layer with channel (0 to {layers - 1}).",
+                "channel",
+                layers,
+                "layer",
+                names=_layer_names(header, layers),
             )
         wanted[axes.channel] = chosen(layers, channel, "layer" if segmented else "channel", "channel")
     else:
@@ -386,6 +392,13 @@ def _segments(header: NrrdHeader, layer: int) -> LabelSet:
         if 1 <= value <= 65535 and value not in labels:
             labels[value] = Label(value, name, (color[0], color[1], color[2]), code[1] if code else None)
     return LabelSet(tuple(labels.values()))
+
+
+def _layer_names(header: NrrdHeader, layers: int) -> list[str]:
+    """The segments in each layer, by name; none of them where the header claims more layers than it names."""
+    if layers > _MAX_NAMED_LAYERS:
+        return []
+    return [", ".join(label.name for label in _segments(header, layer)) for layer in range(layers)]
 
 
 def segment_keys(data: npt.NDArray[Any], labels: LabelSet) -> dict[str, str]:

@@ -22,6 +22,7 @@ from napari_transunet.volumes.metaimage import read_metaimage
 from napari_transunet.volumes.nifti import read_nifti
 from napari_transunet.volumes.nrrd import read_nrrd
 from napari_transunet.volumes.series import SeriesInfo, SeveralSeriesError
+from napari_transunet.volumes.several import SeveralVolumesError
 from napari_transunet.volumes.sidecar import believed, labels_from_json, stem_of
 from napari_transunet.volumes.tiff import read_tiff
 from napari_transunet.volumes.volume import Source, Volume
@@ -34,6 +35,7 @@ __all__ = [
     "READABLE_SUFFIXES",
     "SeriesInfo",
     "SeveralSeriesError",
+    "SeveralVolumesError",
     "is_readable",
     "list_series",
     "read_volume",
@@ -194,6 +196,9 @@ def read_volume(
         No volume of one value per voxel on a rectangular grid can be read from it; the text says why.
     SeveralSeriesError
         A folder holds several DICOM series and none was chosen (a `VolumeError` with the list).
+    SeveralVolumesError
+        A file or series holds several channels, time points, arrays or the like and none was chosen (a
+        `VolumeError` that says what there is).
     SizeError
         It does not fit into memory (a `VolumeError`).
     FileProblem

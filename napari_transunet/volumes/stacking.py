@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.several import SeveralVolumesError
 
 # Two slices nearer than this along the normal lie at the same position.
 _SAME_POSITION = 1e-3
@@ -35,6 +36,7 @@ class Slice:
     name : how to call it in a message.
     thickness : mm, for a stack of one.
     order : what tells images at the same position apart, e.g. (time, number).
+    details : the same in words, e.g. ("acquisition 1", "echo time 4.6 ms"); as many for each image of a stack.
     """
 
     position: tuple[float, float, float]
@@ -45,6 +47,7 @@ class Slice:
     name: str
     thickness: float | None = None
     order: tuple[float, ...] = ()
+    details: tuple[str, ...] = ()
 
     @property
     def normal(self) -> npt.NDArray[np.float64]:
@@ -150,13 +153,31 @@ def _one_per_position(
         )
     count = counts.pop()
     if time is None and count > 1:
-        raise VolumeError(
+        raise SeveralVolumesError(
             f"each of its {len(positions)} positions has {count} images (points in time, echoes or the like);"
-            f" choose one with time (0 to {count - 1})."
+            f" choose one with time (0 to {count - 1}).",
+            "time",
+            count,
+            "image",
+            plural="images of each slice",
+            names=_names([slices[index] for index in _in_order(slices, positions[0])]),
         )
     if time is not None and not 0 <= time < count:
         raise VolumeError(f"it has no time point {time}; time can be 0 to {count - 1}.")
-    return [sorted(group, key=lambda index: slices[index].order)[time or 0] for group in positions]
+    return [_in_order(slices, group)[time or 0] for group in positions]
+
+
+def _in_order(slices: Sequence[Slice], group: list[int]) -> list[int]:
+    return sorted(group, key=lambda index: slices[index].order)
+
+
+def _names(images: Sequence[Slice]) -> list[str]:
+    """What tells images at one position apart, in words; nothing where the files do not say."""
+    differing = [
+        column for column in zip(*(one.details for one in images), strict=False) if len(set(column)) > 1
+    ]
+    names = [", ".join(filter(None, words)) for words in zip(*differing, strict=True)]
+    return names if all(names) else []
 
 
 def _slice_spacing(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Sequence
+from html import unescape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +76,7 @@ def read_tiff(
                 raise VolumeError(f"it holds values of type {series.dtype}, not real numbers.")
             checked_size(shape, series.dtype.itemsize, max_bytes)
             spacing, note = _spacing(file)
+            channels = _ome_channels(file.ome_metadata or "")
             data = native(np.asarray(series.asarray()))
     except VolumeError:
         raise
@@ -86,7 +89,7 @@ def read_tiff(
         ) from error
     if data.shape != shape:
         raise VolumeError(f"it holds {data.shape} pixels where its header promises {shape}; it is damaged.")
-    volume = _arranged(data, axes, channel, time)
+    volume = _arranged(data, axes, channel, time, channels)
     return volume, Geometry((volume.shape[0], volume.shape[1], volume.shape[2]), spacing), note
 
 
@@ -125,7 +128,9 @@ def _check_pages(path: Path) -> None:
             (place,) = struct.unpack(offset, raw)
 
 
-def _arranged(data: npt.NDArray[Any], axes: str, channel: int | None, time: int | None) -> npt.NDArray[Any]:
+def _arranged(
+    data: npt.NDArray[Any], axes: str, channel: int | None, time: int | None, channel_names: Sequence[str]
+) -> npt.NDArray[Any]:
     """(z, y, x) from an array whose axes are named by letters; unnamed page axes (Q, I) count as z."""
     for letter in "QI":
         if letter in axes and "Z" not in axes:
@@ -133,11 +138,14 @@ def _arranged(data: npt.NDArray[Any], axes: str, channel: int | None, time: int 
     if "Z" not in axes and axes.count("T") == 1 and time is None and "C" not in axes:
         # ImageJ opens a plain stack as a time series when asked nothing; a film of one plane is no use here.
         axes = axes.replace("T", "Z")
-    picks = {"C": (channel, "channel", "channel"), "T": (time, "time point", "time")}
-    for letter, (index, what, option) in picks.items():
+    picks: tuple[tuple[str, int | None, str, Literal["channel", "time"], Sequence[str]], ...] = (
+        ("C", channel, "channel", "channel", channel_names),
+        ("T", time, "time point", "time", ()),
+    )
+    for letter, index, what, option, names in picks:
         if letter in axes:
             axis = axes.index(letter)
-            data = np.take(data, chosen(data.shape[axis], index, what, option), axis=axis)
+            data = np.take(data, chosen(data.shape[axis], index, what, option, names), axis=axis)
             axes = axes.replace(letter, "", 1)
         else:
             chosen(1, index, what, option)
@@ -188,6 +196,13 @@ def _ome_size(xml: str, axis: str) -> float | None:
     unit = re.search(rf'\bPhysicalSize{axis}Unit="([^"]*)"', pixels[0])
     scale = _MILLIMETRES.get(unit[1].strip().lower() if unit else "µm")
     return None if size is None or scale is None else _positive(size[1], scale)
+
+
+def _ome_channels(xml: str) -> list[str]:
+    """The names of the channels; empty where one of them has none."""
+    channels = re.findall(r"<(?:\w+:)?Channel\b[^>]*>", xml)
+    names = [re.search(r'\bName="([^"]*)"', channel) for channel in channels]
+    return [] if None in names else [unescape(name[1]).strip() for name in names if name]
 
 
 def _per_pixel(file: tifffile.TiffFile, tag: str, scale: float) -> float | None:

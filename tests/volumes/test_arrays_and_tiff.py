@@ -14,7 +14,7 @@ import tifffile
 
 from napari_transunet.errors import SizeError, VolumeError
 from napari_transunet.volumes.geometry import Geometry
-from napari_transunet.volumes.reading import is_readable, read_volume
+from napari_transunet.volumes.reading import SeveralVolumesError, is_readable, read_volume
 
 DATA = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
 
@@ -59,8 +59,17 @@ def test_synapse_slice(tmp_path: Path) -> None:
 
 def test_four_axes_ask(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.stack([DATA, DATA + 1]))
-    with pytest.raises(VolumeError, match=r"2 channels, not one volume; choose one with channel \(0 to 1\)"):
+    with pytest.raises(
+        SeveralVolumesError,
+        match=r"^a.npy: it holds 2 channels, not one volume; choose one with channel \(0 to 1\)",
+    ) as caught:
         read_volume(tmp_path / "a.npy")
+    assert (caught.value.which, caught.value.count, caught.value.names) == ("channel", 2, ())
+    assert (caught.value.row(1), caught.value.title(1), caught.value.choice(1)) == (
+        "Channel 2 of 2",
+        "channel 2",
+        1,
+    )
     np.testing.assert_array_equal(read_volume(tmp_path / "a.npy", channel=1).data, DATA + 1)
     np.save(tmp_path / "rgb.npy", np.zeros((4, 5, 6, 3), np.uint8))
     with pytest.raises(VolumeError, match="colours"):
@@ -190,6 +199,17 @@ def test_tiff_with_channels_asks(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match=r"2 channels, not one volume; choose one with channel \(0 to 1\)"):
         read_volume(tmp_path / "a.tif")
     np.testing.assert_array_equal(read_volume(tmp_path / "a.tif", channel=1).data, DATA + 100)
+
+
+def test_names_of_ome_channels_can_be_chosen_from(tmp_path: Path) -> None:
+    both = np.stack([DATA, DATA + 100]).astype(np.uint16)
+    names = ["DAPI", "x" * 200]
+    tifffile.imwrite(tmp_path / "a.ome.tif", both, metadata={"axes": "CZYX", "Channel": {"Name": names}})
+    with pytest.raises(SeveralVolumesError) as caught:
+        read_volume(tmp_path / "a.ome.tif")
+    assert caught.value.names == tuple(names)
+    assert caught.value.row(0) == "Channel 1 of 2: DAPI"
+    assert len(caught.value.row(1)) < 110
 
 
 def test_tiff_refusals(tmp_path: Path) -> None:

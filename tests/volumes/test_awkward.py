@@ -16,6 +16,7 @@ import SimpleITK
 from napari_transunet.errors import VolumeError
 from napari_transunet.volumes.reading import is_readable, list_series, read_volume
 from napari_transunet.volumes.series import SeveralSeriesError
+from napari_transunet.volumes.several import SeveralVolumesError
 from napari_transunet.volumes.volume import Volume
 
 Second = Callable[[Path, Volume], tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]
@@ -211,6 +212,9 @@ def test_slicer_segments_keep_names_and_colours(awkward: Path) -> None:
 def test_a_layer_of_overlapping_segments_can_be_chosen(awkward: Path) -> None:
     path = awkward / "nrrd" / "SegmentationOverlapping.seg.nrrd"
     values, _ = nrrd.read(str(path))
+    with pytest.raises(SeveralVolumesError, match="its segments overlap and lie in 2 layers") as caught:
+        read_volume(path)
+    assert [len(names.split(", ")) for names in caught.value.names] == [7, 1]
     for layer, names in ((0, 7), (1, 1)):
         volume = read_volume(path, channel=layer)
         np.testing.assert_array_equal(volume.data, values[layer].T)

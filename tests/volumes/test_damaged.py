@@ -15,7 +15,7 @@ import tifffile
 
 from napari_transunet.errors import FileProblem, SizeError, TransUNetError, VolumeError
 from napari_transunet.volumes.geometry import Geometry
-from napari_transunet.volumes.reading import is_readable, list_series, read_volume
+from napari_transunet.volumes.reading import SeveralVolumesError, is_readable, list_series, read_volume
 from napari_transunet.volumes.volume import Volume
 from napari_transunet.volumes.writing import write_labels, write_volume
 from tests.volumes.making import ct_slice, enhanced, save, segmentation
@@ -222,7 +222,12 @@ def test_a_time_point_can_be_chosen(tmp_path: Path) -> None:
     path = tmp_path / "a.nii"
     values = np.arange(24, dtype=np.int16)
     path.write_bytes(bytes(_nifti_header((2, 2, 2, 3))) + values.tobytes())
-    np.testing.assert_array_equal(read_volume(path, time=1).data.ravel(), values[8:16])
+    with pytest.raises(SeveralVolumesError) as caught:
+        read_volume(path)
+    several = caught.value
+    assert (several.which, several.count, several.noun) == ("time", 3, "time point")
+    again = read_volume(path, **{several.which: several.choice(1)})
+    np.testing.assert_array_equal(again.data.ravel(), values[8:16])
     with pytest.raises(VolumeError, match="no time point 3"):
         read_volume(path, time=3)
 

@@ -22,6 +22,7 @@ from napari_transunet.volumes import dicom_headers
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.reading import is_readable, list_series, read_volume
 from napari_transunet.volumes.series import SeveralSeriesError
+from napari_transunet.volumes.several import SeveralVolumesError
 from tests.volumes.making import ct_slice, enhanced, geometries, save, segmentation, series
 
 
@@ -174,9 +175,11 @@ def test_points_in_time_are_asked_for(tmp_path: Path) -> None:
             )
             save(dataset, tmp_path / f"{time}{z}.dcm")
     with pytest.raises(
-        VolumeError, match=r"each of its 3 positions has 2 images .* choose one with time \(0 to 1\)"
-    ):
+        SeveralVolumesError, match=r"each of its 3 positions has 2 images .* choose one with time \(0 to 1\)"
+    ) as caught:
         read_volume(tmp_path)
+    assert (caught.value.which, caught.value.count) == ("time", 2)
+    assert caught.value.names == ("acquisition 1", "acquisition 2")
     volume = read_volume(tmp_path, time=1)
     assert volume.data[:, 0, 0].tolist() == [200 - 1024, 201 - 1024, 202 - 1024]
     with pytest.raises(VolumeError, match="no time point 2"):
@@ -283,8 +286,9 @@ def test_segmentations_fill_the_slices_they_leave_out(tmp_path: Path) -> None:
 def test_overlapping_segments_are_refused_and_can_be_chosen(tmp_path: Path) -> None:
     masks = np.ones((2, 4, 5), bool)
     path = save(segmentation(masks, [0.0, 0.0], [1, 2]), tmp_path / "s.dcm")
-    with pytest.raises(VolumeError, match=r"'organ 2' and 'organ 1' overlap"):
+    with pytest.raises(SeveralVolumesError, match=r"'organ 2' and 'organ 1' overlap") as caught:
         read_volume(path)
+    assert caught.value.row(1) == "Segment 2 of 2: organ 2"
     assert np.unique(read_volume(path, channel=1).data).tolist() == [2]
 
 
