@@ -39,11 +39,15 @@ def atomic_path(target: str | os.PathLike[str], *, overwrite: bool = False) -> I
         raise FileProblem(f"Cannot write to {target.parent}: {error.strerror or error}.") from error
     temporary = folder / target.name
     try:
+        # Some writers make files that nobody else may read; a shared folder expects the usual rights.
+        temporary.touch()
+        usual_rights = temporary.stat().st_mode
         yield temporary
         if target.exists() and not overwrite:
             raise ExistsError(f"{target} appeared while it was being written; nothing was replaced.")
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
+        temporary.chmod(usual_rights)
         temporary.replace(target)
     finally:
         with contextlib.suppress(OSError):

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from napari_transunet.errors import ExistsError, FileProblem
+from napari_transunet.files import atomic_path, available_memory, sha256
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_file_appears_whole_and_alone(tmp_path: Path) -> None:
+    target = tmp_path / "labels.nii.gz"
+    with atomic_path(target) as temporary:
+        assert temporary.parent.parent == tmp_path
+        assert temporary.name.endswith(".nii.gz")
+        temporary.write_bytes(b"half")
+        assert not target.exists()
+        temporary.write_bytes(b"whole")
+    assert target.read_bytes() == b"whole"
+    assert leftovers(tmp_path) == ["labels.nii.gz"]
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "labels.nrrd"
+    target.write_text("old")
+    with pytest.raises(RuntimeError, match="disk"), atomic_path(target, overwrite=True) as temporary:
+        temporary.write_text("new")
+        raise RuntimeError("disk")
+    assert target.read_text() == "old"
+    assert leftovers(tmp_path) == ["labels.nrrd"]
+
+
+def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
+    target = tmp_path / "labels.mha"
+    target.write_text("old")
+    with pytest.raises(ExistsError, match="ask to overwrite"), atomic_path(target):
+        pytest.fail("it should not have come this far")
+    with atomic_path(target, overwrite=True) as temporary:
+        temporary.write_text("new")
+    assert target.read_text() == "new"
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "labels.mha"
+    with pytest.raises(ExistsError, match="appeared"), atomic_path(target) as temporary:
+        temporary.write_text("mine")
+        target.write_text("theirs")
+    assert target.read_text() == "theirs"
+    assert leftovers(tmp_path) == ["labels.mha"]
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileProblem, match="no-such"), atomic_path(tmp_path / "no-such" / "labels.nii"):
+        pytest.fail("it should not have come this far")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="rights of another kind")
+def test_others_may_read_what_a_secretive_writer_made(tmp_path: Path) -> None:
+    usual, target = tmp_path / "usual", tmp_path / "weights"
+    usual.touch()
+    with atomic_path(target) as temporary:
+        temporary.unlink()
+        temporary.touch(mode=0o600)
+    assert stat.S_IMODE(target.stat().st_mode) == stat.S_IMODE(usual.stat().st_mode)
+
+
+def test_the_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
+    content = os.urandom(3 << 20)
+    (tmp_path / "weights").write_bytes(content)
+    assert sha256(tmp_path / "weights") == hashlib.sha256(content).hexdigest()
+
+
+def test_there_is_some_memory() -> None:
+    assert available_memory() > 1 << 20
