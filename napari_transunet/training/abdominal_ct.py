@@ -124,8 +124,11 @@ def blank_card() -> ModelCard:
     )
 
 
-def score(predictor: Predictor, patient: Patient) -> dict[str, dict[str, float]]:
-    """Dice, HD95 in mm and volumes in mL by organ name, on the scan's own grid."""
+def score(predictor: Predictor, patient: Patient) -> dict[str, dict[str, float | None]]:
+    """Dice, distances in mm and volumes in mL by organ name, on the scan's own grid.
+
+    None where there is no number: an organ in neither has no Dice, and one that was missed no distance.
+    """
     image, labels = patient.volumes()
     predicted = predictor.predict(image)
     turn_image, turn_labels = (Reorientation.between(volume.geometry, "LPS") for volume in (image, labels))
@@ -137,7 +140,9 @@ def score(predictor: Predictor, patient: Patient) -> dict[str, dict[str, float]]
         labels_to_score=list(ORGANS),
     )
     return {
-        ORGANS[value]: {name: round(float(number), 3) for name, number in organ.items()}
+        ORGANS[value]: {
+            name: round(float(number), 3) if np.isfinite(number) else None for name, number in organ.items()
+        }
         for value, organ in scores.items()
     }
 
@@ -211,7 +216,7 @@ def main() -> None:
     report["trained on"] = {patient.name: score(predictor, patient) for patient in trained_on}
     options.out.with_suffix(".scores.json").write_text(json.dumps(report, indent=2))
     for patient, scores in (report["held out"] | report["trained on"]).items():
-        mean = np.nanmean([organ["dice"] for organ in scores.values()])
+        mean = np.mean([organ["dice"] for organ in scores.values() if organ["dice"] is not None])
         _LOG.info("%s: mean Dice %.3f", patient, mean)
 
 
