@@ -11,8 +11,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def report(error: TransUNetError) -> None:
-    """Show the error's sentence in the open viewer; without a viewer raise it, for a script must notice it."""
+def report(error: TransUNetError, hint: str = "") -> None:
+    """Show the error's sentence in the open viewer; without a viewer raise it, for a script must notice it.
+
+    `hint` says what to do in the window, where the sentence is written for the command line.
+    """
     import napari
 
     if napari.current_viewer() is None:
@@ -20,4 +23,4 @@ def report(error: TransUNetError) -> None:
     from napari.utils.notifications import show_error
 
     logger.warning("%s", error)
-    show_error(str(error))
+    show_error(f"{error} {hint}".strip())

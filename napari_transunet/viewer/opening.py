@@ -1,36 +1,32 @@
-"""*Open…*: a file or a DICOM folder, read off the GUI thread; several series become a short list to choose from."""
+"""*Open…*: a file or a DICOM folder, read off the GUI thread.
+
+Where it holds several series, time points or channels, they become a list to choose from.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, Qt, Signal
-from qtpy.QtWidgets import (
-    QAbstractItemView,
-    QDialog,
-    QDialogButtonBox,
-    QFileDialog,
-    QHeaderView,
-    QLabel,
-    QMenu,
-    QTableWidget,
-    QTableWidgetItem,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtCore import QObject, Signal
+from qtpy.QtWidgets import QFileDialog, QMenu, QWidget
 
 from napari_transunet.errors import TransUNetError
 from napari_transunet.viewer.background import Chores
+from napari_transunet.viewer.choice_list import series_list, volumes_list
 from napari_transunet.viewer.layers import add_volume, warm_up
+from napari_transunet.volumes.series import SeveralSeriesError
+from napari_transunet.volumes.several import SeveralVolumesError
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
-    from napari_transunet.volumes.reading import SeriesInfo
+    from napari_transunet.viewer.choice_list import ChoiceList
     from napari_transunet.volumes.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -41,6 +37,24 @@ _PATTERNS = (
 )
 _OPENER = "transunet_opener"
 _FILTERS = f"Volumes ({_PATTERNS});;All files (*)"
+
+Several = SeveralSeriesError | SeveralVolumesError
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to read: a file or folder, what was chosen in it, and how the choices are called in a layer's name."""
+
+    path: Path
+    picks: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    titles: tuple[str, ...] = ()
+
+    def with_choice(self, several: Several, index: int) -> Wanted:
+        """The same with one more choice made: the one at `index` (from 0) of what `several` lists."""
+        if isinstance(several, SeveralSeriesError):
+            return Wanted(self.path, {**self.picks, "series": several.series[index].uid}, self.titles)
+        picks = {**self.picks, several.which: several.choice(index)}
+        return Wanted(self.path, picks, (*self.titles, several.title(index)))
 
 
 class VolumeOpener(QObject):
@@ -55,13 +69,16 @@ class VolumeOpener(QObject):
     failed(str)
         A sentence that says why nothing was opened.
     choice_needed(object)
-        The list of `SeriesInfo` of which one must be chosen; a list is shown, too.
+        A `SeveralSeriesError` or `SeveralVolumesError` that says of what one must be chosen; the list is shown.
+    cancelled()
+        The list was closed without choosing.
     """
 
     started = Signal(str)
     opened = Signal(object)
     failed = Signal(str)
     choice_needed = Signal(object)
+    cancelled = Signal()
 
     def __init__(self, viewer: Viewer, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -69,8 +86,8 @@ class VolumeOpener(QObject):
         self._widget = parent
         self._chores = Chores(self)
         warm_up()  # while the dock comes up nobody waits for it; while a network runs, the window would stand still
-        self._path: Path | None = None
-        self._chooser: SeriesChooser | None = None
+        self._wanted: Wanted | None = None
+        self._chooser: ChoiceList | None = None
         self._last_folder = ""
 
     @property
@@ -79,8 +96,8 @@ class VolumeOpener(QObject):
         return self._chores.busy
 
     @property
-    def chooser(self) -> SeriesChooser | None:
-        """The list of series while it is open."""
+    def chooser(self) -> ChoiceList | None:
+        """The list of what can be chosen while it is open."""
         return self._chooser
 
     def menu(self, parent: QWidget | None = None) -> QMenu:
@@ -107,48 +124,61 @@ class VolumeOpener(QObject):
     def open_path(self, path: str | os.PathLike[str], *, series: str | None = None) -> None:
         """Read a file or folder without asking; the outcome comes as a signal.
 
-        Where the folder holds several series and none is named, the list to choose from is shown.
+        Where there are several series, time points or channels and none is named, the list to choose from is shown.
         """
+        self._open(Wanted(Path(path), {} if series is None else {"series": series}))
+
+    def offer(self, path: str | os.PathLike[str], several: Several) -> bool:
+        """Show the list for a file or folder that somebody else tried to read; whether there is room for one now."""
+        if self.busy or self._chooser is not None:
+            return False
+        self._choose(Wanted(Path(path)), several)
+        return True
+
+    def _open(self, wanted: Wanted) -> None:
         if self.busy:
             self.failed.emit("A volume is still being read; wait for it to finish.")
             return
         self._close_chooser()
-        wanted = Path(path)
-        self._path = wanted
-        self.started.emit(f"Reading {wanted.name} …")
-        self._chores.run(lambda: _attempt(wanted, series), self._on_read, self._on_error)
+        self._wanted = wanted
+        self.started.emit(f"Reading {wanted.path.name} …")
+        self._chores.run(
+            lambda: _attempt(wanted), lambda result: self._on_read(wanted, result), self._on_error
+        )
 
-    def _on_read(self, result: Volume | list[SeriesInfo] | TransUNetError) -> None:
+    def _on_read(self, wanted: Wanted, result: Volume | TransUNetError) -> None:
+        if isinstance(result, SeveralSeriesError | SeveralVolumesError):
+            self._choose(wanted, result)
+            return
         if isinstance(result, TransUNetError):
             self.failed.emit(str(result))
             return
-        if isinstance(result, list):
-            self._choose(result)
-            return
         try:
-            layer = add_volume(self._viewer, result)
+            name = ", ".join((result.source.name, *wanted.titles)) if wanted.titles else None
+            layer = add_volume(self._viewer, result, name=name)
         except TransUNetError as error:
             self.failed.emit(str(error))
             return
         self.opened.emit(layer)
 
     def _on_error(self, error: Exception) -> None:
-        name = self._path.name if self._path is not None else "the file"
+        name = self._wanted.path.name if self._wanted is not None else "the file"
         if isinstance(error, MemoryError):
             self.failed.emit(f"There is not enough memory for {name}; close other volumes and try again.")
         else:
             self.failed.emit(f"{name} could not be read ({type(error).__name__}: {error}).")
 
-    def _choose(self, series: list[SeriesInfo]) -> None:
-        path = self._path
-        if path is None:
-            return
-        chooser = SeriesChooser(path.name, series, self._widget)
-        chooser.chosen.connect(lambda uid: self.open_path(path, series=uid))
+    def _choose(self, wanted: Wanted, several: Several) -> None:
+        if isinstance(several, SeveralSeriesError):
+            chooser = series_list(wanted.path.name, several, self._widget)
+        else:
+            chooser = volumes_list(wanted.path.name, several, self._widget)
+        chooser.chosen.connect(lambda index: self._open(wanted.with_choice(several, index)))
+        chooser.rejected.connect(self.cancelled)
         chooser.finished.connect(self._forget_chooser)
         self._chooser = chooser
         chooser.show()
-        self.choice_needed.emit(series)
+        self.choice_needed.emit(several)
 
     def _forget_chooser(self) -> None:
         self._chooser = None
@@ -159,78 +189,17 @@ class VolumeOpener(QObject):
             self._chooser = None
 
 
-class SeriesChooser(QDialog):
-    """A list of the series in a folder; nothing else is blocked while it is open."""
+def read_wanted(wanted: Wanted) -> Volume:
+    """The volume as it was chosen; for any thread. Raises what `read_volume` raises."""
+    from napari_transunet.volumes.reading import read_volume
 
-    chosen = Signal(str)
-
-    def __init__(self, folder: str, series: Sequence[SeriesInfo], parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setObjectName("series_chooser")
-        self.setWindowTitle("Choose a series")
-        self.setModal(False)
-        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        self._uids = [info.uid for info in series]
-        self._table = QTableWidget(len(series), 4, self)
-        self._table.setObjectName("series")
-        self._table.setHorizontalHeaderLabels(["Series", "Modality", "Slices", "Size"])
-        self._table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self._table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        self._table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        for row, info in enumerate(series):
-            for column, text in enumerate(_row(info)):
-                self._table.setItem(row, column, QTableWidgetItem(text))
-        numbers = self._table.verticalHeader()
-        if numbers is not None:
-            numbers.hide()
-        header = self._table.horizontalHeader()
-        if header is not None:
-            header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-        # Most often the series with the most slices is the volume, the others are localisers.
-        self._table.selectRow(max(range(len(series)), key=lambda row: series[row].slices))
-        self._table.doubleClicked.connect(self._accept_row)
-        buttons = QDialogButtonBox(
-            QDialogButtonBox.StandardButton.Open | QDialogButtonBox.StandardButton.Cancel, self
-        )
-        buttons.accepted.connect(self._accept_row)
-        buttons.rejected.connect(self.reject)
-        layout = QVBoxLayout(self)
-        layout.addWidget(QLabel(f"{folder} holds {len(series)} series. Which one?", self))
-        layout.addWidget(self._table)
-        layout.addWidget(buttons)
-        self.resize(560, 260)
-
-    def select(self, row: int) -> None:
-        """Select a row, as a click does."""
-        self._table.selectRow(row)
-
-    def _accept_row(self) -> None:
-        row = self._table.currentRow()
-        self.accept()
-        if 0 <= row < len(self._uids):
-            self.chosen.emit(self._uids[row])
+    return read_volume(wanted.path, **wanted.picks)
 
 
-def read_or_list(path: Path, series: str | None = None) -> Volume | list[SeriesInfo]:
-    """The volume, or the series to choose from where there are several and none is named; for any thread.
-
-    Raises
-    ------
-    TransUNetError
-        What `read_volume` raises.
-    """
-    from napari_transunet.volumes.reading import SeveralSeriesError, read_volume
-
+def _attempt(wanted: Wanted) -> Volume | TransUNetError:
+    """`read_wanted`, with what is wrong with the file as an answer: that is news for the window, not for the log."""
     try:
-        return read_volume(path, series=series)
-    except SeveralSeriesError as error:
-        return list(error.series)
-
-
-def _attempt(path: Path, series: str | None) -> Volume | list[SeriesInfo] | TransUNetError:
-    """`read_or_list`, with what is wrong with the file as an answer: that is news for the window, not for the log."""
-    try:
-        return read_or_list(path, series)
+        return read_wanted(wanted)
     except TransUNetError as error:
         return error
 
@@ -255,13 +224,3 @@ def opener_for(viewer: Viewer) -> VolumeOpener:
     opener.failed.connect(show_error)
     opener.started.connect(show_info)
     return opener
-
-
-def _row(info: SeriesInfo) -> tuple[str, str, str, str]:
-    rows, columns = info.size
-    return (
-        info.description or "(no description)",
-        info.modality or "",
-        str(info.slices),
-        f"{columns} × {rows}",
-    )

@@ -12,6 +12,7 @@ from napari_transunet.viewer.notices import report
 
 if TYPE_CHECKING:
     from napari_transunet.viewer.layers import LayerTuple
+    from napari_transunet.viewer.opening import Several
 
 logger = logging.getLogger(__name__)
 
@@ -35,18 +36,34 @@ def read_layers(path: _Paths) -> list[LayerTuple] | list[_Null]:
     """Layer data tuples of one or several files or folders.
 
     What cannot be read becomes a notification with one sentence (without a viewer, the exception itself), and
-    the other paths are read all the same.
+    the other paths are read all the same. For the first path that holds several volumes, the list to choose from is
+    shown, and what is chosen is opened later.
     """
     from napari_transunet.viewer.layers import volume_to_layer
-    from napari_transunet.volumes.reading import read_volume
+    from napari_transunet.volumes.reading import SeveralSeriesError, SeveralVolumesError, read_volume
 
     layers: list[LayerTuple] = []
     for each in _as_list(path):
         try:
             layers.append(volume_to_layer(read_volume(each)))
+        except (SeveralSeriesError, SeveralVolumesError) as error:
+            if not _offered(each, error):
+                report(error, hint="Open it by itself to choose from a list.")
         except TransUNetError as error:
             report(error)
     return layers or [(None,)]
+
+
+def _offered(path: _Path, several: Several) -> bool:
+    """Show the list of what can be chosen, where there is a window for it."""
+    import napari
+
+    viewer = napari.current_viewer()
+    if viewer is None:
+        return False
+    from napari_transunet.viewer.opening import opener_for
+
+    return opener_for(viewer).offer(path, several)
 
 
 def _as_list(path: _Paths) -> list[_Path]:

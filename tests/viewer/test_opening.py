@@ -6,19 +6,22 @@ import threading
 import time
 from itertools import pairwise
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
+import tifffile
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QDialogButtonBox
+from qtpy.QtWidgets import QDialogButtonBox, QLabel
 
 from napari_transunet.viewer import opening
 from napari_transunet.viewer.layers import volume_of
 from napari_transunet.viewer.opening import VolumeOpener, opener_for
 from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.several import SeveralVolumesError
 from napari_transunet.volumes.volume import Source, Volume
 from napari_transunet.volumes.writing import write_volume
 
@@ -68,13 +71,13 @@ def scan(tmp_path):
 def test_file_is_read_on_another_thread_and_added_here(make_napari_viewer, scan, qtbot, monkeypatch):
     opener = opener_in(make_napari_viewer())
     threads = []
-    read = opening.read_or_list
+    read = opening.read_wanted
 
     def noting(*args):
         threads.append(threading.get_ident())
         return read(*args)
 
-    monkeypatch.setattr(opening, "read_or_list", noting)
+    monkeypatch.setattr(opening, "read_wanted", noting)
     with qtbot.waitSignals([opener.started, opener.opened], timeout=10_000) as caught:
         opener.open_path(scan)
     layer = caught.all_signals_and_args[-1].args[0]
@@ -87,13 +90,13 @@ def test_file_is_read_on_another_thread_and_added_here(make_napari_viewer, scan,
 
 def test_window_lives_while_a_slow_file_is_read(make_napari_viewer, scan, qtbot, monkeypatch):
     opener = opener_in(make_napari_viewer())
-    read = opening.read_or_list
+    read = opening.read_wanted
 
     def slow(*args):
         time.sleep(0.5)
         return read(*args)
 
-    monkeypatch.setattr(opening, "read_or_list", slow)
+    monkeypatch.setattr(opening, "read_wanted", slow)
     ticks: list[float] = []
     timer = QTimer()
     timer.setInterval(10)
@@ -138,7 +141,7 @@ def test_error_nobody_thought_of_becomes_a_sentence_too(make_napari_viewer, scan
     def broken(*_args):
         raise RuntimeError("something unforeseen")
 
-    monkeypatch.setattr(opening, "read_or_list", broken)
+    monkeypatch.setattr(opening, "read_wanted", broken)
     with qtbot.waitSignal(opener.failed, timeout=10_000) as caught:
         opener.open_path(scan)
     assert caught.args[0] == "scan.nrrd could not be read (RuntimeError: something unforeseen)."
@@ -162,10 +165,8 @@ def test_several_series_are_offered_and_the_chosen_one_is_opened(make_napari_vie
     chooser = opener.chooser
     assert chooser.isVisible()
     assert not chooser.isModal()
-    table = chooser._table
-    rows = [[table.item(row, column).text() for column in range(4)] for row in range(table.rowCount())]
-    assert sorted(rows) == [["portal venous", "CT", "5", "8 × 6"], ["scout", "CT", "2", "8 × 6"]]
-    assert rows[table.currentRow()][0] == "portal venous"  # the most slices
+    assert sorted(chooser.rows) == [["portal venous", "CT", "5", "8 × 6"], ["scout", "CT", "2", "8 × 6"]]
+    assert chooser.rows[chooser.row][0] == "portal venous"  # the most slices
     button = chooser.findChild(QDialogButtonBox).button(QDialogButtonBox.StandardButton.Open)
     with qtbot.waitSignal(opener.opened, timeout=10_000) as caught:
         QTest.mouseClick(button, Qt.MouseButton.LeftButton)
@@ -181,7 +182,7 @@ def test_another_row_can_be_chosen(make_napari_viewer, tmp_path, qtbot):
     write_series(tmp_path, "portal venous", 5)
     with qtbot.waitSignal(opener.choice_needed, timeout=10_000) as needed:
         opener.open_path(tmp_path)
-    row = [info.description for info in needed.args[0]].index("scout")
+    row = [info.description for info in needed.args[0].series].index("scout")
     opener.chooser.select(row)
     with qtbot.waitSignal(opener.opened, timeout=10_000) as caught:
         opener.chooser._accept_row()
@@ -194,10 +195,79 @@ def test_cancelled_choice_opens_nothing(make_napari_viewer, tmp_path, qtbot):
     write_series(tmp_path, "two", 2)
     with qtbot.waitSignal(opener.choice_needed, timeout=10_000):
         opener.open_path(tmp_path)
-    opener.chooser.reject()
-    qtbot.wait(50)
+    with qtbot.waitSignal(opener.cancelled, timeout=1000):
+        opener.chooser.reject()
     assert opener.chooser is None
     assert len(opener._viewer.layers) == 0
+
+
+def press_open(opener: VolumeOpener) -> None:
+    button = opener.chooser.findChild(QDialogButtonBox).button(QDialogButtonBox.StandardButton.Open)
+    QTest.mouseClick(button, Qt.MouseButton.LeftButton)
+
+
+def test_time_points_are_offered_and_the_chosen_one_is_opened(make_napari_viewer, tmp_path, qtbot):
+    opener = opener_in(make_napari_viewer())
+    path = tmp_path / "perfusion.nii.gz"
+    values = np.arange(8 * 6 * 4 * 3, dtype=np.int16).reshape(8, 6, 4, 3)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([0.7, 0.8, 2.5, 1])), path)
+    with qtbot.waitSignal(opener.choice_needed, timeout=10_000):
+        opener.open_path(path)
+    chooser = opener.chooser
+    assert chooser.isVisible()
+    assert not chooser.isModal()
+    assert "perfusion.nii.gz holds 3 time points" in chooser.findChild(QLabel).text()
+    assert chooser.rows == [[f"Time point {number} of 3"] for number in (1, 2, 3)]
+    assert len(opener._viewer.layers) == 0
+    chooser.select(1)
+    with qtbot.waitSignal(opener.opened, timeout=10_000) as caught:
+        press_open(opener)
+    layer = caught.args[0]
+    np.testing.assert_array_equal(layer.data, values[..., 1].T)
+    assert layer.name == "perfusion, time point 2"
+    assert volume_of(layer).geometry.spacing == pytest.approx((2.5, 0.8, 0.7))
+    assert opener.chooser is None
+
+
+def test_channel_and_time_point_are_asked_for_one_after_the_other(make_napari_viewer, tmp_path, qtbot):
+    opener = opener_in(make_napari_viewer())
+    path = tmp_path / "cells.ome.tif"
+    values = np.arange(2 * 3 * 4 * 6 * 8, dtype=np.uint16).reshape(2, 3, 4, 6, 8)
+    tifffile.imwrite(path, values, metadata={"axes": "CTZYX", "Channel": {"Name": ["DAPI", "a & b"]}})
+    with qtbot.waitSignal(opener.choice_needed, timeout=10_000):
+        opener.open_path(path)
+    assert opener.chooser.rows == [["Channel 1 of 2: DAPI"], ["Channel 2 of 2: a & b"]]
+    opener.chooser.select(1)
+    with qtbot.waitSignal(opener.choice_needed, timeout=10_000):
+        press_open(opener)
+    assert opener.chooser.rows == [[f"Time point {number} of 3"] for number in (1, 2, 3)]
+    opener.chooser.select(2)
+    with qtbot.waitSignal(opener.opened, timeout=10_000) as caught:
+        press_open(opener)
+    np.testing.assert_array_equal(caught.args[0].data, values[1, 2])
+    assert caught.args[0].name == "cells, channel 2 (a & b), time point 3"
+
+
+def test_arrays_of_an_archive_are_offered_by_name(make_napari_viewer, tmp_path, qtbot):
+    opener = opener_in(make_napari_viewer())
+    values = np.arange(192.0).reshape(SHAPE)
+    np.savez(tmp_path / "two.npz", before=values, after=values + 1)
+    with qtbot.waitSignal(opener.choice_needed, timeout=10_000):
+        opener.open_path(tmp_path / "two.npz")
+    assert opener.chooser.windowTitle() == "Choose an array"
+    assert opener.chooser.rows == [["Array 1 of 2: before"], ["Array 2 of 2: after"]]
+    opener.chooser.select(1)
+    with qtbot.waitSignal(opener.opened, timeout=10_000) as caught:
+        press_open(opener)
+    np.testing.assert_array_equal(caught.args[0].data, values + 1)
+
+
+def test_header_that_claims_very_many_time_points_makes_no_endless_list(make_napari_viewer):
+    opener = opener_in(make_napari_viewer())
+    assert opener.offer("huge.nii", SeveralVolumesError("", "time", 10**15, "time point"))
+    assert len(opener.chooser.rows) == 5000
+    assert "first 5,000 are listed" in opener.chooser.findChild(QLabel).text()
+    opener.chooser.reject()
 
 
 def test_series_can_be_named_at_once(make_napari_viewer, tmp_path, qtbot):
@@ -227,7 +297,7 @@ def test_open_path_needs_no_dialog_and_says_errors_as_notifications(
 
 
 def test_window_closed_while_reading_leaves_nothing_behind(make_napari_viewer, scan, qtbot, monkeypatch):
-    read = opening.read_or_list
+    read = opening.read_wanted
     entered, leave = threading.Event(), threading.Event()
 
     def slow(*args):
@@ -235,7 +305,7 @@ def test_window_closed_while_reading_leaves_nothing_behind(make_napari_viewer, s
         leave.wait(10)
         return read(*args)
 
-    monkeypatch.setattr(opening, "read_or_list", slow)
+    monkeypatch.setattr(opening, "read_wanted", slow)
     viewer = make_napari_viewer()
     VolumeOpener(viewer, viewer.window._qt_window).open_path(scan)
     qtbot.waitUntil(entered.is_set, timeout=5000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from napari.layers import Image, Labels
+from napari.utils.notifications import notification_manager
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.layers import geometry_of, label_set_of, volume_of
@@ -103,8 +104,6 @@ def test_nothing_is_not_claimed():
 def test_what_cannot_be_read_becomes_one_notification_and_the_rest_is_read(
     make_napari_viewer, tmp_path, scan
 ):
-    from napari.utils.notifications import notification_manager
-
     broken = tmp_path / "broken.nii"
     broken.write_bytes(b"\x5c\x01\x00\x00" + b"\x00" * 60)
     viewer = make_napari_viewer()
@@ -115,6 +114,29 @@ def test_what_cannot_be_read_becomes_one_notification_and_the_rest_is_read(
     assert "Traceback" not in record.message
     assert len(viewer.layers) == 0
     assert [kind for _, _, kind in read_layers([broken, scan])] == ["image"]
+
+
+def test_dropped_file_of_several_time_points_offers_them(make_napari_viewer, tmp_path, scan, qtbot):
+    from napari_transunet.viewer.opening import opener_for
+
+    viewer = make_napari_viewer()
+    values = np.stack([np.zeros(SHAPE, np.int16), np.ones(SHAPE, np.int16)])
+    for name in ("first.npy", "second.npy"):
+        np.save(tmp_path / name, values)
+    before = len(notification_manager.records)
+    viewer.open([tmp_path / "first.npy", scan, tmp_path / "second.npy"], plugin=PLUGIN)
+    assert [layer.name for layer in viewer.layers] == ["scan"]
+    opener = opener_for(viewer)
+    assert opener.chooser.isVisible()
+    assert opener.chooser.rows == [["Channel 1 of 2"], ["Channel 2 of 2"]]
+    said = [record.message for record in notification_manager.records[before:]]
+    (other,) = [text for text in said if "second.npy" in text]  # one list at a time: the other is said
+    assert other.endswith("Open it by itself to choose from a list.")
+    assert not [text for text in said if "first.npy" in text]
+    opener.chooser.select(1)
+    with qtbot.waitSignal(opener.opened, timeout=10_000):
+        opener.chooser._accept_row()
+    assert viewer.layers["first, channel 2"].data.min() == 1
 
 
 def test_script_without_a_viewer_gets_the_exception(tmp_path, monkeypatch):
