@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from qtpy.QtGui import QStandardItemModel
 from qtpy.QtWidgets import QComboBox, QFileDialog, QGridLayout, QPushButton, QVBoxLayout, QWidget
 
 from napari_transunet.viewer.advanced import pixels
+from napari_transunet.viewer.names_chooser import NamesChooser
 from napari_transunet.viewer.volume_chooser import ElidingCombo, InfoLine
 from napari_transunet.viewer.wording import count, facts
 from napari_transunet.volumes.labels import LabelSet
@@ -19,6 +20,7 @@ from napari_transunet.volumes.labels import LabelSet
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.card import ModelCard
     from napari_transunet.checkpoints.inspection import CheckpointReport
+    from napari_transunet.checkpoints.presets import LabelPreset
 
 _FILTERS = "Checkpoints (*.safetensors *.pth *.pt);;All files (*)"
 
@@ -33,6 +35,8 @@ class Candidate:
         What is shown in the list.
     problem
         Why it cannot be used; None where it can.
+    preset
+        Names that a person has picked for the classes of a checkpoint that names none.
     """
 
     name: str
@@ -44,6 +48,7 @@ class Candidate:
     patch: int | None = None
     card: ModelCard | None = None
     problem: str | None = None
+    preset: LabelPreset | None = None
 
     @classmethod
     def from_report(
@@ -65,8 +70,29 @@ class Candidate:
         )
 
     @property
+    def names_itself(self) -> bool:
+        """Whether it says what its classes are."""
+        return self.card is not None and bool(self.card.label_names)
+
+    @property
+    def presets(self) -> dict[str, LabelPreset]:
+        """Names from which a person may pick; none where it names its classes itself or cannot be used."""
+        from napari_transunet.checkpoints.presets import presets_for
+
+        if self.names_itself or self.problem is not None or self.num_classes is None:
+            return {}
+        return presets_for(self.num_classes)
+
+    @property
+    def namings(self) -> tuple[LabelSet, ...]:
+        """Every set of names that its classes may have: without names, and with those of each preset."""
+        return tuple(replace(self, preset=preset).label_set for preset in (None, *self.presets.values()))
+
+    @property
     def label_set(self) -> LabelSet:
-        """Names and colours of what it finds; "class 1", "class 2", … where it does not say."""
+        """Names and colours of what it finds; "class 1", "class 2", … where nothing says."""
+        if self.preset is not None:
+            return LabelSet.from_names(self.preset.names)
         if self.card is not None:
             return self.card.label_set()
         return LabelSet.from_names({value: f"class {value}" for value in range(1, self.num_classes or 1)})
@@ -77,7 +103,7 @@ class Candidate:
         if self.problem is not None:
             return self.problem
         organs = len(self.label_set)
-        named = self.card is not None and bool(self.card.label_names)
+        named = self.names_itself or self.preset is not None
         parts = [count(organs, "organ") if named else count(organs, "unnamed class", "unnamed classes")]
         if self.card is not None and self.card.modality:
             parts.append(self.card.modality)
@@ -89,9 +115,14 @@ class Candidate:
 
 
 class CheckpointChooser(QWidget):
-    """Lists checkpoints. Emits `changed` when another one is chosen, `browsed` with a path to look at."""
+    """Lists checkpoints; with it goes `names`, laid out elsewhere, which offers names to one that has none.
+
+    Emits `changed` when another one is chosen, `renamed` when other names are picked for the chosen one, and
+    `browsed` with a path to look at.
+    """
 
     changed = Signal()
+    renamed = Signal()
     browsed = Signal(str)
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -106,6 +137,10 @@ class CheckpointChooser(QWidget):
         self._browse.setToolTip("Choose a checkpoint file (.safetensors, .pth, .pt).")
         self._browse.clicked.connect(self.ask_file)
         self._info = InfoLine("checkpoint_info", self)
+        # What was picked, by checkpoint: it is never carried over to another one.
+        self._presets: dict[Path, str] = {}
+        self.names = NamesChooser(self)
+        self.names.picked.connect(self._on_names)
         layout = QGridLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setVerticalSpacing(0)
@@ -122,9 +157,13 @@ class CheckpointChooser(QWidget):
 
     @property
     def candidate(self) -> Candidate | None:
-        """The chosen checkpoint."""
+        """The chosen checkpoint, with the names that were picked for it."""
         index = self._combo.currentIndex()
-        return self._candidates[index] if 0 <= index < len(self._candidates) else None
+        if not 0 <= index < len(self._candidates):
+            return None
+        candidate = self._candidates[index]
+        preset = candidate.presets.get(self._presets.get(candidate.path, ""))
+        return candidate if preset is None else replace(candidate, preset=preset)
 
     @property
     def problem(self) -> str | None:
@@ -156,7 +195,7 @@ class CheckpointChooser(QWidget):
 
     def choose(self, candidate: Candidate) -> None:
         """Choose one of `candidates`."""
-        self._combo.setCurrentIndex(self._candidates.index(candidate))
+        self._combo.setCurrentIndex([known.path for known in self._candidates].index(candidate.path))
 
     def ask_file(self) -> None:
         """Ask for a file; it is listed once somebody has looked at it and called `add`."""
@@ -183,8 +222,19 @@ class CheckpointChooser(QWidget):
         self._on_index()
 
     def _on_index(self, _index: int = 0) -> None:
+        candidate = self.candidate
+        picked = self._presets.get(candidate.path) if candidate is not None else None
+        self.names.offer(candidate.presets if candidate is not None else {}, picked)
         self._describe()
         self.changed.emit()
+
+    def _on_names(self, preset: str) -> None:
+        candidate = self.candidate
+        if candidate is None:
+            return
+        self._presets[candidate.path] = preset
+        self._describe()
+        self.renamed.emit()
 
     def _describe(self) -> None:
         candidate = self.candidate

@@ -65,6 +65,7 @@ class Legend(QWidget):
             button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
             button.clicked.connect(lambda _checked=False, value=label.value: self._pick(value))
             self._grid.addWidget(button, at // _COLUMNS, at % _COLUMNS)
+            button.show()  # not only when Qt comes to it: the legend's size is asked for at once
             self._buttons[label.value] = button
         self._refresh()
 

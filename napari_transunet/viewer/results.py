@@ -13,10 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_transunet.annotation.session import AnnotationSession
-from napari_transunet.viewer.layers import METADATA_KEY, label_set_of, labels_to_layer
+from napari_transunet.viewer.layers import (
+    METADATA_KEY,
+    label_colormap,
+    label_features,
+    label_set_of,
+    labels_to_layer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from napari.layers import Image, Labels
 
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
 SUFFIX = " labels"
 _SESSION = "session"
 _IMAGE = "image"
+_CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,32 @@ def new_result(image: Image, volume: Volume | Geometry, label_set: LabelSet) -> 
     if label_set.names:
         layer.selected_label = min(label_set.names)
     return Result(layer, session)
+
+
+def rename_result(result: Result, label_set: LabelSet) -> None:
+    """Give the same labels other names and colours: in the layer, its features, and what an export writes."""
+    layer = result.layer
+    record = layer.metadata[METADATA_KEY]
+    layer.metadata[METADATA_KEY] = {**record, "labels": label_set}
+    layer.features = label_features(label_set)
+    layer.colormap = label_colormap(label_set)
+    result.session.names = label_set.names
+
+
+def note_checkpoint(result: Result, checkpoint: Path) -> None:
+    """Remember that this checkpoint file is about to write into a result."""
+    record = result.layer.metadata[METADATA_KEY]
+    record[_CHECKPOINTS] = record.get(_CHECKPOINTS, frozenset()) | {checkpoint}
+
+
+def results_of(layers: Iterable[Any], checkpoint: Path) -> list[Result]:
+    """The results into which no other file than this checkpoint has written."""
+    found = []
+    for layer in layers:
+        session = session_of(layer)
+        if session is not None and layer.metadata[METADATA_KEY].get(_CHECKPOINTS) == {checkpoint}:
+            found.append(Result(layer, session))
+    return found
 
 
 def session_of(layer: Labels) -> AnnotationSession | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from napari_transunet.viewer.checkpoint_chooser import (
     look_at,
 )
 from napari_transunet.viewer.device_chooser import DeviceChooser, find_devices
-from napari_transunet.viewer.layers import geometry_of, is_lazy, volume_of
+from napari_transunet.viewer.layers import geometry_of, is_lazy, label_set_of, volume_of
 from napari_transunet.viewer.lifetime import Lifetime
 from napari_transunet.viewer.opening import VolumeOpener
 from napari_transunet.viewer.painting import position_in_view
@@ -37,7 +37,14 @@ from napari_transunet.viewer.predictors import PredictorCache, PredictorSettings
 from napari_transunet.viewer.preferences import load_preferences, watch_preferences
 from napari_transunet.viewer.question import QuestionBar
 from napari_transunet.viewer.result_panel import ResultPanel
-from napari_transunet.viewer.results import Result, find_result, new_result
+from napari_transunet.viewer.results import (
+    Result,
+    find_result,
+    new_result,
+    note_checkpoint,
+    rename_result,
+    results_of,
+)
 from napari_transunet.viewer.run import RunOutcome, RunProgress, RunRequest, SegmentationRun
 from napari_transunet.viewer.run_bar import RunBar
 from napari_transunet.viewer.suitability import doubt_about, slice_axis_of
@@ -65,12 +72,20 @@ _PATIENCE = 20.0  # s to wait for the current batch when the window closes
 
 @dataclass(frozen=True)
 class _Story:
-    """What was said about a result, to be said again when its volume is chosen again."""
+    """What was said about a result, to be said again when its volume is chosen again.
+
+    `outcome` is what it was said of, where names may change; an error is not kept, for its frames hold the window.
+    """
 
     sentence: str
     done: int
     total: int
     volumes: Mapping[int, float]
+    outcome: RunOutcome | None = None
+
+    def renamed(self, names: Mapping[int, str]) -> _Story:
+        """The same with other names for what was found."""
+        return self if self.outcome is None else replace(self, sentence=outcome_sentence(self.outcome, names))
 
 
 @dataclass(frozen=True)
@@ -193,6 +208,7 @@ class SegmentDock(QWidget):
         rows: tuple[tuple[str, QWidget], ...] = (
             ("Volume", self.volume),
             ("Checkpoint", self.checkpoint),
+            ("Names", self.checkpoint.names),
             ("Variant", self.variant),
             ("Device", self.device),
         )
@@ -201,6 +217,8 @@ class SegmentDock(QWidget):
             label.setContentsMargins(0, 4, 0, 0)
             form.addWidget(label, row, 0, Qt.AlignmentFlag.AlignTop)
             form.addWidget(chooser, row, 1)
+            if chooser is self.checkpoint.names:
+                self.checkpoint.names.set_label(label)
 
         self._status.setObjectName("status")
         self._status.setWordWrap(True)
@@ -223,6 +241,7 @@ class SegmentDock(QWidget):
         self.volume.open_button.clicked.connect(self.opener.ask_file)
         self.volume.open_menu.setMenu(self.opener.menu(self))
         self.checkpoint.changed.connect(self._on_checkpoint)
+        self.checkpoint.renamed.connect(self._on_names)
         self.checkpoint.browsed.connect(self.add_checkpoint)
         self.variant.wanted.connect(self._on_variant_wanted)
         self.device.changed.connect(self._on_options)
@@ -233,6 +252,8 @@ class SegmentDock(QWidget):
         self.opener.started.connect(self._say)
         self.opener.failed.connect(self._say)
         self.opener.opened.connect(self._on_opened)
+        self.opener.choice_needed.connect(self._on_choice_needed)
+        self.opener.cancelled.connect(self._refresh)
         self.panel.said.connect(self._say)
         self.panel.edited.connect(self._on_edited)
         self._lifetime.arrived.connect(self._attach)
@@ -303,6 +324,9 @@ class SegmentDock(QWidget):
         self.volume.choose(layer)
         self._refresh()
 
+    def _on_choice_needed(self, _several: Any) -> None:
+        self._say("There are several volumes; choose one in the list.")
+
     def _on_volume(self) -> None:
         self.question.withdraw()
         self._refresh()
@@ -313,6 +337,22 @@ class SegmentDock(QWidget):
         self.variant.show_variants(candidate, self.checkpoint.candidates)
         if candidate is not None and candidate.problem is None:
             self.advanced.offer_sizes(candidate.img_size, candidate.patch or 16)
+        self._refresh()
+
+    def _on_names(self) -> None:
+        """Other names were picked for the classes: also those of labels that are there already change."""
+        self.question.withdraw()
+        candidate = self.checkpoint.candidate
+        if candidate is None:
+            return
+        possible = [label_set.names for label_set in candidate.namings]
+        for result in results_of(self._viewer.layers, candidate.path):
+            if label_set_of(result.layer).names not in possible:
+                continue
+            rename_result(result, candidate.label_set)
+            story = self._stories.get(result.layer)
+            if story is not None:
+                self._stories[result.layer] = story.renamed(result.session.names)
         self._refresh()
 
     def _on_variant_wanted(self, name: str) -> None:
@@ -392,6 +432,7 @@ class SegmentDock(QWidget):
         except MemoryError as error:
             self._say(error_sentence(error))
             return
+        note_checkpoint(result, candidate.path)
         request = RunRequest(
             settings=PredictorSettings(
                 checkpoint=candidate.path,
@@ -431,7 +472,8 @@ class SegmentDock(QWidget):
         if layer in self._viewer.layers:
             whole = outcome.kind == "finished" and not outcome.only_this_slice
             volumes = outcome.volumes if whole else {}
-            self._stories[layer] = _Story(sentence, outcome.done, outcome.total, volumes)
+            kept = outcome if outcome.error is None else None
+            self._stories[layer] = _Story(sentence, outcome.done, outcome.total, volumes, kept)
         self._refresh()
         self._say(sentence)
         self.run_finished.emit(outcome)
@@ -450,9 +492,9 @@ class SegmentDock(QWidget):
         self.panel.show_result(
             layer, self.volume.layer, candidate.label_set if candidate is not None and usable else None
         )
-        self.panel.set_locked(
-            "Wait until the segmentation is done, or cancel it." if running is not None else None
-        )
+        wait = "Wait until the segmentation is done, or cancel it." if running is not None else None
+        self.panel.set_locked(wait)
+        self.checkpoint.names.set_locked(wait)
         if running is not None:
             return
         story = self._stories.get(layer) if layer is not None else None

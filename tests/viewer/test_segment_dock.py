@@ -357,6 +357,111 @@ def test_other_organs_get_a_layer_of_their_own(dock, tmp_path):
     assert "pancreas" in list(fresh.features["name"])
 
 
+@pytest.fixture
+def nameless(tmp_path: Path) -> Path:
+    """A checkpoint of nine classes as published ones are: a state dict that names nothing."""
+    torch.manual_seed(0)
+    net = TransUNet("R50-ViT-Ti_16", num_classes=9, img_size=64)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean, std=0.1)
+    path = tmp_path / "epoch_149.pth"
+    torch.save(net.state_dict(), path)
+    return path
+
+
+def test_classes_without_names_get_the_names_that_a_person_picks(dock, nameless, tmp_path, monkeypatch):
+    from qtpy.QtWidgets import QFileDialog, QToolButton
+
+    from napari_transunet.checkpoints.presets import LABEL_PRESETS
+    from napari_transunet.volumes.reading import read_volume
+
+    names = dock.widget.findChild(QComboBox, "label_names")
+    assert not names.isVisibleTo(dock.widget)  # the checkpoint names its organs itself
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *a, **k: (str(nameless), ""))
+    dock.press("browse_checkpoint")
+    dock.until(lambda: dock.widget.checkpoint.candidate.path == nameless)
+    table, btcv = LABEL_PRESETS["synapse-table"], LABEL_PRESETS["synapse-btcv-order"]
+    assert names.isVisibleTo(dock.widget)
+    assert names.isEnabled()
+    assert [names.itemText(at) for at in range(names.count())] == [
+        "No names (class 1, class 2, …)",
+        table.title,
+        btcv.title,
+    ]
+    assert names.currentIndex() == 0  # nothing is guessed
+    info = dock.widget.findChild(QLabel, "checkpoint_info")
+    assert info.text().startswith("8\N{NO-BREAK SPACE}unnamed\N{NO-BREAK SPACE}classes")
+
+    def legend(value: int) -> str:
+        buttons = dock.widget.findChildren(QToolButton, f"legend_{value}")
+        return buttons[-1].text()  # those before it wait for their deletion
+
+    dock.add(name="ct")
+    assert legend(1) == "Class 1"
+    dock.choose("label_names", table.title)
+    assert legend(1) == "Aorta"
+    assert dock.widget.panel._area.height() > 4 * dock.widget.fontMetrics().height()  # four rows are in sight
+    assert info.text().startswith("8\N{NO-BREAK SPACE}organs")
+    dock.choose("label_names", "No names (class 1, class 2, …)")
+    assert legend(1) == "Class 1"
+
+    dock.segment()
+    labels = dock.labels("ct")
+    written = labels.data.copy()
+    assert "lass " in dock.status
+    dock.choose("label_names", btcv.title)  # picked afterwards, they name what is there
+    assert [layer.name for layer in dock.viewer.layers] == ["ct", "ct labels"]
+    assert list(labels.features["name"]) == ["background", *btcv.organs]
+    assert legend(1) == "Spleen"
+    assert "lass " not in dock.status
+    assert dock.status.startswith("12 slices")
+    assert np.array_equal(labels.data, written)
+
+    dock.choose("checkpoint", "Three organs, CT")
+    assert not names.isVisibleTo(dock.widget)
+    dock.choose("checkpoint", nameless.name)
+    assert names.currentText() == btcv.title  # remembered for this file
+
+    dock.segment()
+    assert [layer.name for layer in dock.viewer.layers] == ["ct", "ct labels"]
+    target = tmp_path / "labels.nii.gz"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a, **k: (str(target), ""))
+    dock.press("export_labels")
+    dock.until(lambda: "Exported" in dock.status)
+    exported = read_volume(target)
+    assert exported.labels is not None
+    assert exported.labels.names == btcv.names
+
+
+def test_names_are_not_given_to_what_another_checkpoint_found(dock, nameless, tmp_path):
+    other = tmp_path / "elsewhere" / nameless.name
+    other.parent.mkdir()
+    other.write_bytes(nameless.read_bytes())
+    dock.add(name="ct")
+    for path in (nameless, other):
+        dock.widget.add_checkpoint(path)
+        dock.until(lambda path=path: dock.widget.checkpoint.candidate.path == path)
+        if path == nameless:
+            dock.segment()
+    dock.widget.findChild(QComboBox, "label_names").setCurrentIndex(1)
+    assert list(dock.labels("ct").features["name"])[1] == "class 1"
+
+
+def test_names_cannot_be_picked_while_a_run_goes_on(dock, nameless, slow):
+    dock.widget.add_checkpoint(nameless)
+    dock.until(lambda: dock.widget.checkpoint.candidate.path == nameless)
+    dock.add(name="ct")
+    dock.press("segment_volume")
+    dock.until(lambda: dock.progress.value() >= 1)
+    names = dock.widget.findChild(QComboBox, "label_names")
+    assert not names.isEnabled()
+    assert "Wait" in names.toolTip()
+    slow.release()
+    dock.until(lambda: not dock.widget.running)
+    assert names.isEnabled()
+
+
 def test_the_legend_picks_the_brush(dock):
     dock.add(name="ct")
     dock.segment()
