@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -223,7 +222,7 @@ def show(found: dict[str, Any]) -> None:
     Console().print(table)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="24 slices instead of 133")
     parser.add_argument("--variant", default="R50-ViT-Ti_16")
@@ -235,9 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.out is not None:
         with atomic_path(options.out, overwrite=True) as path:
             path.write_text(json.dumps(found, indent=2) + "\n")
-    running = [gaps["worst"] for gaps in found["gaps_ms"] if gaps["part"].startswith("network")]
-    return 0 if max(running) <= LIMIT else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

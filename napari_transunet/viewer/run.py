@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TICK = 33  # ms
-_NICENESS = 10  # of the computing thread on Linux, so that the window is served first
+_NICENESS = 19  # of the computing thread on Linux, so that the window is served first
+_SWITCH_INTERVAL = 0.001  # s after which a computing thread hands Python over to the window; 0.005 is usual
 
 Kind = Literal["finished", "cancelled", "failed"]
 Stage = Literal["loading", "segmenting", "stopping"]
@@ -256,6 +257,8 @@ class SegmentationRun(QObject):
         self._viewer.layers.events.removed.connect(self._on_layer_removed)
         self._image.events.data.connect(self._on_image_data)
         self._timer.start()
+        self._usual_interval = sys.getswitchinterval()
+        sys.setswitchinterval(min(self._usual_interval, _SWITCH_INTERVAL))
         self._worker = worker
         worker.start()
         self._report()
@@ -348,6 +351,7 @@ class SegmentationRun(QObject):
         if self._over:
             return
         self._timer.stop()
+        sys.setswitchinterval(self._usual_interval)
         if self._channel.slicing.is_set():
             self._paint(everything=True)
         self._over = True

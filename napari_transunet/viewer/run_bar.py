@@ -13,7 +13,8 @@ from napari_transunet.viewer.wording import countdown
 if TYPE_CHECKING:
     from napari_transunet.viewer.run import RunProgress
 
-_COUNTDOWN = 3.0  # s between two looks at the remaining time while no slice comes
+_PACE = 1.0  # s between two changes of the bar while slices come
+_LEFT = " left"
 
 
 class RunBar(QWidget):
@@ -91,19 +92,19 @@ class RunBar(QWidget):
             return
         text = f"{progress.done} / {progress.total}"
         if progress.left is not None and progress.done < progress.total and not stopping:
-            text += f" · {countdown(progress.left)} left"
+            text += f" · {countdown(progress.left)}{_LEFT}"
         self._show(progress.done, progress.total, text)
 
     def _show(self, done: int, total: int, text: str) -> None:
         # Qt draws the whole window anew for a changed word, canvas and all; without a GPU that takes a while.
-        shown_done, shown_total, shown_text = self._shown
-        countdown_only = (
-            (done, total) == (shown_done, shown_total) and " left" in text and " left" in shown_text
-        )
         present = time.monotonic()
-        if (done, total, text) == self._shown or (countdown_only and present - self._shown_at < _COUNTDOWN):
+        counting = total == self._shown[1] and _LEFT in text and _LEFT in self._shown[2]
+        if (done, total, text) == self._shown or (counting and present - self._shown_at < _PACE):
             return
         self._shown, self._shown_at = (done, total, text), present
+        # A progress bar repaints at once, and with it the window, for every one of these; now it does once, later.
+        self._progress.setUpdatesEnabled(False)
         self._progress.setRange(0, total)
-        self._progress.setValue(done)
         self._progress.setFormat(text)
+        self._progress.setValue(done)
+        self._progress.setUpdatesEnabled(True)
