@@ -30,9 +30,14 @@ def test_the_file_appears_whole_and_alone(tmp_path: Path) -> None:
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "labels.nrrd"
     target.write_text("old")
-    with pytest.raises(RuntimeError, match="disk"), atomic_path(target, overwrite=True) as temporary:
-        temporary.write_text("new")
-        raise RuntimeError("disk")
+
+    def fail_half_way() -> None:
+        with atomic_path(target, overwrite=True) as temporary:
+            temporary.write_text("new")
+            raise RuntimeError("disk")
+
+    with pytest.raises(RuntimeError, match="disk"):
+        fail_half_way()
     assert target.read_text() == "old"
     assert leftovers(tmp_path) == ["labels.nrrd"]
 
@@ -49,9 +54,14 @@ def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
 
 def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     target = tmp_path / "labels.mha"
-    with pytest.raises(ExistsError, match="appeared"), atomic_path(target) as temporary:
-        temporary.write_text("mine")
-        target.write_text("theirs")
+
+    def write_while_another_does() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("mine")
+            target.write_text("theirs")
+
+    with pytest.raises(ExistsError, match="appeared"):
+        write_while_another_does()
     assert target.read_text() == "theirs"
     assert leftovers(tmp_path) == ["labels.mha"]
 
