@@ -122,12 +122,10 @@ def _learned_size(
     layout: Layout, card: ModelCard | None, target: tuple[int, int] | None, name: str
 ) -> tuple[int, int]:
     patch = layout.variant.patch
-    try:
-        return image_size(layout.tokens, patch, card.img_size if card is not None else None, name)
-    except CheckpointError:
-        if card is None and target is not None and _tokens(target, patch) == layout.tokens:
-            return target
-        raise
+    if card is None and target is not None and _tokens(target, patch) == layout.tokens:
+        # Also where the number is a square: who asks for a size that it fits exactly knows better than a guess.
+        return target
+    return image_size(layout.tokens, patch, card.img_size if card is not None else None, name)
 
 
 def _tokens(size: tuple[int, int], patch: int) -> int:

@@ -164,7 +164,7 @@ def recognise(
     tokens = max(positions[1], 1) if len(positions) == 3 else 1
     best: tuple[tuple[int, int], Layout] | None = None
     for candidate in [variant] if variant is not None else _candidates(shapes):
-        skips = range(candidate.default_skips + 1) if n_skip is None else (n_skip,)
+        skips = range(candidate.skips + 1) if n_skip is None else (n_skip,)
         for skip in skips:
             layout = _compare(shapes, candidate, num_classes, tokens, skip)
             # What is there decides first: a part of a large network must not pass for a whole small one.

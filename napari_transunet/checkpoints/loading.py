@@ -18,7 +18,7 @@ from napari_transunet.checkpoints.layout import COUNTER, POSITIONS
 from napari_transunet.errors import CheckpointError
 from napari_transunet.files import available_memory, sha256
 from napari_transunet.model.positions import resize_position_embeddings
-from napari_transunet.model.transunet import TransUNet, checked_size
+from napari_transunet.model.transunet import TransUNet, as_size, checked_size
 from napari_transunet.model.variants import Variant, get_variant
 
 
@@ -85,7 +85,7 @@ def load_checkpoint(
     if img_size is not None and wanted is not None:
         target = checked_size(img_size, wanted.patch)
     elif img_size is not None:
-        target = (img_size, img_size) if isinstance(img_size, int) else (int(img_size[0]), int(img_size[1]))
+        target = as_size(img_size)
     found = examine(path, card=card, variant=wanted, n_skip=n_skip, target_size=target)
     if found.problems:
         raise CheckpointError(found.problems[0])

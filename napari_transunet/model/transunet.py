@@ -5,6 +5,8 @@ Modules bear the published key names, so that a published state dict loads with 
 
 from __future__ import annotations
 
+import contextlib
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ from torch.nn import functional
 from napari_transunet.errors import InputError
 from napari_transunet.model.decoder import WIDTHS, Decoder
 from napari_transunet.model.encoder import Transformer
-from napari_transunet.model.variants import MAX_SKIPS, Variant, get_variant
+from napari_transunet.model.variants import Variant, get_variant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,6 +98,24 @@ class TransUNet(nn.Module):
         return x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1)
 
 
+def as_size(img_size: object) -> tuple[int, int]:
+    """(height, width) in pixels of one whole number, which means a square, or of two; NumPy's will do.
+
+    Raises
+    ------
+    InputError
+        It is neither.
+    """
+    if not isinstance(img_size, str | bytes):
+        with contextlib.suppress(TypeError):
+            side = operator.index(img_size)  # type: ignore[arg-type]
+            return side, side
+        with contextlib.suppress(TypeError, ValueError):
+            height, width = (operator.index(side) for side in img_size)  # type: ignore[attr-defined]
+            return height, width
+    raise InputError(f"img_size is one whole number or (height, width), not {img_size!r}.")
+
+
 def checked_size(img_size: int | Sequence[int], patch: int) -> tuple[int, int]:
     """(height, width) in pixels, each a multiple of the patch.
 
@@ -104,9 +124,7 @@ def checked_size(img_size: int | Sequence[int], patch: int) -> tuple[int, int]:
     InputError
         It is not; the sentence names the nearest sizes that work.
     """
-    sides = (img_size, img_size) if isinstance(img_size, int) else tuple(int(side) for side in img_size)
-    if len(sides) != 2:
-        raise InputError(f"img_size is one number or (height, width), not {img_size!r}.")
+    sides = as_size(img_size)
     height, width = sides
     if height < patch or width < patch or height % patch or width % patch:
         nearest = sorted({tuple(_nearest(side, patch, up) for side in sides) for up in (False, True)})
@@ -133,8 +151,10 @@ def _at_least_one(name: str, value: int) -> int:
 
 def _checked_skips(variant: Variant, n_skip: int | None) -> int:
     if n_skip is None:
-        return variant.default_skips
-    if not 0 <= n_skip <= variant.default_skips:
-        offer = f"0 to {MAX_SKIPS}" if variant.hybrid else "none, so n_skip is 0"
-        raise InputError(f"n_skip = {n_skip} does not fit {variant.name}: its skips are {offer}.")
+        return variant.skips
+    if not 0 <= n_skip <= variant.skips:
+        offer = f"0 to {variant.skips}" if variant.skips else "0"
+        raise InputError(
+            f"n_skip = {n_skip} does not fit {variant.name}; with its patches it can be {offer}."
+        )
     return n_skip

@@ -53,8 +53,11 @@ class Variant:
             )
 
     @property
-    def default_skips(self) -> int:
-        return MAX_SKIPS if self.hybrid else 0
+    def skips(self) -> int:
+        """Skips that fit the decoder. They are a half, a quarter and an eighth of the image's size, so with tokens
+        coarser than the ResNet's last feature map none does.
+        """
+        return MAX_SKIPS if self.hybrid and self.patch == CNN_STRIDE else 0
 
 
 VARIANTS: Mapping[str, Variant] = MappingProxyType(

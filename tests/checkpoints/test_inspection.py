@@ -73,7 +73,7 @@ def test_every_published_layout(
 )
 def test_parameters_are_counted_as_published(tmp_path: Path, variant: str, parameters: int) -> None:
     found = VARIANTS[variant]
-    shapes = expected_shapes(found, 9, (224 // found.patch) ** 2, found.default_skips)
+    shapes = expected_shapes(found, 9, (224 // found.patch) ** 2, found.skips)
     assert inspect_checkpoint(hollow_safetensors(tmp_path / "w.safetensors", shapes)).parameters == parameters
 
 

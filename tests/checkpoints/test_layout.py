@@ -59,7 +59,7 @@ def test_published_layouts_load_strictly(golden_layout: tuple[str, Shapes]) -> N
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_is_told_from_the_others(variant: str) -> None:
     patch = VARIANTS[variant].patch
-    for n_skip in range(VARIANTS[variant].default_skips + 1):
+    for n_skip in range(VARIANTS[variant].skips + 1):
         net = meta_network(variant, num_classes=5, img_size=(3 * patch, 4 * patch), n_skip=n_skip)
         shapes = {key: tuple(value.shape) for key, value in net.state_dict().items()}
         layout = recognise(shapes)

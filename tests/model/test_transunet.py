@@ -130,6 +130,9 @@ def test_a_hybrid_with_a_larger_patch_pools_its_features() -> None:
     variant = dataclasses.replace(VARIANTS["R50-ViT-Ti_16"], name="mine", patch=32)
     with torch.device("meta"):
         net = TransUNet(variant, 2, 64)
+    assert net(torch.empty(1, 3, 64, 64, device="meta")).shape == (1, 2, 64, 64)
+    with pytest.raises(InputError, match="it can be 0"):
+        TransUNet(variant, 2, 64, n_skip=3)
     assert net.transformer.embeddings.patch_embeddings.kernel_size == (2, 2)
     assert net.grid == (2, 2)
 
@@ -154,8 +157,17 @@ def test_a_size_that_does_not_fit_names_the_nearest_that_do() -> None:
         checked_size(225, 16)
     with pytest.raises(InputError, match="16×16"):
         checked_size(3, 16)
-    with pytest.raises(InputError, match="one number or"):
-        checked_size((1, 2, 3), 16)
+
+
+@pytest.mark.parametrize("size", [(1, 2, 3), (64,), 64.0, (64.0, 64.0), "64", None])
+def test_what_is_no_size_is_refused(size: object) -> None:
+    with pytest.raises(InputError, match="one whole number or"):
+        checked_size(size, 16)  # type: ignore[arg-type]
+
+
+def test_sizes_may_be_numpys() -> None:
+    assert checked_size(np.int64(64), 16) == (64, 64)
+    assert checked_size(np.array([32, 64]), 16) == (32, 64)
 
 
 @settings(max_examples=200)
