@@ -183,6 +183,31 @@ def test_segment_goes_on_after_an_input_fails_and_says_so(run, scan, checkpoint,
     assert made == ["scan.json", "scan.nii.gz", "second.json", "second.nii.gz"]
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder that nobody can write to")
+def test_a_folder_that_cannot_be_written_is_found_before_the_work(run, scan, checkpoint):
+    result = run("segment", scan, "-o", "/proc/labels.nii.gz", "-c", checkpoint)
+    assert result.exit_code == 2
+    assert error_line(result).startswith(f"Error: {scan}: Cannot write to /proc")
+    assert "Segmenting" not in result.stderr
+
+
+def test_a_wrong_checkpoint_leaves_no_folder_behind(run, scan, tmp_path):
+    assert run("segment", scan, "-o", tmp_path / "results", "-c", "no-such").exit_code == 2
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_terminal_without_unicode_gets_a_question_mark_and_the_rest():
+    result = subprocess.run(
+        [sys.executable, "-m", "napari_transunet", "variants"],
+        env={**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "R50-ViT-Ti_16" in result.stdout
+
+
 def test_a_checkpoint_that_cannot_be_used_stops_before_any_input_is_read(run, scan, tmp_path):
     (tmp_path / "bad.pth").write_bytes(b"no checkpoint")
     result = run("segment", scan, scan.parent, "-o", "out", "-c", "bad.pth")

@@ -6,6 +6,7 @@ input or usage with one line on stderr, 130 interrupted.
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from typing import Annotated, NoReturn
@@ -34,6 +35,10 @@ app = typer.Typer(
 
 def main() -> NoReturn:
     """Run the command line with the arguments of this process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that knows no "×" or "–" shall show a "?" there, and the rest.
+            stream.reconfigure(errors="replace")
     try:
         app()
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +41,14 @@ def check_target(target: Path, *beside: Path, overwrite: bool) -> None:
             raise InputError(f"{file} exists already; choose another name or say --overwrite.")
     if not target.parent.is_dir():
         raise InputError(f"There is no folder {target.parent} to write to; make it first.")
+    try:
+        # Rights alone do not tell: a file system may be read-only or full.
+        with tempfile.TemporaryFile(dir=target.parent, prefix=".writing-"):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"Cannot write to {target.parent} ({error.strerror or error}); choose another folder."
+        ) from error
 
 
 def read(

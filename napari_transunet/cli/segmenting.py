@@ -118,6 +118,8 @@ def segment(
     )
     if checkpoint is not None:
         predictors.named(checkpoint)  # a wrong checkpoint, device or precision is the same for all inputs
+    if targets[0] != out:
+        out.mkdir(parents=True, exist_ok=True)
     outcome = _Outcome()
     for source, target in zip(inputs, targets, strict=True):
         try:
@@ -169,7 +171,6 @@ def _targets(inputs: Sequence[Path], out: Path) -> list[Path]:
     for target in targets:
         if targets.count(target) > 1:
             raise InputError(f"Several inputs would be written to {target}; segment them one by one.")
-    out.mkdir(parents=True, exist_ok=True)
     return targets
 
 
