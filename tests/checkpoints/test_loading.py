@@ -220,10 +220,15 @@ def test_a_card_tells_the_size_of_a_rectangle(wide: tuple[TransUNet, Path]) -> N
     assert torch.equal(resized, expected)
 
 
-def test_a_square_number_is_a_square_unless_the_card_says_otherwise(tmp_path: Path) -> None:
+def test_a_square_number_is_a_square_unless_the_card_or_the_caller_says_otherwise(tmp_path: Path) -> None:
     net = randomise(TransUNet("testing", num_classes=3, img_size=(16, 64)))
     path = saved(net.state_dict(), tmp_path / "w.pth")
     assert load_checkpoint(path).model.img_size == (32, 32)
+    asked_for = load_checkpoint(path, img_size=(16, 64)).model
+    assert asked_for.img_size == (16, 64)
+    assert torch.equal(
+        asked_for.transformer.embeddings.position_embeddings, net.transformer.embeddings.position_embeddings
+    )
     assert load_checkpoint(path, card=default_card(net)).model.img_size == (16, 64)
 
 
