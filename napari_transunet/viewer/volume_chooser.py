@@ -35,6 +35,7 @@ class InfoLine(QLabel):
         super().__init__(parent)
         self.setObjectName(name)
         self.setWordWrap(True)
+        self.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
         self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.setContentsMargins(2, 0, 0, 2)
@@ -51,7 +52,8 @@ class InfoLine(QLabel):
         self._fit()
 
     def _fit(self) -> None:
-        self.setMinimumHeight(max(0, self.heightForWidth(self.width())))
+        self.setMinimumHeight(0)  # a label never proposes less than its minimum, so the last one would stay
+        self.setFixedHeight(max(0, self.heightForWidth(self.width())))
 
     def minimumSizeHint(self) -> QSize:  # noqa: N802
         """No width of its own: the width is the dock's."""
