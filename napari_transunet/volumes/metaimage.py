@@ -262,7 +262,7 @@ def write_metaimage(path: Path, data: npt.NDArray[Any], geometry: Geometry, keys
         lines.append(f"{plain} = " + " ".join(value.split()))
     lines += [f"ElementType = {kind}", "ElementDataFile = LOCAL"]
     with path.open("wb") as file:
-        file.write(("\n".join(lines) + "\n").encode("utf-8"))
+        file.write(("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
         file.writelines(pieces)
 
 

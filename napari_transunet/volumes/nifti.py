@@ -58,6 +58,8 @@ _REFUSED: Mapping[int, str] = MappingProxyType(
     }
 )
 _METRES, _MICRONS = 1, 3
+_COMMENT = 6  # NIFTI_ECODE_COMMENT: plain text
+_MAX_EXTENSIONS = 1 << 16
 _HALF_VOXEL = 0.5
 
 
@@ -283,6 +285,36 @@ def read_nifti(
     return rescaled(data, header.slope, header.intercept), geometry, note
 
 
+def read_comments(path: Path) -> list[str]:
+    """The comments among the header extensions of a single-file NIfTI, in the file's order.
+
+    Format: `nifti1_extender` and `nifti1_extension` in nifti1.h of the standard.
+
+    Raises
+    ------
+    VolumeError
+        The file is no NIfTI.
+    """
+    with open_maybe_gzip(_pair(path)[0]) as stream:
+        raw = stream.read(540)
+        header = parse_header(raw)
+        raw += stream.read(max(0, min(header.offset, _MAX_EXTENSIONS) - len(raw)))
+    position = {1: 348, 2: 540}[header.version]
+    order = "<" if struct.unpack_from("<i", raw)[0] == position else ">"
+    if not header.single_file or raw[position : position + 1] in (b"", b"\0"):
+        return []
+    comments = []
+    position, end = position + 4, min(header.offset, len(raw))
+    while position + 8 <= end:
+        size, code = struct.unpack_from(f"{order}2i", raw, position)
+        if size < 16 or position + size > end:
+            break
+        if code == _COMMENT:
+            comments.append(raw[position + 8 : position + size].rstrip(b"\0").decode("utf-8", "replace"))
+        position += size
+    return comments
+
+
 def _pair(path: Path) -> tuple[Path, Path]:
     """Header and data file for any name of the two, compressed or not."""
     name = path.name
@@ -304,11 +336,18 @@ def _pair(path: Path) -> tuple[Path, Path]:
 
 
 def write_nifti(
-    path: Path, data: npt.NDArray[Any], geometry: Geometry, *, description: str = "", labels: bool = False
+    path: Path,
+    data: npt.NDArray[Any],
+    geometry: Geometry,
+    *,
+    description: str = "",
+    labels: bool = False,
+    comment: str = "",
 ) -> None:
     """Writes NIfTI-1 (NIfTI-2 where an axis is longer than 32767), gzipped when the name ends in .gz.
 
-    sform and qform say the same. `description` is cut to the 79 bytes there are.
+    sform and qform say the same. `description` is cut to the 79 bytes there are; `comment` becomes a header
+    extension.
     """
     code = next(
         (code for code, kind in _TYPES.items() if np.dtype(kind) == data.dtype.newbyteorder("=")), None
@@ -316,7 +355,11 @@ def write_nifti(
     if code is None:
         raise VolumeError(f"NIfTI cannot hold values of type {data.dtype}.")
     large = max(geometry.shape) > 32767
-    header = _pack(geometry, code, data.dtype.itemsize * 8, description, labels, large=large)
+    extension = _extension(comment)
+    header = _pack(
+        geometry, code, data.dtype.itemsize * 8, description, labels, large=large, extra=len(extension)
+    )
+    header += extension
     little = np.ascontiguousarray(data.astype(data.dtype.newbyteorder("<"), copy=False))
     with path.open("wb") as file:
         if path.name.lower().endswith(".gz"):
@@ -333,7 +376,19 @@ def _put(stream: IO[bytes], header: bytes, data: npt.NDArray[Any]) -> None:
         stream.write(plane.tobytes())
 
 
-def _pack(geometry: Geometry, code: int, bits: int, description: str, labels: bool, *, large: bool) -> bytes:
+def _extension(comment: str) -> bytes:
+    """A comment as the standard wants it: its size, a multiple of 16, its code, and the text."""
+    if not comment:
+        return b""
+    text = comment.encode("utf-8", "backslashreplace")
+    size = -(-(len(text) + 8) // 16) * 16
+    return struct.pack("<2i", size, _COMMENT) + text.ljust(size - 8, b"\0")
+
+
+def _pack(
+    geometry: Geometry, code: int, bits: int, description: str, labels: bool, *, large: bool, extra: int
+) -> bytes:
+    """The header, for `extra` bytes of extensions between it and the voxels."""
     affine = geometry.affine_ras
     quaternion, qfac = _quaternion(affine)
     nz, ny, nx = geometry.shape
@@ -346,8 +401,12 @@ def _pack(geometry: Geometry, code: int, bits: int, description: str, labels: bo
     if large:
         raw = bytearray(544)
         struct.pack_into(
-            "<i8shh8q3d8dq2d", raw, 0, 540, b"n+2\0\r\n\x1a\n", code, bits, *dim, 0, 0, 0, *pixdim, 544, 1, 0
+            "<i8shh8q3d8dq2d",
+            raw,
+            0,
+            *(540, b"n+2\0\r\n\x1a\n", code, bits, *dim, 0, 0, 0, *pixdim, 544 + extra, 1, 0),
         )
+        raw[540] = extra > 0
         struct.pack_into("<80s", raw, 240, text)
         struct.pack_into("<2i18d", raw, 344, scanner, scanner, *transform)
         struct.pack_into("<ii16s", raw, 500, millimetres, intent, b"labels" if labels else b"")
@@ -355,7 +414,13 @@ def _pack(geometry: Geometry, code: int, bits: int, description: str, labels: bo
         raw = bytearray(352)
         struct.pack_into("<i", raw, 0, 348)
         raw[38:39] = b"r"
-        struct.pack_into("<8h3fhhhh8f3f", raw, 40, *dim, 0, 0, 0, intent, code, bits, 0, *pixdim, 352, 1, 0)
+        struct.pack_into(
+            "<8h3fhhhh8f3f",
+            raw,
+            40,
+            *(*dim, 0, 0, 0, intent, code, bits, 0, *pixdim, 352 + extra, 1, 0),
+        )
+        raw[348] = extra > 0
         raw[123] = millimetres
         struct.pack_into("<80s", raw, 148, text)
         struct.pack_into("<2h18f", raw, 252, scanner, scanner, *transform)

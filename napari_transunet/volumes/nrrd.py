@@ -80,7 +80,8 @@ _UNITS: Mapping[str, float] = MappingProxyType(
 )
 _COLOR_KINDS = frozenset({"rgb-color", "rgba-color", "hsv-color", "xyz-color", "3-color", "4-color"})
 _SPATIAL_KINDS = frozenset({"domain", "space", "???", "none", ""})
-_MAX_HEADER = 1 << 24
+# A segmentation has some 400 bytes for each of up to 65535 segments.
+_MAX_HEADER = 1 << 26
 _MAX_LINE = 1 << 20
 _MAX_NAMED_LAYERS = 32
 
@@ -121,14 +122,21 @@ def parse_header(stream: IO[bytes]) -> NrrdHeader:
         elif field:
             name = field[1].lower().replace(" ", "")
             fields[name] = field[2].strip()
-            if name == "datafile" and field[2].strip().upper().startswith("LIST"):
-                break
+            if name == "datafile" and _several_files(fields[name]):
+                raise VolumeError(
+                    "its slices lie in several files, which is not supported; convert it to one .nrrd file first."
+                )
         else:
             raise VolumeError(f"its header has a line that means nothing ({text[:40]!r}); it is damaged.")
     # A detached header may end without an empty line.
     if "datafile" in fields:
         return NrrdHeader(MappingProxyType(fields), MappingProxyType(keys), stream.tell())
     raise VolumeError("it ends inside the header; it is truncated, copy it again.")
+
+
+def _several_files(data_file: str) -> bool:
+    """Whether a data file field is a list, or a pattern with its first number, last number and step."""
+    return re.fullmatch(r"LIST(\s+\d+)?|.*%.*(\s+[-+]?\d+){3,4}", data_file) is not None
 
 
 @dataclass(frozen=True)
@@ -465,7 +473,7 @@ def write_nrrd(path: Path, data: npt.NDArray[Any], geometry: Geometry, keys: Map
         lines.append(f"{_one_line(name).replace(':=', ' ')}:={_one_line(value)}")
     little = data.astype(data.dtype.newbyteorder("<"), copy=False)
     with path.open("wb") as file:
-        file.write(("\n".join(lines) + "\n\n").encode("utf-8"))
+        file.write(("\n".join(lines) + "\n\n").encode("utf-8", "backslashreplace"))
         with gzip.GzipFile("", "wb", compresslevel=4, fileobj=file, mtime=0) as stream:
             for plane in little:
                 stream.write(plane.tobytes())

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from napari_transunet.volumes import dicom
 from napari_transunet.volumes.arrays import read_h5, read_npy, read_npz
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.metaimage import read_metaimage
-from napari_transunet.volumes.nifti import read_nifti
+from napari_transunet.volumes.nifti import read_comments, read_nifti
 from napari_transunet.volumes.nrrd import read_nrrd
 from napari_transunet.volumes.series import SeriesInfo, SeveralSeriesError
 from napari_transunet.volumes.several import SeveralVolumesError
@@ -60,7 +60,10 @@ def _nifti(request: _Request) -> Volume:
     data, geometry, note = read_nifti(
         request.path, channel=request.channel, time=request.time, max_bytes=request.max_bytes
     )
-    return _with_sidecar(request.path, "NIfTI", data, geometry, note)
+    volume = _with_sidecar(request.path, "NIfTI", data, geometry, note)
+    if volume.labels is None and data.dtype.kind in "iu":
+        volume = replace(volume, labels=_commented(request.path))
+    return volume
 
 
 def _nrrd(request: _Request) -> Volume:
@@ -179,7 +182,8 @@ def read_volume(
     ----------
     path : NIfTI, NRRD, `.seg.nrrd`, MetaImage, TIFF, `.npy`, `.npz`, HDF5, a DICOM file or a folder of them. One
         DICOM file of a series stands for the whole series in its folder.
-    series : for DICOM, which of several series: its UID, or its number (from 1) in `list_series`.
+    series : which of several DICOM series: its UID, or its number (from 1) in `list_series`. Refused for other
+        formats.
     channel, time : which of several volumes in one file, from 0.
     key : which array of an `.npz` or HDF5 file; `image` where there is one.
     max_bytes : the most that the voxels may take; never more than 80 % of the free memory.
@@ -206,6 +210,10 @@ def read_volume(
     """
     where = Path(path)
     reader = _reader_for(where)
+    if series is not None and reader is not _dicom:
+        raise VolumeError(
+            f"{where.name}: only DICOM has series, and this is no DICOM; ask for it without series."
+        )
     try:
         return reader(_Request(where, series, channel, time, key, max_bytes))
     except VolumeError as error:
@@ -315,6 +323,15 @@ def _bare(path: Path, kind: str, data: npt.NDArray[Any], key: str | None) -> Vol
     return Volume(
         data, Geometry.default(shape), None, Source(path, kind, stem_of(path), description=note), None
     )
+
+
+def _commented(path: Path) -> LabelSet | None:
+    """The labels that `write_labels` put into a comment of a NIfTI header, one `key = value` a line."""
+    for comment in read_comments(path):
+        keys = dict(line.split(" = ", 1) for line in comment.splitlines() if " = " in line)
+        if LABELS_KEY in keys:
+            return _embedded(keys)
+    return None
 
 
 def _embedded(keys: Mapping[str, str]) -> LabelSet | None:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FORMAT = "napari-transunet labels"
-_MAX_BYTES = 1 << 20
+# 65535 labels with long names stay below it.
+_MAX_BYTES = 1 << 25
 _ENDINGS = (".seg.nrrd", ".nii.gz", ".hdr.gz", ".img.gz", ".npy.h5", ".npz.h5", ".ome.tif", ".ome.tiff")
 
 
@@ -43,7 +44,7 @@ def describe(
     return {
         "format": FORMAT,
         "version": 1,
-        "file": path.name,
+        "file": clean(path.name),
         "labels": [as_json(label) | {"voxels": voxels.get(label.value, 0)} for label in labels],
         "grid": {
             "shape_zyx": list(geometry.shape),
@@ -58,8 +59,8 @@ def describe(
 
 def as_json(label: Label) -> dict[str, Any]:
     """A label as JSON holds it."""
-    entry: dict[str, Any] = {"value": label.value, "name": label.name, "color": label.hex}
-    return entry | ({"snomed": label.snomed} if label.snomed else {})
+    entry: dict[str, Any] = {"value": label.value, "name": clean(label.name), "color": label.hex}
+    return entry | ({"snomed": clean(label.snomed)} if label.snomed else {})
 
 
 def labels_from_json(entries: Any) -> LabelSet:
@@ -90,18 +91,25 @@ def _rgb(color: str) -> tuple[float, float, float]:
     return (int(color[1:3], 16) / 255, int(color[3:5], 16) / 255, int(color[5:7], 16) / 255)
 
 
+def clean(text: str) -> str:
+    """`text` as UTF-8 can hold it: file names need not be text, and their other bytes are spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def plain(value: Any) -> Any:
     """`value` in types that JSON has; anything else as its text."""
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {clean(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(item) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
+    if isinstance(value, str):
+        return clean(value)
+    if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, date | datetime):
         return value.isoformat()
     item = getattr(value, "item", None)  # numpy scalars
-    return plain(item()) if callable(item) and getattr(value, "ndim", None) == 0 else str(value)
+    return plain(item()) if callable(item) and getattr(value, "ndim", None) == 0 else clean(str(value))
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
@@ -120,11 +128,16 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def is_ours(path: Path) -> bool:
+    """Whether the JSON file beside `path` is one that `write_labels` made."""
+    return read_sidecar(path).get("format") == FORMAT
+
+
 def believed(path: Path) -> tuple[LabelSet | None, str | None]:
     """Labels (from a file that `write_labels` made) and modality (as BIDS calls it) from the JSON beside."""
     content = read_sidecar(path)
     labels = None
-    if content.get("format") == FORMAT and content.get("file") == path.name:
+    if content.get("format") == FORMAT and content.get("file") == clean(path.name):
         try:
             labels = labels_from_json(content.get("labels"))
         except VolumeError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from napari_transunet.volumes.labels import Label, LabelSet, color_for
 from napari_transunet.volumes.metaimage import write_metaimage
 from napari_transunet.volumes.nifti import write_nifti
 from napari_transunet.volumes.nrrd import segment_keys, write_nrrd
-from napari_transunet.volumes.sidecar import as_json, describe, plain, sidecar_path
+from napari_transunet.volumes.sidecar import as_json, describe, is_ours, plain, sidecar_path
 from napari_transunet.volumes.volume import Volume
 
 if TYPE_CHECKING:
@@ -27,6 +28,19 @@ if TYPE_CHECKING:
 WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".mha")
 LABELS_KEY = "napari_transunet_labels"
 PROVENANCE_KEY = "napari_transunet_provenance"
+NOTE_KEY = "napari_transunet_note"
+# ITK cannot open a MetaImage with a line of more than 32 kB in its header.
+_MAX_HEADER_TEXT = 8000
+_ESSENTIAL = (
+    "software",
+    "version",
+    "checkpoint",
+    "checkpoint_sha256",
+    "sha256",
+    "variant",
+    "pipeline",
+    "date",
+)
 
 
 def write_labels(
@@ -46,15 +60,18 @@ def write_labels(
     labels : (z, y, x) whole numbers from 0 to 65535, on the grid of `volume`.
     names : names (and colours, in a `LabelSet`) of the values. Values that occur without a name get one.
         Without names, those that a `Volume` with labels carries are used.
-    provenance : what made the labels, e.g. checkpoint and its hash; kept in the header where there is room and
-        always in the JSON file.
+    provenance : what made the labels, e.g. checkpoint and its hash; all of it in the JSON file, and in the header
+        what it has room for (never the list under `runs`).
+    overwrite : replaces the labels and a JSON file that describes labels. A JSON file beside them that says
+        something else, such as that of a BIDS scan, is never replaced.
 
     Raises
     ------
     VolumeError
         Another suffix, another shape than the grid's, or values that are no labels.
     ExistsError
-        The file or its JSON file exists and `overwrite` is false; nothing was written.
+        The file or its JSON file exists and `overwrite` is false, or the JSON file is not one of ours; nothing
+        was written.
     FileProblem
         The folder cannot be written to.
     """
@@ -72,19 +89,20 @@ def write_labels(
     for file in (target, beside):
         if file.exists() and not overwrite:
             raise ExistsError(f"{file} exists already; choose another name or ask to overwrite it.")
+    if beside.exists() and not is_ours(target):
+        raise ExistsError(
+            f"{beside} does not describe labels and is not replaced, but labels have a JSON file of that name;"
+            " choose another name."
+        )
     text = json.dumps(describe(target, geometry, label_set, record, voxels), indent=2, ensure_ascii=False)
-    keys = {
-        LABELS_KEY: json.dumps([as_json(label) for label in label_set]),
-        PROVENANCE_KEY: json.dumps(record),
-    }
+    made_by = {PROVENANCE_KEY: _bounded(record)}
     # The labels last: whoever sees them finds their description already there.
     with (
         atomic_path(target, overwrite=overwrite) as temporary,
         atomic_path(beside, overwrite=overwrite) as temporary_json,
     ):
-        if suffix == ".seg.nrrd":
-            keys = segment_keys(array, label_set) | {PROVENANCE_KEY: keys[PROVENANCE_KEY]}
-        _write(temporary, suffix, array, geometry, keys, description=_short(record), labels=True)
+        table = segment_keys(array, label_set) if suffix == ".seg.nrrd" else _label_keys(label_set)
+        _write(temporary, suffix, array, geometry, table | made_by, description=_short(record), labels=True)
         temporary_json.write_text(text + "\n", encoding="utf-8")
     return target
 
@@ -144,7 +162,8 @@ def _write(
     labels: bool,
 ) -> None:
     if suffix in (".nii.gz", ".nii"):
-        write_nifti(path, data, geometry, description=description, labels=labels)
+        comment = "\n".join(f"{name} = {value}" for name, value in keys.items())
+        write_nifti(path, data, geometry, description=description, labels=labels, comment=comment)
     elif suffix in (".nrrd", ".seg.nrrd"):
         write_nrrd(path, data, geometry, keys)
     else:
@@ -174,16 +193,49 @@ def _label_array(labels: npt.ArrayLike, geometry: Geometry) -> npt.NDArray[Any]:
 def _complete(names: Mapping[int, str] | LabelSet | None, voxels: Mapping[int, int]) -> LabelSet:
     """The given labels, and one with a made-up name for every other value that occurs."""
     given = names if isinstance(names, LabelSet) else LabelSet.from_names(names or {})
-    missing = [value for value in voxels if given.get(value) is None]
+    named = given.names
+    missing = [value for value in voxels if value not in named]
     made = tuple(Label(v, f"label {v}", color_for(f"label {v}", v)) for v in missing)
     return LabelSet((*given, *made))
 
 
+def _label_keys(labels: LabelSet) -> dict[str, str]:
+    """The table of labels for a header, or where it is too long, a note that says where it is."""
+    table = json.dumps([as_json(label) for label in labels])
+    if len(table) <= _MAX_HEADER_TEXT:
+        return {LABELS_KEY: table}
+    return {NOTE_KEY: f"The names of the {len(labels)} labels are in the JSON file beside this one."}
+
+
+def _bounded(record: Mapping[str, Any]) -> str:
+    """The provenance in the few kilobytes that a header has; the JSON file has it all."""
+    brief = {key: value for key, value in record.items() if key != "runs"}
+    runs = record.get("runs")
+    if isinstance(runs, list) and runs and isinstance(runs[-1], dict):
+        brief = {key: runs[-1][key] for key in _ESSENTIAL if key in runs[-1]} | brief
+    text = json.dumps(brief)
+    if len(text) <= _MAX_HEADER_TEXT:
+        return text
+    return json.dumps({key: str(brief[key])[:80] for key in _ESSENTIAL if key in brief})
+
+
 def _short(record: Mapping[str, Any]) -> str:
-    """The provenance in the few bytes that a NIfTI description has; the JSON file has it all."""
-    parts = [str(record["software"])]
-    for key in ("variant", "checkpoint_sha256", "sha256", "date"):
-        if record.get(key):
-            value = str(record[key])
-            parts.append(value[:12] if "sha256" in key else value[:24])
-    return "; ".join(parts)
+    """The provenance in the 79 bytes that a NIfTI description has; the JSON file has it all."""
+    parts = [str(record["variant"])[:24]] if record.get("variant") else []
+    if digest := record.get("checkpoint_sha256") or record.get("sha256"):
+        parts.append(str(digest)[:12])
+    if record.get("date"):
+        parts.append(_utc(str(record["date"])))
+    software = str(record["software"])[: 79 - sum(len(part) + 2 for part in parts)]
+    return "; ".join([software, *parts])
+
+
+def _utc(date: str) -> str:
+    """A date and time in the 20 characters of ISO 8601 in UTC; where it has no time zone, without one."""
+    try:
+        moment = datetime.fromisoformat(date)
+    except ValueError:
+        return date[:20]
+    if moment.tzinfo is None:
+        return date if len(date) <= 20 else moment.isoformat(timespec="seconds")
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from napari.layers import Image, Labels
@@ -11,6 +13,7 @@ from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.layers import geometry_of, label_set_of, volume_of
 from napari_transunet.viewer.reader import napari_get_reader, read_layers
 from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.reading import read_volume
 from napari_transunet.volumes.volume import Source, Volume
 from napari_transunet.volumes.writing import write_labels, write_volume
 
@@ -55,9 +58,15 @@ def test_labels_with_names_beside_them_come_as_labels_with_those_names(make_napa
     assert viewer.layers.extent.units is not None  # consistent units across layers
 
 
-def test_labels_without_their_json_are_an_image(labels):
+def test_labels_without_their_json_are_labels_by_their_header(labels):
     labels.with_name("organs.json").unlink()
     ((_, _, kind),) = read_layers(labels)
+    assert kind == "labels"
+
+
+def test_whole_numbers_that_nothing_calls_labels_are_an_image(labels, tmp_path):
+    plain = write_volume(tmp_path / "plain.nii.gz", replace(read_volume(labels), labels=None))
+    ((_, _, kind),) = read_layers(plain)
     assert kind == "image"
 
 

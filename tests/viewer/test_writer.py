@@ -9,7 +9,8 @@ import pytest
 import SimpleITK as sitk
 from napari.layers import Layer
 
-from napari_transunet.errors import FileProblem
+from napari_transunet.errors import ExistsError, FileProblem
+from napari_transunet.viewer.export import export_labels
 from napari_transunet.viewer.layers import add_volume, labels_to_layer
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
@@ -81,3 +82,15 @@ def test_saving_again_replaces_what_the_dialog_has_asked_about(layer, tmp_path):
         layer.data[:] = value
         layer.save(str(tmp_path / "out.nii.gz"), plugin="napari-transunet")
     assert (read_volume(tmp_path / "out.nii.gz").data == 2).all()
+
+
+def test_the_json_file_of_a_scan_is_never_replaced(layer, tmp_path):
+    (tmp_path / "ct.json").write_text('{"Modality": "CT"}')
+    for save in (
+        lambda path: layer.save(str(path), plugin="napari-transunet"),
+        lambda path: export_labels(layer, path, overwrite=True),
+    ):
+        with pytest.raises(ExistsError, match=r"ct\.json"):
+            save(tmp_path / "ct.nrrd")
+    assert (tmp_path / "ct.json").read_text() == '{"Modality": "CT"}'
+    assert not (tmp_path / "ct.nrrd").exists()
