@@ -24,7 +24,7 @@ os.environ.setdefault("NAPARI_CONFIG", "")
 
 import numpy as np
 import torch
-from qtpy.QtCore import QObject, Qt, QTimer
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtWidgets import QApplication, QPushButton
 from rich.console import Console
 from rich.table import Table
@@ -170,6 +170,7 @@ def scroll_on(viewer: Any) -> None:
 
 def measure(quick: bool, variant: str, size: int) -> dict[str, Any]:
     import napari
+    import napari.qt
 
     volume, name = ct(quick)
     viewer = napari.Viewer(show=True)
@@ -191,6 +192,9 @@ def measure(quick: bool, variant: str, size: int) -> dict[str, Any]:
         # The second run is the same again, so that only the scrolling differs; nothing was edited, nobody asks.
         parts += run(viewer, dock, clock, scroll=True)
         viewer.close()
+        QApplication.processEvents()
+    napari.qt.get_qapp().quit()
+    QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
     return {
         "volume": name,
         "shape": list(volume.data.shape),
