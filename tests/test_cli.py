@@ -191,6 +191,15 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_work(run, scan, che
     assert "Segmenting" not in result.stderr
 
 
+def test_a_strangers_json_is_found_before_the_work(run, scan, checkpoint, tmp_path):
+    other = tmp_path / "labels.json"
+    other.write_text('{"RepetitionTime": 2}')
+    result = run("segment", scan, "-o", tmp_path / "labels.nii.gz", "-c", checkpoint, "--overwrite")
+    assert "does not describe labels" in error_line(result)
+    assert "Segmenting" not in result.stderr
+    assert other.read_text() == '{"RepetitionTime": 2}'
+
+
 def test_a_wrong_checkpoint_leaves_no_folder_behind(run, scan, tmp_path):
     assert run("segment", scan, "-o", tmp_path / "results", "-c", "no-such").exit_code == 2
     assert not (tmp_path / "results").exists()

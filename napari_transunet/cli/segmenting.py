@@ -104,7 +104,7 @@ def segment(
     named after their inputs. A JSON file beside the labels says what made them. Where an input fails, the others
     are still done, and the exit status is 2.
     """
-    from napari_transunet.volumes.sidecar import sidecar_path
+    from napari_transunet.volumes.sidecar import is_ours, sidecar_path
 
     targets = _targets(inputs, out)
     predictors = _Predictors(
@@ -129,6 +129,10 @@ def segment(
             if beside.exists() and beside.resolve() == sidecar_path(source).resolve():
                 raise InputError(
                     f"{beside} belongs to the input, and labels have such a file too; choose another name."
+                )
+            if beside.exists() and not is_ours(target):
+                raise InputError(
+                    f"{beside} does not describe labels, and labels have a file of that name; choose another name."
                 )
             check_target(target, beside, overwrite=overwrite)
             volume = read(source, series=series, channel=channel, time_point=time_point)
