@@ -274,6 +274,8 @@ def test_ctrl_c_in_a_real_run_leaves_no_half_file(checkpoint, tmp_path):
         [sys.executable, "-m", "napari_transunet", "segment", long, "-o", tmp_path / "labels.nii.gz",
          "-c", checkpoint, "--img-size", "256", "--device", "cpu", "--batch-size", "1"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell's background job ignores the signal, and so would what the tests start from there.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         started = process.stderr.readline()
