@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QGridLayout, QProgressBar, QPushButton, QSizePolicy, QWidget
 
 from napari_transunet.viewer.wording import countdown
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _PACE = 1.0  # s between two changes of the bar while slices come
 _LEFT = " left"
+_LIGHT = 0.65  # from this lightness of the button on, its text is black
 
 
 class RunBar(QWidget):
@@ -60,9 +62,10 @@ class RunBar(QWidget):
 
     def set_accent(self, color: str) -> None:
         """Give the one obvious button the theme's accent colour (any colour that a style sheet understands)."""
+        text = "black" if QColor(color).lightnessF() > _LIGHT else "white"
         self._volume.setStyleSheet(
-            f"QPushButton:enabled {{ background-color: {color}; color: white; }}"
-            f"QPushButton:enabled:focus {{ border: 1px solid white; }}"
+            f"QPushButton:enabled {{ background-color: {color}; color: {text}; }}"
+            f"QPushButton:enabled:focus {{ border: 1px solid {text}; }}"
         )
 
     def show_idle(self, why_not: str | None, *, done: int = 0, total: int = 0) -> None:
