@@ -174,21 +174,6 @@ def propose_path(layer: Labels, *, suffix: str = ".nii.gz", scan: Path | None = 
     return candidate
 
 
-def image_of(layer: Labels, layers: Iterable[Layer]) -> Image | None:
-    """The image among `layers` on which a labels layer lies: same shape, same place."""
-    shape = tuple(layer.data.shape)
-    for other in layers:
-        if (
-            other._type_string == "image"
-            and not getattr(other, "rgb", False)
-            and not getattr(other, "multiscale", False)
-            and tuple(other.data.shape) == shape
-            and _lie_together(layer, other)
-        ):
-            return other
-    return None
-
-
 class ExportAction(QObject):
     """What the dock's *Export…* button does: ask for a name, write off the GUI thread, say what happened.
 

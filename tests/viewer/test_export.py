@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from napari.layers import Image, Layer
+from napari.layers import Layer
 from qtpy.QtWidgets import QFileDialog
 
 from napari_transunet.annotation.session import AnnotationSession, RunRecord
@@ -20,7 +20,6 @@ from napari_transunet.viewer.export import (
     ExportAction,
     complete_name,
     export_labels,
-    image_of,
     propose_path,
     snapshot,
     write_snapshot,
@@ -129,16 +128,10 @@ def test_labels_made_with_naparis_own_button_take_the_grid_of_the_image_below(
     viewer.add_layer(image)
     viewer._new_labels()
     (painted,) = (layer for layer in viewer.layers if layer is not image)
-    assert image_of(painted, viewer.layers) is image
     painted.data[1] = 1
     path = export_labels(painted, tmp_path / "out.nii.gz", image=image)
     assert read_volume(path).geometry.matches(OBLIQUE)
     assert not geometry_of(painted).matches(OBLIQUE)  # what is displayed has lost the rotation
-
-
-def test_image_elsewhere_is_not_taken_for_the_labels_image(labels):
-    elsewhere = Image(np.zeros(SHAPE), scale=(2.5, 0.7, 0.8))
-    assert image_of(labels, [elsewhere]) is None
 
 
 def test_proposed_name_lies_beside_the_scan_and_is_free(labels, tmp_path):
