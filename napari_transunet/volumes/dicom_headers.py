@@ -29,6 +29,19 @@ _MAX_FILES = 100_000
 # Enough of a folder to see whether it is one of DICOM files.
 _GLANCE = 32
 
+PACKING = (
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+)
+"""How pixels lie in a file: what a decoder needs besides them."""
+
 _TAGS: list[str | int | tuple[int, int]] = [
     "SpecificCharacterSet",
     "ImageType",
@@ -49,15 +62,7 @@ _TAGS: list[str | int | tuple[int, int]] = [
     "SpacingBetweenSlices",
     "PixelSpacing",
     "ImagerPixelSpacing",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
+    *PACKING,
     "RescaleIntercept",
     "RescaleSlope",
     "ModalityLUTSequence",

@@ -24,23 +24,12 @@ from pydicom.uid import (
 )
 
 from napari_transunet.errors import VolumeError
-from napari_transunet.volumes.dicom_headers import Header, check_deflated, damage_named
+from napari_transunet.volumes.dicom_headers import PACKING, Header, check_deflated, damage_named
 from napari_transunet.volumes.limits import checked_size, native
 
 _SECONDARY_CAPTURE = UID("1.2.840.10008.5.1.4.1.1.7")
 _MULTIFRAME_WORD = UID("1.2.840.10008.5.1.4.1.1.7.3")
 _MULTIFRAME_BYTE = UID("1.2.840.10008.5.1.4.1.1.7.2")
-_PACKING = (
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-)
 
 
 def stored_type(header: Header) -> np.dtype[Any]:
@@ -105,7 +94,7 @@ def _decode_with_gdcm(dataset: Dataset, syntax: UID) -> npt.NDArray[Any]:
     import SimpleITK
 
     bare = Dataset()
-    for name in _PACKING:
+    for name in PACKING:
         if dataset.get(name) is not None:
             setattr(bare, name, dataset.get(name))
     several = int(dataset.get("NumberOfFrames") or 1) > 1
