@@ -1,4 +1,7 @@
-"""How well two label volumes of one scan agree: overlap, surface distances in mm, volumes in mL."""
+"""How well two label volumes of one scan agree: overlap, surface distances in mm, volumes in mL.
+
+`annotation/cohort.py` sums such scores up over many scans.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,15 @@ if TYPE_CHECKING:
 
     Mask = NDArray[np.bool_]
 
-METRICS = ("dice", "hd95", "asd", "nsd", "volume_ml", "reference_ml", "volume_difference_ml")
+AGREEMENT = ("dice", "hd95", "asd", "nsd")
+"""The keys of the scores that tell agreement; the volumes follow them."""
+
+METRICS = (*AGREEMENT, "volume_ml", "reference_ml", "volume_difference_ml")
 """The keys of every label's scores, in the order in which tables show them."""
 
 _TOLERANCE_ROUNDING = 1e-6  # distances come as float32, so that one of exactly the tolerance may lie above it
 _MM3_PER_ML = 1000.0
+_VOXELS = (1.0, 1.0, 1.0)
 
 
 def evaluate(
@@ -29,6 +36,7 @@ def evaluate(
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
     labels_to_score: Iterable[int] | None = None,
     tolerance_mm: float = 2.0,
+    published_scoring: bool = False,
 ) -> dict[int, dict[str, float]]:
     """Score a label volume against a reference, label by label.
 
@@ -45,6 +53,9 @@ def evaluate(
         The label values to score; all but 0 that occur in either volume when None.
     tolerance_mm
         Up to this distance in mm a surface voxel counts as right in `nsd`.
+    published_scoring
+        Score as the published TransUNet code does, to compare with numbers made by it and for nothing else; see
+        `published_agreement`. ``hd95`` is then in voxels, whatever the spacing, and ``asd`` and ``nsd`` are NaN.
 
     Returns
     -------
@@ -80,7 +91,25 @@ def evaluate(
         values = sorted((set(np.unique(first).tolist()) | set(np.unique(second).tolist())) - {0})
     else:
         values = sorted({int(value) for value in labels_to_score})
-    return {value: _score(first == value, second == value, sizes, tolerance_mm) for value in values}
+    scores = {}
+    for value in values:
+        mask, other = first == value, second == value
+        agreement = (
+            published_agreement(mask, other)
+            if published_scoring
+            else _agreement(mask, other, sizes, tolerance_mm)
+        )
+        scores[value] = agreement | _volumes(mask, other, sizes)
+    return scores
+
+
+def absent_scores(*, published_scoring: bool = False) -> dict[str, float]:
+    """What `evaluate` says of a label that neither volume holds."""
+    nothing = np.zeros((1, 1, 1), np.bool_)
+    agreement = (
+        published_agreement(nothing, nothing) if published_scoring else dict.fromkeys(AGREEMENT, math.nan)
+    )
+    return agreement | _volumes(nothing, nothing, _VOXELS)
 
 
 def mean_scores(scores: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
@@ -89,26 +118,48 @@ def mean_scores(scores: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
     A metric that no label has is NaN.
     """
     means: dict[str, float] = {}
-    for metric in ("dice", "hd95", "asd", "nsd"):
+    for metric in AGREEMENT:
         values = [score[metric] for score in scores.values() if not math.isnan(score[metric])]
         means[metric] = float(np.mean(values)) if values else math.nan
     return means
 
 
-def _score(mask: Mask, reference: Mask, spacing: tuple[float, ...], tolerance: float) -> dict[str, float]:
+def published_agreement(mask: Mask, reference: Mask) -> dict[str, float]:
+    """Dice and HD95 as the code published with the TransUNet paper finds them, quirks included.
+
+    Follows `calculate_metric_percase` in that code's utils.py, where both masks hold the label: the Dice of `evaluate`,
+    and medpy's `hd95`, the 95th percentile of the surface distances of both directions taken together, called without
+    a voxel size, so in voxels. Elsewhere its numbers say little: a label that only the prediction holds has Dice 1 and
+    HD95 0, one that the prediction lacks Dice 0 and HD95 0, also where the reference lacks it too.
+
+    Both masks are (z, y, x) booleans on one grid. ``asd`` and ``nsd``, which that code does not know, are NaN.
+    """
+    voxels, reference_voxels = int(np.count_nonzero(mask)), int(np.count_nonzero(reference))
+    dice, hd95 = (1.0 if voxels else 0.0), 0.0
+    if voxels and reference_voxels:
+        dice = _dice(mask, reference)
+        hd95 = float(np.percentile(np.concatenate(surface_distances(mask, reference, _VOXELS)), 95))
+    return {"dice": dice, "hd95": hd95, "asd": math.nan, "nsd": math.nan}
+
+
+def _agreement(mask: Mask, reference: Mask, spacing: tuple[float, ...], tolerance: float) -> dict[str, float]:
+    in_mask, in_reference = bool(mask.any()), bool(reference.any())
+    if in_mask and in_reference:
+        return {"dice": _dice(mask, reference), **_surface_scores(mask, reference, spacing, tolerance)}
+    if in_mask or in_reference:
+        return {"dice": 0.0, "hd95": math.inf, "asd": math.inf, "nsd": 0.0}
+    return dict.fromkeys(AGREEMENT, math.nan)
+
+
+def _dice(mask: Mask, reference: Mask) -> float:
+    shared = int(np.count_nonzero(mask & reference))
+    return 2 * shared / (int(np.count_nonzero(mask)) + int(np.count_nonzero(reference)))
+
+
+def _volumes(mask: Mask, reference: Mask, spacing: tuple[float, ...]) -> dict[str, float]:
     voxels, reference_voxels = int(np.count_nonzero(mask)), int(np.count_nonzero(reference))
     voxel_ml = math.prod(spacing) / _MM3_PER_ML
-    if voxels and reference_voxels:
-        shared = int(np.count_nonzero(mask & reference))
-        agreement = {
-            "dice": 2 * shared / (voxels + reference_voxels),
-            **_surface_scores(mask, reference, spacing, tolerance),
-        }
-    elif voxels or reference_voxels:
-        agreement = {"dice": 0.0, "hd95": math.inf, "asd": math.inf, "nsd": 0.0}
-    else:
-        agreement = {"dice": math.nan, "hd95": math.nan, "asd": math.nan, "nsd": math.nan}
-    return agreement | {
+    return {
         "volume_ml": voxels * voxel_ml,
         "reference_ml": reference_voxels * voxel_ml,
         "volume_difference_ml": (voxels - reference_voxels) * voxel_ml,

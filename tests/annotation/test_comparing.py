@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from napari_transunet.annotation.comparing import METRICS, evaluate, mean_scores
+from napari_transunet.annotation.comparing import METRICS, absent_scores, evaluate, mean_scores
 from napari_transunet.errors import InputError
 
 
@@ -72,6 +72,58 @@ def test_any_small_masks_match_brute_force(masks, spacing, tolerance):
             assert scores[metric] == pytest.approx(value, rel=1e-5, abs=1e-6), metric
     else:
         assert math.isnan(scores["dice"]) == (not first.any() and not second.any())
+
+
+def published_brute_force(mask, reference):
+    """`calculate_metric_percase` of the published code, with medpy's two functions found by brute force."""
+    if mask.any() and reference.any():
+        a, b = surface_points(mask, (1, 1, 1)), surface_points(reference, (1, 1, 1))
+        distances = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
+        both = np.hstack([distances.min(axis=1), distances.min(axis=0)])
+        return 2 * (mask & reference).sum() / (mask.sum() + reference.sum()), np.percentile(both, 95)
+    return (1, 0) if mask.any() else (0, 0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(masks=st.tuples(*[st.one_of(arrays(np.bool_, (4, 5, 3)), st.just(np.zeros((4, 5, 3), np.bool_)))] * 2))
+def test_published_scoring_matches_brute_force_in_voxels(masks):
+    first, second = masks
+    scores = evaluate(first, second, spacing=(5.0, 0.7, 0.7), labels_to_score=[1], published_scoring=True)[1]
+    dice, hd95 = published_brute_force(first, second)
+    assert scores["dice"] == pytest.approx(dice)
+    assert scores["hd95"] == pytest.approx(hd95, rel=1e-5, abs=1e-6)
+    assert math.isnan(scores["asd"])
+    assert math.isnan(scores["nsd"])
+    assert scores["reference_ml"] == pytest.approx(second.sum() * 5.0 * 0.7 * 0.7 / 1000)
+
+
+def test_published_hd95_takes_both_directions_together():
+    # One voxel against a row of 20: distances forth 0, back 0 to 19. The greater 95th percentile is 18.05; taken
+    # together, the 95th percentile of 0, 0, 1, ... 19 lies at rank 19 of 0 to 20.
+    labels, reference = np.zeros((1, 1, 24), np.uint8), np.zeros((1, 1, 24), np.uint8)
+    labels[0, 0, 0] = 1
+    reference[0, 0, :20] = 1
+    assert evaluate(labels, reference)[1]["hd95"] == pytest.approx(18.05)
+    assert evaluate(labels, reference, published_scoring=True)[1]["hd95"] == pytest.approx(18.0)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "expected", "dice"), [(True, False, 1.0), (False, True, 0.0), (False, False, 0.0)]
+)
+def test_published_scoring_of_an_absent_label(predicted, expected, dice):
+    labels, reference = np.zeros((3, 3, 3), np.uint8), np.zeros((3, 3, 3), np.uint8)
+    labels[0, 0, 0], reference[2, 2, 2] = predicted, expected
+    scores = evaluate(labels, reference, labels_to_score=[1], published_scoring=True)[1]
+    assert (scores["dice"], scores["hd95"]) == (dice, 0.0)
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_absent_scores_are_those_of_a_label_in_neither_volume(published):
+    nothing = np.zeros((3, 3, 3), np.uint8)
+    scores = evaluate(nothing, nothing, spacing=(2, 1, 1), labels_to_score=[4], published_scoring=published)[
+        4
+    ]
+    np.testing.assert_equal(absent_scores(published_scoring=published), scores)
 
 
 @pytest.mark.filterwarnings("ignore:monai:FutureWarning")
