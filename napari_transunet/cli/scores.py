@@ -1,0 +1,157 @@
+"""Scores as tables, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from napari_transunet.annotation.cohort import (
+    LabelScores,
+    Summary,
+    infinite_of_labels,
+    mean_of_labels,
+)
+from napari_transunet.annotation.comparing import METRICS, mean_scores
+from napari_transunet.cli.printing import number
+from napari_transunet.cli.reporting import one_line
+
+_WITHOUT_MEAN = ("volume_ml", "reference_ml")
+"""Not in the table over cases, where the differences say it; JSON has them."""
+
+
+def headings(tolerance: float, *, published_scoring: bool) -> dict[str, str]:
+    """The metrics that a table shows, and how it calls them."""
+    volumes = {"volume_ml": "mL", "reference_ml": "Ref. mL", "volume_difference_ml": "Diff. mL"}
+    if published_scoring:
+        return {"dice": "Dice", "hd95": "HD95 voxels", **volumes}
+    return {"dice": "Dice", "hd95": "HD95 mm", "asd": "ASD mm", "nsd": f"NSD {tolerance:g} mm", **volumes}
+
+
+def how_scored(tolerance: float, *, published_scoring: bool) -> dict[str, Any]:
+    """What JSON says about how the numbers came about."""
+    return {
+        "tolerance_mm": None if published_scoring else tolerance,
+        "scoring": "published" if published_scoring else "standard",
+        "hd95_unit": "voxels" if published_scoring else "mm",
+    }
+
+
+def named(scores: LabelScores, names: Mapping[int, str]) -> dict[str, dict[str, Any]]:
+    """One case's scores for JSON."""
+    return {str(label): {"name": names.get(label), **of} for label, of in scores.items()}
+
+
+def case_table(scores: LabelScores, names: Mapping[int, str], shown: Mapping[str, str]) -> Table:
+    """One case: a row per label, and their means."""
+    table = Table("Label", "Name")
+    for heading in shown.values():
+        table.add_column(heading, justify="right")
+    for label, of in scores.items():
+        table.add_row(str(label), _name(label, names), *(number(of[metric]) for metric in shown))
+    means = mean_scores(scores)
+    table.add_section()
+    table.add_row("", "mean", *(number(means[metric]) for metric in shown if metric in means))
+    return table
+
+
+def cohort_table(
+    summaries: Mapping[int, Mapping[str, Summary]], names: Mapping[int, str], shown: Mapping[str, str]
+) -> Table:
+    """Many cases: for each label a row per metric, and the means over labels."""
+    table = Table("Label", "Name", "Score")
+    for heading in ("Cases", "Mean ± SD", "Median", "Worst"):
+        table.add_column(heading, justify="right")
+    table.add_column("Worst case", overflow="fold")
+    for label, of in summaries.items():
+        table.add_section()
+        rows = [metric for metric in shown if metric not in _WITHOUT_MEAN]
+        for metric in rows:
+            summary = of[metric]
+            first = (str(label), _name(label, names)) if metric == rows[0] else ("", "")
+            table.add_row(
+                *first,
+                shown[metric],
+                str(summary.count),
+                _mean(summary),
+                number(summary.median),
+                number(summary.worst),
+                Text(one_line(summary.worst_case or "–")),
+            )
+    table.add_section()
+    means, infinite = mean_of_labels(summaries), infinite_of_labels(summaries)
+    for metric in shown:
+        if metric in means:
+            first = ("", "mean") if metric == "dice" else ("", "")
+            table.add_row(*first, shown[metric], "", _with_infinite(number(means[metric]), infinite[metric]))
+    return table
+
+
+def summaries_as_json(
+    summaries: Mapping[int, Mapping[str, Summary]], names: Mapping[int, str]
+) -> dict[str, Any]:
+    """`summary` by label, `mean` over labels, and how many values were infinite and so are not in it."""
+    return {
+        "summary": {
+            str(label): {"name": names.get(label), **{metric: asdict(one) for metric, one in of.items()}}
+            for label, of in summaries.items()
+        },
+        "mean": mean_of_labels(summaries),
+        "infinite": infinite_of_labels(summaries),
+    }
+
+
+def write_csv(
+    path: Path,
+    cases: Iterable[tuple[str | None, LabelScores]],
+    names: Mapping[int, str],
+    *,
+    published_scoring: bool,
+    overwrite: bool,
+) -> None:
+    """A row per case and label; no column for the case where it has no name.
+
+    A distance in voxels is called `hd95_voxels`, so that nothing takes it for mm.
+    """
+    from napari_transunet.files import atomic_path
+
+    cases = list(cases)
+    with_case = any(case is not None for case, _ in cases)
+    columns = [f"{metric}_voxels" if published_scoring and metric == "hd95" else metric for metric in METRICS]
+    with (
+        atomic_path(path, overwrite=overwrite) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow([*(["case"] if with_case else []), "label", "name", *columns])
+        for case, scores in cases:
+            for label, of in scores.items():
+                writer.writerow(
+                    [
+                        *([case] if with_case else []),
+                        label,
+                        names.get(label, ""),
+                        *(of[metric] for metric in METRICS),
+                    ]
+                )
+
+
+def _name(label: int, names: Mapping[int, str]) -> Text:
+    return Text(one_line(names.get(label, "")))
+
+
+def _mean(summary: Summary) -> str:
+    if math.isnan(summary.mean):
+        return _with_infinite("–", summary.infinite)
+    spread = "" if math.isnan(summary.sd) else f" ± {summary.sd:.3f}"
+    return _with_infinite(f"{summary.mean:.3f}{spread}", summary.infinite)
+
+
+def _with_infinite(text: str, infinite: int) -> str:
+    return f"{text}, ∞ ×{infinite}" if infinite else text
