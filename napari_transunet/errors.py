@@ -23,6 +23,10 @@ class SizeError(VolumeError):
     """A file that would need more memory than there is, or than was allowed."""
 
 
+class DatasetError(InputError):
+    """A labelled dataset that cannot be trained on, or a split that does not fit it."""
+
+
 class FileProblem(TransUNetError, OSError):
     """A file or folder that cannot be read or written."""
 

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional
 
-from napari_transunet.errors import InputError
-from napari_transunet.segmentation.preprocessing import scaling_for
-from napari_transunet.segmentation.resize import make_resize
+from napari_transunet.errors import DatasetError, InputError, TransUNetError
+from napari_transunet.files import available_memory
+from napari_transunet.segmentation.preprocessing import IntensityScaling
+from napari_transunet.segmentation.slices import SliceSource
+from napari_transunet.training.datasets import values_in, whole_labels
 from napari_transunet.volumes.orientation import Reorientation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
 
     from napari_transunet.checkpoints.card import ModelCard
+    from napari_transunet.segmentation.resize import Resize
+    from napari_transunet.training.datasets import LabelledVolume
+    from napari_transunet.volumes.geometry import Geometry
     from napari_transunet.volumes.volume import Volume
+
+_GRID_TOLERANCE = 1e-2  # mm, and in the cosines: what headers of one scan in two formats differ by
+_SCALED = IntensityScaling(0.0, 1.0)
+_SCALED_TOLERANCE = 1e-3
+_PIXELS_AT_ONCE = 1 << 22
+_USABLE_MEMORY = 0.8  # the network and its gradients need some as well
+_SHOWN_CASES, _SHOWN_VALUES = 5, 10
+
+
+class PreparationCancelled(TransUNetError):
+    """Preparing cases was cancelled before all of them were ready."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +46,7 @@ class Case:
     ----------
     name : of the volume
     patient : volumes of one patient bear the same; a split never separates them
-    planes : (Z, H, W) float32, scaled to 0..1
+    planes : (Z, H, W) float16, scaled to 0..1
     labels : (Z, H, W) uint8 classes
     """
 
@@ -44,50 +58,262 @@ class Case:
     def __len__(self) -> int:
         return self.planes.shape[0]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it takes."""
+        return self.planes.nbytes + self.labels.nbytes
+
 
 def class_labels(labels: npt.NDArray[Any], classes: Mapping[int, int]) -> npt.NDArray[np.uint8]:
-    """Label values of a source as this model's classes; values that `classes` does not name become background."""
-    table = np.zeros(int(max(labels.max(), *classes)) + 1, np.uint8)
-    for value, target in classes.items():
-        table[value] = target
-    return table[labels]
+    """Label values (0 to 65535) of a source as this model's classes; those not in `classes` become background."""
+    return _class_table(classes)[labels]
 
 
 def prepare_case(
-    image: Volume, labels: Volume, classes: Mapping[int, int], card: ModelCard, patient: str
+    image: Volume,
+    labels: Volume,
+    classes: Mapping[int, int],
+    card: ModelCard,
+    *,
+    name: str,
+    patient: str,
+    others_are_background: bool = False,
+    scaled: bool = False,
 ) -> Case:
     """An image and its labels, turned to the card's orientation, scaled and resized as the card says.
 
     Labels are resampled class by class and the largest share wins, so that small organs keep smooth outlines.
 
+    Parameters
+    ----------
+    image, labels : on one grid (to 0.01 mm), stored in any orientations
+    classes : label value → class of the network
+    name, patient : of the case
+    others_are_background : whether label values that `classes` lacks become background; else they are an error
+    scaled : whether the image holds values from 0 to 1 that stay as they are, whatever the card says
+
     Raises
     ------
+    DatasetError
+        Image and labels lie on different grids; the image holds NaN or infinity; the labels are no whole numbers,
+        or hold values that `classes` lacks; no class is in them; or values are outside 0..1 though `scaled`.
     InputError
-        Image and labels do not lie on the same grid (to 0.01 mm; in any orientation), or no class is in them.
+        `classes` names a class that the card does not have.
     """
+    if wrong := [target for target in classes.values() if not 0 <= target < min(card.num_classes, 256)]:
+        raise InputError(
+            f"There is no class {wrong[0]} among the {card.num_classes} of the model (at most 256)."
+        )
+    wanted = _turned_labels(image, labels, card, name)
+    _check_values(wanted, classes, others_are_background, name)
+    _check_image(image.data, scaled, name)
+    source = SliceSource.by_card(image, card, card.img_size)
+    scaling = _SCALED if scaled else source.scaling
+    size = (len(source), *source.resize.size)
+    planes, targets = torch.empty(size, dtype=torch.float16), torch.empty(size, dtype=torch.uint8)
+    table = _class_table(classes)
+    for part in _parts(source.data.shape):
+        values = torch.from_numpy(np.ascontiguousarray(source.data[part], np.float32))
+        planes[part] = source.resize.forward(scaling.apply(values)).half()
+        targets[part] = resized_classes(table[np.ascontiguousarray(wanted[part])], source.resize)
+    return Case(name, patient, planes, targets)
+
+
+def prepare_cases(
+    cases: Sequence[LabelledVolume],
+    classes: Mapping[int, int],
+    card: ModelCard,
+    *,
+    others_are_background: bool = False,
+    scaled: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> list[Case]:
+    """All cases, read and prepared as by `prepare_case`, in their order.
+
+    `progress` is told the cases that are done and how many there are; `cancelled` is asked before each.
+
+    Raises
+    ------
+    DatasetError
+        Cases cannot be read or used: one error for all, with the reasons of the first few. Or the memory would not
+        hold them, by the size of the first.
+    PreparationCancelled
+        `cancelled` said so.
+    """
+    prepared: list[Case] = []
+    bad: list[str] = []
+    for done, case in enumerate(cases, 1):
+        if cancelled is not None and cancelled():
+            raise PreparationCancelled("Preparing the cases was cancelled.")
+        try:
+            image, labels = case.read()
+            ready = prepare_case(
+                image,
+                labels,
+                classes,
+                card,
+                name=case.name,
+                patient=case.patient,
+                others_are_background=others_are_background,
+                scaled=scaled,
+            )
+        except DatasetError as error:
+            bad.append(str(error))
+        except (TransUNetError, MemoryError) as error:
+            bad.append(f"{case.name}: {str(error) or 'it does not fit into memory.'}")
+        else:
+            if not prepared:
+                _check_memory(ready, len(cases), len(cases) - done)
+            prepared.append(ready)
+        if progress is not None:
+            progress(done, len(cases))
+    if bad:
+        raise DatasetError(_all_reasons(bad, len(cases)))
+    return prepared
+
+
+def resized_classes(classes: npt.NDArray[np.uint8], resize: Resize) -> Tensor:
+    """Class maps (N, h, w) at the network's size (N, H, W), uint8: at each pixel the class with the largest share.
+
+    It is the argmax of the resized one-hot planes, of which only those that hold something are looked at, and of
+    these only the rectangle around it.
+    """
+    labels = torch.zeros((len(classes), *resize.size), dtype=torch.uint8)
+    held = [value for value in values_in(classes) if value]
+    if not held:
+        return labels
+    best = resize.forward(torch.from_numpy(classes == 0).float())
+    for value in held:
+        mask = classes == value
+        planes, rows, columns = (_span(mask.any(axes)) for axes in ((1, 2), (0, 2), (0, 1)))
+        part = torch.from_numpy(mask[planes, rows, columns]).float()
+        share = resize.rows[:, rows] @ part @ resize.columns[:, columns].mT
+        labels[planes].masked_fill_(share > best[planes], value)
+        torch.maximum(best[planes], share, out=best[planes])
+    return labels
+
+
+def _span(held: npt.NDArray[np.bool_]) -> slice:
+    """From the first to the last that is true."""
+    where = np.flatnonzero(held)
+    return slice(int(where[0]), int(where[-1]) + 1)
+
+
+def _parts(shape: tuple[int, ...]) -> list[slice]:
+    """Slices of a (z, y, x) array a few at a time, so that memory does not grow with their number."""
+    step = max(1, _PIXELS_AT_ONCE // (shape[1] * shape[2]))
+    return [slice(start, start + step) for start in range(0, shape[0], step)]
+
+
+def _class_table(classes: Mapping[int, int]) -> npt.NDArray[np.uint8]:
+    """The class of every label value there can be."""
+    table = np.zeros(1 << 16, np.uint8)
+    for value, target in classes.items():
+        table[value] = target
+    return table
+
+
+def _turned_labels(
+    image: Volume, labels: Volume, card: ModelCard, name: str
+) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+    """The labels as a view in the orientation that the image is turned to."""
     codes = card.orientation or image.geometry.axis_codes
-    to_image, to_labels = (Reorientation.between(volume.geometry, codes) for volume in (image, labels))
-    grid, label_grid = (
-        volume.geometry.reoriented(turn.axes, turn.flips)
-        for volume, turn in ((image, to_image), (labels, to_labels))
+    turn_image, turn_labels = (Reorientation.between(one.geometry, codes) for one in (image, labels))
+    differences = _differences(
+        image.geometry.reoriented(turn_image.axes, turn_image.flips),
+        labels.geometry.reoriented(turn_labels.axes, turn_labels.flips),
     )
-    if not grid.matches(label_grid, tolerance=1e-2):
-        raise InputError(f"{image.source.name} and its labels {labels.source.name} lie on different grids.")
-    data = to_image.apply(image.data)
-    wanted = class_labels(to_labels.apply(labels.data), classes)
-    if not wanted.any():
-        raise InputError(f"{labels.source.name} holds none of the labels {sorted(classes)}.")
-    resize = make_resize(
-        card.resize,
-        grid.spacing[1:],
-        grid.shape[1:],
-        card.img_size,
-        card.spacing[1:] if card.spacing else None,
-    )
-    scaling = scaling_for(card, image.data)
-    planes, targets = [], []
-    for plane, target in zip(data, wanted, strict=True):
-        planes.append(resize.forward(scaling.apply(torch.from_numpy(np.ascontiguousarray(plane)))))
-        shares = functional.one_hot(torch.from_numpy(np.ascontiguousarray(target)).long(), card.num_classes)
-        targets.append(resize.forward(shares.permute(2, 0, 1).float()).argmax(0).to(torch.uint8))
-    return Case(image.source.name, patient, torch.stack(planes), torch.stack(targets))
+    if differences:
+        raise DatasetError(
+            f"{name}: image and labels lie on different grids ({differences}); resample the labels to the image's."
+        )
+    turned: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+    turned = turn_labels.apply(whole_labels(labels.data, name))
+    return turned
+
+
+def _differences(image: Geometry, labels: Geometry) -> str:
+    """What differs between two grids, as "image's and labels'"; empty where they match."""
+    if image.matches(labels, tolerance=_GRID_TOLERANCE):
+        return ""
+    if image.shape != labels.shape:
+        return f"{_by(image.shape)} and {_by(labels.shape)} voxels along z, y, x"
+    found = [
+        f"{what} {_by(own)} and {_by(other)} mm"
+        for what, own, other in (
+            ("spacing", image.spacing, labels.spacing),
+            ("origin", image.origin, labels.origin),
+        )
+        if np.abs(np.subtract(own, other)).max() > _GRID_TOLERANCE
+    ]
+    return "; ".join(found) or "turned against each other"
+
+
+def _by(numbers: Sequence[float]) -> str:
+    return " × ".join(f"{number:.6g}" for number in numbers)
+
+
+def _check_values(
+    labels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16],
+    classes: Mapping[int, int],
+    others_are_background: bool,
+    name: str,
+) -> None:
+    values = [value for value in values_in(labels) if value]
+    if not values:
+        raise DatasetError(f"{name}: its labels are empty; label it, or take the case out.")
+    strangers = [value for value in values if value not in classes]
+    if strangers and not others_are_background:
+        raise DatasetError(
+            f"{name}: its labels hold {_listed(strangers)}, which no class is for; name these values, or let other"
+            " labels be background."
+        )
+    if not any(classes.get(value) for value in values):
+        wanted = sorted(value for value, target in classes.items() if target)
+        raise DatasetError(
+            f"{name}: its labels hold none of {_listed(wanted)} but {_listed(values)}; correct the label values, or"
+            " take the case out."
+        )
+
+
+def _check_image(data: npt.NDArray[Any], scaled: bool, name: str) -> None:
+    if data.dtype.kind == "f":
+        finite = np.isfinite(data)
+        if not finite.all():
+            raise DatasetError(
+                f"{name}: {int((~finite).sum()):,} voxels of its image are NaN or infinite; replace them, with the"
+                " value of air where nothing was measured."
+            )
+    low, high = float(data.min()), float(data.max())
+    if scaled and max(-low, high - 1) > _SCALED_TOLERANCE:
+        raise DatasetError(
+            f"{name}: its image reaches from {low:g} to {high:g}, where the layout of this dataset has values"
+            " scaled to 0..1; scale them, or put whole volumes into images and labels."
+        )
+
+
+def _listed(values: Sequence[int]) -> str:
+    more = f" and {len(values) - _SHOWN_VALUES} more" if len(values) > _SHOWN_VALUES else ""
+    return ", ".join(str(value) for value in values[:_SHOWN_VALUES]) + more
+
+
+def _check_memory(first: Case, count: int, left: int) -> None:
+    """Raises `DatasetError` unless as many cases again as are left, each like the first, fit into memory."""
+    needed, usable = first.nbytes * left, int(available_memory() * _USABLE_MEMORY)
+    if needed > usable:
+        height, width = first.planes.shape[1:]
+        raise DatasetError(
+            f"{count} cases of about {len(first)} slices of {height} × {width} need {needed / 1e9:.1f} GB of memory,"
+            f" but {usable / 1e9:.1f} GB may be used; train on fewer cases or smaller images, or use a machine with"
+            " more memory."
+        )
+
+
+def _all_reasons(bad: Sequence[str], count: int) -> str:
+    """One sentence for all cases that cannot be used; each reason begins with the case's name."""
+    if count == 1:
+        return bad[0]
+    reasons = "; ".join(reason.rstrip(".") for reason in bad[:_SHOWN_CASES])
+    more = f"; and {len(bad) - _SHOWN_CASES} more" if len(bad) > _SHOWN_CASES else ""
+    return f"{len(bad)} of {count} cases cannot be used: {reasons}{more}."
