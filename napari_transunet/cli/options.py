@@ -27,6 +27,8 @@ TimeOption = Annotated[
     int | None, typer.Option("--time", metavar="N", min=0, help="Which time point of a series, from 0.")
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+_LARGEST = 16384  # pixels along a side
+
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")]
 
 
@@ -58,3 +60,15 @@ def read(
     from napari_transunet.volumes.reading import read_volume
 
     return read_volume(source, series=_series(series), channel=channel, time=time_point)
+
+
+def image_size(text: str | None) -> tuple[int, int] | None:
+    """`512` or `224x320` (height x width) as numbers."""
+    if text is None:
+        return None
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and 0 < int(part) <= _LARGEST for part in parts):
+        raise InputError(
+            f"The image size is a number of pixels, or height x width, such as 224x320; not {text!r}."
+        )
+    return int(parts[0]), int(parts[-1])

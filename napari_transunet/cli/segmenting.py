@@ -28,6 +28,7 @@ from napari_transunet.cli.options import (
     SeriesOption,
     TimeOption,
     check_target,
+    image_size,
     read,
 )
 from napari_transunet.cli.reporting import BAD_INPUT, one_line, say, sentence_of
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 Pipeline = Literal["card", "paper"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-
-_LARGEST = 16384  # pixels along a side
 
 
 @dataclass
@@ -110,7 +109,7 @@ def segment(
     predictors = _Predictors(
         checkpoint,
         preset=preset,
-        img_size=_size(img_size),
+        img_size=image_size(img_size),
         pipeline=pipeline,
         device=device,
         precision=precision,
@@ -207,18 +206,6 @@ class _Predictors:
                 checkpoint = checkpoint.with_labels(preset_names(self._preset))
             self._made[name] = Predictor(checkpoint, **self._options)
         return self._made[name]
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    """`512` or `224x320` (height x width) as numbers."""
-    if text is None:
-        return None
-    parts = text.lower().replace("×", "x").split("x")
-    if len(parts) > 2 or not all(part.isdecimal() and 0 < int(part) <= _LARGEST for part in parts):
-        raise InputError(
-            f"The image size is a number of pixels, or height x width, such as 224x320; not {text!r}."
-        )
-    return int(parts[0]), int(parts[-1])
 
 
 def _fitting_checkpoint(volume: Volume) -> str:

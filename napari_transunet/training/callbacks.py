@@ -1,0 +1,185 @@
+"""What accompanies a training: its progress, its best weights, its state for going on, its pictures."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as lightning
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from napari_transunet.errors import FileProblem
+from napari_transunet.files import atomic_path
+from napari_transunet.training.learner import VALIDATION_DICE, Learner
+from napari_transunet.training.pictures import overlaid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+LAST = "last.ckpt"
+BEST = "best.safetensors"
+
+_REPORT_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a training is.
+
+    Attributes
+    ----------
+    step, steps : done, and in all
+    loss : mean since the last report
+    dice : of the last validation; None before the first
+    best : the best so far
+    seconds, remaining : since the start, and at the pace so far
+    """
+
+    step: int
+    steps: int
+    loss: float
+    dice: float | None
+    best: float | None
+    seconds: float
+    remaining: float
+
+
+class Best(lightning.Callback):
+    """Keeps the weights that scored best, or the last ones of a training that is not validated.
+
+    In memory, and where there is a folder also there, for a training that is resumed.
+    """
+
+    def __init__(
+        self, folder: Path | None, told: Callable[[nn.Module, float | None], None] | None, *, validated: bool
+    ) -> None:
+        self.dice: float | None = None
+        self.weights: dict[str, Tensor] | None = None
+        self._folder, self._told, self._validated = folder, told, validated
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the state of the training remembers."""
+        return {"dice": self.dice}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there, with the weights beside it."""
+        self.dice = state_dict["dice"]
+        if self._folder is not None and (self._folder / BEST).is_file():
+            try:
+                self.weights = load_file(self._folder / BEST)
+            except (OSError, SafetensorError) as error:
+                raise FileProblem(
+                    f"{self._folder / BEST} is damaged; start the training anew with --overwrite."
+                ) from error
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, learner: lightning.LightningModule) -> None:
+        """Lightning has validated by now."""
+        assert isinstance(learner, Learner)
+        dice = float(trainer.callback_metrics[VALIDATION_DICE]) if self._validated else None
+        if dice is not None and self.dice is not None and dice <= self.dice:
+            return
+        self.dice = dice
+        self.weights = {
+            key: value.detach().cpu().clone() for key, value in learner.result.state_dict().items()
+        }
+        if not trainer.is_global_zero:
+            return
+        if self._folder is not None:
+            with atomic_path(self._folder / BEST, overwrite=True) as temporary:
+                save_file({key: value.contiguous() for key, value in self.weights.items()}, temporary)
+        if self._told is not None:
+            self._told(learner.result, dice)
+
+
+class State(lightning.Callback):
+    """Keeps the state of the training after every round, so that it can be resumed after a kill at any moment."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+        """Written beside the old state, then put in its place."""
+        beside = self._folder / f".writing-{LAST}"
+        trainer.save_checkpoint(beside)
+        if trainer.is_global_zero:
+            beside.replace(self._folder / LAST)
+
+
+class Watch(lightning.Callback):
+    """Tells the progress, and stops the training when asked to."""
+
+    def __init__(
+        self, best: Best, told: Callable[[Progress], None] | None, cancelled: Callable[[], bool] | None
+    ) -> None:
+        self.stopped = False
+        self._best, self._told, self._cancelled = best, told, cancelled
+        self._losses: list[Tensor] = []
+        self._start = self._last = time.monotonic()
+        self._first_step = 0
+
+    def on_train_start(self, trainer: lightning.Trainer, *_: object) -> None:
+        """Time runs from here."""
+        self._start = time.monotonic()
+        self._first_step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, learner: lightning.LightningModule, outputs: Any, *_: object
+    ) -> None:
+        """After every step."""
+        self._ask(trainer)
+        if self._told is None or not trainer.is_global_zero:
+            return
+        self._losses.append(outputs["loss"].detach())
+        assert isinstance(learner, Learner)
+        now = time.monotonic()
+        if now - self._last >= _REPORT_SECONDS or trainer.global_step == learner.plan.steps:
+            self._last = now
+            self._told(self._progress(trainer, learner.plan.steps, now - self._start))
+            self._losses.clear()
+
+    def on_validation_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+        """After every case."""
+        self._ask(trainer)
+
+    def _ask(self, trainer: lightning.Trainer) -> None:
+        if self._cancelled is None:
+            return
+        # All processes stop, or none: one that went on alone would wait for the others for ever.
+        self.stopped = trainer.strategy.reduce_boolean_decision(self.stopped or self._cancelled(), all=False)
+        trainer.should_stop = trainer.should_stop or self.stopped
+
+    def _progress(self, trainer: lightning.Trainer, steps: int, seconds: float) -> Progress:
+        step = trainer.global_step
+        dice = trainer.callback_metrics.get(VALIDATION_DICE)
+        return Progress(
+            step=step,
+            steps=steps,
+            loss=float(torch.stack(self._losses).mean()),
+            dice=None if dice is None else float(dice),
+            best=self._best.dice,
+            seconds=seconds,
+            remaining=seconds / (step - self._first_step) * (steps - step),
+        )
+
+
+class Pictures(lightning.Callback):
+    """Shows a few validation slices in TensorBoard, with the labels of the reference and of the network."""
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, learner: lightning.LightningModule) -> None:
+        """Lightning has validated by now."""
+        assert isinstance(learner, Learner)
+        if not learner.examples or not trainer.is_global_zero:
+            return
+        rows = [
+            torch.cat([overlaid(plane, labels), overlaid(plane, predicted)], dim=2)
+            for plane, labels, predicted in learner.examples
+        ]
+        for logger in trainer.loggers:
+            if isinstance(logger, lightning.loggers.TensorBoardLogger):
+                logger.experiment.add_image("reference, network", torch.cat(rows, dim=1), trainer.global_step)
