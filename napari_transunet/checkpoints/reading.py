@@ -165,10 +165,10 @@ def open_checkpoint(path: str | os.PathLike[str]) -> StoredTensors:
         raise CheckpointError(f"{path.name} is empty.")
     if start.startswith(b"PK\x03\x04"):
         stored = _open_archive(path)
-    elif start[:1] == b"\x80":
+    elif start[8:9] == b"{" and (not _is_pickle(start) or _header_length(start) <= _MAX_HEADER):
+        stored = _open_safetensors(path, _header_length(start))
+    elif _is_pickle(start):
         stored = _open_legacy(path)
-    elif start[8:9] == b"{":
-        stored = _open_safetensors(path, int.from_bytes(start[:8], "little"))
     else:
         raise _not_a_checkpoint(path, start)
     if not stored.tensors:
@@ -177,6 +177,19 @@ def open_checkpoint(path: str | os.PathLike[str]) -> StoredTensors:
 
 
 # --- safetensors -------------------------------------------------------------------------------------------------
+
+
+def _header_length(start: bytes) -> int:
+    return int.from_bytes(start[:8], "little")
+
+
+def _is_pickle(start: bytes) -> bool:
+    """Whether a file begins as pickles since protocol 2 do, and one safetensors file in 32 (a length of 128, 384, …).
+
+    So it decides only where no header of a credible length follows. PyTorch's pickles are never taken for one: their
+    magic number lies where such a length has zeros.
+    """
+    return start[:1] == b"\x80"
 
 
 def _open_safetensors(path: Path, header: int) -> StoredTensors:

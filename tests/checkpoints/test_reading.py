@@ -96,6 +96,28 @@ def test_safetensors(tmp_path: Path) -> None:
     assert same(stored.read(), STATE)
 
 
+def test_safetensors_with_headers_of_every_length(tmp_path: Path) -> None:
+    """The length is the file's beginning, and a multiple of 8: one in 32 begins as a pickle does."""
+    path = tmp_path / "weights.safetensors"
+    beginnings = set()
+    for length in range(0, 257, 8):
+        save_file(STATE, path, metadata={"transunet_card": "{}", "note": "x" * length})
+        beginnings.add(path.read_bytes()[0])
+        stored = open_checkpoint(path)
+        assert stored.format == "safetensors"
+        assert stored.card_text == "{}"
+        assert same(stored.read(), STATE)
+    assert beginnings == set(range(0, 256, 8))
+
+
+def test_a_cut_header_that_begins_as_a_pickle_is_called_a_header(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes((0x0280).to_bytes(8, "little") + b'{"transformer.a":{"dtype":"F32"')
+    with pytest.raises(CheckpointError, match="its header of") as caught:
+        open_checkpoint(path)
+    one_sentence(caught)
+
+
 def test_the_format_is_told_by_the_content(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     save_file(STATE, path)
