@@ -94,8 +94,14 @@ class ModelCard(BaseModel):
         as they are stored.
     spacing
         Millimetres along (z, y, x) the network was trained at; None, or None for one axis, means any.
+    extent
+        Millimetres along (z, y, x), in that orientation, that the largest training volume measured. For a network that
+        knows crops alone: a much larger volume shows something else. None means any.
     context
         1: the slice alone. 3: channels are the slices z−1, z, z+1.
+    planes
+        1: slices along z alone. 3: slices along x, y and z, whose probabilities are averaged; the network learnt from
+        all three. It costs three times as much, and the first slice waits for the other two planes.
     resize
         "squash": stretched to `img_size`. "pad": scaled alike in both directions and padded with air.
     training, split, scores, licence, source, limits
@@ -117,7 +123,9 @@ class ModelCard(BaseModel):
     percentiles: tuple[Percent, Percent] = (0.5, 99.5)
     orientation: str | None = None
     spacing: tuple[Millimetres | None, Millimetres | None, Millimetres | None] | None = None
+    extent: tuple[Millimetres, Millimetres, Millimetres] | None = None
     context: Literal[1, 3] = 1
+    planes: Literal[1, 3] = 1
     resize: Literal["squash", "pad"] = "squash"
     training: Any = None
     split: Any = None

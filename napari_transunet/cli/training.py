@@ -108,6 +108,14 @@ def train(
             metavar="Y,X", help="mm between the network's pixels; with --resize pad.", rich_help_panel=_WHAT
         ),
     ] = None,
+    planes: Annotated[
+        str,
+        typer.Option(
+            metavar="1|3",
+            help="Slices along z alone, or along x, y and z, averaged: better and three times as slow.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = "1",
     recipe: Annotated[str, typer.Option(metavar="default|paper", rich_help_panel=_HOW)] = "default",
     variant: Annotated[
         str, typer.Option(metavar="NAME", help="See the command variants.", rich_help_panel=_HOW)
@@ -258,7 +266,7 @@ def train(
             resize=resize,
             mirror=mirror,
             contrast_phases=contrast_phases,
-            context=_context(context),
+            context=None if context is None else _one_or_three(context, "--context"),
             epochs=epochs,
             steps=steps,
             batch=batch_size,
@@ -276,6 +284,7 @@ def train(
             orientation=orientation,
             resize=resize,
             spacing=_pair(spacing, "--spacing"),
+            planes=_one_or_three(planes, "--planes"),
             name=out.stem,
             title=title,
             licence=licence,
@@ -363,10 +372,10 @@ def _recipe(name: str, *, resize: str, mirror: bool, contrast_phases: bool, **ch
     return recipe.with_changes(augmentation=views, **changes)
 
 
-def _context(text: str | None) -> int | None:
-    if text not in (None, "1", "3"):
-        raise InputError(f"--context is 1 or 3 slices, not {text}.")
-    return None if text is None else int(text)
+def _one_or_three(text: str, option: str) -> Literal[1, 3]:
+    if text not in ("1", "3"):
+        raise InputError(f"{option} is 1 or 3, not {text}.")
+    return 1 if text == "1" else 3
 
 
 def _pair(text: str | None, option: str) -> tuple[float, float] | None:

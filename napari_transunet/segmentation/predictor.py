@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,7 @@ import torch
 from napari_transunet.checkpoints.card import ModelCard, default_card
 from napari_transunet.checkpoints.loading import Checkpoint
 from napari_transunet.errors import InputError, TransUNetError
+from napari_transunet.files import available_memory
 from napari_transunet.model.inference import InferenceTransUNet
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.segmentation.devices import (
@@ -23,7 +26,7 @@ from napari_transunet.segmentation.devices import (
     resolve_precision,
 )
 from napari_transunet.segmentation.schedule import nearest_first, outward
-from napari_transunet.segmentation.slices import SliceSource, as_volume, orientation_for
+from napari_transunet.segmentation.slices import PLANES, SliceSource, as_volume, orientation_for
 from napari_transunet.volumes.volume import Volume
 
 if TYPE_CHECKING:
@@ -39,6 +42,12 @@ _BATCH_PIXELS = {"cpu": 4 * 224 * 224, "mps": 8 * 224 * 224, "cuda": 32 * 224 * 
 
 _KNOWN_PLANES = 8
 """Different slices of one value whose labels are kept: air, and whatever else a volume is padded with."""
+
+
+_MEMORY_SHARE = 0.8
+"""Of the free memory, that the probabilities of several planes may take."""
+
+_Result = TypeVar("_Result")
 
 
 class OutOfMemoryError(InputError):
@@ -205,52 +214,106 @@ class Predictor:
             As `predict`; also for an index that the volume does not have. Arguments are checked at once, before
             the first batch is asked for.
         """
-        source = self._source(volume)
-        order = _order(len(source), first, slices)
-        return self._run(source, order, alone=first is not None, cancelled=cancelled)
+        sources = self._sources(volume)
+        order = _order(len(sources[0]), first, slices)
+        return self._run(sources, order, alone=first is not None, cancelled=cancelled)
 
     def _accepted(self, volume: Volume | npt.NDArray[Any]) -> Volume | npt.NDArray[Any]:
         """A `Volume` as it is, anything else as a checked (z, y, x) array."""
         return volume if isinstance(volume, Volume) else as_volume(volume).data
 
-    def _source(self, volume: Volume | npt.NDArray[Any]) -> SliceSource:
+    def _sources(self, volume: Volume | npt.NDArray[Any]) -> list[SliceSource]:
+        """The slices to label; and where the card asks for other planes too, theirs."""
         card = self.card
         if not isinstance(volume, Volume):
             # Nothing says how a bare array lies, so it is taken to lie as the card wants it.
             volume, card = as_volume(volume), card.model_copy(update={"orientation": None})
         if self.pipeline == "paper":
-            source = SliceSource.by_paper(volume, self._size)
-        else:
-            source = SliceSource.by_card(volume, card, self._size)
-        return source.on(self.device)
+            return [SliceSource.by_paper(volume, self._size).on(self.device)]
+        return [
+            SliceSource.by_card(volume, card, self._size, plane).on(self.device)
+            for plane in PLANES[: card.planes]
+        ]
 
     def _run(
         self,
-        source: SliceSource,
+        sources: Sequence[SliceSource],
         order: Sequence[int],
         *,
         alone: bool,
         cancelled: Callable[[], bool] | None,
     ) -> Iterator[list[SlicePrediction]]:
+        source, others = sources[0], sources[1:]
+        votes: npt.NDArray[np.float16] | None = None
+        if others:
+            votes = self._votes(others, cancelled)
+            if cancelled is not None and cancelled():
+                return
         known: dict[_Key, Labels] = {}
+
+        def labels_of(indices: Sequence[int]) -> list[Labels]:
+            if votes is None:
+                return self._classified(source, indices, known)
+            along = np.moveaxis(votes, source.orientation.slice_axis + 1, 1)
+            shares = self._probabilities(source, indices)
+            return [
+                (along[:, index].astype(np.float32) + share).argmax(0).astype(self.labels_dtype)
+                for index, share in zip(indices, shares, strict=True)
+            ]
+
+        for indices, planes in self._batches(order, labels_of, alone=alone, cancelled=cancelled):
+            yield [SlicePrediction(*item) for item in zip(indices, planes, strict=True)]
+
+    def _votes(
+        self, sources: Sequence[SliceSource], cancelled: Callable[[], bool] | None
+    ) -> npt.NDArray[np.float16]:
+        """Probabilities (classes, *the volume's shape) of slices along other axes, summed up.
+
+        Incomplete once `cancelled` says so.
+        """
+        shape = (self.card.num_classes, *sources[0].orientation.invert(sources[0].data).shape)
+        if 2 * math.prod(shape) > _MEMORY_SHARE * available_memory():
+            raise InputError(
+                f"This checkpoint looks at three planes, which takes {2 * math.prod(shape) / 1e9:.1f} GB for this "
+                "volume, more than is free; close other programs, or crop the volume."
+            )
+        votes = np.zeros(shape, np.float16)
+        for source in sources:
+            along = np.moveaxis(votes, source.orientation.slice_axis + 1, 1)
+            for indices, shares in self._batches(
+                range(len(source)), partial(self._probabilities, source), alone=False, cancelled=cancelled
+            ):
+                for index, share in zip(indices, shares, strict=True):
+                    along[:, index] += share
+        return votes
+
+    def _batches(
+        self,
+        order: Sequence[int],
+        compute: Callable[[Sequence[int]], list[_Result]],
+        *,
+        alone: bool,
+        cancelled: Callable[[], bool] | None,
+    ) -> Iterator[tuple[Sequence[int], list[_Result]]]:
+        """What `compute` makes of the slices, a batch at a time; batches get smaller where memory runs out."""
         limit, done = self.batch_size, 0
         while done < len(order):
             if cancelled is not None and cancelled():
                 return
             indices = order[done : done + (1 if alone and done == 0 else limit)]
-            planes = self._classified_if_it_fits(source, indices, known)
-            if planes is None:
+            results = self._if_it_fits(compute, indices)
+            if results is None:
                 limit = self._halved(len(indices))
                 continue
-            yield [SlicePrediction(*item) for item in zip(indices, planes, strict=True)]
+            yield indices, results
             done += len(indices)
 
-    def _classified_if_it_fits(
-        self, source: SliceSource, indices: Sequence[int], known: dict[_Key, Labels]
-    ) -> list[Labels] | None:
-        """The planes of labels of these slices; None where memory ran out."""
+    def _if_it_fits(
+        self, compute: Callable[[Sequence[int]], list[_Result]], indices: Sequence[int]
+    ) -> list[_Result] | None:
+        """What `compute` makes of these slices; None where memory ran out."""
         try:
-            return self._classified(source, indices, known)
+            return compute(indices)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -292,16 +355,27 @@ class Predictor:
             source.to_volume(labels[key].copy() if isinstance(key, tuple) else labels[key]) for key in keys
         ]
 
-    @torch.inference_mode()
     def _labels(self, planes: Tensor, source: SliceSource) -> Labels:
         """Scaled slices (B, channels, h, w) on the CPU -> labels (B, h, w)."""
-        logits = self._network(source.resize.forward(planes.to(self.device)))
+        labels = source.resize.labels(self._logits(planes, source))
+        return labels.cpu().numpy().astype(self.labels_dtype, copy=False)
+
+    def _probabilities(self, source: SliceSource, indices: Sequence[int]) -> list[npt.NDArray[np.float16]]:
+        """Of each class, on each slice as it lies in the volume: (classes, …)."""
+        logits = source.resize.inverse(self._logits(source.planes(indices), source))
+        shares = logits.softmax(dim=1).half().cpu().numpy()
+        return [np.stack([source.to_volume(plane) for plane in share]) for share in shares]
+
+    @torch.inference_mode()
+    def _logits(self, planes: Tensor, source: SliceSource) -> Tensor:
+        """Scaled slices (B, channels, h, w) on the CPU -> float32 logits (B, classes, H, W) on the device."""
+        logits: Tensor = self._network(source.resize.forward(planes.to(self.device)))
         if not torch.isfinite(logits).all():
             raise InputError(
                 f"The network's output overflows in {str(self.precision).removeprefix('torch.')}; "
                 "choose precision 'float32'."
             )
-        return source.resize.labels(logits).cpu().numpy().astype(self.labels_dtype, copy=False)
+        return logits
 
 
 _Key = int | tuple[float, ...]

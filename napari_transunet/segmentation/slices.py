@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_transunet.checkpoints.card import ModelCard
+
+Plane = Literal["z", "y", "x"]
+PLANES: tuple[Plane, ...] = ("z", "y", "x")
+
+PLANE_AXES: Mapping[Plane, tuple[int, int, int]] = MappingProxyType(
+    {"z": (0, 1, 2), "y": (1, 0, 2), "x": (2, 0, 1)}
+)
+"""The order of the array's axes (z, y, x) that makes slices along one of them; the others keep theirs."""
 
 AS_STORED = Reorientation((0, 1, 2), (False, False, False))
 
@@ -47,12 +56,18 @@ class SliceSource:
     context: int = 1
 
     @classmethod
-    def by_card(cls, volume: Volume, card: ModelCard, size: tuple[int, int]) -> SliceSource:
-        """Prepared as the model card says, for a network of that input size (H, W)."""
-        orientation = orientation_for(volume, card)
+    def by_card(
+        cls, volume: Volume, card: ModelCard, size: tuple[int, int], plane: Plane = "z"
+    ) -> SliceSource:
+        """Prepared as the model card says, for a network of that input size (H, W).
+
+        `plane` is the axis, in the card's orientation, along which slices are taken.
+        """
+        axes = PLANE_AXES[plane]
+        orientation = orientation_for(volume, card).then(axes)
         data = orientation.apply(volume.data)
         spacing = volume.geometry.reoriented(orientation.axes, orientation.flips).spacing
-        target = None if card.spacing is None else card.spacing[1:]
+        target = None if card.spacing is None else [card.spacing[axis] for axis in axes[1:]]
         resize = make_resize(card.resize, spacing[1:], _plane_shape(data), size, target)
         return cls(data, orientation, scaling_for(card, data), resize, card.context)
 

@@ -13,7 +13,7 @@ import torch
 from napari_transunet.errors import DatasetError, InputError, TransUNetError
 from napari_transunet.files import available_memory
 from napari_transunet.segmentation.preprocessing import IntensityScaling
-from napari_transunet.segmentation.slices import SliceSource
+from napari_transunet.segmentation.slices import PLANE_AXES, PLANES, Plane, SliceSource
 from napari_transunet.training.datasets import values_in, whole_labels
 from napari_transunet.volumes.orientation import Reorientation
 
@@ -79,6 +79,7 @@ def prepare_case(
     patient: str,
     others_are_background: bool = False,
     scaled: bool = False,
+    plane: Plane = "z",
 ) -> Case:
     """An image and its labels, turned to the card's orientation, scaled and resized as the card says.
 
@@ -91,6 +92,7 @@ def prepare_case(
     name, patient : of the case
     others_are_background : whether label values that `classes` lacks become background; else they are an error
     scaled : whether the image holds values from 0 to 1 that stay as they are, whatever the card says
+    plane : the axis, in the card's orientation, along which slices are taken
 
     Raises
     ------
@@ -104,10 +106,10 @@ def prepare_case(
         raise InputError(
             f"There is no class {wrong[0]} among the {card.num_classes} of the model (at most 256)."
         )
-    wanted = _turned_labels(image, labels, card, name)
+    wanted = _turned_labels(image, labels, card, name).transpose(PLANE_AXES[plane])
     _check_values(wanted, classes, others_are_background, name)
     _check_image(image.data, scaled, name)
-    source = SliceSource.by_card(image, card, card.img_size)
+    source = SliceSource.by_card(image, card, card.img_size, plane)
     scaling = _SCALED if scaled else source.scaling
     size = (len(source), *source.resize.size)
     planes, targets = torch.empty(size, dtype=torch.float16), torch.empty(size, dtype=torch.uint8)
@@ -129,7 +131,7 @@ def prepare_cases(
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> list[Case]:
-    """All cases, read and prepared as by `prepare_case`, in their order.
+    """All cases, read and prepared as by `prepare_case`, in their order; one for each plane that the card looks at.
 
     `progress` is told the cases that are done and how many there are; `cancelled` is asked before each.
 
@@ -148,16 +150,20 @@ def prepare_cases(
             raise PreparationCancelled("Preparing the cases was cancelled.")
         try:
             image, labels = case.read()
-            ready = prepare_case(
-                image,
-                labels,
-                classes,
-                card,
-                name=case.name,
-                patient=case.patient,
-                others_are_background=others_are_background,
-                scaled=scaled,
-            )
+            ready = [
+                prepare_case(
+                    image,
+                    labels,
+                    classes,
+                    card,
+                    name=case.name,
+                    patient=case.patient,
+                    others_are_background=others_are_background,
+                    scaled=scaled,
+                    plane=plane,
+                )
+                for plane in PLANES[: card.planes]
+            ]
         except DatasetError as error:
             bad.append(str(error))
         except (TransUNetError, MemoryError) as error:
@@ -165,7 +171,7 @@ def prepare_cases(
         else:
             if not prepared:
                 _check_memory(ready, len(cases), len(cases) - done)
-            prepared.append(ready)
+            prepared.extend(ready)
         if progress is not None:
             progress(done, len(cases))
     if bad:
@@ -298,15 +304,15 @@ def _listed(values: Sequence[int]) -> str:
     return ", ".join(str(value) for value in values[:_SHOWN_VALUES]) + more
 
 
-def _check_memory(first: Case, count: int, left: int) -> None:
+def _check_memory(first: Sequence[Case], count: int, left: int) -> None:
     """Raises `DatasetError` unless as many cases again as are left, each like the first, fit into memory."""
-    needed, usable = first.nbytes * left, int(available_memory() * _USABLE_MEMORY)
+    needed, usable = sum(case.nbytes for case in first) * left, int(available_memory() * _USABLE_MEMORY)
     if needed > usable:
-        height, width = first.planes.shape[1:]
+        height, width = first[0].planes.shape[1:]
         raise DatasetError(
-            f"{count} cases of about {len(first)} slices of {height} × {width} need {needed / 1e9:.1f} GB of memory,"
-            f" but {usable / 1e9:.1f} GB may be used; train on fewer cases or smaller images, or use a machine with"
-            " more memory."
+            f"{count} cases of about {sum(map(len, first))} slices of {height} × {width} need {needed / 1e9:.1f} GB of"
+            f" memory, but {usable / 1e9:.1f} GB may be used; train on fewer cases or smaller images, or use a"
+            " machine with more memory."
         )
 
 

@@ -63,6 +63,7 @@ class Preparation:
     orientation: str | None = None
     resize: Literal["squash", "pad"] = "squash"
     spacing: tuple[float, float] | None = None
+    planes: Literal[1, 3] = 1
     name: str | None = None
     title: str | None = None
     licence: str | None = None
@@ -216,7 +217,7 @@ def train_checkpoint(
     device = resolve_device(machine.device)
     precision = str(resolve_precision(machine.precision, device)).removeprefix("torch.")
     told.stage(
-        f"Training {card.variant} on {len(training)} cases ({sum(map(len, training))} slices of "
+        f"Training {card.variant} on {len(course.split.training)} patients ({sum(map(len, training))} slices of "
         f"{card.img_size[0]}×{card.img_size[1]}), {plan.steps} steps in {plan.rounds} rounds, on {device} "
         f"({precision})."
     )
@@ -320,6 +321,7 @@ def blank_card(course: Course, names: Mapping[int, str]) -> ModelCard:
         "resize": wanted.resize,
         "spacing": None if wanted.spacing is None else (None, *wanted.spacing),
         "context": course.recipe.context,
+        "planes": wanted.planes,
         "name": wanted.name,
         "title": wanted.title or dataset.title,
         "licence": wanted.licence or dataset.licence,

@@ -75,6 +75,14 @@ class Reorientation:
         """Whether nothing moves."""
         return self.axes == (0, 1, 2) and not any(self.flips)
 
+    def then(self, axes: tuple[int, int, int]) -> Reorientation:
+        """The same, followed by a permutation: its axis `axes[i]` becomes axis `i`."""
+        first, second, third = axes
+        return Reorientation(
+            (self.axes[first], self.axes[second], self.axes[third]),
+            (self.flips[first], self.flips[second], self.flips[third]),
+        )
+
     def apply(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """A view of a (z, y, x) array in the new orientation."""
         return np.flip(np.transpose(array, self.axes), self._flipped)
