@@ -70,7 +70,7 @@ class Best(lightning.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there, with the weights beside it."""
         self.dice = state_dict["dice"]
-        if self._folder is not None and (self._folder / BEST).is_file():
+        if self.dice is not None and self._folder is not None and (self._folder / BEST).is_file():
             try:
                 self.weights = load_file(self._folder / BEST)
             except (OSError, SafetensorError) as error:
@@ -81,6 +81,8 @@ class Best(lightning.Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, learner: lightning.LightningModule) -> None:
         """Lightning has validated by now."""
         assert isinstance(learner, Learner)
+        if learner.stopped:
+            return
         dice = float(trainer.callback_metrics[VALIDATION_DICE]) if self._validated else None
         if dice is not None and self.dice is not None and dice <= self.dice:
             return
@@ -98,13 +100,27 @@ class Best(lightning.Callback):
 
 
 class State(lightning.Callback):
-    """Keeps the state of the training after every round, so that it can be resumed after a kill at any moment."""
+    """Keeps the state of the training after every round, so that it can be resumed after a kill at any moment.
+
+    A round that was cut off is done again, so that the result is that of a training that was not.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, *_: object) -> None:
-        """Written beside the old state, then put in its place."""
+    def on_train_start(self, trainer: lightning.Trainer, *_: object) -> None:
+        """The first round can be cut off too."""
+        if trainer.global_step == 0:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, learner: lightning.LightningModule) -> None:
+        """Lightning has validated by now."""
+        assert isinstance(learner, Learner)
+        if not learner.stopped:
+            self._save(trainer)
+
+    def _save(self, trainer: lightning.Trainer) -> None:
+        """Write beside the old state, then put it in its place."""
         beside = self._folder / f".writing-{LAST}"
         trainer.save_checkpoint(beside)
         if trainer.is_global_zero:
@@ -117,7 +133,6 @@ class Watch(lightning.Callback):
     def __init__(
         self, best: Best, told: Callable[[Progress], None] | None, cancelled: Callable[[], bool] | None
     ) -> None:
-        self.stopped = False
         self._best, self._told, self._cancelled = best, told, cancelled
         self._losses: list[Tensor] = []
         self._start = self._last = time.monotonic()
@@ -132,27 +147,30 @@ class Watch(lightning.Callback):
         self, trainer: lightning.Trainer, learner: lightning.LightningModule, outputs: Any, *_: object
     ) -> None:
         """After every step."""
-        self._ask(trainer)
+        assert isinstance(learner, Learner)
+        self._ask(trainer, learner)
         if self._told is None or not trainer.is_global_zero:
             return
         self._losses.append(outputs["loss"].detach())
-        assert isinstance(learner, Learner)
         now = time.monotonic()
         if now - self._last >= _REPORT_SECONDS or trainer.global_step == learner.plan.steps:
             self._last = now
             self._told(self._progress(trainer, learner.plan.steps, now - self._start))
             self._losses.clear()
 
-    def on_validation_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+    def on_validation_batch_end(
+        self, trainer: lightning.Trainer, learner: lightning.LightningModule, *_: object
+    ) -> None:
         """After every case."""
-        self._ask(trainer)
+        assert isinstance(learner, Learner)
+        self._ask(trainer, learner)
 
-    def _ask(self, trainer: lightning.Trainer) -> None:
-        if self._cancelled is None:
+    def _ask(self, trainer: lightning.Trainer, learner: Learner) -> None:
+        if self._cancelled is None or learner.stopped:
             return
         # All processes stop, or none: one that went on alone would wait for the others for ever.
-        self.stopped = trainer.strategy.reduce_boolean_decision(self.stopped or self._cancelled(), all=False)
-        trainer.should_stop = trainer.should_stop or self.stopped
+        learner.stopped = trainer.strategy.reduce_boolean_decision(self._cancelled(), all=False)
+        trainer.should_stop = trainer.should_stop or learner.stopped
 
     def _progress(self, trainer: lightning.Trainer, steps: int, seconds: float) -> Progress:
         step = trainer.global_step

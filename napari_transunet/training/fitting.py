@@ -70,7 +70,7 @@ def fit(
 ) -> Outcome:
     """Train `net` in place, and leave it on the CPU, in eval mode, with the weights that scored best in validation.
 
-    Without validation cases the last weights stay; cancelled before the first round has ended, what was learnt stays.
+    Without validation cases the last weights stay; cancelled before the first validation, what was learnt stays.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def fit(
     device, precision : as for `Predictor`; weights stay float32, activations are in `precision`
     devices, nodes : processes on each node, one a GPU (or so many on the CPU), and nodes
     folder : where to keep the state after every round, for `resume`; without it none is kept
-    resume : go on from what is in `folder`, with the same cases and recipe
+    resume : go on from the last whole round in `folder`, with the same cases and recipe
     compiled : run the steps through `torch.compile`, which takes minutes first
     on_progress : called about twice a second
     on_best : called with the network and its Dice whenever there is a better one; it must not change it
@@ -107,7 +107,12 @@ def fit(
     callbacks = [best, watch, Pictures()]
     if recipe.patience is not None and validation:
         callbacks.append(
-            lightning.callbacks.EarlyStopping(VALIDATION_DICE, mode="max", patience=recipe.patience)
+            lightning.callbacks.EarlyStopping(
+                VALIDATION_DICE,
+                mode="max",
+                patience=recipe.patience,
+                strict=False,  # cancelled before the first validation, there is no such number
+            )
         )
     if folder is not None:
         callbacks.append(State(folder))
@@ -133,12 +138,12 @@ def fit(
         )
         trainer.fit(learner, ckpt_path=str(last) if resume else None, weights_only=True)
     net._compiled_call_impl = None  # what was compiled is the training step
-    net.load_state_dict(best.weights or learner.result.state_dict())
+    net.load_state_dict((best.weights if validation else None) or learner.result.state_dict())
     net.cpu().eval()
     return Outcome(
         steps=trainer.global_step,
         dice=best.dice,
-        cancelled=watch.stopped,
+        cancelled=learner.stopped,
         seconds=time.monotonic() - start,
         main=trainer.is_global_zero,
     )

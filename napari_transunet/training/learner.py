@@ -75,6 +75,8 @@ class Learner(lightning.LightningModule):
         self._scores: list[Tensor] = []
         self.examples: list[tuple[Tensor, Tensor, Tensor]] = []
         """A few slices of the last validation: (H, W) in 0..1, and the (H, W) labels of reference and network."""
+        self.stopped = False
+        """Whether the training was asked to stop. The round that it is in then counts for nothing."""
         if compiled:
             self.net.compile()
 
@@ -144,6 +146,8 @@ class Learner(lightning.LightningModule):
 
     def validation_step(self, number: int, _: int) -> None:
         """Dice of each class of one case, at the network's size."""
+        if self.stopped:
+            return
         case = self._validation[int(number)]
         counts = torch.zeros(3, 1, device=self.device)
         middle = int(case.labels.flatten(1).count_nonzero(1).argmax())
@@ -164,6 +168,8 @@ class Learner(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """The mean Dice over cases and classes; classes that a case neither has nor is given do not count."""
+        if self.stopped:
+            return
         scores = torch.cat(self._scores) if self._scores else torch.zeros(0)
         known = scores[~scores.isnan()]
         sums = torch.tensor([known.sum().item(), float(len(known))], device=self.device)
