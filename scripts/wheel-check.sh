@@ -35,7 +35,9 @@ write_volume("phantom.nii.gz", volume)
 write_labels("reference.nii.gz", labels, volume, names)
 E2
 napari-transunet segment phantom.nii.gz -o labels.nii.gz
-napari-transunet inspect "$(python -c 'import json; print(json.load(open("labels.json"))["provenance"]["checkpoint"])')"
+checkpoint="$(python -c 'import json; print(json.load(open("labels.json"))["provenance"]["checkpoint"])')"
+if [ "$checkpoint" != abdominal-organs-ct ]; then echo "A CT was segmented with $checkpoint." >&2; exit 1; fi
+napari-transunet inspect "$checkpoint"
 napari-transunet convert labels.nii.gz again.seg.nrrd
 napari-transunet evaluate labels.nii.gz again.seg.nrrd
 napari-transunet evaluate labels.nii.gz reference.nii.gz

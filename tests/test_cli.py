@@ -229,6 +229,73 @@ def test_segment_uses_the_one_shipped_checkpoint_that_fits(run, scan, checkpoint
     result = run("segment", scan, "-o", "labels.nii.gz")
     assert result.exit_code == 0
     assert "Using the checkpoint organs" in result.stderr
+    assert "for scan: it looks like CT (values -1,000 to 999)" in result.stderr
+
+
+@pytest.fixture
+def two_shipped(checkpoint, tmp_path, monkeypatch):
+    """A shipped checkpoint of organs in CT, and one that knows crops in MR, which comes first by its name."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "organs.safetensors").write_bytes(checkpoint.read_bytes())
+    net = TransUNet("testing", num_classes=2, img_size=32)
+    card = default_card(net, labels={1: "crop"}, modality="MR", normalisation="percentiles",
+                        extent=(48, 60, 42), title="Crops, MR")  # fmt: skip
+    save_checkpoint(folder / "crops.safetensors", net, card)
+    monkeypatch.setattr("napari_transunet.checkpoints.catalogue.shipped_folder", lambda: folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("shape", "low", "modality", "chosen", "reason"),
+    [
+        ((5, 40, 36), -1000, None, "organs", "looks like CT"),
+        ((5, 40, 36), 0, None, "crops", "may be MR"),
+        ((5, 40, 36), 0, "CT", "organs", "it is CT"),
+        ((5, 40, 36), 0, "MR", "crops", "it is MR"),
+    ],
+)
+def test_segment_chooses_among_shipped_checkpoints_and_says_why(
+    run, two_shipped, tmp_path, shape, low, modality, chosen, reason
+):
+    values = np.random.default_rng(0).integers(low, 1000, shape).astype(np.int16)
+    scan = write_image(tmp_path / "scan.nii.gz", values)
+    if modality is not None:
+        (tmp_path / "scan.json").write_text(json.dumps({"Modality": modality}))
+    result = run("segment", scan, "-o", "labels.nrrd")
+    assert result.exit_code == 0, result.stderr
+    said = " ".join(result.stderr.split())
+    assert f"Using the checkpoint {chosen} (" in said
+    assert reason in said
+    assert json.loads((tmp_path / "labels.json").read_text())["provenance"]["checkpoint"] == chosen
+
+
+@pytest.mark.parametrize(
+    ("shape", "low", "modality"),
+    [
+        ((40, 256, 256), 0, None),  # a head, rather than a crop of one
+        ((40, 256, 256), 0, "MR"),
+        ((5, 40, 36), -100, None),  # a CT without air, or anything
+        ((5, 40, 36), 0, "PT"),
+    ],
+)
+def test_segment_names_the_checkpoints_where_it_cannot_choose(
+    run, two_shipped, tmp_path, shape, low, modality
+):
+    scan = write_image(tmp_path / "scan.nii.gz", np.linspace(low, 900, math.prod(shape)).reshape(shape))
+    if modality is not None:
+        (tmp_path / "scan.json").write_text(json.dumps({"Modality": modality}))
+    error = error_line(run("segment", scan, "-o", "labels.nrrd"))
+    assert "No shipped checkpoint fits" in error
+    assert (modality or "modality unknown") in error
+    assert "name one with --checkpoint (crops, organs)" in error
+
+
+def test_segment_notes_what_speaks_against_the_named_checkpoint(run, two_shipped, tmp_path):
+    scan = write_image(tmp_path / "scan.nii.gz", np.zeros((5, 40, 36), np.int16), (2.5, 4.0, 4.0))
+    result = run("segment", scan, "-o", "labels.nrrd", "-c", "crops")
+    assert result.exit_code == 0
+    assert "Note on scan: This checkpoint was trained on volumes of at most" in result.stderr
 
 
 def test_segment_asks_where_no_shipped_checkpoint_fits(run, scan, tmp_path, monkeypatch):

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 FOLDER_VARIABLE = "NAPARI_TRANSUNET_CHECKPOINTS"
 MAX_LISTED = 500
 
+DEFAULT_CHECKPOINT = "abdominal-organs-ct"
+"""The shipped checkpoint that is taken before anything is known of the volume, and for the demo's CT."""
+
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -88,8 +91,12 @@ def list_checkpoints(user_folder: str | os.PathLike[str] | None = None) -> list[
 
 
 def default_checkpoint() -> Path | None:
-    """The checkpoint to use where none is named: the first shipped one, or None where none is shipped."""
-    return next((path for path, shipped in _named_files(None).values() if shipped), None)
+    """The file of the shipped `DEFAULT_CHECKPOINT`; None where it is not shipped.
+
+    Which one suits a volume is `segmentation.suitability`'s business.
+    """
+    path, shipped = _named_files(None).get(DEFAULT_CHECKPOINT, (None, False))
+    return path if shipped else None
 
 
 def resolve_checkpoint(

@@ -35,7 +35,6 @@ from napari_transunet.cli.reporting import BAD_INPUT, one_line, say, sentence_of
 from napari_transunet.errors import InputError
 
 if TYPE_CHECKING:
-    from napari_transunet.checkpoints.catalogue import CheckpointEntry
     from napari_transunet.segmentation.predictor import Predictor
     from napari_transunet.volumes.volume import Volume
 
@@ -209,36 +208,42 @@ class _Predictors:
 
 
 def _fitting_checkpoint(volume: Volume) -> str:
-    """The path of the one shipped checkpoint that fits the volume's modality."""
+    """The path of the one shipped checkpoint that fits the volume's modality, or else its values and size."""
     from napari_transunet.checkpoints.catalogue import list_checkpoints
+    from napari_transunet.segmentation.suitability import reason_to_choose, size_in_mm
+    from napari_transunet.volumes.values import value_range
 
     entries = list_checkpoints()
-    fitting = [entry for entry in entries if entry.shipped and entry.ok and _fits(entry, volume)]
+    fitting = [
+        (entry, reason)
+        for entry in entries
+        if entry.shipped and entry.ok and entry.card and (reason := reason_to_choose(volume, entry.card))
+    ]
     if len(fitting) == 1:
-        say(f"Using the checkpoint {fitting[0].name} ({fitting[0].title}); --checkpoint chooses another.")
-        return str(fitting[0].path)
-    names = ", ".join(entry.name for entry in (fitting or entries)) or "none is installed, so give a path"
+        entry, reason = fitting[0]
+        say(
+            f"Using the checkpoint {entry.name} ({entry.title}) for {volume.source.name}: {reason}; "
+            "--checkpoint chooses another."
+        )
+        return str(entry.path)
+    names = ", ".join(entry.name for entry in ([entry for entry, _ in fitting] or entries))
     which = "Several shipped checkpoints fit" if fitting else "No shipped checkpoint fits"
+    facts = (volume.modality or "modality unknown", value_range(volume.data), size_in_mm(volume.geometry))
     raise InputError(
-        f"{which} {volume.source.name} ({volume.modality or 'modality unknown'}); "
-        f"name one with --checkpoint ({names})."
+        f"{which} {volume.source.name} ({', '.join(facts)}); "
+        f"name one with --checkpoint ({names or 'none is installed, so give a path'})."
     )
-
-
-def _fits(entry: CheckpointEntry, volume: Volume) -> bool:
-    modality = entry.card.modality if entry.card is not None else None
-    return modality is None or volume.modality is None or modality == volume.modality
 
 
 def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrite: bool) -> Path:
     import numpy as np
 
     from napari_transunet.annotation.session import RunRecord, now
+    from napari_transunet.segmentation.suitability import doubt_about
     from napari_transunet.volumes.writing import write_labels
 
-    wanted = predictor.card.modality
-    if wanted is not None and volume.modality is not None and wanted != volume.modality:
-        say(f"Note: {volume.source.name} is {volume.modality}, but this checkpoint was trained on {wanted}.")
+    if (doubt := doubt_about(volume, predictor.card)) is not None:
+        say(f"Note on {volume.source.name}: {doubt}")
     checkpoint = predictor.checkpoint
     name = checkpoint.name if checkpoint is not None else predictor.card.variant
     slices = volume.data.shape[predictor.slice_axis(volume)]

@@ -11,6 +11,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QStandardItemModel
 from qtpy.QtWidgets import QComboBox, QFileDialog, QGridLayout, QPushButton, QVBoxLayout, QWidget
 
+from napari_transunet.segmentation.suitability import reason_to_choose
 from napari_transunet.viewer.advanced import pixels
 from napari_transunet.viewer.names_chooser import NamesChooser
 from napari_transunet.viewer.volume_chooser import ElidingCombo, InfoLine
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from napari_transunet.checkpoints.card import ModelCard
     from napari_transunet.checkpoints.inspection import CheckpointReport
     from napari_transunet.checkpoints.presets import LabelPreset
+    from napari_transunet.volumes.volume import Volume
 
 _FILTERS = "Checkpoints (*.safetensors *.pth *.pt);;All files (*)"
 
@@ -37,6 +39,8 @@ class Candidate:
         Why it cannot be used; None where it can.
     preset
         Names that a person has picked for the classes of a checkpoint that names none.
+    shipped
+        Whether it came with the package.
     """
 
     name: str
@@ -49,10 +53,16 @@ class Candidate:
     card: ModelCard | None = None
     problem: str | None = None
     preset: LabelPreset | None = None
+    shipped: bool = False
 
     @classmethod
     def from_report(
-        cls, report: CheckpointReport, *, name: str | None = None, title: str | None = None
+        cls,
+        report: CheckpointReport,
+        *,
+        name: str | None = None,
+        title: str | None = None,
+        shipped: bool = False,
     ) -> Candidate:
         """From what inspecting the file has found."""
         card = report.card
@@ -67,6 +77,7 @@ class Candidate:
             patch=report.patch_size,
             card=card,
             problem=" ".join(report.problems) or None,
+            shipped=shipped,
         )
 
     @property
@@ -129,8 +140,11 @@ class CheckpointChooser(QWidget):
         super().__init__(parent)
         self._candidates: list[Candidate] = []
         self._looking = True
+        # A person's choice is never replaced by a suggestion, also where it was the same as the last one.
+        self._chosen_by_hand = False
         self._combo = ElidingCombo("checkpoint", self)
-        self._combo.currentIndexChanged.connect(self._on_index)
+        self._combo.currentIndexChanged.connect(self._on_choice)
+        self._combo.activated.connect(self._on_activated)
         self._browse = QPushButton("…", self)
         self._browse.setObjectName("browse_checkpoint")
         self._browse.setFixedWidth(34)
@@ -176,7 +190,10 @@ class CheckpointChooser(QWidget):
         return candidate.problem
 
     def show_candidates(self, candidates: Iterable[Candidate], *, prefer: Path | None = None) -> None:
-        """Replace the list, keeping the choice where it is still there; files that were browsed for stay."""
+        """Replace the list, keeping the choice where it is still there; files that were browsed for stay.
+
+        `prefer` is chosen where nothing was.
+        """
         self._looking = False
         chosen = self.candidate.path if self.candidate is not None else prefer
         fresh = list(candidates)
@@ -191,11 +208,28 @@ class CheckpointChooser(QWidget):
     def add(self, candidate: Candidate) -> None:
         """Add a checkpoint that a person has pointed at, or refresh it, and choose it."""
         others = [known for known in self._candidates if known.path != candidate.path]
+        self._chosen_by_hand = True
         self._set([*others, candidate], candidate.path)
 
     def choose(self, candidate: Candidate) -> None:
-        """Choose one of `candidates`."""
+        """Choose one of `candidates`, as a person does; no suggestion replaces it."""
+        self._chosen_by_hand = True
         self._combo.setCurrentIndex([known.path for known in self._candidates].index(candidate.path))
+
+    def suggest_for(self, volume: Volume) -> None:
+        """Choose the shipped checkpoint that fits the volume, unless a person has chosen one, or none fits."""
+        if self._chosen_by_hand:
+            return
+        fitting = [
+            index
+            for index, candidate in enumerate(self._candidates)
+            if candidate.shipped
+            and candidate.problem is None
+            and candidate.card is not None
+            and reason_to_choose(volume, candidate.card) is not None
+        ]
+        if fitting and self._combo.currentIndex() not in fitting:
+            self._show(fitting[0])
 
     def ask_file(self) -> None:
         """Ask for a file; it is listed once somebody has looked at it and called `add`."""
@@ -217,11 +251,25 @@ class CheckpointChooser(QWidget):
         at = next((at for at, candidate in enumerate(self._candidates) if candidate.path == chosen), -1)
         if at < 0 and self._candidates:
             at = usable[0] if usable else 0
-        self._combo.setCurrentIndex(at)
+        self._combo.blockSignals(False)
+        if at < 0 or self._candidates[at].path != chosen:
+            self._chosen_by_hand = False  # what was chosen is gone
+        self._show(at)
+
+    def _show(self, index: int) -> None:
+        self._combo.blockSignals(True)
+        self._combo.setCurrentIndex(index)
         self._combo.blockSignals(False)
         self._on_index()
 
-    def _on_index(self, _index: int = 0) -> None:
+    def _on_activated(self, _index: int) -> None:
+        self._chosen_by_hand = True
+
+    def _on_choice(self, _index: int) -> None:
+        self._chosen_by_hand = True
+        self._on_index()
+
+    def _on_index(self) -> None:
         candidate = self.candidate
         picked = self._presets.get(candidate.path) if candidate is not None else None
         self.names.offer(candidate.presets if candidate is not None else {}, picked)
@@ -304,9 +352,16 @@ def find_checkpoints(user_folder: Path | None) -> list[Candidate]:
     from napari_transunet.checkpoints.catalogue import list_checkpoints
 
     return [
-        Candidate.from_report(entry.report, name=entry.name, title=entry.title)
+        Candidate.from_report(entry.report, name=entry.name, title=entry.title, shipped=entry.shipped)
         for entry in list_checkpoints(user_folder)
     ]
+
+
+def find_default() -> Path | None:
+    """The checkpoint to begin with. Loads torch: not for the GUI thread."""
+    from napari_transunet.checkpoints.catalogue import default_checkpoint
+
+    return default_checkpoint()
 
 
 def look_at(path: Path) -> Candidate:

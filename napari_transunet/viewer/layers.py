@@ -21,6 +21,7 @@ from napari_transunet.errors import SizeError, VolumeError
 from napari_transunet.files import available_memory
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.values import looks_like_ct, sampled
 from napari_transunet.volumes.volume import Source, Volume
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ LABEL_OPACITY = 0.6
 UNNAMED_COLOR = (0.75, 0.75, 0.75, 1.0)  # a label that nobody named must still be seen when it is painted
 
 _GRAIN = 2.0**24  # placements are multiples of 2**-24 mm, so that napari's slice count comes out exact
-_SAMPLES = 200_000
 _MATCH = 1e-4
 
 LayerTuple = tuple[Any, dict[str, Any], str]
@@ -180,19 +180,11 @@ def contrast_limits(volume: Volume) -> tuple[float, float]:
     """Abdominal window for CT, the 0.5 and 99.5 percentiles of a sample of the voxels otherwise."""
     if volume.modality == "CT" or (volume.modality is None and looks_like_ct(volume.data)):
         return ABDOMINAL_WINDOW
-    sample = _sample(volume.data)
+    sample = sampled(volume.data)
     if sample.size == 0:
         return (0.0, 1.0)
     low, high = (float(v) for v in np.percentile(sample, (0.5, 99.5)))
     return (low, high) if high > low else (low, low + 1.0)
-
-
-def looks_like_ct(data: npt.NDArray[Any]) -> bool:
-    """Whether the values look like Hounsfield units: air near -1000 and nothing far above metal."""
-    sample = _sample(data)
-    return bool(sample.size) and bool(
-        sample.min() <= -700 and sample.min() >= -5000 and sample.max() <= 20000
-    )
 
 
 def problem_with(layer: Layer) -> str | None:
@@ -366,17 +358,8 @@ def _load(layer: Layer) -> npt.NDArray[Any]:
     return np.asarray(data)
 
 
-def _sample(data: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """A few evenly spread finite voxels: enough for limits, and fast on the GUI thread."""
-    if data.size == 0:
-        return np.empty(0, np.float32)
-    step = max(1, round((data.size / _SAMPLES) ** (1 / data.ndim)))
-    sample = data[(slice(None, None, step),) * data.ndim].astype(np.float32).ravel()
-    return sample[np.isfinite(sample)]
-
-
 def _value_range(data: npt.NDArray[Any]) -> tuple[float, float]:
-    sample = _sample(data)
+    sample = sampled(data)
     return (float(sample.min()), float(sample.max())) if sample.size else (0.0, 1.0)
 
 

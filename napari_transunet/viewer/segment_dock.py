@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_transunet.errors import TransUNetError
+from napari_transunet.segmentation.suitability import doubt_about, slice_axis_of
 from napari_transunet.viewer.advanced import AdvancedOptions
 from napari_transunet.viewer.background import Chores
 from napari_transunet.viewer.checkpoint_chooser import (
@@ -26,6 +27,7 @@ from napari_transunet.viewer.checkpoint_chooser import (
     CheckpointChooser,
     VariantChooser,
     find_checkpoints,
+    find_default,
     look_at,
 )
 from napari_transunet.viewer.device_chooser import DeviceChooser, find_devices
@@ -47,7 +49,6 @@ from napari_transunet.viewer.results import (
 )
 from napari_transunet.viewer.run import RunOutcome, RunProgress, RunRequest, SegmentationRun
 from napari_transunet.viewer.run_bar import RunBar
-from napari_transunet.viewer.suitability import doubt_about, slice_axis_of
 from napari_transunet.viewer.volume_chooser import VolumeChooser
 from napari_transunet.viewer.wording import (
     edits_sentence,
@@ -303,8 +304,15 @@ class SegmentDock(QWidget):
     def _list_checkpoints(self) -> None:
         folder = load_preferences().checkpoint_folder
         self._chores.run(
-            lambda: find_checkpoints(folder), self.checkpoint.show_candidates, self._on_no_checkpoints
+            lambda: (find_checkpoints(folder), find_default()),
+            self._on_checkpoints,
+            self._on_no_checkpoints,
         )
+
+    def _on_checkpoints(self, found: tuple[list[Candidate], Path | None]) -> None:
+        candidates, default = found
+        self.checkpoint.show_candidates(candidates, prefer=default)
+        self._suggest_checkpoint()
 
     def _on_no_checkpoints(self, error: Exception) -> None:
         self.checkpoint.show_candidates([])
@@ -329,7 +337,14 @@ class SegmentDock(QWidget):
 
     def _on_volume(self) -> None:
         self.question.withdraw()
+        self._suggest_checkpoint()
         self._refresh()
+
+    def _suggest_checkpoint(self) -> None:
+        """Choose what fits the volume, where that can be told without computing its voxels."""
+        image = self.volume.layer
+        if image is not None and self.volume.problem is None and not is_lazy(image):
+            self.checkpoint.suggest_for(volume_of(image))
 
     def _on_checkpoint(self) -> None:
         self.question.withdraw()

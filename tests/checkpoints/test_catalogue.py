@@ -11,6 +11,7 @@ import torch
 from napari_transunet.checkpoints import catalogue
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.catalogue import (
+    DEFAULT_CHECKPOINT,
     FOLDER_VARIABLE,
     default_checkpoint,
     list_checkpoints,
@@ -85,11 +86,15 @@ def test_a_name_that_is_taken_is_told_apart(folders: tuple[Path, Path], small_ne
     assert resolve_checkpoint("abdomen.safetensors") == user / "abdomen.safetensors"
 
 
-def test_the_default_is_shipped(folders: tuple[Path, Path]) -> None:
-    shipped, _ = folders
-    assert default_checkpoint() == shipped / "abdomen.safetensors"
-    (shipped / "abdomen.safetensors").unlink()
+def test_the_default_is_shipped_and_named_not_the_first(
+    folders: tuple[Path, Path], small_net: TransUNet
+) -> None:
+    shipped, user = folders
+    save_checkpoint(user / f"{DEFAULT_CHECKPOINT}.safetensors", small_net)
     assert default_checkpoint() is None
+    save_checkpoint(shipped / f"{DEFAULT_CHECKPOINT}.safetensors", small_net)
+    assert next(entry.name for entry in list_checkpoints()) == "abdomen"
+    assert default_checkpoint() == shipped / f"{DEFAULT_CHECKPOINT}.safetensors"
 
 
 def test_a_user_folder_that_is_not_there_is_empty(
@@ -107,3 +112,14 @@ def test_the_checkout_ships_its_weights() -> None:
     shipped = catalogue.shipped_folder()
     assert shipped is not None
     assert shipped.name == "weights"
+    assert default_checkpoint() == shipped / f"{DEFAULT_CHECKPOINT}.safetensors"
+
+
+def test_what_the_checkout_ships_says_what_it_is_for(tmp_path: Path) -> None:
+    for entry in list_checkpoints(tmp_path):
+        assert entry.ok, entry.problem
+        assert entry.card is not None
+        assert entry.card.modality is not None
+        assert entry.card.label_names
+        # Values tell CT alone. Any other checkpoint is chosen by the size of what it was trained on.
+        assert entry.card.modality == "CT" or entry.card.extent is not None

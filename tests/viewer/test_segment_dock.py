@@ -512,6 +512,89 @@ def test_a_volume_that_is_not_ct_is_asked_about(dock):
     assert "mr labels" in dock.viewer.layers
 
 
+@pytest.fixture
+def two_shipped(
+    viewer: Any, qtbot: Any, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Dock:
+    """A dock where nobody has chosen a checkpoint. Shipped are one for crops in MR, the first by name, and one for CT."""
+    from napari_transunet.checkpoints import catalogue
+
+    shipped = tmp_path / "weights"
+    shipped.mkdir()
+    (shipped / f"{catalogue.DEFAULT_CHECKPOINT}.safetensors").write_bytes(
+        (checkpoints / "three.safetensors").read_bytes()
+    )
+    net = TransUNet("testing", num_classes=3, img_size=32)
+    card = default_card(
+        net, labels={1: "anterior", 2: "posterior"}, title="Crops, MR", modality="MR",
+        normalisation="percentiles", extent=(48, 60, 60),
+    )  # fmt: skip
+    save_checkpoint(shipped / "a-first.safetensors", net, card)
+    (tmp_path / "mine").mkdir()
+    save_checkpoint(tmp_path / "mine" / "mine.safetensors", net, card.updated(title="My own"))
+    monkeypatch.setattr(catalogue, "shipped_folder", lambda: shipped)
+    monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(tmp_path / "mine"))
+    _container, widget = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
+    helper = Dock(viewer, widget, qtbot)
+    helper.until(lambda: bool(widget.checkpoint.candidates))
+    return helper
+
+
+def _add_mr(dock: Dock, shape: tuple[int, int, int] = SHAPE, name: str = "mr") -> Any:
+    values = np.random.default_rng(0).integers(0, 900, shape).astype(np.uint16)
+    return dock.viewer.add_image(values, name=name, contrast_limits=(0, 900))
+
+
+def _chosen(dock: Dock) -> str:
+    return dock.widget.findChild(QComboBox, "checkpoint").currentText()
+
+
+def test_the_shipped_checkpoint_that_fits_the_volume_is_chosen(two_shipped):
+    dock = two_shipped
+    assert _chosen(dock) == "Three organs, CT"  # named, not the first in the list
+    _add_mr(dock)
+    assert _chosen(dock) == "Crops, MR"
+    assert "MR" in dock.widget.findChild(QLabel, "checkpoint_info").text()
+    dock.add(name="ct")
+    assert _chosen(dock) == "Three organs, CT"
+    dock.choose("volume", "mr")
+    assert _chosen(dock) == "Crops, MR"
+    _add_mr(dock, (20, 200, 200), "head")
+    assert _chosen(dock) == "Crops, MR"  # nothing fits, so nothing changes
+    dock.press("segment_volume")
+    assert "was trained on volumes of at most" in dock.question
+
+
+@pytest.mark.parametrize("choice", ["Three organs, CT", "My own"])
+def test_a_checkpoint_that_a_person_chose_stays(two_shipped, choice):
+    dock = two_shipped
+    combo = dock.widget.findChild(QComboBox, "checkpoint")
+    if _chosen(dock) == choice:
+        combo.activated.emit(combo.currentIndex())  # picked in the list, though it was chosen already
+    else:
+        dock.choose("checkpoint", choice)
+    for add in (_add_mr, Dock.add):
+        add(dock)
+        assert _chosen(dock) == choice
+
+
+def test_a_checkpoint_that_a_person_browsed_for_stays(two_shipped, checkpoints):
+    dock = two_shipped
+    dock.widget.add_checkpoint(checkpoints / "three.safetensors")
+    dock.until(lambda: dock.widget.checkpoint.candidate.path == checkpoints / "three.safetensors")
+    _add_mr(dock)
+    assert dock.widget.checkpoint.candidate.path == checkpoints / "three.safetensors"
+
+
+def test_a_volume_that_was_there_first_gets_its_checkpoint_too(two_shipped, viewer):
+    dock = two_shipped
+    _add_mr(dock)
+    viewer.window.remove_dock_widget("all")
+    _container, widget = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
+    dock.until(lambda: widget.checkpoint.candidate is not None)
+    assert widget.checkpoint.candidate.title == "Crops, MR"
+
+
 def test_choosing_another_volume_takes_the_question_back(dock):
     dock.add(name="ct")
     rng = np.random.default_rng(0)
