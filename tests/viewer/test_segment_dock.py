@@ -516,7 +516,7 @@ def test_a_volume_that_is_not_ct_is_asked_about(dock):
 def two_shipped(
     viewer: Any, qtbot: Any, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Dock:
-    """A dock where nobody has chosen a checkpoint. Shipped are one for crops in MR, the first by name, and one for CT."""
+    """A dock where nobody chose a checkpoint. Shipped are one for crops in MR, the first by name, and one for CT."""
     from napari_transunet.checkpoints import catalogue
 
     shipped = tmp_path / "weights"
