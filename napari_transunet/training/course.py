@@ -194,6 +194,8 @@ def train_checkpoint(
     """
     lightning = lightning_or_sentence()
     machine, told = machine or Machine(), told or Told()
+    if not is_first_process():
+        told = Told(cancelled=told.cancelled)  # the first one tells the same
     folder = run_folder(out)
     dtype: Literal["float16"] | None = "float16" if half else None
     classes, names = classes_of(course)

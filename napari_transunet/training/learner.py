@@ -94,8 +94,12 @@ class Learner(lightning.LightningModule):
         return DataLoader(range(self.plan.round_steps), batch_size=None)  # type: ignore[arg-type]
 
     def val_dataloader(self) -> DataLoader[int]:
-        """The numbers of this process's share of the validation cases."""
-        share = range(self.global_rank, len(self._validation), self.trainer.world_size)
+        """The numbers of this process's share of the validation cases.
+
+        All processes have as many, since they ask each other after each; numbers beyond the last case stand for none.
+        """
+        world = self.trainer.world_size
+        share = range(self.global_rank, world * math.ceil(len(self._validation) / world), world)
         return DataLoader(share, batch_size=None)  # type: ignore[arg-type]
 
     def training_step(self, *_: object) -> Tensor:
@@ -115,11 +119,11 @@ class Learner(lightning.LightningModule):
             images, labels = self.recipe.augment(images, labels)
         logits: Tensor = self.net(images.contiguous(memory_format=torch.channels_last))
         loss: Tensor = self.loss_of(logits.float(), labels[:, None].long())
-        if not torch.isfinite(loss):
+        # All processes stop, or none: one that went on alone would wait for the others for ever.
+        if not self.trainer.strategy.reduce_boolean_decision(bool(torch.isfinite(loss))):
             raise InputError(
-                f"The loss is {loss.item()} at step {step + 1}, so the training was stopped; try a lower learning "
-                "rate than "
-                f"{self.recipe.learning_rate:g}, precision float32, or look for damaged values in the images."
+                f"The loss is not finite at step {step + 1}, so the training was stopped; try a lower learning rate "
+                f"than {self.recipe.learning_rate:g}, precision float32, or look for damaged values in the images."
             )
         self.log("loss", loss.detach(), on_step=True, on_epoch=False)
         return loss
@@ -146,7 +150,7 @@ class Learner(lightning.LightningModule):
 
     def validation_step(self, number: int, _: int) -> None:
         """Dice of each class of one case, at the network's size."""
-        if self.stopped:
+        if self.stopped or number >= len(self._validation):
             return
         case = self._validation[int(number)]
         counts = torch.zeros(3, 1, device=self.device)
