@@ -25,8 +25,8 @@ from rich.text import Text
 
 from napari_transunet.cli.options import ChannelOption, OverwriteOption, check_target, image_size
 from napari_transunet.cli.printing import number, print_table
-from napari_transunet.cli.reporting import INTERRUPTED, one_line, say
-from napari_transunet.errors import InputError
+from napari_transunet.cli.reporting import BAD_INPUT, INTERRUPTED, one_line, say
+from napari_transunet.errors import InputError, TransUNetError
 
 if TYPE_CHECKING:
     from napari_transunet.training.callbacks import Progress as TrainingProgress
@@ -248,6 +248,7 @@ def train(
     for --resume, logs (CSV, TensorBoard), the split, scores, and pictures of the worst and the median case. Ctrl-C
     keeps what was learnt.
     """
+    from napari_transunet.training.cases import PreparationCancelled
     from napari_transunet.training.course import Course, Machine, Preparation, Told, train_checkpoint
     from napari_transunet.training.datasets import open_dataset
 
@@ -296,21 +297,31 @@ def train(
         init_cnn=init_cnn,
     )
     with _interruptible() as cancelled, _Display() as display:
-        trained = train_checkpoint(
-            course,
-            out,
-            machine=Machine(device, precision, devices, nodes, compiled),
-            half=half,
-            resume=resume,
-            overwrite=overwrite,
-            told=Told(display.stage, display.counted, display.trained, cancelled),
-        )
+        try:
+            trained = train_checkpoint(
+                course,
+                out,
+                machine=Machine(device, precision, devices, nodes, compiled),
+                half=half,
+                resume=resume,
+                overwrite=overwrite,
+                told=Told(display.stage, display.counted, display.trained, cancelled),
+            )
+        except PreparationCancelled:
+            raise typer.Exit(INTERRUPTED) from None
+        except TransUNetError:
+            if _is_first():
+                raise
+            raise typer.Exit(BAD_INPUT) from None  # the first process tells the same
     if trained is None:
         return
     if trained.outcome.cancelled:
         say(f"Stopped after {trained.outcome.steps} steps; what was learnt is in {out}. --resume goes on.")
         raise typer.Exit(INTERRUPTED)
     _report(trained)
+    if cancelled():
+        say(f"Stopped before {out} was scored; --resume does it.")
+        raise typer.Exit(INTERRUPTED)
 
 
 def _is_first() -> bool:
@@ -398,7 +409,8 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         if pressed:
             raise KeyboardInterrupt
         pressed = True
-        say("Stopping after this step; Ctrl-C again stops at once.")
+        if _is_first():
+            say("Stopping after this step; Ctrl-C again stops at once.")
 
     before = signal.signal(signal.SIGINT, press)
     try:
@@ -421,7 +433,7 @@ class _Display:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not (console.is_terminal and _is_first()),
         )
         self._task = self._bar.add_task("", total=None, visible=False)
         self._next_line = _LINE_SECONDS

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from napari_transunet.errors import FileProblem
+from napari_transunet.errors import FileProblem, TransUNetError
 from napari_transunet.files import atomic_path
 from napari_transunet.training.learner import VALIDATION_DICE, Learner
 from napari_transunet.training.pictures import overlaid
@@ -90,13 +90,24 @@ class Best(lightning.Callback):
         self.weights = {
             key: value.detach().cpu().clone() for key, value in learner.result.state_dict().items()
         }
-        if not trainer.is_global_zero:
-            return
+        problem = None
+        if trainer.is_global_zero:
+            try:
+                self._write(learner.result, dice)
+            except (TransUNetError, OSError) as error:
+                problem = error
+        # All processes stop, or none: one that went on alone would wait for the others for ever.
+        problem = trainer.strategy.broadcast(problem)
+        if problem is not None:
+            raise problem
+
+    def _write(self, net: nn.Module, dice: float | None) -> None:
+        assert self.weights is not None
         if self._folder is not None:
             with atomic_path(self._folder / BEST, overwrite=True) as temporary:
                 save_file({key: value.contiguous() for key, value in self.weights.items()}, temporary)
         if self._told is not None:
-            self._told(learner.result, dice)
+            self._told(net, dice)
 
 
 class State(lightning.Callback):

@@ -377,6 +377,8 @@ def _make_folder(folder: Path, course: Course, *, resume: bool, overwrite: bool)
             raise FileProblem(
                 f"There is no training to resume in {folder}; start it without --resume."
             ) from error
+        if not isinstance(before, dict):
+            raise FileProblem(f"{file} is damaged; start the training anew with --overwrite.")
         if changed := [key for key in settings if settings[key] != before.get(key)]:
             raise InputError(
                 f"The training in {folder} was started with another {' and '.join(changed)}; give the same options "
@@ -442,6 +444,8 @@ def _scored(
         load_checkpoint(out).model, device=machine.device, precision=machine.precision, card=used
     )
     scores = score_volumes(predictor, volumes, classes, progress=told.done, cancelled=told.cancelled)
+    if told.cancelled is not None and told.cancelled():
+        return card, {}, None
     finished = card.updated(scores={part: card_scores(scores, names)})
     _write(folder / "scores.json", json.dumps({part: _plain_scores(scores)}, indent=2))
     by_name = {case.name: case for case in volumes}

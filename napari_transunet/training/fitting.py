@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -136,7 +137,8 @@ def fit(
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        trainer.fit(learner, ckpt_path=str(last) if resume else None, weights_only=True)
+        with _interrupts():
+            trainer.fit(learner, ckpt_path=str(last) if resume else None, weights_only=True)
     net._compiled_call_impl = None  # what was compiled is the training step
     net.load_state_dict((best.weights if validation else None) or learner.result.state_dict())
     net.cpu().eval()
@@ -167,10 +169,29 @@ def lightning_or_sentence() -> Any:
 
 
 @contextlib.contextmanager
+def _interrupts() -> Iterator[None]:
+    """Ctrl-C ends what the caller does, not the process as Lightning would have it, and goes on to be heard."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, before)
+        raise KeyboardInterrupt from None
+
+
+@contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """Keep Lightning's remarks about hardware, workers and intervals from the console; errors still come through."""
     loggers = [
-        logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")
+        logging.getLogger(name)
+        for name in (
+            "pytorch_lightning",
+            "lightning_fabric",
+            "lightning.pytorch",
+            "lightning.fabric",
+        )
     ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
