@@ -198,6 +198,8 @@ def train_checkpoint(
         told = Told(cancelled=told.cancelled)  # the first one tells the same
     folder = run_folder(out)
     dtype: Literal["float16"] | None = "float16" if half else None
+    if is_first_process():
+        _check_folder(folder, course, resume=resume, overwrite=overwrite)
     classes, names = classes_of(course)
     card = blank_card(course, names)
     net = TransUNet(card.variant, card.num_classes, card.img_size, card.n_skip, dropout=course.recipe.dropout)
@@ -214,7 +216,7 @@ def train_checkpoint(
     )
     training, validation = (course.split.part(cases, part) for part in ("training", "validation"))
     if is_first_process():
-        _make_folder(folder, course, resume=resume, overwrite=overwrite)
+        _make_folder(folder, course, resume=resume)
     plan = course.recipe.plan(sum(len(case) for case in training))
     device = resolve_device(machine.device)
     precision = str(resolve_precision(machine.precision, device)).removeprefix("torch.")
@@ -305,14 +307,20 @@ def blank_card(course: Course, names: Mapping[int, str]) -> ModelCard:
             f"Nothing tells the modality of {dataset.path}; say --modality CT, MR or another, as in DICOM."
         )
     knows_orientation = first.source.format not in ("npy", "npz", "HDF5", "TIFF", "Synapse slices")
-    classes = len(classes_of(course)[0])
+    classes, _ = classes_of(course)
+    codes = {classes[value]: code for value, code in dataset.codes.items() if value in classes}
     fields = {
         "variant": wanted.variant,
-        "num_classes": classes,
+        "num_classes": len(classes),
         "img_size": wanted.img_size or _fitting_size(first),
         "n_skip": wanted.n_skip,
         "labels": [
-            {"value": label.value, "name": label.name, "color": label.color}
+            {
+                "value": label.value,
+                "name": label.name,
+                "color": label.color,
+                "snomed": codes.get(label.value),
+            }
             for label in LabelSet.from_names(names)
         ],
         "modality": modality,
@@ -366,11 +374,11 @@ def is_first_process() -> bool:
     return all(int(os.environ.get(name, "0") or 0) == 0 for name in ("LOCAL_RANK", "NODE_RANK"))
 
 
-def _make_folder(folder: Path, course: Course, *, resume: bool, overwrite: bool) -> None:
-    """The folder with what the course is, or a check that it is the same."""
-    settings = course.settings()
+def _check_folder(folder: Path, course: Course, *, resume: bool, overwrite: bool) -> None:
+    """Fail before the work where an earlier training is in the way, or is another than the one to resume."""
     file = folder / SETTINGS
     if resume:
+        settings = course.settings()
         try:
             before = json.loads(file.read_text())
         except (OSError, ValueError) as error:
@@ -384,18 +392,23 @@ def _make_folder(folder: Path, course: Course, *, resume: bool, overwrite: bool)
                 f"The training in {folder} was started with another {' and '.join(changed)}; give the same options "
                 "to resume it, or start anew with --overwrite."
             )
-        return
-    if folder.exists() and not overwrite:
+    elif folder.exists() and not overwrite:
         raise FileProblem(
             f"{folder} holds an earlier training; --resume goes on with it, --overwrite starts anew."
         )
+
+
+def _make_folder(folder: Path, course: Course, *, resume: bool) -> None:
+    """The folder, with what the course is."""
+    if resume:
+        return
     try:
         folder.mkdir(exist_ok=True)
         for state in ("last.ckpt", "best.safetensors"):
             (folder / state).unlink(missing_ok=True)
     except OSError as error:
         raise FileProblem(f"Cannot write to {folder}: {error.strerror or error}.") from error
-    _write(file, json.dumps(settings, indent=2))
+    _write(folder / SETTINGS, json.dumps(course.settings(), indent=2))
     _write(folder / SPLIT, course.split.to_json())
 
 

@@ -29,6 +29,7 @@ class Description:
     names : foreground label value → name; empty where nothing names them
     channels : channel number → name
     title, licence, source : in the authors' words, each in one line
+    codes : label value → SNOMED CT code, from `snomed`, a field of this project's own
     """
 
     names: Mapping[int, str] = field(default_factory=dict)
@@ -36,6 +37,7 @@ class Description:
     title: str | None = None
     licence: str | None = None
     source: str | None = None
+    codes: Mapping[int, str] = field(default_factory=dict)
 
     def modality(self, channel: int | None) -> str | None:
         """As DICOM calls it ("CT", "MR"): of that channel, or of all where they agree; None where unknown."""
@@ -62,6 +64,7 @@ def read_description(folder: Path) -> Description:
         _text(content, "name", "description"),
         _text(content, "licence", "license"),
         _text(content, "reference", "source"),
+        _codes(content.get("snomed", {}), path),
     )
 
 
@@ -137,6 +140,19 @@ def _names(labels: object, path: Path) -> dict[int, str]:
             raise DatasetError(f"{path} names the label {value} twice, {names[value]!r} and {name!r}.")
         names[value] = name
     return checked_names(names, str(path))
+
+
+def _codes(codes: object, path: Path) -> dict[int, str]:
+    """The field `snomed`: {"1": "10200004"}."""
+    if not isinstance(codes, Mapping):
+        raise DatasetError(f'{path}: "snomed" must be an object such as {{"1": "10200004"}}; correct it.')
+    found: dict[int, str] = {}
+    for key, code in codes.items():
+        value = _whole(key)
+        if value is None or not re.fullmatch(r"[0-9]{6,18}", str(code)):
+            raise DatasetError(f'{path}: "snomed" holds {key!r}: {code!r}, not a label value and a code.')
+        found[value] = str(code)
+    return found
 
 
 def _channels(channels: object, path: Path) -> dict[int, str]:

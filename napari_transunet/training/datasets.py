@@ -65,6 +65,7 @@ class Dataset:
     scaled : whether the values were scaled to 0..1 already, as in Synapse's layout
     test : patients whom the dataset itself sets aside for testing
     title, licence, source : from `dataset.json`, where it has them
+    codes : label value → SNOMED CT code, from `dataset.json` too
     """
 
     path: Path
@@ -77,6 +78,7 @@ class Dataset:
     title: str | None = None
     licence: str | None = None
     source: str | None = None
+    codes: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -136,6 +138,7 @@ def open_dataset(
         about.title,
         about.licence,
         about.source,
+        about.codes,
     )
 
 

@@ -45,7 +45,7 @@ def score_volumes(
     for done, case in enumerate(cases):
         if cancelled is not None and cancelled():
             break
-        image, reference = _image_and_reference(case, classes)
+        image, reference = image_and_reference(case, classes)
         scores[case.name] = evaluate(
             predictor.predict(image),
             reference,
@@ -98,7 +98,7 @@ def picture_of(predictor: Predictor, case: LabelledVolume, classes: Mapping[int,
 
     Slices lie as the card's orientation says, with square pixels.
     """
-    image, reference = _image_and_reference(case, classes)
+    image, reference = image_and_reference(case, classes)
     predicted = predictor.predict(image)
     turn = Reorientation.between(image.geometry, predictor.card.orientation or image.geometry.axis_codes)
     data, reference, predicted = (turn.apply(array) for array in (image.data, reference, predicted))
@@ -118,7 +118,7 @@ def picture_of(predictor: Predictor, case: LabelledVolume, classes: Mapping[int,
     return torch.cat([bare, true, found], dim=2)
 
 
-def _image_and_reference(
+def image_and_reference(
     case: LabelledVolume, classes: Mapping[int, int]
 ) -> tuple[Volume, npt.NDArray[np.uint8]]:
     """The image, and the reference as classes on the image's grid."""
