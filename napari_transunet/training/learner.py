@@ -153,7 +153,7 @@ class Learner(lightning.LightningModule):
         if self.stopped or number >= len(self._validation):
             return
         case = self._validation[int(number)]
-        counts = torch.zeros(3, 1, device=self.device)
+        counts = torch.zeros(3, 1, dtype=torch.long, device=self.device)
         middle = int(case.labels.flatten(1).count_nonzero(1).argmax())
         for begin in range(0, len(case), max(1, self.recipe.batch)):
             images, labels = case_batch(case, begin, self.recipe.batch, self.recipe.context)
@@ -221,7 +221,7 @@ def overlap(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     counts = torch.stack(
         (both, torch.bincount(first, minlength=classes), torch.bincount(second, minlength=classes))
     )
-    return counts[:, 1:].double()
+    return counts[:, 1:]
 
 
 def dice_of(counts: Tensor) -> Tensor:
