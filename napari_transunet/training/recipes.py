@@ -37,7 +37,7 @@ class Recipe:
     schedule : "polynomial" ((1 − done) to the power 0.9) or "cosine", both to zero at the end
     warmup : share of the steps over which the learning rate rises linearly
     batch, epochs : slices a step, over all devices; and passes over the training slices
-    steps : optimiser steps in all, in place of `epochs`
+    steps : optimiser steps in all, in place of `epochs`; a few more, so that all rounds are of one length
     ema : decay of the averaged weights, which are then the result; None for the weights themselves
     foreground : share of slices drawn from those that hold a label, each case alike; None takes every slice once a pass
     background_in_dice : whether the Dice loss has a term for the background
