@@ -116,6 +116,14 @@ def train(
             rich_help_panel=_WHAT,
         ),
     ] = "1",
+    crops: Annotated[
+        bool,
+        typer.Option(
+            "--crops",
+            help="The volumes are crops around a structure; the card then says how large, and others are doubted.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = False,
     recipe: Annotated[str, typer.Option(metavar="default|paper", rich_help_panel=_HOW)] = "default",
     variant: Annotated[
         str, typer.Option(metavar="NAME", help="See the command variants.", rich_help_panel=_HOW)
@@ -235,7 +243,7 @@ def train(
         bool,
         typer.Option(
             "--compile",
-            help="Compile the training step: minutes at the start, then up to twice as fast.",
+            help="Compile the training step; it takes minutes at the start, and pays on long trainings alone.",
             rich_help_panel=_WHERE,
         ),
     ] = False,
@@ -286,6 +294,7 @@ def train(
             resize=resize,
             spacing=_pair(spacing, "--spacing"),
             planes=_one_or_three(planes, "--planes"),
+            crops=crops,
             name=out.stem,
             title=title,
             licence=licence,

@@ -30,6 +30,7 @@ from napari_transunet.training.pictures import write_png
 from napari_transunet.training.recipes import DEFAULT, Recipe
 from napari_transunet.training.scoring import card_scores, picture_of, score_volumes, worst_and_median
 from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.orientation import Reorientation
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,7 +52,8 @@ _LISTED_PATIENTS = 40
 class Preparation:
     """How volumes become the network's slices; what is None is chosen by the dataset (`blank_card`).
 
-    The fields are those of the model card.
+    The fields are those of the model card, except for `crops`: whether the volumes are crops around a structure, so
+    that the card's `extent` says how large they are.
     """
 
     variant: str = "R50-ViT-Ti_16"
@@ -64,6 +66,7 @@ class Preparation:
     resize: Literal["squash", "pad"] = "squash"
     spacing: tuple[float, float] | None = None
     planes: Literal[1, 3] = 1
+    crops: bool = False
     name: str | None = None
     title: str | None = None
     licence: str | None = None
@@ -338,9 +341,22 @@ def blank_card(course: Course, names: Mapping[int, str]) -> ModelCard:
         "source": wanted.source or dataset.source,
         "limits": wanted.limits,
     }
-    return ModelCard.from_mapping(
+    card = ModelCard.from_mapping(
         {key: value for key, value in fields.items() if value is not None}, origin="This model's card"
     )
+    return card.updated(extent=_largest_extent(course, card)) if wanted.crops else card
+
+
+def _largest_extent(course: Course, card: ModelCard) -> tuple[float, float, float]:
+    """mm along (z, y, x) in the card's orientation, of the largest training volume along each."""
+    lengths = []
+    for case in course.split.part(course.dataset.cases, "training"):
+        geometry = case.read()[0].geometry
+        turn = Reorientation.between(geometry, card.orientation or geometry.axis_codes)
+        geometry = geometry.reoriented(turn.axes, turn.flips)
+        lengths.append([count * step for count, step in zip(geometry.shape, geometry.spacing, strict=True)])
+    z, y, x = (round(max(along), 1) for along in zip(*lengths, strict=True))
+    return z, y, x
 
 
 def _fitting_size(first: Volume) -> tuple[int, int]:

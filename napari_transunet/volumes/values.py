@@ -20,10 +20,13 @@ def sampled(data: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 
 def looks_like_ct(data: npt.NDArray[Any]) -> bool:
-    """Whether the values look like Hounsfield units: air near -1000 and nothing far above metal."""
+    """Whether the values look like Hounsfield units: fat or air, and nothing far above metal.
+
+    Fat lies about -100, so that scans whose air was cropped or clipped away count too.
+    """
     sample = sampled(data)
     return bool(sample.size) and bool(
-        sample.min() <= -700 and sample.min() >= -5000 and sample.max() <= 20000
+        sample.min() <= -100 and sample.min() >= -5000 and sample.max() <= 20000
     )
 
 
