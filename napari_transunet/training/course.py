@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 from napari_transunet import __version__
 from napari_transunet.checkpoints.card import ModelCard
 from napari_transunet.checkpoints.catalogue import resolve_checkpoint
@@ -205,8 +207,12 @@ def train_checkpoint(
         _check_folder(folder, course, resume=resume, overwrite=overwrite)
     classes, names = classes_of(course)
     card = blank_card(course, names)
-    net = TransUNet(card.variant, card.num_classes, card.img_size, card.n_skip, dropout=course.recipe.dropout)
-    origin = _initialised(net, course, names)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(course.recipe.seed)
+        net = TransUNet(
+            card.variant, card.num_classes, card.img_size, card.n_skip, dropout=course.recipe.dropout
+        )
+        origin = _initialised(net, course, names)
     told.stage(f"Reading {len(course.dataset.cases)} cases.")
     cases = prepare_cases(
         course.dataset.cases,
