@@ -205,6 +205,8 @@ def train_checkpoint(
     dtype: Literal["float16"] | None = "float16" if half else None
     if is_first_process():
         _check_folder(folder, course, resume=resume, overwrite=overwrite)
+    device = resolve_device(machine.device)
+    precision = str(resolve_precision(machine.precision, device)).removeprefix("torch.")
     classes, names = classes_of(course)
     card = blank_card(course, names)
     with torch.random.fork_rng(devices=()):
@@ -227,8 +229,6 @@ def train_checkpoint(
     if is_first_process():
         _make_folder(folder, course, resume=resume)
     plan = course.recipe.plan(sum(len(case) for case in training))
-    device = resolve_device(machine.device)
-    precision = str(resolve_precision(machine.precision, device)).removeprefix("torch.")
     told.stage(
         f"Training {card.variant} on {len(course.split.training)} patients ({sum(map(len, training))} slices of "
         f"{card.img_size[0]}×{card.img_size[1]}), {plan.steps} steps in {plan.rounds} rounds, on {device} "
