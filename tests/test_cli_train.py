@@ -336,7 +336,8 @@ class TestTwoProcesses:
                 moved.append((one[key] - first).flatten())
                 apart.append((two[key] - one[key]).flatten())
         moved, apart = torch.cat(moved), torch.cat(apart)
-        assert 0 < apart.norm() < 0.6 * moved.norm()
+        # This network learns little but how frequent the classes are; tests/training/test_fitting.py has one that does.
+        assert 0 < apart.norm() < 0.05 * moved.norm()
 
     def test_its_card_tells_as_much(self, both):
         cards = [checkpoint.card for _, checkpoint in both[1].values()]

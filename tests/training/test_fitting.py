@@ -226,6 +226,48 @@ class TestResuming:
             fit(pixelwise(), [case()], recipe, validation=[case(1)], folder=tmp_path, resume=True, **ON_CPU)
 
 
+@pytest.mark.slow
+def test_two_processes_learn_nearly_what_one_does(tmp_path: Path) -> None:
+    """The mean of two gradients is that of the whole batch for cross-entropy, and nearly so for Dice."""
+    script = tmp_path / "training.py"
+    script.write_text(
+        textwrap.dedent("""
+            import sys
+            from dataclasses import replace
+            from pathlib import Path
+            from safetensors.torch import save_file
+            from torch import nn
+            from napari_transunet.training.fitting import fit
+            from napari_transunet.training.recipes import PAPER
+            from tests.training.samples import ON_CPU, STILL, case, pixelwise
+
+            folder, devices = Path(sys.argv[1]), int(sys.argv[2])
+            net = pixelwise(channels=1)
+            net.layers[1] = nn.Identity()  # a batch norm sees its own process's slices only
+            first = {key: value.clone() for key, value in net.state_dict().items()}
+            recipe = replace(PAPER, augmentation=STILL, steps=40, batch=12, learning_rate=0.1)
+            outcome = fit(net, [case(0), case(1)], recipe, validation=[case(2)], devices=devices, **ON_CPU)
+            if outcome.main:
+                save_file(first, folder / "first.safetensors")
+                save_file(net.state_dict(), folder / f"{devices}.safetensors")
+        """)
+    )
+    for devices in (1, 2):
+        subprocess.run(
+            [sys.executable, script, tmp_path, str(devices)],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            timeout=120,
+            check=True,
+        )
+    first, one, two = (
+        torch.cat(
+            [value.flatten() for _, value in sorted(load_file(tmp_path / f"{name}.safetensors").items())]
+        )
+        for name in ("first", "1", "2")
+    )
+    assert 0 < (two - one).norm() < 0.01 * (one - first).norm()
+
+
 def test_cancelling_acts_within_one_step() -> None:
     stop = threading.Event()
     asked = 0
