@@ -487,6 +487,10 @@ class _Display:
             say(f"Step {progress.step} of {progress.steps}: {text}; {_duration(progress.remaining)} left.")
 
 
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{math.ceil(seconds)} s"
@@ -502,7 +506,7 @@ def _report(trained: Trained) -> None:
     if not trained.scores:
         return
     names = trained.card.label_set().names
-    table = Table("Label", "Name", title=f"{len(trained.scores)} {trained.part} cases")
+    table = Table("Label", "Name", title=_counted(len(trained.scores), f"{trained.part} case"))
     for heading in ("Dice", "± SD", "worst", "HD95 mm", "NSD 2 mm"):
         table.add_column(heading, justify="right")
     summaries = summarise(trained.scores)
