@@ -116,7 +116,7 @@ class Learner(lightning.LightningModule):
         torch.manual_seed(mixed_seed(self.recipe.seed, step, self.global_rank))
         images, labels = self._slices.batch(chosen[share], distance[share], self.recipe.context, self.device)
         with torch.autocast(self.device.type, enabled=False):
-            images, labels = self.recipe.augment(images, labels)
+            images, labels = self.recipe.augmentation(images, labels)
         logits: Tensor = self.net(images.contiguous(memory_format=torch.channels_last))
         loss: Tensor = self.loss_of(logits.float(), labels[:, None].long())
         # All processes stop, or none: one that went on alone would wait for the others for ever.

@@ -16,8 +16,6 @@ from napari_transunet.training.augmentation import Augmentation, QuarterTurns
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor
-
 MAX_ROUND = 500
 """Steps between two validations, at most; a pass over a large dataset has several."""
 
@@ -106,10 +104,6 @@ class Recipe:
             return (step + 1) / warmup
         done = min(1.0, (step - warmup) / max(1, steps - warmup))
         return 0.5 * (1 + math.cos(math.pi * done)) if self.schedule == "cosine" else (1 - done) ** 0.9
-
-    def augment(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) float32 in 0..1 and (B, H, W) uint8 -> the same shapes and types, seen anew."""
-        return self.augmentation(images, labels)
 
     def sentence(self) -> str:
         """The recipe in words, for the model card."""

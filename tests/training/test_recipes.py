@@ -109,6 +109,6 @@ def test_a_recipe_is_told_in_one_sentence(recipe: Recipe) -> None:
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
 def test_views_keep_shapes_and_types(recipe: Recipe) -> None:
     one = case()
-    images, labels = recipe.augment(one.planes[:, None].float(), one.labels)
+    images, labels = recipe.augmentation(one.planes[:, None].float(), one.labels)
     assert (images.shape, images.dtype) == ((6, 1, 32, 32), torch.float32)
     assert (labels.shape, labels.dtype) == ((6, 32, 32), torch.uint8)
