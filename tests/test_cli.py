@@ -275,7 +275,7 @@ def test_segment_chooses_among_shipped_checkpoints_and_says_why(
     [
         ((40, 256, 256), 0, None),  # a head, rather than a crop of one
         ((40, 256, 256), 0, "MR"),
-        ((5, 40, 36), -100, None),  # a CT without air, or anything
+        ((5, 40, 36), -50, None),  # neither fat nor air, so it may be anything
         ((5, 40, 36), 0, "PT"),
     ],
 )

@@ -55,6 +55,10 @@ def test_hounsfield_units_stand_for_ct() -> None:
     assert "looks like CT" in (doubt_about(unknown, MR) or "")
 
 
+def test_a_ct_whose_air_was_clipped_away_is_still_one() -> None:
+    assert "looks like CT (values -125 to 275)" in (reason_to_choose(volume_of(low=-125, high=275), CT) or "")
+
+
 def test_a_crop_of_unknown_modality_gets_a_checkpoint_that_knows_crops() -> None:
     reason = reason_to_choose(volume_of(), CROPS)
     assert reason is not None
@@ -68,7 +72,7 @@ def test_a_crop_of_unknown_modality_gets_a_checkpoint_that_knows_crops() -> None
     [
         volume_of((24, 256, 256)),  # a head
         volume_of((36, 50, 35), spacing=(5.0, 1.0, 1.0)),
-        volume_of(low=-100, high=300),  # a CT without air, or anything
+        volume_of(low=-50, high=300),  # neither fat nor air, so it may be anything
         volume_of(low=np.nan, high=np.nan),
     ],
 )
