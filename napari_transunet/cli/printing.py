@@ -9,6 +9,14 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -59,3 +67,19 @@ def print_facts(facts: Mapping[str, Any]) -> None:
         )
         table.add_row(key.replace("_", " "), Text(one_line("–" if text is None else text)))
     print_table(table)
+
+
+def progress_bar(*, wanted: bool = True) -> Progress:
+    """A bar with an ETA on stderr, which goes when it is done; nothing where stderr is no terminal."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not (wanted and console.is_terminal),
+    )

@@ -11,15 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from napari_transunet import __version__
 from napari_transunet.cli.options import (
@@ -31,6 +22,7 @@ from napari_transunet.cli.options import (
     image_size,
     read,
 )
+from napari_transunet.cli.printing import progress_bar
 from napari_transunet.cli.reporting import BAD_INPUT, one_line, say, sentence_of
 from napari_transunet.errors import InputError
 
@@ -286,15 +278,6 @@ def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrit
 @contextmanager
 def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
     """A bar with an ETA on stderr; nothing where stderr is no terminal."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with progress_bar() as bar:
         task = bar.add_task(one_line(name), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -11,20 +11,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
 from napari_transunet.cli.options import ChannelOption, OverwriteOption, check_target, image_size
-from napari_transunet.cli.printing import number, print_table
+from napari_transunet.cli.printing import number, print_table, progress_bar
 from napari_transunet.cli.reporting import BAD_INPUT, INTERRUPTED, one_line, say
 from napari_transunet.errors import InputError, TransUNetError
 
@@ -432,18 +423,7 @@ class _Display:
     """What happens, on stderr: a bar with an ETA on a terminal, else a line now and then."""
 
     def __init__(self) -> None:
-        console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not (console.is_terminal and _is_first()),
-        )
+        self._bar = progress_bar(wanted=_is_first())
         self._task = self._bar.add_task("", total=None, visible=False)
         self._next_line = _LINE_SECONDS
         self._dice: float | None = None

@@ -88,11 +88,15 @@ def fit(
     Raises
     ------
     InputError
-        No cases; a device or precision that is not here; Lightning is not installed; a loss that is not finite; or
-        nothing to resume.
+        No cases; a batch smaller than the processes; a device or precision that is not here; Lightning is not
+        installed; a loss that is not finite; or nothing to resume.
     """
     if not cases:
         raise InputError("There are no cases to train on.")
+    if recipe.batch < devices * nodes:
+        raise InputError(
+            f"A batch of {recipe.batch} slices cannot be shared among {devices * nodes} processes; make it larger."
+        )
     lightning = lightning_or_sentence()
     from napari_transunet.training.callbacks import LAST, Best, Pictures, State, Watch
     from napari_transunet.training.learner import VALIDATION_DICE, Learner

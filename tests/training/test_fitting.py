@@ -497,6 +497,11 @@ def test_no_cases_are_told() -> None:
         fit(pixelwise(), [], BRIEF, **ON_CPU)
 
 
+def test_more_processes_than_slices_in_a_batch_are_refused() -> None:
+    with pytest.raises(InputError, match="batch of 2 slices cannot be shared among 4"):
+        fit(pixelwise(), [case()], replace(BRIEF, batch=2), devices=2, nodes=2, **ON_CPU)
+
+
 def test_without_lightning_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
     with pytest.raises(InputError, match=r"pip install 'napari-transunet\[train\]'"):
