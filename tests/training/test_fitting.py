@@ -78,6 +78,17 @@ def test_a_few_steps_on_real_cases(recipe: Recipe, variant: Variant, hippocampi:
     assert len(still) < 0.1 * len(before), still
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", [HYBRID, PLAIN], ids=lambda variant: variant.name)
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
+def test_one_pass_over_real_cases(recipe: Recipe, variant: Variant, hippocampi: list[Case]) -> None:
+    brief = recipe.with_changes(epochs=1, batch=12)
+    slices = sum(map(len, hippocampi))
+    outcome = fit(network(variant, 48), hippocampi, brief, **ON_CPU)
+    assert outcome.steps == brief.plan(slices).steps
+    assert outcome.steps * brief.batch >= slices
+
+
 @pytest.mark.parametrize(
     ("variant", "size"),
     [(FINE, 16), pytest.param(HYBRID, 32, marks=pytest.mark.slow)],
