@@ -1,64 +1,101 @@
-"""What is known about one volume's labels: what the network wrote, by which runs, and what a person changed.
+"""What is known about one volume's labels: what the network wrote, what a person changed, and what was looked at.
 
-Edits are found by comparison with the prediction, not by listening to a viewer, so that they are found
-however they were made: brush, fill, undo, another plugin, or a script.
+Edits are found by comparison, not by listening to a viewer, so that they are found however they were made: brush,
+fill, undo, another plugin, or a script. What is compared with is kept in three arrays:
+
+- `prediction`, what the network last said of every voxel;
+- `machine`, what the labels would be if nobody had touched them by hand: the prediction, and what the tools of the
+  correction kit made of it. A voxel that differs from it was edited by hand;
+- `flags`, set when a new run finds a voxel edited. From then on it stays an edit, also where the new prediction
+  happens to agree with it, until a person takes the prediction over.
+
+A run writes untouched voxels alone. Everything that changes these arrays gives a `SessionStep`, by which the viewer
+takes the change back when a person undoes the labels that came with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from napari_transunet.annotation.runs import RunRecord, now
 from napari_transunet.errors import InputError
+
+Index = tuple[slice | int, ...]
+Array = NDArray[Any]
+Mask = NDArray[np.bool_]
+
+BY_HAND = np.uint8(1)
+BY_TOOL = np.uint8(2)
+
+_EVERYWHERE: Index = (slice(None),) * 3
 
 
 @dataclass(frozen=True)
-class RunRecord:
-    """One run of a network over a volume, as it goes into the provenance of an export.
+class Write:
+    """Labels to put into a layer: `after` at `index` of its array, where `before` was."""
 
-    Attributes
-    ----------
-    checkpoint, sha256
-        Name of the checkpoint and the hash of its file (None where the weights came from memory).
-    variant, pipeline, device, precision
-        What ran, as the predictor reports it, e.g. "R50-ViT-Ti_16", "card", "cpu", "float32".
-    date
-        Start of the run, ISO 8601 with the time zone.
-    seconds
-        Wall time from the start to the last slice.
-    slices, total
-        Slices written and slices asked for; fewer written than asked for means the run was stopped.
-    """
+    index: tuple[slice, slice, slice]
+    before: Array
+    after: Array
 
-    checkpoint: str
-    sha256: str | None
-    variant: str
-    pipeline: str
-    device: str
-    precision: str
-    date: str
-    seconds: float
-    slices: int
-    total: int
+
+class SessionStep:
+    """What one undoable step changed in the session. `undo` and `redo` do nothing where there is nothing to do."""
+
+    def __init__(self, session: AnnotationSession) -> None:
+        self._session = session
+        self._changes: list[tuple[Index, Array | None, Array | None, Array | None]] = []
+        self._reviews: dict[int, str] = {}
+        self._undone = False
+        self.record: RunRecord | None = None
 
     @property
-    def complete(self) -> bool:
-        """Whether every slice asked for was written."""
-        return self.slices == self.total
+    def undone(self) -> bool:
+        """Whether it is taken back at present."""
+        return self._undone
 
+    @property
+    def reopened(self) -> tuple[int, ...]:
+        """Slices that were reviewed before this step changed them, ascending."""
+        return tuple(sorted(self._reviews))
 
-def now() -> str:
-    """The current time as ISO 8601 to the second, in UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    def undo(self) -> None:
+        """Take the step back."""
+        if self._undone:
+            return
+        self._undone = True
+        self._swap(reversed(range(len(self._changes))))
+        self._session._reopen(self._reviews, back=True)
+        if self.record is not None:
+            self._session._drop_run(self.record)
+
+    def redo(self) -> None:
+        """Do it again."""
+        if not self._undone:
+            return
+        self._undone = False
+        self._swap(range(len(self._changes)))
+        self._session._reopen(self._reviews, back=False)
+        if self.record is not None:
+            self._session.add_run(self.record, self)
+
+    def _remember(self, index: Index) -> None:
+        self._changes.append((index, *self._session._held(index)))
+
+    def _swap(self, order: Iterable[int]) -> None:
+        for at in order:
+            index, *held = self._changes[at]
+            self._changes[at] = (index, *self._session._held(index))
+            self._session._put(index, *held)
 
 
 class AnnotationSession:
-    """The prediction as last written for one volume, the runs that wrote it, and the edits made since.
+    """One volume's prediction, edits, reviewed slices, notes and runs.
 
     Parameters
     ----------
@@ -68,6 +105,15 @@ class AnnotationSession:
         Label value -> organ name of what the network can find.
     dtype
         Unsigned integer type of the labels.
+
+    Attributes
+    ----------
+    prediction : (z, y, x), what the network last said.
+    names : as given.
+    axis : the array axis along which slices are reviewed and noted.
+    reviewed : slice -> when it was marked as reviewed, ISO 8601.
+    notes : slice -> what a person wrote about it.
+    cards : hash of a checkpoint's file -> its model card, of the checkpoints that ran.
     """
 
     def __init__(
@@ -78,15 +124,41 @@ class AnnotationSession:
         self.shape: tuple[int, int, int] = (int(shape[0]), int(shape[1]), int(shape[2]))
         self.names: dict[int, str] = dict(names)
         self.prediction: NDArray[np.unsignedinteger[Any]] = np.zeros(self.shape, dtype=dtype)
+        self.axis = 0
+        self.reviewed: dict[int, str] = {}
+        self.notes: dict[int, str] = {}
+        self.cards: dict[str, dict[str, Any]] = {}
+        # Both are made when they are first needed: most sessions never hold a tool's work or meet a second run.
+        self._machine: NDArray[np.unsignedinteger[Any]] | None = None
+        self._flags: NDArray[np.uint8] | None = None
         self._runs: list[RunRecord] = []
+
+    @classmethod
+    def of_labels(cls, labels: Array, names: Mapping[int, str]) -> AnnotationSession:
+        """A session for labels (z, y, x) that no network of ours made: as they are now, they count as untouched."""
+        session = cls(labels.shape, names, dtype=labels.dtype)
+        session.prediction[...] = labels
+        return session
+
+    # -- runs -----------------------------------------------------------------------------------------------
 
     @property
     def runs(self) -> tuple[RunRecord, ...]:
-        """All runs so far, oldest first."""
+        """All runs whose labels have not been undone, oldest first."""
         return tuple(self._runs)
 
-    def write_slice(self, axis: int, index: int, plane: NDArray[Any]) -> None:
-        """Remember what the network wrote into one slice.
+    def add_run(self, record: RunRecord, step: SessionStep | None = None) -> None:
+        """Add a run that wrote at least one slice; undoing its step takes it out again."""
+        self._runs.append(record)
+        if step is not None:
+            step.record = record
+
+    def begin(self) -> SessionStep:
+        """A step that changes nothing yet, for `merge_slice`."""
+        return SessionStep(self)
+
+    def write_slice(self, axis: int, index: int, plane: Array) -> None:
+        """Remember what the network wrote into one slice in which nothing was edited.
 
         Parameters
         ----------
@@ -95,45 +167,198 @@ class AnnotationSession:
         plane
             Labels of the slice, its two axes in the order of the volume's other two.
         """
-        self.prediction[slice_index(axis, index)] = plane
+        at = slice_index(axis, index)
+        self.prediction[at] = plane
+        if self._machine is not None:
+            self._machine[at] = plane
 
-    def add_run(self, record: RunRecord) -> None:
-        """Add a run that wrote at least one slice."""
-        self._runs.append(record)
+    def merge_slice(self, step: SessionStep, axis: int, index: int, plane: Array, labels: Array) -> Array:
+        """Take a new prediction of one slice in, and return what the labels of that slice become.
 
-    def edited_mask(self, labels: NDArray[Any]) -> NDArray[np.bool_]:
-        """True where `labels` (z, y, x) differ from the prediction."""
+        Voxels that were edited keep their labels; the others take the prediction's.
+
+        Parameters
+        ----------
+        step
+            Remembers what this changes.
+        axis, index, plane
+            As for `write_slice`.
+        labels
+            The labels (z, y, x) as they are now; not changed here.
+        """
+        at = slice_index(axis, index)
+        present = labels[at]
+        hand, edited = self._by_hand(present, at), self._edited(present, at)
+        step._remember(at)
+        if edited.any():
+            flags = self._flags_now()
+            flags[at] |= np.where(hand, BY_HAND, np.where(edited, BY_TOOL, np.uint8(0)))
+            tool = (flags[at] & BY_TOOL) != 0
+            if self._machine is not None or tool.any():
+                machine = self._machine_now()
+                machine[at] = np.where(tool & ~hand, machine[at], plane)
+            self.prediction[at] = plane
+            merged = np.where(edited, present, plane).astype(present.dtype, copy=False)
+        else:
+            self.write_slice(axis, index, plane)
+            merged = np.asarray(plane).astype(present.dtype, copy=False)
+        if axis == self.axis and index in self.reviewed and not np.array_equal(merged, present):
+            # What a person approved is not what is there any more.
+            step._reviews[index] = self.reviewed.pop(index)
+        return merged
+
+    # -- edits ----------------------------------------------------------------------------------------------
+
+    def edited_mask(self, labels: Array) -> Mask:
+        """True where `labels` (z, y, x) are a person's, by hand or by a tool: what no run changes."""
         self._check(labels)
-        return np.asarray(labels != self.prediction, dtype=np.bool_)
+        return self._edited(labels, _EVERYWHERE)
 
-    def edited_voxels(
-        self, labels: NDArray[Any], *, axis: int = 0, slices: Iterable[int] | None = None
-    ) -> int:
-        """How many voxels differ from the prediction, in the whole volume or in some slices along `axis`."""
+    def hand_mask(self, labels: Array) -> Mask:
+        """True where `labels` (z, y, x) were edited by hand: what no tool changes unasked."""
         self._check(labels)
-        chosen = range(self.shape[axis]) if slices is None else slices
-        return sum(
-            int(np.count_nonzero(labels[plane] != self.prediction[plane]))
-            for plane in (slice_index(axis, index) for index in chosen)
-        )
+        return self._by_hand(labels, _EVERYWHERE)
 
-    def would_lose_edits(
-        self, labels: NDArray[Any], *, axis: int = 0, slices: Iterable[int] | None = None
-    ) -> bool:
-        """Whether replacing these slices would lose a person's work.
+    def edited_voxels(self, labels: Array, *, axis: int = 0, slices: Iterable[int] | None = None) -> int:
+        """How many voxels are edited, in the whole volume or in some slices along `axis`."""
+        return sum(self._counted(labels, self._edited, axis, slices).values())
 
-        A slice without any label has nothing to lose: that is what undoing a run leaves behind.
+    def edited_per_slice(self, labels: Array, axis: int = 0) -> NDArray[np.int64]:
+        """How many voxels are edited in each slice along `axis`."""
+        counts = self._counted(labels, self._edited, axis, None)
+        return np.array([counts[index] for index in range(self.shape[axis])], np.int64)
+
+    def hand_voxels(self, labels: Array) -> int:
+        """How many voxels were edited by hand."""
+        return sum(self._counted(labels, self._by_hand, 0, None).values())
+
+    def conflicts(self, labels: Array, axis: int = 0) -> dict[int, int]:
+        """Where the last run disagrees with an edit that it met: slice -> voxels, slices without any left out."""
+        if self._flags is None:
+            self._check(labels)
+            return {}
+        counts = self._counted(labels, self._conflicting, axis, None)
+        return {index: count for index, count in counts.items() if count}
+
+    def take_prediction(
+        self, labels: Array, *, axis: int = 0, slices: Iterable[int] | None = None
+    ) -> tuple[list[Write], SessionStep]:
+        """Give up edits that the last run disagrees with: what to write, and the step that goes with it.
+
+        Acts on some slices along `axis`, or on all. Edits made since that run stay.
         """
         self._check(labels)
-        chosen = range(self.shape[axis]) if slices is None else slices
-        for index in chosen:
-            plane = slice_index(axis, index)
-            if not np.array_equal(labels[plane], self.prediction[plane]) and np.any(labels[plane]):
-                return True
-        return False
+        step, writes = self.begin(), []
+        wanted = self.conflicts(labels, axis)
+        for index in wanted if slices is None else [index for index in slices if index in wanted]:
+            at = slice_index(axis, index)
+            given_up = self._conflicting(labels[at], at)
+            step._remember(at)
+            self._flags_now()[at][given_up] = 0
+            if self._machine is not None:
+                self._machine[at][given_up] = self.prediction[at][given_up]
+            plane = np.where(given_up, self.prediction[at], labels[at]).astype(labels.dtype, copy=False)
+            writes.append(_write(labels, axis, index, plane))
+        return writes, step
 
-    def provenance(self, labels: NDArray[Any] | None = None) -> dict[str, Any]:
-        """What an export says about where its labels come from: the runs, and the edits if `labels` are given."""
+    def note_correction(self, writes: Iterable[Write]) -> SessionStep:
+        """A tool changed labels: they are a person's to the next run, but not by hand to the next tool."""
+        step = self.begin()
+        for write in writes:
+            step._remember(write.index)
+            changed = np.broadcast_to(write.before != write.after, write.after.shape)
+            self._machine_now()[write.index][changed] = write.after[changed]
+            if self._flags is not None:
+                flags = self._flags[write.index]
+                flags[changed & ((flags & BY_HAND) != 0)] = BY_TOOL
+        return step
+
+    # -- review ---------------------------------------------------------------------------------------------
+
+    def mark_reviewed(self, index: int, reviewed: bool = True) -> None:
+        """Mark a slice along `axis` as looked at and approved, or take the mark back."""
+        if not 0 <= index < self.shape[self.axis]:
+            raise InputError(
+                f"There is no slice {index}; this volume's slices are 0 to {self.shape[self.axis] - 1}."
+            )
+        if reviewed:
+            self.reviewed[int(index)] = now()
+        else:
+            self.reviewed.pop(int(index), None)
+
+    def note(self, index: int, text: str) -> None:
+        """Keep what a person says about a slice; an empty text takes the note away."""
+        if text.strip():
+            self.notes[int(index)] = text.strip()
+        else:
+            self.notes.pop(int(index), None)
+
+    # -- what is kept and told ------------------------------------------------------------------------------
+
+    @property
+    def machine(self) -> NDArray[np.unsignedinteger[Any]]:
+        """What the labels would be without a person's hand: (z, y, x). Not to be written to."""
+        return self.prediction if self._machine is None else self._machine
+
+    def arrays(self) -> dict[str, Array]:
+        """What has to be saved beside the labels; those that were never needed are left out."""
+        kept: dict[str, Array | None] = {
+            "prediction": self.prediction,
+            "machine": self._machine,
+            "flags": self._flags,
+        }
+        return {name: array for name, array in kept.items() if array is not None}
+
+    def state(self) -> dict[str, Any]:
+        """All else that has to be saved, as JSON has it. May be called from any thread."""
+        return {
+            "names": {str(value): name for value, name in self.names.copy().items()},
+            "axis": self.axis,
+            "reviewed": {str(index): date for index, date in self.reviewed.copy().items()},
+            "notes": {str(index): text for index, text in self.notes.copy().items()},
+            "cards": self.cards.copy(),
+            "runs": [asdict(run) for run in self.runs],
+        }
+
+    @classmethod
+    def restored(cls, arrays: Mapping[str, Array], state: Mapping[str, Any]) -> AnnotationSession:
+        """The session of which `arrays` and `state` were saved.
+
+        Raises
+        ------
+        InputError
+            They do not belong together, or are no session's.
+        """
+        try:
+            prediction = arrays["prediction"]
+            session = cls(
+                prediction.shape,
+                {int(value): str(name) for value, name in state["names"].items()},
+                dtype=prediction.dtype,
+            )
+            session.prediction = prediction
+            session._machine, session._flags = arrays.get("machine"), arrays.get("flags")
+            session.axis = int(state["axis"])
+            session.reviewed = {int(index): str(date) for index, date in state["reviewed"].items()}
+            session.notes = {int(index): str(text) for index, text in state["notes"].items()}
+            session.cards = {str(sha256): dict(card) for sha256, card in state["cards"].items()}
+            session._runs = [RunRecord(**run) for run in state["runs"]]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"The saved session cannot be understood ({error}); it was not restored."
+            ) from error
+        if any(
+            array.shape != session.shape for array in session.arrays().values()
+        ) or session.axis not in range(3):
+            raise InputError("The saved session's parts do not fit together; it was not restored.")
+        return session
+
+    def provenance(self, labels: Array | None = None) -> dict[str, Any]:
+        """What an export says about where its labels come from: runs, cards, and what was edited and reviewed.
+
+        `edited_voxels` counts those by hand and by tools, `edited_by_hand` the former alone; the fractions are of the
+        voxels that hold a label or did so in the prediction. They are told where `labels` (z, y, x) are given.
+        """
         found: dict[str, Any] = {"runs": [asdict(run) for run in self._runs]}
         if self._runs:
             last = self._runs[-1]
@@ -143,19 +368,108 @@ class AnnotationSession:
                 "variant": last.variant,
                 "date": last.date,
             }
+        if self.cards:
+            ran = {run.sha256 for run in self._runs}
+            found["cards"] = {sha256: card for sha256, card in self.cards.items() if sha256 in ran}
         if labels is not None:
-            found["edited_voxels"] = self.edited_voxels(labels)
+            edited, by_hand = self.edited_voxels(labels), self.hand_voxels(labels)
+            held = int(np.count_nonzero(labels)) + int(np.count_nonzero(self.prediction[labels == 0]))
+            found |= {
+                "edited_voxels": edited,
+                "edited_by_hand": by_hand,
+                "edited_fraction": round(edited / held, 6) if held else 0.0,
+            }
+        if self.reviewed:
+            found["reviewed_slices"] = sorted(self.reviewed)
+            found["slices"] = self.shape[self.axis]
+        if self.notes:
+            found["notes"] = {str(index): self.notes[index] for index in sorted(self.notes)}
         return found
 
-    def _check(self, labels: NDArray[Any]) -> None:
+    # -- inside ---------------------------------------------------------------------------------------------
+
+    def _by_hand(self, labels: Array, at: Index) -> Mask:
+        """Of a part of the labels, which lies at `at`."""
+        by_hand = np.asarray(labels != self.machine[at], dtype=np.bool_)
+        if self._flags is not None:
+            by_hand |= (self._flags[at] & BY_HAND) != 0
+        return by_hand
+
+    def _edited(self, labels: Array, at: Index) -> Mask:
+        edited = np.asarray(labels != self.prediction[at], dtype=np.bool_)
+        if self._machine is not None:
+            edited |= labels != self._machine[at]
+        if self._flags is not None:
+            edited |= self._flags[at] != 0
+        return edited
+
+    def _conflicting(self, labels: Array, at: Index) -> Mask:
+        differs = np.asarray(labels != self.prediction[at], dtype=np.bool_)
+        return differs & (self._flags[at] != 0) if self._flags is not None else np.zeros_like(differs)
+
+    def _counted(self, labels: Array, which: Any, axis: int, slices: Iterable[int] | None) -> dict[int, int]:
+        self._check(labels)
+        chosen = range(self.shape[axis]) if slices is None else slices
+        places = ((index, slice_index(axis, index)) for index in chosen)
+        return {index: int(np.count_nonzero(which(labels[at], at))) for index, at in places}
+
+    def _machine_now(self) -> NDArray[np.unsignedinteger[Any]]:
+        if self._machine is None:
+            self._machine = self.prediction.copy()
+        return self._machine
+
+    def _flags_now(self) -> NDArray[np.uint8]:
+        if self._flags is None:
+            self._flags = np.zeros(self.shape, np.uint8)
+        return self._flags
+
+    def _held(self, index: Index) -> tuple[Array | None, Array | None, Array | None]:
+        """Copies of prediction, machine and flags there; None for zeros, and for what was never needed."""
+        return (
+            _copied(self.prediction[index]),
+            None if self._machine is None else self._machine[index].copy(),
+            None if self._flags is None else _copied(self._flags[index]),
+        )
+
+    def _put(
+        self, index: Index, prediction: Array | None, machine: Array | None, flags: Array | None
+    ) -> None:
+        self.prediction[index] = 0 if prediction is None else prediction
+        if self._machine is not None:
+            # Where it was not needed then, it was the prediction.
+            self._machine[index] = self.prediction[index] if machine is None else machine
+        if self._flags is not None:
+            self._flags[index] = 0 if flags is None else flags
+
+    def _reopen(self, reviews: Mapping[int, str], *, back: bool) -> None:
+        if back:
+            self.reviewed |= reviews
+        else:
+            self.reviewed = {index: date for index, date in self.reviewed.items() if index not in reviews}
+
+    def _drop_run(self, record: RunRecord) -> None:
+        self._runs = [run for run in self._runs if run is not record]
+
+    def _check(self, labels: Array) -> None:
         if tuple(labels.shape) != self.shape:
             raise InputError(
                 f"The labels have shape {tuple(labels.shape)}, but the volume they belong to has {self.shape}."
             )
 
 
-def slice_index(axis: int, index: int) -> tuple[slice | int, ...]:
+def slice_index(axis: int, index: int) -> Index:
     """Index of one slice of a volume: `index` along `axis`, everything along the other two axes."""
     whole: list[slice | int] = [slice(None)] * 3
     whole[axis] = int(index)
     return tuple(whole)
+
+
+def _copied(values: Array) -> Array | None:
+    return values.copy() if values.any() else None
+
+
+def _write(labels: Array, axis: int, index: int, plane: Array) -> Write:
+    at = [slice(None)] * 3
+    at[axis] = slice(index, index + 1)
+    box = (at[0], at[1], at[2])
+    return Write(box, labels[box].copy(), np.expand_dims(plane, axis))

@@ -230,7 +230,7 @@ def _fitting_checkpoint(volume: Volume) -> str:
 def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrite: bool) -> Path:
     import numpy as np
 
-    from napari_transunet.annotation.session import RunRecord, now
+    from napari_transunet.annotation.runs import RunRecord, now
     from napari_transunet.segmentation.suitability import doubt_about
     from napari_transunet.volumes.writing import write_labels
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_transunet.annotation.session import RunRecord, now
+from napari_transunet.annotation.runs import RunRecord, now
 from napari_transunet.viewer.painting import LivePainter, SliceBuffer, position_in_view
 from napari_transunet.viewer.undo import UndoStep
 

@@ -7,8 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from napari_transunet.annotation.session import AnnotationSession, RunRecord, now
+from napari_transunet.annotation.runs import RunRecord, now
+from napari_transunet.annotation.session import AnnotationSession, Write
 from napari_transunet.errors import InputError
 
 SHAPE = (4, 5, 6)
@@ -39,7 +42,6 @@ def test_labels_as_written_hold_no_edits(written):
     session, labels = written
     assert session.edited_voxels(labels) == 0
     assert not session.edited_mask(labels).any()
-    assert not session.would_lose_edits(labels)
 
 
 def test_edits_are_found_where_they_are(written):
@@ -50,15 +52,7 @@ def test_edits_are_found_where_they_are(written):
     assert session.edited_voxels(labels, slices=[0, 1]) == 0
     assert session.edited_voxels(labels, axis=2, slices=[4]) == 1
     assert np.argwhere(session.edited_mask(labels)).tolist() == [[2, 1, 3], [2, 1, 4]]
-    assert session.would_lose_edits(labels)
-    assert session.would_lose_edits(labels, slices=[2])
-    assert not session.would_lose_edits(labels, slices=[0, 1, 3])
-
-
-def test_an_undone_run_leaves_nothing_to_lose(written):
-    session, labels = written
-    assert session.edited_voxels(np.zeros_like(labels)) == labels.size
-    assert not session.would_lose_edits(np.zeros_like(labels))
+    assert session.edited_per_slice(labels).tolist() == [0, 0, 2, 0]
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -72,7 +66,7 @@ def test_a_slice_is_written_along_any_axis(axis):
 
 def test_labels_of_another_volume_are_refused(written):
     session, labels = written
-    for look in (session.edited_voxels, session.edited_mask, session.would_lose_edits):
+    for look in (session.edited_voxels, session.edited_mask, session.hand_mask, session.conflicts):
         with pytest.raises(InputError, match=r"shape \(3, 5, 6\)"):
             look(labels[:3])
 
@@ -100,3 +94,240 @@ def test_provenance_names_the_last_run_and_counts_the_edits(written):
 
 def test_dates_carry_their_time_zone():
     assert now().endswith("+00:00")
+
+
+def test_a_new_run_leaves_edits_alone_and_says_where_it_disagrees(written):
+    session, labels = written
+    labels[1, 0, :3] = 2  # spleen instead of liver
+    labels[2, 0, 0] = 0  # painted back to background
+    step = session.begin()
+    for index in range(SHAPE[0]):
+        plane = np.full(SHAPE[1:], 3 if index != 1 else 2, np.uint8)
+        labels[index] = session.merge_slice(step, 0, index, plane, labels)
+    assert labels[1, 0, :3].tolist() == [2, 2, 2]
+    assert labels[2, 0, 0] == 0
+    assert np.count_nonzero(labels == 3) == 3 * 30 - 1
+    # In slice 1 the new prediction agrees with the edit by chance; it stays an edit and is no conflict.
+    assert session.conflicts(labels) == {2: 1}
+    assert session.edited_per_slice(labels).tolist() == [0, 3, 1, 0]
+    third = session.begin()
+    labels[1] = session.merge_slice(third, 0, 1, np.full(SHAPE[1:], 7, np.uint8), labels)
+    assert labels[1, 0, :3].tolist() == [2, 2, 2]
+
+
+def test_edits_are_given_up_slice_by_slice_and_come_back(written):
+    session, labels = written
+    labels[1, 0, 0] = labels[2, 0, 0] = labels[2, 1, 1] = 2
+    step = session.begin()
+    for index in range(SHAPE[0]):
+        labels[index] = session.merge_slice(step, 0, index, np.full(SHAPE[1:], 3, np.uint8), labels)
+    labels[2, 4, 4] = 2  # edited since: no conflict with a run that came before
+    assert session.conflicts(labels) == {1: 1, 2: 2}
+    writes, taken = session.take_prediction(labels, slices=[2])
+    for write in writes:
+        labels[write.index] = write.after
+    assert session.conflicts(labels) == {1: 1}
+    assert labels[2, 0, 0] == labels[2, 1, 1] == 3
+    assert labels[2, 4, 4] == 2
+    assert session.edited_per_slice(labels).tolist() == [0, 1, 1, 0]
+    for write in writes:
+        labels[write.index] = write.before
+    taken.undo()
+    assert session.conflicts(labels) == {1: 1, 2: 2}
+    taken.undo()  # twice changes nothing
+    assert session.conflicts(labels) == {1: 1, 2: 2}
+
+
+def test_what_a_tool_did_is_not_by_hand_but_no_run_takes_it(written):
+    session, labels = written
+    labels[0, 0, 0] = 2
+    box = (slice(1, 2), slice(0, 2), slice(0, 2))
+    write = Write(box, labels[box].copy(), np.zeros((1, 2, 2), np.uint8))
+    step = session.note_correction([write])
+    labels[box] = write.after
+    assert session.hand_mask(labels).sum() == 1
+    assert session.edited_mask(labels).sum() == 5
+    run = session.begin()
+    for index in range(SHAPE[0]):
+        labels[index] = session.merge_slice(run, 0, index, np.zeros(SHAPE[1:], np.uint8), labels)
+    assert session.edited_mask(labels).sum() == 5
+    assert session.hand_mask(labels).sum() == 1
+    labels[1, 0, 0] = 2
+    assert session.hand_mask(labels).sum() == 2
+    labels[1, 0, 0] = 0
+    run.undo()
+    labels[...] = 1
+    labels[0, 0, 0] = 2
+    step.undo()
+    assert session.edited_mask(labels).sum() == 1
+    assert np.array_equal(session.machine, session.prediction)
+
+
+def test_a_slice_that_a_run_changes_has_to_be_reviewed_again(written):
+    session, labels = written
+    session.mark_reviewed(1)
+    session.mark_reviewed(2)
+    step = session.begin()
+    labels[1] = session.merge_slice(step, 0, 1, np.full(SHAPE[1:], 2, np.uint8), labels)
+    session.merge_slice(step, 0, 2, np.ones(SHAPE[1:], np.uint8), labels)
+    assert set(session.reviewed) == {2}
+    assert step.reopened == (1,)
+    step.undo()
+    assert set(session.reviewed) == {1, 2}
+    step.redo()
+    assert set(session.reviewed) == {2}
+    session.mark_reviewed(2, False)
+    assert not session.reviewed
+    with pytest.raises(InputError, match="slices are 0 to 3"):
+        session.mark_reviewed(4)
+
+
+def test_a_run_that_is_undone_leaves_the_history(written):
+    session, _ = written
+    step = session.begin()
+    session.add_run(RECORD, step)
+    step.undo()
+    assert session.runs == ()
+    step.redo()
+    assert session.runs == (RECORD,)
+
+
+def test_labels_of_others_count_as_untouched():
+    labels = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
+    session = AnnotationSession.of_labels(labels, {1: "liver"})
+    assert session.edited_voxels(labels) == 0
+    labels[0, 0, 0] = 5
+    assert session.edited_voxels(labels) == 1
+
+
+def test_a_session_comes_back_as_it_was_saved(written):
+    session, labels = written
+    labels[0, 0, 0] = 2
+    step = session.begin()
+    labels[0] = session.merge_slice(step, 0, 0, np.full(SHAPE[1:], 3, np.uint8), labels)
+    session.add_run(RECORD, step)
+    session.mark_reviewed(3)
+    session.note(3, " the tip of the spleen ")
+    session.cards["ab"] = {"title": "Abdomen"}
+    state = json.loads(json.dumps(session.state()))
+    arrays = {name: array.copy() for name, array in session.arrays().items()}
+    again = AnnotationSession.restored(arrays, state)
+    assert again.state() == session.state()
+    assert again.notes == {3: "the tip of the spleen"}
+    assert again.conflicts(labels) == session.conflicts(labels) == {0: 1}
+    assert again.provenance(labels) == session.provenance(labels)
+
+
+def test_what_is_no_session_is_refused():
+    with pytest.raises(InputError, match="not restored"):
+        AnnotationSession.restored({"prediction": np.zeros(SHAPE, np.uint8)}, {"names": []})
+    session = AnnotationSession(SHAPE, {})
+    with pytest.raises(InputError, match="do not fit"):
+        AnnotationSession.restored(
+            {"prediction": session.prediction, "flags": np.zeros((1, 1, 1), np.uint8)}, session.state()
+        )
+
+
+class Bench:
+    """A layer with its undo, without napari, and a naive record of which voxels belong to a person."""
+
+    def __init__(self) -> None:
+        self.session = AnnotationSession(SHAPE, {1: "liver"})
+        self.labels = np.zeros(SHAPE, np.uint8)
+        self.theirs = np.zeros(SHAPE, bool)
+        self.done: list = []
+        self.undone: list = []
+
+    def _do(self, writes, step, theirs):
+        for write in writes:
+            self.labels[write.index] = write.after
+        self.done.append((writes, step, self.theirs, theirs))
+        self.undone.clear()
+        self.theirs = theirs
+
+    def paint(self, box, value):
+        before = self.labels[box].copy()
+        after = np.full_like(before, value)
+        theirs = self.theirs.copy()
+        # Painting a voxel back to what the machine has there, with no run between, is no edit.
+        settled = self.session.machine[box] == after
+        theirs[box] = np.where(before == after, theirs[box], ~settled | self.stuck(box))
+        self._do([Write(box, before, after)], None, theirs)
+
+    def stuck(self, box):
+        flags = self.session._flags
+        return np.zeros(self.labels[box].shape, bool) if flags is None else flags[box] != 0
+
+    def run(self, axis, planes):
+        step, writes = self.session.begin(), []
+        before = self.labels.copy()
+        for index, plane in planes.items():
+            merged = self.session.merge_slice(step, axis, index, plane, self.labels)
+            at = [slice(None)] * 3
+            at[axis] = slice(index, index + 1)
+            writes.append(Write(tuple(at), self.labels[tuple(at)].copy(), np.expand_dims(merged, axis)))
+        self._do(writes, step, self.theirs)
+        assert np.array_equal(before[self.theirs], self.labels[self.theirs])
+
+    def undo(self):
+        if self.done:
+            writes, step, before, after = self.done.pop()
+            for write in reversed(writes):
+                self.labels[write.index] = write.before
+            if step is not None:
+                step.undo()
+            self.undone.append((writes, step, before, after))
+            self.theirs = before
+
+    def redo(self):
+        if self.undone:
+            writes, step, before, after = self.undone.pop()
+            for write in writes:
+                self.labels[write.index] = write.after
+            if step is not None:
+                step.redo()
+            self.done.append((writes, step, before, after))
+            self.theirs = after
+
+
+@st.composite
+def _boxes(draw):
+    box = []
+    for size in SHAPE:
+        start = draw(st.integers(0, size - 1))
+        box.append(slice(start, draw(st.integers(start + 1, size))))
+    return tuple(box)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_no_run_changes_an_edit_and_undo_and_redo_in_any_order_end_alike(data):
+    bench = Bench()
+    for _ in range(data.draw(st.integers(1, 12))):
+        what = data.draw(st.sampled_from(["paint", "paint", "run", "run", "undo", "redo"]))
+        if what == "paint":
+            bench.paint(data.draw(_boxes()), data.draw(st.integers(0, 3)))
+        elif what == "run":
+            axis = data.draw(st.integers(0, 2))
+            rng = np.random.default_rng(data.draw(st.integers(0, 2**16)))
+            indices = data.draw(st.sets(st.integers(0, SHAPE[axis] - 1), min_size=1))
+            shape = tuple(np.delete(SHAPE, axis))
+            bench.run(axis, {index: rng.integers(0, 4, shape, dtype=np.uint8) for index in sorted(indices)})
+        elif what == "undo":
+            bench.undo()
+        else:
+            bench.redo()
+        edited = bench.session.edited_mask(bench.labels)
+        assert np.array_equal(edited, bench.theirs)
+    end, prediction = bench.labels.copy(), bench.session.prediction.copy()
+    edited = bench.session.edited_mask(end)
+    steps = len(bench.done)
+    while bench.done:
+        bench.undo()
+    assert not bench.labels.any()
+    assert not bench.session.edited_mask(bench.labels).any()
+    for _ in range(steps):
+        bench.redo()
+    assert np.array_equal(bench.labels, end)
+    assert np.array_equal(bench.session.prediction, prediction)
+    assert np.array_equal(bench.session.edited_mask(bench.labels), edited)

@@ -12,7 +12,8 @@ import SimpleITK as sitk
 from napari.layers import Layer
 from qtpy.QtWidgets import QFileDialog
 
-from napari_transunet.annotation.session import AnnotationSession, RunRecord
+from napari_transunet.annotation.runs import RunRecord
+from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.errors import ExistsError, FileProblem, VolumeError
 from napari_transunet.viewer import export
 from napari_transunet.viewer.export import (

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("napari")
 
-from napari_transunet.annotation.session import RunRecord
+from napari_transunet.annotation.runs import RunRecord
 from napari_transunet.errors import CheckpointError
 from napari_transunet.viewer import wording
 from napari_transunet.viewer.run import RunOutcome, RunProgress
