@@ -53,6 +53,8 @@ class SessionStep:
         self._reviews: dict[int, str] = {}
         self._undone = False
         self.record: RunRecord | None = None
+        self.conflicts: dict[int, int] = {}
+        """Slice -> voxels in which a new prediction disagrees with edits, which stayed."""
 
     @property
     def undone(self) -> bool:
@@ -114,6 +116,7 @@ class AnnotationSession:
     reviewed : slice -> when it was marked as reviewed, ISO 8601.
     notes : slice -> what a person wrote about it.
     cards : hash of a checkpoint's file -> its model card, of the checkpoints that ran.
+    locked : labels that neither a run nor a tool may give a voxel or take one from.
     """
 
     def __init__(
@@ -128,6 +131,7 @@ class AnnotationSession:
         self.reviewed: dict[int, str] = {}
         self.notes: dict[int, str] = {}
         self.cards: dict[str, dict[str, Any]] = {}
+        self.locked: frozenset[int] = frozenset()
         # Both are made when they are first needed: most sessions never hold a tool's work or meet a second run.
         self._machine: NDArray[np.unsignedinteger[Any]] | None = None
         self._flags: NDArray[np.uint8] | None = None
@@ -175,7 +179,8 @@ class AnnotationSession:
     def merge_slice(self, step: SessionStep, axis: int, index: int, plane: Array, labels: Array) -> Array:
         """Take a new prediction of one slice in, and return what the labels of that slice become.
 
-        Voxels that were edited keep their labels; the others take the prediction's.
+        Voxels that were edited keep their labels, and so do those that a locked organ has or would get; the others
+        take the prediction's.
 
         Parameters
         ----------
@@ -189,6 +194,9 @@ class AnnotationSession:
         at = slice_index(axis, index)
         present = labels[at]
         hand, edited = self._by_hand(present, at), self._edited(present, at)
+        if self.locked:
+            locked = list(self.locked)
+            edited |= (present != plane) & (np.isin(present, locked) | np.isin(plane, locked))
         step._remember(at)
         if edited.any():
             flags = self._flags_now()
@@ -198,6 +206,8 @@ class AnnotationSession:
                 machine = self._machine_now()
                 machine[at] = np.where(tool & ~hand, machine[at], plane)
             self.prediction[at] = plane
+            if disagreeing := int(np.count_nonzero(edited & (present != plane))):
+                step.conflicts[index] = disagreeing
             merged = np.where(edited, present, plane).astype(present.dtype, copy=False)
         else:
             self.write_slice(axis, index, plane)
@@ -316,6 +326,7 @@ class AnnotationSession:
             "axis": self.axis,
             "reviewed": {str(index): date for index, date in self.reviewed.copy().items()},
             "notes": {str(index): text for index, text in self.notes.copy().items()},
+            "locked": sorted(self.locked),
             "cards": self.cards.copy(),
             "runs": [asdict(run) for run in self.runs],
         }
@@ -341,6 +352,7 @@ class AnnotationSession:
             session.axis = int(state["axis"])
             session.reviewed = {int(index): str(date) for index, date in state["reviewed"].items()}
             session.notes = {int(index): str(text) for index, text in state["notes"].items()}
+            session.locked = frozenset(int(value) for value in state["locked"])
             session.cards = {str(sha256): dict(card) for sha256, card in state["cards"].items()}
             session._runs = [RunRecord(**run) for run in state["runs"]]
         except (KeyError, TypeError, ValueError, AttributeError) as error:

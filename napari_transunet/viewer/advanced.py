@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from magicgui.widgets import ComboBox, Container
-from qtpy.QtCore import Qt, Signal
+from magicgui.widgets import ComboBox, Container, LineEdit
+from qtpy.QtCore import QRegularExpression, Qt, Signal
+from qtpy.QtGui import QRegularExpressionValidator
 from qtpy.QtWidgets import QToolButton, QVBoxLayout, QWidget
 
 from napari_transunet.viewer.wording import count
@@ -19,7 +21,7 @@ _SIZES = (128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
 
 
 class AdvancedOptions(QWidget):
-    """A fold with a magicgui container: precision, batch, pipeline, image size. Emits `changed`."""
+    """A fold with a magicgui container: precision, batch, pipeline, image size, slices. Emits `changed`."""
 
     changed = Signal()
 
@@ -58,8 +60,19 @@ class AdvancedOptions(QWidget):
             choices=[("From checkpoint", 0)],
             tooltip="Pixels of the network's input. Other sizes than the checkpoint's own resample its positions.",
         )
+        self._slices = LineEdit(
+            name="slices",
+            label="Slices",
+            tooltip=(
+                "The range that Segment volume computes, such as 40-80; empty for all slices.\n"
+                "Labels outside of it stay as they are."
+            ),
+        )
+        self._slices.native.setPlaceholderText("all")
+        pattern = QRegularExpression(r"\s*(\d{1,6}\s*[-–]\s*\d{1,6})?\s*")
+        self._slices.native.setValidator(QRegularExpressionValidator(pattern, self._slices.native))
         self._container = Container(
-            widgets=[self._precision, self._batch, self._pipeline, self._size], labels=True
+            widgets=[self._precision, self._batch, self._pipeline, self._size, self._slices], labels=True
         )
         self._container.margins = (12, 0, 0, 0)
         self._precision.label = "Precision"  # said again, this makes the labels equally wide
@@ -97,6 +110,12 @@ class AdvancedOptions(QWidget):
     def img_size(self) -> int | None:
         """Side of the network's input in pixels; None for the checkpoint's own."""
         return int(self._size.value) or None
+
+    @property
+    def between(self) -> tuple[int, int] | None:
+        """First and last slice of the range to segment; None for all, and while it is only half written."""
+        numbers = [int(part) for part in re.findall(r"\d+", str(self._slices.value))]
+        return (min(numbers), max(numbers)) if len(numbers) == 2 else None
 
     def offer_sizes(self, own: tuple[int, int] | None, patch: int) -> None:
         """Offer the sizes that a checkpoint's patch divides; its own size first."""

@@ -67,6 +67,7 @@ class LivePainter:
         self._result = result
         self._step = step
         self._axis = axis
+        self.session_step = result.session.begin()
         self._stale = False
         self._last_refresh = 0.0
         self._repaint_cost = 0.0
@@ -84,8 +85,9 @@ class LivePainter:
         count, show_now = 0, False
         while (item := buffer.take()) is not None:
             index, plane = item
-            changed = self._step.write(self._axis, index, plane)
-            self._result.session.write_slice(self._axis, index, plane)
+            session, data = self._result.session, self._result.layer.data
+            merged = session.merge_slice(self.session_step, self._axis, index, plane, data)
+            changed = self._step.write(self._axis, index, merged)
             count += 1
             if changed is not None:
                 show_now |= index == shown

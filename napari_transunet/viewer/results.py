@@ -20,6 +20,7 @@ from napari_transunet.viewer.layers import (
     label_set_of,
     labels_to_layer,
 )
+from napari_transunet.viewer.undo import SessionUndo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,16 +34,18 @@ if TYPE_CHECKING:
 
 SUFFIX = " labels"
 _SESSION = "session"
+_UNDO = "undo"
 _IMAGE = "image"
 _CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
 class Result:
-    """A Labels layer, and what is known about its labels."""
+    """A Labels layer, what is known about its labels, and what keeps that in step with the layer's undo."""
 
     layer: Labels
     session: AnnotationSession
+    undo: SessionUndo
 
 
 def find_result(layers: Iterable[Any], image: Image, label_set: LabelSet | None = None) -> Result | None:
@@ -59,7 +62,7 @@ def find_result(layers: Iterable[Any], image: Image, label_set: LabelSet | None 
             continue
         if label_set is not None and label_set_of(layer).names != label_set.names:
             continue
-        return Result(layer, session)
+        return result_of(layer)
     return None
 
 
@@ -71,12 +74,23 @@ def new_result(image: Image, volume: Volume | Geometry, label_set: LabelSet) -> 
     highest = max(label_set.names, default=1)
     dtype = np.uint8 if highest < 256 else np.uint16
     data, meta, _ = labels_to_layer(np.zeros(shape, dtype), volume, label_set, f"{image.name}{SUFFIX}")
-    session = AnnotationSession(shape, label_set.names, dtype=dtype)
-    meta["metadata"][METADATA_KEY] |= {_SESSION: session, _IMAGE: weakref.ref(image.data)}
     layer = Labels(data, **meta)
     if label_set.names:
         layer.selected_label = min(label_set.names)
-    return Result(layer, session)
+    return tie(layer, image, AnnotationSession(shape, label_set.names, dtype=dtype))
+
+
+def tie(layer: Labels, image: Image, session: AnnotationSession) -> Result:
+    """Make a Labels layer the result that belongs to an image, with this session."""
+    record = layer.metadata.get(METADATA_KEY)
+    undo = SessionUndo(layer)
+    layer.metadata[METADATA_KEY] = {
+        **(record if isinstance(record, dict) else {}),
+        _SESSION: session,
+        _UNDO: undo,
+        _IMAGE: weakref.ref(image.data),
+    }
+    return Result(layer, session, undo)
 
 
 def rename_result(result: Result, label_set: LabelSet) -> None:
@@ -99,10 +113,23 @@ def results_of(layers: Iterable[Any], checkpoint: Path) -> list[Result]:
     """The results into which no other file than this checkpoint has written."""
     found = []
     for layer in layers:
-        session = session_of(layer)
-        if session is not None and layer.metadata[METADATA_KEY].get(_CHECKPOINTS) == {checkpoint}:
-            found.append(Result(layer, session))
+        result = result_of(layer)
+        if result is not None and layer.metadata[METADATA_KEY].get(_CHECKPOINTS) == {checkpoint}:
+            found.append(result)
     return found
+
+
+def result_of(layer: Any) -> Result | None:
+    """The result that a layer shows; None for a layer without a session."""
+    session = session_of(layer)
+    return Result(layer, session, layer.metadata[METADATA_KEY][_UNDO]) if session is not None else None
+
+
+def image_of(result: Result, layers: Iterable[Any]) -> Image | None:
+    """The image among `layers` on which a result was made; None where it is gone or its voxels were replaced."""
+    data = result.layer.metadata[METADATA_KEY][_IMAGE]()
+    images = (layer for layer in layers if layer._type_string == "image")
+    return next((image for image in images if data is not None and image.data is data), None)
 
 
 def session_of(layer: Labels) -> AnnotationSession | None:

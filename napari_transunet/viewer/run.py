@@ -11,8 +11,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_transunet.annotation.runs import RunRecord, now
+from napari_transunet.errors import InputError
 from napari_transunet.viewer.painting import LivePainter, SliceBuffer, position_in_view
 from napari_transunet.viewer.undo import UndoStep
 
@@ -56,6 +57,8 @@ class RunRequest:
         Gives the volume; called on the worker's thread, because a lazy array may have to be computed.
     only_this_slice
         Compute the slice in view alone instead of the whole volume.
+    between
+        First and last slice of the range to compute; None for all.
     """
 
     settings: PredictorSettings
@@ -63,6 +66,7 @@ class RunRequest:
     cache: PredictorCache
     volume: Callable[[], Volume]
     only_this_slice: bool = False
+    between: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,10 @@ class RunOutcome:
         Label value -> mL of what was written, for the labels that were found.
     record
         For the session's provenance; None where nothing was written.
+    conflicts
+        Slice -> voxels in which what was computed disagrees with a person's edits, which stayed.
+    reopened
+        Slices that had been reviewed and were changed.
     """
 
     kind: Kind
@@ -103,6 +111,8 @@ class RunOutcome:
     volumes: dict[int, float]
     record: RunRecord | None
     only_this_slice: bool
+    conflicts: Mapping[int, int] = field(default_factory=dict)
+    reopened: tuple[int, ...] = ()
     reason: str | None = None
     error: Exception | None = None
 
@@ -133,6 +143,8 @@ class _Channel:
         self.voxel_ml = 0.0
         self.variant = ""
         self.sha256: str | None = None
+        self.card: dict[str, Any] = {}
+        self.between: tuple[int, int] | None = request.between
         self.device = ""
         self.precision = ""
         self.error: Exception | None = None
@@ -164,18 +176,21 @@ def _work(channel: _Channel) -> Generator[None, None, None]:
         predictor = prepared.predictor
         channel.variant = prepared.checkpoint.card.variant
         channel.sha256 = prepared.checkpoint.sha256
+        channel.card = prepared.checkpoint.card.model_dump(mode="json", exclude_none=True)
         channel.device, channel.precision = (
             str(predictor.device),
             str(predictor.precision).removeprefix("torch."),
         )
         channel.axis = int(predictor.slice_axis(volume))
         channel.first = channel.position[channel.axis]
-        channel.total = 1 if request.only_this_slice else volume.data.shape[channel.axis]
+        slices = _wanted_slices(request, channel.first, volume.data.shape[channel.axis])
+        if slices is not None and channel.first not in slices:
+            channel.first = min(slices, key=lambda index: abs(index - channel.first))
+        channel.total = volume.data.shape[channel.axis] if slices is None else len(slices)
         channel.voxel_ml = float(np.prod(volume.geometry.spacing)) / 1000.0
         channel.slicing_started = time.perf_counter()
         channel.slicing.set()
         yield
-        slices = [channel.first] if request.only_this_slice else None
         for batch in predictor.iter_batches(
             volume, first=channel.first, slices=slices, cancelled=channel.cancelled
         ):
@@ -191,6 +206,21 @@ def _work(channel: _Channel) -> Generator[None, None, None]:
         # napari keeps every worker, with its arguments, for as long as the window lives.
         channel.request = None
         channel.ended.set()
+
+
+def _wanted_slices(request: RunRequest, shown: int, count: int) -> Sequence[int] | None:
+    """The slices to compute; None for all."""
+    if request.only_this_slice:
+        return [shown]
+    if request.between is None:
+        return None
+    first, last = request.between
+    if not 0 <= first <= last < count:
+        raise InputError(
+            f"There are no slices {first} to {last}; this volume's slices are 0 to {count - 1}. "
+            "Change “Slices” under Advanced."
+        )
+    return range(first, last + 1)
 
 
 def _added(total: NDArray[np.int64], more: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -357,18 +387,23 @@ class SegmentationRun(QObject):
         self._over = True
         self._viewer.layers.events.removed.disconnect(self._on_layer_removed)
         self._image.events.data.disconnect(self._on_image_data)
-        if self._step is not None:
-            self._step.close()
+        mark = self._step.close() if self._step is not None else None
+        if self._painter is not None:
+            self.result.undo.add(mark, self._painter.session_step)
         if self.result.layer in self._viewer.layers:
             self.result.layer.refresh(extent=False)
         outcome = self._outcome()
-        if outcome.record is not None:
-            self.result.session.add_run(outcome.record)
+        if outcome.record is not None and self._painter is not None:
+            session = self.result.session
+            session.add_run(outcome.record, self._painter.session_step)
+            if self._channel.sha256 is not None:
+                session.cards[self._channel.sha256] = self._channel.card
         self.finished.emit(outcome)
 
     def _outcome(self) -> RunOutcome:
         channel = self._channel
         done = self._painter.written if self._painter is not None else 0
+        step = self._painter.session_step if self._painter is not None else None
         seconds = channel.last_slice - channel.started
         kind: Kind = "finished"
         if channel.error is not None:
@@ -377,6 +412,7 @@ class SegmentationRun(QObject):
             kind = "cancelled"
         record = None
         if done:
+            first, last = self._range()
             record = RunRecord(
                 checkpoint=channel.checkpoint_name,
                 sha256=channel.sha256,
@@ -388,6 +424,9 @@ class SegmentationRun(QObject):
                 seconds=round(seconds, 2),
                 slices=done,
                 total=channel.total,
+                first_slice=first,
+                last_slice=last,
+                axis=channel.axis,
             )
         return RunOutcome(
             kind=kind,
@@ -403,9 +442,17 @@ class SegmentationRun(QObject):
             },
             record=record,
             only_this_slice=channel.only_this_slice,
+            conflicts=dict(sorted(step.conflicts.items())) if step is not None else {},
+            reopened=step.reopened if step is not None else (),
             reason=self._reason,
             error=channel.error,
         )
+
+    def _range(self) -> tuple[int, int]:
+        channel = self._channel
+        if channel.only_this_slice:
+            return channel.first, channel.first
+        return channel.between or (0, self.result.session.shape[channel.axis] - 1)
 
 
 class _AbortRequested:

@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_transunet.errors import TransUNetError
-from napari_transunet.segmentation.suitability import doubt_about, slice_axis_of
+from napari_transunet.segmentation.suitability import doubt_about
 from napari_transunet.viewer.advanced import AdvancedOptions
 from napari_transunet.viewer.background import Chores
 from napari_transunet.viewer.checkpoint_chooser import (
@@ -34,7 +34,6 @@ from napari_transunet.viewer.device_chooser import DeviceChooser, find_devices
 from napari_transunet.viewer.layers import geometry_of, is_lazy, label_set_of, volume_of
 from napari_transunet.viewer.lifetime import Lifetime
 from napari_transunet.viewer.opening import VolumeOpener
-from napari_transunet.viewer.painting import position_in_view
 from napari_transunet.viewer.predictors import PredictorCache, PredictorSettings, load_engine
 from napari_transunet.viewer.preferences import load_preferences, watch_preferences
 from napari_transunet.viewer.question import QuestionBar
@@ -51,11 +50,12 @@ from napari_transunet.viewer.run import RunOutcome, RunProgress, RunRequest, Seg
 from napari_transunet.viewer.run_bar import RunBar
 from napari_transunet.viewer.volume_chooser import VolumeChooser
 from napari_transunet.viewer.wording import (
+    conflict_sentence,
     edits_sentence,
     error_sentence,
     outcome_sentence,
     progress_sentence,
-    replace_question,
+    reopened_sentence,
 )
 
 if TYPE_CHECKING:
@@ -404,28 +404,12 @@ class SegmentDock(QWidget):
         if plan.candidate.card is not None and not is_lazy(plan.image):
             doubt = doubt_about(volume_of(plan.image), plan.candidate.card)
         if doubt is None:
-            self._ask_about_edits(plan)
+            self._start(plan)
             return
         self.question.ask(
             f"{doubt} Segment anyway?",
             yes="Segment anyway",
             no="Don't",
-            on_yes=lambda: self._ask_about_edits(plan),
-            on_no=self._refresh,
-        )
-
-    def _ask_about_edits(self, plan: _Plan) -> None:
-        result = find_result(self._viewer.layers, plan.image, plan.candidate.label_set)
-        axis = slice_axis_of(geometry_of(plan.image), plan.candidate.card, self.advanced.pipeline)
-        slices = [position_in_view(self._viewer, plan.image)[axis]] if plan.only_this_slice else None
-        if result is None or not result.session.would_lose_edits(result.layer.data, axis=axis, slices=slices):
-            self._start(plan)
-            return
-        edited = result.session.edited_voxels(result.layer.data, axis=axis, slices=slices)
-        self.question.ask(
-            replace_question(result.layer.name, edited, bool(result.session.runs), plan.only_this_slice),
-            yes="Replace",
-            no="Keep mine",
             on_yes=lambda: self._start(plan),
             on_no=self._refresh,
         )
@@ -461,6 +445,7 @@ class SegmentDock(QWidget):
             cache=self._cache,
             volume=(lambda: volume_of(image)) if volume is None else (lambda: volume),
             only_this_slice=plan.only_this_slice,
+            between=self.advanced.between,
         )
         self._run = SegmentationRun(self._viewer, image, result, request, self)
         self._run.progressed.connect(self._on_progress)
@@ -483,9 +468,15 @@ class SegmentDock(QWidget):
         run.deleteLater()
         if outcome.done == 0 and not run.result.session.runs and layer in self._viewer.layers:
             self._viewer.layers.remove(layer)
-        sentence = outcome_sentence(outcome, run.result.session.names)
+        told = (
+            outcome_sentence(outcome, run.result.session.names),
+            conflict_sentence(outcome.conflicts),
+            reopened_sentence(outcome.reopened),
+        )
+        sentence = " ".join(part for part in told if part)
         if layer in self._viewer.layers:
-            whole = outcome.kind == "finished" and not outcome.only_this_slice
+            every = outcome.total == layer.data.shape[outcome.axis]
+            whole = outcome.kind == "finished" and every and not outcome.conflicts
             volumes = outcome.volumes if whole else {}
             kept = outcome if outcome.error is None else None
             self._stories[layer] = _Story(sentence, outcome.done, outcome.total, volumes, kept)

@@ -1,4 +1,4 @@
-"""A whole run of the network as one undo step of a Labels layer.
+"""A whole run of the network, or all that one tool changes, as one undo step of a Labels layer.
 
 napari (0.9) has no public way to do this: writing into `layer.data` leaves no history, `block_history` held over
 a run would mix in the person's strokes, and making a layer non-editable forgets the history that it had. So this
@@ -8,6 +8,8 @@ of (index, values before, values after). It is written for napari>=0.9,<0.10 and
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -15,6 +17,8 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from napari.layers import Labels
+
+    from napari_transunet.annotation.session import SessionStep, Write
 
 Box: TypeAlias = tuple[slice, slice, slice]
 Atom: TypeAlias = tuple[Box, NDArray[Any], NDArray[Any]]
@@ -71,19 +75,117 @@ class UndoStep:
         self._atoms.append((box, old, new))
         return box
 
-    def close(self) -> None:
-        """Make the layer editable again, with the run as the newest undo step. Closing twice does nothing."""
+    def close(self) -> Atom | None:
+        """Make the layer editable again, with the run as the newest undo step. Closing twice does nothing.
+
+        Returns the first of its writes, by which `SessionUndo` knows the step; None where there is no step.
+        """
         if self._closed:
-            return
+            return None
         self._closed = True
         self._layer.editable = True
         if not self.intact:
             # Somebody replaced the array; replaying old boxes into another one would damage it.
-            return
+            return None
         self._layer._undo_history.extend(self._earlier)
-        if self._atoms:
-            self._layer._redo_history.clear()
-            self._layer._append_to_undo_history(self._atoms)
+        return _append(self._layer, self._atoms)
+
+
+class SessionUndo:
+    """Undoing labels in napari takes back what came with them in the session; redoing does it again.
+
+    napari tells nobody that it undid something, but the layer is drawn anew each time. So whenever it is, the steps
+    are looked for in the layer's two queues.
+
+    Parameters
+    ----------
+    layer
+        The layer whose undo is followed.
+    """
+
+    def __init__(self, layer: Labels) -> None:
+        self._layer = weakref.ref(layer)
+        self._steps: list[tuple[Atom, SessionStep]] = []
+        layer.events.set_data.connect(self.follow)
+
+    def add(self, mark: Atom | None, step: SessionStep) -> None:
+        """Follow the newest undo step of the layer, known by its mark."""
+        if mark is not None:
+            self._steps.append((mark, step))
+
+    def follow(self, _event: Any = None) -> None:
+        """Bring the session in line with the layer; called by itself, and by those who cannot wait for that."""
+        layer = self._layer()
+        if layer is None or not self._steps or not layer.editable:  # while a run writes, the queues are empty
+            return
+        done, undone = _ends(layer._undo_history), _ends(layer._redo_history)
+        for mark, step in reversed(self._steps):
+            if id(mark) in undone:
+                step.undo()
+        for mark, step in self._steps:
+            if id(mark) in done:
+                step.redo()
+        self._steps = [(mark, step) for mark, step in self._steps if id(mark) in done or id(mark) in undone]
+
+
+def write_as_one_step(layer: Labels, writes: Iterable[Write]) -> Atom | None:
+    """Put labels into a layer as one undo step, and show them; returns the step's mark, None where nothing changed.
+
+    Raises
+    ------
+    RuntimeError
+        A run is writing into the layer.
+    """
+    if not layer.editable:
+        raise RuntimeError("The layer is being written to.")
+    atoms: list[Atom] = []
+    for write in writes:
+        box = _box_around(layer.data[write.index] != write.after, write.index)
+        if box is None:
+            continue
+        inside = tuple(
+            slice(part.start - (at.start or 0), part.stop - (at.start or 0))
+            for part, at in zip(box, write.index, strict=True)
+        )
+        new = write.after[inside].astype(layer.data.dtype)
+        atoms.append((box, layer.data[box].copy(), new))
+        layer.data[box] = new
+    mark = _append(layer, atoms)
+    if mark is not None:
+        layer.refresh(thumbnail=False, extent=False, highlight=False)
+    return mark
+
+
+def history_of(layer: Labels) -> tuple[int, int, int, int]:
+    """Something that is another after every stroke, undo and redo."""
+    undo, redo = layer._undo_history, layer._redo_history
+    return len(undo), id(undo[-1]) if undo else 0, len(redo), id(redo[-1]) if redo else 0
+
+
+def _append(layer: Labels, atoms: list[Atom]) -> Atom | None:
+    if not atoms:
+        return None
+    layer._redo_history.clear()
+    layer._append_to_undo_history(atoms)
+    return atoms[0]
+
+
+def _ends(queue: Iterable[list[Any]]) -> set[int]:
+    """The first and last writes of each step: napari turns a step round when it moves it to the other queue."""
+    return {id(step[at]) for step in queue if step for at in (0, -1)}
+
+
+def _box_around(differs: NDArray[np.bool_], at: Box) -> Box | None:
+    """The smallest box around what is true in `differs`, which lies at `at`; None where nothing is."""
+    box = []
+    for axis, part in enumerate(at):
+        others = tuple(other for other in range(3) if other != axis)
+        hit = np.flatnonzero(differs.any(axis=others))
+        if not hit.size:
+            return None
+        start = part.start or 0
+        box.append(slice(start + int(hit[0]), start + int(hit[-1]) + 1))
+    return (box[0], box[1], box[2])
 
 
 def changed_box(data: NDArray[Any], axis: int, index: int, plane: NDArray[Any]) -> Box | None:

@@ -155,9 +155,18 @@ def edits_sentence(edited: int, any_label: bool) -> str:
     return f"{count(edited, 'voxel')} edited since."
 
 
-def replace_question(name: str, edited: int, segmented: bool, only_this_slice: bool) -> str:
-    """The one question before labels that a person has changed are replaced."""
-    where = " in this slice" if only_this_slice else ""
-    since = " since they were segmented" if segmented else ""
-    changed = f"{count(edited, 'voxel')} of “{name}” were changed{where}{since}."
-    return f"{changed} Replace them? One undo brings them back."
+def conflict_sentence(conflicts: Mapping[int, int]) -> str:
+    """Where a new run would have changed what a person edited; empty where it would not."""
+    if not conflicts:
+        return ""
+    where = f"slice {next(iter(conflicts))}" if len(conflicts) == 1 else count(len(conflicts), "slice")
+    return f"It disagrees with your edits, which stay: {count(sum(conflicts.values()), 'voxel')} in {where}."
+
+
+def reopened_sentence(slices: Sequence[int]) -> str:
+    """Which reviewed slices a run changed; empty where there are none."""
+    if not slices:
+        return ""
+    if len(slices) == 1:
+        return f"Slice {slices[0]} had been reviewed and was changed; look at it again."
+    return f"{count(len(slices), 'slice')} that had been reviewed were changed; look at them again."

@@ -108,7 +108,7 @@ def test_a_new_run_leaves_edits_alone_and_says_where_it_disagrees(written):
     assert labels[2, 0, 0] == 0
     assert np.count_nonzero(labels == 3) == 3 * 30 - 1
     # In slice 1 the new prediction agrees with the edit by chance; it stays an edit and is no conflict.
-    assert session.conflicts(labels) == {2: 1}
+    assert session.conflicts(labels) == step.conflicts == {2: 1}
     assert session.edited_per_slice(labels).tolist() == [0, 3, 1, 0]
     third = session.begin()
     labels[1] = session.merge_slice(third, 0, 1, np.full(SHAPE[1:], 7, np.uint8), labels)
@@ -161,6 +161,20 @@ def test_what_a_tool_did_is_not_by_hand_but_no_run_takes_it(written):
     step.undo()
     assert session.edited_mask(labels).sum() == 1
     assert np.array_equal(session.machine, session.prediction)
+
+
+def test_a_locked_organ_neither_loses_nor_gains_by_a_run(written):
+    session, labels = written
+    labels[:, :, 3:] = session.prediction[:, :, 3:] = 2
+    session.locked = frozenset({2})
+    step = session.begin()
+    plane = np.tile(np.array([2, 1, 0, 0, 2, 1], np.uint8), (5, 1))
+    labels[0] = session.merge_slice(step, 0, 0, plane, labels)
+    assert (labels[0] == [1, 1, 0, 2, 2, 2]).all()
+    assert not session.hand_mask(labels).any()
+    session.locked = frozenset()
+    labels[0] = session.merge_slice(step, 0, 0, np.zeros_like(plane), labels)
+    assert (labels[0] == [1, 0, 0, 2, 0, 2]).all()
 
 
 def test_a_slice_that_a_run_changes_has_to_be_reviewed_again(written):

@@ -24,7 +24,8 @@ from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.segmentation.predictor import Predictor
 from napari_transunet.viewer.layers import add_volume
-from napari_transunet.viewer.results import session_of
+from napari_transunet.viewer.results import result_of, session_of
+from napari_transunet.viewer.undo import write_as_one_step
 from napari_transunet.volumes.phantom import synthetic_ct
 from napari_transunet.volumes.volume import Volume
 
@@ -184,7 +185,7 @@ def test_a_checkpoint_says_what_it_finds_and_sets_the_variant(dock):
 
 
 def test_the_whole_sitting(dock, checkpoints, tmp_path, monkeypatch):
-    """Open, segment, undo, redo, paint, be asked, keep, replace, undo, export and read back."""
+    """Open, segment, undo, redo, paint, segment again, give edits up, undo, export and read back."""
     import SimpleITK as sitk
     from qtpy.QtWidgets import QFileDialog
 
@@ -222,18 +223,18 @@ def test_the_whole_sitting(dock, checkpoints, tmp_path, monkeypatch):
     dock.until(lambda: f"{changed} voxels edited since" in dock.status)
 
     painted = labels.data.copy()
-    dock.press("segment_volume")
-    assert f"{changed} voxels" in dock.question
-    dock.press("question_no")
+    dock.segment()
     assert dock.question is None
     assert np.array_equal(labels.data, painted)
-
-    dock.press("segment_volume")
-    dock.press("question_yes")
-    dock.until(lambda: not dock.widget.running)
+    assert f"It disagrees with your edits, which stay: {changed} voxels in slice 7." in dock.status
+    assert session.conflicts(labels.data) == {7: changed}
+    writes, step = session.take_prediction(labels.data)
+    result_of(labels).undo.add(write_as_one_step(labels, writes), step)
     assert np.array_equal(labels.data, written)
+    assert session.edited_voxels(labels.data) == 0
     labels.undo()
     assert np.array_equal(labels.data, painted)
+    assert session.conflicts(labels.data) == {7: changed}
 
     target = tmp_path / "labels.nii.gz"
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a, **k: (str(target), ""))
@@ -304,12 +305,44 @@ def test_this_slice_leaves_the_others_alone(dock, checkpoints):
 
     labels.data[8] = 2  # a person's work elsewhere is not in the way of this slice
     dock.press("segment_slice")
-    assert dock.question is None
     dock.until(lambda: not dock.widget.running)
-    assert (labels.data[8] == 2).all()
     dock.viewer.dims.set_current_step(0, 8)
     dock.press("segment_slice")
-    assert dock.question is not None
+    dock.until(lambda: not dock.widget.running)
+    assert (labels.data[8] == 2).all()
+    assert "disagrees with your edits" in dock.status
+
+
+def test_a_range_of_slices_leaves_the_others_alone(dock, checkpoints):
+    image = dock.add(name="ct")
+    dock.viewer.dims.set_current_step(0, 9)
+    slices = dock.widget.advanced._slices
+    slices.value = "3-6"
+    dock.segment()
+    labels = dock.labels("ct")
+    expected = _expected(checkpoints, image.metadata["napari_transunet"]["volume"])
+    assert np.mean(labels.data[3:7] == expected[3:7]) > 0.999
+    assert not labels.data[[*range(3), *range(7, 12)]].any()
+    assert dock.status.startswith("4 slices in ")
+    run = session_of(labels).runs[-1]
+    assert (run.first_slice, run.last_slice, run.slices) == (3, 6, 4)
+    slices.value = "3-12"
+    dock.segment()
+    assert "this volume's slices are 0 to 11" in dock.status
+
+
+def test_an_undone_run_is_no_edit_and_runs_again(dock):
+    dock.add(name="ct")
+    dock.segment()
+    labels = dock.labels("ct")
+    written = labels.data.copy()
+    labels.undo()
+    session = session_of(labels)
+    assert session.runs == ()
+    assert not session.prediction.any()
+    dock.segment()
+    assert np.array_equal(labels.data, written)
+    assert len(session.runs) == 1
 
 
 def test_a_second_run_uses_the_prepared_predictor(dock, monkeypatch):
