@@ -1,0 +1,218 @@
+"""One saved file of a session: some planes of some arrays, and a small state, in a form that shows damage.
+
+The file is: eight bytes that name the format, the length of the header (8 bytes, little-endian), the header (JSON,
+zlib), the planes one after the other (zlib), and the SHA-256 of all that comes before it. A plane of zeros takes no
+room. Damage is found before anything of a file is used, and sizes are checked before memory is taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_transunet.errors import FileProblem, InputError, SizeError
+from napari_transunet.files import atomic_path
+
+Planes = Mapping[str, Mapping[int, NDArray[Any]]]
+
+_MAGIC = b"TUSESS1\n"
+_DIGEST = 32
+_MAX_HEADER = 1 << 26
+_MAX_ARRAY = 1 << 34  # bytes; no scan's labels are larger
+_TYPES = ("uint8", "uint16", "uint32", "float16", "float32")
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Shape and type of an array that is saved plane by plane along its first axis."""
+
+    shape: tuple[int, int, int]
+    dtype: str
+
+    @classmethod
+    def of(cls, array: NDArray[Any]) -> ArraySpec:
+        """The spec of a three-dimensional array.
+
+        Raises
+        ------
+        InputError
+            It has other axes than three, or a type that is not saved.
+        """
+        if array.ndim != 3 or array.dtype.name not in _TYPES:
+            raise InputError(f"A {array.dtype} array of shape {array.shape} cannot be saved in a session.")
+        return cls((array.shape[0], array.shape[1], array.shape[2]), array.dtype.name)
+
+    @property
+    def plane_bytes(self) -> int:
+        """Bytes of one plane."""
+        return self.shape[1] * self.shape[2] * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class SavedPart:
+    """What one file holds. `whole` says that nothing before it is needed; `planes` reads the planes, one at a time."""
+
+    whole: bool
+    specs: dict[str, ArraySpec]
+    state: dict[str, Any]
+    saved_at: float
+    _entries: list[tuple[str, int, int, int]] = field(repr=False, default_factory=list)
+    _body: bytes = field(repr=False, default=b"")
+
+    def planes(self) -> Iterator[tuple[str, int, NDArray[Any]]]:
+        """Array name, index along the first axis, plane.
+
+        Raises
+        ------
+        InputError
+            A plane does not have the size that its array gives it.
+        """
+        for name, index, start, size in self._entries:
+            spec = self.specs[name]
+            if not size:
+                yield name, index, np.zeros(spec.shape[1:], spec.dtype)
+                continue
+            reader = zlib.decompressobj()
+            try:
+                data = reader.decompress(self._body[start : start + size], spec.plane_bytes + 1)
+            except zlib.error as error:
+                raise InputError(f"A plane cannot be unpacked ({error}).") from error
+            if len(data) != spec.plane_bytes:
+                raise InputError("A plane has another size than its array gives it.")
+            yield name, index, np.frombuffer(data, spec.dtype).reshape(spec.shape[1:])
+
+
+def write_part(
+    path: Path,
+    planes: Planes,
+    specs: Mapping[str, ArraySpec],
+    state: Mapping[str, Any],
+    *,
+    whole: bool,
+    saved_at: float,
+) -> int:
+    """Write one file, atomically and down to the disk; returns its size in bytes.
+
+    Raises
+    ------
+    FileProblem
+        The folder cannot be written to, or the disk is full.
+    """
+    entries: list[tuple[str, int, int, int]] = []
+    body: list[bytes] = []
+    position = 0
+    for name, chosen in planes.items():
+        for index, plane in chosen.items():
+            packed = zlib.compress(np.ascontiguousarray(plane).data, 1) if plane.any() else b""
+            entries.append((name, int(index), position, len(packed)))
+            body.append(packed)
+            position += len(packed)
+    header = {
+        "version": 1,
+        "whole": whole,
+        "saved_at": saved_at,
+        "arrays": {name: [list(spec.shape), spec.dtype] for name, spec in specs.items()},
+        "planes": entries,
+        "state": state,
+    }
+    packed_header = zlib.compress(json.dumps(header).encode(), 1)
+    digest = hashlib.sha256()
+    size = 0
+    try:
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            for piece in (_MAGIC, len(packed_header).to_bytes(8, "little"), packed_header, *body):
+                digest.update(piece)
+                size += file.write(piece)
+            size += file.write(digest.digest())
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_folder(path.parent)
+    except FileProblem:
+        raise
+    except OSError as error:
+        raise FileProblem(f"Cannot write to {path.parent}: {error.strerror or error}.") from error
+    return size
+
+
+def read_part(path: Path) -> SavedPart:
+    """Read one file; what it returns is undamaged.
+
+    Raises
+    ------
+    InputError
+        It is no such file, is damaged, or of a newer version.
+    SizeError
+        It asks for more memory than any scan's labels need.
+    FileProblem
+        It cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise FileProblem(f"{path.name} cannot be read: {error.strerror or error}.") from error
+    start = len(_MAGIC) + 8
+    if len(content) < start + _DIGEST or not content.startswith(_MAGIC):
+        raise InputError(f"{path.name} is not part of a session, or was cut off.")
+    if hashlib.sha256(content[:-_DIGEST]).digest() != content[-_DIGEST:]:
+        raise InputError(f"{path.name} is damaged.")
+    length = int.from_bytes(content[len(_MAGIC) : start], "little")
+    body = content[start + length : -_DIGEST]
+    return _parsed(path.name, content[start : start + length], body)
+
+
+def _parsed(name: str, packed: bytes, body: bytes) -> SavedPart:
+    try:
+        reader = zlib.decompressobj()
+        text = reader.decompress(packed, _MAX_HEADER)
+        if reader.unconsumed_tail:
+            raise SizeError(f"The header of {name} is too large.")
+        header = json.loads(text)
+        version = int(header["version"])
+        if version != 1:
+            raise InputError(
+                f"{name} was written by a newer version of napari-transunet (format {version}); update to open it."
+            )
+        specs = {str(key): _spec(name, *value) for key, value in header["arrays"].items()}
+        entries = [(str(key), int(index), int(at), int(size)) for key, index, at, size in header["planes"]]
+        for key, index, at, size in entries:
+            if not (0 <= index < specs[key].shape[0] and 0 <= at <= at + size <= len(body)):
+                raise InputError(f"{name} names a plane that it does not have.")
+        state, saved_at = header["state"], float(header["saved_at"])
+        if not isinstance(state, dict) or not math.isfinite(saved_at):
+            raise InputError(f"{name} holds no session.")
+        return SavedPart(bool(header["whole"]), specs, state, saved_at, entries, body)
+    except InputError:
+        raise
+    except (zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{name} cannot be understood ({error}).") from error
+
+
+def _spec(name: str, shape: Any, dtype: Any) -> ArraySpec:
+    z, y, x = (int(size) for size in shape)
+    if min(z, y, x) < 1 or dtype not in _TYPES:
+        raise InputError(f"{name} holds an array of shape {shape} and type {dtype}, which no session has.")
+    spec = ArraySpec((z, y, x), str(dtype))
+    if z * spec.plane_bytes > _MAX_ARRAY:
+        raise SizeError(f"{name} holds an array of {z * spec.plane_bytes / 2**30:.0f} GiB; it is not opened.")
+    return spec
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name itself survive a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
