@@ -56,6 +56,11 @@ class InferenceTransUNet(nn.Module):
         logits: Tensor = self.net(x.to(dtype=self.dtype, memory_format=self.memory_format))
         return logits.float()
 
+    @torch.inference_mode()
+    def attention_maps(self, x: Tensor) -> list[Tensor]:
+        """As `TransUNet.attention_maps`, in float32."""
+        return self.net.attention_maps(x.to(dtype=self.dtype, memory_format=self.memory_format))  # type: ignore[operator]
+
 
 class FusedAttention(nn.Module):
     """`Attention` with query, key and value from one matrix product: (B, N, hidden) -> (B, N, hidden)."""
@@ -72,10 +77,19 @@ class FusedAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Softmax(q kᵀ / √d) v for each head, and the output projection."""
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = functional.scaled_dot_product_attention(query, key, value)
+        attended = functional.scaled_dot_product_attention(*self._by_head(x))
         projected: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return projected
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """What each token attends to, float32: (B, N, hidden) -> (B, heads, N, N), rows sum to 1."""
+        query, key, _ = self._by_head(x)
+        scores = query.float() @ key.float().transpose(-1, -2)
+        return torch.softmax(scores * query.shape[-1] ** -0.5, dim=-1)
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """Query, key and value: (B, N, hidden) -> (3, B, heads, N, hidden / heads)."""
+        return self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
 
 @torch.no_grad()

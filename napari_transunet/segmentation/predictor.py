@@ -27,6 +27,12 @@ from napari_transunet.segmentation.devices import (
 )
 from napari_transunet.segmentation.schedule import nearest_first, outward
 from napari_transunet.segmentation.slices import PLANES, SliceSource, as_volume, orientation_for
+from napari_transunet.segmentation.uncertainty import (
+    SliceUncertainty,
+    inside_of,
+    uncertainty_of,
+    uncertainty_of_shares,
+)
 from napari_transunet.volumes.volume import Volume
 
 if TYPE_CHECKING:
@@ -60,10 +66,14 @@ class PredictionCancelled(TransUNetError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SlicePrediction:
-    """Labels of one slice: its index along the volume's `slice_axis`, and the plane of labels across that axis."""
+    """Labels of one slice: its index along the volume's `slice_axis`, and the plane of labels across that axis.
+
+    `uncertainty` is there where it was asked for.
+    """
 
     index: int
     plane: Labels
+    uncertainty: SliceUncertainty | None = None
 
 
 class Predictor:
@@ -131,6 +141,7 @@ class Predictor:
         self.batch_size = batch_size or _default_batch(self.device, net.img_size)
         self.labels_dtype = np.dtype(np.uint8 if net.num_classes <= 255 else np.uint16)
         self._size = net.img_size
+        self._grid = net.grid
         self._network = InferenceTransUNet(net, device=self.device, dtype=self.precision)
 
     def slice_axis(self, volume: Volume | npt.NDArray[Any]) -> int:
@@ -197,6 +208,7 @@ class Predictor:
         first: int | None = None,
         slices: Sequence[int] | None = None,
         cancelled: Callable[[], bool] | None = None,
+        uncertainty: bool = False,
     ) -> Iterator[list[SlicePrediction]]:
         """The slices of each batch as it is done; ends early once `cancelled` says so.
 
@@ -207,6 +219,7 @@ class Predictor:
             once; the others follow outward from it
         slices : only these, in this order unless `first` is given
         cancelled : asked before every batch
+        uncertainty : tell of each slice how unsure the network is; the labels are the same
 
         Raises
         ------
@@ -216,7 +229,31 @@ class Predictor:
         """
         sources = self._sources(volume)
         order = _order(len(sources[0]), first, slices)
-        return self._run(sources, order, alone=first is not None, cancelled=cancelled)
+        return self._run(
+            sources, order, alone=first is not None, cancelled=cancelled, uncertainty=uncertainty
+        )
+
+    @property
+    def token_grid(self) -> tuple[tuple[int, int], int]:
+        """Tokens of the transformer along height and width, and the pixels that one covers along each."""
+        return self._grid, self._size[0] // self._grid[0]
+
+    def slice_source(self, volume: Volume | npt.NDArray[Any]) -> SliceSource:
+        """How this volume's slices are made for the network, and the way back."""
+        return self._sources(volume)[0]
+
+    def attention(self, volume: Volume | npt.NDArray[Any], index: int) -> list[Tensor]:
+        """What the tokens of one slice attend to: float32 (heads, N, N) on the CPU for every block.
+
+        Raises
+        ------
+        InputError
+            As `predict`; also for an index that the volume does not have.
+        """
+        source = self.slice_source(volume)
+        (wanted,) = _order(len(source), None, [index])
+        images = source.resize.forward(source.planes([wanted]).to(self.device))
+        return [maps[0].float().cpu() for maps in self._network.attention_maps(images)]
 
     def _accepted(self, volume: Volume | npt.NDArray[Any]) -> Volume | npt.NDArray[Any]:
         """A `Volume` as it is, anything else as a checked (z, y, x) array."""
@@ -242,27 +279,38 @@ class Predictor:
         *,
         alone: bool,
         cancelled: Callable[[], bool] | None,
+        uncertainty: bool,
     ) -> Iterator[list[SlicePrediction]]:
         source, others = sources[0], sources[1:]
+        inside = inside_of(source.resize) if uncertainty else None
         votes: npt.NDArray[np.float16] | None = None
         if others:
             votes = self._votes(others, cancelled)
             if cancelled is not None and cancelled():
                 return
-        known: dict[_Key, Labels] = {}
+        known: dict[_Key, _Answer] = {}
 
-        def labels_of(indices: Sequence[int]) -> list[Labels]:
+        def answers(indices: Sequence[int]) -> list[_Answer]:
             if votes is None:
-                return self._classified(source, indices, known)
+                return self._classified(source, indices, known, inside)
             along = np.moveaxis(votes, source.orientation.slice_axis + 1, 1)
             shares = self._probabilities(source, indices)
             return [
-                (along[:, index].astype(np.float32) + share).argmax(0).astype(self.labels_dtype)
+                self._voted(along[:, index].astype(np.float32) + share, source, inside)
                 for index, share in zip(indices, shares, strict=True)
             ]
 
-        for indices, planes in self._batches(order, labels_of, alone=alone, cancelled=cancelled):
-            yield [SlicePrediction(*item) for item in zip(indices, planes, strict=True)]
+        for indices, found in self._batches(order, answers, alone=alone, cancelled=cancelled):
+            yield [SlicePrediction(index, *answer) for index, answer in zip(indices, found, strict=True)]
+
+    def _voted(self, votes: npt.NDArray[np.float32], source: SliceSource, inside: Tensor | None) -> _Answer:
+        """What the summed-up probabilities (classes, …) of several planes say of one slice of the volume."""
+        labels = votes.argmax(0).astype(self.labels_dtype)
+        if inside is None:
+            return labels, None
+        shares = np.stack([source.from_volume(plane) for plane in votes / self.card.planes])
+        on_grid = source.resize.forward(torch.from_numpy(shares).to(self.device))[None]
+        return labels, uncertainty_of_shares(on_grid, inside)[0]
 
     def _votes(
         self, sources: Sequence[SliceSource], cancelled: Callable[[], bool] | None
@@ -333,9 +381,13 @@ class Predictor:
         return size // 2
 
     def _classified(
-        self, source: SliceSource, indices: Sequence[int], known: dict[_Key, Labels]
-    ) -> list[Labels]:
-        """Planes of labels, in the volume's orientation.
+        self,
+        source: SliceSource,
+        indices: Sequence[int],
+        known: dict[_Key, _Answer],
+        inside: Tensor | None,
+    ) -> list[_Answer]:
+        """Planes of labels, in the volume's orientation, each with its uncertainty where `inside` is given.
 
         A slice of one value (air, once clipped to the window) is the same input wherever it lies, so its labels
         are computed once a run and kept in `known`.
@@ -343,22 +395,26 @@ class Predictor:
         planes = source.planes(indices)
         keys = _keys(planes, indices)
         fresh = {key: position for position, key in enumerate(keys) if key not in known}
-        labels = dict(known)
+        answers = dict(known)
         if fresh:
-            computed = self._labels(planes[list(fresh.values())], source)
-            labels.update(zip(fresh, computed, strict=True))
+            computed = self._answers(planes[list(fresh.values())], source, inside)
+            answers.update(zip(fresh, computed, strict=True))
         for key in fresh:
             if isinstance(key, tuple) and len(known) < _KNOWN_PLANES:
-                known[key] = labels[key]
+                known[key] = answers[key]
         # Copies, so that writing into one empty slice does not write into the others.
         return [
-            source.to_volume(labels[key].copy() if isinstance(key, tuple) else labels[key]) for key in keys
+            (source.to_volume(labels.copy() if isinstance(key, tuple) else labels), uncertainty)
+            for key, (labels, uncertainty) in ((key, answers[key]) for key in keys)
         ]
 
-    def _labels(self, planes: Tensor, source: SliceSource) -> Labels:
-        """Scaled slices (B, channels, h, w) on the CPU -> labels (B, h, w)."""
-        labels = source.resize.labels(self._logits(planes, source))
-        return labels.cpu().numpy().astype(self.labels_dtype, copy=False)
+    def _answers(self, planes: Tensor, source: SliceSource, inside: Tensor | None) -> list[_Answer]:
+        """Scaled slices (B, channels, h, w) on the CPU -> of each, labels (h, w) and how unsure they are."""
+        logits = self._logits(planes, source)
+        labels = source.resize.labels(logits).cpu().numpy().astype(self.labels_dtype, copy=False)
+        if inside is None:
+            return [(plane, None) for plane in labels]
+        return list(zip(labels, uncertainty_of(logits, inside), strict=True))
 
     def _probabilities(self, source: SliceSource, indices: Sequence[int]) -> list[npt.NDArray[np.float16]]:
         """Of each class, on each slice as it lies in the volume: (classes, …)."""
@@ -379,6 +435,7 @@ class Predictor:
 
 
 _Key = int | tuple[float, ...]
+_Answer = tuple[Labels, SliceUncertainty | None]
 
 
 def _keys(planes: Tensor, indices: Sequence[int]) -> list[_Key]:

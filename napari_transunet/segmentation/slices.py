@@ -97,6 +97,11 @@ class SliceSource:
         """A (h, w) plane of `data` as a plane of the volume's array, across its `slice_axis`; a view."""
         return self.orientation.invert(plane[None]).squeeze(self.orientation.slice_axis)
 
+    def from_volume(self, plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The reverse of `to_volume`: a plane across the volume's `slice_axis` as a (h, w) plane of `data`; a view."""
+        turned = self.orientation.apply(np.expand_dims(plane, self.orientation.slice_axis))
+        return turned[0]
+
     @property
     def _shape(self) -> tuple[int, ...]:
         return self.orientation.invert(self.data).shape

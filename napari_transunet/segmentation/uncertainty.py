@@ -1,0 +1,112 @@
+"""How sure a network is of its labels, from the logits that gave them.
+
+The measure is the entropy of the classes' probabilities, −Σ p ln p / ln(classes): 0 where one class has it all, 1 where
+all are equally likely. It is found on the device, at the network's own resolution, where a slice takes a few kilobytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from napari_transunet.segmentation.resize import Resize
+    from napari_transunet.segmentation.slices import SliceSource
+
+_POSSIBLE = 0.2
+"""A class this likely counts as present, so that an organ which the network nearly found does not look certain."""
+
+
+@dataclass(frozen=True, eq=False)
+class SliceUncertainty:
+    """How unsure the network was of one slice, from 0 to 1.
+
+    Attributes
+    ----------
+    mean : mean entropy over the foreground and its rim; 0 where there is none.
+    per_class : float16 (classes,), the same over each class and its rim; NaN where there is none, and for class 0.
+    entropy : float16 (H, W), on the network's grid; 0 in padding.
+    """
+
+    mean: float
+    per_class: npt.NDArray[np.float16]
+    entropy: npt.NDArray[np.float16]
+
+
+def inside_of(resize: Resize) -> Tensor:
+    """Which pixels of the network's grid show the slice rather than padding: bool (H, W)."""
+    rows, columns = (matrix.any(dim=1) for matrix in (resize.rows, resize.columns))
+    return rows[:, None] & columns[None, :]
+
+
+def uncertainty_of(logits: Tensor, inside: Tensor) -> list[SliceUncertainty]:
+    """The uncertainty of each slice.
+
+    Parameters
+    ----------
+    logits : float32 (B, classes, H, W)
+    inside : bool (H, W), as `inside_of` gives it; the rest does not count
+    """
+    shares = logits.log_softmax(dim=1)
+    probabilities = shares.exp()
+    return _measured(-(probabilities * shares).sum(dim=1), probabilities, inside)
+
+
+def uncertainty_of_shares(probabilities: Tensor, inside: Tensor) -> list[SliceUncertainty]:
+    """The same from probabilities (B, classes, H, W) that sum to 1, or to 0 in padding."""
+    return _measured(-torch.xlogy(probabilities, probabilities).sum(dim=1), probabilities, inside)
+
+
+def _measured(entropy: Tensor, probabilities: Tensor, inside: Tensor) -> list[SliceUncertainty]:
+    classes = probabilities.shape[1]
+    entropy = (entropy / math.log(max(2, classes))).clamp(0, 1) * inside
+    present = (probabilities > _POSSIBLE) | (
+        probabilities == probabilities.amax(dim=1, keepdim=True)  # ties count for all of them
+    )
+    present[:, 0] = present[:, 1:].any(dim=1)
+    # The rim: one pixel around, of the network's grid.
+    around = functional.max_pool2d((present & inside).half(), 3, stride=1, padding=1) * inside
+    weights = around.float()
+    area = weights.sum(dim=(2, 3))
+    means = (weights * entropy[:, None]).sum(dim=(2, 3)) / area
+    per_class = means.half().cpu().numpy()
+    kept = entropy.half().cpu().numpy()
+    overall = per_class[:, 0].astype(np.float64)
+    per_class[:, 0] = np.nan
+    return [
+        SliceUncertainty(0.0 if math.isnan(value) else float(value), own, plane)
+        for value, own, plane in zip(overall, per_class, kept, strict=True)
+    ]
+
+
+def uncertainty_volume(
+    maps: Mapping[int, npt.NDArray[Any]],
+    source: SliceSource,
+    *,
+    cancelled: Callable[[], bool] | None = None,
+) -> npt.NDArray[np.float16]:
+    """Kept entropies as a volume: float16 of the shape of the volume's array, 0 where nothing was kept.
+
+    Parameters
+    ----------
+    maps : index along the volume's slice axis -> `SliceUncertainty.entropy`
+    source : how the slices were made, for the same volume, card and size; its network is not needed
+    cancelled : asked before every slice; what is there by then is returned
+    """
+    volume = np.zeros(source.orientation.invert(source.data).shape, np.float16)
+    along = np.moveaxis(volume, source.orientation.slice_axis, 0)
+    for index, plane in maps.items():
+        if cancelled is not None and cancelled():
+            break
+        values = source.resize.inverse(torch.from_numpy(plane.astype(np.float32))).clamp(0, 1)
+        along[index] = source.to_volume(values.numpy().astype(np.float16))
+    return volume
