@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from napari_transunet.annotation.runs import RunRecord, now
+from napari_transunet.annotation.uncertainty import SliceUncertainties
 from napari_transunet.errors import InputError
 
 Index = tuple[slice | int, ...]
@@ -116,6 +117,7 @@ class AnnotationSession:
     reviewed : slice -> when it was marked as reviewed, ISO 8601.
     notes : slice -> what a person wrote about it.
     cards : hash of a checkpoint's file -> its model card, of the checkpoints that ran.
+    uncertainty : how unsure the runs were of each slice; None before the first that told it.
     locked : labels that neither a run nor a tool may give a voxel or take one from.
     """
 
@@ -132,6 +134,7 @@ class AnnotationSession:
         self.notes: dict[int, str] = {}
         self.cards: dict[str, dict[str, Any]] = {}
         self.locked: frozenset[int] = frozenset()
+        self.uncertainty: SliceUncertainties | None = None
         # Both are made when they are first needed: most sessions never hold a tool's work or meet a second run.
         self._machine: NDArray[np.unsignedinteger[Any]] | None = None
         self._flags: NDArray[np.uint8] | None = None
@@ -160,6 +163,12 @@ class AnnotationSession:
     def begin(self) -> SessionStep:
         """A step that changes nothing yet, for `merge_slice`."""
         return SessionStep(self)
+
+    def unsure_along(self, axis: int) -> SliceUncertainties:
+        """Where a run along `axis` puts how unsure it is; what was known along another axis is given up."""
+        if self.uncertainty is None or self.uncertainty.axis != axis:
+            self.uncertainty = SliceUncertainties(axis, self.shape[axis])
+        return self.uncertainty
 
     def write_slice(self, axis: int, index: int, plane: Array) -> None:
         """Remember what the network wrote into one slice in which nothing was edited.
@@ -316,6 +325,7 @@ class AnnotationSession:
             "prediction": self.prediction,
             "machine": self._machine,
             "flags": self._flags,
+            "entropy": None if self.uncertainty is None else self.uncertainty.array(),
         }
         return {name: array for name, array in kept.items() if array is not None}
 
@@ -329,6 +339,7 @@ class AnnotationSession:
             "locked": sorted(self.locked),
             "cards": self.cards.copy(),
             "runs": [asdict(run) for run in self.runs],
+            "uncertainty": None if self.uncertainty is None else self.uncertainty.state(),
         }
 
     @classmethod
@@ -355,13 +366,16 @@ class AnnotationSession:
             session.locked = frozenset(int(value) for value in state["locked"])
             session.cards = {str(sha256): dict(card) for sha256, card in state["cards"].items()}
             session._runs = [RunRecord(**run) for run in state["runs"]]
+            if state["uncertainty"] is not None:
+                session.uncertainty = SliceUncertainties.restored(state["uncertainty"], arrays.get("entropy"))
+        except InputError:
+            raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"The saved session cannot be understood ({error}); it was not restored."
             ) from error
-        if any(
-            array.shape != session.shape for array in session.arrays().values()
-        ) or session.axis not in range(3):
+        parts = [arrays[name] for name in ("prediction", "machine", "flags") if name in arrays]
+        if any(part.shape != session.shape for part in parts) or session.axis not in range(3):
             raise InputError("The saved session's parts do not fit together; it was not restored.")
         return session
 

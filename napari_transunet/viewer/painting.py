@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
+    from napari_transunet.segmentation.uncertainty import SliceUncertainty
     from napari_transunet.viewer.results import Result
     from napari_transunet.viewer.undo import UndoStep
 
@@ -31,15 +32,15 @@ class SliceBuffer:
     """Finished slices on their way from the worker to the GUI thread; safe to use from both."""
 
     def __init__(self) -> None:
-        self._planes: deque[tuple[int, NDArray[Any]]] = deque()
+        self._planes: deque[tuple[int, NDArray[Any], SliceUncertainty | None]] = deque()
         self._lock = threading.Lock()
 
-    def put(self, index: int, plane: NDArray[Any]) -> None:
+    def put(self, index: int, plane: NDArray[Any], uncertainty: SliceUncertainty | None = None) -> None:
         """Add a finished slice."""
         with self._lock:
-            self._planes.append((index, plane))
+            self._planes.append((index, plane, uncertainty))
 
-    def take(self) -> tuple[int, NDArray[Any]] | None:
+    def take(self) -> tuple[int, NDArray[Any], SliceUncertainty | None] | None:
         """The oldest slice that was not taken yet."""
         with self._lock:
             return self._planes.popleft() if self._planes else None
@@ -84,10 +85,12 @@ class LivePainter:
         shown = self._slice_in_view()
         count, show_now = 0, False
         while (item := buffer.take()) is not None:
-            index, plane = item
+            index, plane, uncertainty = item
             session, data = self._result.session, self._result.layer.data
             merged = session.merge_slice(self.session_step, self._axis, index, plane, data)
             changed = self._step.write(self._axis, index, merged)
+            if uncertainty is not None:
+                session.unsure_along(self._axis).put(index, uncertainty)
             count += 1
             if changed is not None:
                 show_now |= index == shown

@@ -51,14 +51,11 @@ class Result:
 def find_result(layers: Iterable[Any], image: Image, label_set: LabelSet | None = None) -> Result | None:
     """The newest result that belongs to an image; with `label_set`, only one that means the same organs."""
     for layer in reversed(list(layers)):
-        record = layer.metadata.get(METADATA_KEY)
-        if not isinstance(record, dict) or not isinstance(record.get(_SESSION), AnnotationSession):
+        session = session_of(layer)
+        if session is None or tuple(layer.data.shape) != session.shape:
             continue
-        data = record.get(_IMAGE, lambda: None)()
+        data = layer.metadata[METADATA_KEY][_IMAGE]()
         if data is None or data is not image.data:
-            continue
-        session = record[_SESSION]
-        if tuple(layer.data.shape) != session.shape:
             continue
         if label_set is not None and label_set_of(layer).names != label_set.names:
             continue
@@ -125,6 +122,16 @@ def result_of(layer: Any) -> Result | None:
     return Result(layer, session, layer.metadata[METADATA_KEY][_UNDO]) if session is not None else None
 
 
+def attach(result: Result, name: str, value: Any) -> None:
+    """Keep something with a result for as long as its layer lives."""
+    result.layer.metadata[METADATA_KEY] = {**result.layer.metadata[METADATA_KEY], name: value}
+
+
+def attached(result: Result, name: str) -> Any:
+    """What was kept with a result under this name; None where nothing was."""
+    return result.layer.metadata[METADATA_KEY].get(name)
+
+
 def image_of(result: Result, layers: Iterable[Any]) -> Image | None:
     """The image among `layers` on which a result was made; None where it is gone or its voxels were replaced."""
     data = result.layer.metadata[METADATA_KEY][_IMAGE]()
@@ -132,8 +139,10 @@ def image_of(result: Result, layers: Iterable[Any]) -> Image | None:
     return next((image for image in images if data is not None and image.data is data), None)
 
 
-def session_of(layer: Labels) -> AnnotationSession | None:
+def session_of(layer: Any) -> AnnotationSession | None:
     """The session of a labels layer that this package filled; None for any other."""
     record = layer.metadata.get(METADATA_KEY)
     session = record.get(_SESSION) if isinstance(record, dict) else None
-    return session if isinstance(session, AnnotationSession) else None
+    # napari's copy of a layer shares its metadata; the session stays with the layer that it was made for.
+    own = session is not None and record[_UNDO].follows(layer)
+    return session if own and isinstance(session, AnnotationSession) else None

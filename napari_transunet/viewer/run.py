@@ -144,6 +144,7 @@ class _Channel:
         self.variant = ""
         self.sha256: str | None = None
         self.card: dict[str, Any] = {}
+        self.img_size: tuple[int, int] = (0, 0)
         self.between: tuple[int, int] | None = request.between
         self.device = ""
         self.precision = ""
@@ -181,6 +182,7 @@ def _work(channel: _Channel) -> Generator[None, None, None]:
             str(predictor.device),
             str(predictor.precision).removeprefix("torch."),
         )
+        channel.img_size = predictor.card.img_size
         channel.axis = int(predictor.slice_axis(volume))
         channel.first = channel.position[channel.axis]
         slices = _wanted_slices(request, channel.first, volume.data.shape[channel.axis])
@@ -192,12 +194,12 @@ def _work(channel: _Channel) -> Generator[None, None, None]:
         channel.slicing.set()
         yield
         for batch in predictor.iter_batches(
-            volume, first=channel.first, slices=slices, cancelled=channel.cancelled
+            volume, first=channel.first, slices=slices, cancelled=channel.cancelled, uncertainty=True
         ):
             channel.last_slice = time.perf_counter()
             for prediction in batch:
                 channel.voxels = _added(channel.voxels, np.bincount(prediction.plane.ravel()))
-                channel.buffer.put(int(prediction.index), prediction.plane)
+                channel.buffer.put(int(prediction.index), prediction.plane, prediction.uncertainty)
             yield
     except Exception as error:
         logger.exception("The segmentation failed.")
@@ -344,7 +346,11 @@ class SegmentationRun(QObject):
                 pass
             return
         if self._painter is None:
-            self._painter = LivePainter(self._viewer, self.result, self._step, self._channel.axis)
+            channel, session = self._channel, self.result.session
+            if not session.reviewed and not session.notes:
+                session.axis = channel.axis
+            session.unsure_along(channel.axis).begin(channel.sha256, channel.pipeline, channel.img_size)
+            self._painter = LivePainter(self._viewer, self.result, self._step, channel.axis)
         if everything:
             self._painter.paint(self._channel.buffer, budget=None)
         else:

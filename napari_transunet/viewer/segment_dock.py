@@ -31,12 +31,14 @@ from napari_transunet.viewer.checkpoint_chooser import (
     look_at,
 )
 from napari_transunet.viewer.device_chooser import DeviceChooser, find_devices
+from napari_transunet.viewer.keeping import SessionKeeper, keep, keeper_of
 from napari_transunet.viewer.layers import geometry_of, is_lazy, label_set_of, volume_of
 from napari_transunet.viewer.lifetime import Lifetime
 from napari_transunet.viewer.opening import VolumeOpener
 from napari_transunet.viewer.predictors import PredictorCache, PredictorSettings, load_engine
 from napari_transunet.viewer.preferences import load_preferences, watch_preferences
 from napari_transunet.viewer.question import QuestionBar
+from napari_transunet.viewer.recovery import Recovery, recovery_question
 from napari_transunet.viewer.result_panel import ResultPanel
 from napari_transunet.viewer.results import (
     Result,
@@ -44,6 +46,7 @@ from napari_transunet.viewer.results import (
     new_result,
     note_checkpoint,
     rename_result,
+    result_of,
     results_of,
 )
 from napari_transunet.viewer.run import RunOutcome, RunProgress, RunRequest, SegmentationRun
@@ -62,6 +65,7 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels
     from napari.viewer import Viewer
 
+    from napari_transunet.annotation.session_store import SessionInfo
     from napari_transunet.viewer.device_chooser import FoundDevice
     from napari_transunet.viewer.export import ExportAction
 
@@ -120,6 +124,7 @@ class SegmentDock(QWidget):
         self._run: SegmentationRun | None = None
         self._cache = PredictorCache()
         self._chores = Chores(self)
+        self._heard: weakref.WeakSet[SessionKeeper] = weakref.WeakSet()
         self._stories: weakref.WeakKeyDictionary[Labels, _Story] = weakref.WeakKeyDictionary()
         self._attached = False
         self._stop_watching: Callable[[], None] = lambda: None
@@ -136,6 +141,7 @@ class SegmentDock(QWidget):
         self.question = QuestionBar(self)
         self.panel = ResultPanel(self._viewer, self)
         self.opener = VolumeOpener(self._viewer, self)
+        self.recovery = Recovery(self._viewer, self)
         self._status = QLabel(self)
         self._lifetime = Lifetime(self)
         self._lay_out()
@@ -255,6 +261,9 @@ class SegmentDock(QWidget):
         self.opener.opened.connect(self._on_opened)
         self.opener.choice_needed.connect(self._on_choice_needed)
         self.opener.cancelled.connect(self._refresh)
+        self.recovery.found.connect(self._on_saved_labels)
+        self.recovery.restored.connect(self._on_restored)
+        self.recovery.failed.connect(self._say)
         self.panel.said.connect(self._say)
         self.panel.edited.connect(self._on_edited)
         self._lifetime.arrived.connect(self._attach)
@@ -286,6 +295,7 @@ class SegmentDock(QWidget):
         self._chores.drop()
         self._stop_watching()
         self.panel.detach()
+        self.recovery.detach()
         self.volume.detach()
         self._viewer.events.theme.disconnect(self._on_theme)
         self._viewer.layers.events.removed.disconnect(self._on_layers)
@@ -296,6 +306,11 @@ class SegmentDock(QWidget):
         """The window closes: leave no thread behind."""
         run = self._run
         self._detach()
+        for layer in self._viewer.layers:
+            result = result_of(layer)
+            keeper = keeper_of(result) if result is not None else None
+            if keeper is not None:
+                keeper.close()
         if run is not None and not run.wait(_PATIENCE):
             logger.warning("The segmentation did not stop within %d seconds.", _PATIENCE)
 
@@ -339,6 +354,38 @@ class SegmentDock(QWidget):
         self.question.withdraw()
         self._suggest_checkpoint()
         self._refresh()
+        image = self.volume.layer
+        if image is not None and not self.running:
+            self.recovery.look(image)
+
+    def _on_saved_labels(self, image: Image, info: SessionInfo) -> None:
+        if self.running or self.question.open or self.volume.layer is not image:
+            return
+        self.question.ask(
+            recovery_question(info),
+            yes="Restore",
+            no="Not now",
+            on_yes=lambda: self.recovery.restore(image, info),
+            on_no=self._refresh,
+        )
+
+    def _on_restored(self, result: Result) -> None:
+        self._watch_keeper(result)
+        edited = result.session.edited_voxels(result.layer.data)
+        self._stories[result.layer] = _Story(
+            f"Restored. {edits_sentence(edited, bool(result.layer.data.any()))}".strip(), 0, 0, {}
+        )
+        self._refresh()
+
+    def _watch_keeper(self, result: Result) -> None:
+        """From now on, what is done to a result is saved by itself."""
+        keeper = keep(self._viewer, result)
+        if keeper is None:
+            return
+        if keeper not in self._heard:
+            self._heard.add(keeper)
+            keeper.problem.connect(self._say)
+        keeper.touch()
 
     def _suggest_checkpoint(self) -> None:
         """Choose what fits the volume, where that can be told without computing its voxels."""
@@ -480,6 +527,7 @@ class SegmentDock(QWidget):
             volumes = outcome.volumes if whole else {}
             kept = outcome if outcome.error is None else None
             self._stories[layer] = _Story(sentence, outcome.done, outcome.total, volumes, kept)
+            self._watch_keeper(run.result)
         self._refresh()
         self._say(sentence)
         self.run_finished.emit(outcome)

@@ -113,6 +113,10 @@ class SessionUndo:
         if mark is not None:
             self._steps.append((mark, step))
 
+    def follows(self, layer: Any) -> bool:
+        """Whether this is the layer whose undo is followed."""
+        return self._layer() is layer
+
     def follow(self, _event: Any = None) -> None:
         """Bring the session in line with the layer; called by itself, and by those who cannot wait for that."""
         layer = self._layer()

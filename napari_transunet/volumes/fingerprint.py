@@ -38,4 +38,4 @@ def scan_fingerprint(volume: Volume) -> str:
 
 def _rounded(values: object) -> list[float]:
     # Adding zero turns -0.0 into 0.0.
-    return (np.round(np.asarray(values, dtype=np.float64), _DECIMALS) + 0.0).tolist()
+    return [float(value) + 0.0 for value in np.round(np.asarray(values, dtype=np.float64), _DECIMALS)]

@@ -1,0 +1,39 @@
+"""What tells one scan from another, found off the window's thread and remembered with the image."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from napari_transunet.viewer.layers import METADATA_KEY, volume_of
+from napari_transunet.volumes.fingerprint import scan_fingerprint
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+
+_FINGERPRINT = "fingerprint"
+
+
+def fingerprint_job(image: Image) -> Callable[[], str]:
+    """A function that finds the fingerprint of an image's volume on any thread; it is looked for but once.
+
+    Raises
+    ------
+    VolumeError
+        The image is no volume.
+    """
+    record = image.metadata.get(METADATA_KEY)
+    known = record.get(_FINGERPRINT) if isinstance(record, dict) else None
+    if known is not None and known[0]() is image.data:
+        return lambda: str(known[1])
+    volume = volume_of(image)
+    # A dictionary can be written to from any thread, which a layer must not be.
+    kept = image.metadata.setdefault(METADATA_KEY, {})
+
+    def find() -> str:
+        found = scan_fingerprint(volume)
+        kept[_FINGERPRINT] = (weakref.ref(volume.data), found)
+        return found
+
+    return find
