@@ -1,9 +1,9 @@
 """Tools that correct labels: components, holes, smoothing, growing, slices in between. Arrays in, changes out.
 
 Every tool takes labels (z, y, x), the spacing in mm along these axes (also where it needs none, so that all are called
-alike), and its scope. All sizes are in mm, mm² or mL. A tool changes the organs in its scope and background, never another organ, unless that
-is what it is for (`replace_label`); neither what was edited by hand nor a locked organ. Neighbours are those that share
-a face, an edge or a corner.
+alike), and its scope. All sizes are in mm, mm² or mL. A tool changes the organs in its scope and background, never
+another organ, unless that is what it is for (`replace_label`); neither what was edited by hand nor a locked organ.
+Neighbours are those that share a face, an edge or a corner.
 """
 
 from __future__ import annotations
