@@ -1,0 +1,362 @@
+"""Labels into files: one or several formats at once, all or none, with a JSON that says where they come from."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_transunet import __version__
+from napari_transunet.annotation.runs import now
+from napari_transunet.errors import ExistsError, FileProblem, InputError, VolumeError
+from napari_transunet.volumes.dicom_seg_writing import why_not, write_dicom_seg
+from napari_transunet.volumes.label_tables import write_label_table
+from napari_transunet.volumes.labels import Label, LabelSet, color_for
+from napari_transunet.volumes.meshes import Coordinates, mesh_of, write_mesh
+from napari_transunet.volumes.sidecar import describe, is_ours, plain
+from napari_transunet.volumes.writing import write_labels
+
+if TYPE_CHECKING:
+    from napari_transunet.volumes.geometry import Geometry
+    from napari_transunet.volumes.volume import Source
+
+Progress = Callable[[int, int], None]
+
+FORMATS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "nifti": (".nii.gz", "NIfTI, compressed"),
+        "nrrd": (".nrrd", "NRRD"),
+        "slicer": (".seg.nrrd", "3D Slicer segmentation, with names and colours"),
+        "metaimage": (".mha", "MetaImage"),
+        "dicom-seg": (".dcm", "DICOM segmentation that refers to the scan's series"),
+        "masks": ("_*.nii.gz", "One binary mask for each organ (NIfTI)"),
+        "stl": ("_*.stl", "One surface for each organ (STL)"),
+        "ply": ("_*.ply", "One surface for each organ, coloured (PLY)"),
+        "label-table": (".label.txt", "Names and colours for ITK-SNAP"),
+    }
+)
+"""Format -> ending (a star stands for the organ's name) and what it is."""
+
+_VOLUMES = ("nifti", "nrrd", "slicer", "metaimage")
+_PER_ORGAN = ("masks", "stl", "ply")
+MESH_SMOOTHING = 1.0  # mm
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to write, and where.
+
+    Attributes
+    ----------
+    folder, stem : files are named `stem` and the format's ending, in `folder`.
+    formats : keys of `FORMATS`.
+    coordinates : of meshes.
+    overwrite : replace files that exist.
+    """
+
+    folder: Path
+    stem: str
+    formats: tuple[str, ...]
+    coordinates: Coordinates = "LPS"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class SourceState:
+    """What a scan's file or folder was like when it was opened, to see whether it still is."""
+
+    path: Path
+    files: int
+    size: int
+    modified: int
+
+
+def source_state(source: Source | None) -> SourceState | None:
+    """The state of a scan on disk now; None for a scan without a file.
+
+    Raises
+    ------
+    FileProblem
+        It is gone.
+    """
+    if source is None or source.path is None:
+        return None
+    path = source.path
+    try:
+        files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
+        stats = [file.stat() for file in files]
+    except OSError as error:
+        raise FileProblem(
+            f"The scan {path.name} is gone; put it back, or open it again from where it is now, and export then."
+        ) from error
+    return SourceState(
+        path,
+        len(stats),
+        sum(stat.st_size for stat in stats),
+        max((stat.st_mtime_ns for stat in stats), default=0),
+    )
+
+
+def check_source(source: Source | None, before: SourceState | None) -> None:
+    """Refuse where the scan on disk is no longer what the labels were made on.
+
+    Raises
+    ------
+    FileProblem
+        It is gone.
+    VolumeError
+        It has changed.
+    """
+    if before is not None and source_state(source) != before:
+        raise VolumeError(
+            f"The scan {before.path.name} was changed since it was opened; open it again and compare before you export."
+        )
+
+
+def export(
+    labels: NDArray[Any],
+    geometry: Geometry,
+    label_set: LabelSet,
+    request: ExportRequest,
+    *,
+    source: Source | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> list[Path]:
+    """Write labels in every format of the request; returns the files, the JSON last. Either all are written or none.
+
+    Parameters
+    ----------
+    labels : (z, y, x) whole numbers on the grid
+    geometry : the scan's grid
+    label_set : names and colours; values without a name get one
+    source : the scan; needed for a DICOM segmentation, and never written over
+    provenance : what the session says of runs and edits; versions and the time are added
+    progress : called with the formats done and their number
+    cancelled : asked before each file
+
+    Raises
+    ------
+    InputError
+        No or unknown formats, labels on another grid, or a format that cannot be made of this scan.
+    ExistsError
+        A file exists and may not be replaced.
+    FileProblem
+        The folder cannot be written to.
+    """
+    wanted = _checked(labels, geometry, request)
+    values = [int(value) for value in np.unique(labels) if value]
+    named = _complete(label_set, values)
+    targets = _targets(request, wanted, named, values)
+    every = [path for paths in targets.values() for path in paths.values()]
+    sidecar = request.folder / f"{request.stem}.json"
+    _check_free([*every, sidecar], request, source)
+    record = _record(provenance, request, wanted, source, every)
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=".exporting-", dir=request.folder))
+    except OSError as error:
+        raise FileProblem(f"Cannot write to {request.folder}: {error.strerror or error}.") from error
+    try:
+        for done, name in enumerate(wanted, 1):
+            for value, path in targets[name].items():
+                if cancelled is not None and cancelled():
+                    raise InputError("The export was cancelled; nothing was written.")
+                _write_one(
+                    name, value, temporary / path.name, labels, geometry, named, request, source, record
+                )
+            if progress is not None:
+                progress(done, len(wanted))
+        voxels = {value: int(np.count_nonzero(labels == value)) for value in values}
+        first = every[0] if every else sidecar
+        text = json.dumps(describe(first, geometry, named, record, voxels), indent=2, ensure_ascii=False)
+        (temporary / sidecar.name).write_text(text + "\n", encoding="utf-8")
+        # The JSON first: whoever sees the labels finds their description already there.
+        _move([sidecar, *every], temporary, overwrite=request.overwrite)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return [*every, sidecar]
+
+
+def unavailable(format_name: str, source: Source | None) -> str | None:
+    """Why a format cannot be made of labels of this scan; None where it can."""
+    if format_name == "dicom-seg":
+        if (reason := why_not(source)) is not None:
+            return reason
+        if not _installed("highdicom"):
+            return 'Needs highdicom: pip install "napari-transunet[export]".'
+    if format_name in ("stl", "ply") and not _installed("scikit-image"):
+        return 'Needs scikit-image: pip install "napari-transunet[export]".'
+    return None
+
+
+def _checked(labels: NDArray[Any], geometry: Geometry, request: ExportRequest) -> list[str]:
+    unknown = [name for name in request.formats if name not in FORMATS]
+    if unknown or not request.formats:
+        raise InputError(
+            f"Choose at least one format of {', '.join(FORMATS)}"
+            + (f"; {', '.join(unknown)} is none of them." if unknown else ".")
+        )
+    if tuple(labels.shape) != tuple(geometry.shape):
+        raise VolumeError(
+            f"The labels have the shape {tuple(labels.shape)}, the scan {geometry.shape}; they are not exported."
+        )
+    if not request.stem or request.stem != Path(request.stem).name or request.stem in (".", ".."):
+        raise InputError(f"{request.stem!r} is no file name.")
+    return [name for name in FORMATS if name in request.formats]
+
+
+def _complete(label_set: LabelSet, values: list[int]) -> LabelSet:
+    missing = [value for value in values if label_set.get(value) is None]
+    made = [Label(value, f"label {value}", color_for(f"label {value}", value)) for value in missing]
+    return LabelSet((*label_set, *made))
+
+
+def _targets(
+    request: ExportRequest, wanted: list[str], labels: LabelSet, values: list[int]
+) -> dict[str, dict[int, Path]]:
+    """Format -> label (0: all) -> file."""
+    used: set[str] = set()
+    safe: dict[int, str] = {}
+    for value in values:
+        label = labels.get(value)
+        name = _file_name(label.name if label is not None else f"label_{value}")
+        safe[value] = name if name not in used else f"{name}_{value}"
+        used.add(safe[value])
+    found: dict[str, dict[int, Path]] = {}
+    for name in wanted:
+        ending = FORMATS[name][0]
+        if name in _PER_ORGAN:
+            found[name] = {
+                value: request.folder / (request.stem + ending.replace("*", safe[value])) for value in values
+            }
+        else:
+            found[name] = {0: request.folder / (request.stem + ending)}
+    return found
+
+
+def _check_free(paths: list[Path], request: ExportRequest, source: Source | None) -> None:
+    if not request.folder.is_dir():
+        raise FileProblem(f"The folder {request.folder} is not there; choose another one.")
+    scan = source.path if source is not None else None
+    for path in paths:
+        if scan is not None and _same(path, scan):
+            raise FileProblem(f"{path.name} is the scan itself; give the labels another name.")
+        if path.exists() and not request.overwrite:
+            raise ExistsError(f"{path} exists already; choose another name or ask to overwrite it.")
+    sidecar = paths[-1]
+    if sidecar.exists() and not is_ours(sidecar):
+        raise ExistsError(f"{sidecar} does not describe labels and is not replaced; choose another name.")
+
+
+def _write_one(
+    name: str,
+    value: int,
+    path: Path,
+    labels: NDArray[Any],
+    geometry: Geometry,
+    label_set: LabelSet,
+    request: ExportRequest,
+    source: Source | None,
+    record: Mapping[str, Any],
+) -> None:
+    label = label_set.get(value)
+    if name in _VOLUMES:
+        write_labels(path, labels, geometry, label_set, provenance=record, overwrite=True)
+    elif name == "masks" and label is not None:
+        alone = LabelSet((Label(1, label.name, label.color, label.snomed),))
+        write_labels(
+            path, (labels == value).astype(np.uint8), geometry, alone, provenance=record, overwrite=True
+        )
+        # The one JSON of the export tells it all.
+        path.with_name(path.name.removesuffix(".nii.gz") + ".json").unlink(missing_ok=True)
+    elif name in ("stl", "ply") and label is not None:
+        mesh = mesh_of(labels == value, geometry, coordinates=request.coordinates, smooth_mm=MESH_SMOOTHING)
+        write_mesh(path, mesh, name=label.name, color=label.color, coordinates=request.coordinates)
+    elif name == "dicom-seg":
+        write_dicom_seg(path, labels, geometry, label_set, source, provenance=record)
+    elif name == "label-table":
+        write_label_table(path, label_set)
+
+
+def _record(
+    provenance: Mapping[str, Any] | None,
+    request: ExportRequest,
+    wanted: list[str],
+    source: Source | None,
+    files: list[Path],
+) -> dict[str, Any]:
+    record: dict[str, Any] = {"software": f"napari-transunet {__version__}"} | plain(dict(provenance or {}))
+    record |= {"exported": now(), "versions": versions(), "files": [path.name for path in files]}
+    if source is not None:
+        told = {"name": source.name, "format": source.format, "series_uid": source.series_uid}
+        known = record.get("source")
+        record["source"] = (known if isinstance(known, dict) else {}) | {k: v for k, v in told.items() if v}
+    if {"stl", "ply"} & set(wanted):
+        record["meshes"] = {"coordinates": request.coordinates, "unit": "mm", "smoothed_mm": MESH_SMOOTHING}
+    return record
+
+
+def versions() -> dict[str, str]:
+    """Versions of what has a part in the labels, as far as it is in use."""
+    found = {"napari-transunet": __version__, "python": platform.python_version()}
+    for module, package in (
+        ("numpy", "numpy"),
+        ("SimpleITK", "SimpleITK"),
+        ("torch", "torch"),
+        ("napari", "napari"),
+        ("highdicom", "highdicom"),
+    ):
+        if module in sys.modules:
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                found[package] = metadata.version(package)
+    return found
+
+
+def _move(paths: list[Path], temporary: Path, *, overwrite: bool) -> None:
+    moved: list[Path] = []
+    try:
+        for path in paths:
+            if path.exists() and not overwrite:
+                raise ExistsError(f"{path} appeared while it was being written; nothing was replaced.")
+            (temporary / path.name).replace(path)
+            moved.append(path)
+    except OSError as error:
+        if not overwrite:  # what was there before is gone then, and what is new is better than nothing
+            for path in moved:
+                path.unlink(missing_ok=True)
+        if isinstance(error, FileProblem):
+            raise
+        raise FileProblem(f"Cannot write to {paths[0].parent}: {error.strerror or error}.") from error
+
+
+def _file_name(name: str) -> str:
+    kept = "".join(c if c.isalnum() or c in "-_" else "_" for c in name).strip("_")
+    return kept[:60] or "organ"
+
+
+def _same(path: Path, scan: Path) -> bool:
+    try:
+        return path.samefile(scan)
+    except OSError:
+        return path.absolute() == scan.absolute()
+
+
+def _installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,265 @@
+"""Labels as a DICOM segmentation that refers to the series they were made on (highdicom)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_transunet import __version__
+from napari_transunet.errors import FileProblem, InputError, VolumeError
+from napari_transunet.files import atomic_path
+from napari_transunet.volumes.dicom_headers import Header, damage_named, scan
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+    from napari_transunet.volumes.geometry import Geometry
+    from napari_transunet.volumes.labels import Label, LabelSet
+    from napari_transunet.volumes.volume import Source
+
+_TOLERANCE = 0.05  # of a voxel by which an instance may lie off the grid
+_LONGEST_NAME = 64  # characters of DICOM's LO
+
+# Names of concepts in pydicom's dictionary of SNOMED CT codes.
+_CONCEPTS: Mapping[str, str] = MappingProxyType(
+    {
+        "liver": "Liver",
+        "spleen": "Spleen",
+        "kidney": "Kidney",
+        "gallbladder": "Gallbladder",
+        "stomach": "Stomach",
+        "pancreas": "Pancreas",
+        "aorta": "Aorta",
+        "hippocampus": "Hippocampus",
+        "esophagus": "Esophagus",
+        "oesophagus": "Esophagus",
+        "inferior vena cava": "InferiorVenaCava",
+        "postcava": "InferiorVenaCava",
+        "portal vein": "PortalVein",
+        "adrenal gland": "AdrenalGland",
+        "duodenum": "Duodenum",
+        "colon": "Colon",
+        "small bowel": "SmallIntestine",
+        "lung": "Lung",
+        "heart": "Heart",
+        "brain": "Brain",
+        "prostate": "Prostate",
+        "trachea": "Trachea",
+        "tumor": "Neoplasm",
+        "tumour": "Neoplasm",
+    }
+)
+
+
+def write_dicom_seg(
+    path: Path,
+    labels: NDArray[Any],
+    geometry: Geometry,
+    label_set: LabelSet,
+    source: Source | None,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write labels as a binary DICOM segmentation of the series in `source`.
+
+    Segments are numbered from 1 in the order of the label values that occur; slices without any are left out.
+
+    Parameters
+    ----------
+    path : ends in .dcm
+    labels : (z, y, x) on the grid
+    geometry : the grid, that of the series
+    source : where the series lies
+    provenance : checkpoint, its hash and the edits name the algorithm
+
+    Raises
+    ------
+    InputError
+        highdicom is not installed, the scan is no DICOM series, or there are no labels.
+    VolumeError
+        The series is not the one that the labels were made on any more.
+    FileProblem
+        It is gone, or the folder cannot be written to.
+    """
+    try:
+        import highdicom as hd
+    except ImportError as error:
+        raise InputError(
+            'DICOM segmentations need highdicom; install it with: pip install "napari-transunet[export]".'
+        ) from error
+    if (reason := why_not(source)) is not None:
+        raise InputError(f"A DICOM segmentation cannot be written: {reason} Choose another format.")
+    assert source is not None
+    values = [int(value) for value in np.unique(labels) if value]
+    if not values:
+        raise InputError("There are no labels to write.")
+    instances = _instances(source)
+    planes = [_plane_of(instance, labels, geometry) for instance in instances]
+    if sum(plane.size for plane in planes) != labels.size:
+        raise VolumeError(
+            "The DICOM series does not have the slices that were labelled any more; open the scan again."
+        )
+    numbers = np.zeros(max(values) + 1, np.uint8 if len(values) < 256 else np.uint16)
+    numbers[values] = np.arange(1, len(values) + 1)
+    segments = [
+        _described(hd, number, label_set.get(value), value, provenance or {})
+        for number, value in enumerate(values, 1)
+    ]
+    masks = np.stack([numbers[plane] for plane in planes])
+    with damage_named("the DICOM series lacks what a segmentation of it has to repeat"):
+        written = _segmentation(hd, instances, masks, segments, source)
+    for item, value in zip(written.SegmentSequence, values, strict=True):
+        _add_side(item, label_set.get(value))
+    with atomic_path(path, overwrite=overwrite) as temporary:
+        written.save_as(temporary)
+    return path
+
+
+def why_not(source: Source | None) -> str | None:
+    """A sentence that says why labels of this scan cannot be written as a DICOM segmentation; None where they can."""
+    if source is None or source.path is None or "DICOM" not in source.format:
+        return "The scan was not opened as a DICOM series."
+    if source.series_uid is None:
+        return "The scan's series has no UID, which anonymising may have removed, so that nothing can refer to it."
+    return None
+
+
+def _segmentation(
+    hd: Any, instances: list[Dataset], masks: NDArray[Any], segments: list[Any], source: Source
+) -> Any:
+    return hd.seg.Segmentation(
+        source_images=instances,
+        pixel_array=masks,
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=segments,
+        series_instance_uid=hd.UID(),
+        series_number=int(instances[0].get("SeriesNumber") or 0) + 1000,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer="napari-transunet",
+        manufacturer_model_name="napari-transunet",
+        software_versions=__version__,
+        device_serial_number="0",
+        content_label="SEGMENTATION",
+        content_description="Organs by TransUNet, reviewed in napari"[:_LONGEST_NAME],
+        series_description=f"Segmentation of {source.name}"[:_LONGEST_NAME],
+    )
+
+
+def _instances(source: Source) -> list[Dataset]:
+    """Headers of the images of the series, in no particular order."""
+    import pydicom
+
+    assert source.path is not None
+    folder = source.path if source.path.is_dir() else source.path.parent
+    if not source.path.exists():
+        raise FileProblem(f"The scan {source.path.name} is gone; open it again from where it is now.")
+    found = next((series for series in scan(folder, recursive=True) if series.uid == source.series_uid), None)
+    if found is None:
+        raise VolumeError(
+            f"The DICOM series of the scan is not in {folder.name} any more; open the scan again."
+        )
+    headers: Sequence[Header] = found.headers
+    if any(header.frames > 1 for header in headers):
+        raise InputError("Labels of multi-frame DICOM files cannot be written as a DICOM segmentation yet.")
+    instances = [pydicom.dcmread(header.path, stop_before_pixels=True) for header in headers]
+    for instance in instances:
+        if not instance.get("SpecificCharacterSet"):
+            instance.SpecificCharacterSet = "ISO_IR 192"  # empty means ASCII, of which UTF-8 is an extension
+    return instances
+
+
+def _plane_of(instance: Dataset, labels: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
+    """The labels of one image's pixels, whichever way the grid runs."""
+    rows, columns = int(instance.Rows), int(instance.Columns)
+    orientation = np.asarray([float(v) for v in instance.ImageOrientationPatient])
+    step_y, step_x = (float(v) for v in instance.PixelSpacing)
+    # Voxel index (x, y, z) of a place: direction⁻¹ (place − origin) / spacing.
+    back = np.linalg.inv(np.asarray(geometry.direction)) / np.asarray(geometry.spacing[::-1])[:, None]
+    start = back @ (
+        np.asarray([float(v) for v in instance.ImagePositionPatient]) - np.asarray(geometry.origin)
+    )
+    right, down = back @ (orientation[:3] * step_x), back @ (orientation[3:] * step_y)
+    whole = [np.rint(part) for part in (start, right, down)]
+    ends = start + right * (columns - 1) + down * (rows - 1)
+    expected = whole[0] + whole[1] * (columns - 1) + whole[2] * (rows - 1)
+    if max(np.abs(start - whole[0]).max(), np.abs(ends - expected).max()) > _TOLERANCE:
+        raise VolumeError("The DICOM series lies on another grid than the labels; open the scan again.")
+    r, c = np.ogrid[:rows, :columns]
+    x, y, z = ((whole[0][k] + whole[1][k] * c + whole[2][k] * r).astype(np.int64) for k in range(3))
+    for at, size in ((x, labels.shape[2]), (y, labels.shape[1]), (z, labels.shape[0])):
+        if at.min() < 0 or at.max() >= size:
+            raise VolumeError(
+                "The DICOM series holds images that the labels do not cover; open the scan again."
+            )
+    plane: NDArray[Any] = labels[z, y, x]
+    return plane
+
+
+def _described(hd: Any, number: int, label: Label | None, value: int, provenance: Mapping[str, Any]) -> Any:
+    from pydicom.sr.codedict import codes
+
+    name = label.name if label is not None else f"label {value}"
+    checkpoint = str(provenance.get("checkpoint") or "")
+    kind = "MANUAL"
+    algorithm = None
+    if checkpoint:
+        kind = "SEMIAUTOMATIC" if provenance.get("edited_voxels") else "AUTOMATIC"
+        algorithm = hd.AlgorithmIdentificationSequence(
+            name=checkpoint[:_LONGEST_NAME],
+            family=codes.DCM.ArtificialIntelligence,
+            version=str(provenance.get("sha256") or "unknown")[:_LONGEST_NAME],
+        )
+    color = None
+    if label is not None:
+        color = hd.color.CIELabColor.from_rgb(*(round(255 * part) for part in label.color))
+    return hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=name[:_LONGEST_NAME],
+        segmented_property_category=codes.SCT.AnatomicalStructure,
+        segmented_property_type=_code(label, name),
+        algorithm_type=kind,
+        algorithm_identification=algorithm,
+        tracking_uid=hd.UID(),
+        tracking_id=f"label {value}",
+        display_color=color,
+    )
+
+
+def _code(label: Label | None, name: str) -> Any:
+    """The card's own code, else that of a known organ, else "organ"; the segment's label tells which."""
+    from pydicom.sr.codedict import codes
+    from pydicom.sr.coding import Code
+
+    if label is not None and label.snomed and re.fullmatch(r"\d{6,18}", label.snomed):
+        return Code(label.snomed, "SCT", name[:_LONGEST_NAME])
+    base, _ = _parted(name)
+    concept = _CONCEPTS.get(base) or next((c for n, c in _CONCEPTS.items() if n in base.split()), None)
+    return getattr(codes.SCT, concept) if concept else codes.SCT.Organ
+
+
+def _add_side(item: Dataset, label: Label | None) -> None:
+    from highdicom.sr.coding import CodedConcept
+    from pydicom.sequence import Sequence as DicomSequence
+    from pydicom.sr.codedict import codes
+
+    side = _parted(label.name)[1] if label is not None else ""
+    if side:
+        code = codes.SCT.Left if side == "left" else codes.SCT.Right
+        concept = CodedConcept.from_code(code)
+        item.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = DicomSequence(
+            [concept]
+        )
+
+
+def _parted(name: str) -> tuple[str, str]:
+    words = [{"l": "left", "r": "right"}.get(word, word) for word in re.findall(r"[a-z0-9]+", name.lower())]
+    side = next((word for word in words if word in ("left", "right")), "")
+    return " ".join(word for word in words if word != side), side

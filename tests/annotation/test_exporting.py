@@ -1,0 +1,169 @@
+"""Exports: every format reopens with the same labels, all or nothing is written, and provenance says it all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from napari_transunet.annotation import exporting
+from napari_transunet.annotation.exporting import (
+    FORMATS,
+    ExportRequest,
+    check_source,
+    export,
+    source_state,
+    unavailable,
+)
+from napari_transunet.errors import ExistsError, FileProblem, InputError, VolumeError
+from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.reading import read_volume
+from napari_transunet.volumes.volume import Source
+
+SHAPE = (8, 10, 12)
+GEOMETRY = Geometry(SHAPE, (2.5, 0.7, 0.8), (10.0, -20.0, 30.0), ((0, -1, 0), (1, 0, 0), (0, 0, 1)))
+NAMES = LabelSet.from_names({1: "liver", 3: "kidney/left"})
+PROVENANCE = {"checkpoint": "c", "sha256": "ab" * 32, "edited_voxels": 5, "runs": [{"checkpoint": "c"}]}
+WITHOUT_SCAN = tuple(name for name in FORMATS if name != "dicom-seg")
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[1:6, 2:8, 2:6] = 1
+    labels[4:7, 3:6, 7:11] = 3
+    return labels
+
+
+def _request(folder: Path, *formats: str, **more) -> ExportRequest:
+    return ExportRequest(folder, "ct_labels", formats or WITHOUT_SCAN, **more)
+
+
+def test_every_format_is_there_and_reopens(labels, tmp_path):
+    seen = []
+    request = _request(tmp_path)
+    paths = export(
+        labels, GEOMETRY, NAMES, request, provenance=PROVENANCE, progress=lambda *at: seen.append(at)
+    )
+    assert {path.name for path in paths} == {path.name for path in tmp_path.iterdir()}
+    assert len(paths) == 4 + 2 + 2 + 2 + 1 + 1
+    assert seen[-1] == (8, 8)
+    for ending in (".nii.gz", ".nrrd", ".seg.nrrd", ".mha"):
+        again = read_volume(tmp_path / f"ct_labels{ending}")
+        assert np.array_equal(again.data, labels)
+        assert again.labels.names == NAMES.names
+        assert np.allclose(again.geometry.origin, GEOMETRY.origin, atol=1e-4)
+        assert np.allclose(again.geometry.direction, GEOMETRY.direction, atol=1e-4)
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "ct_labels.nii.gz"))), labels)
+    mask = nibabel.load(tmp_path / "ct_labels_kidney_left.nii.gz")
+    assert np.array_equal(np.asarray(mask.dataobj).T, labels == 3)
+    content = json.loads((tmp_path / "ct_labels.json").read_text("utf-8"))
+    told = content["provenance"]
+    assert told["checkpoint"] == "c"
+    assert told["edited_voxels"] == 5
+    assert {"napari-transunet", "python", "numpy", "SimpleITK"} <= told["versions"].keys()
+    assert told["meshes"]["coordinates"] == "LPS"
+    assert {entry["name"]: entry["voxels"] for entry in content["labels"]} == {
+        "liver": int((labels == 1).sum()),
+        "kidney/left": int((labels == 3).sum()),
+    }
+
+
+@pytest.mark.parametrize("name", ["nifti", "nrrd", "slicer", "metaimage"])
+def test_exported_reopened_and_exported_again_is_the_same_to_the_byte(labels, tmp_path, name):
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.mkdir()
+    second.mkdir()
+    (one, *_) = export(labels, GEOMETRY, NAMES, _request(first, name), provenance=PROVENANCE)
+    again = read_volume(one)
+    (two, *_) = export(
+        again.data, again.geometry, again.labels, _request(second, name), provenance=PROVENANCE
+    )
+    reread = read_volume(two)
+    assert reread.data.tobytes() == labels.tobytes()
+    assert reread.data.dtype == labels.dtype
+    assert reread.labels == again.labels
+
+
+def test_nothing_is_replaced_unasked_and_nothing_is_left_half_done(labels, tmp_path, monkeypatch):
+    (tmp_path / "ct_labels_liver.stl").write_text("theirs")
+    with pytest.raises(ExistsError, match="ct_labels_liver"):
+        export(labels, GEOMETRY, NAMES, _request(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["ct_labels_liver.stl"]
+    export(labels, GEOMETRY, NAMES, _request(tmp_path, "stl", overwrite=True))
+    assert (tmp_path / "ct_labels_liver.stl").read_bytes()[:4] == b"mesh"
+
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(exporting, "write_label_table", _full)
+        with pytest.raises(OSError, match="No space"):
+            export(labels, GEOMETRY, NAMES, _request(empty))
+    assert not list(empty.iterdir())
+    with pytest.raises(InputError, match="cancelled"):
+        export(labels, GEOMETRY, NAMES, _request(empty), cancelled=lambda: True)
+    assert not list(empty.iterdir())
+    (empty / "ct_labels.json").write_text('{"Modality": "CT"}')
+    with pytest.raises(ExistsError, match="does not describe labels"):
+        export(labels, GEOMETRY, NAMES, _request(empty, "nifti", overwrite=True))
+
+
+def _full(*_args, **_kwargs):
+    raise OSError(28, "No space left on device")
+
+
+def test_what_cannot_be_exported_is_refused(labels, tmp_path):
+    for request, match in (
+        (_request(tmp_path, "obj"), "obj is none of them"),
+        (ExportRequest(tmp_path, "a", ()), "at least one format"),
+        (ExportRequest(tmp_path, "../a", ("nifti",)), "no file name"),
+        (_request(tmp_path, "dicom-seg"), "DICOM series"),
+    ):
+        with pytest.raises(InputError, match=match):
+            export(labels, GEOMETRY, NAMES, request)
+    with pytest.raises(VolumeError, match="shape"):
+        export(labels[1:], GEOMETRY, NAMES, _request(tmp_path, "nifti"))
+    with pytest.raises(FileProblem, match="not there"):
+        export(labels, GEOMETRY, NAMES, _request(tmp_path / "none", "nifti"))
+    scan = tmp_path / "ct_labels.nii.gz"
+    scan.write_bytes(b"the scan")
+    source = Source(scan, "NIfTI", "ct_labels")
+    with pytest.raises(FileProblem, match="the scan itself"):
+        export(labels, GEOMETRY, NAMES, _request(tmp_path, "nifti", overwrite=True), source=source)
+    assert scan.read_bytes() == b"the scan"
+    assert "DICOM series" in unavailable("dicom-seg", source)
+    assert unavailable("nifti", None) is None
+
+
+def test_names_from_outside_make_no_paths(labels, tmp_path):
+    names = LabelSet.from_names({1: "../../etc/passwd", 3: "..\\..__etc_passwd"})
+    paths = export(labels, GEOMETRY, names, _request(tmp_path, "masks"))
+    assert all(path.parent == tmp_path for path in paths)
+    assert len({path.name for path in paths}) == 3
+
+
+def test_a_scan_that_is_gone_or_another_is_noticed(tmp_path):
+    file, folder = tmp_path / "ct.nii.gz", tmp_path / "series"
+    file.write_bytes(b"123")
+    folder.mkdir()
+    (folder / "1.dcm").write_bytes(b"1")
+    for path, change in (
+        (file, lambda: file.write_bytes(b"1234")),
+        (folder, lambda: (folder / "2.dcm").touch()),
+    ):
+        source = Source(path, "NIfTI", "ct")
+        before = source_state(source)
+        check_source(source, before)
+        change()
+        with pytest.raises(VolumeError, match="was changed"):
+            check_source(source, before)
+    file.unlink()
+    with pytest.raises(FileProblem, match="is gone"):
+        check_source(Source(file, "NIfTI", "ct"), before)
+    assert source_state(Source(None, "array", "a")) is None
+    check_source(None, None)
