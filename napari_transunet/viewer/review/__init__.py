@@ -1,0 +1,1 @@
+"""The dock *Review and correct* and its parts."""

@@ -1,0 +1,126 @@
+"""All that can be done in the dock, once: name, key, and what it does in words. Keys, tooltips and help follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class Action:
+    """One action.
+
+    Attributes
+    ----------
+    title : a few words.
+    key : as napari writes keys; empty where there is none.
+    tip : a sentence that says what will happen.
+    group : under which it is listed.
+    """
+
+    title: str
+    key: str
+    tip: str
+    group: str
+
+    @property
+    def hint(self) -> str:
+        """The tooltip: sentence and key."""
+        return f"{self.tip} (key: {self.key})" if self.key else self.tip
+
+
+def _table() -> dict[str, Action]:
+    review, organs, correct, look = "Review", "Organs", "Correct", "Look and measure"
+    table = {
+        "next": Action(
+            "Next slice to check", "N", "Go to the most uncertain slice that is not reviewed yet.", review
+        ),
+        "reviewed": Action(
+            "Mark reviewed", "K", "Mark this slice as reviewed and go to the next one to check.", review
+        ),
+        "unmark": Action(
+            "Mark or unmark",
+            "Shift+K",
+            "Mark this slice as reviewed or take the mark back; stay here.",
+            review,
+        ),
+        "conflict": Action(
+            "Next disagreement",
+            "J",
+            "Go to the next slice where the last run disagrees with your edits.",
+            review,
+        ),
+        "take_slice": Action(
+            "Take this slice's",
+            "Shift+J",
+            "Give up your edits in this slice where the last run disagrees.",
+            review,
+        ),
+        "take_all": Action(
+            "Take all", "", "Give up your edits in all slices where the last run disagrees.", review
+        ),
+        "lock": Action(
+            "Lock organ",
+            "W",
+            "Lock or unlock the organ that the brush paints: a locked organ does not change.",
+            organs,
+        ),
+        "hide": Action("Hide organ", "Shift+H", "Hide or show the organ that the brush paints.", organs),
+        "only": Action("Show only this organ", "H", "Hide all other organs, or show all again.", organs),
+        "largest": Action(
+            "Keep largest", "Shift+Q", "Remove all but the largest parts of the organ.", correct
+        ),
+        "clicked": Action(
+            "Keep the part I click",
+            "Q",
+            "Then click in the image: all other parts of that organ go.",
+            correct,
+        ),
+        "islands": Action("Remove islands", "Shift+O", "Remove parts that are smaller than this.", correct),
+        "holes": Action("Fill holes", "Shift+F", "Fill what the organ encloses.", correct),
+        "smooth": Action("Smooth", "Shift+S", "Smooth the outline; the organ keeps its volume.", correct),
+        "grow": Action("Grow", "Shift+G", "Grow the organ into background by this distance.", correct),
+        "shrink": Action("Shrink", "Shift+D", "Take a rim of this thickness off the organ.", correct),
+        "interpolate": Action(
+            "Interpolate", "Shift+I", "Fill the slices between those that you corrected by hand.", correct
+        ),
+        "replace": Action("Replace with", "Shift+R", "Make the organ another one, or background.", correct),
+        "above": Action(
+            "Copy from the slice above",
+            ".",
+            "Make the organ in this slice what it is in the next higher slice.",
+            correct,
+        ),
+        "below": Action(
+            "Copy from the slice below",
+            ",",
+            "Make the organ in this slice what it is in the next lower slice.",
+            correct,
+        ),
+        "range": Action(
+            "Paint only within a range",
+            "G",
+            "Let the brush change only voxels whose values lie in the range.",
+            correct,
+        ),
+        "uncertainty": Action(
+            "Show uncertainty", "U", "Show or hide how unsure the network was of every voxel.", look
+        ),
+        "attention": Action(
+            "Show attention", "Shift+U", "Then click in the image: what that patch attends to is shown.", look
+        ),
+        "measure": Action("Measure", "Shift+M", "Measure all organs.", look),
+        "compare": Action("Compare", "Shift+C", "Compare with the labels layer that is chosen.", look),
+        "export": Action("Export…", "Shift+E", "Write the labels in one or several formats.", look),
+        "help": Action("Keys and help", "F1", "List all actions and their keys.", look),
+    }
+    for number in range(1, 10):
+        table[f"organ_{number}"] = Action(
+            f"Organ {number}", f"Alt+{number}", f"Paint with organ {number} of the list.", organs
+        )
+    return table
+
+
+ACTIONS: Mapping[str, Action] = MappingProxyType(_table())
+"""Name -> action."""

@@ -1,0 +1,266 @@
+"""The tools and their sizes: on which organ, in which slices, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qtpy.QtCore import QSignalBlocker, Signal
+from qtpy.QtWidgets import (
+    QButtonGroup,
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QSizePolicy,
+    QSpinBox,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_transunet.viewer.review.actions import ACTIONS
+from napari_transunet.viewer.wording import organ
+
+
+@dataclass(frozen=True)
+class CorrectionRequest:
+    """What a person wants done.
+
+    Attributes
+    ----------
+    tool : a name in `ACTIONS`.
+    all_organs : act on all, else on the one that the brush paints.
+    whole_volume : act on all slices, else on the one in view.
+    by_hand_too : change what was edited by hand as well.
+    sizes : what the tool needs: count, ml, mm2, mm, label, each_slice.
+    """
+
+    tool: str
+    all_organs: bool
+    whole_volume: bool
+    by_hand_too: bool
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class CorrectionPanel(QWidget):
+    """Emits `wanted` with a `CorrectionRequest`, and `range_changed` with (low, high) or None."""
+
+    wanted = Signal(object)
+    range_changed = Signal(object)
+    range_suggestion_wanted = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._buttons: dict[str, QPushButton | QToolButton] = {}
+        self._organs = _choice(self, "scope_organ", ("This organ", "All organs"))
+        self._slices = _choice(self, "scope_slices", ("This slice", "Whole volume"))
+        self._by_hand = QCheckBox("Also change what I edited by hand", self)
+        self._by_hand.setObjectName("also_by_hand")
+        self._by_hand.setToolTip("Otherwise tools leave voxels that you painted yourself as they are")
+        self._count = _whole(self, "count", 1, 1, 20, "part", "parts")
+        self._islands = _size(self, "island_size", 1.0, 0.01, 1000.0, " mL")
+        self._islands_mm2 = _size(self, "island_area", 25.0, 0.1, 10000.0, " mm²")
+        self._holes = QComboBox(self)
+        self._holes.setObjectName("holes_where")
+        self._holes.addItems(["in space", "in each slice"])
+        self._smooth = _size(self, "smooth_mm", 2.0, 0.1, 20.0, " mm")
+        self._grow = _size(self, "grow_mm", 2.0, 0.1, 50.0, " mm")
+        self._shrink = _size(self, "shrink_mm", 2.0, 0.1, 50.0, " mm")
+        self._label = QComboBox(self)
+        self._label.setObjectName("replace_by")
+        self._range = QCheckBox("Paint only from", self)
+        self._range.setObjectName("paint_range")
+        self._range.setToolTip(ACTIONS["range"].hint)
+        self._low = _whole(self, "range_low", -50, -32768, 65535, "", "")
+        self._high = _whole(self, "range_high", 150, -32768, 65535, "", "")
+        self._suggest = QToolButton(self)
+        self._suggest.setObjectName("range_from_organ")
+        self._suggest.setText("from organ")
+        self._suggest.setToolTip(
+            "Take the mean of the organ's values, and two standard deviations to each side"
+        )
+        self._status = QLabel(self)
+        self._status.setObjectName("correction_status")
+        self._status.setWordWrap(True)
+        self._status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
+        self._lay_out()
+        self._range.toggled.connect(self._on_range)
+        self._low.valueChanged.connect(self._on_range)
+        self._high.valueChanged.connect(self._on_range)
+        self._suggest.clicked.connect(self.range_suggestion_wanted)
+        self._slices[1].idToggled.connect(lambda _id, _on: self._on_scope())
+        self._on_scope()
+
+    @property
+    def paint_range(self) -> tuple[float, float] | None:
+        """The values that may be painted on; None for all."""
+        if not self._range.isChecked():
+            return None
+        low, high = sorted((self._low.value(), self._high.value()))
+        return float(low), float(high)
+
+    def show_organs(self, names: Mapping[int, str]) -> None:
+        """Offer these organs, and background, as what an organ can be replaced with."""
+        chosen = self._label.currentData()
+        with QSignalBlocker(self._label):
+            self._label.clear()
+            self._label.addItem("background", 0)
+            for value, name in names.items():
+                self._label.addItem(organ(name), value)
+            self._label.setCurrentIndex(max(0, self._label.findData(chosen)))
+
+    def set_range(self, low: float, high: float) -> None:
+        """Put a range into the boxes and turn it on."""
+        with QSignalBlocker(self._low), QSignalBlocker(self._high):
+            self._low.setValue(round(low))
+            self._high.setValue(round(high))
+        self._range.setChecked(True)
+        self._on_range()
+
+    def toggle_range(self) -> None:
+        """Turn the range on or off."""
+        self._range.toggle()
+
+    def request(self, tool: str) -> CorrectionRequest:
+        """What pressing that tool's button asks for now."""
+        every: dict[str, dict[str, Any]] = {
+            "largest": {"count": self._count.value()},
+            "islands": {"below_ml": self._islands.value(), "below_mm2": self._islands_mm2.value()},
+            "holes": {"each_slice": self._holes.currentIndex() == 1},
+            "smooth": {"radius_mm": self._smooth.value()},
+            "grow": {"by_mm": self._grow.value()},
+            "shrink": {"by_mm": self._shrink.value()},
+            "replace": {"by": self._label.currentData()},
+        }
+        return CorrectionRequest(
+            tool,
+            all_organs=self._organs[1].checkedId() == 1,
+            whole_volume=self._slices[1].checkedId() == 1,
+            by_hand_too=self._by_hand.isChecked(),
+            sizes=every.get(tool, {}),
+        )
+
+    def press(self, tool: str) -> None:
+        """Ask for a tool, as its button does."""
+        if self._buttons[tool].isEnabled():
+            self.wanted.emit(self.request(tool))
+
+    def say(self, sentence: str) -> None:
+        """What a tool did, or why it did nothing."""
+        self._status.setText(sentence)
+
+    def set_enabled_because(self, why_not: str | None) -> None:
+        """Let tools be used (None), or say why they cannot be."""
+        for name, button in self._buttons.items():
+            button.setEnabled(why_not is None)
+            button.setToolTip(why_not or ACTIONS[name].hint)
+
+    def _lay_out(self) -> None:
+        grid = QGridLayout()
+        grid.setContentsMargins(0, 0, 0, 0)
+        grid.setVerticalSpacing(4)
+        grid.setColumnStretch(0, 1)
+        grid.setColumnStretch(1, 1)
+        both = QWidget(self)
+        sizes = QHBoxLayout(both)
+        sizes.setContentsMargins(0, 0, 0, 0)
+        sizes.addWidget(self._islands)
+        sizes.addWidget(self._islands_mm2)
+        rows: tuple[tuple[str, QWidget | None], ...] = (
+            ("largest", self._count),
+            ("clicked", None),
+            ("islands", both),
+            ("holes", self._holes),
+            ("smooth", self._smooth),
+            ("grow", self._grow),
+            ("shrink", self._shrink),
+            ("interpolate", None),
+            ("replace", self._label),
+        )
+        for row, (name, size) in enumerate(rows):
+            grid.addWidget(self._tool(name), row, 0, 1, 1 if size is not None else 2)
+            if size is not None:
+                grid.addWidget(size, row, 1)
+        grid.addWidget(self._tool("below", "Copy from below"), len(rows), 0)
+        grid.addWidget(self._tool("above", "Copy from above"), len(rows), 1)
+        limits = QHBoxLayout()
+        limits.addWidget(self._range)
+        limits.addWidget(self._low, 1)
+        limits.addWidget(QLabel("to", self))
+        limits.addWidget(self._high, 1)
+        limits.addWidget(self._suggest)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 6, 0, 0)
+        layout.setSpacing(6)
+        scope = QHBoxLayout()
+        scope.addWidget(self._organs[0])
+        scope.addWidget(self._slices[0])
+        layout.addLayout(scope)
+        layout.addWidget(self._by_hand)
+        layout.addLayout(grid)
+        layout.addLayout(limits)
+        layout.addWidget(self._status)
+        layout.addStretch(1)
+
+    def _tool(self, name: str, text: str | None = None) -> QPushButton:
+        button = QPushButton(text or ACTIONS[name].title, self)
+        button.setObjectName(f"tool_{name}")
+        button.setToolTip(ACTIONS[name].hint)
+        button.clicked.connect(lambda: self.press(name))
+        self._buttons[name] = button
+        return button
+
+    def _on_scope(self) -> None:
+        whole = self._slices[1].checkedId() == 1
+        self._islands.setVisible(whole)
+        self._islands_mm2.setVisible(not whole)
+        self._holes.setEnabled(whole)
+
+    def _on_range(self) -> None:
+        self.range_changed.emit(self.paint_range)
+
+
+def _choice(parent: QWidget, name: str, texts: tuple[str, str]) -> tuple[QWidget, QButtonGroup]:
+    """Two buttons side by side of which one is down; ids 0 and 1."""
+    box = QWidget(parent)
+    row = QHBoxLayout(box)
+    row.setContentsMargins(0, 0, 0, 0)
+    row.setSpacing(0)
+    group = QButtonGroup(box)
+    for at, text in enumerate(texts):
+        button = QPushButton(text, box)
+        button.setObjectName(f"{name}_{at}")
+        button.setCheckable(True)
+        button.setStyleSheet("padding-left: 4px; padding-right: 4px;")
+        group.addButton(button, at)
+        row.addWidget(button, 1)
+    first = group.button(0)
+    assert first is not None
+    first.setChecked(True)
+    return box, group
+
+
+def _size(parent: QWidget, name: str, value: float, low: float, high: float, unit: str) -> QDoubleSpinBox:
+    box = QDoubleSpinBox(parent)
+    box.setObjectName(name)
+    box.setRange(low, high)
+    box.setDecimals(2 if low < 0.1 else 1)
+    box.setSuffix(unit)
+    box.setValue(value)
+    return box
+
+
+def _whole(parent: QWidget, name: str, value: int, low: int, high: int, one: str, many: str) -> QSpinBox:
+    box = QSpinBox(parent)
+    box.setObjectName(name)
+    box.setRange(low, high)
+    box.setValue(value)
+    if one:
+        box.valueChanged.connect(lambda number: box.setSuffix(f" {one if number == 1 else many}"))
+        box.setSuffix(f" {one if value == 1 else many}")
+    return box

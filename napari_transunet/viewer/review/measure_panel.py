@@ -1,0 +1,308 @@
+"""Measures of the organs as a table that can be sorted, copied and saved, and a comparison with other labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QApplication,
+    QCheckBox,
+    QComboBox,
+    QFileDialog,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QSizePolicy,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_transunet.annotation.measuring import as_csv, write_measures
+from napari_transunet.errors import TransUNetError
+from napari_transunet.viewer.review.actions import ACTIONS
+from napari_transunet.viewer.wording import millilitres, organ
+
+if TYPE_CHECKING:
+    from napari_transunet.annotation.disagreement import Disagreement
+    from napari_transunet.annotation.measuring import OrganMeasure
+
+_ROLE = int(Qt.ItemDataRole.UserRole)
+_MEASURES = (
+    ("Organ", "Name of the label"),
+    ("Volume", "mL"),
+    ("Surface", "mm², estimated by Crofton's formula"),
+    ("Mean", "Mean of the image's values (HU in CT)"),
+    ("SD", "Standard deviation of the image's values"),
+    ("Extent", "Size of the bounding box along z × y × x, in mm"),
+    ("Parts", "Parts that do not touch"),
+    ("Slices", "Slices that show it"),
+    ("By hand", "Share of its voxels that you edited by hand"),
+)
+_SCORES = (
+    ("Organ", "Name of the label"),
+    ("Dice", "Overlap: 2 |A ∩ B| / (|A| + |B|)"),
+    ("HD95", "95th percentile of the surface distances, mm"),
+    ("NSD", "Share of the surfaces that lie within 2 mm of each other"),
+)
+
+
+class MeasurePanel(QWidget):
+    """Emits `wanted` when the organs are to be measured, and `jump` with the voxel (z, y, x) of a chosen organ."""
+
+    wanted = Signal()
+    jump = Signal(int, int, int)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._measures: Sequence[OrganMeasure] = ()
+        self._measure = QPushButton(ACTIONS["measure"].title, self)
+        self._measure.setObjectName("measure")
+        self._measure.setToolTip(ACTIONS["measure"].hint)
+        self._measure.clicked.connect(self.wanted)
+        self._copy = QPushButton("Copy", self)
+        self._copy.setObjectName("copy_measures")
+        self._copy.setToolTip("Copy the table, to paste it into a spreadsheet")
+        self._copy.clicked.connect(self._on_copy)
+        self._save = QPushButton("Save CSV…", self)
+        self._save.setObjectName("save_measures")
+        self._save.setToolTip("Write the table, with units and exact numbers")
+        self._save.clicked.connect(self._on_save)
+        self._status = _wrapped(self, "measure_status")
+        self._table = _table(self, "measures", _MEASURES)
+        self._table.itemSelectionChanged.connect(self._on_selected)
+        buttons = QHBoxLayout()
+        for button in (self._measure, self._copy, self._save):
+            buttons.addWidget(button)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 6, 0, 0)
+        layout.addLayout(buttons)
+        layout.addWidget(self._status)
+        layout.addWidget(self._table, 1)
+        self.show_measures((), ())
+
+    def show_measures(self, measures: Sequence[OrganMeasure], warnings: Sequence[str]) -> None:
+        """Show measures, and warnings above them."""
+        self._measures = measures
+        self._status.setText("\n".join(warnings) if warnings else "")
+        self._copy.setEnabled(bool(measures))
+        self._save.setEnabled(bool(measures))
+        rows = [_measure_row(at, measure) for at, measure in enumerate(measures)]
+        _fill(self._table, rows)
+
+    def say(self, sentence: str) -> None:
+        """Say something above the table."""
+        self._status.setText(sentence)
+
+    def set_busy(self, busy: bool) -> None:
+        """Whether it is measuring."""
+        self._measure.setEnabled(not busy)
+        if busy:
+            self.say("Measuring …")
+
+    def _on_selected(self) -> None:
+        items = self._table.selectedItems()
+        if not items:
+            return
+        first = self._table.item(items[0].row(), 0)
+        centre = self._measures[int(first.data(_ROLE + 1))].centre if first is not None else None
+        if centre is not None:
+            self.jump.emit(*centre)
+
+    def _on_copy(self) -> None:
+        clipboard = QApplication.clipboard()
+        if clipboard is not None:
+            clipboard.setText(as_csv(self._measures).replace(",", "\t"))
+        self.say("Copied.")
+
+    def _on_save(self) -> None:
+        name, _ = QFileDialog.getSaveFileName(self, "Save measures", "measures.csv", "Table (*.csv)")
+        if not name:
+            return
+        path = Path(name if name.lower().endswith(".csv") else f"{name}.csv")
+        try:
+            write_measures(path, self._measures, overwrite=path == Path(name))
+        except (TransUNetError, OSError) as error:
+            self.say(str(error))
+            return
+        self.say(f"Saved to {path}.")
+
+
+class ComparePanel(QWidget):
+    """Emits `wanted` with the name of the other layer, and `jump_slice` with the index of a slice."""
+
+    wanted = Signal(str)
+    jump_slice = Signal(int)
+    map_wanted = Signal(bool)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._other = QComboBox(self)
+        self._other.setObjectName("compare_with")
+        self._other.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self._compare = QPushButton(ACTIONS["compare"].title, self)
+        self._compare.setObjectName("compare")
+        self._compare.setToolTip(ACTIONS["compare"].hint)
+        self._compare.clicked.connect(self.press)
+        self._map = QCheckBox("Show disagreement as a layer", self)
+        self._map.setObjectName("show_disagreement")
+        self._map.toggled.connect(self.map_wanted)
+        self._status = _wrapped(self, "compare_status")
+        self._scores = _table(self, "scores", _SCORES)
+        self._slices = _table(
+            self, "worst_slices", (("Worst slices", "Click to go there"), ("mm²", "Area that differs"))
+        )
+        self._slices.itemSelectionChanged.connect(self._on_selected)
+        first = QHBoxLayout()
+        first.addWidget(self._other, 1)
+        first.addWidget(self._compare)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 6, 0, 0)
+        layout.addLayout(first)
+        layout.addWidget(self._map)
+        layout.addWidget(self._status)
+        layout.addWidget(self._scores, 1)
+        layout.addWidget(self._slices, 1)
+        self.show_choices(())
+
+    @property
+    def map_shown(self) -> bool:
+        """Whether the disagreement is to be shown as a layer."""
+        return self._map.isChecked()
+
+    def show_choices(self, names: Sequence[str]) -> None:
+        """Offer these labels layers."""
+        chosen = self._other.currentText()
+        self._other.clear()
+        self._other.addItems(list(names))
+        self._other.setCurrentIndex(max(0, self._other.findText(chosen)))
+        self._compare.setEnabled(bool(names))
+        self._compare.setToolTip(
+            ACTIONS["compare"].hint if names else "Open other labels of this scan first."
+        )
+
+    def press(self) -> None:
+        """Compare with the chosen layer, as the button does."""
+        if self._other.currentText():
+            self.wanted.emit(self._other.currentText())
+
+    def show_result(self, found: Disagreement, names: dict[int, str]) -> None:
+        """Show scores and the worst slices."""
+        rows = []
+        for at, (value, scores) in enumerate(found.scores.items()):
+            name = organ(names.get(value, f"label {value}"), first=True)
+            rows.append([(name, name, at), *(_score(scores[key], key) for key in ("dice", "hd95", "nsd"))])
+        rows.append(
+            [("Mean", "\U0010ffff", -1), *(_score(found.means[key], key) for key in ("dice", "hd95", "nsd"))]
+        )
+        _fill(self._scores, rows)
+        worst = found.worst_slices(50)
+        _fill(self._slices, [[(f"Slice {at}", at, at), (f"{area:,.0f}", area, at)] for at, area in worst])
+        self.say("" if worst else "Both are the same.")
+
+    def say(self, sentence: str) -> None:
+        """Say something above the tables."""
+        self._status.setText(sentence)
+
+    def set_busy(self, busy: bool) -> None:
+        """Whether it is comparing."""
+        self._compare.setEnabled(not busy and self._other.count() > 0)
+        if busy:
+            self.say("Comparing …")
+
+    def _on_selected(self) -> None:
+        items = self._slices.selectedItems()
+        first = self._slices.item(items[0].row(), 0) if items else None
+        if first is not None:
+            self.jump_slice.emit(int(first.data(_ROLE + 1)))
+
+
+class _Item(QTableWidgetItem):
+    """Sorted by the value that it stands for, not by its text."""
+
+    def __lt__(self, other: QTableWidgetItem) -> bool:
+        mine, theirs = self.data(_ROLE), other.data(_ROLE)
+        if isinstance(mine, str) or isinstance(theirs, str):
+            return str(mine) < str(theirs)
+        return (float("-inf") if mine is None else mine) < (float("-inf") if theirs is None else theirs)
+
+
+_Cell = tuple[str, Any, int]  # text, value to sort by, row in the source
+
+
+def _measure_row(at: int, measure: OrganMeasure) -> list[_Cell]:
+    name = organ(measure.name, first=True)
+    size = " × ".join(f"{part:.0f}" for part in measure.extent_mm)
+    return [
+        (name, name, at),
+        (millilitres(measure.volume_ml) if measure.voxels else "–", measure.volume_ml, at),
+        (f"{measure.surface_mm2:,.0f}" if measure.voxels else "–", measure.surface_mm2, at),
+        _number(measure.mean, ".0f", at),
+        _number(measure.sd, ".0f", at),
+        (size if measure.voxels else "–", max(measure.extent_mm), at),
+        (str(measure.components) if measure.voxels else "–", measure.components, at),
+        (str(measure.slices) if measure.voxels else "–", measure.slices, at),
+        (_number(measure.by_hand * 100, ".1f", at, " %")),
+    ]
+
+
+def _number(value: float, form: str, at: int, unit: str = "") -> _Cell:
+    known = math.isfinite(value)
+    return (f"{value:{form}}{unit}" if known else "–", value if known else None, at)
+
+
+def _score(value: float, key: str) -> _Cell:
+    if math.isnan(value):
+        return ("–", None, 0)
+    if math.isinf(value):
+        return ("∞", value, 0)
+    return (f"{value:.1f} mm" if key == "hd95" else f"{value:.3f}", value, 0)
+
+
+def _table(parent: QWidget, name: str, columns: Sequence[tuple[str, str]]) -> QTableWidget:
+    table = QTableWidget(0, len(columns), parent)
+    table.setObjectName(name)
+    for at, (title, tip) in enumerate(columns):
+        item = QTableWidgetItem(title)
+        item.setToolTip(tip)
+        table.setHorizontalHeaderItem(at, item)
+    table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+    table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+    table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+    table.setSortingEnabled(True)
+    header = table.verticalHeader()
+    if header is not None:
+        header.setVisible(False)
+        header.setDefaultSectionSize(22)
+    table.setMinimumHeight(110)
+    return table
+
+
+def _fill(table: QTableWidget, rows: Sequence[Sequence[_Cell]]) -> None:
+    table.setSortingEnabled(False)
+    table.clearSelection()
+    table.setRowCount(len(rows))
+    for row, cells in enumerate(rows):
+        for column, (text, value, source) in enumerate(cells):
+            item = _Item(text)
+            item.setData(_ROLE, value)
+            item.setData(_ROLE + 1, source)
+            side = Qt.AlignmentFlag.AlignLeft if column == 0 else Qt.AlignmentFlag.AlignRight
+            item.setTextAlignment(int(side | Qt.AlignmentFlag.AlignVCenter))
+            table.setItem(row, column, item)
+    table.setSortingEnabled(True)
+    table.resizeColumnsToContents()
+
+
+def _wrapped(parent: QWidget, name: str) -> QLabel:
+    label = QLabel(parent)
+    label.setObjectName(name)
+    label.setWordWrap(True)
+    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
+    return label

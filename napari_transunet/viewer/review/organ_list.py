@@ -1,0 +1,161 @@
+"""The organs: colour, name, key, visibility and lock, one row each; a click takes an organ as the brush."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QSize, Qt, Signal
+from qtpy.QtWidgets import (
+    QFrame,
+    QGridLayout,
+    QLabel,
+    QScrollArea,
+    QSizePolicy,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_transunet.viewer.legend import swatch
+from napari_transunet.viewer.review.actions import ACTIONS
+from napari_transunet.viewer.wording import organ
+
+if TYPE_CHECKING:
+    from napari_transunet.volumes.labels import Color, LabelSet
+
+_HEIGHT = 190  # px; longer lists scroll
+
+
+class OrganList(QWidget):
+    """Emits `picked` with a label value, and `visibility_changed` and `lock_changed` with it and the new state."""
+
+    picked = Signal(int)
+    visibility_changed = Signal(int, bool)
+    lock_changed = Signal(int, bool)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("organ_list")
+        self._inner = QWidget(self)
+        self._grid = QGridLayout(self._inner)
+        self._grid.setContentsMargins(0, 0, 0, 0)
+        self._grid.setHorizontalSpacing(2)
+        self._grid.setVerticalSpacing(0)
+        self._grid.setColumnStretch(0, 1)
+        self._area = QScrollArea(self)
+        self._area.setWidget(self._inner)
+        self._area.setWidgetResizable(True)
+        self._area.setFrameShape(QFrame.Shape.NoFrame)
+        self._area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._area)
+        self._names: dict[int, QToolButton] = {}
+        self._eyes: dict[int, QToolButton] = {}
+        self._locks: dict[int, QToolButton] = {}
+        self._shown: LabelSet | None = None
+
+    @property
+    def values(self) -> list[int]:
+        """The label values in the order of the list."""
+        return list(self._names)
+
+    def show_labels(self, labels: LabelSet | None) -> None:
+        """Show these organs."""
+        if labels == self._shown:
+            return
+        self._shown = labels
+        while (item := self._grid.takeAt(0)) is not None:
+            if (widget := item.widget()) is not None:
+                widget.hide()
+                widget.deleteLater()
+        self._names, self._eyes, self._locks = {}, {}, {}
+        for row, label in enumerate(labels or ()):
+            self._add(row, label.value, organ(label.name, first=True), label.color)
+        self._area.setFixedHeight(min(_HEIGHT, self._inner.sizeHint().height() + 4))
+
+    def set_current(self, value: int | None) -> None:
+        """Mark the organ that the brush paints."""
+        for label, button in self._names.items():
+            button.setChecked(label == value)
+
+    def set_colors(self, colors: Mapping[int, Color]) -> None:
+        """Follow the colours of the layer."""
+        for value, button in self._names.items():
+            if value in colors:
+                button.setIcon(swatch(colors[value]))
+
+    def set_hidden(self, values: Collection[int]) -> None:
+        """Show which organs are hidden."""
+        for value, button in self._eyes.items():
+            button.blockSignals(True)
+            button.setChecked(value not in values)
+            button.blockSignals(False)
+            _say_eye(button)
+
+    def set_locked(self, values: Collection[int]) -> None:
+        """Show which organs are locked."""
+        for value, button in self._locks.items():
+            button.blockSignals(True)
+            button.setChecked(value in values)
+            button.blockSignals(False)
+            _say_lock(button)
+
+    def set_pickable(self, why_not: str | None) -> None:
+        """Let organs be picked (None), or say why they cannot be."""
+        self._inner.setEnabled(why_not is None)
+        self._inner.setToolTip(why_not or "")
+
+    def _add(self, row: int, value: int, name: str, color: Color) -> None:
+        button = QToolButton(self._inner)
+        button.setObjectName(f"organ_{value}")
+        button.setText(name)
+        button.setIcon(swatch(color))
+        button.setIconSize(QSize(12, 12))
+        button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        button.setCheckable(True)
+        button.setAutoRaise(True)
+        button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        key = ACTIONS[f"organ_{row + 1}"].key if row < 9 else ""
+        button.setToolTip(f"Paint with {organ(name)} (label {value}{', key: ' + key if key else ''})")
+        button.clicked.connect(lambda: self._pick(value))
+        hint = QLabel(key, self._inner)
+        hint.setEnabled(False)
+        eye, lock = (QToolButton(self._inner) for _ in range(2))
+        for tool, prefix in ((eye, "eye"), (lock, "lock")):
+            tool.setObjectName(f"{prefix}_{value}")
+            tool.setCheckable(True)
+            tool.setAutoRaise(True)
+            tool.setAccessibleName(f"{prefix} {name}")
+        eye.setChecked(True)
+        _say_eye(eye)
+        _say_lock(lock)
+        eye.toggled.connect(lambda _on: _say_eye(eye))
+        eye.toggled.connect(lambda on: self.visibility_changed.emit(value, on))
+        lock.toggled.connect(lambda _on: _say_lock(lock))
+        lock.toggled.connect(lambda on: self.lock_changed.emit(value, on))
+        for column, widget in enumerate((button, hint, eye, lock)):
+            self._grid.addWidget(widget, row, column)
+            widget.show()  # not only when Qt comes to it: the list's size is asked for at once
+        self._names[value], self._eyes[value], self._locks[value] = button, eye, lock
+
+    def _pick(self, value: int) -> None:
+        self.set_current(value)
+        self.picked.emit(value)
+
+
+def _say_eye(button: QToolButton) -> None:
+    on = button.isChecked()
+    button.setText("shown" if on else "hidden")
+    button.setToolTip("Hide this organ" if on else "Show this organ again")
+
+
+def _say_lock(button: QToolButton) -> None:
+    on = button.isChecked()
+    button.setText("locked" if on else "lock")
+    button.setToolTip(
+        "Let this organ change again"
+        if on
+        else "Lock: no brush, tool or run gives this organ a voxel or takes one"
+    )

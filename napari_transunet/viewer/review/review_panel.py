@@ -1,0 +1,189 @@
+"""Walking through the slices: the strip, the next one to check, marks, a note, and where a run disagrees with edits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QSignalBlocker, Qt, Signal
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFrame,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_transunet.viewer.review.actions import ACTIONS
+from napari_transunet.viewer.review.slice_strip import SliceStrip
+from napari_transunet.viewer.wording import count, duration, organ
+
+if TYPE_CHECKING:
+    from napari_transunet.viewer.review.slice_strip import StripData
+
+
+class ReviewPanel(QWidget):
+    """Emits what a person wants; it does nothing itself.
+
+    Signals
+    -------
+    slice_chosen(int), next_wanted(), marked(bool), organ_chosen(object), note_changed(int, str),
+    conflict_wanted(), prediction_wanted(bool): of all slices, else of this one; uncertainty_wanted(bool).
+    """
+
+    slice_chosen = Signal(int)
+    next_wanted = Signal()
+    marked = Signal(bool)
+    organ_chosen = Signal(object)
+    note_changed = Signal(int, str)
+    conflict_wanted = Signal()
+    prediction_wanted = Signal(bool)
+    uncertainty_wanted = Signal(bool)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._index = 0
+        self._reviewed = False
+        self.strip = SliceStrip(self)
+        self.strip.slice_chosen.connect(self.slice_chosen)
+        self._organ = QComboBox(self)
+        self._organ.setObjectName("review_organ")
+        self._organ.setToolTip(
+            "Whose uncertainty the strip shows, and in whose slices the next one is looked for"
+        )
+        self._organ.addItem("All organs", None)
+        self._organ.activated.connect(lambda _at: self.organ_chosen.emit(self._organ.currentData()))
+        self._uncertainty = QCheckBox("Uncertainty", self)
+        self._uncertainty.setObjectName("show_uncertainty")
+        self._uncertainty.setToolTip(ACTIONS["uncertainty"].hint)
+        self._uncertainty.toggled.connect(self.uncertainty_wanted)
+        self._next = _button("next_slice", "next", self)
+        self._next.clicked.connect(self.next_wanted)
+        self._mark = _button("mark_reviewed", "reviewed", self)
+        self._mark.clicked.connect(lambda: self.marked.emit(not self._reviewed))
+        self._progress = QLabel(self)
+        self._progress.setObjectName("review_progress")
+        self._progress.setWordWrap(True)
+        self._progress.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self._note = QLineEdit(self)
+        self._note.setObjectName("slice_note")
+        self._note.setPlaceholderText("Note on this slice")
+        self._note.setClearButtonEnabled(True)
+        self._note.editingFinished.connect(lambda: self.note_changed.emit(self._index, self._note.text()))
+        self._conflicts = _ConflictBar(self)
+        self._conflicts.next.clicked.connect(self.conflict_wanted)
+        self._conflicts.this.clicked.connect(lambda: self.prediction_wanted.emit(False))
+        self._conflicts.every.clicked.connect(lambda: self.prediction_wanted.emit(True))
+
+        choice = QHBoxLayout()
+        choice.addWidget(self._organ, 1)
+        choice.addWidget(self._uncertainty)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self._next, 1)
+        buttons.addWidget(self._mark, 1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(6)
+        layout.addWidget(self.strip)
+        layout.addLayout(choice)
+        layout.addLayout(buttons)
+        layout.addWidget(self._progress)
+        layout.addWidget(self._conflicts)
+        layout.addWidget(self._note)
+
+    def show_organs(self, names: Mapping[int, str]) -> None:
+        """Offer these organs as a filter; the one that was chosen stays if it is among them."""
+        chosen = self._organ.currentData()
+        with QSignalBlocker(self._organ):
+            self._organ.clear()
+            self._organ.addItem("All organs", None)
+            for value, name in names.items():
+                self._organ.addItem(organ(name, first=True), value)
+            self._organ.setCurrentIndex(max(0, self._organ.findData(chosen)))
+
+    def show_data(self, data: StripData | None) -> None:
+        """Show the slices."""
+        self.strip.set_data(data)
+
+    def show_slice(self, index: int, *, reviewed: bool, note: str) -> None:
+        """Show which slice is in view, and what is known of it."""
+        self._index, self._reviewed = index, reviewed
+        self.strip.set_current(index)
+        self._mark.setText("Unmark" if reviewed else ACTIONS["reviewed"].title)
+        if not self._note.hasFocus():
+            self._note.setText(note)
+
+    def show_progress(self, done: int, total: int, seconds_left: float | None) -> None:
+        """How far the review is."""
+        left = f", about {duration(seconds_left)} left" if seconds_left and done < total else ""
+        self._progress.setText(f"{done:,} of {count(total, 'slice')} reviewed{left}" if total else "")
+
+    def show_conflicts(self, conflicts: Mapping[int, int]) -> None:
+        """Where the last run disagrees with edits."""
+        self._conflicts.show_conflicts(conflicts)
+
+    def set_uncertainty_shown(self, on: bool, why_not: str | None = None) -> None:
+        """Whether the map of uncertainty is shown; `why_not` greys its box."""
+        with QSignalBlocker(self._uncertainty):
+            self._uncertainty.setChecked(on)
+        self._uncertainty.setEnabled(why_not is None)
+        self._uncertainty.setToolTip(why_not or ACTIONS["uncertainty"].hint)
+
+    def set_enabled_because(self, why_not: str | None) -> None:
+        """Let slices be marked (None), or say why they cannot be."""
+        for button, name in ((self._next, "next"), (self._mark, "reviewed")):
+            button.setEnabled(why_not is None)
+            button.setToolTip(why_not or ACTIONS[name].hint)
+        self._note.setEnabled(why_not is None)
+
+
+class _ConflictBar(QFrame):
+    """Says where a run disagrees with edits, and offers to go there or to give them up; hidden where it does not."""
+
+    def __init__(self, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.setObjectName("conflict_bar")
+        self.setStyleSheet(
+            "QFrame#conflict_bar { border: 1px solid #d6336c; border-radius: 4px; }"
+            "QFrame#conflict_bar QLabel { border: none; }"
+        )
+        self._text = QLabel(self)
+        self._text.setObjectName("conflicts")
+        self._text.setWordWrap(True)
+        self._text.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
+        self.next = _button("next_conflict", "conflict", self)
+        self.this = _button("take_slice", "take_slice", self)
+        self.every = _button("take_all", "take_all", self)
+        layout = QGridLayout(self)
+        layout.setContentsMargins(8, 6, 8, 6)
+        layout.addWidget(self._text, 0, 0, 1, 2)
+        layout.addWidget(self.next, 1, 0, 1, 2)
+        layout.addWidget(self.this, 2, 0)
+        layout.addWidget(self.every, 2, 1)
+        self.hide()
+
+    def show_conflicts(self, conflicts: Mapping[int, int]) -> None:
+        self.setVisible(bool(conflicts))
+        if conflicts:
+            self._text.setText(
+                f"The last run disagrees with your edits, which stay: {count(sum(conflicts.values()), 'voxel')} "
+                f"in {_where(list(conflicts))}."
+            )
+
+
+def _where(slices: Sequence[int]) -> str:
+    return f"slice {slices[0]}" if len(slices) == 1 else count(len(slices), "slice")
+
+
+def _button(name: str, action: str, parent: QWidget) -> QPushButton:
+    button = QPushButton(ACTIONS[action].title, parent)
+    button.setObjectName(name)
+    button.setToolTip(ACTIONS[action].hint)
+    button.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+    return button

@@ -1,0 +1,236 @@
+"""A strip along the slices: how unsure each is, which organs it shows, what was reviewed and edited."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
+from qtpy.QtGui import QBrush, QColor, QPainter, QPalette, QPen, QPixmap
+from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
+
+from napari_transunet.viewer.wording import count, organ
+
+if TYPE_CHECKING:
+    from qtpy.QtGui import QKeyEvent, QMouseEvent, QPaintEvent, QWheelEvent
+
+    from napari_transunet.volumes.labels import Color
+
+_BARS = 44  # px
+_MARKS = 7
+_ORGAN = 4
+_MOST_ORGANS = 12
+_MARGIN = 2
+_SURE, _UNSURE = (68, 119, 170), (238, 119, 51)
+_REVIEWED, _EDITED, _CONFLICT = QColor("#2f9e6e"), QColor("#e0b000"), QColor("#d6336c")
+
+
+@dataclass(frozen=True, eq=False)
+class StripData:
+    """What the strip shows of each of `n` slices.
+
+    Attributes
+    ----------
+    uncertainty : (n,) 0 to 1, NaN where it is not known.
+    reviewed : (n,) bool.
+    edited, conflicts : (n,) voxels edited, and voxels where the last run disagrees with an edit.
+    extents : organ's name, its colour, and (n,) whether a slice shows it.
+    """
+
+    uncertainty: NDArray[np.float64]
+    reviewed: NDArray[np.bool_]
+    edited: NDArray[np.int64]
+    conflicts: NDArray[np.int64]
+    extents: Sequence[tuple[str, Color, NDArray[np.bool_]]] = field(default_factory=tuple)
+
+    @property
+    def n(self) -> int:
+        """Number of slices."""
+        return len(self.uncertainty)
+
+
+class SliceStrip(QWidget):
+    """Emits `slice_chosen` with the index of a slice that was clicked, dragged to, or stepped to by key or wheel."""
+
+    slice_chosen = Signal(int)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("slice_strip")
+        self.setAccessibleName("Slices by uncertainty")
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setMouseTracking(True)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self._data: StripData | None = None
+        self._current = 0
+        self._picture: QPixmap | None = None
+
+    @property
+    def current(self) -> int:
+        """The slice in view."""
+        return self._current
+
+    def set_data(self, data: StripData | None) -> None:
+        """Show these slices; none at all for None."""
+        self._data = data
+        self._picture = None
+        self.updateGeometry()
+        self.update()
+
+    def set_current(self, index: int) -> None:
+        """Move the cursor to a slice."""
+        if index != self._current:
+            self._current = index
+            self.update()
+
+    def sizeHint(self) -> QSize:  # noqa: N802
+        """Qt's hook."""
+        return QSize(280, self._height())
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802
+        """Qt's hook."""
+        return QSize(120, self._height())
+
+    def words_for(self, index: int) -> str:
+        """What the tooltip says of a slice."""
+        data = self._data
+        if data is None:
+            return ""
+        value = data.uncertainty[index]
+        parts = ["not segmented" if np.isnan(value) else f"uncertainty {value:.2f}"]
+        names = [organ(name) for name, _, shown in data.extents if shown[index]]
+        parts += [", ".join(names)] if names else []
+        parts += ["reviewed"] if data.reviewed[index] else []
+        parts += [f"{count(int(data.edited[index]), 'voxel')} edited"] if data.edited[index] else []
+        if data.conflicts[index]:
+            parts.append(f"the last run disagrees in {int(data.conflicts[index]):,} of them")
+        return f"Slice {index}: {'; '.join(parts)}"
+
+    def paintEvent(self, _event: QPaintEvent | None) -> None:  # noqa: N802
+        """Qt's hook: the kept picture, and the cursor on it."""
+        painter = QPainter(self)
+        if self._data is None or not self._data.n:
+            painter.setPen(self.palette().color(QPalette.ColorRole.PlaceholderText))
+            painter.drawText(self.rect(), Qt.AlignmentFlag.AlignCenter, "No slices yet")
+            return
+        if self._picture is None:
+            self._picture = self._drawn(self._data)
+        painter.drawPixmap(0, 0, self._picture)
+        x = self._left(self._current) + self._step() / 2
+        painter.setPen(QPen(self.palette().color(QPalette.ColorRole.WindowText), 2))
+        painter.drawLine(QPointF(x, 0), QPointF(x, self.height()))
+        if self.hasFocus():
+            painter.setPen(QPen(self.palette().color(QPalette.ColorRole.Highlight), 1))
+            painter.drawRect(QRectF(0.5, 0.5, self.width() - 1, self.height() - 1))
+
+    def resizeEvent(self, _event: object) -> None:  # noqa: N802
+        """Qt's hook."""
+        self._picture = None
+
+    def changeEvent(self, event: QEvent | None) -> None:  # noqa: N802
+        """Qt's hook: another theme has other colours."""
+        if event is not None and event.type() in (QEvent.Type.PaletteChange, QEvent.Type.StyleChange):
+            self._picture = None
+        super().changeEvent(event)
+
+    def mousePressEvent(self, event: QMouseEvent | None) -> None:  # noqa: N802
+        """Qt's hook."""
+        if event is not None and event.button() == Qt.MouseButton.LeftButton:
+            self._choose(self._slice_at(event.position().x()))
+
+    def mouseMoveEvent(self, event: QMouseEvent | None) -> None:  # noqa: N802
+        """Qt's hook."""
+        if event is None or self._data is None or not self._data.n:
+            return
+        index = self._slice_at(event.position().x())
+        if event.buttons() & Qt.MouseButton.LeftButton:
+            self._choose(index)
+        QToolTip.showText(event.globalPosition().toPoint(), self.words_for(index), self)
+
+    def wheelEvent(self, event: QWheelEvent | None) -> None:  # noqa: N802
+        """Qt's hook."""
+        if event is not None and event.angleDelta().y():
+            self._choose(self._current + (1 if event.angleDelta().y() < 0 else -1))
+            event.accept()
+
+    def keyPressEvent(self, event: QKeyEvent | None) -> None:  # noqa: N802
+        """Qt's hook."""
+        step = (
+            {Qt.Key.Key_Left: -1, Qt.Key.Key_Right: 1}.get(Qt.Key(event.key())) if event is not None else None
+        )
+        if step is None:
+            super().keyPressEvent(event)
+        else:
+            self._choose(self._current + step)
+
+    def _choose(self, index: int) -> None:
+        if self._data is None or not 0 <= index < self._data.n:
+            return
+        self.set_current(index)
+        self.slice_chosen.emit(index)
+
+    def _slice_at(self, x: float) -> int:
+        n = self._data.n if self._data is not None else 1
+        return min(n - 1, max(0, int((x - _MARGIN) / self._step())))
+
+    def _step(self) -> float:
+        n = self._data.n if self._data is not None else 1
+        return (self.width() - 2 * _MARGIN) / max(1, n)
+
+    def _left(self, index: int) -> float:
+        return _MARGIN + index * self._step()
+
+    def _height(self) -> int:
+        organs = 0 if self._data is None else min(_MOST_ORGANS, len(self._data.extents))
+        return _BARS + 2 * _MARGIN + _MARKS + organs * _ORGAN + 2
+
+    def _drawn(self, data: StripData) -> QPixmap:
+        ratio = self.devicePixelRatioF()
+        picture = QPixmap(round(self.width() * ratio), round(self.height() * ratio))
+        picture.setDevicePixelRatio(ratio)
+        picture.fill(self.palette().color(QPalette.ColorRole.Base))
+        painter = QPainter(picture)
+        painter.setPen(Qt.PenStyle.NoPen)
+        highest = max(0.3, float(np.nanmax(data.uncertainty))) if np.isfinite(data.uncertainty).any() else 1.0
+        width = self._step()
+        hatch = QBrush(self.palette().color(QPalette.ColorRole.Mid), Qt.BrushStyle.BDiagPattern)
+        for first, last in _runs(np.isnan(data.uncertainty)):
+            painter.fillRect(QRectF(self._left(first), _MARGIN, (last - first) * width, _BARS), hatch)
+        for index, value in enumerate(data.uncertainty):
+            if value == value:
+                tall = max(1.0, _BARS * float(value) / highest)
+                painter.fillRect(
+                    QRectF(self._left(index), _MARGIN + _BARS - tall, width + 0.3, tall),
+                    _shade(float(value) / highest),
+                )
+        y = _MARGIN + _BARS + 1
+        for first, last in _runs(data.reviewed):
+            painter.fillRect(QRectF(self._left(first), y, (last - first) * width, 3), _REVIEWED)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        for edited in np.flatnonzero(data.edited).tolist():
+            painter.setBrush(_CONFLICT if data.conflicts[edited] else _EDITED)
+            painter.drawEllipse(QPointF(self._left(edited) + width / 2, y + 4.5), 2.0, 2.0)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
+        y += _MARKS
+        for _, color, shown in data.extents[:_MOST_ORGANS]:
+            for first, last in _runs(shown):
+                rectangle = QRectF(self._left(first), y, max(1.0, (last - first) * width), _ORGAN - 1)
+                painter.fillRect(rectangle, QColor.fromRgbF(*color))
+            y += _ORGAN
+        painter.end()
+        return picture
+
+
+def _runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """(first, one past the last) of each stretch where the mask is true."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
+    return [(int(first), int(last)) for first, last in edges.reshape(-1, 2)]
+
+
+def _shade(share: float) -> QColor:
+    share = min(1.0, max(0.0, share))
+    red, green, blue = (round(a + share * (b - a)) for a, b in zip(_SURE, _UNSURE, strict=True))
+    return QColor(red, green, blue)
