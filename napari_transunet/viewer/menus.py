@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
+    from napari_transunet.viewer.review.review_dock import ReviewDock
     from napari_transunet.viewer.segment_dock import SegmentDock
 
 logger = logging.getLogger(__name__)
 
 PLUGIN = "napari-transunet"
 WIDGET = "Segment volume"
+REVIEW = "Review and correct"
 
 
 def segment_selected() -> None:
@@ -25,6 +27,17 @@ def segment_selected() -> None:
     dock = show_dock(viewer)
     if image is not None:
         _choose(dock, image.name)
+
+
+def review_selected() -> None:
+    """Layers > Annotate: show the dock *Review and correct* with the selected labels."""
+    viewer = _viewer()
+    if viewer is None:
+        return
+    labels = next((layer for layer in viewer.layers.selection if layer._type_string == "labels"), None)
+    dock = show_review_dock(viewer)
+    if labels is not None:
+        dock.follow(labels)
 
 
 def open_volume() -> None:
@@ -50,6 +63,21 @@ def show_dock(viewer: Viewer) -> SegmentDock:
     if widget is None:
         _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, WIDGET)
         assert isinstance(widget, SegmentDock)
+    dock = widget.parentWidget()
+    if dock is not None:
+        dock.show()
+        dock.raise_()
+    return widget
+
+
+def show_review_dock(viewer: Viewer) -> ReviewDock:
+    """The dock widget *Review and correct* of this viewer, made where there is none, shown and brought to the front."""
+    from napari_transunet.viewer.review.review_dock import ReviewDock
+
+    widget = next((w for w in viewer.window.dock_widgets.values() if isinstance(w, ReviewDock)), None)
+    if widget is None:
+        _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, REVIEW, tabify=True)
+        assert isinstance(widget, ReviewDock)
     dock = widget.parentWidget()
     if dock is not None:
         dock.show()

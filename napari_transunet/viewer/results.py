@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_transunet.annotation.exporting import SourceState, source_state
 from napari_transunet.annotation.session import AnnotationSession
+from napari_transunet.errors import FileProblem
 from napari_transunet.viewer.layers import (
     METADATA_KEY,
     label_colormap,
     label_features,
     label_set_of,
     labels_to_layer,
+    source_of,
 )
 from napari_transunet.viewer.undo import SessionUndo
 
@@ -37,6 +40,8 @@ _SESSION = "session"
 _UNDO = "undo"
 _IMAGE = "image"
 _CHECKPOINTS = "checkpoints"
+SOURCE_STATE = "source_state"
+"""What `attached` knows of the scan's file when the result was made."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ def tie(layer: Labels, image: Image, session: AnnotationSession) -> Result:
         _SESSION: session,
         _UNDO: undo,
         _IMAGE: weakref.ref(image.data),
+        SOURCE_STATE: _state_of(image),
     }
     return Result(layer, session, undo)
 
@@ -104,6 +110,18 @@ def note_checkpoint(result: Result, checkpoint: Path) -> None:
     """Remember that this checkpoint file is about to write into a result."""
     record = result.layer.metadata[METADATA_KEY]
     record[_CHECKPOINTS] = record.get(_CHECKPOINTS, frozenset()) | {checkpoint}
+
+
+def checkpoints_of(result: Result) -> frozenset[Path]:
+    """The checkpoint files that have written into a result in this sitting."""
+    return result.layer.metadata[METADATA_KEY].get(_CHECKPOINTS) or frozenset()
+
+
+def _state_of(image: Image) -> SourceState | None:
+    try:
+        return source_state(source_of(image))
+    except FileProblem:  # what is not there any more cannot change
+        return None
 
 
 def results_of(layers: Iterable[Any], checkpoint: Path) -> list[Result]:

@@ -166,6 +166,33 @@ def history_of(layer: Labels) -> tuple[int, int, int, int]:
     return len(undo), id(undo[-1]) if undo else 0, len(redo), id(redo[-1]) if redo else 0
 
 
+def stroke_boxes(step: Iterable[Any]) -> list[Box] | None:
+    """The boxes of a three-dimensional array that one undo step changes; None where they cannot be told.
+
+    `step` is what the layer's `paint` event carries. One box around all is returned: the parts of a stroke overlap.
+    """
+    low, high = np.full(3, np.iinfo(np.int64).max), np.full(3, -1)
+    for atom in step:
+        index = atom.slice_key if hasattr(atom, "slice_key") else atom[0]
+        if not isinstance(index, tuple) or len(index) != 3:
+            return None
+        for axis, part in enumerate(index):
+            if isinstance(part, slice):
+                if part.start is None or part.stop is None:
+                    return None
+                first, last = int(part.start), int(part.stop) - 1
+            else:
+                values = np.asarray(part)
+                if not values.size:
+                    continue
+                first, last = int(values.min()), int(values.max())
+            low[axis], high[axis] = min(low[axis], first), max(high[axis], last)
+    if (high < low).any():
+        return None
+    z, y, x = (slice(int(a), int(b) + 1) for a, b in zip(low, high, strict=True))
+    return [(z, y, x)]
+
+
 def _append(layer: Labels, atoms: list[Atom]) -> Atom | None:
     if not atoms:
         return None

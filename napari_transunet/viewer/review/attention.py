@@ -1,0 +1,85 @@
+"""Clicks become attention: the network looks at the slice, off the window's thread, and the map is shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QObject
+
+from napari_transunet.errors import TransUNetError
+from napari_transunet.viewer.background import Chores
+from napari_transunet.viewer.layers import volume_of
+from napari_transunet.viewer.predictors import PredictorCache, PredictorSettings
+from napari_transunet.viewer.results import checkpoints_of
+from napari_transunet.viewer.wording import error_sentence
+
+if TYPE_CHECKING:
+    from napari_transunet.viewer.review.attention_panel import AttentionPanel
+    from napari_transunet.viewer.review.bench import AnnotationBench
+
+_NAME = "attention"
+
+
+class AttentionClicks(QObject):
+    """Shows what the patch under a clicked voxel attends to, by the checkpoint that wrote the labels."""
+
+    def __init__(self, bench: AnnotationBench, panel: AttentionPanel, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._bench = bench
+        self._panel = panel
+        self._cache = PredictorCache(1)
+        self._chores = Chores(self)
+        self._voxel: tuple[int, int, int] | None = None
+        panel.changed.connect(self._again)
+
+    def show(self, voxel: tuple[int, int, int]) -> None:
+        """Show the attention of the patch that holds this voxel."""
+        result, image = self._bench.result, self._bench.image
+        if result is None or image is None or self._chores.busy:
+            return
+        self._voxel = voxel
+        checkpoints = checkpoints_of(result)
+        run = result.session.runs[-1] if result.session.runs else None
+        if run is None or len(checkpoints) != 1:
+            self._panel.say(
+                "Segment this volume first: attention is that of the one checkpoint that wrote its labels."
+            )
+            return
+        settings = PredictorSettings(checkpoint=next(iter(checkpoints)), pipeline=_pipeline(run.pipeline))
+        volume, block, head = volume_of(image), self._panel.block, self._panel.head
+        self._panel.say("Looking …")
+
+        def work() -> tuple[Any, int, int, int]:
+            from napari_transunet.segmentation.attention import attention_plane
+
+            predictor = self._cache.get(settings).predictor
+            plane = attention_plane(predictor, volume, voxel, block=block, head=head)
+            maps = predictor.attention(volume, voxel[predictor.slice_axis(volume)])
+            return plane, predictor.slice_axis(volume), len(maps), len(maps[0])
+
+        def show(found: tuple[Any, int, int, int]) -> None:
+            plane, axis, blocks, heads = found
+            self._panel.show_blocks(blocks, heads)
+            if self._panel.on and self._bench.result is result:
+                self._bench.show_plane(plane, voxel[axis], _NAME)
+                self._panel.say(
+                    f"Brighter is attended to more by the patch at ({', '.join(map(str, voxel))})."
+                )
+
+        self._chores.run(work, show, self._fail)
+
+    def detach(self) -> None:
+        """Forget what is under way, and let the network go."""
+        self._chores.drop()
+        self._cache.clear()
+
+    def _again(self) -> None:
+        if self._voxel is not None and self._panel.on:
+            self.show(self._voxel)
+
+    def _fail(self, error: Exception) -> None:
+        self._panel.say(str(error) if isinstance(error, TransUNetError) else error_sentence(error))
+
+
+def _pipeline(name: str) -> Any:
+    return "paper" if name == "paper" else "card"

@@ -1,0 +1,139 @@
+"""Which formats to export, and where to; the viewer stays usable beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QDialog,
+    QFileDialog,
+    QFormLayout,
+    QGroupBox,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_transunet.annotation.exporting import FORMATS, ExportRequest, unavailable
+
+if TYPE_CHECKING:
+    from napari_transunet.volumes.volume import Source
+
+
+class ExportDialog(QDialog):
+    """Emits `wanted` with an `ExportRequest`."""
+
+    wanted = Signal(object)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("export_dialog")
+        self.setWindowTitle("Export labels")
+        self.setWindowFlag(Qt.WindowType.Tool)
+        self._boxes: dict[str, QCheckBox] = {}
+        group = QGroupBox("Formats", self)
+        inner = QVBoxLayout(group)
+        for name, (ending, words) in FORMATS.items():
+            box = QCheckBox(f"{words} ({ending.replace('_*', '_ORGAN')})", group)
+            box.setObjectName(f"format_{name}")
+            box.toggled.connect(self._refresh)
+            inner.addWidget(box)
+            self._boxes[name] = box
+        self._folder = QLineEdit(self)
+        self._folder.setObjectName("export_folder")
+        choose = QPushButton("Choose…", self)
+        choose.clicked.connect(self._on_choose)
+        self._stem = QLineEdit(self)
+        self._stem.setObjectName("export_name")
+        self._coordinates = QComboBox(self)
+        self._coordinates.setObjectName("mesh_coordinates")
+        self._coordinates.addItem("LPS, as DICOM and ITK have them", "LPS")
+        self._coordinates.addItem("RAS, as Slicer and NIfTI have them", "RAS")
+        self._overwrite = QCheckBox("Replace files that exist", self)
+        self._overwrite.setObjectName("export_overwrite")
+        self._status = QLabel(self)
+        self._status.setObjectName("export_status")
+        self._status.setWordWrap(True)
+        self._status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
+        self._status.setMinimumHeight(34)
+        self._go = QPushButton("Export", self)
+        self._go.setObjectName("export_go")
+        self._go.setDefault(True)
+        self._go.clicked.connect(lambda: self.wanted.emit(self.request()))
+        close = QPushButton("Close", self)
+        close.clicked.connect(self.close)
+        self._folder.textChanged.connect(self._refresh)
+        self._stem.textChanged.connect(self._refresh)
+
+        place = QHBoxLayout()
+        place.addWidget(self._folder, 1)
+        place.addWidget(choose)
+        form = QFormLayout()
+        form.addRow("Folder", place)
+        form.addRow("Name", self._stem)
+        form.addRow("Surfaces in", self._coordinates)
+        buttons = QHBoxLayout()
+        buttons.addStretch(1)
+        buttons.addWidget(close)
+        buttons.addWidget(self._go)
+        layout = QVBoxLayout(self)
+        layout.addWidget(group)
+        layout.addLayout(form)
+        layout.addWidget(self._overwrite)
+        layout.addWidget(self._status)
+        layout.addLayout(buttons)
+        self.resize(520, self.sizeHint().height())
+
+    def offer(self, source: Source | None, folder: Path, stem: str) -> None:
+        """Set the dialog up for labels of this scan."""
+        for name, box in self._boxes.items():
+            why = unavailable(name, source)
+            box.setEnabled(why is None)
+            box.setToolTip(why or "")
+            if why is not None:
+                box.setChecked(False)
+        if not any(box.isChecked() for box in self._boxes.values()):
+            self._boxes["nifti"].setChecked(True)
+        self._folder.setText(str(folder))
+        self._stem.setText(stem)
+        self._overwrite.setChecked(False)
+        self.say("")
+        self._refresh()
+
+    def request(self) -> ExportRequest:
+        """What pressing *Export* asks for."""
+        return ExportRequest(
+            folder=Path(self._folder.text()).expanduser(),
+            stem=self._stem.text().strip(),
+            formats=tuple(name for name, box in self._boxes.items() if box.isChecked()),
+            coordinates="RAS" if self._coordinates.currentData() == "RAS" else "LPS",
+            overwrite=self._overwrite.isChecked(),
+        )
+
+    def say(self, sentence: str) -> None:
+        """Say how the export went."""
+        self._status.setText(sentence)
+
+    def set_busy(self, busy: bool) -> None:
+        """Whether an export is being written."""
+        self._go.setEnabled(not busy)
+
+    def _on_choose(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Export to", self._folder.text())
+        if folder:
+            self._folder.setText(folder)
+
+    def _refresh(self) -> None:
+        chosen = any(box.isChecked() for box in self._boxes.values())
+        ready = chosen and bool(self._folder.text().strip()) and bool(self._stem.text().strip())
+        self._go.setEnabled(ready)
+        meshes = self._boxes["stl"].isChecked() or self._boxes["ply"].isChecked()
+        self._coordinates.setEnabled(meshes)

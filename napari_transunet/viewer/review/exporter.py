@@ -1,0 +1,112 @@
+"""Export of a result in several formats: asked for in a dialog, written off the window's thread."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QObject, Signal
+
+from napari_transunet.annotation.exporting import ExportRequest, check_source, export
+from napari_transunet.errors import TransUNetError, VolumeError
+from napari_transunet.viewer.background import Chores
+from napari_transunet.viewer.export import propose_path, snapshot
+from napari_transunet.viewer.fingerprints import fingerprint_job
+from napari_transunet.viewer.layers import source_of
+from napari_transunet.viewer.results import SOURCE_STATE, attached
+from napari_transunet.viewer.review.export_dialog import ExportDialog
+from napari_transunet.viewer.wording import count
+from napari_transunet.volumes.sidecar import stem_of
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+    from qtpy.QtWidgets import QWidget
+
+    from napari_transunet.viewer.results import Result
+
+logger = logging.getLogger(__name__)
+
+
+class Exporter(QObject):
+    """Emits `said` with a sentence about an export, and `exported` with the list of files."""
+
+    said = Signal(str)
+    exported = Signal(object)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._widget = parent
+        self._dialog: ExportDialog | None = None
+        self._chores = Chores(self)
+        self._result: Result | None = None
+        self._image: Image | None = None
+
+    @property
+    def dialog(self) -> ExportDialog:
+        """The dialog, made when it is first needed."""
+        if self._dialog is None:
+            self._dialog = ExportDialog(self._widget)
+            self._dialog.wanted.connect(self._on_wanted)
+        return self._dialog
+
+    def ask(self, result: Result, image: Image | None) -> None:
+        """Ask which formats, and where to."""
+        self._result, self._image = result, image
+        source = source_of(image) if image is not None else source_of(result.layer)
+        proposal = propose_path(result.layer, scan=source.path if source is not None else None)
+        self.dialog.offer(source, proposal.parent, stem_of(proposal))
+        self.dialog.show()
+        self.dialog.raise_()
+
+    def write(self, result: Result, image: Image | None, request: ExportRequest) -> None:
+        """Export now, without asking; the outcome comes as a signal."""
+        if self._chores.busy:
+            self._say("The last export is still being written; wait for it to finish.")
+            return
+        try:
+            if image is None:
+                raise VolumeError(
+                    "The image that these labels were made on is gone; open it again and restore its labels to export."
+                )
+            taken = snapshot(result.layer, image=image)
+            fingerprint = fingerprint_job(image)
+        except TransUNetError as error:
+            self._say(str(error))
+            return
+        source, before = source_of(image), attached(result, SOURCE_STATE)
+        session = result.session
+
+        def work() -> list[Path]:
+            check_source(source, before)
+            provenance = session.provenance(taken.labels)
+            provenance["source"] = {"fingerprint": fingerprint()}
+            return export(
+                taken.labels, taken.geometry, taken.label_set, request, source=source, provenance=provenance
+            )
+
+        self.dialog.set_busy(True)
+        self._say("Writing …")
+        self._chores.run(work, self._on_written, self._on_failed)
+
+    def _on_wanted(self, request: Any) -> None:
+        if self._result is not None:
+            self.write(self._result, self._image, request)
+
+    def _on_written(self, paths: list[Path]) -> None:
+        self.dialog.set_busy(False)
+        self._say(f"Exported {count(len(paths), 'file')} to {paths[0].parent}.")
+        self.exported.emit(paths)
+
+    def _on_failed(self, error: Exception) -> None:
+        self.dialog.set_busy(False)
+        if isinstance(error, TransUNetError):
+            self._say(str(error))
+        elif isinstance(error, OSError):
+            self._say(f"The labels could not be written: {error.strerror or error}. Nothing was left behind.")
+        else:
+            self._say(f"The labels could not be written ({type(error).__name__}: {error}).")
+
+    def _say(self, sentence: str) -> None:
+        self.dialog.say(sentence)
+        self.said.emit(sentence)

@@ -1,0 +1,101 @@
+"""What a person chose in a dock, kept for the next time: sizes, switches, the open tab."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from qtpy.QtWidgets import QAbstractButton, QComboBox, QDoubleSpinBox, QSpinBox, QTabWidget, QWidget
+
+from napari_transunet.files import atomic_path
+
+logger = logging.getLogger(__name__)
+
+_MAX_BYTES = 1 << 16
+_KEPT = (
+    "count",
+    "island_size",
+    "island_area",
+    "holes_where",
+    "smooth_mm",
+    "grow_mm",
+    "shrink_mm",
+    "also_by_hand",
+    "range_low",
+    "range_high",
+    "scope_organ_0",
+    "scope_organ_1",
+    "scope_slices_0",
+    "scope_slices_1",
+    "review_tabs",
+)
+"""Object names of the widgets whose state is kept."""
+
+
+class Memory:
+    """Restores a dock's choices when it is made, and keeps them when `keep` is called.
+
+    Nothing is read or written where napari is told to leave no settings (an empty NAPARI_CONFIG).
+    """
+
+    def __init__(self, dock: QWidget, name: str) -> None:
+        self._dock = dock
+        quiet = os.environ.get("NAPARI_CONFIG") == ""
+        self._file = None if quiet else Path(platformdirs.user_state_dir("napari-transunet")) / f"{name}.json"
+        self._restore()
+
+    def keep(self) -> None:
+        """Write what is chosen now; what cannot be written is only logged."""
+        if self._file is None:
+            return
+        state = {name: value for name in _KEPT if (value := _value_of(self._find(name))) is not None}
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(self._file, overwrite=True) as temporary:
+                temporary.write_text(json.dumps(state), encoding="utf-8")
+        except OSError as error:
+            logger.info("The dock's state was not kept: %s", error)
+
+    def _restore(self) -> None:
+        state: Any = {}
+        with contextlib.suppress(OSError, ValueError):
+            if self._file is not None and self._file.stat().st_size < _MAX_BYTES:
+                state = json.loads(self._file.read_text("utf-8"))
+        if not isinstance(state, dict):
+            return
+        for name in _KEPT:
+            if name in state:
+                with contextlib.suppress(TypeError, ValueError):
+                    _set_value(self._find(name), state[name])
+
+    def _find(self, name: str) -> QWidget | None:
+        return self._dock.findChild(QWidget, name)
+
+
+def _value_of(widget: QWidget | None) -> Any:
+    match widget:
+        case QSpinBox() | QDoubleSpinBox():
+            return widget.value()
+        case QAbstractButton():
+            return widget.isChecked()
+        case QComboBox() | QTabWidget():
+            return widget.currentIndex()
+        case _:
+            return None
+
+
+def _set_value(widget: QWidget | None, value: Any) -> None:
+    match widget:
+        case QSpinBox():
+            widget.setValue(int(value))
+        case QDoubleSpinBox():
+            widget.setValue(float(value))
+        case QAbstractButton():
+            widget.setChecked(bool(value))
+        case QComboBox() | QTabWidget():
+            widget.setCurrentIndex(int(value))

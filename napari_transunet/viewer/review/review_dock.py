@@ -1,0 +1,493 @@
+"""The dock *Review and correct*: puts its parts together and passes on what is pressed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QAbstractSpinBox,
+    QComboBox,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QTableWidget,
+    QTabWidget,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_transunet.viewer.layers import label_set_of
+from napari_transunet.viewer.lifetime import Lifetime
+from napari_transunet.viewer.results import attach, attached
+from napari_transunet.viewer.review.actions import ACTIONS
+from napari_transunet.viewer.review.attention import AttentionClicks
+from napari_transunet.viewer.review.attention_panel import AttentionPanel
+from napari_transunet.viewer.review.bench import AnnotationBench, is_reviewable
+from napari_transunet.viewer.review.clicks import ClickCatcher
+from napari_transunet.viewer.review.correction_panel import CorrectionPanel
+from napari_transunet.viewer.review.exporter import Exporter
+from napari_transunet.viewer.review.help_page import HelpPage
+from napari_transunet.viewer.review.keys import ReviewKeys
+from napari_transunet.viewer.review.measure_panel import ComparePanel, MeasurePanel
+from napari_transunet.viewer.review.memory import Memory
+from napari_transunet.viewer.review.organ_list import OrganList
+from napari_transunet.viewer.review.review_panel import ReviewPanel
+from napari_transunet.viewer.visibility import shown_colormap
+
+if TYPE_CHECKING:
+    from napari.layers import Labels
+    from napari.viewer import Viewer
+
+    from napari_transunet.annotation.disagreement import Disagreement
+
+logger = logging.getLogger(__name__)
+
+_HIDDEN = "hidden"
+_TOOLS = (
+    "largest",
+    "islands",
+    "holes",
+    "smooth",
+    "grow",
+    "shrink",
+    "interpolate",
+    "replace",
+    "above",
+    "below",
+)
+
+
+class ReviewDock(QWidget):
+    """The widget behind *Plugins > TransUNet > Review and correct*.
+
+    Parameters
+    ----------
+    napari_viewer
+        The viewer whose labels are reviewed.
+    """
+
+    def __init__(self, napari_viewer: Viewer) -> None:
+        super().__init__()
+        # Plugins get the viewer in a wrapper that slows down every access to a layer in the drawing loop.
+        self._viewer: Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
+        self._attached = False
+        self._waiting = False
+        self._watched: Labels | None = None
+        self._found: Disagreement | None = None
+        self.bench = AnnotationBench(self._viewer, self)
+        self.keys = ReviewKeys(self._viewer)
+        self.clicks = ClickCatcher(self._viewer, self)
+        self.exporter = Exporter(self)
+        self._labels = QComboBox(self)
+        self._labels.setObjectName("review_labels")
+        self._labels.setToolTip("The labels layer that is reviewed and corrected")
+        self._labels.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.review = ReviewPanel(self)
+        self.organs = OrganList(self)
+        self.tools = CorrectionPanel(self)
+        self.measures = MeasurePanel(self)
+        self.comparison = ComparePanel(self)
+        self.attention = AttentionPanel(self)
+        self.attention_clicks = AttentionClicks(self.bench, self.attention, self)
+        self._tabs = QTabWidget(self)
+        self._tabs.setObjectName("review_tabs")
+        self._status = QLabel(self)
+        self._status.setObjectName("review_status")
+        self._status.setWordWrap(True)
+        self._status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
+        self._export = QPushButton(ACTIONS["export"].title, self)
+        self._export.setObjectName("review_export")
+        self._help = QPushButton(ACTIONS["help"].title, self)
+        self._help.setObjectName("help")
+        self._page: HelpPage | None = None
+        self._lifetime = Lifetime(self)
+        self._lay_out()
+        self._memory = Memory(self, "review")
+        self._connect()
+        self._attach()
+
+    @property
+    def status(self) -> str:
+        """The sentence in the status line."""
+        return self._status.text()
+
+    def follow(self, layer: Labels | None) -> None:
+        """Review this labels layer."""
+        self.bench.follow(layer)
+        self._show_layer()
+
+    # -- construction ---------------------------------------------------------------------------------------
+
+    def _lay_out(self) -> None:
+        for title, panel in (
+            ("Correct", self.tools),
+            ("Measure", self.measures),
+            ("Compare", self.comparison),
+            ("Attention", self.attention),
+        ):
+            self._tabs.addTab(panel, title)
+        inner = QWidget(self)
+        layout = QVBoxLayout(inner)
+        layout.setContentsMargins(8, 8, 8, 8)
+        layout.setSpacing(6)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self._export, 1)
+        buttons.addWidget(self._help, 1)
+        for widget in (self._labels, self.review, self.organs, self._tabs, self._status):
+            layout.addWidget(widget, 1 if widget is self._tabs else 0)
+        layout.addLayout(buttons)
+        for widget in inner.findChildren(QWidget):
+            if isinstance(widget, QPushButton | QComboBox | QAbstractSpinBox | QTableWidget):
+                # They share what width there is, instead of making the dock wider than it is.
+                widget.setSizePolicy(QSizePolicy.Policy.Ignored, widget.sizePolicy().verticalPolicy())
+        area = QScrollArea(self)
+        area.setWidget(inner)
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(area)
+        self.setMinimumWidth(330)
+        for button, name in ((self._export, "export"), (self._help, "help")):
+            button.setToolTip(ACTIONS[name].hint)
+
+    def _connect(self) -> None:
+        bench = self.bench
+        bench.overview_changed.connect(self._on_overview)
+        bench.slice_changed.connect(self._on_slice)
+        bench.said.connect(self.tools.say)
+        bench.measured.connect(self._on_measured)
+        bench.compared.connect(self._on_compared)
+        bench.failed.connect(self._on_failed)
+        self._labels.activated.connect(lambda _at: self.follow(self._labels.currentData()))
+        self.review.slice_chosen.connect(bench.go_to)
+        self.review.next_wanted.connect(bench.next_slice)
+        self.review.marked.connect(lambda on: bench.mark_reviewed(on, go_on=on))
+        self.review.organ_chosen.connect(self._on_filter)
+        self.review.note_changed.connect(bench.note)
+        self.review.conflict_wanted.connect(bench.next_conflict)
+        self.review.prediction_wanted.connect(lambda every: bench.take_prediction(everywhere=every))
+        self.review.uncertainty_wanted.connect(bench.show_uncertainty)
+        self.organs.picked.connect(self._on_picked)
+        self.organs.visibility_changed.connect(self._on_visibility)
+        self.organs.lock_changed.connect(bench.lock)
+        self.tools.wanted.connect(self._on_tool)
+        self.tools.range_changed.connect(self._on_range)
+        self.tools.range_suggestion_wanted.connect(self._on_suggestion)
+        self.measures.wanted.connect(self._on_measure)
+        self.measures.jump.connect(bench.go_to_voxel)
+        self.comparison.wanted.connect(self._on_compare)
+        self.comparison.jump_slice.connect(bench.go_to)
+        self.comparison.map_wanted.connect(lambda on: bench.show_disagreement(self._found if on else None))
+        self.attention.turned.connect(self._on_attention)
+        self._export.clicked.connect(self.export)
+        self._help.clicked.connect(self.show_help)
+        self.exporter.said.connect(self._status.setText)
+        self._lifetime.arrived.connect(self._attach)
+        self._lifetime.left.connect(self._detach)
+        self._lifetime.window_closed.connect(self._detach)
+
+    def _attach(self) -> None:
+        if self._attached:
+            return
+        self._attached = True
+        layers = self._viewer.layers
+        layers.events.inserted.connect(self._on_layers)
+        layers.events.removed.connect(self._on_layers)
+        layers.selection.events.active.connect(self._on_active)
+        self.keys.bind(self._handlers())
+        self._on_layers()
+        self._on_active()
+
+    def _detach(self) -> None:
+        """Let go of everything, because the dock was closed."""
+        if not self._attached:
+            return
+        self._attached = False
+        self._memory.keep()
+        self.keys.unbind()
+        self.clicks.stop()
+        layers = self._viewer.layers
+        layers.events.inserted.disconnect(self._on_layers)
+        layers.events.removed.disconnect(self._on_layers)
+        layers.selection.events.active.disconnect(self._on_active)
+        self._unwatch()
+        self.attention_clicks.detach()
+        self.bench.detach()
+        if self._page is not None:
+            self._page.close()
+
+    def _handlers(self) -> Mapping[str, Callable[[], object]]:
+        bench = self.bench
+        handlers: dict[str, Callable[[], object]] = {
+            "next": bench.next_slice,
+            "reviewed": lambda: bench.mark_reviewed(True, go_on=True),
+            "unmark": self._toggle_mark,
+            "conflict": bench.next_conflict,
+            "take_slice": lambda: bench.take_prediction(everywhere=False),
+            "lock": self._toggle_lock,
+            "hide": self._toggle_hidden,
+            "only": self._toggle_only,
+            "clicked": lambda: self.tools.press("clicked"),
+            "range": self.tools.toggle_range,
+            "uncertainty": self._toggle_uncertainty,
+            "attention": self.attention.toggle,
+            "measure": self._on_measure,
+            "compare": self.comparison.press,
+            "export": self.export,
+            "help": self.show_help,
+        }
+        for tool in _TOOLS:
+            handlers[tool] = partial(self.tools.press, tool)
+        for number in range(1, 10):
+            handlers[f"organ_{number}"] = partial(self._pick_at, number - 1)
+        return handlers
+
+    # -- which labels ---------------------------------------------------------------------------------------
+
+    def _on_layers(self, _event: Any = None) -> None:
+        choices = [layer for layer in self._viewer.layers if is_reviewable(layer)]
+        self._labels.clear()
+        for layer in reversed(choices):
+            self._labels.addItem(layer.name, layer)
+        current = self.bench.layer
+        if current not in choices:
+            self.follow(choices[-1] if choices else None)
+        self._labels.setCurrentIndex(max(0, self._labels.findData(self.bench.layer)))
+        self.comparison.show_choices(self.bench.others())
+
+    def _on_active(self, _event: Any = None) -> None:
+        active = self._viewer.layers.selection.active
+        at = self._labels.findData(active) if active is not None else -1
+        if at >= 0 and active is not self.bench.layer:
+            self._labels.setCurrentIndex(at)
+            self.follow(active)
+
+    def _show_layer(self) -> None:
+        layer = self.bench.layer
+        self._unwatch()
+        self._watched = layer
+        labels = label_set_of(layer) if layer is not None else None
+        self.organs.show_labels(labels)
+        self.review.show_organs(self.bench.names)
+        self.tools.show_organs(self.bench.names)
+        self.measures.show_measures((), ())
+        self._found = None
+        if layer is not None:
+            layer.events.selected_label.connect(self._on_selected_label)
+            layer.events.colormap.connect(self._on_colormap)
+            layer.events.editable.connect(self._refresh)
+            result = self.bench.result
+            assert result is not None
+            self.organs.set_locked(result.session.locked)
+            self.organs.set_hidden(attached(result, _HIDDEN) or frozenset())
+        self._on_colormap()
+        self._on_selected_label()
+        self._refresh()
+        self._on_overview()
+        self._on_slice()
+
+    def _unwatch(self) -> None:
+        layer, self._watched = self._watched, None
+        if layer is not None:
+            layer.events.selected_label.disconnect(self._on_selected_label)
+            layer.events.colormap.disconnect(self._on_colormap)
+            layer.events.editable.disconnect(self._refresh)
+
+    def _refresh(self, _event: Any = None) -> None:
+        why = self.bench.locked_because
+        self.review.set_enabled_because(why)
+        self.tools.set_enabled_because(why)
+        self.organs.set_pickable(why)
+        self._export.setEnabled(why is None)
+        self._export.setToolTip(why or ACTIONS["export"].hint)
+        if why is not None:
+            self._status.setText(why)
+        elif self._waiting:
+            self._status.setText("")
+        self._waiting = why is not None
+        result = self.bench.result
+        known = result is not None and result.session.uncertainty is not None
+        shown = self.bench.shows("uncertainty")
+        self.review.set_uncertainty_shown(
+            shown, None if known else "Only after a run: how unsure the network was is kept with its labels."
+        )
+
+    # -- what is shown --------------------------------------------------------------------------------------
+
+    def _on_overview(self) -> None:
+        found = self.bench.overview
+        self.review.show_data(found.strip if found is not None else None)
+        self.review.show_conflicts(found.conflicts if found is not None else {})
+        self.review.show_progress(*self.bench.progress())
+        self._refresh()
+
+    def _on_slice(self) -> None:
+        result = self.bench.result
+        index = self.bench.slice_in_view
+        session = result.session if result is not None else None
+        self.review.show_slice(
+            index,
+            reviewed=session is not None and index in session.reviewed,
+            note=session.notes.get(index, "") if session is not None else "",
+        )
+        self.review.show_progress(*self.bench.progress())
+
+    def _on_filter(self, value: int | None) -> None:
+        self.bench.organ_filter = value
+        self.bench.look()
+
+    def _on_selected_label(self, _event: Any = None) -> None:
+        layer = self.bench.layer
+        self.organs.set_current(int(layer.selected_label) if layer is not None else None)
+
+    def _on_colormap(self, _event: Any = None) -> None:
+        colors = getattr(self.bench.layer.colormap, "color_dict", {}) if self.bench.layer is not None else {}
+        self.organs.set_colors(
+            {
+                int(value): (float(rgba[0]), float(rgba[1]), float(rgba[2]))
+                for value, rgba in colors.items()
+                if value is not None
+            }
+        )
+
+    # -- organs ---------------------------------------------------------------------------------------------
+
+    def _on_picked(self, value: int) -> None:
+        layer = self.bench.layer
+        if layer is None:
+            return
+        self._viewer.layers.selection.active = layer
+        layer.selected_label = value
+        if layer.editable and self._viewer.dims.ndisplay == 2:
+            layer.mode = "paint"
+
+    def _pick_at(self, at: int) -> None:
+        values = self.organs.values
+        if at < len(values):
+            self._on_picked(values[at])
+
+    def _hidden(self) -> frozenset[int]:
+        result = self.bench.result
+        return (attached(result, _HIDDEN) or frozenset()) if result is not None else frozenset()
+
+    def _hide(self, hidden: frozenset[int]) -> None:
+        result = self.bench.result
+        if result is None:
+            return
+        attach(result, _HIDDEN, hidden)
+        result.layer.colormap = shown_colormap(result.layer, hidden)
+        self.organs.set_hidden(hidden)
+
+    def _on_visibility(self, value: int, on: bool) -> None:
+        self._hide(self._hidden() - {value} if on else self._hidden() | {value})
+
+    def _selected(self) -> int | None:
+        layer = self.bench.layer
+        value = int(layer.selected_label) if layer is not None else 0
+        return value if value in self.organs.values else None
+
+    def _toggle_hidden(self) -> None:
+        if (value := self._selected()) is not None:
+            self._hide(self._hidden() ^ {value})
+
+    def _toggle_only(self) -> None:
+        value = self._selected()
+        others = frozenset(self.organs.values) - {value}
+        if value is not None:
+            self._hide(frozenset() if self._hidden() == others else others)
+
+    def _toggle_lock(self) -> None:
+        result, value = self.bench.result, self._selected()
+        if result is not None and value is not None:
+            self.bench.lock(value, value not in result.session.locked)
+            self.organs.set_locked(result.session.locked)
+
+    # -- tools ----------------------------------------------------------------------------------------------
+
+    def _toggle_mark(self) -> None:
+        result = self.bench.result
+        if result is not None:
+            self.bench.mark_reviewed(self.bench.slice_in_view not in result.session.reviewed)
+
+    def _on_tool(self, request: Any) -> None:
+        if request.tool != "clicked":
+            self.bench.correct(request)
+            return
+        layer = self.bench.layer
+        if layer is None:
+            return
+        self.tools.say("Click in the image on the part to keep.")
+
+        def clicked(voxel: tuple[int, int, int]) -> None:
+            self.bench.correct(request, voxel)
+
+        self.clicks.once(layer, clicked)
+
+    def _on_range(self, between: tuple[float, float] | None) -> None:
+        self.bench.guard.between = between
+
+    def _on_suggestion(self) -> None:
+        found = self.bench.suggest_range()
+        if found is not None:
+            self.tools.set_range(*found)
+
+    def _toggle_uncertainty(self) -> None:
+        shown = self.bench.shows("uncertainty")
+        self.bench.show_uncertainty(not shown)
+
+    def _on_measure(self) -> None:
+        if self.bench.result is not None:
+            self._tabs.setCurrentWidget(self.measures)
+            self.measures.set_busy(True)
+            self.bench.measure()
+
+    def _on_measured(self, found: Any, warnings: Any) -> None:
+        self.measures.set_busy(False)
+        self.measures.show_measures(found, warnings)
+
+    def _on_compare(self, name: str) -> None:
+        self._tabs.setCurrentWidget(self.comparison)
+        self.comparison.set_busy(True)
+        self.bench.compare(name)
+
+    def _on_compared(self, found: Disagreement) -> None:
+        self._found = found
+        self.comparison.set_busy(False)
+        self.comparison.show_result(found, self.bench.names)
+        if self.comparison.map_shown:
+            self.bench.show_disagreement(found)
+
+    def _on_failed(self, sentence: str) -> None:
+        self.measures.set_busy(False)
+        self.comparison.set_busy(False)
+        self._status.setText(sentence)
+        self._refresh()
+
+    def _on_attention(self, on: bool) -> None:
+        layer = self.bench.layer
+        if on and layer is not None:
+            self._tabs.setCurrentWidget(self.attention)
+            self.clicks.always(layer, self.attention_clicks.show)
+        else:
+            self.clicks.stop()
+            self.bench.drop_plane("attention")
+
+    def export(self) -> None:
+        """What the button *Export…* does: ask which formats, and where to."""
+        if self.bench.result is not None and self.bench.locked_because is None:
+            self.exporter.ask(self.bench.result, self.bench.image)
+
+    def show_help(self) -> None:
+        """Show or hide the page with all keys."""
+        if self._page is None:
+            self._page = HelpPage(self)
+        self._page.setVisible(not self._page.isVisible())
