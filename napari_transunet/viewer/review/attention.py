@@ -16,6 +16,7 @@ from napari_transunet.viewer.wording import error_sentence
 if TYPE_CHECKING:
     from napari_transunet.viewer.review.attention_panel import AttentionPanel
     from napari_transunet.viewer.review.bench import AnnotationBench
+    from napari_transunet.viewer.review.maps import Maps
 
 _NAME = "attention"
 
@@ -23,9 +24,16 @@ _NAME = "attention"
 class AttentionClicks(QObject):
     """Shows what the patch under a clicked voxel attends to, by the checkpoint that wrote the labels."""
 
-    def __init__(self, bench: AnnotationBench, panel: AttentionPanel, parent: QObject | None = None) -> None:
+    def __init__(
+        self,
+        bench: AnnotationBench,
+        maps: Maps,
+        panel: AttentionPanel,
+        parent: QObject | None = None,
+    ) -> None:
         super().__init__(parent)
         self._bench = bench
+        self._maps = maps
         self._panel = panel
         self._cache = PredictorCache(1)
         self._chores = Chores(self)
@@ -61,7 +69,7 @@ class AttentionClicks(QObject):
             plane, axis, blocks, heads = found
             self._panel.show_blocks(blocks, heads)
             if self._panel.on and self._bench.result is result:
-                self._bench.show_plane(plane, voxel[axis], _NAME)
+                self._maps.show_plane(plane, voxel[axis], _NAME)
                 self._panel.say(
                     f"Brighter is attended to more by the patch at ({', '.join(map(str, voxel))})."
                 )

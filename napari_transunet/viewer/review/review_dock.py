@@ -33,12 +33,15 @@ from napari_transunet.viewer.review.bench import AnnotationBench, is_reviewable
 from napari_transunet.viewer.review.clicks import ClickCatcher
 from napari_transunet.viewer.review.correction_panel import CorrectionPanel
 from napari_transunet.viewer.review.exporter import Exporter
+from napari_transunet.viewer.review.findings import Findings
 from napari_transunet.viewer.review.help_page import HelpPage
 from napari_transunet.viewer.review.keys import ReviewKeys
+from napari_transunet.viewer.review.maps import Maps
 from napari_transunet.viewer.review.measure_panel import ComparePanel, MeasurePanel
 from napari_transunet.viewer.review.memory import Memory
 from napari_transunet.viewer.review.organ_list import OrganList
 from napari_transunet.viewer.review.review_panel import ReviewPanel
+from napari_transunet.viewer.review.toolbox import Toolbox
 from napari_transunet.viewer.visibility import shown_colormap
 
 if TYPE_CHECKING:
@@ -82,6 +85,9 @@ class ReviewDock(QWidget):
         self._watched: Labels | None = None
         self._found: Disagreement | None = None
         self.bench = AnnotationBench(self._viewer, self)
+        self.toolbox = Toolbox(self.bench, self)
+        self.findings = Findings(self.bench, self)
+        self.maps = Maps(self.bench, self)
         self.keys = ReviewKeys(self._viewer)
         self.clicks = ClickCatcher(self._viewer, self)
         self.exporter = Exporter(self)
@@ -95,7 +101,7 @@ class ReviewDock(QWidget):
         self.measures = MeasurePanel(self)
         self.comparison = ComparePanel(self)
         self.attention = AttentionPanel(self)
-        self.attention_clicks = AttentionClicks(self.bench, self.attention, self)
+        self.attention_clicks = AttentionClicks(self.bench, self.maps, self.attention, self)
         self._tabs = QTabWidget(self)
         self._tabs.setObjectName("review_tabs")
         self._status = QLabel(self)
@@ -143,10 +149,10 @@ class ReviewDock(QWidget):
         for widget in (self._labels, self.review, self.organs, self._tabs, self._status):
             layout.addWidget(widget, 1 if widget is self._tabs else 0)
         layout.addLayout(buttons)
-        for widget in inner.findChildren(QWidget):
-            if isinstance(widget, QPushButton | QComboBox | QAbstractSpinBox | QTableWidget):
+        for child in inner.findChildren(QWidget):
+            if isinstance(child, QPushButton | QComboBox | QAbstractSpinBox | QTableWidget):
                 # They share what width there is, instead of making the dock wider than it is.
-                widget.setSizePolicy(QSizePolicy.Policy.Ignored, widget.sizePolicy().verticalPolicy())
+                child.setSizePolicy(QSizePolicy.Policy.Ignored, child.sizePolicy().verticalPolicy())
         area = QScrollArea(self)
         area.setWidget(inner)
         area.setWidgetResizable(True)
@@ -164,9 +170,12 @@ class ReviewDock(QWidget):
         bench.overview_changed.connect(self._on_overview)
         bench.slice_changed.connect(self._on_slice)
         bench.said.connect(self.tools.say)
-        bench.measured.connect(self._on_measured)
-        bench.compared.connect(self._on_compared)
-        bench.failed.connect(self._on_failed)
+        self.toolbox.said.connect(self.tools.say)
+        self.findings.measured.connect(self._on_measured)
+        self.findings.compared.connect(self._on_compared)
+        self.findings.failed.connect(self._on_failed)
+        self.maps.failed.connect(self._on_failed)
+        self.maps.changed.connect(self._refresh)
         self._labels.activated.connect(lambda _at: self.follow(self._labels.currentData()))
         self.review.slice_chosen.connect(bench.go_to)
         self.review.next_wanted.connect(bench.next_slice)
@@ -175,10 +184,10 @@ class ReviewDock(QWidget):
         self.review.note_changed.connect(bench.note)
         self.review.conflict_wanted.connect(bench.next_conflict)
         self.review.prediction_wanted.connect(lambda every: bench.take_prediction(everywhere=every))
-        self.review.uncertainty_wanted.connect(bench.show_uncertainty)
+        self.review.uncertainty_wanted.connect(self.maps.show_uncertainty)
         self.organs.picked.connect(self._on_picked)
         self.organs.visibility_changed.connect(self._on_visibility)
-        self.organs.lock_changed.connect(bench.lock)
+        self.organs.lock_changed.connect(self.toolbox.lock)
         self.tools.wanted.connect(self._on_tool)
         self.tools.range_changed.connect(self._on_range)
         self.tools.range_suggestion_wanted.connect(self._on_suggestion)
@@ -186,7 +195,9 @@ class ReviewDock(QWidget):
         self.measures.jump.connect(bench.go_to_voxel)
         self.comparison.wanted.connect(self._on_compare)
         self.comparison.jump_slice.connect(bench.go_to)
-        self.comparison.map_wanted.connect(lambda on: bench.show_disagreement(self._found if on else None))
+        self.comparison.map_wanted.connect(
+            lambda on: self.maps.show_disagreement(self._found if on else None)
+        )
         self.attention.turned.connect(self._on_attention)
         self._export.clicked.connect(self.export)
         self._help.clicked.connect(self.show_help)
@@ -220,8 +231,8 @@ class ReviewDock(QWidget):
         layers.events.removed.disconnect(self._on_layers)
         layers.selection.events.active.disconnect(self._on_active)
         self._unwatch()
-        self.attention_clicks.detach()
-        self.bench.detach()
+        for part in (self.attention_clicks, self.toolbox, self.findings, self.maps, self.bench):
+            part.detach()
         if self._page is not None:
             self._page.close()
 
@@ -262,7 +273,7 @@ class ReviewDock(QWidget):
         if current not in choices:
             self.follow(choices[-1] if choices else None)
         self._labels.setCurrentIndex(max(0, self._labels.findData(self.bench.layer)))
-        self.comparison.show_choices(self.bench.others())
+        self.comparison.show_choices(self.findings.others())
 
     def _on_active(self, _event: Any = None) -> None:
         active = self._viewer.layers.selection.active
@@ -316,7 +327,7 @@ class ReviewDock(QWidget):
         self._waiting = why is not None
         result = self.bench.result
         known = result is not None and result.session.uncertainty is not None
-        shown = self.bench.shows("uncertainty")
+        shown = self.maps.shows("uncertainty")
         self.review.set_uncertainty_shown(
             shown, None if known else "Only after a run: how unsure the network was is kept with its labels."
         )
@@ -408,7 +419,7 @@ class ReviewDock(QWidget):
     def _toggle_lock(self) -> None:
         result, value = self.bench.result, self._selected()
         if result is not None and value is not None:
-            self.bench.lock(value, value not in result.session.locked)
+            self.toolbox.lock(value, value not in result.session.locked)
             self.organs.set_locked(result.session.locked)
 
     # -- tools ----------------------------------------------------------------------------------------------
@@ -420,7 +431,7 @@ class ReviewDock(QWidget):
 
     def _on_tool(self, request: Any) -> None:
         if request.tool != "clicked":
-            self.bench.correct(request)
+            self.toolbox.correct(request)
             return
         layer = self.bench.layer
         if layer is None:
@@ -428,27 +439,27 @@ class ReviewDock(QWidget):
         self.tools.say("Click in the image on the part to keep.")
 
         def clicked(voxel: tuple[int, int, int]) -> None:
-            self.bench.correct(request, voxel)
+            self.toolbox.correct(request, voxel)
 
         self.clicks.once(layer, clicked)
 
     def _on_range(self, between: tuple[float, float] | None) -> None:
-        self.bench.guard.between = between
+        self.toolbox.guard.between = between
 
     def _on_suggestion(self) -> None:
-        found = self.bench.suggest_range()
+        found = self.toolbox.suggest_range()
         if found is not None:
             self.tools.set_range(*found)
 
     def _toggle_uncertainty(self) -> None:
-        shown = self.bench.shows("uncertainty")
-        self.bench.show_uncertainty(not shown)
+        shown = self.maps.shows("uncertainty")
+        self.maps.show_uncertainty(not shown)
 
     def _on_measure(self) -> None:
         if self.bench.result is not None:
             self._tabs.setCurrentWidget(self.measures)
             self.measures.set_busy(True)
-            self.bench.measure()
+            self.findings.measure()
 
     def _on_measured(self, found: Any, warnings: Any) -> None:
         self.measures.set_busy(False)
@@ -457,14 +468,14 @@ class ReviewDock(QWidget):
     def _on_compare(self, name: str) -> None:
         self._tabs.setCurrentWidget(self.comparison)
         self.comparison.set_busy(True)
-        self.bench.compare(name)
+        self.findings.compare(name)
 
     def _on_compared(self, found: Disagreement) -> None:
         self._found = found
         self.comparison.set_busy(False)
         self.comparison.show_result(found, self.bench.names)
         if self.comparison.map_shown:
-            self.bench.show_disagreement(found)
+            self.maps.show_disagreement(found)
 
     def _on_failed(self, sentence: str) -> None:
         self.measures.set_busy(False)
@@ -479,7 +490,7 @@ class ReviewDock(QWidget):
             self.clicks.always(layer, self.attention_clicks.show)
         else:
             self.clicks.stop()
-            self.bench.drop_plane("attention")
+            self.maps.drop_plane("attention")
 
     def export(self) -> None:
         """What the button *Export…* does: ask which formats, and where to."""

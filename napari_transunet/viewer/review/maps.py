@@ -1,0 +1,153 @@
+"""Layers that show something about the labels that are followed: uncertainty, disagreement, attention."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QObject, Signal
+
+from napari_transunet.annotation.disagreement import KINDS, Disagreement
+from napari_transunet.errors import TransUNetError
+from napari_transunet.viewer.background import Chores
+from napari_transunet.viewer.layers import geometry_of, label_colormap, placement, volume_of
+from napari_transunet.viewer.review.bench import MAP
+from napari_transunet.viewer.wording import error_sentence
+from napari_transunet.volumes.labels import Label, LabelSet
+
+if TYPE_CHECKING:
+    from napari_transunet.viewer.review.bench import AnnotationBench
+
+
+class Maps(QObject):
+    """Adds and removes them. Emits `failed` with a sentence where one cannot be made, `changed` where one came."""
+
+    failed = Signal(str)
+    changed = Signal()
+
+    def __init__(self, bench: AnnotationBench, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._bench = bench
+        self._chores = Chores(self)
+        self._maps: dict[str, weakref.ref[Any]] = {}
+
+    def detach(self) -> None:
+        """Forget what is under way."""
+        self._chores.drop()
+
+    def show_disagreement(self, found: Disagreement | None) -> None:
+        """Show where two labels differ as a layer; take it away for None."""
+        self._drop_map("disagreement")
+        if found is None or self._bench.result is None:
+            return
+        colors = ((0.9, 0.1, 0.5), (0.1, 0.6, 0.95), (0.95, 0.75, 0.1))
+        kinds = LabelSet(tuple(Label(v, name, c) for (v, name), c in zip(KINDS.items(), colors, strict=True)))
+        layer = self._bench.viewer.add_labels(
+            found.map,
+            name=f"{self._bench.result.layer.name}: disagreement",
+            colormap=label_colormap(kinds),
+            features={"index": [0, *KINDS], "name": ["agree", *KINDS.values()]},
+            metadata={MAP: True},
+            **placement(geometry_of(self._bench.result.layer)),
+        )
+        layer.editable = False
+        self._put_map("disagreement", layer)
+
+    def show_uncertainty(self, on: bool) -> None:
+        """Show how unsure the runs were of every voxel as a layer, or take it away."""
+        self._drop_map("uncertainty")
+        if not on or self._bench.result is None or self._bench.image is None:
+            return
+        result, geometry = self._bench.result, geometry_of(self._bench.result.layer)
+        unsure, cards = result.session.uncertainty, result.session.cards
+        volume = volume_of(self._bench.image)
+        if unsure is None or not unsure.maps() or unsure.img_size is None:
+            self.failed.emit(
+                "There is no uncertainty to show: these labels are not from a run in this session."
+            )
+            return
+        kept, size, card = unsure.maps(), unsure.img_size, cards.get(unsure.sha256 or "")
+        paper = unsure.pipeline == "paper"
+        if card is None and not paper:
+            self.failed.emit(
+                "The checkpoint of that run is not known any more; segment again to see its uncertainty."
+            )
+            return
+
+        def work() -> NDArray[np.float16]:
+            from napari_transunet.checkpoints.card import ModelCard
+            from napari_transunet.segmentation.slices import SliceSource
+            from napari_transunet.segmentation.uncertainty import uncertainty_volume
+
+            if paper:
+                source = SliceSource.by_paper(volume, size)
+            else:
+                read: ModelCard = ModelCard.model_validate(card)
+                source = SliceSource.by_card(volume, read, size)
+            return uncertainty_volume(kept, source)
+
+        def show(values: NDArray[np.float16]) -> None:
+            layer = self._bench.viewer.add_image(
+                values.astype(np.float32),
+                name=f"{result.layer.name}: uncertainty",
+                colormap="inferno",
+                contrast_limits=(0, 1),
+                blending="additive",
+                opacity=0.7,
+                metadata={MAP: True},
+                **placement(geometry),
+            )
+            self._put_map("uncertainty", layer)
+            self._bench.viewer.layers.selection.active = result.layer
+
+        self._chores.run(work, show, self._fail)
+
+    def show_plane(self, plane: NDArray[np.float32], index: int, name: str) -> None:
+        """Show one slice of values from 0 to 1 as a layer, in place of the last one of that name."""
+        if self._bench.result is None:
+            return
+        axis, geometry = self._bench.result.session.axis, geometry_of(self._bench.result.layer)
+        where = placement(geometry)
+        translate = list(where["translate"])
+        translate[axis] += index * where["scale"][axis]
+        held = self._maps.get(name, lambda: None)()
+        data = np.expand_dims(plane, axis)
+        if held is not None and held in self._bench.viewer.layers:
+            held.data, held.translate = data, translate
+            return
+        active = self._bench.viewer.layers.selection.active
+        layer = self._bench.viewer.add_image(
+            data,
+            name=f"{self._bench.result.layer.name}: {name}",
+            colormap="viridis",
+            contrast_limits=(0, 1),
+            blending="additive",
+            opacity=0.6,
+            metadata={MAP: True},
+            **{**where, "translate": translate},
+        )
+        self._put_map(name, layer)
+        self._bench.viewer.layers.selection.active = active
+
+    def drop_plane(self, name: str) -> None:
+        """Take that layer away."""
+        self._drop_map(name)
+
+    def shows(self, name: str) -> bool:
+        """Whether the map of that name is shown: "uncertainty", "disagreement" or "attention"."""
+        layer = self._maps.get(name, lambda: None)()
+        return layer is not None and layer in self._bench.viewer.layers
+
+    def _fail(self, error: Exception) -> None:
+        self.failed.emit(str(error) if isinstance(error, TransUNetError) else error_sentence(error))
+
+    def _put_map(self, name: str, layer: Any) -> None:
+        self._maps[name] = weakref.ref(layer)
+        self.changed.emit()
+
+    def _drop_map(self, name: str) -> None:
+        layer = self._maps.pop(name, lambda: None)()
+        if layer is not None and layer in self._bench.viewer.layers:
+            self._bench.viewer.layers.remove(layer)

@@ -1,0 +1,201 @@
+"""The tools of the correction kit on the labels that are followed: off the window's thread, one undo step each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtCore import QObject, Signal
+
+from napari_transunet.annotation import corrections
+from napari_transunet.annotation.corrections import Correction, Scope
+from napari_transunet.errors import InputError, TransUNetError
+from napari_transunet.viewer.background import Chores
+from napari_transunet.viewer.layers import geometry_of, is_lazy
+from napari_transunet.viewer.review.stroke_guard import StrokeGuard
+from napari_transunet.viewer.undo import write_as_one_step
+from napari_transunet.viewer.wording import count, error_sentence, organ
+
+if TYPE_CHECKING:
+    from napari_transunet.viewer.results import Result
+    from napari_transunet.viewer.review.bench import AnnotationBench
+    from napari_transunet.viewer.review.correction_panel import CorrectionRequest
+
+
+class Toolbox(QObject):
+    """Emits `said` with a sentence about what a tool did, or why it did nothing.
+
+    Attributes
+    ----------
+    guard : holds strokes to a range and away from locked organs.
+    """
+
+    said = Signal(str)
+
+    def __init__(self, bench: AnnotationBench, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._bench = bench
+        self._chores = Chores(self)
+        self._busy = False
+        self.guard = StrokeGuard(self)
+        self.guard.held.connect(self._on_held)
+        bench.followed.connect(self._on_followed)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a tool is working."""
+        return self._busy
+
+    def detach(self) -> None:
+        """Forget what is under way."""
+        self._chores.drop()
+        self._busy = False
+
+    def correct(self, request: CorrectionRequest, voxel: tuple[int, int, int] | None = None) -> None:
+        """Use a tool: one undo step. `voxel` is the one that was clicked, for the tool that needs it."""
+        if (why := self._bench.locked_because) is not None or self._bench.result is None:
+            self.said.emit(why or "")
+            return
+        if self._busy:
+            self.said.emit("The last tool is still working.")
+            return
+        result = self._bench.result
+        layer, session = result.layer, result.session
+        chosen = int(layer.selected_label)
+        organs = tuple(sorted(self._bench.names or set(np.unique(layer.data).tolist()) - {0}))
+        if not request.all_organs:
+            if chosen == 0:
+                self.said.emit("The brush paints background; pick an organ first.")
+                return
+            organs = (chosen,)
+        data, index = layer.data, self._bench.slice_in_view
+        copy = data.copy()
+        try:
+            job = _job(request, session.axis, index, voxel)
+            spacing = geometry_of(layer).spacing
+        except InputError as error:
+            self.said.emit(str(error))
+            return
+        plane = (
+            None
+            if request.whole_volume or request.tool in ("interpolate", "above", "below")
+            else (session.axis, index)
+        )
+
+        def work() -> Correction:
+            protected = None if request.by_hand_too else session.hand_mask(copy)
+            scope = Scope(organs, plane, session.locked, protected)
+            if request.tool != "interpolate":
+                return job(copy, spacing, scope)
+            others = tuple(axis for axis in range(3) if axis != session.axis)
+            by_hand = session.hand_mask(copy) & np.isin(copy, organs)
+            return job(copy, spacing, scope, slices=np.flatnonzero(by_hand.any(axis=others)).tolist())
+
+        def done(found: Correction) -> None:
+            self._busy = False
+            self._apply(result, found)
+
+        def failed(error: Exception) -> None:
+            self._busy = False
+            self.said.emit(str(error) if isinstance(error, TransUNetError) else error_sentence(error))
+
+        self._busy = True
+        self.said.emit("Working …")
+        self._chores.run(work, done, failed)
+
+    def lock(self, value: int, on: bool) -> None:
+        """Lock an organ against change, or let it change again."""
+        if self._bench.result is None:
+            return
+        session = self._bench.result.session
+        session.locked = session.locked | {value} if on else session.locked - {value}
+        self.guard.locked = session.locked
+        self._bench.kept()
+
+    def suggest_range(self) -> tuple[float, float] | None:
+        """Mean ± 2 SD of the image in the organ that the brush paints; None where there is no such organ yet."""
+        if self._bench.result is None or self._bench.image is None or is_lazy(self._bench.image):
+            return None
+        layer = self._bench.result.layer
+        at: list[Any] = [slice(None)] * 3
+        at[self._bench.result.session.axis] = self._bench.slice_in_view
+        for place in (tuple(at), (slice(None, None, 4),) * 3):
+            values = self._bench.image.data[place][layer.data[place] == layer.selected_label]
+            if values.size > 20:
+                mean, sd = float(values.mean()), float(values.std())
+                return mean - 2 * sd, mean + 2 * sd
+        self.said.emit("That organ has no voxels yet; paint a little of it first.")
+        return None
+
+    def _apply(self, result: Result, found: Correction) -> None:
+        layer = result.layer
+        if self._bench.result is not result or not layer.editable:
+            return
+        if any(not np.array_equal(layer.data[write.index], write.before) for write in found.writes):
+            self.said.emit("The labels were changed meanwhile; use the tool again.")
+            return
+        if found.changed:
+            step = result.session.note_correction(found.writes)
+            result.undo.add(write_as_one_step(layer, found.writes), step)
+            self._bench.kept()
+            self._bench.look()
+        self.said.emit(correction_sentence(found, self._bench.names))
+
+    def _on_held(self, voxels: int) -> None:
+        self.said.emit(f"{count(voxels, 'voxel')} of the stroke stayed as they were (range or lock).")
+
+    def _on_followed(self) -> None:
+        result, image = self._bench.result, self._bench.image
+        if result is None:
+            self.guard.follow(None, None)
+            return
+        self.guard.locked = result.session.locked
+        self.guard.follow(result.layer, None if image is None or is_lazy(image) else image.data)
+
+
+def correction_sentence(found: Correction, names: Mapping[int, str]) -> str:
+    """What a tool did."""
+    left = []
+    if found.left_by_hand:
+        left.append(f"{count(found.left_by_hand, 'voxel')} edited by hand")
+    if found.left_locked:
+        left.append(f"{count(found.left_locked, 'voxel')} of locked organs")
+    stayed = f" Left alone: {' and '.join(left)}." if left else ""
+    if not found.changed:
+        return f"Nothing to change.{stayed}"
+    parts = [
+        f"{organ(names.get(value, f'label {value}'))} {number:+,}"
+        for value, number in found.per_organ.items()
+    ]
+    shown = ", ".join(parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")
+    return f"{count(found.changed, 'voxel')} in {count(found.slices, 'slice')} changed: {shown}.{stayed}"
+
+
+def _job(
+    request: CorrectionRequest, axis: int, index: int, voxel: tuple[int, int, int] | None
+) -> Callable[..., Correction]:
+    """The tool with all that it needs but labels, spacing and scope."""
+    sizes = dict(request.sizes)
+    if request.tool == "clicked":
+        if voxel is None:
+            raise InputError("Click in the image on the part to keep.")
+        return partial(corrections.keep_component_at, voxel=voxel)
+    if request.tool == "holes":
+        along = axis if sizes.get("each_slice") and request.whole_volume else None
+        return partial(corrections.fill_holes, along=along)
+    if request.tool == "interpolate":
+        return partial(corrections.interpolate, axis=axis)
+    if request.tool in ("above", "below"):
+        source = index + (1 if request.tool == "above" else -1)
+        return partial(corrections.copy_slice, axis=axis, source=source, target=index)
+    tools: Mapping[str, Callable[..., Correction]] = {
+        "largest": corrections.keep_largest,
+        "islands": corrections.remove_islands,
+        "smooth": corrections.smooth,
+        "grow": corrections.grow,
+        "shrink": corrections.shrink,
+        "replace": corrections.replace_label,
+    }
+    return partial(tools[request.tool], **sizes)
