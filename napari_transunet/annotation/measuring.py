@@ -158,10 +158,10 @@ def surface(mask: NDArray[np.bool_], spacing: Sequence[float]) -> float:
     return float(statistics.GetPerimeter(1)) if statistics.HasLabel(1) else 0.0
 
 
-def as_csv(measures: Sequence[OrganMeasure]) -> str:
+def as_csv(measures: Sequence[OrganMeasure], *, delimiter: str = ",") -> str:
     """A table with a header; units are in the column names. Unknown values are empty."""
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
+    writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
     writer.writerow([title for title, _ in COLUMNS])
     for organ in measures:
         extents = iter(organ.extent_mm)

@@ -54,6 +54,7 @@ class Maps(QObject):
         )
         layer.editable = False
         self._put_map("disagreement", layer)
+        self._bench.viewer.layers.selection.active = self._bench.layer
 
     def show_uncertainty(self, on: bool) -> None:
         """Show how unsure the runs were of every voxel as a layer, or take it away."""

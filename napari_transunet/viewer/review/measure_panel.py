@@ -118,7 +118,7 @@ class MeasurePanel(QWidget):
     def _on_copy(self) -> None:
         clipboard = QApplication.clipboard()
         if clipboard is not None:
-            clipboard.setText(as_csv(self._measures).replace(",", "\t"))
+            clipboard.setText(as_csv(self._measures, delimiter="\t"))
         self.say("Copied.")
 
     def _on_save(self) -> None:
@@ -296,6 +296,9 @@ def _fill(table: QTableWidget, rows: Sequence[Sequence[_Cell]]) -> None:
             side = Qt.AlignmentFlag.AlignLeft if column == 0 else Qt.AlignmentFlag.AlignRight
             item.setTextAlignment(int(side | Qt.AlignmentFlag.AlignVCenter))
             table.setItem(row, column, item)
+    header = table.horizontalHeader()
+    if header is not None:
+        header.setSortIndicator(-1, Qt.SortOrder.AscendingOrder)  # as given, until a person sorts
     table.setSortingEnabled(True)
     table.resizeColumnsToContents()
 
