@@ -166,13 +166,18 @@ def history_of(layer: Labels) -> tuple[int, int, int, int]:
     return len(undo), id(undo[-1]) if undo else 0, len(redo), id(redo[-1]) if redo else 0
 
 
-def stroke_boxes(step: Iterable[Any]) -> list[Box] | None:
-    """The boxes of a three-dimensional array that one undo step changes; None where they cannot be told.
+def is_newest(layer: Labels, step: list[Any]) -> bool:
+    """Whether a step, as the layer's `paint` event carried it, is the one that undo would take back next."""
+    return bool(layer._undo_history) and layer._undo_history[-1] is step
 
-    `step` is what the layer's `paint` event carries. One box around all is returned: the parts of a stroke overlap.
+
+def stroke_box(atoms: Iterable[Any]) -> Box | None:
+    """The box of a three-dimensional array that undo steps change; None where it cannot be told.
+
+    `atoms` are those of the steps that the layer's `paint` events carried.
     """
     low, high = np.full(3, np.iinfo(np.int64).max), np.full(3, -1)
-    for atom in step:
+    for atom in atoms:
         index = atom.slice_key if hasattr(atom, "slice_key") else atom[0]
         if not isinstance(index, tuple) or len(index) != 3:
             return None
@@ -190,7 +195,7 @@ def stroke_boxes(step: Iterable[Any]) -> list[Box] | None:
     if (high < low).any():
         return None
     z, y, x = (slice(int(a), int(b) + 1) for a, b in zip(low, high, strict=True))
-    return [(z, y, x)]
+    return z, y, x
 
 
 def _append(layer: Labels, atoms: list[Atom]) -> Atom | None:

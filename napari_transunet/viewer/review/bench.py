@@ -154,7 +154,7 @@ class AnnotationBench(QObject):
             return
         self._bring((z, y, x))
         world = self.result.layer.data_to_world((z, y, x))
-        self.viewer.camera.center = tuple(world[-3:])
+        self.viewer.scene.camera.center = tuple(world[-3:])
 
     def next_slice(self) -> None:
         """Go to the most uncertain slice that is not reviewed; with a filter, among those that show that organ."""

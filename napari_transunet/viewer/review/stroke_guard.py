@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_transunet.annotation.corrections import allowed_stroke
 from napari_transunet.annotation.session import Write
-from napari_transunet.viewer.undo import stroke_boxes, write_as_one_step
+from napari_transunet.viewer.undo import is_newest, stroke_box, write_as_one_step
 
 if TYPE_CHECKING:
     from napari.layers import Labels
@@ -38,39 +38,51 @@ class StrokeGuard(QObject):
         self._layer: Labels | None = None
         self._image: NDArray[Any] | None = None
         self._working = False
+        self._strokes: list[Any] = []
+        # napari tells of a fill before it writes it, so strokes are looked at when the event is over.
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(0)
+        self._soon.timeout.connect(self.check)
 
     def follow(self, layer: Labels | None, image: NDArray[Any] | None) -> None:
         """Watch this layer, painted on an image of the same shape."""
+        self._strokes = []
         if self._layer is not None:
             self._layer.events.paint.disconnect(self._on_paint)
         self._layer, self._image = layer, image
         if layer is not None:
             layer.events.paint.connect(self._on_paint)
 
-    def _on_paint(self, event: Any) -> None:
-        layer = self._layer
-        if layer is None or self._working or not layer.editable or not (self.between or self.locked):
+    def check(self) -> None:
+        """Hold the strokes that were made since to the rules; called by itself when the event loop is free."""
+        layer, strokes = self._layer, self._strokes
+        self._strokes = []
+        if layer is None or not strokes or not layer.editable or not is_newest(layer, strokes[-1]):
             return
-        boxes = stroke_boxes(event.value)
-        if boxes is None:
+        box = stroke_box(atom for stroke in strokes for atom in stroke)
+        if box is None:
             return
-        after = [(box, layer.data[box].copy()) for box in boxes]
+        wanted = layer.data[box].copy()
         self._working = True
         try:
-            layer.undo()
-            writes, refused = [], 0
-            for box, wanted in after:
-                before = layer.data[box].copy()
-                image = self._image[box] if self._image is not None else None
-                allowed = allowed_stroke(
-                    before, wanted, image=image, between=self.between, locked=self.locked
-                )
-                refused += int(np.count_nonzero(allowed != wanted))
-                writes.append(Write(box, before, allowed))
-            if not refused:
-                layer.redo()
-                return
-            write_as_one_step(layer, writes)
+            for _ in strokes:
+                layer.undo()
+            image = self._image[box] if self._image is not None else None
+            before = layer.data[box].copy()
+            allowed = allowed_stroke(before, wanted, image=image, between=self.between, locked=self.locked)
+            refused = int(np.count_nonzero(allowed != wanted))
+            if refused:
+                write_as_one_step(layer, [Write(box, before, allowed)])
+            else:
+                for _ in strokes:
+                    layer.redo()
         finally:
             self._working = False
-        self.held.emit(refused)
+        if refused:
+            self.held.emit(refused)
+
+    def _on_paint(self, event: Any) -> None:
+        if not self._working and (self.between is not None or self.locked):
+            self._strokes.append(event.value)
+            self._soon.start()

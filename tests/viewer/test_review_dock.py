@@ -1,0 +1,452 @@
+"""The dock *Review and correct* as a person uses it: real buttons and keys on labels that a run left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari")
+pytest.importorskip("qtpy")
+
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QTableWidget,
+    QToolButton,
+)
+
+from napari_transunet.annotation.session_store import SessionStore
+from napari_transunet.checkpoints.card import ModelCard
+from napari_transunet.segmentation.slices import SliceSource
+from napari_transunet.segmentation.uncertainty import SliceUncertainty
+from napari_transunet.viewer.keeping import keeper_of
+from napari_transunet.viewer.layers import add_volume, labels_to_layer
+from napari_transunet.viewer.results import new_result, result_of
+from napari_transunet.viewer.undo import UndoStep
+from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.phantom import synthetic_ct
+from napari_transunet.volumes.reading import read_volume
+
+SHAPE = (12, 48, 56)
+NAMES = {1: "liver", 2: "spleen", 3: "kidney_left"}
+TIMEOUT = 30_000
+
+
+def _prediction() -> np.ndarray:
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[2:9, 10:30, 8:24] = 1
+    labels[3:8, 12:24, 32:44] = 2
+    labels[5, 40:44, 50:54] = 1  # an island
+    return labels
+
+
+class Sitting:
+    """The dock, the labels, and short names for what a person does."""
+
+    def __init__(self, viewer: Any, qtbot: Any) -> None:
+        self.viewer, self.qtbot = viewer, qtbot
+        self.image = add_volume(viewer, synthetic_ct(SHAPE)[0], name="ct")
+        volume = self.image.metadata["napari_transunet"]["volume"]
+        self.result = new_result(self.image, volume, LabelSet.from_names(NAMES))
+        self.layer, self.session = self.result.layer, self.result.session
+        viewer.add_layer(self.layer)
+        self.run(_prediction())
+        _, self.dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
+        self.until(lambda: self.dock.bench.overview is not None)
+
+    def run(self, prediction: np.ndarray) -> None:
+        """What a run of the network does to the layer and its session."""
+        write, step = UndoStep(self.layer), self.session.begin()
+        unsure = self.session.unsure_along(0)
+        card = ModelCard(variant="R50-ViT-Ti_16", num_classes=4, img_size=(64, 64), resize="pad")
+        self.session.cards["ab"] = card.model_dump(mode="json", exclude_none=True)
+        unsure.begin("ab", "card", (64, 64))
+        for index in range(SHAPE[0]):
+            write.write(
+                0, index, self.session.merge_slice(step, 0, index, prediction[index], self.layer.data)
+            )
+            mean = 0.9 if index == 7 else index / 100
+            per_class = np.array(
+                [np.nan, mean, np.nan if index < 3 else 0.5 - index / 100, np.nan], np.float16
+            )
+            unsure.put(index, SliceUncertainty(mean, per_class, np.full((64, 64), mean, np.float16)))
+        self.result.undo.add(write.close(), step)
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        self.qtbot.waitUntil(condition, timeout=TIMEOUT)
+
+    def press(self, name: str) -> None:
+        button = self.dock.findChild(QPushButton, name) or self.dock.findChild(QToolButton, name)
+        assert button.isEnabled(), button.toolTip()
+        button.click()
+
+    def tool(self, name: str) -> str:
+        self.press(f"tool_{name}")
+        self.until(lambda: not self.dock.toolbox.busy)
+        return self.text("correction_status")
+
+    def text(self, name: str) -> str:
+        return self.dock.findChild(QLabel, name).text()
+
+    def settle(self) -> None:
+        """Until the slices were looked at anew."""
+        self.qtbot.wait(450)
+        self.until(lambda: not self.dock.bench._chores.busy)
+
+    @property
+    def slice(self) -> int:
+        return self.viewer.dims.current_step[0]
+
+
+@pytest.fixture
+def sitting(make_napari_viewer: Callable[..., Any], qtbot: Any) -> Sitting:
+    return Sitting(make_napari_viewer(), qtbot)
+
+
+def test_the_review_walks_from_the_most_uncertain_slice_on(sitting):
+    assert sitting.dock.bench.layer is sitting.layer
+    sitting.press("next_slice")
+    assert sitting.slice == 7
+    assert sitting.text("review_progress") == "0 of 12 slices reviewed"
+    sitting.press("mark_reviewed")
+    assert sitting.session.reviewed.keys() == {7}
+    assert sitting.slice == 11
+    assert sitting.text("review_progress") == "1 of 12 slices reviewed"
+    sitting.dock.review.slice_chosen.emit(7)
+    assert sitting.slice == 7
+    assert sitting.dock.findChild(QPushButton, "mark_reviewed").text() == "Unmark"
+    sitting.press("mark_reviewed")
+    assert not sitting.session.reviewed
+    organ = sitting.dock.findChild(QComboBox, "review_organ")
+    organ.setCurrentIndex(organ.findText("Spleen"))
+    organ.activated.emit(organ.currentIndex())
+    sitting.settle()
+    sitting.press("next_slice")
+    assert sitting.slice == 3  # the most uncertain of those that show the spleen
+
+
+def test_notes_belong_to_their_slices(sitting):
+    note = sitting.dock.findChild(QLineEdit, "slice_note")
+    sitting.dock.bench.go_to(4)
+    note.setText("tip of the spleen")
+    note.editingFinished.emit()
+    sitting.dock.bench.go_to(5)
+    assert note.text() == ""
+    sitting.dock.bench.go_to(4)
+    assert note.text() == "tip of the spleen"
+    assert sitting.session.notes == {4: "tip of the spleen"}
+
+
+def test_a_tool_is_one_undo_step_and_leaves_hands_work_alone(sitting):
+    before = sitting.layer.data.copy()
+    sitting.layer.data_setitem((np.array([5]), np.array([45]), np.array([5])), 1)  # by hand
+    sitting.layer.selected_label = 1
+    sitting.press("scope_slices_1")
+    said = sitting.tool("largest")
+    assert said == "16 voxels in 1 slice changed: liver -16. Left alone: 1 voxel edited by hand."
+    assert not sitting.layer.data[5, 40:44, 50:54].any()
+    assert sitting.layer.data[5, 45, 5] == 1
+    assert sitting.session.hand_voxels(sitting.layer.data) == 1
+    assert sitting.session.edited_voxels(sitting.layer.data) == 17
+    sitting.layer.undo()
+    sitting.layer.undo()
+    assert np.array_equal(sitting.layer.data, before)
+    assert sitting.session.edited_voxels(sitting.layer.data) == 0
+    sitting.layer.redo()
+    sitting.layer.redo()
+    assert sitting.session.hand_voxels(sitting.layer.data) == 1
+    sitting.dock.findChild(QCheckBox, "also_by_hand").setChecked(True)
+    assert "liver -1" in sitting.tool("largest")
+
+
+def test_a_tool_acts_in_the_slice_in_view_only(sitting):
+    sitting.dock.bench.go_to(4)
+    sitting.layer.selected_label = 2
+    before = sitting.layer.data.copy()
+    sitting.dock.findChild(QDoubleSpinBox, "grow_mm").setValue(9)
+    assert "1 slice changed: spleen +" in sitting.tool("grow")
+    changed = np.flatnonzero((sitting.layer.data != before).any(axis=(1, 2)))
+    assert changed.tolist() == [4]
+    assert "spleen" in sitting.tool("above")
+    assert np.array_equal(sitting.layer.data[4] == 2, before[5] == 2)
+    sitting.layer.selected_label = 0
+    sitting.press("tool_grow")
+    assert "pick an organ first" in sitting.text("correction_status")
+
+
+def test_slices_between_corrected_ones_are_filled(sitting):
+    sitting.layer.selected_label = 3
+    for index in (1, 5):
+        sitting.layer.data_setitem(
+            tuple(
+                np.array(part)
+                for part in zip(*[(index, y, x) for y in range(2, 8) for x in range(2, 8)], strict=True)
+            ),
+            3,
+        )
+    assert "kidney left +108" in sitting.tool("interpolate")
+    assert (sitting.layer.data[3, 2:8, 2:8] == 3).all()
+
+
+def test_a_new_run_disagrees_and_edits_are_given_up_one_slice_at_a_time(sitting):
+    sitting.layer.paint((4, 5, 5), 3)
+    sitting.layer.paint((6, 5, 5), 3)
+    painted = sitting.layer.data.copy()
+    sitting.run(_prediction())
+    sitting.settle()
+    assert np.array_equal(sitting.layer.data, painted)
+    assert "disagrees with your edits" in sitting.text("conflicts")
+    assert "in 2 slices" in sitting.text("conflicts")
+    sitting.dock.bench.go_to(0)
+    sitting.press("next_conflict")
+    assert sitting.slice == 4
+    sitting.press("take_slice")
+    assert not (sitting.layer.data[4] == 3).any()
+    assert (sitting.layer.data[6] == 3).any()
+    sitting.settle()
+    assert "in slice 6" in sitting.text("conflicts")
+    sitting.press("take_all")
+    sitting.settle()
+    assert np.array_equal(sitting.layer.data, _prediction())
+    assert not sitting.dock.findChild(QPushButton, "take_all").isVisibleTo(sitting.dock)
+    sitting.layer.undo()
+    assert (sitting.layer.data[6] == 3).any()
+
+
+def test_a_locked_organ_changes_neither_by_brush_nor_by_tool(sitting):
+    sitting.press("lock_1")
+    before = sitting.layer.data.copy()
+    sitting.layer.brush_size = 6
+    sitting.layer.paint((4, 10, 8), 2)  # on the corner of the liver
+    sitting.qtbot.wait(20)
+    assert np.array_equal(sitting.layer.data == 1, before == 1)
+    assert (sitting.layer.data != before).any()
+    assert "stayed as they were" in sitting.text("correction_status")
+    sitting.layer.undo()
+    assert np.array_equal(sitting.layer.data, before)
+    sitting.layer.selected_label = 1
+    sitting.dock.findChild(QDoubleSpinBox, "grow_mm").setValue(9)
+    assert "locked organs" in sitting.tool("grow")
+    assert np.array_equal(sitting.layer.data, before)
+    sitting.press("lock_1")
+    assert "liver +" in sitting.tool("grow")
+
+
+def test_the_brush_keeps_to_a_range_of_values(sitting):
+    image = sitting.image.data
+    low, high = sorted((int(image[4, 20, 15]) - 1, int(image[4, 20, 15]) + 1))
+    sitting.dock.bench.go_to(4)
+    sitting.dock.tools.set_range(low, high)
+    sitting.layer.brush_size = 9
+    before = sitting.layer.data.copy()
+    sitting.layer.paint((4, 20, 15), 3)
+    sitting.qtbot.wait(20)
+    changed = sitting.layer.data != before
+    assert changed.any()
+    assert ((image[changed] >= low) & (image[changed] <= high)).all()
+    sitting.layer.selected_label = 1
+    sitting.press("range_from_organ")
+    found = sitting.dock.toolbox.guard.between
+    values = image[sitting.slice][sitting.layer.data[sitting.slice] == 1]
+    assert found == (round(values.mean() - 2 * values.std()), round(values.mean() + 2 * values.std()))
+
+
+def test_organs_are_hidden_without_losing_a_voxel(sitting):
+    before = sitting.layer.data.copy()
+    sitting.press("eye_1")
+    assert sitting.layer.colormap.color_dict[1][3] == 0
+    assert sitting.layer.colormap.color_dict[2][3] == 1
+    sitting.press("eye_1")
+    assert sitting.layer.colormap.color_dict[1][3] == 1
+    assert np.array_equal(sitting.layer.data, before)
+
+
+def test_keys_do_what_buttons_do(sitting):
+    keys = {str(key): call for key, call in sitting.viewer.keymap.items()}
+    sitting.viewer.layers.selection.active = sitting.layer
+
+    def key(name: str) -> None:
+        keys[name](sitting.viewer)
+
+    key("N")
+    assert sitting.slice == 7
+    key("K")
+    assert 7 in sitting.session.reviewed
+    key("Alt+2")
+    assert sitting.layer.selected_label == 2
+    assert sitting.layer.mode == "paint"
+    key("W")
+    assert sitting.session.locked == {2}
+    key("W")
+    key("Shift+H")
+    assert sitting.layer.colormap.color_dict[2][3] == 0
+    key("H")
+    assert sitting.layer.colormap.color_dict[1][3] == 0
+    key("H")
+    key("Shift+M")
+    sitting.until(lambda: sitting.dock.findChild(QTableWidget, "measures").rowCount() == 3)
+    key("F1")
+    assert sitting.dock._page.isVisible()
+    key("F1")
+
+
+def test_organs_are_measured_and_a_row_leads_to_its_organ(sitting):
+    sitting.press("measure")
+    table = sitting.dock.findChild(QTableWidget, "measures")
+    sitting.until(lambda: table.rowCount() == 3)
+    assert [table.item(row, 0).text() for row in range(3)] == ["Liver", "Spleen", "Kidney left"]
+    table.selectRow(1)
+    assert sitting.slice == 5
+    assert table.item(0, 6).text() == "2"
+
+
+def test_other_labels_are_compared(sitting):
+    reference = _prediction()
+    reference[6, 10:20, 8:24] = 0
+    data, meta, _ = labels_to_layer(
+        np.where(reference == 1, 7, 0).astype(np.uint8), sitting.image.metadata["napari_transunet"]["volume"],
+        LabelSet.from_names({7: "Liver"}), "reference",
+    )  # fmt: skip
+    sitting.viewer.add_labels(data, **meta)
+    sitting.viewer.layers.selection.active = sitting.layer
+    assert sitting.dock.bench.layer is sitting.layer
+    sitting.dock.findChild(QCheckBox, "show_disagreement").setChecked(True)
+    sitting.press("compare")
+    scores = sitting.dock.findChild(QTableWidget, "scores")
+    sitting.until(lambda: scores.rowCount() == 3)
+    liver = 2 * (reference == 1).sum() / ((reference == 1).sum() + (_prediction() == 1).sum())
+    assert scores.item(0, 1).text() == f"{liver:.3f}"
+    worst = sitting.dock.findChild(QTableWidget, "worst_slices")
+    assert worst.item(0, 0).text() == "Slice 6"
+    worst.selectRow(0)
+    assert sitting.slice == 6
+    assert "CT labels: disagreement".lower() in [layer.name.lower() for layer in sitting.viewer.layers]
+    assert sitting.dock.bench.layer is sitting.layer
+
+
+def test_uncertainty_is_shown_on_request_and_taken_away(sitting):
+    box = sitting.dock.findChild(QCheckBox, "show_uncertainty")
+    box.setChecked(True)
+    sitting.until(lambda: any("uncertainty" in layer.name for layer in sitting.viewer.layers))
+    layer = next(layer for layer in sitting.viewer.layers if "uncertainty" in layer.name)
+    volume = sitting.image.metadata["napari_transunet"]["volume"]
+    card = ModelCard(variant="R50-ViT-Ti_16", num_classes=4, img_size=(64, 64), resize="pad")
+    inside = SliceSource.by_card(volume, card, (64, 64)).resize.shape
+    assert layer.data.shape == (SHAPE[0], *inside)
+    assert layer.data[7].mean() == pytest.approx(0.9, abs=0.02)
+    assert np.allclose(layer.scale, sitting.layer.scale)
+    box.setChecked(False)
+    assert not any("uncertainty" in layer.name for layer in sitting.viewer.layers)
+
+
+def test_several_formats_are_exported_at_once(sitting, tmp_path):
+    sitting.layer.paint((4, 5, 5), 3)
+    sitting.session.mark_reviewed(4)
+    sitting.press("review_export")
+    dialog = sitting.dock.exporter.dialog
+    for name in ("nifti", "slicer", "stl", "label-table"):
+        dialog.findChild(QCheckBox, f"format_{name}").setChecked(True)
+    assert not dialog.findChild(QCheckBox, "format_dicom-seg").isEnabled()
+    assert "DICOM" in dialog.findChild(QCheckBox, "format_dicom-seg").toolTip()
+    dialog.findChild(QLineEdit, "export_folder").setText(str(tmp_path))
+    dialog.findChild(QLineEdit, "export_name").setText("out")
+    with sitting.qtbot.waitSignal(sitting.dock.exporter.exported, timeout=TIMEOUT):
+        dialog.findChild(QPushButton, "export_go").click()
+    assert np.array_equal(read_volume(tmp_path / "out.nii.gz").data, sitting.layer.data)
+    told = (tmp_path / "out.json").read_text("utf-8")
+    assert '"reviewed_slices": [' in told
+    assert '"fingerprint": "' in told
+    assert '"edited_by_hand": ' in told
+    dialog.findChild(QPushButton, "export_go").click()
+    sitting.until(lambda: "exists already" in dialog.findChild(QLabel, "export_status").text())
+    sitting.viewer.layers.remove(sitting.image)
+    sitting.dock.exporter.write(sitting.result, None, dialog.request())
+    assert "is gone" in dialog.findChild(QLabel, "export_status").text()
+    dialog.close()
+
+
+def test_labels_that_no_run_made_can_be_corrected_too(sitting):
+    sitting.viewer.layers.remove(sitting.layer)
+    assert not sitting.dock.findChild(QPushButton, "next_slice").isEnabled()
+    drawn = sitting.viewer.add_labels(_prediction(), name="drawn")
+    assert sitting.dock.bench.layer is drawn
+    assert result_of(drawn).session.edited_voxels(drawn.data) == 0
+    sitting.press("scope_organ_1")
+    sitting.press("scope_slices_1")
+    sitting.tool("largest")
+    assert not drawn.data[5, 40:44, 50:54].any()
+    keeper = keeper_of(result_of(drawn))
+    sitting.until(lambda: keeper._saver is not None)
+    assert keeper.flush()
+    assert len(SessionStore().sessions()) >= 1
+
+
+def test_while_a_run_writes_nothing_can_be_done(sitting):
+    step = UndoStep(sitting.layer)
+    assert not sitting.dock.findChild(QPushButton, "tool_smooth").isEnabled()
+    assert "Wait until" in sitting.dock.status
+    step.close()
+    assert sitting.dock.findChild(QPushButton, "tool_smooth").isEnabled()
+    assert sitting.dock.status == ""
+
+
+def test_closing_the_dock_gives_keys_and_layers_back(sitting):
+    assert any(str(key) == "N" for key in sitting.viewer.keymap)
+    sitting.viewer.window.remove_dock_widget(sitting.dock.parent())
+    assert not any(str(key) == "N" for key in sitting.viewer.keymap)
+    sitting.layer.paint((4, 5, 5), 3)
+    assert sitting.dock.bench.layer is None
+
+
+def test_the_part_that_is_clicked_stays(sitting):
+    sitting.press("scope_slices_1")
+    sitting.layer.selected_label = 1
+    sitting.layer.mode = "paint"
+    sitting.press("tool_clicked")
+    assert "Click in the image" in sitting.text("correction_status")
+    assert sitting.layer.mode == "pan_zoom"
+
+    class Press:
+        type, button = "mouse_press", 1
+        position = tuple(sitting.layer.data_to_world((5, 41, 51)))
+
+    for callback in list(sitting.viewer.mouse_drag_callbacks):
+        callback(sitting.viewer, Press)
+    sitting.until(lambda: not sitting.dock.toolbox.busy and "changed" in sitting.text("correction_status"))
+    assert (sitting.layer.data == 1).sum() == 16
+    assert sitting.layer.mode == "paint"
+
+
+def test_exports_of_a_changed_scan_are_refused(make_napari_viewer, qtbot, tmp_path):
+    from napari_transunet.volumes.writing import write_volume
+
+    volume = synthetic_ct(SHAPE)[0]
+    path: Path = write_volume(tmp_path / "ct.nii.gz", volume)
+    viewer = make_napari_viewer()
+    image = add_volume(viewer, read_volume(path))
+    result = new_result(image, image.metadata["napari_transunet"]["volume"], LabelSet.from_names(NAMES))
+    viewer.add_layer(result.layer)
+    result.layer.paint((4, 5, 5), 3)
+    _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
+    request = dock.exporter.dialog.request()
+    from dataclasses import replace
+
+    request = replace(request, folder=tmp_path, stem="out", formats=("nifti",))
+    path.write_bytes(path.read_bytes() + b"x")
+    said: list[str] = []
+    dock.exporter.said.connect(said.append)
+    dock.exporter.write(result, image, request)
+    qtbot.waitUntil(lambda: any("was changed" in sentence for sentence in said), timeout=TIMEOUT)
+    path.unlink()
+    dock.exporter.write(result, image, request)
+    qtbot.waitUntil(lambda: any("is gone" in sentence for sentence in said), timeout=TIMEOUT)
+    assert not (tmp_path / "out.nii.gz").exists()
+    dock.exporter.dialog.close()
