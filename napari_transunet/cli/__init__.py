@@ -20,6 +20,7 @@ from napari_transunet.cli.converting import convert
 from napari_transunet.cli.demo import demo
 from napari_transunet.cli.reporting import INTERRUPTED, Commands, say
 from napari_transunet.cli.segmenting import segment
+from napari_transunet.cli.sessions import app as sessions
 from napari_transunet.cli.training import train
 
 __all__ = ["app", "main"]
@@ -74,3 +75,4 @@ def _start(
 
 for _command in (demo, segment, inspect, variants, convert, train, evaluate):
     app.command()(_command)
+app.add_typer(sessions, name="sessions")

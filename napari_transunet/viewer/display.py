@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from napari_transunet.annotation.session_store import ROOT_VARIABLE
 from napari_transunet.errors import FileProblem
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def virtual_display(size: tuple[int, int] = (1920, 1200)) -> Iterator[str]:
     """Start Xvfb, point this process at it, and stop it at the end; yields the display's name.
 
     Must be entered before Qt is first used. Drawing is done by software, so that it works without a GPU.
-    A user's napari settings are neither read nor written.
+    A user's napari settings and saved labels are neither read nor written.
 
     Raises
     ------
@@ -93,6 +94,7 @@ def virtual_display(size: tuple[int, int] = (1920, 1200)) -> Iterator[str]:
                     "DISPLAY": name,
                     "LIBGL_ALWAYS_SOFTWARE": "1",
                     "NAPARI_CONFIG": "",
+                    ROOT_VARIABLE: os.environ.get(ROOT_VARIABLE) or f"{runtime}/sessions",
                     "QT_QPA_PLATFORM": "xcb",
                     "WAYLAND_DISPLAY": None,
                     "XAUTHORITY": None,

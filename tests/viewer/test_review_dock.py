@@ -450,3 +450,18 @@ def test_exports_of_a_changed_scan_are_refused(make_napari_viewer, qtbot, tmp_pa
     qtbot.waitUntil(lambda: any("is gone" in sentence for sentence in said), timeout=TIMEOUT)
     assert not (tmp_path / "out.nii.gz").exists()
     dock.exporter.dialog.close()
+
+
+def test_swapped_sides_are_said_at_once(make_napari_viewer, qtbot):
+    viewer = make_napari_viewer()
+    image = add_volume(viewer, synthetic_ct(SHAPE)[0])
+    volume = image.metadata["napari_transunet"]["volume"]
+    left = volume.geometry.direction[0][0] > 0  # whether larger x lies further to the patient's left
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[4:8, 20:30, 4:12] = 1 if left else 2
+    labels[4:8, 20:30, 44:52] = 2 if left else 1
+    names = LabelSet.from_names({1: "kidney_left", 2: "kidney_right"})
+    data, meta, _ = labels_to_layer(labels, volume, names, "swapped")
+    viewer.add_labels(data, **meta)
+    _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
+    qtbot.waitUntil(lambda: "swapped, or the scan's orientation is wrong" in dock.status, timeout=TIMEOUT)

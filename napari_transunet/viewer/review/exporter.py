@@ -43,6 +43,11 @@ class Exporter(QObject):
         self._image: Image | None = None
 
     @property
+    def open_dialog(self) -> ExportDialog | None:
+        """The dialog, if it was ever needed."""
+        return self._dialog
+
+    @property
     def dialog(self) -> ExportDialog:
         """The dialog, made when it is first needed."""
         if self._dialog is None:

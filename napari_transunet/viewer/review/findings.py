@@ -26,6 +26,8 @@ class Findings(QObject):
     measured = Signal(object, object)
     compared = Signal(object)
     failed = Signal(str)
+    doubted = Signal(object)
+    """Warnings about sides, which may be none."""
 
     def __init__(self, bench: AnnotationBench, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -35,6 +37,14 @@ class Findings(QObject):
     def detach(self) -> None:
         """Forget what is under way."""
         self._chores.drop()
+
+    def check_sides(self) -> None:
+        """See whether paired organs lie on the sides that their names say; `doubted` tells."""
+        result = self._bench.result
+        if result is None or not result.layer.editable:
+            return
+        labels, geometry, names = result.layer.data, geometry_of(result.layer), self._bench.names
+        self._chores.run(lambda: side_warnings(labels, geometry, names), self.doubted.emit)
 
     def measure(self) -> None:
         """Measure all organs; `measured` tells."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QSize, Qt, Signal
+from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
+from qtpy.QtGui import QIcon, QPainter, QPainterPath, QPalette, QPen, QPixmap
 from qtpy.QtWidgets import (
     QFrame,
     QGridLayout,
@@ -147,15 +148,51 @@ class OrganList(QWidget):
 
 def _say_eye(button: QToolButton) -> None:
     on = button.isChecked()
-    button.setText("shown" if on else "hidden")
+    button.setIcon(_icon(button, _draw_eye, faint=not on))
     button.setToolTip("Hide this organ" if on else "Show this organ again")
 
 
 def _say_lock(button: QToolButton) -> None:
     on = button.isChecked()
-    button.setText("locked" if on else "lock")
+    button.setIcon(_icon(button, _draw_padlock if on else _draw_open_padlock, faint=not on))
     button.setToolTip(
         "Let this organ change again"
         if on
         else "Lock: no brush, tool or run gives this organ a voxel or takes one"
     )
+
+
+def _icon(button: QToolButton, draw: Callable[[QPainter], None], *, faint: bool) -> QIcon:
+    """A drawing on a field of 16 × 16, in the colour of the button's text."""
+    pixmap = QPixmap(48, 48)
+    pixmap.fill(Qt.GlobalColor.transparent)
+    color = button.palette().color(QPalette.ColorRole.ButtonText)
+    color.setAlphaF(0.35 if faint else 1.0)
+    painter = QPainter(pixmap)
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    painter.scale(3, 3)
+    painter.setPen(QPen(color, 1.4))
+    painter.setBrush(color)
+    draw(painter)
+    painter.end()
+    return QIcon(pixmap)
+
+
+def _draw_eye(painter: QPainter) -> None:
+    path = QPainterPath(QPointF(1.5, 8))
+    path.quadTo(QPointF(8, 1.5), QPointF(14.5, 8))
+    path.quadTo(QPointF(8, 14.5), QPointF(1.5, 8))
+    painter.strokePath(path, painter.pen())
+    painter.drawEllipse(QPointF(8, 8), 2, 2)
+
+
+def _draw_padlock(painter: QPainter) -> None:
+    painter.drawRoundedRect(QRectF(3.5, 7.5, 9, 6.5), 1, 1)
+    painter.setBrush(Qt.BrushStyle.NoBrush)
+    painter.drawArc(QRectF(5, 2.5, 6, 9), 0, 180 * 16)
+
+
+def _draw_open_padlock(painter: QPainter) -> None:
+    painter.setBrush(Qt.BrushStyle.NoBrush)
+    painter.drawRoundedRect(QRectF(3.5, 7.5, 9, 6.5), 1, 1)
+    painter.drawArc(QRectF(5, 1.5, 6, 9), 20 * 16, 160 * 16)

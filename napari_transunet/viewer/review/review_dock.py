@@ -23,8 +23,11 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_transunet.viewer.layers import label_set_of
+from napari_transunet.viewer.background import Chores
+from napari_transunet.viewer.fingerprints import fingerprint_job
+from napari_transunet.viewer.layers import is_lazy, label_set_of, problem_with
 from napari_transunet.viewer.lifetime import Lifetime
+from napari_transunet.viewer.recovery import Recovery
 from napari_transunet.viewer.results import attach, attached
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.review.attention import AttentionClicks
@@ -41,14 +44,16 @@ from napari_transunet.viewer.review.measure_panel import ComparePanel, MeasurePa
 from napari_transunet.viewer.review.memory import Memory
 from napari_transunet.viewer.review.organ_list import OrganList
 from napari_transunet.viewer.review.review_panel import ReviewPanel
+from napari_transunet.viewer.review.sessions_dialog import SessionsDialog
 from napari_transunet.viewer.review.toolbox import Toolbox
 from napari_transunet.viewer.visibility import shown_colormap
 
 if TYPE_CHECKING:
-    from napari.layers import Labels
+    from napari.layers import Image, Labels
     from napari.viewer import Viewer
 
     from napari_transunet.annotation.disagreement import Disagreement
+    from napari_transunet.annotation.session_store import SessionInfo
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +85,7 @@ class ReviewDock(QWidget):
         super().__init__()
         # Plugins get the viewer in a wrapper that slows down every access to a layer in the drawing loop.
         self._viewer: Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
+        self._chores = Chores(self)
         self._attached = False
         self._waiting = False
         self._watched: Labels | None = None
@@ -91,6 +97,7 @@ class ReviewDock(QWidget):
         self.keys = ReviewKeys(self._viewer)
         self.clicks = ClickCatcher(self._viewer, self)
         self.exporter = Exporter(self)
+        self.recovery = Recovery(self._viewer, self)
         self._labels = QComboBox(self)
         self._labels.setObjectName("review_labels")
         self._labels.setToolTip("The labels layer that is reviewed and corrected")
@@ -110,9 +117,13 @@ class ReviewDock(QWidget):
         self._status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
         self._export = QPushButton(ACTIONS["export"].title, self)
         self._export.setObjectName("review_export")
+        self._sessions = QPushButton("Saved…", self)
+        self._sessions.setObjectName("sessions")
+        self._sessions.setToolTip("Labels that were saved while you worked: restore, export, delete")
         self._help = QPushButton(ACTIONS["help"].title, self)
         self._help.setObjectName("help")
         self._page: HelpPage | None = None
+        self._saved: SessionsDialog | None = None
         self._lifetime = Lifetime(self)
         self._lay_out()
         self._memory = Memory(self, "review")
@@ -145,6 +156,7 @@ class ReviewDock(QWidget):
         layout.setSpacing(6)
         buttons = QHBoxLayout()
         buttons.addWidget(self._export, 1)
+        buttons.addWidget(self._sessions, 1)
         buttons.addWidget(self._help, 1)
         for widget in (self._labels, self.review, self.organs, self._tabs, self._status):
             layout.addWidget(widget, 1 if widget is self._tabs else 0)
@@ -174,6 +186,7 @@ class ReviewDock(QWidget):
         self.findings.measured.connect(self._on_measured)
         self.findings.compared.connect(self._on_compared)
         self.findings.failed.connect(self._on_failed)
+        self.findings.doubted.connect(self._on_doubted)
         self.maps.failed.connect(self._on_failed)
         self.maps.changed.connect(self._refresh)
         self._labels.activated.connect(lambda _at: self.follow(self._labels.currentData()))
@@ -200,7 +213,10 @@ class ReviewDock(QWidget):
         )
         self.attention.turned.connect(self._on_attention)
         self._export.clicked.connect(self.export)
+        self._sessions.clicked.connect(self.show_sessions)
         self._help.clicked.connect(self.show_help)
+        self.recovery.restored.connect(lambda result: self.follow(result.layer))
+        self.recovery.failed.connect(self._status.setText)
         self.exporter.said.connect(self._status.setText)
         self._lifetime.arrived.connect(self._attach)
         self._lifetime.left.connect(self._detach)
@@ -233,8 +249,11 @@ class ReviewDock(QWidget):
         self._unwatch()
         for part in (self.attention_clicks, self.toolbox, self.findings, self.maps, self.bench):
             part.detach()
-        if self._page is not None:
-            self._page.close()
+        self.recovery.detach()
+        self._chores.drop()
+        for window in (self._page, self._saved, self.exporter.open_dialog):
+            if window is not None:
+                window.close()
 
     def _handlers(self) -> Mapping[str, Callable[[], object]]:
         bench = self.bench
@@ -305,6 +324,7 @@ class ReviewDock(QWidget):
         self._refresh()
         self._on_overview()
         self._on_slice()
+        self.findings.check_sides()
 
     def _unwatch(self) -> None:
         layer, self._watched = self._watched, None
@@ -324,6 +344,7 @@ class ReviewDock(QWidget):
             self._status.setText(why)
         elif self._waiting:
             self._status.setText("")
+            self.findings.check_sides()
         self._waiting = why is not None
         result = self.bench.result
         known = result is not None and result.session.uncertainty is not None
@@ -477,6 +498,10 @@ class ReviewDock(QWidget):
         if self.comparison.map_shown:
             self.maps.show_disagreement(found)
 
+    def _on_doubted(self, warnings: list[str]) -> None:
+        if warnings:
+            self._status.setText(" ".join(warnings))
+
     def _on_failed(self, sentence: str) -> None:
         self.measures.set_busy(False)
         self.comparison.set_busy(False)
@@ -496,6 +521,27 @@ class ReviewDock(QWidget):
         """What the button *Export…* does: ask which formats, and where to."""
         if self.bench.result is not None and self.bench.locked_because is None:
             self.exporter.ask(self.bench.result, self.bench.image)
+
+    def show_sessions(self) -> None:
+        """Show the saved sessions; those of the image that is reviewed, or of the selected one, can be restored."""
+        if self._saved is None:
+            self._saved = SessionsDialog(self)
+            self._saved.restore_wanted.connect(self._on_restore)
+        dialog, image = self._saved, self._restorable_image()
+        dialog.show_for(None)
+        if image is not None:
+            self._chores.run(fingerprint_job(image), dialog.show_for)
+
+    def _restorable_image(self) -> Image | None:
+        active = self._viewer.layers.selection.active
+        candidates = [active, self.bench.image, *self._viewer.layers]
+        fitting = (layer for layer in candidates if layer is not None and layer._type_string == "image")
+        return next((image for image in fitting if problem_with(image) is None and not is_lazy(image)), None)
+
+    def _on_restore(self, info: SessionInfo) -> None:
+        image = self._restorable_image()
+        if image is not None:
+            self.recovery.restore(image, info)
 
     def show_help(self) -> None:
         """Show or hide the page with all keys."""

@@ -1,0 +1,77 @@
+"""Saved sessions on the command line."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from napari_transunet.annotation.session_file import ArraySpec
+from napari_transunet.annotation.session_store import SessionAbout, SessionStore
+from napari_transunet.cli import app
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setenv("NAPARI_TRANSUNET_SESSIONS", str(tmp_path / "sessions"))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, **more):
+        result = CliRunner().invoke(app, ["sessions", *map(str, arguments)], **more)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+@pytest.fixture
+def names(run):
+    made = []
+    for letter in "ab":
+        folder = SessionStore().create(
+            SessionAbout(letter * 64, f"ct_{letter}", None, (2, 3, 4), (1, 1, 1), "now")
+        )
+        labels = np.ones((2, 3, 4), np.uint8)
+        folder.save(
+            {"labels": dict(enumerate(labels))},
+            {"labels": ArraySpec.of(labels)},
+            {"summary": {"edited_voxels": 1234, "reviewed": 1, "slices": 2}},
+            whole=True,
+        )
+        folder.close()
+        made.append(folder.path.name)
+    return made
+
+
+def test_sessions_are_listed(run, names):
+    listed = json.loads(run("list", "--json").stdout)
+    assert sorted(entry["name"] for entry in listed) == sorted(names)
+    assert listed[0]["edited_voxels"] == 1234
+    table = run("list").stdout
+    assert "ct_a" in table
+    assert "1,234" in table
+    assert "1 of 2" in table
+
+
+def test_a_session_goes_out_and_comes_in(run, names, tmp_path):
+    assert run("export", names[0], "out.zip").exit_code == 0
+    assert "exists already" in run("export", names[0], "out.zip").stderr
+    assert run("delete", names[0], "--yes").exit_code == 0
+    assert len(SessionStore().sessions()) == 1
+    assert run("import", "out.zip").exit_code == 0
+    assert {info.about.image_name for info in SessionStore().sessions()} == {"ct_a", "ct_b"}
+    (tmp_path / "noise.zip").write_bytes(b"noise")
+    refused = run("import", "noise.zip")
+    assert refused.exit_code == 2
+    assert "no exported session" in refused.stderr
+
+
+def test_names_may_be_short_but_not_ambiguous(run, names):
+    assert run("delete", "a" * 16, input="n\n").exit_code == 2
+    assert len(SessionStore().sessions()) == 2
+    assert run("delete", "a" * 16, input="y\n").exit_code == 0
+    assert run("delete", "zzz", "--yes").exit_code == 2
+    assert "No session begins" in run("delete", "zzz", "--yes").stderr
