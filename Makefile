@@ -5,7 +5,7 @@ export VENV
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup system demo test test-slow bench lint format types imports manifest check wheel-check clean
+.PHONY: help setup system demo test test-slow bench sitting lint format types imports manifest check wheel-check clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ manifest: setup  ## the plugin manifest, as napari sees it
 	@$(BIN)/npe2 validate napari-transunet
 
 check: lint types imports manifest  ## all of the above four
+
+sitting: setup  ## a whole sitting at the annotator's bench on the real CT, killed and restored, with pictures
+	@scripts/with-display.sh $(BIN)/python scripts/sitting.py $(ARGS)
 
 wheel-check: setup  ## build the wheel and use it alone in a clean environment
 	@scripts/wheel-check.sh

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-QUIET = 2.0
-AT_MOST = 20.0
-"""Seconds after the last and after the first unsaved touch. The rest of the promised 5 and 30 s is for the saving."""
+QUIET = 1.5
+AT_MOST = 4.0
+"""Seconds after the last and after the first unsaved touch: with the saving itself, about five."""
 
 _LONGEST_PAUSE = 30.0
 _DIGEST = 16

@@ -221,6 +221,20 @@ def test_a_new_run_disagrees_and_edits_are_given_up_one_slice_at_a_time(sitting)
     assert (sitting.layer.data[6] == 3).any()
 
 
+def test_a_run_that_changes_a_reviewed_slice_asks_for_another_look(sitting):
+    sitting.dock.bench.go_to(4)
+    sitting.press("mark_reviewed")
+    sitting.dock.bench.go_to(4)
+    other = _prediction()
+    other[4, 12:20, 10:20] = 3
+    sitting.run(other)
+    sitting.settle()
+    assert not sitting.session.reviewed
+    assert sitting.dock.findChild(QPushButton, "mark_reviewed").text() == "Mark reviewed"
+    sitting.press("mark_reviewed")
+    assert sitting.session.reviewed.keys() == {4}
+
+
 def test_a_locked_organ_changes_neither_by_brush_nor_by_tool(sitting):
     sitting.press("lock_1")
     before = sitting.layer.data.copy()

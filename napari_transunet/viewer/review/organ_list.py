@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
+from qtpy.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QIcon, QPainter, QPainterPath, QPalette, QPen, QPixmap
 from qtpy.QtWidgets import (
     QFrame,
@@ -23,6 +23,8 @@ from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.wording import organ
 
 if TYPE_CHECKING:
+    from qtpy.QtGui import QShowEvent
+
     from napari_transunet.volumes.labels import Color, LabelSet
 
 _HEIGHT = 190  # px; longer lists scroll
@@ -37,6 +39,10 @@ class OrganList(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        self._names: dict[int, QToolButton] = {}
+        self._eyes: dict[int, QToolButton] = {}
+        self._locks: dict[int, QToolButton] = {}
+        self._shown: LabelSet | None = None
         self.setObjectName("organ_list")
         self._inner = QWidget(self)
         self._grid = QGridLayout(self._inner)
@@ -52,10 +58,6 @@ class OrganList(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._area)
-        self._names: dict[int, QToolButton] = {}
-        self._eyes: dict[int, QToolButton] = {}
-        self._locks: dict[int, QToolButton] = {}
-        self._shown: LabelSet | None = None
 
     @property
     def values(self) -> list[int]:
@@ -107,6 +109,23 @@ class OrganList(QWidget):
         """Let organs be picked (None), or say why they cannot be."""
         self._inner.setEnabled(why_not is None)
         self._inner.setToolTip(why_not or "")
+
+    def changeEvent(self, event: QEvent | None) -> None:  # noqa: N802
+        """Qt's hook: another theme has other colours."""
+        super().changeEvent(event)
+        if event is not None and event.type() in (QEvent.Type.PaletteChange, QEvent.Type.StyleChange):
+            self._redraw()
+
+    def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802
+        """Qt's hook: only now the colours of the window are known."""
+        super().showEvent(event)
+        self._redraw()
+
+    def _redraw(self) -> None:
+        for button in self._eyes.values():
+            _say_eye(button)
+        for button in self._locks.values():
+            _say_lock(button)
 
     def _add(self, row: int, value: int, name: str, color: Color) -> None:
         button = QToolButton(self._inner)

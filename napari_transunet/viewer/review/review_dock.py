@@ -359,7 +359,7 @@ class ReviewDock(QWidget):
         found = self.bench.overview
         self.review.show_data(found.strip if found is not None else None)
         self.review.show_conflicts(found.conflicts if found is not None else {})
-        self.review.show_progress(*self.bench.progress())
+        self._on_slice()  # a run may have taken its mark away
         self._refresh()
 
     def _on_slice(self) -> None:
