@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 MAP = "napari_transunet_map"
 """In the metadata of a layer that shows something about labels, and holds none itself."""
 
+_FEW = 20  # labels
 _QUIET = 400  # ms without a change before the slices are looked at again
 
 
@@ -309,10 +310,15 @@ def is_reviewable(layer: Any) -> bool:
 
 def _presence(labels: NDArray[Any], axis: int, values: list[int]) -> dict[int, NDArray[np.bool_]]:
     """Of each label, which slices along an axis show it."""
-    size = max(values, default=0) + 1
-    found = np.zeros((labels.shape[axis], size), np.bool_)
+    found = {value: np.zeros(labels.shape[axis], np.bool_) for value in values}
     for index, plane in enumerate(np.moveaxis(labels, axis, 0)):
-        if plane.any():
-            counts = np.bincount(plane.ravel(), minlength=size)[:size]
-            found[index] = counts > 0
-    return {value: found[:, value] for value in values}
+        if not plane.any():
+            continue
+        if len(values) > _FEW:
+            shown = set(np.unique(plane).tolist())
+            for value in values:
+                found[value][index] = value in shown
+        else:  # comparing lets the window's thread go on, which sorting does not
+            for value in values:
+                found[value][index] = bool((plane == value).any())
+    return found
