@@ -105,21 +105,32 @@ class Autosaver:
         return self._idle.wait(timeout) and self._said is None
 
     def close(self, timeout: float = 10.0) -> bool:
-        """Save what is left, end the thread and let the folder go; whether all was saved."""
+        """Save what is left, at most so long; whether all was saved. The thread then ends and lets the folder go."""
         saved = self.flush(timeout)
         self.stop()
         return saved
 
-    def stop(self) -> None:
-        """End without another save."""
+    def stop(self, timeout: float = 1.0) -> None:
+        """End without another save; one that is under way is finished, and waited for at most so long."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
         if threading.current_thread() is not self._thread:
-            self._thread.join(10)
-        self._folder.close()
+            self._thread.join(timeout)
+
+    def _tell(self, listener: Callable[[Any], None], value: object) -> None:
+        try:
+            listener(value)
+        except Exception:  # saving goes on, whatever becomes of those who watch it
+            logger.exception("A listener of the autosave failed.")
 
     def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._folder.close()  # only now: until here a save may be under way
+
+    def _work(self) -> None:
         while self._wait():
             with self._changed:
                 began, self._first, self._hurry = self._first, None, False
@@ -130,7 +141,7 @@ class Autosaver:
                 continue
             self._failures, self._said = 0, None
             if when is not None:
-                self._on_saved(when)
+                self._tell(self._on_saved, when)
             with self._changed:
                 if self._first is None:
                     self._idle.set()
@@ -183,9 +194,10 @@ class Autosaver:
         if reason != self._said:
             self._said = reason
             logger.warning("The session was not saved.", exc_info=error)
-            self._on_problem(
+            self._tell(
+                self._on_problem,
                 f"Your labels are not being saved while you work: {reason.rstrip('.')}. "
-                "Saving is tried again by itself; export the labels to be safe."
+                "Saving is tried again by itself; export the labels to be safe.",
             )
         with self._changed:
             self._first = began if self._first is None else min(self._first, began or self._first)

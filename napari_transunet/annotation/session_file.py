@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import logging
 import os
 import zlib
 from collections.abc import Iterator, Mapping
@@ -23,18 +23,39 @@ from numpy.typing import NDArray
 from napari_transunet.errors import FileProblem, InputError, SizeError
 from napari_transunet.files import atomic_path
 
+
+class NewerFormatError(InputError):
+    """A file that a newer version of this package wrote."""
+
+
 Planes = Mapping[str, Mapping[int, NDArray[Any]]]
+
+logger = logging.getLogger(__name__)
 
 _MAGIC = b"TUSESS1\n"
 _DIGEST = 32
 _MAX_HEADER = 1 << 26
+_MAX_FILE = 1 << 33
+_LATEST = 4102444800.0  # the year 2100
 _MAX_ARRAY = 1 << 34  # bytes; no scan's labels are larger
-_TYPES = ("uint8", "uint16", "uint32", "float16", "float32")
+_TYPES = (
+    "bool",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "float16",
+    "float32",
+)
 
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """Shape and type of an array that is saved plane by plane along its first axis."""
+    """Shape and type of an array that is saved plane by plane along its first axis, little-endian."""
 
     shape: tuple[int, int, int]
     dtype: str
@@ -89,7 +110,8 @@ class SavedPart:
                 raise InputError(f"A plane cannot be unpacked ({error}).") from error
             if len(data) != spec.plane_bytes:
                 raise InputError("A plane has another size than its array gives it.")
-            yield name, index, np.frombuffer(data, spec.dtype).reshape(spec.shape[1:])
+            stored = np.frombuffer(data, np.dtype(spec.dtype).newbyteorder("<"))
+            yield name, index, stored.astype(spec.dtype, copy=False).reshape(spec.shape[1:])
 
 
 def write_part(
@@ -113,7 +135,8 @@ def write_part(
     position = 0
     for name, chosen in planes.items():
         for index, plane in chosen.items():
-            packed = zlib.compress(np.ascontiguousarray(plane).data, 1) if plane.any() else b""
+            stored = np.ascontiguousarray(plane, plane.dtype.newbyteorder("<"))
+            packed = zlib.compress(stored.view(np.uint8).data, 1) if plane.any() else b""
             entries.append((name, int(index), position, len(packed)))
             body.append(packed)
             position += len(packed)
@@ -157,6 +180,8 @@ def read_part(path: Path) -> SavedPart:
         It cannot be read.
     """
     try:
+        if path.stat().st_size > _MAX_FILE:
+            raise SizeError(f"{path.name} is too large for a part of a session; it is not opened.")
         content = path.read_bytes()
     except OSError as error:
         raise FileProblem(f"{path.name} cannot be read: {error.strerror or error}.") from error
@@ -179,7 +204,7 @@ def _parsed(name: str, packed: bytes, body: bytes) -> SavedPart:
         header = json.loads(text)
         version = int(header["version"])
         if version != 1:
-            raise InputError(
+            raise NewerFormatError(
                 f"{name} was written by a newer version of napari-transunet (format {version}); update to open it."
             )
         specs = {str(key): _spec(name, *value) for key, value in header["arrays"].items()}
@@ -188,12 +213,20 @@ def _parsed(name: str, packed: bytes, body: bytes) -> SavedPart:
             if not (0 <= index < specs[key].shape[0] and 0 <= at <= at + size <= len(body)):
                 raise InputError(f"{name} names a plane that it does not have.")
         state, saved_at = header["state"], float(header["saved_at"])
-        if not isinstance(state, dict) or not math.isfinite(saved_at):
+        if not isinstance(state, dict) or not 0 <= saved_at < _LATEST:
             raise InputError(f"{name} holds no session.")
         return SavedPart(bool(header["whole"]), specs, state, saved_at, entries, body)
     except InputError:
         raise
-    except (zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        zlib.error,
+        ValueError,
+        OverflowError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise InputError(f"{name} cannot be understood ({error}).") from error
 
 
@@ -211,8 +244,11 @@ def _sync_folder(folder: Path) -> None:
     """Make the new name itself survive a power cut, where the system can."""
     if os.name != "posix":
         return
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:  # some network mounts refuse it; the file itself is written
+        logger.info("%s cannot be synchronised: %s", folder, error)

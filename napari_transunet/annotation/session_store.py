@@ -17,6 +17,7 @@ import shutil
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -27,7 +28,14 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from napari_transunet.annotation.session_file import ArraySpec, Planes, SavedPart, read_part, write_part
+from napari_transunet.annotation.session_file import (
+    ArraySpec,
+    NewerFormatError,
+    Planes,
+    SavedPart,
+    read_part,
+    write_part,
+)
 from napari_transunet.errors import ExistsError, FileProblem, InputError, SizeError
 from napari_transunet.files import atomic_path, available_memory
 
@@ -39,6 +47,8 @@ _ABOUT = "about.json"
 _LOCK = "lock"
 _PART = re.compile(r"(\d{8})\.part")
 _MAX_PARTS = 40  # after a whole one, before the next whole one
+_MAX_CHANGES = 8 << 20  # bytes after a whole one, if they are also twice its own
+_OLD = 3600.0  # s
 _MAX_ABOUT = 1 << 20
 _MAX_ARCHIVE = 1 << 33
 
@@ -106,11 +116,14 @@ class SessionFolder:
         self._number = max(_numbers(path), default=0)
         # Whatever lies there, the first save of this process is whole: it need not trust what came before.
         self._since_whole = _MAX_PARTS
+        self._whole_size, self._changes_size = 0, 0
+        _remove_leftovers(path, ".writing-*")
 
     @property
     def wants_whole(self) -> bool:
         """Whether the next save has to hold every plane of every array."""
-        return self._since_whole >= _MAX_PARTS
+        grown = self._changes_size > max(_MAX_CHANGES, 2 * self._whole_size)
+        return grown or self._since_whole >= _MAX_PARTS
 
     def save(
         self, planes: Planes, specs: Mapping[str, ArraySpec], state: Mapping[str, Any], *, whole: bool
@@ -123,10 +136,14 @@ class SessionFolder:
             The folder cannot be written to, or the disk is full.
         """
         moment = time.time()
-        number = self._number + 1
-        write_part(_part(self.path, number), planes, specs, state, whole=whole, saved_at=moment)
+        # From what lies there, in case an earlier attempt failed after its file was in place.
+        number = max([self._number, *_numbers(self.path)]) + 1
+        size = write_part(_part(self.path, number), planes, specs, state, whole=whole, saved_at=moment)
         self._number = number
         self._since_whole = 0 if whole else self._since_whole + 1
+        self._whole_size, self._changes_size = (
+            (size, 0) if whole else (self._whole_size, self._changes_size + size)
+        )
         if whole:
             self._forget_before(number)
         return datetime.fromtimestamp(moment, UTC)
@@ -212,8 +229,9 @@ class SessionStore:
     def sessions(self) -> list[SessionInfo]:
         """All sessions that hold something, the newest save first. What cannot be read is left out and logged."""
         found = []
+        _remove_leftovers(self.root, ".importing-*")
         for folder in sorted(self.root.iterdir()) if self.root.is_dir() else []:
-            if not folder.is_dir():
+            if not folder.is_dir() or folder.name.startswith("."):
                 continue
             try:
                 found.append(_info(folder))
@@ -291,10 +309,22 @@ class SessionStore:
                 about = info.about
                 stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
                 target = self.root / f"{_safe(about.fingerprint)[:16]}-{stamp}-{secrets.token_hex(3)}"
-                shutil.copytree(temporary, target)
+                # Under its name only when it is complete.
+                complete = Path(temporary) / "complete"
+                complete.mkdir(mode=0o700)
+                for member in members:
+                    (Path(temporary) / member.filename).rename(complete / member.filename)
+                complete.rename(target)
         except (InputError, FileProblem):
             raise
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            EOFError,
+            NotImplementedError,
+            RuntimeError,
+            ValueError,
+        ) as error:
             raise InputError(
                 f"{source.name} is no exported session; choose a file that Export made."
             ) from error
@@ -336,6 +366,8 @@ def _chain(folder: Path) -> tuple[list[SavedPart], bool]:
     for number in numbers:
         try:
             parts[number] = read_part(_part(folder, number))
+        except NewerFormatError:
+            raise  # to go back to what an older version saved would lose what the newer one did
         except (InputError, FileProblem) as error:
             logger.warning("%s", error)
     for start in sorted((number for number, part in parts.items() if part.whole), reverse=True):
@@ -350,15 +382,10 @@ def _chain(folder: Path) -> tuple[list[SavedPart], bool]:
 
 def _info(folder: Path) -> SessionInfo:
     about = _read_about(folder)
-    newest: SavedPart | None = None
-    for number in reversed(_numbers(folder)):
-        try:
-            newest = read_part(_part(folder, number))
-            break
-        except (InputError, FileProblem):
-            continue
-    if newest is None:
+    parts, _ = _chain(folder)
+    if not parts:
         raise InputError(f"The session in {folder} holds nothing that can be read.")
+    newest = parts[-1]
     summary = newest.state.get("summary")
     return SessionInfo(
         folder=folder,
@@ -368,6 +395,14 @@ def _info(folder: Path) -> SessionInfo:
         in_use=_is_held(folder),
         summary=summary if isinstance(summary, dict) else {},
     )
+
+
+def _remove_leftovers(folder: Path, pattern: str) -> None:
+    """Remove what a killed process left half-done; what is younger than an hour may still be somebody's work."""
+    for leftover in folder.glob(pattern):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > _OLD:
+                shutil.rmtree(leftover)
 
 
 def _read_about(folder: Path) -> SessionAbout:
@@ -389,7 +424,7 @@ def _read_about(folder: Path) -> SessionAbout:
         raise
     except OSError as error:
         raise FileProblem(f"{file} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, OverflowError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{file} does not describe a session ({error}).") from error
 
 

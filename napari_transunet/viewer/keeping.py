@@ -7,6 +7,7 @@ thread reads what was taken over and never the layer.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -97,8 +98,8 @@ class SessionKeeper(QObject):
         """Save now and wait for it, at most so long; whether it is saved."""
         return self._saver is not None and self._saver.flush(seconds)
 
-    def close(self) -> None:
-        """Save what is left and stop."""
+    def close(self, *, wait: bool = True) -> None:
+        """Save what is left and stop; without `wait`, the saving goes on by itself."""
         if self._closed:
             return
         self.touch()
@@ -109,8 +110,13 @@ class SessionKeeper(QObject):
             emitter.disconnect(self._on_changed)
         events.set_data.disconnect(self._on_drawn)
         self._viewer.layers.events.removed.disconnect(self._on_removed)
-        if self._saver is not None:
-            self._saver.close()
+        if self._saver is None:
+            return
+        if wait:
+            self._saver.close(_PATIENCE)
+        else:
+            # Not a daemon: a program that ends now must not take the last save with it.
+            threading.Thread(target=self._saver.close, args=(_PATIENCE,), name="last save").start()
 
     def _find_folder(self, image: Image) -> None:
         try:
@@ -202,7 +208,7 @@ class SessionKeeper(QObject):
 
     def _on_removed(self, event: Any) -> None:
         if event.value is self._result.layer:
-            self.close()
+            self.close(wait=False)
 
 
 def keep(viewer: Viewer, result: Result, folder: SessionFolder | None = None) -> SessionKeeper | None:

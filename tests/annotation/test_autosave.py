@@ -156,6 +156,31 @@ def test_edits_while_it_saves_are_not_lost(desk):
     assert np.array_equal(desk.folder.load().arrays["labels"], desk.labels)
 
 
+def test_a_listener_that_fails_does_not_end_the_saving(tmp_path):
+    desk = Desk(tmp_path)
+    desk.saver._on_saved = lambda _when: 1 / 0
+    for value in (1, 2):
+        desk.labels[0] = value
+        assert desk.saver.flush()
+    assert (desk.folder.load().arrays["labels"][0] == 2).all()
+    desk.saver.stop()
+
+
+def test_the_lock_is_kept_as_long_as_a_save_is_under_way(tmp_path, monkeypatch):
+    desk = Desk(tmp_path)
+    go = threading.Event()
+    real = session_store.write_part
+    monkeypatch.setattr(session_store, "write_part", lambda *a, **k: (go.wait(10), real(*a, **k))[1])
+    desk.saver.touch()
+    time.sleep(0.2)
+    desk.saver.stop(0.1)
+    store = SessionStore(tmp_path)
+    with pytest.raises(FileProblem, match="Another window"):
+        session_store._held(desk.folder.path, desk.folder.about)
+    go.set()
+    _until(lambda: store.sessions() and not store.sessions()[0].in_use)
+
+
 KILLS = 50
 
 

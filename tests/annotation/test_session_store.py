@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -12,7 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from napari_transunet.annotation.session_file import ArraySpec, read_part, write_part
+from napari_transunet.annotation import session_file
+from napari_transunet.annotation.session_file import ArraySpec, NewerFormatError, read_part, write_part
 from napari_transunet.annotation.session_store import SessionAbout, SessionStore, load_folder
 from napari_transunet.errors import ExistsError, FileProblem, InputError, SizeError
 
@@ -214,3 +218,105 @@ def test_a_folder_that_cannot_be_written_is_said(store, monkeypatch):
 
 def _full(*_args, **_kwargs):
     raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", ">u2", ">i4", "int64", "uint64", "<f2", ">f4"])
+def test_every_type_of_labels_comes_back_in_any_byte_order(store, dtype):
+    folder = store.create(ABOUT)
+    array = (np.arange(np.prod(SHAPE)) % 100).reshape(SHAPE).astype(dtype)
+    _save(folder, array, {})
+    loaded = folder.load().arrays["labels"]
+    assert loaded.dtype == array.dtype.newbyteorder("=")
+    assert np.array_equal(loaded, array)
+
+
+def test_a_mount_that_refuses_to_synchronise_is_no_obstacle(store, monkeypatch):
+    real = os.fsync
+
+    def files_only(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(22, "Invalid argument")
+        real(handle)
+
+    monkeypatch.setattr(session_file.os, "fsync", files_only)
+    folder = store.create(ABOUT)
+    labels = np.ones(SHAPE, np.uint8)
+    for number in range(3):
+        _save(folder, labels, {"number": number}, [0])
+    assert folder.load().state == {"number": 2}
+
+
+def test_a_failed_save_does_not_stand_in_the_way_of_the_next(store, monkeypatch):
+    folder = store.create(ABOUT)
+    labels = np.ones(SHAPE, np.uint8)
+    _save(folder, labels, {"number": 0})
+    with monkeypatch.context() as patch:
+        patch.setattr(session_file, "_sync_folder", _full)  # the file is in its place by then
+        with pytest.raises(FileProblem):
+            _save(folder, labels, {"number": 1}, [0])
+    _save(folder, labels, {"number": 2}, [0])
+    assert folder.load().state == {"number": 2}
+
+
+def test_what_a_newer_version_saved_is_not_gone_back_behind(store, monkeypatch):
+    folder = store.create(ABOUT)
+    labels = np.ones(SHAPE, np.uint8)
+    _save(folder, labels, {"number": 0})
+    real = session_file.json.dumps
+    with monkeypatch.context() as patch:
+        patch.setattr(session_file.json, "dumps", lambda value: real(value | {"version": 2}))
+        _save(folder, labels, {"number": 1}, [0])
+    with pytest.raises(NewerFormatError, match="update to open it"):
+        folder.load()
+
+
+def test_many_large_changes_become_one_whole_file(store):
+    folder = store.create(ABOUT)
+    rng = np.random.default_rng(0)
+    labels = np.zeros((2, 1024, 1024), np.uint8)
+    _save(folder, labels, {})
+    for _ in range(14):
+        labels[0] = rng.integers(0, 255, labels[0].shape)
+        _save(folder, labels, {}, [0])
+    parts = [read_part(path).whole for path in sorted(folder.path.glob("*.part"))]
+    assert parts.count(True) == 2
+    assert np.array_equal(folder.load().arrays["labels"], labels)
+
+
+def test_leftovers_of_a_kill_are_removed_once_they_are_old(store):
+    folder = store.create(ABOUT)
+    _save(folder, np.ones(SHAPE, np.uint8), {})
+    old, young = folder.path / ".writing-old", folder.path / ".writing-young"
+    lost = store.root / ".importing-lost"
+    for path in (old, young, lost):
+        path.mkdir()
+    for path in (old, lost):
+        os.utime(path, (time.time() - 7200,) * 2)
+    folder.close()
+    assert len(store.sessions()) == 1
+    assert not lost.exists()
+    store.open(store.sessions()[0]).close()
+    assert not old.exists()
+    assert young.exists()
+
+
+@pytest.mark.parametrize(
+    "about", ['{"fingerprint": "a"}', "[]", '{"shape": [1e999]}', "no json", '{"spacing": NaN}']
+)
+def test_a_hostile_description_is_left_out(store, about):
+    folder = store.create(ABOUT)
+    _save(folder, np.ones(SHAPE, np.uint8), {})
+    (folder.path / "about.json").write_text(about)
+    assert store.sessions() == []
+
+
+def test_a_member_that_lies_about_its_size_is_refused(store, tmp_path):
+    folder = store.create(ABOUT)
+    _save(folder, np.ones(SHAPE, np.uint8), {})
+    target = store.export(store.sessions()[0], tmp_path / "session.zip")
+    content = bytearray(target.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (tmp_path / "flipped.zip").write_bytes(content)
+    with pytest.raises(InputError):
+        store.import_(tmp_path / "flipped.zip")
+    assert len(store.sessions()) == 1

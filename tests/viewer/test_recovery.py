@@ -57,6 +57,7 @@ def test_strokes_undo_and_marks_are_saved_and_come_back(viewer, qtbot, sessions)
     assert keeper_of(result) is None
 
     recovery = Recovery(viewer)
+    qtbot.waitUntil(lambda: not SessionStore().sessions()[0].in_use, timeout=10_000)
     with qtbot.waitSignal(recovery.found, timeout=10_000) as told:
         recovery.look(image)
     _, info = told.args
@@ -112,6 +113,7 @@ def test_a_person_is_asked_once_and_not_about_other_images(viewer, qtbot):
     recovery.found.connect(lambda *args: found.append(args))
     recovery.look(image)  # its labels are here
     viewer.layers.remove(result.layer)
+    qtbot.waitUntil(lambda: not SessionStore().sessions()[0].in_use, timeout=10_000)
     other = add_volume(viewer, synthetic_ct((8, 24, 30))[0])
     recovery.look(other)
     for _ in range(2):
