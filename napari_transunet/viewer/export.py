@@ -20,6 +20,7 @@ import numpy.typing as npt
 from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QFileDialog, QWidget
 
+from napari_transunet.annotation.exporting import check_source
 from napari_transunet.errors import FileProblem, TransUNetError, VolumeError
 from napari_transunet.viewer.layers import (
     METADATA_KEY,
@@ -30,13 +31,16 @@ from napari_transunet.viewer.layers import (
     source_of,
 )
 from napari_transunet.viewer.preferences import load_preferences
+from napari_transunet.viewer.results import source_state_of
 from napari_transunet.volumes.sidecar import sidecar_path, stem_of
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer
 
+    from napari_transunet.annotation.exporting import SourceState
     from napari_transunet.volumes.geometry import Geometry
     from napari_transunet.volumes.labels import LabelSet
+    from napari_transunet.volumes.volume import Source
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +71,8 @@ class Snapshot:
         Where the labels come from: a mapping, a function of the labels that gives one, or None.
     scan
         File or folder of the scan, where known; never written to.
+    source, state
+        The scan, and what its file was like when the labels were begun; where it is another now, nothing is written.
     """
 
     labels: npt.NDArray[Any]
@@ -74,6 +80,8 @@ class Snapshot:
     label_set: LabelSet
     provenance: Provenance = None
     scan: Path | None = None
+    source: Source | None = None
+    state: SourceState | None = None
 
 
 def snapshot(layer: Labels, *, image: Image | None = None, provenance: Provenance = None) -> Snapshot:
@@ -112,6 +120,8 @@ def snapshot(layer: Labels, *, image: Image | None = None, provenance: Provenanc
         label_set=label_set_of(layer),
         provenance=provenance,
         scan=source.path if source is not None else None,
+        source=source,
+        state=source_state_of(layer),
     )
 
 
@@ -125,11 +135,14 @@ def write_snapshot(
     ExistsError
         The file exists and `overwrite` is false.
     FileProblem
-        The folder cannot be written to, or the path is the scan itself.
+        The folder cannot be written to, the path is the scan itself, or the scan's file is gone.
+    VolumeError
+        The scan's file was changed since the labels were begun.
     """
     from napari_transunet.volumes.writing import write_labels
 
     target = Path(path)
+    check_source(taken.source, taken.state)
     if taken.scan is not None and _same_file(target, taken.scan):
         raise FileProblem(f"{target.name} is the scan itself; give the labels another name.")
     labels = labels_dtype(taken.labels)

@@ -117,6 +117,13 @@ def checkpoints_of(result: Result) -> frozenset[Path]:
     return result.layer.metadata[METADATA_KEY].get(_CHECKPOINTS) or frozenset()
 
 
+def source_state_of(layer: Any) -> SourceState | None:
+    """What the scan's file was like when a labels layer was begun; None for other layers and scans without a file."""
+    record = layer.metadata.get(METADATA_KEY)
+    state = record.get(SOURCE_STATE) if isinstance(record, dict) else None
+    return state if isinstance(state, SourceState) else None
+
+
 def _state_of(image: Image) -> SourceState | None:
     try:
         return source_state(source_of(image))

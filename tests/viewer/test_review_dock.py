@@ -27,7 +27,7 @@ from napari_transunet.annotation.session_store import SessionStore
 from napari_transunet.checkpoints.card import ModelCard
 from napari_transunet.segmentation.slices import SliceSource
 from napari_transunet.segmentation.uncertainty import SliceUncertainty
-from napari_transunet.viewer.keeping import keeper_of
+from napari_transunet.viewer.keeping import keep, keeper_of
 from napari_transunet.viewer.layers import add_volume, labels_to_layer
 from napari_transunet.viewer.results import new_result, result_of
 from napari_transunet.viewer.undo import UndoStep
@@ -479,3 +479,27 @@ def test_swapped_sides_are_said_at_once(make_napari_viewer, qtbot):
     viewer.add_labels(data, **meta)
     _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
     qtbot.waitUntil(lambda: "swapped, or the scan's orientation is wrong" in dock.status, timeout=TIMEOUT)
+
+
+def test_two_volumes_keep_to_their_own_labels(sitting):
+    other = add_volume(sitting.viewer, synthetic_ct((9, 40, 44))[0], name="other")
+    volume = other.metadata["napari_transunet"]["volume"]
+    second = new_result(other, volume, LabelSet.from_names({1: "aorta"}))
+    sitting.viewer.add_layer(second.layer)
+    assert sitting.dock.bench.layer is second.layer
+    assert sitting.dock.organs.values == [1]
+    second.layer.data_setitem((np.array([2]), np.array([3]), np.array([4])), 1)
+    sitting.press("mark_reviewed")
+    assert len(second.session.reviewed) == 1
+    assert not sitting.session.reviewed
+    sitting.viewer.layers.selection.active = sitting.layer
+    assert sitting.dock.bench.layer is sitting.layer
+    assert sitting.dock.organs.values == [1, 2, 3]
+    assert sitting.session.edited_voxels(sitting.layer.data) == 0
+    sitting.settle()
+    assert sitting.text("review_progress") == "0 of 12 slices reviewed"
+    for result in (second, sitting.result):
+        keeper = keep(sitting.viewer, result)
+        sitting.until(lambda keeper=keeper: keeper._saver is not None)
+        assert keeper.flush()
+    assert len({info.about.fingerprint for info in SessionStore().sessions()}) == 2

@@ -14,7 +14,6 @@ from napari_transunet.viewer.background import Chores
 from napari_transunet.viewer.export import propose_path, snapshot
 from napari_transunet.viewer.fingerprints import fingerprint_job
 from napari_transunet.viewer.layers import source_of
-from napari_transunet.viewer.results import SOURCE_STATE, attached
 from napari_transunet.viewer.review.export_dialog import ExportDialog
 from napari_transunet.viewer.wording import count
 from napari_transunet.volumes.sidecar import stem_of
@@ -79,11 +78,11 @@ class Exporter(QObject):
         except TransUNetError as error:
             self._say(str(error))
             return
-        source, before = source_of(image), attached(result, SOURCE_STATE)
+        source = taken.source
         session = result.session
 
         def work() -> list[Path]:
-            check_source(source, before)
+            check_source(source, taken.state)
             provenance = session.provenance(taken.labels)
             provenance["source"] = {"fingerprint": fingerprint()}
             return export(
