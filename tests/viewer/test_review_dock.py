@@ -503,3 +503,32 @@ def test_two_volumes_keep_to_their_own_labels(sitting):
         sitting.until(lambda keeper=keeper: keeper._saver is not None)
         assert keeper.flush()
     assert len({info.about.fingerprint for info in SessionStore().sessions()}) == 2
+
+
+def test_the_menu_shows_the_dock_for_the_selected_labels(make_napari_viewer):
+    from napari_transunet.viewer.menus import review_selected
+
+    viewer = make_napari_viewer()
+    add_volume(viewer, synthetic_ct(SHAPE)[0])
+    first = viewer.add_labels(_prediction(), name="first")
+    viewer.add_labels(_prediction(), name="second")
+    viewer.layers.selection.active = first
+    review_selected()
+    (dock,) = [w for w in viewer.window.dock_widgets.values() if type(w).__name__ == "ReviewDock"]
+    assert dock.bench.layer is first
+    review_selected()  # shown again, not made again
+    assert sum(type(w).__name__ == "ReviewDock" for w in viewer.window.dock_widgets.values()) == 1
+
+
+def test_labels_of_a_lazy_image_are_saved_too(make_napari_viewer, qtbot):
+    dask = pytest.importorskip("dask.array")
+    viewer = make_napari_viewer()
+    viewer.add_image(dask.zeros((8, 8, 8), chunks=4), name="lazy", contrast_limits=(0, 1))
+    labels = viewer.add_labels(np.zeros((8, 8, 8), np.uint8))
+    _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
+    labels.paint((3, 3, 3), 1)
+    dock.bench.mark_reviewed(True)
+    keeper = keeper_of(result_of(labels))
+    qtbot.waitUntil(lambda: keeper._saver is not None, timeout=TIMEOUT)
+    assert keeper.flush()
+    assert len(SessionStore().sessions()) == 1
