@@ -268,10 +268,11 @@ class AnnotationSession:
         """
         self._check(labels)
         step, writes = self.begin(), []
-        wanted = self.conflicts(labels, axis)
-        for index in wanted if slices is None else [index for index in slices if index in wanted]:
+        for index in self.conflicts(labels, axis) if slices is None else slices:
             at = slice_index(axis, index)
             given_up = self._conflicting(labels[at], at)
+            if not given_up.any():
+                continue
             step._remember(at)
             self._flags_now()[at][given_up] = 0
             if self._machine is not None:
@@ -279,6 +280,10 @@ class AnnotationSession:
             plane = np.where(given_up, self.prediction[at], labels[at]).astype(labels.dtype, copy=False)
             writes.append(_write(labels, axis, index, plane))
         return writes, step
+
+    def expect_tools(self) -> None:
+        """Make the room that `note_correction` needs, which takes a while for a large volume; on any thread."""
+        self._machine_now()
 
     def note_correction(self, writes: Iterable[Write]) -> SessionStep:
         """A tool changed labels: they are a person's to the next run, but not by hand to the next tool."""

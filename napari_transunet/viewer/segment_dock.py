@@ -371,10 +371,7 @@ class SegmentDock(QWidget):
 
     def _on_restored(self, result: Result) -> None:
         self._watch_keeper(result)
-        edited = result.session.edited_voxels(result.layer.data)
-        self._stories[result.layer] = _Story(
-            f"Restored. {edits_sentence(edited, bool(result.layer.data.any()))}".strip(), 0, 0, {}
-        )
+        self._stories[result.layer] = _Story("Restored.", 0, 0, {})
         self._refresh()
 
     def _watch_keeper(self, result: Result) -> None:

@@ -207,7 +207,8 @@ class AnnotationBench(QObject):
         if self.result is None or self.locked_because is not None:
             return
         layer, session = self.result.layer, self.result.session
-        slices = None if everywhere else [self.slice_in_view]
+        known = sorted(self.overview.conflicts) if self.overview is not None else []
+        slices = known if everywhere else [self.slice_in_view]
         writes, step = session.take_prediction(layer.data, axis=session.axis, slices=slices)
         mark = write_as_one_step(layer, writes)
         if mark is None:

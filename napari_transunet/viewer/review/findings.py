@@ -52,17 +52,18 @@ class Findings(QObject):
             return
         session, labels, geometry = (
             self._bench.result.session,
-            self._bench.result.layer.data.copy(),
+            self._bench.result.layer.data,
             geometry_of(self._bench.result.layer),
         )
         image = None if self._bench.image is None or is_lazy(self._bench.image) else self._bench.image.data
         names = self._bench.names
 
         def work() -> tuple[list[OrganMeasure], list[str]]:
-            hand = session.hand_mask(labels)
+            taken = labels.copy()
+            hand = session.hand_mask(taken)
             return (
-                measure(labels, geometry, names, image=image, by_hand=hand),
-                side_warnings(labels, geometry, names),
+                measure(taken, geometry, names, image=image, by_hand=hand),
+                side_warnings(taken, geometry, names),
             )
 
         self._chores.run(work, lambda found: self.measured.emit(*found), self._fail)
@@ -84,12 +85,12 @@ class Findings(QObject):
         if self._bench.result is None or name not in self._bench.viewer.layers:
             return
         other = self._bench.viewer.layers[name]
-        labels, reference = self._bench.result.layer.data.copy(), np.array(other.data)
+        labels, reference = self._bench.result.layer.data, other.data
         names, other_names = self._bench.names, label_set_of(other).names
         spacing = geometry_of(self._bench.result.layer).spacing
 
         def work() -> Disagreement:
-            return disagree(labels, match_by_name(names, reference, other_names), spacing)
+            return disagree(labels.copy(), match_by_name(names, np.array(reference), other_names), spacing)
 
         self._chores.run(work, self.compared.emit, self._fail)
 

@@ -77,7 +77,7 @@ class Maps(QObject):
             )
             return
 
-        def work() -> NDArray[np.float16]:
+        def work() -> NDArray[np.float32]:
             from napari_transunet.checkpoints.card import ModelCard
             from napari_transunet.segmentation.slices import SliceSource
             from napari_transunet.segmentation.uncertainty import uncertainty_volume
@@ -87,11 +87,11 @@ class Maps(QObject):
             else:
                 read: ModelCard = ModelCard.model_validate(card)
                 source = SliceSource.by_card(volume, read, size)
-            return uncertainty_volume(kept, source)
+            return uncertainty_volume(kept, source).astype(np.float32)
 
-        def show(values: NDArray[np.float16]) -> None:
+        def show(values: NDArray[np.float32]) -> None:
             layer = self._bench.viewer.add_image(
-                values.astype(np.float32),
+                values,
                 name=f"{result.layer.name}: uncertainty",
                 colormap="inferno",
                 contrast_limits=(0, 1),

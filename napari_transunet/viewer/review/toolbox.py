@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
 from napari_transunet.annotation import corrections
@@ -64,14 +65,11 @@ class Toolbox(QObject):
         result = self._bench.result
         layer, session = result.layer, result.session
         chosen = int(layer.selected_label)
-        organs = tuple(sorted(self._bench.names or set(np.unique(layer.data).tolist()) - {0}))
-        if not request.all_organs:
-            if chosen == 0:
-                self.said.emit("The brush paints background; pick an organ first.")
-                return
-            organs = (chosen,)
+        if chosen == 0 and not request.all_organs:
+            self.said.emit("The brush paints background; pick an organ first.")
+            return
+        named = tuple(sorted(self._bench.names)) if request.all_organs else (chosen,)
         data, index = layer.data, self._bench.slice_in_view
-        copy = data.copy()
         try:
             job = _job(request, session.axis, index, voxel)
             spacing = geometry_of(layer).spacing
@@ -85,6 +83,10 @@ class Toolbox(QObject):
         )
 
         def work() -> Correction:
+            # What is painted meanwhile is noticed when the change is applied.
+            copy = data.copy()
+            organs = named or _values_in(copy)
+            session.expect_tools()
             protected = None if request.by_hand_too else session.hand_mask(copy)
             scope = Scope(organs, plane, session.locked, protected)
             if request.tool != "interpolate":
@@ -153,6 +155,14 @@ class Toolbox(QObject):
             return
         self.guard.locked = result.session.locked
         self.guard.follow(result.layer, None if image is None or is_lazy(image) else image.data)
+
+
+def _values_in(labels: NDArray[Any]) -> tuple[int, ...]:
+    """All labels that occur, for labels without names."""
+    found: set[int] = set()
+    for plane in labels:
+        found |= set(np.unique(plane).tolist())
+    return tuple(sorted(found - {0}))
 
 
 def correction_sentence(found: Correction, names: Mapping[int, str]) -> str:
