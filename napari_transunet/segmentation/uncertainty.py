@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional
+
+from napari_transunet.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,9 +74,7 @@ def _measured(entropy: Tensor, probabilities: Tensor, inside: Tensor) -> list[Sl
         probabilities == probabilities.amax(dim=1, keepdim=True)  # ties count for all of them
     )
     present[:, 0] = present[:, 1:].any(dim=1)
-    # The rim: one pixel around, of the network's grid.
-    around = functional.max_pool2d((present & inside).half(), 3, stride=1, padding=1) * inside
-    weights = around.float()
+    weights = (_with_rim(present & inside) & inside).float()
     area = weights.sum(dim=(2, 3))
     means = (weights * entropy[:, None]).sum(dim=(2, 3)) / area
     per_class = means.half().cpu().numpy()
@@ -86,6 +85,17 @@ def _measured(entropy: Tensor, probabilities: Tensor, inside: Tensor) -> list[Sl
         SliceUncertainty(0.0 if math.isnan(value) else float(value), own, plane)
         for value, own, plane in zip(overall, per_class, kept, strict=True)
     ]
+
+
+def _with_rim(regions: Tensor) -> Tensor:
+    """Each region (..., H, W) and one pixel around it, diagonals too. Max pooling takes 60 times as long on the CPU."""
+    tall = regions.clone()
+    tall[..., 1:, :] |= regions[..., :-1, :]
+    tall[..., :-1, :] |= regions[..., 1:, :]
+    wide = tall.clone()
+    wide[..., 1:] |= tall[..., :-1]
+    wide[..., :-1] |= tall[..., 1:]
+    return wide
 
 
 def uncertainty_volume(
@@ -101,7 +111,18 @@ def uncertainty_volume(
     maps : index along the volume's slice axis -> `SliceUncertainty.entropy`
     source : how the slices were made, for the same volume, card and size; its network is not needed
     cancelled : asked before every slice; what is there by then is returned
+
+    Raises
+    ------
+    InputError
+        A map is of another slice or size than the source has, as one kept for another volume or card would be.
     """
+    source = source.on(torch.device("cpu"))  # where the maps are kept; a predictor's source may be elsewhere
+    for index, plane in maps.items():
+        if not 0 <= index < len(source) or plane.shape != source.resize.size:
+            raise InputError(
+                f"The uncertainty kept for slice {index} does not fit this volume and checkpoint; segment again."
+            )
     volume = np.zeros(source.orientation.invert(source.data).shape, np.float16)
     along = np.moveaxis(volume, source.orientation.slice_axis, 0)
     for index, plane in maps.items():

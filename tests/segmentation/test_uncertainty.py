@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from napari_transunet.checkpoints.card import default_card
+from napari_transunet.errors import InputError
 from napari_transunet.segmentation.predictor import Predictor
 from napari_transunet.segmentation.resize import make_resize
 from napari_transunet.segmentation.uncertainty import inside_of, uncertainty_of, uncertainty_volume
@@ -134,3 +135,31 @@ def test_kept_maps_come_back_where_the_labels_lie(plain, direction, planes):
     assert (entropy[core] > 0.3).all()
     assert not labels[far].any()
     assert (entropy[far] < 0.05).all()
+
+
+@pytest.mark.parametrize("kept", [{6: (64, 64)}, {-1: (64, 64)}, {0: (32, 32)}, {0: (64,)}])
+def test_maps_of_another_volume_or_card_are_refused(plain, kept):
+    source = Predictor(plain, device="cpu").slice_source(_volume())
+    with pytest.raises(InputError, match="does not fit"):
+        uncertainty_volume({index: np.zeros(shape, np.float16) for index, shape in kept.items()}, source)
+
+
+def test_maps_may_be_stopped_half_way(plain):
+    source = Predictor(plain, device="cpu").slice_source(_volume())
+    answers = iter([False, True])
+    maps = {index: np.ones((64, 64), np.float16) for index in range(6)}
+    volume = uncertainty_volume(maps, source, cancelled=lambda: next(answers))
+    assert volume[0].any()
+    assert not volume[1:].any()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_source_of_a_predictor_on_a_gpu_will_do(plain):
+    predictor = Predictor(plain, device="cuda", precision="float32")
+    volume = _volume()
+    maps = {
+        s.index: s.uncertainty.entropy for b in predictor.iter_batches(volume, uncertainty=True) for s in b
+    }
+    own = uncertainty_volume(maps, predictor.slice_source(volume))
+    elsewhere = uncertainty_volume(maps, Predictor(plain, device="cpu").slice_source(volume))
+    assert np.array_equal(own, elsewhere)
