@@ -43,26 +43,21 @@ def attention_plane(
     Raises
     ------
     InputError
-        There is no such voxel, block or head, or the network does not see that voxel.
+        There is no such voxel, block or head, the network does not see that voxel, or the memory does not hold the
+        maps.
     """
     shape = (volume if isinstance(volume, np.ndarray) else volume.data).shape
     if len(voxel) != 3 or any(not 0 <= at < size for at, size in zip(voxel, shape, strict=True)):
         raise InputError(f"There is no voxel {tuple(voxel)} in a volume of {shape} voxels (z, y, x).")
     axis = predictor.slice_axis(volume)
     source = predictor.slice_source(volume)
+    pixel = _network_pixel(source, [int(at) for i, at in enumerate(voxel) if i != axis])
     maps = predictor.attention(volume, int(voxel[axis]))
     if not -len(maps) <= block < len(maps):
         raise InputError(f"There is no block {block}; this network has {len(maps)}.")
     chosen = maps[block]
     if head is not None and not 0 <= head < len(chosen):
         raise InputError(f"There is no head {head}; the blocks of this network have {len(chosen)}.")
-    # Where the voxel lies in the slice as the network's source holds it: a one-hot plane goes the labels' way back.
-    places = np.arange(source.resize.shape[0] * source.resize.shape[1]).reshape(source.resize.shape)
-    in_plane = tuple(int(at) for at in np.delete(np.asarray(voxel), axis))
-    row, column = np.unravel_index(int(source.to_volume(places)[in_plane]), places.shape)
-    pixel = _pixel(source.resize.back_rows, int(row)), _pixel(source.resize.back_columns, int(column))
-    if not bool(source.resize.rows[pixel[0]].any() and source.resize.columns[pixel[1]].any()):
-        raise InputError("The network does not see this place; click nearer to the middle of the image.")
     grid, patch = predictor.token_grid
     token = (pixel[0] // patch) * grid[1] + pixel[1] // patch
     weights = (chosen.mean(dim=0) if head is None else chosen[head])[token]
@@ -77,6 +72,16 @@ def _on_slice(weights: torch.Tensor, patch: int, source: SliceSource) -> npt.NDA
     return np.ascontiguousarray(source.to_volume(scaled))
 
 
-def _pixel(back: torch.Tensor, index: int) -> int:
-    """The pixel of the network's grid that has most to say about a pixel of the slice."""
-    return int(back[index].argmax())
+def _network_pixel(source: SliceSource, in_plane: Sequence[int]) -> tuple[int, int]:
+    """The pixel of the network's grid that has most to say about a voxel, given across the volume's slice axis."""
+    resize = source.resize
+    # Where the voxel lies in the slice as the source holds it: numbered places go the labels' way back.
+    places = np.arange(resize.shape[0] * resize.shape[1]).reshape(resize.shape)
+    row, column = divmod(int(source.to_volume(places)[tuple(in_plane)]), resize.shape[1])
+    back = resize.back_rows[row], resize.back_columns[column]
+    pixel = int(back[0].argmax()), int(back[1].argmax())
+    # Nothing leads back to the last row or column at some sizes of the paper's zoom, nor forward to padding.
+    ways = (*back, resize.rows[pixel[0]], resize.columns[pixel[1]])
+    if not all(bool(way.any()) for way in ways):
+        raise InputError("The network does not see this place; click nearer to the middle of the image.")
+    return pixel

@@ -51,13 +51,13 @@ _KNOWN_PLANES = 8
 
 
 _MEMORY_SHARE = 0.8
-"""Of the free memory, that the probabilities of several planes may take."""
+"""Of the free memory, that the probabilities of several planes, or attention maps, may take."""
 
 _Result = TypeVar("_Result")
 
 
 class OutOfMemoryError(InputError):
-    """The device cannot hold even a single slice."""
+    """The memory cannot hold even a single slice, or what its tokens attend to."""
 
 
 class PredictionCancelled(TransUNetError):
@@ -142,6 +142,7 @@ class Predictor:
         self.labels_dtype = np.dtype(np.uint8 if net.num_classes <= 255 else np.uint16)
         self._size = net.img_size
         self._grid = net.grid
+        self._variant = net.variant
         self._network = InferenceTransUNet(net, device=self.device, dtype=self.precision)
 
     def slice_axis(self, volume: Volume | npt.NDArray[Any]) -> int:
@@ -249,11 +250,27 @@ class Predictor:
         ------
         InputError
             As `predict`; also for an index that the volume does not have.
+        OutOfMemoryError
+            The maps do not fit into the memory; they grow with the fourth power of the image's side.
         """
         source = self.slice_source(volume)
         (wanted,) = _order(len(source), None, [index])
-        images = source.resize.forward(source.planes([wanted]).to(self.device))
-        return [maps[0].float().cpu() for maps in self._network.attention_maps(images)]
+        size = 4 * self._variant.blocks * self._variant.heads * math.prod(self._grid) ** 2
+        message = (
+            f"The attention maps of {self._size[0]}×{self._size[1]} pixels take {size / 1e9:.1f} GB, more than is "
+            "free; choose a smaller image size, or close other programs."
+        )
+        if size > _MEMORY_SHARE * available_memory():
+            raise OutOfMemoryError(message)
+
+        def maps_of(indices: Sequence[int]) -> list[Tensor]:
+            images = source.resize.forward(source.planes(indices).to(self.device))
+            return [maps[0].float().cpu() for maps in self._network.attention_maps(images)]
+
+        found = self._if_it_fits(maps_of, [wanted])
+        if found is None:
+            raise OutOfMemoryError(message)
+        return found
 
     def _accepted(self, volume: Volume | npt.NDArray[Any]) -> Volume | npt.NDArray[Any]:
         """A `Volume` as it is, anything else as a checked (z, y, x) array."""

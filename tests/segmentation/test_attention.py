@@ -8,8 +8,10 @@ import torch
 
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.errors import InputError
+from napari_transunet.segmentation import predictor as predictor_module
 from napari_transunet.segmentation.attention import attention_plane
-from napari_transunet.segmentation.predictor import Predictor
+from napari_transunet.segmentation.predictor import OutOfMemoryError, Predictor
+from napari_transunet.segmentation.resize import nearest_matrix
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.volume import Source, Volume
 from tests.segmentation.conftest import PLAIN, network
@@ -79,3 +81,34 @@ def test_blocks_and_heads_can_be_chosen(hybrid):
             attention_plane(predictor, volume, (5, 25, 30), **wrong)
     with pytest.raises(InputError, match="no voxel"):
         attention_plane(predictor, volume, (99, 0, 0))
+
+
+def test_a_row_that_no_pixel_leads_back_to_is_refused(plain):
+    """The published zoom writes 0 into the last row at some sizes; its voxels are not the first patch's."""
+    side = next(side for side in range(40, 400) if not nearest_matrix(64, side)[-1].any())
+    predictor = Predictor(plain, device="cpu", pipeline="paper")
+    predictor.attention = lambda *_: [torch.eye(16).repeat(2, 1, 1)]
+    volume = np.zeros((1, side, side), np.float32)
+    assert attention_plane(predictor, volume, (0, side - 2, 0))[side - 2, 0] == 1
+    for voxel in ((0, side - 1, 0), (0, 0, side - 1)):
+        with pytest.raises(InputError, match="does not see"):
+            attention_plane(predictor, volume, voxel)
+
+
+def test_maps_that_the_memory_does_not_hold_are_refused(plain, monkeypatch):
+    predictor = Predictor(plain, device="cpu")
+    volume = np.zeros((1, 64, 64), np.float32)
+    needed = 4 * 1 * 2 * 16**2  # float32, blocks, heads, tokens²
+    monkeypatch.setattr(predictor_module, "available_memory", lambda: 2 * needed)
+    assert predictor.attention(volume, 0)[0].shape == (2, 16, 16)
+    monkeypatch.setattr(predictor_module, "available_memory", lambda: needed)
+    with pytest.raises(OutOfMemoryError, match="smaller image size"):
+        predictor.attention(volume, 0)
+
+    def full(_images):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(predictor_module, "available_memory", lambda: 2 * needed)
+    predictor._network.attention_maps = full
+    with pytest.raises(OutOfMemoryError, match="smaller image size"):
+        predictor.attention(volume, 0)
