@@ -58,12 +58,13 @@ class AttentionClicks(QObject):
         self._panel.say("Looking …")
 
         def work() -> tuple[Any, int, int, int]:
+            from napari_transunet.model.variants import VARIANTS
             from napari_transunet.segmentation.attention import attention_plane
 
             predictor = self._cache.get(settings).predictor
             plane = attention_plane(predictor, volume, voxel, block=block, head=head)
-            maps = predictor.attention(volume, voxel[predictor.slice_axis(volume)])
-            return plane, predictor.slice_axis(volume), len(maps), len(maps[0])
+            variant = VARIANTS[predictor.card.variant]
+            return plane, predictor.slice_axis(volume), variant.blocks, variant.heads
 
         def show(found: tuple[Any, int, int, int]) -> None:
             plane, axis, blocks, heads = found

@@ -1,0 +1,52 @@
+"""Attention by a click, with a real (tiny) network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari")
+pytest.importorskip("qtpy")
+
+from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel
+
+from napari_transunet.annotation.runs import RunRecord
+from napari_transunet.checkpoints.card import default_card
+from napari_transunet.checkpoints.saving import save_checkpoint
+from napari_transunet.model.transunet import TransUNet
+from napari_transunet.viewer.layers import add_volume
+from napari_transunet.viewer.results import new_result, note_checkpoint
+from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.phantom import synthetic_ct
+
+
+def test_a_click_shows_what_its_patch_attends_to(make_napari_viewer, qtbot, tmp_path):
+    net = TransUNet("R50-ViT-Ti_16", num_classes=2, img_size=64).eval()
+    path = save_checkpoint(tmp_path / "c.safetensors", net, default_card(net, labels={1: "liver"}))
+    viewer = make_napari_viewer()
+    image = add_volume(viewer, synthetic_ct((8, 48, 56))[0])
+    volume = image.metadata["napari_transunet"]["volume"]
+    result = new_result(image, volume, LabelSet.from_names({1: "liver"}))
+    viewer.add_layer(result.layer)
+    _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
+    status = dock.findChild(QLabel, "attention_status")
+    dock.attention_clicks.show((3, 20, 20))
+    assert "Segment this volume first" in status.text()
+
+    result.session.add_run(RunRecord("c", None, "R50-ViT-Ti_16", "card", "cpu", "float32", "", 1.0, 8, 8))
+    note_checkpoint(result, path)
+    dock.findChild(QCheckBox, "attention_on").setChecked(True)
+    dock.attention_clicks.show((3, 20, 20))
+    qtbot.waitUntil(lambda: "Brighter" in status.text(), timeout=60_000)
+    layer = next(layer for layer in viewer.layers if "attention" in layer.name)
+    assert layer.data.shape == (1, 48, 56)
+    assert layer.data.max() == pytest.approx(1)
+    assert np.allclose(layer.data_to_world((0, 0, 0)), result.layer.data_to_world((3, 0, 0)))
+    blocks = dock.findChild(QComboBox, "attention_block")
+    assert blocks.count() == net.variant.blocks + 1
+    before = layer.data.copy()
+    blocks.setCurrentIndex(1)
+    blocks.activated.emit(1)
+    qtbot.waitUntil(lambda: not np.array_equal(layer.data, before), timeout=60_000)
+    dock.findChild(QCheckBox, "attention_on").setChecked(False)
+    assert not any("attention" in layer.name for layer in viewer.layers)
