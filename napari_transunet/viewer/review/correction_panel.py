@@ -166,6 +166,7 @@ class CorrectionPanel(QWidget):
         grid.setVerticalSpacing(4)
         grid.setColumnStretch(0, 1)
         grid.setColumnStretch(1, 1)
+        grid.setColumnMinimumWidth(1, 136)  # for "background", and a size with its unit between its buttons
         both = QWidget(self)
         sizes = QHBoxLayout(both)
         sizes.setContentsMargins(0, 0, 0, 0)
