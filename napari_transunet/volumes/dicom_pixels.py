@@ -40,10 +40,12 @@ def stored_type(header: Header) -> np.dtype[Any]:
     VolumeError
         The header describes none that can be read.
     """
-    bits = int(header.dataset.get("BitsAllocated") or 0)
+    with damage_named(f"the header of {header.path.name} is damaged"):
+        bits = int(header.dataset.get("BitsAllocated") or 0)
+        representation = int(header.dataset.get("PixelRepresentation") or 0)
     if bits not in (1, 8, 16, 32):
         raise VolumeError(f"{header.path.name} stores {bits} bits per pixel; 8, 16 and 32 can be read.")
-    signed = int(header.dataset.get("PixelRepresentation") or 0) == 1 and bits > 1
+    signed = representation == 1 and bits > 1
     return np.dtype(f"{'i' if signed else 'u'}{max(bits, 8) // 8}")
 
 

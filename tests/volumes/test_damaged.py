@@ -336,3 +336,17 @@ def test_metaimage_headers_that_are_no_volume(tmp_path: Path, fields: str, why: 
     path.write_bytes(f"ObjectType = Image\n{fields}ElementDataFile = LOCAL\n".encode() + b"\0" * 4000)
     with pytest.raises(VolumeError, match=why):
         read_volume(path)
+
+
+def test_numbers_that_are_lists_are_damage(tmp_path: Path) -> None:
+    import pydicom
+
+    path = MAKERS["dicom"](tmp_path)
+    dataset = pydicom.dcmread(path)
+    for name in ("BitsAllocated", "PixelRepresentation"):
+        kept = dataset[name].value
+        dataset[name].value = [16, 16]
+        dataset.save_as(path)
+        with pytest.raises(VolumeError):
+            read_volume(path)
+        dataset[name].value = kept
