@@ -160,6 +160,11 @@ def write_as_one_step(layer: Labels, writes: Iterable[Write]) -> Atom | None:
     return mark
 
 
+def was_edited(layer: Labels) -> bool:
+    """Whether there is anything that could be undone or done again."""
+    return bool(layer._undo_history or layer._redo_history)
+
+
 def history_of(layer: Labels) -> tuple[int, int, int, int]:
     """Something that is another after every stroke, undo and redo."""
     undo, redo = layer._undo_history, layer._redo_history

@@ -393,6 +393,10 @@ def test_labels_that_no_run_made_can_be_corrected_too(sitting):
     drawn = sitting.viewer.add_labels(_prediction(), name="drawn")
     assert sitting.dock.bench.layer is drawn
     assert result_of(drawn).session.edited_voxels(drawn.data) == 0
+    sitting.dock.bench.go_to(3)
+    drawn.refresh()
+    sitting.settle()
+    assert keeper_of(result_of(drawn)) is None  # looking alone saves nothing
     sitting.press("scope_organ_1")
     sitting.press("scope_slices_1")
     sitting.tool("largest")

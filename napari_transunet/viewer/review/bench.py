@@ -21,7 +21,7 @@ from napari_transunet.viewer.layers import (
 from napari_transunet.viewer.painting import position_in_view
 from napari_transunet.viewer.results import Result, image_of, result_of, tie
 from napari_transunet.viewer.review.slice_strip import StripData
-from napari_transunet.viewer.undo import write_as_one_step
+from napari_transunet.viewer.undo import was_edited, write_as_one_step
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
@@ -296,7 +296,8 @@ class AnnotationBench(QObject):
 
     def _on_changed(self, _event: Any = None) -> None:
         if self.result is not None and self.result.layer.editable:
-            if keeper_of(self.result) is None:
+            # Labels that are only looked at need not be saved.
+            if keeper_of(self.result) is None and was_edited(self.result.layer):
                 self.kept()
             self._pause.start()
 
