@@ -34,6 +34,7 @@ from napari_transunet.viewer.device_chooser import DeviceChooser, find_devices
 from napari_transunet.viewer.keeping import SessionKeeper, keep, keeper_of
 from napari_transunet.viewer.layers import geometry_of, is_lazy, label_set_of, volume_of
 from napari_transunet.viewer.lifetime import Lifetime
+from napari_transunet.viewer.memory import Memory
 from napari_transunet.viewer.opening import VolumeOpener
 from napari_transunet.viewer.predictors import PredictorCache, PredictorSettings, load_engine
 from napari_transunet.viewer.preferences import load_preferences, watch_preferences
@@ -145,6 +146,7 @@ class SegmentDock(QWidget):
         self._status = QLabel(self)
         self._lifetime = Lifetime(self)
         self._lay_out()
+        self._memory = Memory(self, "segment", ("advanced",))
         self._connect()
         self._attach()
 
@@ -290,6 +292,7 @@ class SegmentDock(QWidget):
         if not self._attached:
             return
         self._attached = False
+        self._memory.keep()
         if self._run is not None:
             self._run.abandon()
         self._chores.drop()

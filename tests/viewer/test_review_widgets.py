@@ -9,14 +9,14 @@ pytest.importorskip("napari")
 pytest.importorskip("qtpy")
 
 from qtpy.QtCore import QPoint, Qt
-from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QPushButton, QTabWidget, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QPushButton, QTabWidget, QToolButton, QWidget
 
+from napari_transunet.viewer.memory import Memory
 from napari_transunet.viewer.review.actions import ACTIONS
-from napari_transunet.viewer.review.correction_panel import CorrectionPanel
+from napari_transunet.viewer.review.correction_panel import REMEMBERED, CorrectionPanel
 from napari_transunet.viewer.review.export_dialog import ExportDialog
 from napari_transunet.viewer.review.help_page import help_html
 from napari_transunet.viewer.review.keys import ReviewKeys
-from napari_transunet.viewer.review.memory import Memory
 from napari_transunet.viewer.review.organ_list import OrganList
 from napari_transunet.viewer.review.slice_strip import SliceStrip, StripData
 from napari_transunet.volumes.labels import LabelSet
@@ -228,7 +228,7 @@ def test_the_help_lists_every_action():
 def test_a_dock_remembers_its_choices(qtbot, tmp_path, monkeypatch):
     monkeypatch.setenv("NAPARI_CONFIG", str(tmp_path / "settings.yaml"))
     monkeypatch.setattr(
-        "napari_transunet.viewer.review.memory.platformdirs.user_state_dir",
+        "napari_transunet.viewer.memory.platformdirs.user_state_dir",
         lambda _name: str(tmp_path / "state"),
     )
 
@@ -240,7 +240,7 @@ def test_a_dock_remembers_its_choices(qtbot, tmp_path, monkeypatch):
         outer = QWidget()
         box.setParent(outer)
         qtbot.addWidget(outer)
-        return outer, Memory(outer, "test")
+        return outer, Memory(outer, "test", (*REMEMBERED, "review_tabs"))
 
     first, memory = dock()
     first.findChild(QDoubleSpinBox, "grow_mm").setValue(7.5)
@@ -254,3 +254,17 @@ def test_a_dock_remembers_its_choices(qtbot, tmp_path, monkeypatch):
     (tmp_path / "state" / "test.json").write_text('{"grow_mm": "many", "count": [1]}')
     third, _ = dock()
     assert third.findChild(QDoubleSpinBox, "grow_mm").value() == 2.0
+
+
+def test_the_other_dock_remembers_its_fold(make_napari_viewer, tmp_path, monkeypatch):
+    viewer = make_napari_viewer()
+    monkeypatch.setenv("NAPARI_CONFIG", str(tmp_path / "settings.yaml"))
+    monkeypatch.setattr(
+        "napari_transunet.viewer.memory.platformdirs.user_state_dir", lambda _name: str(tmp_path / "state")
+    )
+    for expected in (False, True):
+        _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
+        fold = dock.findChild(QToolButton, "advanced")
+        assert fold.isChecked() is expected
+        fold.setChecked(True)
+        viewer.window.remove_dock_widget(dock.parent())

@@ -26,6 +26,24 @@ from qtpy.QtWidgets import (
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.wording import organ
 
+REMEMBERED = (
+    "count",
+    "island_size",
+    "island_area",
+    "holes_where",
+    "smooth_mm",
+    "grow_mm",
+    "shrink_mm",
+    "also_by_hand",
+    "range_low",
+    "range_high",
+    "scope_organ_0",
+    "scope_organ_1",
+    "scope_slices_0",
+    "scope_slices_1",
+)
+"""Object names of what is worth keeping from one sitting to the next."""
+
 
 @dataclass(frozen=True)
 class CorrectionRequest:

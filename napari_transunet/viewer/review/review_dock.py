@@ -27,6 +27,7 @@ from napari_transunet.viewer.background import Chores
 from napari_transunet.viewer.fingerprints import fingerprint_job
 from napari_transunet.viewer.layers import is_lazy, label_set_of, problem_with
 from napari_transunet.viewer.lifetime import Lifetime
+from napari_transunet.viewer.memory import Memory
 from napari_transunet.viewer.recovery import Recovery
 from napari_transunet.viewer.results import attach, attached
 from napari_transunet.viewer.review.actions import ACTIONS
@@ -34,14 +35,13 @@ from napari_transunet.viewer.review.attention import AttentionClicks
 from napari_transunet.viewer.review.attention_panel import AttentionPanel
 from napari_transunet.viewer.review.bench import AnnotationBench, is_reviewable
 from napari_transunet.viewer.review.clicks import ClickCatcher
-from napari_transunet.viewer.review.correction_panel import CorrectionPanel
+from napari_transunet.viewer.review.correction_panel import REMEMBERED, CorrectionPanel
 from napari_transunet.viewer.review.exporter import Exporter
 from napari_transunet.viewer.review.findings import Findings
 from napari_transunet.viewer.review.help_page import HelpPage
 from napari_transunet.viewer.review.keys import ReviewKeys
 from napari_transunet.viewer.review.maps import Maps
 from napari_transunet.viewer.review.measure_panel import ComparePanel, MeasurePanel
-from napari_transunet.viewer.review.memory import Memory
 from napari_transunet.viewer.review.organ_list import OrganList
 from napari_transunet.viewer.review.review_panel import ReviewPanel
 from napari_transunet.viewer.review.sessions_dialog import SessionsDialog
@@ -126,7 +126,7 @@ class ReviewDock(QWidget):
         self._saved: SessionsDialog | None = None
         self._lifetime = Lifetime(self)
         self._lay_out()
-        self._memory = Memory(self, "review")
+        self._memory = Memory(self, "review", (*REMEMBERED, "review_tabs"))
         self._connect()
         self._attach()
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +18,24 @@ from napari_transunet.files import atomic_path
 logger = logging.getLogger(__name__)
 
 _MAX_BYTES = 1 << 16
-_KEPT = (
-    "count",
-    "island_size",
-    "island_area",
-    "holes_where",
-    "smooth_mm",
-    "grow_mm",
-    "shrink_mm",
-    "also_by_hand",
-    "range_low",
-    "range_high",
-    "scope_organ_0",
-    "scope_organ_1",
-    "scope_slices_0",
-    "scope_slices_1",
-    "review_tabs",
-)
-"""Object names of the widgets whose state is kept."""
 
 
 class Memory:
     """Restores a dock's choices when it is made, and keeps them when `keep` is called.
 
     Nothing is read or written where napari is told to leave no settings (an empty NAPARI_CONFIG).
+
+    Parameters
+    ----------
+    dock, name
+        The dock, and what its file is called.
+    widgets
+        Object names of the widgets within it whose state is kept.
     """
 
-    def __init__(self, dock: QWidget, name: str) -> None:
+    def __init__(self, dock: QWidget, name: str, widgets: Sequence[str]) -> None:
         self._dock = dock
+        self._widgets = tuple(widgets)
         quiet = os.environ.get("NAPARI_CONFIG") == ""
         self._file = None if quiet else Path(platformdirs.user_state_dir("napari-transunet")) / f"{name}.json"
         self._restore()
@@ -53,7 +44,7 @@ class Memory:
         """Write what is chosen now; what cannot be written is only logged."""
         if self._file is None:
             return
-        state = {name: value for name in _KEPT if (value := _value_of(self._find(name))) is not None}
+        state = {name: value for name in self._widgets if (value := _value_of(self._find(name))) is not None}
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(self._file, overwrite=True) as temporary:
@@ -68,7 +59,7 @@ class Memory:
                 state = json.loads(self._file.read_text("utf-8"))
         if not isinstance(state, dict):
             return
-        for name in _KEPT:
+        for name in self._widgets:
             if name in state:
                 with contextlib.suppress(TypeError, ValueError):
                     _set_value(self._find(name), state[name])
