@@ -19,6 +19,7 @@ from napari_transunet.errors import InputError, TransUNetError
 from napari_transunet.files import available_memory
 from napari_transunet.model.inference import InferenceTransUNet
 from napari_transunet.model.transunet import TransUNet
+from napari_transunet.segmentation.augmentation import check_three_planes, mean_over_mirrors
 from napari_transunet.segmentation.devices import (
     free_cached_memory,
     is_out_of_memory,
@@ -52,6 +53,8 @@ _KNOWN_PLANES = 8
 
 _MEMORY_SHARE = 0.8
 """Of the free memory, that the probabilities of several planes, or attention maps, may take."""
+
+_ONE_LOOK = "choose the pipeline 'card' for more looks"
 
 _Result = TypeVar("_Result")
 
@@ -95,20 +98,26 @@ class Predictor:
         Slices a batch; by default what suits the device. It is halved as often as memory runs out.
     card
         Takes the place of the checkpoint's card.
+    planes
+        1: slices along z alone. 3: slices along all three axes, whose probabilities are averaged. By default as the
+        card says.
+    flips
+        Average the probabilities of each slice with those of its three mirror images, which takes four times as long.
 
     Attributes
     ----------
     device, precision : `torch.device` and `torch.dtype` in use
     pipeline, batch_size : as given or chosen
     card : the model card in use
+    planes, flips : how each slice is looked at
     checkpoint : the checkpoint; None for a bare network
     labels_dtype : uint8, or uint16 above 255 classes
 
     Raises
     ------
     InputError
-        A device, precision or pipeline that does not exist or is not here, a batch size below 1, or a card that
-        describes another network.
+        A device, precision or pipeline that does not exist or is not here, a batch size below 1, a card that
+        describes another network, or looks that this card or pipeline does not allow.
     """
 
     def __init__(
@@ -120,6 +129,8 @@ class Predictor:
         pipeline: Pipeline = "card",
         batch_size: int | None = None,
         card: ModelCard | None = None,
+        planes: int | None = None,
+        flips: bool = False,
     ) -> None:
         if pipeline not in get_args(Pipeline):
             raise InputError(f"Unknown pipeline {pipeline!r}; choose one of {', '.join(get_args(Pipeline))}.")
@@ -135,6 +146,10 @@ class Predictor:
         self.card = own_card if card is None else card
         _check_card(self.card, net)
         self.pipeline: Pipeline = pipeline
+        self.planes = _planes(planes, self.card, pipeline)
+        if flips and pipeline == "paper":
+            raise InputError(f"The published procedure mirrors no slices; {_ONE_LOOK}.")
+        self.flips = flips
         self.device = resolve_device(device)
         reproduce = pipeline == "paper" and str(precision) == "auto"
         self.precision = resolve_precision("float32" if reproduce else precision, self.device)
@@ -277,7 +292,7 @@ class Predictor:
         return volume if isinstance(volume, Volume) else as_volume(volume).data
 
     def _sources(self, volume: Volume | npt.NDArray[Any]) -> list[SliceSource]:
-        """The slices to label; and where the card asks for other planes too, theirs."""
+        """The slices to label; and where other planes are looked at too, theirs."""
         card = self.card
         if not isinstance(volume, Volume):
             # Nothing says how a bare array lies, so it is taken to lie as the card wants it.
@@ -286,7 +301,7 @@ class Predictor:
             return [SliceSource.by_paper(volume, self._size).on(self.device)]
         return [
             SliceSource.by_card(volume, card, self._size, plane).on(self.device)
-            for plane in PLANES[: card.planes]
+            for plane in PLANES[: self.planes]
         ]
 
     def _run(
@@ -309,9 +324,9 @@ class Predictor:
 
         def answers(indices: Sequence[int]) -> list[_Answer]:
             if votes is None:
-                return self._classified(source, indices, known, inside)
+                return self._classified(source, indices, known, inside, cancelled)
             along = np.moveaxis(votes, source.orientation.slice_axis + 1, 1)
-            shares = self._probabilities(source, indices)
+            shares = self._probabilities(source, cancelled, indices)
             return [
                 self._voted(along[:, index].astype(np.float32) + share, source, inside)
                 for index, share in zip(indices, shares, strict=True)
@@ -325,7 +340,7 @@ class Predictor:
         labels = votes.argmax(0).astype(self.labels_dtype)
         if inside is None:
             return labels, None
-        shares = np.stack([source.from_volume(plane) for plane in votes / self.card.planes])
+        shares = np.stack([source.from_volume(plane) for plane in votes / self.planes])
         on_grid = source.resize.forward(torch.from_numpy(shares).to(self.device))[None]
         return labels, uncertainty_of_shares(on_grid, inside)[0]
 
@@ -339,14 +354,17 @@ class Predictor:
         shape = (self.card.num_classes, *sources[0].orientation.invert(sources[0].data).shape)
         if 2 * math.prod(shape) > _MEMORY_SHARE * available_memory():
             raise InputError(
-                f"This checkpoint looks at three planes, which takes {2 * math.prod(shape) / 1e9:.1f} GB for this "
-                "volume, more than is free; close other programs, or crop the volume."
+                f"Looking at three planes takes {2 * math.prod(shape) / 1e9:.1f} GB for this volume, more than is "
+                "free; close other programs, crop the volume, or look at one plane."
             )
         votes = np.zeros(shape, np.float16)
         for source in sources:
             along = np.moveaxis(votes, source.orientation.slice_axis + 1, 1)
             for indices, shares in self._batches(
-                range(len(source)), partial(self._probabilities, source), alone=False, cancelled=cancelled
+                range(len(source)),
+                partial(self._probabilities, source, cancelled),
+                alone=False,
+                cancelled=cancelled,
             ):
                 for index, share in zip(indices, shares, strict=True):
                     along[:, index] += share
@@ -366,7 +384,10 @@ class Predictor:
             if cancelled is not None and cancelled():
                 return
             indices = order[done : done + (1 if alone and done == 0 else limit)]
-            results = self._if_it_fits(compute, indices)
+            try:
+                results = self._if_it_fits(compute, indices)
+            except PredictionCancelled:
+                return
             if results is None:
                 limit = self._halved(len(indices))
                 continue
@@ -403,6 +424,7 @@ class Predictor:
         indices: Sequence[int],
         known: dict[_Key, _Answer],
         inside: Tensor | None,
+        cancelled: Callable[[], bool] | None,
     ) -> list[_Answer]:
         """Planes of labels, in the volume's orientation, each with its uncertainty where `inside` is given.
 
@@ -414,7 +436,7 @@ class Predictor:
         fresh = {key: position for position, key in enumerate(keys) if key not in known}
         answers = dict(known)
         if fresh:
-            computed = self._answers(planes[list(fresh.values())], source, inside)
+            computed = self._answers(planes[list(fresh.values())], source, inside, cancelled)
             answers.update(zip(fresh, computed, strict=True))
         for key in fresh:
             if isinstance(key, tuple) and len(known) < _KNOWN_PLANES:
@@ -425,24 +447,40 @@ class Predictor:
             for key, (labels, uncertainty) in ((key, answers[key]) for key in keys)
         ]
 
-    def _answers(self, planes: Tensor, source: SliceSource, inside: Tensor | None) -> list[_Answer]:
+    def _answers(
+        self,
+        planes: Tensor,
+        source: SliceSource,
+        inside: Tensor | None,
+        cancelled: Callable[[], bool] | None,
+    ) -> list[_Answer]:
         """Scaled slices (B, channels, h, w) on the CPU -> of each, labels (h, w) and how unsure they are."""
-        logits = self._logits(planes, source)
+        logits = self._logits(planes, source, cancelled)
         labels = source.resize.labels(logits).cpu().numpy().astype(self.labels_dtype, copy=False)
         if inside is None:
             return [(plane, None) for plane in labels]
         return list(zip(labels, uncertainty_of(logits, inside), strict=True))
 
-    def _probabilities(self, source: SliceSource, indices: Sequence[int]) -> list[npt.NDArray[np.float16]]:
+    def _probabilities(
+        self, source: SliceSource, cancelled: Callable[[], bool] | None, indices: Sequence[int]
+    ) -> list[npt.NDArray[np.float16]]:
         """Of each class, on each slice as it lies in the volume: (classes, …)."""
-        logits = source.resize.inverse(self._logits(source.planes(indices), source))
+        logits = source.resize.inverse(self._logits(source.planes(indices), source, cancelled))
         shares = logits.softmax(dim=1).half().cpu().numpy()
         return [np.stack([source.to_volume(plane) for plane in share]) for share in shares]
 
     @torch.inference_mode()
-    def _logits(self, planes: Tensor, source: SliceSource) -> Tensor:
-        """Scaled slices (B, channels, h, w) on the CPU -> float32 logits (B, classes, H, W) on the device."""
-        logits: Tensor = self._network(source.resize.forward(planes.to(self.device)))
+    def _logits(
+        self, planes: Tensor, source: SliceSource, cancelled: Callable[[], bool] | None = None
+    ) -> Tensor:
+        """Scaled slices (B, channels, h, w) on the CPU -> float32 logits (B, classes, H, W) on the device.
+
+        With `flips`, the logarithm of the mean probabilities; `PredictionCancelled` once `cancelled` says so.
+        """
+        images = source.resize.forward(planes.to(self.device))
+        logits = mean_over_mirrors(self._network, images, cancelled) if self.flips else self._network(images)
+        if logits is None:
+            raise PredictionCancelled("Cancelled between two looks at a batch.")
         if not torch.isfinite(logits).all():
             raise InputError(
                 f"The network's output overflows in {str(self.precision).removeprefix('torch.')}; "
@@ -479,6 +517,19 @@ def _order(n: int, first: int | None, slices: Sequence[int] | None) -> Sequence[
 
 def _default_batch(device: torch.device, size: tuple[int, int]) -> int:
     return max(1, _BATCH_PIXELS[device.type] // (size[0] * size[1]))
+
+
+def _planes(planes: int | None, card: ModelCard, pipeline: Pipeline) -> int:
+    """How many axes slices are taken along: what was asked for, else what the card says."""
+    if planes not in (None, 1, 3):
+        raise InputError(f"Slices are taken along 1 or 3 axes, not {planes!r}.")
+    if pipeline == "paper":
+        if planes == 3:
+            raise InputError(f"The published procedure looks along one axis alone; {_ONE_LOOK}.")
+        return 1
+    if planes == 3:
+        check_three_planes(card)
+    return card.planes if planes is None else planes
 
 
 def _check_card(card: ModelCard, net: TransUNet) -> None:
