@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from napari_transunet.volumes.orientation import Reorientation
@@ -15,10 +16,28 @@ if TYPE_CHECKING:
 MUCH_LARGER = 1.5
 """A volume so many times as long as the card's `extent`, along any axis, shows something else."""
 
+NEVER_MIRRORED = "nothing is mirrored"
+"""How a recipe says in the card that no slice was mirrored in training."""
+
 
 def doubt_about(volume: Volume, card: ModelCard) -> str | None:
     """A sentence that says why the volume may not suit the checkpoint; None where nothing speaks against it."""
     return _doubt_about_modality(volume, card) or _doubt_about_size(volume.geometry, card)
+
+
+def doubt_about_looks(card: ModelCard, *, planes: int | None, flips: bool) -> str | None:
+    """A sentence that says which looks the checkpoint did not learn from; None where it may know all of them.
+
+    `planes` and `flips` as `Predictor` takes them. That nothing was mirrored is read from the recipe that `train`
+    writes into the card; another card may be silent about it.
+    """
+    if flips and isinstance(card.training, Mapping) and NEVER_MIRRORED in str(card.training.get("recipe")):
+        return "This checkpoint learnt from slices that were never mirrored; averaging mirrored ones spoils its labels."
+    if planes == 3 and card.planes == 1:
+        return (
+            "This checkpoint learnt from slices along one axis alone; averaging three may spoil its labels."
+        )
+    return None
 
 
 def reason_to_choose(volume: Volume, card: ModelCard) -> str | None:

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from napari_transunet.checkpoints.card import ModelCard
-from napari_transunet.segmentation.suitability import MUCH_LARGER, doubt_about, reason_to_choose
+from napari_transunet.segmentation.suitability import (
+    MUCH_LARGER,
+    doubt_about,
+    doubt_about_looks,
+    reason_to_choose,
+)
+from napari_transunet.training.augmentation import Augmentation
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.phantom import synthetic_ct
 from napari_transunet.volumes.reading import read_volume
@@ -122,3 +128,15 @@ def test_real_hippocampi_suit_a_checkpoint_of_their_size(shared_data: Path) -> N
         assert volume.modality is None
         assert reason_to_choose(volume, CROPS) is not None, path
         assert reason_to_choose(volume, CT) is None, path
+
+
+def test_looks_that_the_network_did_not_learn_from_are_doubted() -> None:
+    def learnt(*, mirror: bool) -> ModelCard:
+        return MR.updated(training={"recipe": Augmentation(mirror=mirror).sentence()})
+
+    assert doubt_about_looks(learnt(mirror=False), planes=None, flips=False) is None
+    assert "never mirrored" in str(doubt_about_looks(learnt(mirror=False), planes=None, flips=True))
+    assert doubt_about_looks(learnt(mirror=True), planes=1, flips=True) is None
+    assert doubt_about_looks(MR, planes=None, flips=True) is None  # it does not say
+    assert "one axis alone" in str(doubt_about_looks(MR, planes=3, flips=False))
+    assert doubt_about_looks(MR.updated(planes=3), planes=3, flips=False) is None
