@@ -100,6 +100,7 @@ def test_version_and_help_go_to_stdout(run):
         (("segment", "a", "-o", "b.nii.gz", "--precision", "float8"), "float8"),
         (("segment", "a", "-o", "b.nii.gz", "--batch-size", "0"), "batch-size"),
         (("segment", "a", "-o", "b.nii.gz", "--img-size", "12x3x4"), "image size"),
+        (("segment", "a", "-o", "b.nii.gz", "--planes", "2"), "--planes is 1 or 3, not 2"),
         (("segment", "a.nii.gz", "-o", "labels.png"), ".nii.gz"),
         (("segment", "a.nii.gz", "b.nii.gz", "-o", "labels.nii.gz"), "folder"),
         (("segment", "a/ct.nii.gz", "b/ct.nii.gz", "-o", "out"), "ct.nii.gz"),
@@ -144,6 +145,29 @@ def test_segment_writes_labels_on_the_scan_s_grid_and_says_what_made_them(run, s
     assert provenance["version"] == __version__
     assert provenance["date"].startswith("20")
     assert {label["name"] for label in beside["labels"]} == {"spleen", "liver"}
+
+
+def test_segment_looks_as_often_as_it_is_told_and_writes_it_down(run, scan, checkpoint, monkeypatch):
+    from napari_transunet.model.inference import InferenceTransUNet
+
+    looks = []
+    forward = InferenceTransUNet.forward
+    monkeypatch.setattr(
+        InferenceTransUNet, "forward", lambda self, x: looks.append(len(x)) or forward(self, x)
+    )
+    common = ("segment", scan, "-o", "labels.nrrd", "-c", checkpoint, "--device", "cpu", "--overwrite")
+    assert run(*common).exit_code == 0
+    assert sum(looks) == 5
+    provenance = json.loads(Path("labels.json").read_text("utf-8"))["provenance"]
+    assert (provenance["planes"], provenance["flips"]) == (1, False)
+    looks.clear()
+    result = run(*common, "--planes", "3", "--flips")
+    assert result.exit_code == 0
+    assert sum(looks) == 4 * (5 + 40 + 36)
+    assert "Note on scan: This checkpoint learnt from slices along one axis alone" in result.stderr
+    provenance = json.loads(Path("labels.json").read_text("utf-8"))["provenance"]
+    assert (provenance["planes"], provenance["flips"]) == (3, True)
+    assert "choose the pipeline 'card'" in error_line(run(*common, "--flips", "--pipeline", "paper"))
 
 
 def test_segment_never_replaces_a_file_unless_asked(run, scan, checkpoint, tmp_path):

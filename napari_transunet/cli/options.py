@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -60,6 +60,13 @@ def read(
     from napari_transunet.volumes.reading import read_volume
 
     return read_volume(source, series=_series(series), channel=channel, time=time_point)
+
+
+def one_or_three(text: str, option: str) -> Literal[1, 3]:
+    """How many axes slices are taken along, or slices the network sees at once, as a number."""
+    if text not in ("1", "3"):
+        raise InputError(f"{option} is 1 or 3, not {text}.")
+    return 1 if text == "1" else 3
 
 
 def image_size(text: str | None) -> tuple[int, int] | None:

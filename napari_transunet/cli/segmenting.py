@@ -20,6 +20,7 @@ from napari_transunet.cli.options import (
     TimeOption,
     check_target,
     image_size,
+    one_or_three,
     read,
 )
 from napari_transunet.cli.printing import progress_bar
@@ -77,6 +78,21 @@ def segment(
             "--img-size", metavar="N|HxW", help="Pixels of the network's input, instead of its own."
         ),
     ] = None,
+    planes: Annotated[
+        str | None,
+        typer.Option(
+            "--planes",
+            metavar="1|3",
+            help="Slices along one axis, or along all three, averaged (3 times the time); by default as the card says.",
+        ),
+    ] = None,
+    flips: Annotated[
+        bool,
+        typer.Option(
+            "--flips",
+            help="Average each slice with its mirror images (4 times the time); only for checkpoints that learnt so.",
+        ),
+    ] = False,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -105,6 +121,8 @@ def segment(
         device=device,
         precision=precision,
         batch_size=batch_size,
+        planes=None if planes is None else one_or_three(planes, "--planes"),
+        flips=flips,
     )
     if checkpoint is not None:
         predictors.named(checkpoint)  # a wrong checkpoint, device or precision is the same for all inputs
@@ -231,11 +249,13 @@ def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrit
     import numpy as np
 
     from napari_transunet.annotation.runs import RunRecord, now
-    from napari_transunet.segmentation.suitability import doubt_about
+    from napari_transunet.segmentation.suitability import doubt_about, doubt_about_looks
     from napari_transunet.volumes.writing import write_labels
 
-    if (doubt := doubt_about(volume, predictor.card)) is not None:
-        say(f"Note on {volume.source.name}: {doubt}")
+    looks = doubt_about_looks(predictor.card, planes=predictor.planes, flips=predictor.flips)
+    for doubt in (doubt_about(volume, predictor.card), looks):
+        if doubt is not None:
+            say(f"Note on {volume.source.name}: {doubt}")
     checkpoint = predictor.checkpoint
     name = checkpoint.name if checkpoint is not None else predictor.card.variant
     slices = volume.data.shape[predictor.slice_axis(volume)]
@@ -261,7 +281,12 @@ def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrit
     # The newest run's fields lie at the top too, where a reader of the header looks for them.
     top = ("checkpoint", "sha256", "variant", "pipeline", "device", "precision", "date")
     run = asdict(record)
-    provenance = {key: run[key] for key in top} | {"version": __version__, "runs": [run]}
+    provenance = {key: run[key] for key in top} | {
+        "planes": predictor.planes,
+        "flips": predictor.flips,
+        "version": __version__,
+        "runs": [run],
+    }
     written = write_labels(target, labels, volume, names, provenance=provenance, overwrite=overwrite)
 
     voxel_ml = math.prod(volume.geometry.spacing) / 1000

@@ -14,7 +14,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from napari_transunet.cli.options import ChannelOption, OverwriteOption, check_target, image_size
+from napari_transunet.cli.options import (
+    ChannelOption,
+    OverwriteOption,
+    check_target,
+    image_size,
+    one_or_three,
+)
 from napari_transunet.cli.printing import number, print_table, progress_bar
 from napari_transunet.cli.reporting import BAD_INPUT, INTERRUPTED, one_line, say
 from napari_transunet.errors import InputError, TransUNetError
@@ -266,7 +272,7 @@ def train(
             resize=resize,
             mirror=mirror,
             contrast_phases=contrast_phases,
-            context=None if context is None else _one_or_three(context, "--context"),
+            context=None if context is None else one_or_three(context, "--context"),
             epochs=epochs,
             steps=steps,
             batch=batch_size,
@@ -284,7 +290,7 @@ def train(
             orientation=orientation,
             resize=resize,
             spacing=_pair(spacing, "--spacing"),
-            planes=_one_or_three(planes, "--planes"),
+            planes=one_or_three(planes, "--planes"),
             crops=crops,
             name=out.stem,
             title=title,
@@ -381,12 +387,6 @@ def _recipe(name: str, *, resize: str, mirror: bool, contrast_phases: bool, **ch
     elif mirror or contrast_phases:
         raise InputError(f"--mirror and --contrast-phases are not for the recipe {name!r}.")
     return recipe.with_changes(augmentation=views, **changes)
-
-
-def _one_or_three(text: str, option: str) -> Literal[1, 3]:
-    if text not in ("1", "3"):
-        raise InputError(f"{option} is 1 or 3, not {text}.")
-    return 1 if text == "1" else 3
 
 
 def _pair(text: str | None, option: str) -> tuple[float, float] | None:
