@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from magicgui.widgets import ComboBox, Container, LineEdit
+from magicgui.widgets import CheckBox, ComboBox, Container, LineEdit
 from qtpy.QtCore import QRegularExpression, Qt, Signal
 from qtpy.QtGui import QRegularExpressionValidator
 from qtpy.QtWidgets import QToolButton, QVBoxLayout, QWidget
@@ -21,7 +21,7 @@ _SIZES = (128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
 
 
 class AdvancedOptions(QWidget):
-    """A fold with a magicgui container: precision, batch, pipeline, image size, slices. Emits `changed`."""
+    """A fold with a magicgui container: precision, batch, pipeline, image size, looks, slices. Emits `changed`."""
 
     changed = Signal()
 
@@ -60,6 +60,27 @@ class AdvancedOptions(QWidget):
             choices=[("From checkpoint", 0)],
             tooltip="Pixels of the network's input. Other sizes than the checkpoint's own resample its positions.",
         )
+        self._planes = ComboBox(
+            name="planes",
+            label="Planes",
+            choices=[("From checkpoint", 0), ("One", 1), ("Three, averaged", 3)],
+            value=0,
+            tooltip=(
+                "Three: slices along all three axes, their probabilities averaged. Takes three times as long, and the\n"
+                "first slice waits for the other planes. It gains where the checkpoint learnt from all three planes."
+            ),
+        )
+        self._planes.native.setObjectName("planes")
+        self._flips = CheckBox(
+            name="flips",
+            text="Average mirrored slices",
+            tooltip=(
+                "Averages each slice with its three mirror images. Takes four times as long, and only suits\n"
+                "checkpoints that learnt from mirrored slices: it spoils the labels of the others. The shipped\n"
+                "ones did not."
+            ),
+        )
+        self._flips.native.setObjectName("flips")
         self._slices = LineEdit(
             name="slices",
             label="Slices",
@@ -72,7 +93,16 @@ class AdvancedOptions(QWidget):
         pattern = QRegularExpression(r"\s*(\d{1,6}\s*[-–]\s*\d{1,6})?\s*")
         self._slices.native.setValidator(QRegularExpressionValidator(pattern, self._slices.native))
         self._container = Container(
-            widgets=[self._precision, self._batch, self._pipeline, self._size, self._slices], labels=True
+            widgets=[
+                self._precision,
+                self._batch,
+                self._pipeline,
+                self._size,
+                self._planes,
+                self._flips,
+                self._slices,
+            ],
+            labels=True,
         )
         self._container.margins = (12, 0, 0, 0)
         self._precision.label = "Precision"  # said again, this makes the labels equally wide
@@ -110,6 +140,16 @@ class AdvancedOptions(QWidget):
     def img_size(self) -> int | None:
         """Side of the network's input in pixels; None for the checkpoint's own."""
         return int(self._size.value) or None
+
+    @property
+    def planes(self) -> int | None:
+        """Axes along which slices are taken, 1 or 3; None for what the checkpoint says."""
+        return int(self._planes.value) or None
+
+    @property
+    def flips(self) -> bool:
+        """Whether each slice is averaged with its mirror images."""
+        return bool(self._flips.value)
 
     @property
     def between(self) -> tuple[int, int] | None:

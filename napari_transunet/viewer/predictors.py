@@ -29,6 +29,8 @@ class PredictorSettings:
         Slices per batch; None lets the predictor choose.
     img_size
         Side of the network's square input in pixels; None takes the checkpoint's own size.
+    planes, flips
+        As `Predictor` takes them.
     """
 
     checkpoint: Path
@@ -37,6 +39,8 @@ class PredictorSettings:
     pipeline: Pipeline = "card"
     batch_size: int | None = None
     img_size: int | None = None
+    planes: int | None = None
+    flips: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,5 +123,7 @@ def _prepare(settings: PredictorSettings) -> PreparedPredictor:
         precision=settings.precision,
         pipeline=settings.pipeline,
         batch_size=settings.batch_size,
+        planes=settings.planes,
+        flips=settings.flips,
     )
     return PreparedPredictor(predictor, checkpoint)

@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_transunet.errors import TransUNetError
-from napari_transunet.segmentation.suitability import doubt_about
+from napari_transunet.segmentation.suitability import doubt_about, doubt_about_looks
 from napari_transunet.viewer.advanced import AdvancedOptions
 from napari_transunet.viewer.background import Chores
 from napari_transunet.viewer.checkpoint_chooser import (
@@ -146,7 +146,7 @@ class SegmentDock(QWidget):
         self._status = QLabel(self)
         self._lifetime = Lifetime(self)
         self._lay_out()
-        self._memory = Memory(self, "segment", ("advanced",))
+        self._memory = Memory(self, "segment", ("advanced", "planes", "flips"))
         self._connect()
         self._attach()
 
@@ -447,10 +447,13 @@ class SegmentDock(QWidget):
         self._ask_about_fit(_Plan(image, candidate, only_this_slice))
 
     def _ask_about_fit(self, plan: _Plan) -> None:
-        doubt = None
-        if plan.candidate.card is not None and not is_lazy(plan.image):
-            doubt = doubt_about(volume_of(plan.image), plan.candidate.card)
-        if doubt is None:
+        card, doubts = plan.candidate.card, []
+        if card is not None:
+            if not is_lazy(plan.image):
+                doubts.append(doubt_about(volume_of(plan.image), card))
+            doubts.append(doubt_about_looks(card, planes=self.advanced.planes, flips=self.advanced.flips))
+        doubt = " ".join(sentence for sentence in doubts if sentence)
+        if not doubt:
             self._start(plan)
             return
         self.question.ask(
@@ -487,6 +490,8 @@ class SegmentDock(QWidget):
                 pipeline=self.advanced.pipeline,
                 batch_size=self.advanced.batch_size,
                 img_size=self.advanced.img_size,
+                planes=self.advanced.planes,
+                flips=self.advanced.flips,
             ),
             checkpoint_name=candidate.name,
             cache=self._cache,

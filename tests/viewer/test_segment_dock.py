@@ -16,10 +16,11 @@ pytest.importorskip("napari")
 pytest.importorskip("qtpy")
 
 import torch
-from qtpy.QtWidgets import QComboBox, QLabel, QProgressBar, QPushButton
+from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel, QProgressBar, QPushButton
 
 from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.checkpoints.card import default_card
+from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.segmentation.predictor import Predictor
@@ -152,8 +153,6 @@ class Brake:
 
 
 def _expected(checkpoints: Path, volume: Volume) -> np.ndarray:
-    from napari_transunet.checkpoints.loading import load_checkpoint
-
     return Predictor(load_checkpoint(checkpoints / "three.safetensors")).predict(volume)
 
 
@@ -329,6 +328,39 @@ def test_a_range_of_slices_leaves_the_others_alone(dock, checkpoints):
     slices.value = "3-12"
     dock.segment()
     assert "this volume's slices are 0 to 11" in dock.status
+
+
+def test_mirrored_slices_and_three_planes_are_averaged_where_asked_for(dock, checkpoints):
+    image = dock.add(name="ct")
+    volume = image.metadata["napari_transunet"]["volume"]
+    checkpoint = load_checkpoint(checkpoints / "three.safetensors")
+    dock.widget.findChild(QCheckBox, "flips").setChecked(True)
+    dock.segment()
+    expected = Predictor(checkpoint, flips=True).predict(volume)
+    assert np.mean(dock.labels("ct").data == expected) > 0.999
+    assert np.mean(expected == _expected(checkpoints, volume)) < 0.999
+
+    dock.widget.findChild(QCheckBox, "flips").setChecked(False)
+    dock.choose("planes", "Three, averaged")
+    dock.press("segment_volume")
+    assert "learnt from slices along one axis alone" in dock.question
+    dock.press("question_yes")
+    dock.until(lambda: not dock.widget.running)
+    expected = Predictor(checkpoint, planes=3).predict(volume)
+    assert np.mean(dock.labels("ct").data == expected) > 0.999
+
+
+def test_the_dock_remembers_how_slices_are_looked_at(viewer, tmp_path, monkeypatch):
+    monkeypatch.setenv("NAPARI_CONFIG", str(tmp_path / "settings.yaml"))
+    monkeypatch.setattr(
+        "napari_transunet.viewer.memory.platformdirs.user_state_dir", lambda _name: str(tmp_path / "state")
+    )
+    for planes, flips in ((None, False), (1, True)):
+        _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
+        assert (dock.advanced.planes, dock.advanced.flips) == (planes, flips)
+        dock.findChild(QComboBox, "planes").setCurrentIndex(1)
+        dock.findChild(QCheckBox, "flips").setChecked(True)
+        viewer.window.remove_dock_widget(dock.parent())
 
 
 def test_an_undone_run_is_no_edit_and_runs_again(dock):
