@@ -43,6 +43,19 @@ def test_the_command_line_starts_without_torch_and_qt():
     assert not modules_after("import napari_transunet.cli") & (GUI | {"torch", "monai", "SimpleITK"})
 
 
+def test_segmenting_loads_no_compiler_and_no_trainer():
+    script = """
+import numpy as np
+from napari_transunet import Predictor, load_checkpoint
+from napari_transunet.checkpoints.catalogue import default_checkpoint
+predictor = Predictor(load_checkpoint(default_checkpoint()), precision="float32")
+next(predictor.iter_batches(np.zeros((1, 32, 32), np.int16)))
+import sys
+assert "torch._dynamo" not in sys.modules
+"""
+    assert not modules_after(script) & (GUI | {"monai", "h5py", "lightning", "matplotlib", "sympy"})
+
+
 def test_volumes_need_no_torch():
     imports = "\n".join(f"import {name}" for name in modules_in("volumes"))
     assert "napari_transunet.volumes.reading" in imports

@@ -16,7 +16,7 @@ from napari_transunet.checkpoints.card import ModelCard, default_card
 from napari_transunet.checkpoints.examination import Examination, examine
 from napari_transunet.checkpoints.layout import COUNTER, POSITIONS
 from napari_transunet.errors import CheckpointError
-from napari_transunet.files import available_memory, sha256
+from napari_transunet.files import available_memory
 from napari_transunet.model.positions import resize_position_embeddings
 from napari_transunet.model.transunet import TransUNet, as_size, checked_size
 from napari_transunet.model.variants import Variant, get_variant
@@ -95,7 +95,7 @@ def load_checkpoint(
         raise CheckpointError(f"{found.stored.path.name} does not tell its image size; give img_size.")
     size = learned if img_size is None else checked_size(img_size, layout.variant.patch)
 
-    state = _read_state(found)
+    state, digest = _read_state(found)
     if size != learned:
         patch = layout.variant.patch
         state[POSITIONS] = resize_position_embeddings(
@@ -117,7 +117,7 @@ def load_checkpoint(
         model=net,
         card=_complete_card(found, net),
         path=found.stored.path,
-        sha256=sha256(found.stored.path),
+        sha256=digest,
         format=found.stored.format,
         has_card=found.card is not None,
     )
@@ -131,8 +131,8 @@ def _complete_card(found: Examination, net: TransUNet) -> ModelCard:
     return found.card.updated(n_skip=net.n_skip, img_size=net.img_size)
 
 
-def _read_state(found: Examination) -> dict[str, Tensor]:
-    """Copies of all tensors in the network's own types, every number finite."""
+def _read_state(found: Examination) -> tuple[dict[str, Tensor], str]:
+    """All tensors in memory and types of the network's own, every number finite; and the file's SHA-256."""
     stored = found.stored
     needed = 4 * sum(_numel(info.shape) for info in stored.tensors.values())
     if needed > available_memory():
@@ -141,11 +141,13 @@ def _read_state(found: Examination) -> dict[str, Tensor]:
         )
     state: dict[str, Tensor] = {}
     bad: list[str] = []
-    for key, tensor in stored.read().items():
+    tensors, digest = stored.read_hashed()
+    for key in list(tensors):
         dtype = torch.int64 if key.endswith(COUNTER) else torch.float32
-        # Copied, so that the network does not change or crash when the mapped file does.
-        own = tensor.detach().to(dtype, copy=True).contiguous()
-        if not torch.isfinite(own).all():
+        # Copied where mapped, so that the network does not change or crash when the file does. Each is let go of
+        # once it is converted, so that a half-precision file is not held beside its float32 network.
+        own = tensors.pop(key).detach().to(dtype, copy=stored.mapped).contiguous()
+        if not _is_finite(own):
             bad.append(key)
         state[key] = own
     if bad:
@@ -154,7 +156,14 @@ def _read_state(found: Examination) -> dict[str, Tensor]:
             f"{stored.path.name} holds numbers that are not finite (NaN or infinite) in {', '.join(bad[:3])}{more}; "
             "its training probably diverged."
         )
-    return state
+    return state, digest
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether no number is NaN or infinite. NaN becomes the least and the greatest, so two numbers tell of all."""
+    if not tensor.numel():
+        return True
+    return bool(torch.isfinite(torch.stack(tensor.aminmax())).all())
 
 
 def _numel(shape: tuple[int, ...]) -> int:

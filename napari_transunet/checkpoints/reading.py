@@ -7,6 +7,7 @@ contents and the pickle's imports are checked before torch sees either; sizes ar
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import logging
 import math
@@ -15,6 +16,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -27,6 +29,7 @@ from napari_transunet.checkpoints.archive import Archive, megabytes, read_direct
 from napari_transunet.checkpoints.card import CARD_KEY
 from napari_transunet.checkpoints.pickles import PickleScan, scan_pickle
 from napari_transunet.errors import CheckpointError, FileProblem
+from napari_transunet.files import sha256
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.layout import Shape
@@ -74,6 +77,9 @@ _SAFETENSORS_DTYPES = {
     "I32": "int32",
     "I16": "int16",
     "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
     "U8": "uint8",
     "BOOL": "bool",
 }
@@ -85,6 +91,15 @@ class TensorInfo:
 
     shape: Shape
     dtype: str
+
+
+@dataclass(frozen=True)
+class _SafetensorsLayout:
+    """Where the numbers lie: behind `start`, without gaps, in this order of keys, up to the file's `length`."""
+
+    start: bytes
+    order: tuple[str, ...]
+    length: int
 
 
 @dataclass(frozen=True)
@@ -106,36 +121,80 @@ class StoredTensors:
     unwrapped: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     card_text: str | None = None
-    _names: Mapping[str, str] = field(default_factory=dict, repr=False)
+    _layout: _SafetensorsLayout | None = field(default=None, repr=False)
 
     @property
     def shapes(self) -> dict[str, Shape]:
         """Key → shape."""
         return {key: info.shape for key, info in self.tensors.items()}
 
+    @property
+    def mapped(self) -> bool:
+        """Whether what `read` gives may lie in the file itself or share memory, and has to be copied to be kept."""
+        return self._layout is None
+
     def read(self) -> dict[str, Tensor]:
-        """The numbers: key → CPU tensor, as stored, possibly mapped from the file and to be copied.
+        """The numbers: key → CPU tensor, as stored.
 
         Raises
         ------
         CheckpointError
-            The file is damaged where the numbers are.
+            The file is damaged where the numbers are, or is not what was opened any more.
         """
-        if self.format == "safetensors":
-            return self._read_safetensors()
+        return self.read_hashed()[0]
+
+    def read_hashed(self) -> tuple[dict[str, Tensor], str]:
+        """What `read` gives, and the hexadecimal SHA-256 of the file, found on a second core at the same time.
+
+        A safetensors file is read once, straight into the tensors' own memory, and what is hashed are those very
+        bytes. It is not mapped: the weights must not change or vanish with the file, and copying them out of a map
+        takes longer and holds them twice for that while.
+
+        Raises
+        ------
+        CheckpointError
+            As `read`.
+        """
+        with ThreadPoolExecutor(max_workers=1) as second:
+            if self._layout is not None:
+                return self._read_safetensors(self._layout, second)
+            digest = second.submit(sha256, self.path)
+            return self._read_pytorch(), digest.result()
+
+    def _read_pytorch(self) -> dict[str, Tensor]:
         found, _ = _unwrap(_torch_load(self.path, legacy=self.format != "pytorch"), self.path.name)
         clean, _ = _without_prefixes(found, self.path.name)
         tensors = {key: value for key, value in clean.items() if isinstance(value, Tensor)}
         if {key: tuple(value.shape) for key, value in tensors.items()} != self.shapes:
-            raise CheckpointError(f"{self.path.name} changed while it was being read; try again.")
+            raise _changed(self.path)
         return tensors
 
-    def _read_safetensors(self) -> dict[str, Tensor]:
+    def _read_safetensors(
+        self, layout: _SafetensorsLayout, second: ThreadPoolExecutor
+    ) -> tuple[dict[str, Tensor], str]:
+        digest = hashlib.sha256()
+        found: dict[str, Tensor] = {}
         try:
-            with safe_open(self.path, framework="pt", device="cpu") as file:
-                return {key: file.get_tensor(stored) for key, stored in self._names.items()}
-        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+            with self.path.open("rb", buffering=0) as file:
+                start = bytearray(len(layout.start))
+                if os.fstat(file.fileno()).st_size != layout.length or not _fill(file, memoryview(start)):
+                    raise _changed(self.path)
+                if start != layout.start:
+                    raise _changed(self.path)
+                digest.update(start)
+                for key in layout.order:
+                    info = self.tensors[key]
+                    dtype = _dtype_of(info, self.path.name)
+                    raw = torch.empty(math.prod(info.shape) * dtype.itemsize, dtype=torch.uint8)
+                    view = memoryview(raw.numpy())
+                    if not _fill(file, view):
+                        raise _changed(self.path)
+                    second.submit(digest.update, view)
+                    found[key] = raw.view(dtype).reshape(info.shape)
+        except OSError as error:
             raise _damaged(self.path, error) from error
+        # One thread takes its work in order, so this comes when every byte is hashed.
+        return {key: found[key] for key in self.tensors}, second.submit(digest.hexdigest).result()
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> StoredTensors:
@@ -199,8 +258,11 @@ def _open_safetensors(path: Path, header: int) -> StoredTensors:
             f"{path.name} is truncated or damaged: its header of {megabytes(header)} does not fit the file."
         )
     try:
+        with path.open("rb") as plain:
+            start = plain.read(8 + header)
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
+            by_offset = file.offset_keys()
             tensors = {}
             for key in file.keys():  # noqa: SIM118 - what safe_open gives is no mapping
                 part = file.get_slice(key)
@@ -211,10 +273,29 @@ def _open_safetensors(path: Path, header: int) -> StoredTensors:
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise _damaged(path, error) from error
     clean, prefixes = _without_prefixes(tensors, path.name)
-    names = {_bare(key): key for key in tensors}
+    # That there are no gaps and no overlaps is checked by safe_open.
+    layout = _SafetensorsLayout(start, tuple(_bare(key) for key in by_offset), length)
     return StoredTensors(
-        path, "safetensors", clean, prefixes=prefixes, card_text=metadata.get(CARD_KEY), _names=names
+        path, "safetensors", clean, prefixes=prefixes, card_text=metadata.get(CARD_KEY), _layout=layout
     )
+
+
+def _dtype_of(info: TensorInfo, name: str) -> torch.dtype:
+    if info.dtype not in _SAFETENSORS_DTYPES.values():
+        raise CheckpointError(f"{name} holds numbers of the type {info.dtype}; convert it to float32 first.")
+    dtype: torch.dtype = getattr(torch, info.dtype)
+    return dtype
+
+
+def _fill(file: io.FileIO, view: memoryview) -> bool:
+    """Read until the view is full; false where the file ends before that."""
+    done = 0
+    while done < len(view):
+        count = file.readinto(view[done:])
+        if not count:
+            return False
+        done += count
+    return True
 
 
 # --- PyTorch -----------------------------------------------------------------------------------------------------
@@ -382,6 +463,10 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
     detail = str(error).strip().split("\n", 1)[0].rstrip(".")[:160]
     reason = f" ({_printable(detail)})" if detail and not isinstance(error, pickle.UnpicklingError) else ""
     return CheckpointError(f"{path.name} is truncated or damaged{reason}; copy or download it again.")
+
+
+def _changed(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path.name} changed while it was being read; try again.")
 
 
 def _npz(path: Path, archive: Archive) -> CheckpointError:

@@ -73,8 +73,10 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(width, hidden)
         self.dropout = nn.Dropout(dropout)
         for layer in (self.fc1, self.fc2):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.normal_(layer.bias, std=1e-6)
+            # Where there is nothing to fill, drawing normal numbers would still import all of torch's compiler.
+            if not layer.weight.is_meta:
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.normal_(layer.bias, std=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.dropout(functional.gelu(self.fc1(x)))

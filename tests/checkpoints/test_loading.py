@@ -57,8 +57,13 @@ def test_the_published_checkpoint_gives_the_published_logits(
     assert error < 3e-5
 
 
-def test_loading_changes_no_bit(tmp_path: Path, small_state: State) -> None:
-    path = saved(small_state, tmp_path / "w.pth")
+@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+def test_loading_changes_no_bit(tmp_path: Path, small_state: State, kind: str) -> None:
+    path = tmp_path / f"w.{kind}"
+    if kind == "pth":
+        torch.save(small_state, path)
+    else:
+        save_file(small_state, path)
     loaded = load_checkpoint(path)
     assert loaded.sha256 == sha256(path)
     found = loaded.model.state_dict()
@@ -70,12 +75,29 @@ def test_loading_changes_no_bit(tmp_path: Path, small_state: State) -> None:
     assert all(parameter.requires_grad for parameter in loaded.model.parameters())
 
 
-def test_the_network_does_not_depend_on_the_file(tmp_path: Path, small_state: State) -> None:
-    path = saved(small_state, tmp_path / "w.pth")
+@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+def test_the_network_does_not_depend_on_the_file(tmp_path: Path, small_state: State, kind: str) -> None:
+    path = tmp_path / f"w.{kind}"
+    if kind == "pth":
+        torch.save(small_state, path)
+    else:
+        save_file(small_state, path)
     net = load_checkpoint(path).model
     with path.open("r+b") as file:
         file.write(bytes(path.stat().st_size))
     assert all(torch.equal(value, small_state[key]) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("position", [0, 1, -1])
+def test_one_number_among_many_that_is_not_finite_is_found(
+    tmp_path: Path, small_state: State, position: int
+) -> None:
+    key = max(small_state, key=lambda key: small_state[key].numel())
+    small_state[key].view(-1)[position] = float("nan")
+    path = tmp_path / "w.safetensors"
+    save_file(small_state, path)
+    with pytest.raises(CheckpointError, match="not finite"):
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

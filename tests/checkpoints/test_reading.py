@@ -17,11 +17,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from napari_transunet.checkpoints.pickles import scan_pickle
 from napari_transunet.checkpoints.reading import PREFIXES, WRAPPERS, open_checkpoint
 from napari_transunet.errors import CheckpointError, FileProblem
+from napari_transunet.files import sha256
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -261,6 +262,97 @@ def test_a_program_is_refused(tmp_path: Path) -> None:
             archive.writestr(f"archive/{name}", b"\x80\x02}.")
     with pytest.raises(CheckpointError, match="TorchScript"):
         open_checkpoint(path)
+
+
+# --- Numbers and their hash --------------------------------------------------------------------------------------
+
+_DTYPES = (
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint16,
+    torch.uint8,
+    torch.bool,
+)
+
+
+@given(
+    parts=st.lists(
+        st.tuples(st.sampled_from(_DTYPES), st.lists(st.integers(0, 5), max_size=4)), min_size=1, max_size=6
+    ),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+def test_what_is_read_once_is_what_the_format_s_own_library_maps(
+    tmp_path: Path, parts: list[tuple[torch.dtype, list[int]]], seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    state = {
+        f"transformer.{number}": torch.randint(
+            0, 2 if dtype is torch.bool else 100, shape, generator=generator
+        ).to(dtype)
+        for number, (dtype, shape) in enumerate(parts)
+    }
+    path = tmp_path / "weights.safetensors"
+    save_file(state, path)
+    found, digest = open_checkpoint(path).read_hashed()
+    assert same(found, load_file(path))
+    assert same(found, state)
+    assert list(found) == list(open_checkpoint(path).tensors)
+    assert digest == sha256(path)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pytorch_files_are_hashed_as_well(tmp_path: Path, legacy: bool) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(STATE, path, _use_new_zipfile_serialization=not legacy)
+    found, digest = open_checkpoint(path).read_hashed()
+    assert same(found, STATE)
+    assert digest == sha256(path)
+
+
+def test_numbers_of_a_safetensors_file_are_no_part_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(STATE, path)
+    stored = open_checkpoint(path)
+    found = stored.read()
+    assert not stored.mapped
+    os.truncate(path, 0)
+    assert same(found, STATE)
+
+
+@pytest.mark.parametrize("change", ["shorter", "longer", "gone", "other names"])
+def test_a_file_that_changes_after_it_was_opened_is_refused(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(STATE, path)
+    stored = open_checkpoint(path)
+    content = path.read_bytes()
+    if change == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(
+            {
+                "shorter": content[:-1],
+                "longer": content + b"0",
+                "other names": content.replace(b"transformer.a", b"transformer.z"),
+            }[change]
+        )
+    with pytest.raises(CheckpointError) as caught:
+        stored.read()
+    one_sentence(caught)
+
+
+def test_numbers_of_an_unknown_type_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file({"transformer.a": torch.ones(4).to(torch.float8_e4m3fn)}, path)
+    with pytest.raises(CheckpointError, match="f8_e4m3") as caught:
+        open_checkpoint(path).read()
+    one_sentence(caught)
 
 
 # --- Damage ------------------------------------------------------------------------------------------------------
