@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import ndimage
 
 from napari_transunet.errors import InputError
 
@@ -166,6 +165,8 @@ def spline_matrix(n_in: int, n_out: int) -> Matrix:
 
     Its columns are the zooms of the unit vectors, so it holds for whatever scipy does at the edges.
     """
+    from scipy import ndimage  # 0.2 s that a run by the card need not wait for
+
     return ndimage.zoom(np.eye(n_in), (n_out / n_in, 1), order=3)
 
 
@@ -175,6 +176,8 @@ def nearest_matrix(n_in: int, n_out: int) -> Matrix:
     At some pairs of sizes a rounding error takes scipy's last sample off the edge, where it writes 0; the last
     row is then zeros, which makes all logits equal and the label 0 as well.
     """
+    from scipy import ndimage  # 0.2 s that a run by the card need not wait for
+
     return ndimage.zoom(np.eye(n_in), (n_out / n_in, 1), order=0)
 
 
