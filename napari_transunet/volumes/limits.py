@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import gzip
+import io
 import math
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.errors import SizeError, VolumeError
 from napari_transunet.files import available_memory
+from napari_transunet.volumes.inflating import Inflated, damage_as_volume_error
 from napari_transunet.volumes.several import SeveralVolumesError
 
 # Deflate cannot shrink anything by more than this, so a file that claims more is damaged or a bomb.
 MAX_DEFLATE_RATIO = 1032
-_CHUNK = 1 << 24
+_CHUNK = 1 << 20
 # Pieces of 64 kB that are read past the last voxel to find the checksum; damage can lengthen the data a little.
 _DRAINED = 16
 # What is left for the rest of the process when no limit is given.
@@ -63,15 +63,6 @@ def _readable(count: int) -> str:
     return f"{size:,.0f} TB" if size < 1e6 else f"{size:.1e} TB"
 
 
-@contextmanager
-def damage_as_volume_error() -> Iterator[None]:
-    """Turns what decompressors raise on damaged or short data into a `VolumeError`."""
-    try:
-        yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise VolumeError("the compressed data is damaged or ends early; copy the file again.") from error
-
-
 def is_gzip(path: Path) -> bool:
     """Whether the file starts as gzip does."""
     with path.open("rb") as file:
@@ -79,15 +70,11 @@ def is_gzip(path: Path) -> bool:
 
 
 @contextmanager
-def open_maybe_gzip(path: Path) -> Iterator[IO[bytes]]:
+def open_maybe_gzip(path: Path) -> Iterator[SeekableBytes]:
     """The file's bytes, decompressed on the way when they are gzip, whatever the file is called."""
-    with damage_as_volume_error():
-        if is_gzip(path):
-            with gzip.open(path, "rb") as stream:
-                yield cast("IO[bytes]", stream)
-        else:
-            with path.open("rb") as file:
-                yield file
+    compressed = is_gzip(path)
+    with path.open("rb") as file, damage_as_volume_error():
+        yield Inflated(file) if compressed else file
 
 
 def check_claim(needed: int, stored: int, *, compressed: bool) -> None:
@@ -113,30 +100,63 @@ class Bytes(Protocol):
         ...
 
 
-def read_array(stream: Bytes, dtype: np.dtype[Any], shape: Sequence[int]) -> npt.NDArray[Any]:
-    """An array of the given shape from the next bytes of a stream, in native byte order.
+class SeekableBytes(Bytes, Protocol):
+    """Bytes that can also be passed over, forward at least."""
 
-    The caller has checked the size.
+    def seek(self, position: int, /) -> int:
+        """Goes to a position from the start."""
+        ...
+
+
+def read_array(
+    stream: Bytes, dtype: np.dtype[Any], shape: Sequence[int], slope: float = 1.0, intercept: float = 0.0
+) -> npt.NDArray[Any]:
+    """An array of the given shape from the next bytes of a stream, `rescaled`, in native byte order.
+
+    The caller has checked the size of the array, and where the scaling gives floats, of that too. Only what is
+    returned is held: integers that become floats are turned piece by piece.
 
     Raises
     ------
     VolumeError
         The stream ends early or is damaged.
     """
-    array = np.empty(tuple(shape), dtype)
-    view = memoryview(array.reshape(-1).view(np.uint8).data)
+    shape = tuple(shape)
+    scaled = (slope, intercept) != (1, 0) and gives_floats(dtype, slope, intercept)
+    if not scaled or dtype.newbyteorder("=") == float_type(dtype):
+        array = np.empty(shape, dtype)
+        _fill(stream, array.reshape(-1), 0, array.nbytes)
+        return rescaled(native(array), slope, intercept)
+    result = np.empty(shape, float_type(dtype))
+    flat, total = result.reshape(-1), result.size * dtype.itemsize
+    step = _CHUNK // dtype.itemsize
+    for start in range(0, flat.size, step):
+        piece = np.empty(min(step, flat.size - start), dtype)
+        _fill(stream, piece, start * dtype.itemsize, total)
+        flat[start : start + piece.size] = rescaled(native(piece), slope, intercept)
+    return result
+
+
+def _fill(stream: Bytes, array: npt.NDArray[Any], before: int, total: int) -> None:
+    """Puts the next bytes into a one-dimensional array; `before` of the `total` bytes were read already."""
+    view = memoryview(array.view(np.uint8).data)
     done = 0
     with damage_as_volume_error():
         while done < len(view):
-            chunk = stream.read(min(_CHUNK, len(view) - done))
-            if not chunk:
+            wanted = view[done : done + _CHUNK]
+            if isinstance(stream, io.BufferedIOBase):
+                count = stream.readinto(wanted)
+            else:
+                read = stream.read1 if isinstance(stream, Inflated) else stream.read
+                piece = read(len(wanted))
+                count = len(piece)
+                wanted[:count] = piece
+            if not count:
                 raise VolumeError(
-                    f"the file ends after {_readable(done)} of {_readable(len(view))} of voxels; it is truncated,"
-                    " copy it again."
+                    f"the file ends after {_readable(before + done)} of {_readable(total)} of voxels; it is"
+                    " truncated, copy it again."
                 )
-            view[done : done + len(chunk)] = chunk
-            done += len(chunk)
-    return native(array)
+            done += count
 
 
 def verify_end(stream: Bytes) -> None:
@@ -150,14 +170,9 @@ def verify_end(stream: Bytes) -> None:
         The checksum is wrong or missing.
     """
     with damage_as_volume_error():
-        try:
-            for _ in range(_DRAINED):
-                if not stream.read(1 << 16):
-                    break
-        except gzip.BadGzipFile as error:
-            # Bytes that follow a whole, checked stream do no harm.
-            if "Not a gzipped file" not in str(error):
-                raise
+        for _ in range(_DRAINED):
+            if not stream.read(1 << 16):
+                break
 
 
 def native(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -172,27 +187,49 @@ def native(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def rescaled(array: npt.NDArray[Any], slope: float, intercept: float) -> npt.NDArray[Any]:
     """`array * slope + intercept`, in a signed integer type where that is exact, else in float32 (or float64).
 
-    A slope of 1 with an intercept of 0 gives the array itself.
+    A slope of 1 with an intercept of 0 gives the array itself; else its memory is used for the result where the
+    types are as large, so that a volume is not held twice, and what it held is lost.
     """
     if slope == 1 and intercept == 0:
         return array
-    if array.dtype.kind in "iu" and slope == int(slope) and intercept == int(intercept):
-        ends = [int(array.min()) * int(slope), int(array.max()) * int(slope)]
+    if not gives_floats(array.dtype, slope, intercept):
+        least, most = int(array.min()), int(array.max())
+        ends = [least * int(slope), most * int(slope)]
         low, high = min(ends) + int(intercept), max(ends) + int(intercept)
         for kind in (np.int16, np.int32, np.int64):
             # The intermediate product must fit as well.
-            extremes = (low, high, *ends, int(array.min()), int(array.max()), int(intercept))
+            extremes = (low, high, *ends, least, most, int(slope), int(intercept))
             if np.iinfo(kind).min <= min(extremes) and max(extremes) <= np.iinfo(kind).max:
-                exact = array.astype(kind)
-                np.multiply(exact, kind(int(slope)), out=exact)
-                np.add(exact, kind(int(intercept)), out=exact)
-                narrow = np.int16 if low >= -32768 and high <= 32767 else kind
-                return exact.astype(narrow, copy=False)
-    kind_float = np.float64 if array.dtype.itemsize > 4 or array.dtype == np.float64 else np.float32
-    scaled = array.astype(kind_float)
-    np.multiply(scaled, kind_float(slope), out=scaled)
-    np.add(scaled, kind_float(intercept), out=scaled)
+                narrow = np.dtype(np.int16 if low >= -32768 and high <= 32767 else kind)
+                # What is taken of the wider type on the way is right modulo its size, and the end result fits.
+                exact = _own(array, narrow)
+                if slope != 1:
+                    np.multiply(exact, np.array(int(slope)).astype(narrow), out=exact)
+                np.add(exact, np.array(int(intercept)).astype(narrow), out=exact)
+                return exact
+    kind_float = float_type(array.dtype)
+    scaled = _own(array, kind_float)
+    np.multiply(scaled, kind_float.type(slope), out=scaled)
+    np.add(scaled, kind_float.type(intercept), out=scaled)
     return scaled
+
+
+def gives_floats(dtype: np.dtype[Any], slope: float, intercept: float) -> bool:
+    """Whether `rescaled` gives floats whatever the values are: `dtype` or the scaling is not one of integers."""
+    return dtype.kind not in "iu" or slope != int(slope) or intercept != int(intercept)
+
+
+def float_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The floats that `rescaled` gives for values of a type."""
+    return np.dtype(np.float64 if dtype.itemsize > 4 else np.float32)
+
+
+def _own(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """The array in another type, in the memory that it has where both are as large; integers wrap round."""
+    alike = array.dtype == dtype or (array.dtype.kind in "iu" and dtype.kind in "iu")
+    if alike and array.dtype.itemsize == dtype.itemsize and array.flags.writeable:
+        return array.view(dtype)
+    return array.astype(dtype)
 
 
 def chosen(

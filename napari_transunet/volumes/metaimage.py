@@ -19,13 +19,13 @@ import numpy.typing as npt
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.inflating import Inflated
 from napari_transunet.volumes.limits import (
     Bytes,
     beside,
     check_claim,
     checked_size,
     chosen,
-    damage_as_volume_error,
     read_array,
     verify_end,
 )
@@ -196,7 +196,7 @@ def read_metaimage(
             file.seek(stored - size)
         else:
             file.seek(start + max(skip, 0))
-        stream: Bytes = _Inflated(file) if compressed else file
+        stream: Bytes = Inflated(file, gzip_only=False) if compressed else file
         data = read_array(stream, dtype, shape)
         verify_end(stream)
     frame = data.reshape(-1, *geometry.shape, channels)[wanted_time, ..., wanted_channel]
@@ -205,27 +205,6 @@ def read_metaimage(
 
 def _true(text: str | None) -> bool:
     return (text or "").strip().lower() in ("true", "1", "yes")
-
-
-class _Inflated:
-    """A zlib stream read piece by piece, never holding more than was asked for."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._inflate = zlib.decompressobj(wbits=47)  # zlib or gzip, told apart by itself
-        self._pending = b""
-
-    def read(self, count: int, /) -> bytes:
-        with damage_as_volume_error():
-            while not self._inflate.eof:
-                piece = self._pending or self._file.read(1 << 16)
-                if not piece:
-                    raise EOFError("the compressed data ends early")
-                out = self._inflate.decompress(piece, count)
-                self._pending = self._inflate.unconsumed_tail
-                if out:
-                    return out
-        return b""
 
 
 def write_metaimage(path: Path, data: npt.NDArray[Any], geometry: Geometry, keys: Mapping[str, str]) -> None:

@@ -24,10 +24,11 @@ from napari_transunet.volumes.limits import (
     check_claim,
     checked_size,
     chosen,
+    float_type,
+    gives_floats,
     is_gzip,
     open_maybe_gzip,
     read_array,
-    rescaled,
     verify_end,
 )
 
@@ -274,15 +275,17 @@ def read_nifti(
     frame = chosen(header.dim[4], channel, "channel", "channel") * header.dim[3]
     frame += chosen(header.dim[3], time, "time point", "time")
     size = checked_size(header.shape, header.dtype.itemsize, max_bytes)
+    if gives_floats(header.dtype, header.slope, header.intercept):
+        checked_size(header.shape, float_type(header.dtype).itemsize, max_bytes)
     start = header.offset + frame * size
     if not data_path.is_file():
         raise VolumeError(f"its voxels are missing; {data_path.name} must lie in the same folder.")
     check_claim(start + size, data_path.stat().st_size, compressed=is_gzip(data_path))
     with open_maybe_gzip(data_path) as stream:
         stream.seek(start)
-        data = read_array(stream, header.dtype, header.shape)
+        data = read_array(stream, header.dtype, header.shape, header.slope, header.intercept)
         verify_end(stream)
-    return rescaled(data, header.slope, header.intercept), geometry, note
+    return data, geometry, note
 
 
 def read_comments(path: Path) -> list[str]:

@@ -14,20 +14,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.inflating import Inflated, damage_as_volume_error
 from napari_transunet.volumes.labels import Label, LabelSet, color_for
 from napari_transunet.volumes.limits import (
+    Bytes,
     beside,
     check_claim,
     checked_size,
     chosen,
-    damage_as_volume_error,
     read_array,
     verify_end,
 )
@@ -328,7 +329,7 @@ def _dtype(fields: Mapping[str, str]) -> np.dtype[Any]:
 
 
 @contextmanager
-def _decoded(path: Path, start: int, fields: Mapping[str, str], size: int) -> Iterator[IO[bytes]]:
+def _decoded(path: Path, start: int, fields: Mapping[str, str], size: int) -> Iterator[Bytes]:
     encoding = fields.get("encoding", "").lower()
     lines = int(_numbers(fields.get("lineskip", fields.get("line skip", "0")))[0])
     skip = int(_numbers(fields.get("byteskip", "0"))[0])
@@ -342,13 +343,13 @@ def _decoded(path: Path, start: int, fields: Mapping[str, str], size: int) -> It
             yield file
             return
         if encoding in ("raw", "txt", "text", "ascii"):
-            stream: IO[bytes] = file
+            stream: Bytes = file
         elif encoding == "hex":
             stream = io.BytesIO(_hex(file, size + skip))
         elif encoding in ("gzip", "gz"):
-            stream = cast("IO[bytes]", gzip.GzipFile(fileobj=file, mode="rb"))
+            stream = Inflated(file)
         elif encoding in ("bzip2", "bz2"):
-            stream = cast("IO[bytes]", bz2.BZ2File(file))
+            stream = bz2.BZ2File(file)
         else:
             raise VolumeError(f"its encoding {encoding!r} is unknown; save it as raw or gzip.")
         for _ in range(max(skip, 0)):
@@ -365,7 +366,7 @@ def _hex(file: IO[bytes], size: int) -> bytes:
         raise VolumeError("its hexadecimal data is damaged.") from error
 
 
-def _text(stream: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+def _text(stream: Bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
     count = int(np.prod(shape))
     words = stream.read(count * 32 + 1024).split()
     if len(words) < count:
