@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from napari_transunet.errors import VolumeError
 from napari_transunet.volumes.dicom_frames import Frame, frames_of
 from napari_transunet.volumes.dicom_headers import (
     DIRECTORY,
+    Header,
     Series,
     description_of,
     is_dicom,
@@ -20,9 +22,9 @@ from napari_transunet.volumes.dicom_headers import (
     read_header,
     scan,
 )
-from napari_transunet.volumes.dicom_pixels import read_pixels, stored_type
+from napari_transunet.volumes.dicom_pixels import Plane, read_planes, stored_type
 from napari_transunet.volumes.dicom_seg import read_segmentation
-from napari_transunet.volumes.limits import checked_size, chosen, rescaled
+from napari_transunet.volumes.limits import checked_size, chosen, float_type, gives_floats, rescaled
 from napari_transunet.volumes.series import SeriesInfo, SeveralSeriesError
 from napari_transunet.volumes.stacking import stack
 from napari_transunet.volumes.volume import Source, Volume
@@ -141,20 +143,30 @@ def _read(
 
 def _values(frames: Sequence[Frame], max_bytes: int | None) -> npt.NDArray[Any]:
     """(z, y, x) with rescaling applied: integers where one exact integer scaling holds for all slices."""
-    types = {stored_type(frame.header) for frame in frames}
+    stored = np.result_type(*{stored_type(frame.header) for frame in frames})
     scales = {(frame.slope, frame.intercept) for frame in frames}
-    size = frames[0].slice.size
-    stored = np.result_type(*types)
-    same = len(scales) == 1
-    dtype = stored if same else np.dtype(np.float32)
-    checked_size((len(frames), *size), dtype.itemsize, max_bytes)
-    data = np.empty((len(frames), *size), dtype)
-    places: dict[Path, list[tuple[int, Frame]]] = {}
-    for place, frame in enumerate(frames):
-        places.setdefault(frame.header.path, []).append((place, frame))
-    for members in places.values():
-        pixels = read_pixels(members[0][1].header, max_bytes)
-        for place, frame in members:
-            plane = pixels[frame.index]
-            data[place] = plane if same else plane * np.float32(frame.slope) + np.float32(frame.intercept)
-    return rescaled(data, *scales.pop()) if same else data
+    shape = (len(frames), *frames[0].slice.size)
+    alike = len(scales) == 1
+    slope, intercept = scales.pop()
+    # Values that are sure to become floats do so plane by plane, so that the stored ones are never held as well.
+    late = alike and ((slope, intercept) == (1, 0) or not gives_floats(stored, slope, intercept))
+    dtype = stored if late else float_type(stored) if alike else np.dtype(np.float32)
+    checked_size(shape, dtype.itemsize, max_bytes)
+    data = np.empty(shape, dtype)
+    files: dict[Path, tuple[Header, list[Plane]]] = {}
+    for out, frame in zip(data, frames, strict=True):
+        scaled: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None = None
+        if not late:
+            scaled = partial(_floats, stored if alike else None, frame.slope, frame.intercept)
+        files.setdefault(frame.header.path, (frame.header, []))[1].append(Plane(frame.index, out, scaled))
+    read_planes(list(files.values()), max_bytes)
+    return rescaled(data, slope, intercept) if late else data
+
+
+def _floats(
+    dtype: np.dtype[Any] | None, slope: float, intercept: float, stored: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    """One image's values as floats: by the rule for whole volumes of `dtype`, or by its own scaling."""
+    if dtype is not None:
+        return rescaled(stored.astype(dtype, copy=False), slope, intercept)
+    return np.asarray(stored * np.float32(slope) + np.float32(intercept))

@@ -7,12 +7,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import pydicom
 from pydicom.config import IGNORE
-from pydicom.uid import UID
+from pydicom.tag import Tag
+from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from napari_transunet.errors import SizeError, TransUNetError, VolumeError
 from napari_transunet.volumes.limits import MAX_DEFLATE_RATIO, memory_limit
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 DIRECTORY = "1.2.840.10008.1.3.10"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+_UNDEFINED = 0xFFFFFFFF
 _SUFFIXES = frozenset({".dcm", ".dicom", ".ima", ""})
 _MAX_FILES = 100_000
 # Enough of a folder to see whether it is one of DICOM files.
@@ -42,92 +45,115 @@ PACKING = (
 )
 """How pixels lie in a file: what a decoder needs besides them."""
 
-_TAGS: list[str | int | tuple[int, int]] = [
-    "SpecificCharacterSet",
-    "ImageType",
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "Modality",
-    "SeriesDescription",
-    "SeriesInstanceUID",
-    "SeriesNumber",
-    "AcquisitionNumber",
-    "InstanceNumber",
-    "TemporalPositionIdentifier",
-    "EchoTime",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "FrameOfReferenceUID",
-    "SliceThickness",
-    "SpacingBetweenSlices",
-    "PixelSpacing",
-    "ImagerPixelSpacing",
-    *PACKING,
-    "RescaleIntercept",
-    "RescaleSlope",
-    "ModalityLUTSequence",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-    "SegmentationType",
-    "SegmentSequence",
+_TAGS = [
+    Tag(name)
+    for name in (
+        "SpecificCharacterSet",
+        "ImageType",
+        "SOPClassUID",
+        "SOPInstanceUID",
+        "Modality",
+        "SeriesDescription",
+        "SeriesInstanceUID",
+        "SeriesNumber",
+        "AcquisitionNumber",
+        "InstanceNumber",
+        "TemporalPositionIdentifier",
+        "EchoTime",
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "FrameOfReferenceUID",
+        "SliceThickness",
+        "SpacingBetweenSlices",
+        "PixelSpacing",
+        "ImagerPixelSpacing",
+        *PACKING,
+        "RescaleIntercept",
+        "RescaleSlope",
+        "ModalityLUTSequence",
+        "SharedFunctionalGroupsSequence",
+        "PerFrameFunctionalGroupsSequence",
+        "SegmentationType",
+        "SegmentSequence",
+    )
 ]
 
 
 @dataclass(frozen=True)
+class PixelPlace:
+    """Where the value of PixelData lies in a file of little byte order.
+
+    Attributes
+    ----------
+    offset : of its first byte.
+    length : in bytes, as the header says; None where it is undefined, as it is of packed pixels.
+    syntax : transfer syntax.
+    """
+
+    offset: int
+    length: int | None
+    syntax: UID
+
+
+@dataclass(frozen=True)
 class Header:
-    """One DICOM file and the part of its header that is used here."""
+    """One DICOM file and the part of its header that is used here.
+
+    `pixels` is None where the pixels are missing, or can only be found by unpacking the whole file.
+    """
 
     path: Path
     dataset: Dataset
+    pixels: PixelPlace | None = None
 
-    @property
+    @cached_property
     def series_uid(self) -> str:
         """SeriesInstanceUID, empty where there is none."""
         return str(self.dataset.get("SeriesInstanceUID") or "")
 
-    @property
+    @cached_property
     def modality(self) -> str | None:
         """Modality; that of the image where there is one."""
         return str(self.dataset.get("Modality") or "").strip().upper() or None
 
-    @property
+    @cached_property
     def size(self) -> tuple[int, int]:
         """(rows, columns), (0, 0) where there is no image."""
         return (int(self.dataset.get("Rows") or 0), int(self.dataset.get("Columns") or 0))
 
-    @property
+    @cached_property
     def frames(self) -> int:
         """Images in the file."""
         return max(int(self.dataset.get("NumberOfFrames") or 1), 1)
 
-    @property
+    @cached_property
     def is_image(self) -> bool:
         """Whether the file has pixels at all."""
         return min(self.size) > 0
 
-    @property
+    @cached_property
     def kind(self) -> UID | None:
         """SOP class, from the head of the file (which a truncated file still has) or else from the data set."""
         meta = getattr(self.dataset, "file_meta", None)
         value = (meta.get("MediaStorageSOPClassUID") if meta else None) or self.dataset.get("SOPClassUID")
         return UID(str(value), validation_mode=IGNORE) if value else None
 
-    @property
+    @cached_property
     def lacks_image(self) -> bool:
         """Whether it says that it is an image, or does not say what it is, and yet has no pixels."""
         return not self.is_image and (self.kind is None or "Image Storage" in self.kind.name)
 
-    @property
+    @cached_property
     def is_segmentation(self) -> bool:
         """Whether it is a DICOM segmentation object."""
         return self.kind == SEGMENTATION
 
-    @property
+    @cached_property
     def is_localizer(self) -> bool:
         """Whether it is an overview image that only shows where the slices lie."""
         return "LOCALIZER" in [str(word).upper() for word in _listed(self.dataset.get("ImageType"))]
 
-    @property
+    @cached_property
     def is_color(self) -> bool:
         """Whether its pixels have several samples or index a palette."""
         photometric = str(self.dataset.get("PhotometricInterpretation") or "MONOCHROME2").upper()
@@ -173,10 +199,16 @@ def damage_named(what: str) -> Iterator[None]:
     Their exceptions for the same damage range from struct.error to NotImplementedError and OSError without a
     number. What they warn about is either mended by them or ends here, so the warnings are not shown.
     """
+    with warnings.catch_warnings(), damage_named_in_thread(what):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def damage_named_in_thread(what: str) -> Iterator[None]:
+    """The same without a word to `warnings`, whose filters are shared by all threads: whoever waits silences them."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     except (TransUNetError, MemoryError):
         raise
     except Exception as error:
@@ -240,13 +272,14 @@ def read_header(path: Path) -> Header:
     VolumeError
         The file is damaged or ends inside the header.
     """
-    check_deflated(path)
-    with damage_named(f"the DICOM header of {path.name} is damaged or truncated"):
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+    with path.open("rb") as file, damage_named(f"the DICOM header of {path.name} is damaged or truncated"):
+        _check_deflated(path, file)
+        file.seek(0)
+        dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
         # Values are converted on first use; convert all of them while errors are caught.
         for element in (*getattr(dataset, "file_meta", ()), *dataset.iterall()):
             _ = element.value
-        header = Header(path, dataset)
+        header = Header(path, dataset, _pixel_place(file, dataset))
         _ = (header.size, header.frames, header.is_localizer, header.is_color, header.lacks_image)
     if not dataset:
         raise VolumeError(f"{path.name} has no readable DICOM header; it is damaged or truncated.")
@@ -264,9 +297,28 @@ def check_deflated(path: Path) -> None:
         It might not fit.
     """
     with path.open("rb") as file:
-        deflated = _DEFLATED.encode() in file.read(4096)
-    if deflated and path.stat().st_size * MAX_DEFLATE_RATIO > memory_limit(None):
+        _check_deflated(path, file)
+
+
+def _check_deflated(path: Path, file: IO[bytes]) -> None:
+    if _DEFLATED.encode() in file.read(4096) and path.stat().st_size * MAX_DEFLATE_RATIO > memory_limit(None):
         raise SizeError(f"{path.name} is deflated and may not fit into memory; store it in another syntax.")
+
+
+def _pixel_place(file: IO[bytes], dataset: Dataset) -> PixelPlace | None:
+    """Where the pixels lie in a file that was read up to them."""
+    meta = getattr(dataset, "file_meta", None)
+    syntax = UID(str((meta.get("TransferSyntaxUID") if meta else None) or ""), validation_mode=IGNORE)
+    start, head = file.tell(), file.read(12)
+    if not syntax or syntax == ExplicitVRBigEndian or len(head) < 12 or head[:4] != b"\xe0\x7f\x10\x00":
+        return None
+    if head[4:8] in (b"OB\0\0", b"OW\0\0"):
+        offset, length = start + 12, int.from_bytes(head[8:], "little")
+    elif syntax == ImplicitVRLittleEndian:
+        offset, length = start + 8, int.from_bytes(head[4:8], "little")
+    else:
+        return None
+    return PixelPlace(offset, None if length == _UNDEFINED else length, syntax)
 
 
 def scan(folder: Path, *, recursive: bool) -> list[Series]:

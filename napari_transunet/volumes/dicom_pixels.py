@@ -1,13 +1,24 @@
-"""Stored pixel values of one DICOM file.
+"""Stored pixel values of DICOM files, of many at the same time.
 
-Uncompressed and run-length encoded pixels are unpacked by pydicom. JPEG, JPEG-LS and JPEG 2000 are decoded by GDCM
-(in SimpleITK) from a temporary file that holds nothing but the pixels and how they are packed, so that what the
-values mean stays our own reading of the header.
+Plain pixels are read from their place in the file straight into the volume. JPEG, JPEG-LS and JPEG 2000 are decoded by
+GDCM (in SimpleITK) from a temporary file that holds nothing but the pixels and how they are packed, so that what the
+values mean stays our own reading of the header. Reading and GDCM give up Python's lock, so that threads work side by
+side. Run lengths are unpacked by pydicom: it keeps the lock, but takes a quarter of GDCM's time.
+
+Where the pixels lie in another way (big byte order, deflated, or images of a film in an unknown number of pieces),
+pydicom reads the whole file.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +35,52 @@ from pydicom.uid import (
 )
 
 from napari_transunet.errors import VolumeError
-from napari_transunet.volumes.dicom_headers import PACKING, Header, check_deflated, damage_named
+from napari_transunet.volumes.dicom_headers import (
+    PACKING,
+    Header,
+    PixelPlace,
+    check_deflated,
+    damage_named,
+    damage_named_in_thread,
+)
 from napari_transunet.volumes.limits import checked_size, native
 
 _SECONDARY_CAPTURE = UID("1.2.840.10008.5.1.4.1.1.7")
 _MULTIFRAME_WORD = UID("1.2.840.10008.5.1.4.1.1.7.3")
 _MULTIFRAME_BYTE = UID("1.2.840.10008.5.1.4.1.1.7.2")
+
+# More gain nothing: the memory's bandwidth is shared, and each holds an image.
+_MAX_THREADS = 8
+# Images of a film that one thread reads in one go.
+_IMAGES_A_JOB = 16
+# No image comes in more pieces than this; a damaged file might.
+_MAX_PIECES = 1 << 16
+
+_ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0\0\0\0\0"
+_PACKED_PIXELS = b"\xe0\x7f\x10\x00OB\0\0\xff\xff\xff\xff"
+
+_Job = Callable[[], None]
+_Pieces = Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """Where an image goes.
+
+    Attributes
+    ----------
+    index : of the image in its file, from 0.
+    out : (rows, columns), a plane of the volume.
+    scaled : what makes values of the stored ones; None keeps them as they are.
+    """
+
+    index: int
+    out: npt.NDArray[Any]
+    scaled: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None = None
+
+    def put(self, stored: npt.NDArray[Any]) -> None:
+        """Takes over the stored values (rows, columns)."""
+        self.out[...] = stored if self.scaled is None else self.scaled(stored)
 
 
 def stored_type(header: Header) -> np.dtype[Any]:
@@ -49,8 +100,183 @@ def stored_type(header: Header) -> np.dtype[Any]:
     return np.dtype(f"{'i' if signed else 'u'}{max(bits, 8) // 8}")
 
 
+def read_planes(
+    wanted: Sequence[tuple[Header, Sequence[Plane]]], max_bytes: int | None, *, threads: int | None = None
+) -> None:
+    """Fills planes with the images of files: no rescaling but the plane's own, the file's signedness.
+
+    Parameters
+    ----------
+    wanted : files, each with the planes that its images go to
+    max_bytes : the most that the images of one file may take where they can only be unpacked together
+    threads : by default as many as there are cores, but no more than eight
+
+    Raises
+    ------
+    VolumeError
+        The pixels of a file are missing, truncated or packed in an unknown way; the first such file is named.
+    SizeError
+        They do not fit into memory.
+    """
+    count = min(threads or os.cpu_count() or 1, _MAX_THREADS)
+    # The filters of warnings belong to all threads, so they are set once and around all of them.
+    with tempfile.TemporaryDirectory(prefix="napari-transunet-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        unpacker = _Unpacker(Path(folder), max_bytes)
+        jobs = [job for header, planes in wanted for job in unpacker.jobs(header, planes)]
+        if min(count, len(jobs)) == 1:
+            for job in jobs:
+                job()
+            return
+        with ThreadPoolExecutor(count, thread_name_prefix="read-dicom") as pool:
+            # Raises what the first job that fails raises; those that were not begun by then are dropped.
+            for _ in pool.map(lambda job: job(), jobs):
+                pass
+
+
+class _Unpacker:
+    """Finds the fastest way to the pixels of each file.
+
+    `folder` takes temporary files. What the decoder must know is the same for all files that are packed alike, and
+    is made once for them.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int | None) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._heads: dict[tuple[str, ...], bytes] = {}
+
+    def jobs(self, header: Header, planes: Sequence[Plane]) -> list[_Job]:
+        """What fills the planes of one file when it is called, in any order and on any thread."""
+        dtype, place = stored_type(header), header.pixels
+        whole: list[_Job] = [partial(self._whole, header, planes, dtype)]
+        if place is None or not _is_usual(header):
+            return whole
+        if place.syntax in (ImplicitVRLittleEndian, ExplicitVRLittleEndian):
+            needed = header.frames * header.size[0] * header.size[1] * dtype.itemsize
+            held = min(place.length or 0, header.path.stat().st_size - place.offset)
+            groups = [planes[at : at + _IMAGES_A_JOB] for at in range(0, len(planes), _IMAGES_A_JOB)]
+            if held < needed:
+                return whole
+            return [partial(_plain, header, place, group, dtype) for group in groups]
+        images = _images(header, place)
+        if images is None or not place.syntax.is_transfer_syntax or not place.syntax.is_encapsulated:
+            return whole
+        with damage_named_in_thread(_damaged(header)):
+            head = self._head(header, place.syntax)
+        return [partial(self._packed, header, head, images[plane.index], plane, dtype) for plane in planes]
+
+    def _whole(self, header: Header, planes: Sequence[Plane], dtype: np.dtype[Any]) -> None:
+        pixels = _read_whole(header, dtype, self._max_bytes)
+        for plane in planes:
+            plane.put(pixels[plane.index])
+
+    def _packed(
+        self, header: Header, head: bytes, pieces: _Pieces, plane: Plane, dtype: np.dtype[Any]
+    ) -> None:
+        with damage_named_in_thread(_damaged(header)):
+            value = _encapsulated(header.path, pieces)
+            if not head:
+                bare = _bare(header.dataset, RLELossless, several=False)
+                bare.PixelData = value
+                bare["PixelData"].VR = "OB"
+                pixels = bare.pixel_array
+            else:
+                path = self._folder / f"{threading.get_ident()}.dcm"
+                path.write_bytes(b"".join((head, _PACKED_PIXELS, value)))
+                pixels = _read_with_gdcm(path)
+        plane.put(_checked(header, pixels, header.size, dtype))
+
+    def _head(self, header: Header, syntax: UID) -> bytes:
+        """The file that GDCM is to read, up to its pixels; nothing where it is not to read it."""
+        if syntax == RLELossless:
+            return b""
+        key = (syntax, *(str(header.dataset.get(name)) for name in PACKING))
+        if key not in self._heads:
+            path = self._folder / "head.dcm"
+            _bare(header.dataset, syntax, several=False).save_as(path, enforce_file_format=True)
+            self._heads[key] = path.read_bytes()
+        return self._heads[key]
+
+
+def _damaged(header: Header) -> str:
+    return f"the pixels of {header.path.name} are damaged or truncated"
+
+
+def _is_usual(header: Header) -> bool:
+    """Whether the header says all that is needed to take the pixels apart, and nothing strange."""
+    try:
+        allocated, stored, samples, representation = (
+            int(header.dataset.get(name))
+            for name in ("BitsAllocated", "BitsStored", "SamplesPerPixel", "PixelRepresentation")
+        )
+    except (TypeError, ValueError):
+        return False
+    usual = allocated in (8, 16, 32) and 1 <= stored <= allocated
+    return usual and samples == 1 and representation in (0, 1) and not header.is_color and (
+        "PhotometricInterpretation" in header.dataset
+    )  # fmt: skip
+
+
+def _plain(header: Header, place: PixelPlace, planes: Sequence[Plane], dtype: np.dtype[Any]) -> None:
+    """Reads images that are not packed, into the volume itself where its values are the stored ones."""
+    little = dtype.newbyteorder("<")
+    size = header.size[0] * header.size[1] * dtype.itemsize
+    unused = int(header.dataset.BitsAllocated) - int(header.dataset.BitsStored)
+    with header.path.open("rb", buffering=0) as file:
+        for plane in planes:
+            straight = plane.scaled is None and plane.out.dtype == little and plane.out.flags.c_contiguous
+            stored = plane.out if straight else np.empty(header.size, little)
+            file.seek(place.offset + plane.index * size)
+            view = memoryview(stored.reshape(-1).view(np.uint8).data)
+            done = 0
+            while done < size and (count := file.readinto(view[done:])):
+                done += count
+            if done < size:
+                raise VolumeError(f"{_damaged(header)} (the file ended while it was read).")
+            if unused:
+                # What lies in bits above those stored is not the image's (PS3.5, section 8.1.1).
+                np.left_shift(stored, unused, out=stored)
+                np.right_shift(stored, unused, out=stored)
+            if not straight:
+                plane.put(native(stored))
+
+
+def _images(header: Header, place: PixelPlace) -> list[_Pieces] | None:
+    """(offset, length) of the pieces of each packed image; None where the file does not tell in a simple way."""
+    pieces: list[tuple[int, int]] = []
+    end = header.path.stat().st_size
+    with header.path.open("rb") as file:
+        at, first = place.offset, True
+        while len(pieces) <= _MAX_PIECES:
+            file.seek(at)
+            item = file.read(8)
+            if item == _DELIMITER:
+                break
+            length = int.from_bytes(item[4:], "little")
+            if item[:4] != _ITEM or at + 8 + length > end:
+                return None
+            # The first item is a table of offsets, which the items themselves make superfluous.
+            if not first:
+                pieces.append((at + 8, length))
+            at, first = at + 8 + length, False
+    if header.frames == 1 and 0 < len(pieces) <= _MAX_PIECES:
+        return [pieces]
+    return [[piece] for piece in pieces] if len(pieces) == header.frames else None
+
+
+def _encapsulated(path: Path, pieces: _Pieces) -> bytes:
+    """The value of PixelData that holds one image, of these pieces of a file."""
+    parts = [_ITEM, b"\0\0\0\0"]
+    with path.open("rb") as file:
+        for offset, length in pieces:
+            file.seek(offset)
+            parts += [_ITEM, length.to_bytes(4, "little"), file.read(length)]
+    return b"".join((*parts, _DELIMITER))
+
+
 def read_pixels(header: Header, max_bytes: int | None) -> npt.NDArray[Any]:
-    """(frames, rows, columns) as stored: no rescaling, the file's signedness, native byte order.
+    """(frames, rows, columns) of one file as stored: no rescaling, the file's signedness, native byte order.
 
     Raises
     ------
@@ -59,11 +285,16 @@ def read_pixels(header: Header, max_bytes: int | None) -> npt.NDArray[Any]:
     SizeError
         They do not fit into memory.
     """
-    expected = (header.frames, *header.size)
     dtype = stored_type(header)
+    with damage_named(_damaged(header)):
+        return _read_whole(header, dtype, max_bytes)
+
+
+def _read_whole(header: Header, dtype: np.dtype[Any], max_bytes: int | None) -> npt.NDArray[Any]:
+    expected = (header.frames, *header.size)
     checked_size(expected, dtype.itemsize, max_bytes)
     check_deflated(header.path)
-    with damage_named(f"the pixels of {header.path.name} are damaged or truncated"):
+    with damage_named_in_thread(_damaged(header)):
         dataset = pydicom.dcmread(header.path, force=True)
         if "PixelData" not in dataset:
             raise VolumeError(f"{header.path.name} has no pixel data; it is truncated, copy it again.")
@@ -72,12 +303,17 @@ def read_pixels(header: Header, max_bytes: int | None) -> npt.NDArray[Any]:
             pixels = _decode_with_gdcm(dataset, syntax)
         else:
             pixels = dataset.pixel_array
+    return _checked(header, pixels, expected, dtype)
+
+
+def _checked(
+    header: Header, pixels: npt.NDArray[Any], expected: tuple[int, ...], dtype: np.dtype[Any]
+) -> npt.NDArray[Any]:
     if pixels.size != np.prod(expected):
         raise VolumeError(
             f"{header.path.name} holds {pixels.shape} pixels where its header promises {expected}; it is damaged."
         )
-    pixels = native(pixels.reshape(expected))
-    return pixels if pixels.dtype == dtype else pixels.astype(dtype)
+    return native(pixels.reshape(expected)).astype(dtype, copy=False)
 
 
 def _transfer_syntax(dataset: Dataset) -> UID:
@@ -93,27 +329,35 @@ def _transfer_syntax(dataset: Dataset) -> UID:
 
 
 def _decode_with_gdcm(dataset: Dataset, syntax: UID) -> npt.NDArray[Any]:
+    bare = _bare(dataset, syntax, several=int(dataset.get("NumberOfFrames") or 1) > 1)
+    bare.add(dataset["PixelData"])
+    with tempfile.TemporaryDirectory(prefix="napari-transunet-") as folder:
+        path = Path(folder) / "pixels.dcm"
+        bare.save_as(path, enforce_file_format=True)
+        return _read_with_gdcm(path)
+
+
+def _read_with_gdcm(path: Path) -> npt.NDArray[Any]:
     import SimpleITK
 
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(path))
+    return np.asarray(SimpleITK.GetArrayFromImage(reader.Execute()))
+
+
+def _bare(dataset: Dataset, syntax: UID, *, several: bool) -> Dataset:
+    """A data set that says how pixels are packed, and nothing else."""
     bare = Dataset()
     for name in PACKING:
-        if dataset.get(name) is not None:
+        if dataset.get(name) is not None and (several or name != "NumberOfFrames"):
             setattr(bare, name, dataset.get(name))
-    several = int(dataset.get("NumberOfFrames") or 1) > 1
     words = int(dataset.get("BitsAllocated") or 16) > 8
     kind = (_MULTIFRAME_WORD if words else _MULTIFRAME_BYTE) if several else _SECONDARY_CAPTURE
     bare.SOPClassUID, bare.SOPInstanceUID = kind, generate_uid()
     bare.Modality = "OT"
-    bare.add(dataset["PixelData"])
     bare.file_meta = FileMetaDataset()
     bare.file_meta.TransferSyntaxUID = syntax
     bare.file_meta.MediaStorageSOPClassUID = kind
     bare.file_meta.MediaStorageSOPInstanceUID = bare.SOPInstanceUID
-    with tempfile.TemporaryDirectory(prefix="napari-transunet-") as folder:
-        path = Path(folder) / "pixels.dcm"
-        bare.save_as(path, enforce_file_format=True)
-        reader = SimpleITK.ImageFileReader()
-        reader.SetImageIO("GDCMImageIO")
-        reader.SetFileName(str(path))
-        image = reader.Execute()
-        return np.asarray(SimpleITK.GetArrayFromImage(image))
+    return bare
