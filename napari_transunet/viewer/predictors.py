@@ -51,15 +51,21 @@ class PreparedPredictor:
     checkpoint: Checkpoint
 
 
+_Key = tuple[PredictorSettings, int, int]
+"""Settings, and when the checkpoint's file was changed last (ns) and its size in bytes."""
+
+
 class PredictorCache:
     """The last few prepared predictors, by settings and by the state of the checkpoint's file.
+
+    Where only something else than the checkpoint differs, e.g. the precision, its file is not read again.
 
     `get` may be called from any thread; it loads and prepares, so never call it on the GUI thread.
     """
 
     def __init__(self, size: int = 2) -> None:
         self._size = size
-        self._kept: OrderedDict[tuple[PredictorSettings, int, int], PreparedPredictor] = OrderedDict()
+        self._kept: OrderedDict[_Key, PreparedPredictor] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, settings: PredictorSettings) -> PreparedPredictor:
@@ -77,12 +83,20 @@ class PredictorCache:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
+            checkpoint = self._loaded(key)
             # Room first: a large network must not be held twice while its successor is loaded.
             while len(self._kept) >= self._size:
                 self._kept.popitem(last=False)
-            prepared = _prepare(settings)
+            prepared = _prepare(settings, checkpoint)
             self._kept[key] = prepared
             return prepared
+
+    def _loaded(self, key: _Key) -> Checkpoint | None:
+        """The checkpoint that this key needs, if one of the kept predictors was made from it."""
+        for kept, prepared in self._kept.items():
+            if _file_of(kept) == _file_of(key):
+                return prepared.checkpoint
+        return None
 
     def clear(self) -> None:
         """Let go of all predictors and their memory."""
@@ -96,7 +110,7 @@ class PredictorCache:
             return False
 
     @staticmethod
-    def _key(settings: PredictorSettings) -> tuple[PredictorSettings, int, int]:
+    def _key(settings: PredictorSettings) -> _Key:
         try:
             state = settings.checkpoint.stat()
         except OSError as error:
@@ -112,11 +126,18 @@ def load_engine() -> None:
     import napari_transunet.segmentation.predictor  # noqa: F401
 
 
-def _prepare(settings: PredictorSettings) -> PreparedPredictor:
+def _file_of(key: _Key) -> tuple[Path, int | None, int, int]:
+    """What a loaded checkpoint depends on."""
+    settings, changed, size = key
+    return settings.checkpoint, settings.img_size, changed, size
+
+
+def _prepare(settings: PredictorSettings, checkpoint: Checkpoint | None) -> PreparedPredictor:
     from napari_transunet.checkpoints.loading import load_checkpoint
     from napari_transunet.segmentation.predictor import Predictor
 
-    checkpoint = load_checkpoint(settings.checkpoint, img_size=settings.img_size)
+    if checkpoint is None:
+        checkpoint = load_checkpoint(settings.checkpoint, img_size=settings.img_size)
     predictor = Predictor(
         checkpoint,
         device=settings.device,

@@ -382,7 +382,7 @@ def test_a_second_run_uses_the_prepared_predictor(dock, monkeypatch):
     dock.segment()
     from napari_transunet.viewer import predictors
 
-    monkeypatch.setattr(predictors, "_prepare", lambda _settings: pytest.fail("prepared again"))
+    monkeypatch.setattr(predictors, "_prepare", lambda *_: pytest.fail("prepared again"))
     dock.segment()
     assert dock.status.startswith("12 slices in ")
 
