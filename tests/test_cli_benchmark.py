@@ -1,0 +1,128 @@
+"""`napari-transunet benchmark` as scripts use it: exit status, clean stdout, files written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from napari_transunet.checkpoints.card import default_card
+from napari_transunet.checkpoints.saving import save_checkpoint
+from napari_transunet.cli import app
+from napari_transunet.model.transunet import TransUNet
+from napari_transunet.volumes.phantom import synthetic_ct
+from napari_transunet.volumes.reading import read_volume
+from napari_transunet.volumes.writing import write_volume
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(tmp_path / "no-checkpoints"))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        result = CliRunner().invoke(app, ["benchmark", *(str(argument) for argument in arguments)])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(0)
+    net = TransUNet("testing", num_classes=3, img_size=32)
+    card = default_card(net, labels={1: "spleen", 2: "liver"}, modality="CT")
+    return save_checkpoint(tmp_path / "organs.safetensors", net, card)
+
+
+@pytest.fixture
+def scan(tmp_path):
+    return write_volume(tmp_path / "scan.nii.gz", synthetic_ct((10, 40, 36))[0])
+
+
+def error_line(result):
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    return line
+
+
+def test_json_is_all_that_is_on_stdout(run, checkpoint, scan):
+    result = run(
+        scan,
+        "--checkpoint",
+        checkpoint,
+        "--slices",
+        4,
+        "--rounds",
+        2,
+        "--quick",
+        "--json",
+        "--out",
+        "found.json",
+    )
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["conditions"]["shape"] == [4, 40, 36]
+    assert found["conditions"]["rounds"] == 2
+    assert found["conditions"]["reading_s"] > 0
+    (network,) = found["networks"]
+    assert network["name"] == "organs"
+    assert network["trained"]
+    assert network["ways"][0]["ratio"]["median"] == 1
+    assert json.loads(Path("found.json").read_text()) == found
+    assert str(scan.parent) not in result.stdout
+    assert "--overwrite" in error_line(run("--quick", "--out", "found.json"))
+
+
+def test_tables_tell_ways_machine_and_what_was_left_out(run, checkpoint, scan):
+    result = run(
+        scan, "-c", checkpoint, "--variant", "testing", "--img-size", 32, "--quick", "--plot", "plots"
+    )
+    assert result.exit_code == 0, result.stderr
+    text = result.stdout
+    assert "plain procedure, float32" in text
+    assert "card, PyTorch, float32" in text
+    assert "organs (testing, trained)" in text
+    assert "testing (testing, random weights)" in text
+    assert "Left out: card, OpenVINO, int8: " in text
+    assert "off this line by" in text
+    assert "where the time goes" in text
+    assert f"torch {torch.__version__}" in text
+    for name in ("time-against-slices.svg", "throughput-against-batch.svg"):
+        assert f"Drawn: plots/{name}" in result.stderr
+    assert "--overwrite" in error_line(run("--quick", "--plot", "plots"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("missing.nii.gz",), "missing.nii.gz"),
+        (("--checkpoint", "nobody"), "nobody"),
+        (("--variant", "R51-ViT"), "R51-ViT"),
+        (("--img-size", "12x3x4"), "image size"),
+        (("--img-size", "100"), "100"),
+        (("--device", "abacus"), "abacus"),
+        (("--rounds", "0"), "rounds"),
+        (("--slices", "0"), "slices"),
+        (("--out", "nowhere/found.json"), "nowhere"),
+    ],
+)
+def test_bad_usage_is_one_line_and_status_2(run, arguments, words):
+    assert words in error_line(run("--quick", *arguments))
+
+
+def test_a_file_is_no_folder_for_plots(run, scan):
+    assert "folder" in error_line(run("--quick", "--plot", scan))
+    assert np.isfinite(read_volume(scan).data).all()
+
+
+def test_without_a_shipped_checkpoint_a_network_is_asked_for(run, monkeypatch):
+    monkeypatch.setattr("napari_transunet.checkpoints.catalogue.shipped_folder", lambda: None)
+    assert "--variant" in error_line(run("--quick"))
