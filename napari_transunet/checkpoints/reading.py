@@ -186,7 +186,7 @@ class StoredTensors:
                     info = self.tensors[key]
                     dtype = _dtype_of(info, self.path.name)
                     raw = torch.empty(math.prod(info.shape) * dtype.itemsize, dtype=torch.uint8)
-                    view = memoryview(raw.numpy())
+                    view = raw.numpy().data
                     if not _fill(file, view):
                         raise _changed(self.path)
                     second.submit(digest.update, view)
