@@ -11,6 +11,7 @@ pydicom reads the whole file.
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 import threading
@@ -26,13 +27,8 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import (
-    UID,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    RLELossless,
-    generate_uid,
-)
+from pydicom.encaps import generate_frames
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless, generate_uid
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.volumes.dicom_headers import (
@@ -43,11 +39,10 @@ from napari_transunet.volumes.dicom_headers import (
     damage_named,
     damage_named_in_thread,
 )
+from napari_transunet.volumes.jpeg_headers import Packed, checked_image
 from napari_transunet.volumes.limits import checked_size, native
 
 _SECONDARY_CAPTURE = UID("1.2.840.10008.5.1.4.1.1.7")
-_MULTIFRAME_WORD = UID("1.2.840.10008.5.1.4.1.1.7.3")
-_MULTIFRAME_BYTE = UID("1.2.840.10008.5.1.4.1.1.7.2")
 
 # More gain nothing: the memory's bandwidth is shared, and each holds an image.
 _MAX_THREADS = 8
@@ -164,7 +159,10 @@ class _Unpacker:
             return whole
         with damage_named_in_thread(_damaged(header)):
             head = self._head(header, place.syntax)
-        return [partial(self._packed, header, head, images[plane.index], plane, dtype) for plane in planes]
+        return [
+            partial(self._packed, header, place.syntax, head, images[plane.index], plane, dtype)
+            for plane in planes
+        ]
 
     def _whole(self, header: Header, planes: Sequence[Plane], dtype: np.dtype[Any]) -> None:
         pixels = _read_whole(header, dtype, self._max_bytes)
@@ -172,19 +170,18 @@ class _Unpacker:
             plane.put(pixels[plane.index])
 
     def _packed(
-        self, header: Header, head: bytes, pieces: _Pieces, plane: Plane, dtype: np.dtype[Any]
+        self, header: Header, syntax: UID, head: bytes, pieces: _Pieces, plane: Plane, dtype: np.dtype[Any]
     ) -> None:
         with damage_named_in_thread(_damaged(header)):
-            value = _encapsulated(header.path, pieces)
+            image = _joined(header.path, pieces)
             if not head:
-                bare = _bare(header.dataset, RLELossless, several=False)
-                bare.PixelData = value
+                bare = _bare(header.dataset, RLELossless)
+                bare.PixelData = b"".join(_encapsulated(image))
                 bare["PixelData"].VR = "OB"
                 pixels = bare.pixel_array
             else:
-                path = self._folder / f"{threading.get_ident()}.dcm"
-                path.write_bytes(b"".join((head, _PACKED_PIXELS, value)))
-                pixels = _read_with_gdcm(path)
+                image = checked_image(image, _promised(header, syntax))
+                pixels = _read_with_gdcm(self._folder, head, image)
         plane.put(_checked(header, pixels, header.size, dtype))
 
     def _head(self, header: Header, syntax: UID) -> bytes:
@@ -193,9 +190,7 @@ class _Unpacker:
             return b""
         key = (syntax, *(str(header.dataset.get(name)) for name in PACKING))
         if key not in self._heads:
-            path = self._folder / "head.dcm"
-            _bare(header.dataset, syntax, several=False).save_as(path, enforce_file_format=True)
-            self._heads[key] = path.read_bytes()
+            self._heads[key] = _gdcm_head(self._folder, header.dataset, syntax)
         return self._heads[key]
 
 
@@ -265,14 +260,21 @@ def _images(header: Header, place: PixelPlace) -> list[_Pieces] | None:
     return [[piece] for piece in pieces] if len(pieces) == header.frames else None
 
 
-def _encapsulated(path: Path, pieces: _Pieces) -> bytes:
-    """The value of PixelData that holds one image, of these pieces of a file."""
-    parts = [_ITEM, b"\0\0\0\0"]
+def _joined(path: Path, pieces: _Pieces) -> bytes:
+    """One packed image, of its pieces in a file."""
+    parts = []
     with path.open("rb") as file:
         for offset, length in pieces:
             file.seek(offset)
-            parts += [_ITEM, length.to_bytes(4, "little"), file.read(length)]
-    return b"".join((*parts, _DELIMITER))
+            parts.append(file.read(length))
+    return b"".join(parts)
+
+
+def _encapsulated(image: bytes) -> tuple[bytes, ...]:
+    """The value of PixelData that holds one packed image in one piece, in parts."""
+    padding = b"\0" * (len(image) % 2)
+    length = (len(image) + len(padding)).to_bytes(4, "little")
+    return (_ITEM, b"\0\0\0\0", _ITEM, length, image, padding, _DELIMITER)
 
 
 def read_pixels(header: Header, max_bytes: int | None) -> npt.NDArray[Any]:
@@ -300,7 +302,7 @@ def _read_whole(header: Header, dtype: np.dtype[Any], max_bytes: int | None) -> 
             raise VolumeError(f"{header.path.name} has no pixel data; it is truncated, copy it again.")
         syntax = _transfer_syntax(dataset)
         if syntax.is_compressed and syntax != RLELossless and not syntax.is_deflated:
-            pixels = _decode_with_gdcm(dataset, syntax)
+            pixels = _decode_with_gdcm(header, dataset, syntax)
         else:
             pixels = dataset.pixel_array
     return _checked(header, pixels, expected, dtype)
@@ -328,36 +330,52 @@ def _transfer_syntax(dataset: Dataset) -> UID:
     return guess
 
 
-def _decode_with_gdcm(dataset: Dataset, syntax: UID) -> npt.NDArray[Any]:
-    bare = _bare(dataset, syntax, several=int(dataset.get("NumberOfFrames") or 1) > 1)
-    bare.add(dataset["PixelData"])
-    with tempfile.TemporaryDirectory(prefix="napari-transunet-") as folder:
-        path = Path(folder) / "pixels.dcm"
-        bare.save_as(path, enforce_file_format=True)
-        return _read_with_gdcm(path)
+def _decode_with_gdcm(header: Header, dataset: Dataset, syntax: UID) -> npt.NDArray[Any]:
+    promised = _promised(header, syntax)
+    with tempfile.TemporaryDirectory(prefix="napari-transunet-") as name:
+        folder = Path(name)
+        head = _gdcm_head(folder, dataset, syntax)
+        images = generate_frames(dataset.PixelData, number_of_frames=header.frames)
+        # One more than there should be tells that the header is wrong.
+        some = itertools.islice(images, header.frames + 1)
+        return np.stack([_read_with_gdcm(folder, head, checked_image(image, promised)) for image in some])
 
 
-def _read_with_gdcm(path: Path) -> npt.NDArray[Any]:
+def _promised(header: Header, syntax: UID) -> Packed:
+    """What the header says of each packed image."""
+    names = ("SamplesPerPixel", "BitsAllocated", "BitsStored")
+    samples, allocated, stored = (int(header.dataset.get(name) or 1) for name in names)
+    return Packed(syntax, *header.size, samples, allocated, stored)
+
+
+def _gdcm_head(folder: Path, dataset: Dataset, syntax: UID) -> bytes:
+    """The file of one packed image that GDCM is to read, up to its pixels."""
+    path = folder / "head.dcm"
+    _bare(dataset, syntax).save_as(path, enforce_file_format=True)
+    return path.read_bytes()
+
+
+def _read_with_gdcm(folder: Path, head: bytes, image: bytes) -> npt.NDArray[Any]:
     import SimpleITK
 
+    path = folder / f"{threading.get_ident()}.dcm"
+    path.write_bytes(b"".join((head, _PACKED_PIXELS, *_encapsulated(image))))
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))
     return np.asarray(SimpleITK.GetArrayFromImage(reader.Execute()))
 
 
-def _bare(dataset: Dataset, syntax: UID, *, several: bool) -> Dataset:
-    """A data set that says how pixels are packed, and nothing else."""
+def _bare(dataset: Dataset, syntax: UID) -> Dataset:
+    """A data set that says how one image is packed, and nothing else."""
     bare = Dataset()
     for name in PACKING:
-        if dataset.get(name) is not None and (several or name != "NumberOfFrames"):
+        if dataset.get(name) is not None and name != "NumberOfFrames":
             setattr(bare, name, dataset.get(name))
-    words = int(dataset.get("BitsAllocated") or 16) > 8
-    kind = (_MULTIFRAME_WORD if words else _MULTIFRAME_BYTE) if several else _SECONDARY_CAPTURE
-    bare.SOPClassUID, bare.SOPInstanceUID = kind, generate_uid()
+    bare.SOPClassUID, bare.SOPInstanceUID = _SECONDARY_CAPTURE, generate_uid()
     bare.Modality = "OT"
     bare.file_meta = FileMetaDataset()
     bare.file_meta.TransferSyntaxUID = syntax
-    bare.file_meta.MediaStorageSOPClassUID = kind
+    bare.file_meta.MediaStorageSOPClassUID = bare.SOPClassUID
     bare.file_meta.MediaStorageSOPInstanceUID = bare.SOPInstanceUID
     return bare
