@@ -82,7 +82,7 @@ def predicted(
         along = np.moveaxis(total, source.orientation.slice_axis + 1, 1)
         for begin in range(0, len(source), 32):
             indices = range(begin, min(begin + 32, len(source)))
-            images = source.resize.forward(source.planes(indices).to(device)).expand(-1, 3, -1, -1)
+            images = source.images(indices).expand(-1, 3, -1, -1)
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 logits = net(images.contiguous(memory_format=torch.channels_last))
             shares = source.resize.inverse(logits.float()).softmax(1).cpu().numpy()

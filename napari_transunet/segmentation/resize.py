@@ -6,7 +6,7 @@ sizes alone. They are made once a volume, in float64 on the CPU, and applied to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Matrix = npt.NDArray[np.float64]
 Size = tuple[int, int]
+Box = tuple[slice, slice]
 
 _EDGE = 1e-6  # pixels by which a sample may miss a grid's edge through rounding and still count as inside
 
@@ -35,7 +36,7 @@ class Resize:
         (H, h) and (W, w) float32 matrices that lead to the network. A row of zeros is padding: its pixels become
         0, the low end of the window.
     back_rows, back_columns
-        (h, H) and (w, W) float32 matrices that lead back.
+        (h, H) and (w, W) float32 matrices that lead back: every row is a mean of at most two neighbours, or zeros.
     """
 
     rows: Tensor
@@ -70,16 +71,87 @@ class Resize:
         """The most likely class of every pixel of the slices: (B, classes, H, W) -> (B, h, w).
 
         uint8, or int32 above 255 classes. It is `inverse(logits).argmax(dim=1)`, one class at a time: logits at
-        the slices' size would grow with the classes, and PyTorch's argmax across planes is slow on the CPU.
+        the slices' size would grow with the classes, and PyTorch's argmax across planes is slow on the CPU. There a
+        class is brought back only where it can be the most likely one at all.
         """
-        best = self.inverse(logits[:, 0])
         dtype = torch.uint8 if logits.shape[1] <= 255 else torch.int32
+        if logits.device.type == "cpu":
+            return torch.stack([self._labels_where_possible(each, dtype) for each in logits])
+        best = self.inverse(logits[:, 0])
         labels = torch.zeros(best.shape, dtype=dtype, device=best.device)
         for label in range(1, logits.shape[1]):
             plane = self.inverse(logits[:, label])
             labels.masked_fill_(plane > best, label)
             torch.maximum(best, plane, out=best)
         return labels
+
+    def _labels_where_possible(self, logits: Tensor, dtype: torch.dtype) -> Tensor:
+        """The same of one slice: (classes, H, W) -> (h, w)."""
+        labels = torch.zeros(self.shape, dtype=dtype)
+        boxes = {}
+        for label, cells in enumerate(_boxes(logits)):
+            if label and cells is not None and (box := self._pixels_of(cells)) is not None:
+                boxes[label] = box
+        if not boxes:
+            return labels
+        top, bottom = min(box[0].start for box in boxes.values()), max(box[0].stop for box in boxes.values())
+        left, right = min(box[1].start for box in boxes.values()), max(box[1].stop for box in boxes.values())
+        best = self._part(logits[0], (slice(top, bottom), slice(left, right)))
+        for label, (rows, columns) in boxes.items():
+            plane = self._part(logits[label], (rows, columns))
+            before = best[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+            labels[rows, columns].masked_fill_(plane > before, label)
+            torch.maximum(before, plane, out=before)
+        return labels
+
+    def _part(self, plane: Tensor, box: Box) -> Tensor:
+        """`inverse` of one plane (H, W), in a box of the slice's pixels alone."""
+        return self.back_rows[box[0]] @ plane @ self.back_columns[box[1]].mT
+
+    def _pixels_of(self, cells: Box) -> Box | None:
+        """The slice's pixels that lie in these cells between the network's pixels; None where none does."""
+        rows = _reached(self.back_rows, cells[0])
+        columns = _reached(self.back_columns, cells[1])
+        return None if rows is None or columns is None else (rows, columns)
+
+
+def _boxes(logits: Tensor) -> list[Box | None]:
+    """Of each class of (classes, H, W), the cells within which it can be the most likely one; None where in none.
+
+    Between four pixels every class lies between the least and the greatest of its four logits, so it cannot win in a
+    cell where its greatest is below the least of another. A box is (rows, columns); cell i lies between the pixels i
+    and i + 1.
+    """
+    most, least = _over_cells(logits, torch.maximum), _over_cells(logits, torch.minimum)
+    # A hair's breadth for what rounding does to sums of products.
+    beaten = least.amax(dim=0) - 1e-4 * logits.abs().amax()
+    possible = most >= beaten
+    spans = []
+    for axis in (2, 1):
+        along = possible.any(dim=axis).int()
+        first = along.argmax(dim=1)
+        last = along.shape[1] - along.flip(1).argmax(dim=1)
+        spans.append(list(zip(first.tolist(), last.tolist(), strict=True)))
+    somewhere = possible.flatten(1).any(dim=1).tolist()
+    return [
+        (slice(*rows), slice(*columns)) if there else None
+        for there, rows, columns in zip(somewhere, *spans, strict=True)
+    ]
+
+
+def _over_cells(planes: Tensor, pick: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """`pick` of the four corners of every cell: (..., H, W) -> (..., H − 1, W − 1), at least 1×1."""
+    for axis in (-1, -2):
+        size = planes.shape[axis]
+        if size > 1:
+            planes = pick(planes.narrow(axis, 0, size - 1), planes.narrow(axis, 1, size - 1))
+    return planes
+
+
+def _reached(back: Tensor, cells: slice) -> slice | None:
+    """The rows of a (h, H) matrix that draw on pixels of these cells, and perhaps a few more beside them."""
+    drawn = (back[:, cells.start : cells.stop + 1] != 0).any(dim=1).nonzero()
+    return slice(int(drawn[0]), int(drawn[-1]) + 1) if len(drawn) else None
 
 
 def make_resize(

@@ -34,6 +34,41 @@ AS_STORED = Reorientation((0, 1, 2), (False, False, False))
 
 
 @dataclass(frozen=True, eq=False)
+class SliceStack:
+    """A few scaled slices on the CPU, and which of them are the channels of which image.
+
+    Neighbouring slices share channels, so each is kept, and resized, once.
+
+    Attributes
+    ----------
+    planes
+        float32 (m, h, w), distinct slices.
+    channels
+        int64 (n, context): for each of n images, which of the planes its channels are.
+    """
+
+    planes: Tensor
+    channels: Tensor
+
+    def pick(self, positions: Sequence[int]) -> SliceStack:
+        """Only the images at these positions, and the planes that they need."""
+        needed, channels = self.channels[list(positions)].unique(return_inverse=True)
+        return SliceStack(self.planes[needed], channels)
+
+    def images(self, resize: Resize) -> Tensor:
+        """At the network's size: (n, context, H, W), where `resize` lies."""
+        device = resize.rows.device
+        return resize.forward(self.planes.to(device))[self.channels.to(device)]
+
+    def constants(self) -> list[tuple[float, ...] | None]:
+        """Of each image the channels' values, where each channel holds but one value; else None."""
+        low, high = self.planes.flatten(1).aminmax(dim=1)
+        constant = (low == high)[self.channels].all(dim=1).tolist()
+        values = low[self.channels].tolist()
+        return [tuple(value) if same else None for same, value in zip(constant, values, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
 class SliceSource:
     """Slices of a volume for the network, and the way back onto the volume's grid.
 
@@ -83,15 +118,21 @@ class SliceSource:
     def __len__(self) -> int:
         return self.data.shape[0]
 
-    def planes(self, indices: Sequence[int]) -> Tensor:
-        """Scaled slices on the CPU: float32 (len(indices), context, h, w).
+    def stack(self, indices: Sequence[int]) -> SliceStack:
+        """Scaled slices, with those around them that are channels too.
 
-        `indices` count along the volume's own axis. Only these slices are read and converted.
+        `indices` count along the volume's own axis. Only these slices are read and converted, each once.
         """
         own = [self.orientation.original_index(index, self._shape) for index in indices]
         around = range(-(self.context // 2), self.context // 2 + 1)
         wanted = np.clip(np.add.outer(own, around), 0, len(self) - 1)
-        return self.scaling.apply(torch.from_numpy(self.data[wanted].astype(np.float32)))
+        distinct, channels = np.unique(wanted, return_inverse=True)
+        planes = self.scaling.apply(torch.from_numpy(self.data[distinct].astype(np.float32)))
+        return SliceStack(planes, torch.from_numpy(channels.reshape(wanted.shape)))
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """What the network is given for these slices: float32 (len(indices), context, H, W), where the resize lies."""
+        return self.stack(indices).images(self.resize)
 
     def to_volume(self, plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """A (h, w) plane of `data` as a plane of the volume's array, across its `slice_axis`; a view."""
