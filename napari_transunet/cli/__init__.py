@@ -14,6 +14,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from napari_transunet import __version__
+from napari_transunet.cli.benchmark import benchmark
+from napari_transunet.cli.calibrating import calibrate
 from napari_transunet.cli.checkpoints import inspect, variants
 from napari_transunet.cli.comparing import evaluate
 from napari_transunet.cli.converting import convert
@@ -73,6 +75,6 @@ def _start(
         typer.echo(context.get_help())
 
 
-for _command in (demo, segment, inspect, variants, convert, train, evaluate):
+for _command in (demo, segment, inspect, variants, convert, train, calibrate, evaluate, benchmark):
     app.command()(_command)
 app.add_typer(sessions, name="sessions")

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from napari_transunet.volumes.volume import Volume
 
 Pipeline = Literal["card", "paper"]
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+Backend = Literal["auto", "torch", "openvino"]
 
 
 @dataclass
@@ -69,6 +70,10 @@ def segment(
     ] = "card",
     device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N|mps")] = "auto",
     precision: Annotated[Precision, typer.Option("--precision", help="Arithmetic of the network.")] = "auto",
+    backend: Annotated[
+        Backend,
+        typer.Option("--backend", help="What runs the network; OpenVINO on the CPU, where installed."),
+    ] = "auto",
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", metavar="N", min=1, help="Slices at a time.")
     ] = None,
@@ -120,6 +125,7 @@ def segment(
         pipeline=pipeline,
         device=device,
         precision=precision,
+        backend=backend,
         batch_size=batch_size,
         planes=None if planes is None else one_or_three(planes, "--planes"),
         flips=flips,

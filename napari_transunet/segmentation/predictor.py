@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
@@ -15,19 +15,26 @@ import torch
 
 from napari_transunet.checkpoints.card import ModelCard, default_card
 from napari_transunet.checkpoints.loading import Checkpoint
-from napari_transunet.errors import InputError, TransUNetError
+from napari_transunet.checkpoints.ranges import ActivationRanges, ranges_beside
+from napari_transunet.errors import CheckpointError, InputError, TransUNetError
 from napari_transunet.files import available_memory
 from napari_transunet.model.inference import InferenceTransUNet
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.segmentation.augmentation import check_three_planes, mean_over_mirrors
+from napari_transunet.segmentation.backends import (
+    Backend,
+    BackendChoice,
+    make_network,
+    resolve_arithmetic,
+    resolve_backend,
+)
 from napari_transunet.segmentation.devices import (
     free_cached_memory,
     is_out_of_memory,
     resolve_device,
-    resolve_precision,
 )
 from napari_transunet.segmentation.schedule import nearest_first, outward
-from napari_transunet.segmentation.slices import PLANES, SliceSource, as_volume, orientation_for
+from napari_transunet.segmentation.slices import PLANES, SliceSource, SliceStack, as_volume, orientation_for
 from napari_transunet.segmentation.uncertainty import (
     SliceUncertainty,
     inside_of,
@@ -46,6 +53,9 @@ _log = logging.getLogger(__name__)
 
 _BATCH_PIXELS = {"cpu": 4 * 224 * 224, "mps": 8 * 224 * 224, "cuda": 32 * 224 * 224}
 """Pixels of a batch by default. On the CPU more gains nothing and would only be longer to cancel."""
+
+_OPENVINO_BATCH_PIXELS = 2 * 224 * 224
+"""The same for OpenVINO, which gains little beyond and fills a first slice up to a whole batch."""
 
 _KNOWN_PLANES = 8
 """Different slices of one value whose labels are kept: air, and whatever else a volume is padded with."""
@@ -89,8 +99,9 @@ class Predictor:
     device
         "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda", "cuda:N" or "mps".
     precision
-        "auto" (bfloat16 where it is fast, else float32; always float32 with the paper's pipeline), "float32",
-        "bfloat16", or "float16" on a GPU.
+        "auto" (8 bits where the checkpoint's activation ranges say that this gives float32's labels, else bfloat16
+        where it is fast, else float32; always float32 with the paper's pipeline), "float32", "bfloat16", "float16"
+        on a GPU, or "int8" with OpenVINO.
     pipeline
         "card" prepares slices as the model card says. "paper" is the published test procedure (Chen et al.,
         arXiv 2102.04306): CT window −125..275 HU, cubic-spline zoom, argmax, nearest zoom back, slices as stored.
@@ -103,10 +114,15 @@ class Predictor:
         card says.
     flips
         Average the probabilities of each slice with those of its three mirror images, which takes four times as long.
+    backend
+        What runs the network: "torch", "openvino" (the CPU alone), or "auto": OpenVINO on the CPU where it is
+        installed.
+    ranges
+        Activation ranges for 8 bits; by default those that lie beside the checkpoint's file.
 
     Attributes
     ----------
-    device, precision : `torch.device` and `torch.dtype` in use
+    device, precision, backend : `torch.device`, `torch.dtype` and name in use
     pipeline, batch_size : as given or chosen
     card : the model card in use
     planes, flips : how each slice is looked at
@@ -131,6 +147,8 @@ class Predictor:
         card: ModelCard | None = None,
         planes: int | None = None,
         flips: bool = False,
+        backend: BackendChoice = "auto",
+        ranges: ActivationRanges | None = None,
     ) -> None:
         if pipeline not in get_args(Pipeline):
             raise InputError(f"Unknown pipeline {pipeline!r}; choose one of {', '.join(get_args(Pipeline))}.")
@@ -151,14 +169,26 @@ class Predictor:
             raise InputError(f"The published procedure mirrors no slices; {_ONE_LOOK}.")
         self.flips = flips
         self.device = resolve_device(device)
-        reproduce = pipeline == "paper" and str(precision) == "auto"
-        self.precision = resolve_precision("float32" if reproduce else precision, self.device)
-        self.batch_size = batch_size or _default_batch(self.device, net.img_size)
+        self.backend = resolve_backend(backend, self.device)
+        if pipeline == "paper" and str(precision) == "auto":
+            precision = "float32"
+        if ranges is None and self.backend == "openvino" and self.checkpoint is not None:
+            ranges = _own_ranges(self.checkpoint, precision)
+        self.precision = resolve_arithmetic(precision, self.device, self.backend, ranges)
+        self.batch_size = batch_size or _default_batch(self.device, self.backend, net.img_size)
         self.labels_dtype = np.dtype(np.uint8 if net.num_classes <= 255 else np.uint16)
         self._size = net.img_size
         self._grid = net.grid
         self._variant = net.variant
-        self._network = InferenceTransUNet(net, device=self.device, dtype=self.precision)
+        self._net = net
+        self._network = make_network(
+            net,
+            self.backend,
+            device=self.device,
+            precision=self.precision,
+            batch=self.batch_size,
+            ranges=ranges,
+        )
 
     def slice_axis(self, volume: Volume | npt.NDArray[Any]) -> int:
         """The axis of the volume's array along which slices are taken: 0 unless the card wants them otherwise."""
@@ -279,13 +309,19 @@ class Predictor:
             raise OutOfMemoryError(message)
 
         def maps_of(indices: Sequence[int]) -> list[Tensor]:
-            images = source.resize.forward(source.planes(indices).to(self.device))
-            return [maps[0].float().cpu() for maps in self._network.attention_maps(images)]
+            return [maps[0].float().cpu() for maps in self._in_torch.attention_maps(source.images(indices))]
 
         found = self._if_it_fits(maps_of, [wanted])
         if found is None:
             raise OutOfMemoryError(message)
         return found
+
+    @cached_property
+    def _in_torch(self) -> InferenceTransUNet:
+        """The network as PyTorch runs it, which alone tells of attention."""
+        if isinstance(self._network, InferenceTransUNet):
+            return self._network
+        return InferenceTransUNet(self._net, device=self.device)
 
     def _accepted(self, volume: Volume | npt.NDArray[Any]) -> Volume | npt.NDArray[Any]:
         """A `Volume` as it is, anything else as a checked (z, y, x) array."""
@@ -431,12 +467,15 @@ class Predictor:
         A slice of one value (air, once clipped to the window) is the same input wherever it lies, so its labels
         are computed once a run and kept in `known`.
         """
-        planes = source.planes(indices)
-        keys = _keys(planes, indices)
+        stack = source.stack(indices)
+        keys = [
+            index if values is None else values
+            for index, values in zip(indices, stack.constants(), strict=True)
+        ]
         fresh = {key: position for position, key in enumerate(keys) if key not in known}
         answers = dict(known)
         if fresh:
-            computed = self._answers(planes[list(fresh.values())], source, inside, cancelled)
+            computed = self._answers(stack.pick(list(fresh.values())), source, inside, cancelled)
             answers.update(zip(fresh, computed, strict=True))
         for key in fresh:
             if isinstance(key, tuple) and len(known) < _KNOWN_PLANES:
@@ -449,13 +488,13 @@ class Predictor:
 
     def _answers(
         self,
-        planes: Tensor,
+        stack: SliceStack,
         source: SliceSource,
         inside: Tensor | None,
         cancelled: Callable[[], bool] | None,
     ) -> list[_Answer]:
-        """Scaled slices (B, channels, h, w) on the CPU -> of each, labels (h, w) and how unsure they are."""
-        logits = self._logits(planes, source, cancelled)
+        """Of each image, labels (h, w) and how unsure they are."""
+        logits = self._logits(stack, source, cancelled)
         labels = source.resize.labels(logits).cpu().numpy().astype(self.labels_dtype, copy=False)
         if inside is None:
             return [(plane, None) for plane in labels]
@@ -465,19 +504,19 @@ class Predictor:
         self, source: SliceSource, cancelled: Callable[[], bool] | None, indices: Sequence[int]
     ) -> list[npt.NDArray[np.float16]]:
         """Of each class, on each slice as it lies in the volume: (classes, …)."""
-        logits = source.resize.inverse(self._logits(source.planes(indices), source, cancelled))
+        logits = source.resize.inverse(self._logits(source.stack(indices), source, cancelled))
         shares = logits.softmax(dim=1).half().cpu().numpy()
         return [np.stack([source.to_volume(plane) for plane in share]) for share in shares]
 
     @torch.inference_mode()
     def _logits(
-        self, planes: Tensor, source: SliceSource, cancelled: Callable[[], bool] | None = None
+        self, stack: SliceStack, source: SliceSource, cancelled: Callable[[], bool] | None = None
     ) -> Tensor:
-        """Scaled slices (B, channels, h, w) on the CPU -> float32 logits (B, classes, H, W) on the device.
+        """Scaled slices on the CPU -> float32 logits (B, classes, H, W) on the device.
 
         With `flips`, the logarithm of the mean probabilities; `PredictionCancelled` once `cancelled` says so.
         """
-        images = source.resize.forward(planes.to(self.device))
+        images = stack.images(source.resize)
         logits = mean_over_mirrors(self._network, images, cancelled) if self.flips else self._network(images)
         if logits is None:
             raise PredictionCancelled("Cancelled between two looks at a batch.")
@@ -493,18 +532,6 @@ _Key = int | tuple[float, ...]
 _Answer = tuple[Labels, SliceUncertainty | None]
 
 
-def _keys(planes: Tensor, indices: Sequence[int]) -> list[_Key]:
-    """What tells the inputs (B, channels, h, w) apart: the channels' values where each holds but one, else the
-    index.
-    """
-    low, high = planes.flatten(2).aminmax(dim=2)
-    constant = (low == high).all(dim=1).tolist()
-    values = low.tolist()
-    return [
-        tuple(value) if same else index for same, value, index in zip(constant, values, indices, strict=True)
-    ]
-
-
 def _order(n: int, first: int | None, slices: Sequence[int] | None) -> Sequence[int]:
     if slices is None:
         return range(n) if first is None else outward(n, first)
@@ -515,8 +542,23 @@ def _order(n: int, first: int | None, slices: Sequence[int] | None) -> Sequence[
     return wanted if first is None else nearest_first(wanted, first)
 
 
-def _default_batch(device: torch.device, size: tuple[int, int]) -> int:
-    return max(1, _BATCH_PIXELS[device.type] // (size[0] * size[1]))
+def _own_ranges(checkpoint: Checkpoint, precision: str | torch.dtype) -> ActivationRanges | None:
+    """The activation ranges beside the checkpoint; unusable ones matter only to somebody who asks for 8 bits."""
+    wanted = str(precision).removeprefix("torch.")
+    if wanted not in ("auto", "int8"):
+        return None
+    try:
+        return ranges_beside(checkpoint.path, checkpoint.sha256)
+    except CheckpointError as error:
+        if wanted == "int8":
+            raise
+        _log.warning("8 bits are not used: %s", error)
+        return None
+
+
+def _default_batch(device: torch.device, backend: Backend, size: tuple[int, int]) -> int:
+    pixels = _OPENVINO_BATCH_PIXELS if backend == "openvino" else _BATCH_PIXELS[device.type]
+    return max(1, pixels // (size[0] * size[1]))
 
 
 def _planes(planes: int | None, card: ModelCard, pipeline: Pipeline) -> int:

@@ -32,9 +32,15 @@ class AdvancedOptions(QWidget):
         self._precision = ComboBox(
             name="precision",
             label="Precision",
-            choices=[("Automatic", "auto"), *((name, name) for name in ("float32", "bfloat16", "float16"))],
+            choices=[
+                ("Automatic", "auto"),
+                *((name, name) for name in ("float32", "bfloat16", "float16", "int8")),
+            ],
             value=precision,
-            tooltip="Automatic takes bfloat16 where the device is fast with it, float32 elsewhere.",
+            tooltip=(
+                "Automatic takes 8 bits (int8) on the processor where the checkpoint is prepared for it and\n"
+                "OpenVINO is installed, bfloat16 where the device is fast with it, and float32 elsewhere."
+            ),
         )
         sizes = sorted({*_BATCHES, *([batch_size] if batch_size else [])})
         self._batch = ComboBox(

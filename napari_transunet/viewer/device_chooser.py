@@ -14,7 +14,10 @@ from napari_transunet.viewer.wording import device_name
 
 @dataclass(frozen=True)
 class FoundDevice:
-    """A device as `Predictor` takes it, its text, and the precision "auto" means on it."""
+    """A device as `Predictor` takes it, its text, and the precision "auto" means on it.
+
+    On the CPU that depends on the checkpoint too, and `precision` is empty.
+    """
 
     name: str
     label: str
@@ -49,7 +52,8 @@ class DeviceChooser(QWidget):
         self._combo.clear()
         if devices:
             best = devices[0]
-            self._combo.addItem(f"Automatic ({device_name(best.name)}, {best.precision})", "auto")
+            told = ", ".join(filter(None, (device_name(best.name), best.precision)))
+            self._combo.addItem(f"Automatic ({told})", "auto")
         else:
             self._combo.addItem("Automatic", "auto")
         for device in devices:
@@ -77,7 +81,11 @@ def find_devices() -> list[FoundDevice]:
         FoundDevice(
             name=device.name,
             label=device.label,
-            precision=str(resolve_precision("auto", resolve_device(device.name))).removeprefix("torch."),
+            precision=(
+                ""
+                if device.name == "cpu"
+                else str(resolve_precision("auto", resolve_device(device.name))).removeprefix("torch.")
+            ),
         )
         for device in available_devices()
     ]

@@ -31,7 +31,7 @@ def test_the_prepared_network_attends_as_the_trained_one(hybrid):
     predictor = Predictor(hybrid, device="cpu", precision="float32")
     volume = _volume()
     source = predictor.slice_source(volume)
-    images = source.resize.forward(source.planes([7]))
+    images = source.images([7])
     with torch.inference_mode():
         expected = hybrid.attention_maps(images)
     found = predictor.attention(volume, 7)
@@ -109,6 +109,6 @@ def test_maps_that_the_memory_does_not_hold_are_refused(plain, monkeypatch):
         raise RuntimeError("CUDA out of memory")
 
     monkeypatch.setattr(predictor_module, "available_memory", lambda: 2 * needed)
-    predictor._network.attention_maps = full
+    predictor._in_torch.attention_maps = full
     with pytest.raises(OutOfMemoryError, match="smaller image size"):
         predictor.attention(volume, 0)

@@ -50,7 +50,7 @@ def volume(data: Array, geometry: Geometry | None = None, modality: str | None =
 
 
 def on_cpu(net: TransUNet, **options: Any) -> Predictor:
-    return Predictor(net, device="cpu", **{"precision": "float32", **options})
+    return Predictor(net, device="cpu", **{"precision": "float32", "backend": "torch", **options})
 
 
 class Calls:
@@ -414,7 +414,7 @@ def test_arrays_that_are_no_volumes(plain: TransUNet, array: Array, sentence: st
         ({"pipeline": "magic"}, "pipeline 'magic'; choose one of card, paper"),
         ({"batch_size": 0}, "at least 1, not 0"),
         ({"device": "tpu"}, "device 'tpu'; choose one of auto, cpu, cuda"),
-        ({"device": "cpu", "precision": "int8"}, "precision 'int8'; choose one of auto, float32"),
+        ({"device": "cpu", "precision": "int4"}, "precision 'int4'; choose one of auto, float32"),
     ],
 )
 def test_options_that_do_not_exist(plain: TransUNet, options: dict[str, Any], sentence: str) -> None:

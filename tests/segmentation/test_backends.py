@@ -1,0 +1,164 @@
+"""One network, whatever runs it: OpenVINO says what PyTorch says, in every arithmetic."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from napari_transunet.checkpoints.ranges import ActivationRanges, Agreement
+from napari_transunet.errors import InputError
+from napari_transunet.model.inference import InferenceTransUNet
+from napari_transunet.model.transunet import TransUNet
+from napari_transunet.model.variants import Variant
+from napari_transunet.segmentation import backends
+from napari_transunet.segmentation.backends import has_openvino, resolve_arithmetic, resolve_backend
+from napari_transunet.segmentation.calibration import observe_ranges
+from napari_transunet.segmentation.predictor import Predictor
+from tests.references import relative_error
+
+CPU = torch.device("cpu")
+needs_openvino = pytest.mark.skipif(not has_openvino(), reason="openvino is not installed")
+
+HYBRID = Variant("small hybrid", 16, 24, 48, 2, 2, hybrid=True)
+PLAIN = Variant("small plain", 16, 24, 48, 2, 2)
+COARSE = Variant("coarse plain", 32, 24, 48, 2, 1)
+ODD = Variant("patches of 14", 14, 20, 40, 2, 1)
+
+
+def network(variant: Variant, size: int | tuple[int, int], classes: int = 4, **options: Any) -> TransUNet:
+    torch.manual_seed(3)
+    net = TransUNet(variant, classes, size, **options).eval()
+    for module in net.modules():  # as after a training: nothing is 0 or 1 any more
+        if isinstance(module, torch.nn.GroupNorm | torch.nn.LayerNorm | torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.2)
+        if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(std=0.2)
+            module.running_var.uniform_(0.5, 1.5)
+    torch.nn.init.normal_(net.transformer.embeddings.position_embeddings, std=0.1)
+    return net
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    ("variant", "size", "options"),
+    [
+        (HYBRID, 64, {}),
+        (HYBRID, (48, 80), {}),
+        (HYBRID, 64, {"n_skip": 1}),
+        (HYBRID, 64, {"n_skip": 0}),
+        (PLAIN, (32, 64), {}),
+        (COARSE, 64, {}),
+        (ODD, (56, 84), {}),
+    ],
+)
+@torch.inference_mode()
+def test_openvino_gives_the_logits_of_pytorch(variant: Variant, size: Any, options: dict[str, Any]) -> None:
+    from napari_transunet.segmentation.openvino_network import OpenVINONetwork
+
+    net = network(variant, size, **options)
+    images = torch.rand(3, 1, *net.img_size)
+    expected = net(images)
+    # Two at a time, so that one batch is filled up.
+    assert relative_error(OpenVINONetwork(net, torch.float32, 2)(images), expected) < 1e-4
+    assert relative_error(OpenVINONetwork(net, torch.bfloat16, 2)(images), expected) < 0.05
+
+
+@needs_openvino
+@torch.inference_mode()
+def test_8_bits_are_near_and_weights_are_left_alone() -> None:
+    from napari_transunet.segmentation.openvino_network import OpenVINONetwork
+
+    net = network(HYBRID, 64)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    volume = np.random.default_rng(0).integers(-125, 275, (4, 64, 64)).astype(np.int16)
+    ranges = observe_ranges(net, [volume])
+    source = Predictor(net, device="cpu", backend="torch", precision="float32").slice_source(volume)
+    images = source.images(range(4))
+    expected = InferenceTransUNet(net)(images)
+    rounded = OpenVINONetwork(net, torch.int8, 2, ranges.layers)(images)
+    assert 1e-4 < relative_error(rounded, expected) < 0.15
+    # Ranges that cut everything off must be seen in the result: they are really used.
+    narrow = dict.fromkeys(ranges.layers, (0.0, 1e-3))
+    assert relative_error(OpenVINONetwork(net, torch.int8, 2, narrow)(images), expected) > 0.3
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+@needs_openvino
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_a_slice_is_the_same_in_any_batch(precision: str) -> None:
+    net = network(HYBRID, 64)
+    volume = np.random.default_rng(1).integers(-125, 275, (7, 64, 64)).astype(np.int16)
+    ranges = observe_ranges(net, [volume])
+    predictor = Predictor(
+        net, device="cpu", precision=precision, backend="openvino", ranges=ranges, batch_size=3
+    )
+    whole = predictor.predict(volume)
+    assert len(np.unique(whole)) > 1
+    for index, plane in predictor.iter_slices(volume, slices=[5, 2, 0, 6]):
+        np.testing.assert_array_equal(plane, whole[index])
+    again = Predictor(net, device="cpu", precision=precision, backend="openvino", ranges=ranges, batch_size=3)
+    np.testing.assert_array_equal(again.predict(volume), whole)
+
+
+@needs_openvino
+def test_labels_of_both_backends_agree() -> None:
+    net = network(HYBRID, 64)
+    volume = np.random.default_rng(2).integers(-125, 275, (5, 100, 90)).astype(np.int16)
+    first, second = (
+        Predictor(net, device="cpu", precision="float32", backend=backend)
+        for backend in ("torch", "openvino")
+    )
+    assert (first.backend, second.backend) == ("torch", "openvino")
+    assert (first.predict(volume) == second.predict(volume)).mean() > 0.999
+
+
+@needs_openvino
+def test_attention_does_not_depend_on_the_backend() -> None:
+    net = network(HYBRID, 64)
+    volume = np.random.default_rng(2).integers(-125, 275, (2, 64, 64)).astype(np.int16)
+    maps = [
+        Predictor(net, device="cpu", precision="float32", backend=backend).attention(volume, 1)
+        for backend in ("torch", "openvino")
+    ]
+    for one, other in zip(*maps, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def ranges_with(labels: float | None) -> ActivationRanges:
+    agreement = None if labels is None else Agreement(labels=labels, dice={1: labels})
+    return ActivationRanges(layers={"a": (0, 1)}, slices=1, agreement=agreement)
+
+
+@needs_openvino
+def test_8_bits_are_used_unasked_only_where_labels_are_known_to_agree() -> None:
+    assert resolve_arithmetic("auto", CPU, "openvino", ranges_with(0.999)) == torch.int8
+    for ranges in (None, ranges_with(None), ranges_with(0.99)):
+        assert resolve_arithmetic("auto", CPU, "openvino", ranges) != torch.int8
+    assert resolve_arithmetic("auto", CPU, "torch", ranges_with(0.999)) != torch.int8
+    assert resolve_arithmetic("float32", CPU, "openvino", ranges_with(0.999)) == torch.float32
+    assert resolve_arithmetic("int8", CPU, "openvino", ranges_with(0.9)) == torch.int8
+
+
+def test_what_is_not_possible_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="Unknown backend 'tpu'"):
+        resolve_backend("tpu", CPU)
+    with pytest.raises(InputError, match="OpenVINO runs on the CPU here, not on cuda:0"):
+        resolve_backend("openvino", torch.device("cuda", 0))
+    with pytest.raises(InputError, match="needs OpenVINO"):
+        resolve_arithmetic("int8", CPU, "torch", ranges_with(1))
+    with pytest.raises(InputError, match="activation ranges; make them with"):
+        resolve_arithmetic("int8", CPU, "openvino", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert not backends.has_openvino()
+    assert resolve_backend("auto", CPU) == "torch"
+    with pytest.raises(InputError, match="OpenVINO is not installed; pip install"):
+        resolve_backend("openvino", CPU)
+    assert resolve_backend("auto", torch.device("cuda", 0)) == "torch"
