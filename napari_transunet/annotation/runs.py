@@ -24,6 +24,8 @@ class RunRecord:
         Slices written and slices asked for; fewer written than asked for means the run was stopped.
     first_slice, last_slice, axis
         The range that was asked for, and the array axis along which it lies; None where nobody said.
+    backend, planes, flips
+        What ran the network, and how often it looked at each slice, as the predictor says.
     """
 
     checkpoint: str
@@ -39,6 +41,9 @@ class RunRecord:
     first_slice: int | None = None
     last_slice: int | None = None
     axis: int = 0
+    backend: str = "torch"
+    planes: int = 1
+    flips: bool = False
 
     @property
     def complete(self) -> bool:

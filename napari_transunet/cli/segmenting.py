@@ -282,17 +282,26 @@ def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrit
         seconds=round(seconds, 2),
         slices=slices,
         total=slices,
+        backend=predictor.backend,
+        planes=predictor.planes,
+        flips=predictor.flips,
     )
     names = predictor.card.label_set()
     # The newest run's fields lie at the top too, where a reader of the header looks for them.
-    top = ("checkpoint", "sha256", "variant", "pipeline", "device", "precision", "date")
+    top = (
+        "checkpoint",
+        "sha256",
+        "variant",
+        "pipeline",
+        "device",
+        "precision",
+        "backend",
+        "planes",
+        "flips",
+        "date",
+    )
     run = asdict(record)
-    provenance = {key: run[key] for key in top} | {
-        "planes": predictor.planes,
-        "flips": predictor.flips,
-        "version": __version__,
-        "runs": [run],
-    }
+    provenance = {key: run[key] for key in top} | {"version": __version__, "runs": [run]}
     written = write_labels(target, labels, volume, names, provenance=provenance, overwrite=overwrite)
 
     voxel_ml = math.prod(volume.geometry.spacing) / 1000

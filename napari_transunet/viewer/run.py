@@ -148,6 +148,9 @@ class _Channel:
         self.between: tuple[int, int] | None = request.between
         self.device = ""
         self.precision = ""
+        self.backend = ""
+        self.planes = 1
+        self.flips = False
         self.error: Exception | None = None
         self.ended = threading.Event()
 
@@ -182,6 +185,7 @@ def _work(channel: _Channel) -> Generator[None, None, None]:
             str(predictor.device),
             str(predictor.precision).removeprefix("torch."),
         )
+        channel.backend, channel.planes, channel.flips = predictor.backend, predictor.planes, predictor.flips
         channel.img_size = predictor.card.img_size
         channel.axis = int(predictor.slice_axis(volume))
         channel.first = channel.position[channel.axis]
@@ -433,6 +437,9 @@ class SegmentationRun(QObject):
                 first_slice=first,
                 last_slice=last,
                 axis=channel.axis,
+                backend=channel.backend,
+                planes=channel.planes,
+                flips=channel.flips,
             )
         return RunOutcome(
             kind=kind,
