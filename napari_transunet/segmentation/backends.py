@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import logging
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import torch
@@ -21,6 +23,9 @@ Backend = Literal["torch", "openvino"]
 BackendChoice = Literal["auto", "torch", "openvino"]
 
 _INSTALL = 'pip install "napari-transunet[openvino]"'
+
+
+_log = logging.getLogger(__name__)
 
 
 class Network(Protocol):
@@ -47,13 +52,23 @@ def resolve_backend(name: str, device: torch.device) -> Backend:
     if name == "openvino" and not has_openvino():
         raise InputError(f"OpenVINO is not installed; {_INSTALL}, or choose backend 'torch'.")
     if name == "auto":
-        return "openvino" if device.type == "cpu" and has_openvino() else "torch"
+        return "openvino" if device.type == "cpu" and has_openvino() and _imports() else "torch"
     return "torch" if name == "torch" else "openvino"
 
 
 def has_openvino() -> bool:
     """Whether OpenVINO is installed. It is not imported."""
     return importlib.util.find_spec("openvino") is not None
+
+
+def _imports() -> bool:
+    """Whether OpenVINO can be imported; where it is broken, PyTorch takes its place."""
+    try:
+        importlib.import_module("openvino")
+    except (ImportError, OSError) as error:
+        _log.warning("OpenVINO is not used, since it cannot be imported: %s", error)
+        return False
+    return True
 
 
 def resolve_arithmetic(

@@ -116,7 +116,7 @@ class Predictor:
         Average the probabilities of each slice with those of its three mirror images, which takes four times as long.
     backend
         What runs the network: "torch", "openvino" (the CPU alone), or "auto": OpenVINO on the CPU where it is
-        installed.
+        installed, but for float32.
     ranges
         Activation ranges for 8 bits; by default those that lie beside the checkpoint's file.
 
@@ -175,6 +175,8 @@ class Predictor:
         if ranges is None and self.backend == "openvino" and self.checkpoint is not None:
             ranges = _own_ranges(self.checkpoint, precision)
         self.precision = resolve_arithmetic(precision, self.device, self.backend, ranges)
+        if backend == "auto" and self.precision == torch.float32:
+            self.backend = "torch"  # nearer to what was trained, and ready sooner; OpenVINO gains little here
         self.batch_size = batch_size or _default_batch(self.device, self.backend, net.img_size)
         self.labels_dtype = np.dtype(np.uint8 if net.num_classes <= 255 else np.uint16)
         self._size = net.img_size

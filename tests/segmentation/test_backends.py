@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from typing import Any
 
@@ -130,6 +131,20 @@ def test_attention_does_not_depend_on_the_backend() -> None:
     ]
     for one, other in zip(*maps, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@needs_openvino
+def test_float32_is_left_to_pytorch_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = network(HYBRID, 64)
+    assert Predictor(net, device="cpu", precision="float32").backend == "torch"
+    assert Predictor(net, device="cpu", precision="bfloat16").backend == "openvino"
+    assert Predictor(net, device="cpu", precision="float32", backend="openvino").backend == "openvino"
+
+    def broken(name: str) -> None:
+        raise ImportError(f"{name}: libtbb.so.12 is missing")
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    assert Predictor(net, device="cpu", precision="bfloat16").backend == "torch"
 
 
 def ranges_with(labels: float | None) -> ActivationRanges:
