@@ -29,7 +29,7 @@ def calibrate(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Let a checkpoint run in 8 bits on the CPU, about twice as fast.
+    """Let a checkpoint run in 8 bits on the CPU, half again to nearly twice as fast.
 
     Looks at what the network computes on the volumes, and at how nearly labels in 8 bits are those of float32; as many
     layers run in 8 bits as that allows. Both are written beside the checkpoint, where `segment` and the window
