@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import openvino as ov
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from napari_transunet.model.transunet import TransUNet
 
 _PROCESSOR = "CPU"
+_Result = TypeVar("_Result")
 _HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
@@ -40,26 +42,11 @@ class OpenVINONetwork:
         batch: int,
         ranges: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
-        core = ov.Core()
-        # What does not run in 8 bits runs in bfloat16 where that is fast.
-        in_bfloat16 = precision == torch.int8 and "BF16" in _abilities(core)
-        hint = _HINTS.get(torch.bfloat16 if in_bfloat16 else precision, "f32")
-        merged = InferenceTransUNet(net, device="cpu", channels_last=False).net
-        graph = openvino_graph(cast("TransUNet", merged), batch, ranges if precision == torch.int8 else None)
-        compiled = core.compile_model(
-            graph,
-            _PROCESSOR,
-            {
-                "INFERENCE_PRECISION_HINT": hint,
-                "PERFORMANCE_HINT": "LATENCY",
-                "NUM_STREAMS": 1,
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                # Pinned threads would keep to their cores while others, the window's among them, need these.
-                "ENABLE_CPU_PINNING": False,
-            },
+        merged = cast("TransUNet", InferenceTransUNet(net, device="cpu", channels_last=False).net)
+        self._request = _aside(
+            lambda: _compiled(merged, precision, batch, ranges if precision == torch.int8 else None)
         )
         self._batch = batch
-        self._request = compiled.create_infer_request()
         self._turn = threading.Lock()
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -84,8 +71,39 @@ class OpenVINONetwork:
 
 def runs_in_8_bits() -> bool:
     """Whether OpenVINO computes in 8 bits on this processor."""
-    return "INT8" in _abilities(ov.Core())
+    return _aside(lambda: "INT8" in _abilities(ov.Core()))
+
+
+def _compiled(
+    net: TransUNet, precision: torch.dtype, batch: int, ranges: Mapping[str, tuple[float, float]] | None
+) -> ov.InferRequest:
+    core = ov.Core()
+    # What does not run in 8 bits runs in bfloat16 where that is fast.
+    in_bfloat16 = precision == torch.int8 and "BF16" in _abilities(core)
+    compiled = core.compile_model(
+        openvino_graph(net, batch, ranges),
+        _PROCESSOR,
+        {
+            "INFERENCE_PRECISION_HINT": _HINTS.get(torch.bfloat16 if in_bfloat16 else precision, "f32"),
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            # Pinned threads would keep to their cores while others, the window's among them, need these.
+            "ENABLE_CPU_PINNING": False,
+        },
+    )
+    return compiled.create_infer_request()
 
 
 def _abilities(core: ov.Core) -> list[str]:
     return list(core.get_property(_PROCESSOR, "OPTIMIZATION_CAPABILITIES"))
+
+
+def _aside(work: Callable[[], _Result]) -> _Result:
+    """What `work` gives, done on a thread that ends then.
+
+    OpenVINO's plug-in gives the thread that loads it a stack for signals, and takes that memory back when the plug-in
+    goes, on whatever thread that is. The next Ctrl-C would then end a process whose main thread loaded it.
+    """
+    with ThreadPoolExecutor(1, "openvino") as thread:
+        return thread.submit(work).result()

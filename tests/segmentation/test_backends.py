@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -131,6 +133,28 @@ def test_attention_does_not_depend_on_the_backend() -> None:
     ]
     for one, other in zip(*maps, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@needs_openvino
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are another matter there")
+def test_ctrl_c_is_survived_after_a_network_went_on_another_thread() -> None:
+    script = """
+import os, signal, sys, threading, torch
+from napari_transunet.segmentation.openvino_network import OpenVINONetwork
+from tests.segmentation.test_backends import PLAIN, network
+kept = [OpenVINONetwork(network(PLAIN, 32), torch.float32, 1)]
+kept[0](torch.rand(1, 1, 32, 32))
+other = threading.Thread(target=kept.clear)
+other.start(); other.join()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("heard")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "heard"), done.stderr
 
 
 @needs_openvino
