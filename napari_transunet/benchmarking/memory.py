@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import threading
 from collections.abc import Callable, Iterator
@@ -17,10 +18,11 @@ _PERIOD = 0.02  # seconds between two looks: rare enough to take no time from wh
 def peak_memory(device: torch.device) -> Iterator[Callable[[], float]]:
     """A function that says by how many MB memory rose at most within the block.
 
-    On CUDA it is what PyTorch took of the GPU's memory; elsewhere this process's resident memory. Memory that an
-    earlier work gave back to the allocator, but not to the system, may be used again without a rise.
+    On CUDA it is what PyTorch took of the GPU's memory; elsewhere this process's resident memory. What earlier work
+    freed is given back to the system first, as far as the system lets it; where not, it is used again without a rise.
     """
     gc.collect()
+    _give_back_freed_memory()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         before = torch.cuda.memory_allocated(device)
@@ -43,3 +45,28 @@ def peak_memory(device: torch.device) -> Iterator[Callable[[], float]]:
     finally:
         done.set()
         watcher.join()
+
+
+class PeakMemory:
+    """The peaks of several works, by name; of one that ran more than once, the highest."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._peaks: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def watch(self, name: str) -> Iterator[None]:
+        """Look at memory within the block."""
+        with peak_memory(self._device) as peak:
+            yield
+            self._peaks[name] = max(self._peaks.get(name, 0.0), peak())
+
+    def __getitem__(self, name: str) -> float:
+        """MB."""
+        return self._peaks[name]
+
+
+def _give_back_freed_memory() -> None:
+    """The C library keeps freed memory for later; glibc gives it back when asked, others are not asked."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from napari_transunet.benchmarking.agreement import agreement
 from napari_transunet.benchmarking.machine import describe_machine, matrix_rates
-from napari_transunet.benchmarking.memory import peak_memory
+from napari_transunet.benchmarking.memory import PeakMemory
 from napari_transunet.benchmarking.networks import best_batch, rates_by_batch
 from napari_transunet.benchmarking.plain import PlainProcedure
 from napari_transunet.benchmarking.profiling import where_time_goes
@@ -150,14 +150,7 @@ class _Bench:
         plain = PlainProcedure(subject.net, self.device)
         works: dict[str, Callable[[Volume], Labels]] = {PLAIN: plain.predict}
         works |= {name: ready.predictor.predict for name, ready in ways.ready.items()}
-        peaks = dict.fromkeys(works, 0.0)
-
-        def watched(name: str, segment: Callable[[Volume], Labels]) -> Labels:
-            with peak_memory(self.device) as peak:
-                labels = segment(self.volume)
-                peaks[name] = max(peaks[name], peak())
-            return labels
-
+        peaks = PeakMemory(self.device)
         self.tell(f"{subject.name}: warming up")
         for name, segment in works.items():
             # A batch and the volume's last, shorter one: whatever is slower the first time.
@@ -165,10 +158,11 @@ class _Bench:
             few = min(len(self.volume.data), batch + len(self.volume.data) % batch)
             segment(middle_slices(self.volume, few))
         timings = interleaved(
-            {name: partial(watched, name, segment) for name, segment in works.items()},
+            {name: partial(segment, self.volume) for name, segment in works.items()},
             self.rounds,
             self.device,
             lambda number, name: self.tell(f"{subject.name}: {name}, round {number} of {self.rounds}"),
+            peaks.watch,
         )
         return [
             self._result(name, timings, peaks[name], ways.ready.get(name), subject, floors) for name in works

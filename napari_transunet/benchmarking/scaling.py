@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_transunet.benchmarking.memory import peak_memory
+from napari_transunet.benchmarking.memory import PeakMemory
 from napari_transunet.benchmarking.report import LengthTime, Scaling
 from napari_transunet.benchmarking.subjects import repeated_slices
 from napari_transunet.benchmarking.timing import interleaved
@@ -25,18 +25,15 @@ def time_against_slices(
 ) -> Scaling:
     """Segment volumes of so many slices, which are those of `volume` again and again."""
     predictor = ready.predictor
-    peaks: dict[str, float] = {}
+    peaks = PeakMemory(predictor.device)
 
-    def segment(name: str, repeated: Volume) -> int:
-        with peak_memory(predictor.device) as peak:
-            labels = predictor.predict(repeated)
-            peaks[name] = max(peaks.get(name, 0.0), peak())
-        return labels.nbytes
+    def segment(repeated: Volume) -> int:
+        return predictor.predict(repeated).nbytes
 
     works: Mapping[str, Callable[[], int]] = {
-        str(length): partial(segment, str(length), repeated_slices(volume, length)) for length in lengths
+        str(length): partial(segment, repeated_slices(volume, length)) for length in lengths
     }
-    timings = interleaved(works, rounds, predictor.device)
+    timings = interleaved(works, rounds, predictor.device, watching=peaks.watch)
     times = [
         LengthTime(int(name), timings.spread(name), peaks[name], timings.answers[name] / 1e6)
         for name in works

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -49,6 +50,7 @@ def interleaved(
     rounds: int,
     device: torch.device,
     progress: Callable[[int, str], None] | None = None,
+    watching: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> Timings[T]:
     """Run all works in turn, `rounds` times. Every round begins with another, so that none always follows the same.
 
@@ -58,6 +60,7 @@ def interleaved(
     rounds : at least 1
     device : where they compute
     progress : called with the round, from 1, and the work's name before it starts
+    watching : makes of a work's name what is entered around it, outside of its seconds
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
     answers: dict[str, T] = {}
@@ -67,7 +70,8 @@ def interleaved(
         for name in names[start:] + names[:start]:
             if progress is not None:
                 progress(number + 1, name)
-            took, answers[name] = timed(works[name], device)
+            with watching(name):
+                took, answers[name] = timed(works[name], device)
             seconds[name].append(took)
     return Timings(seconds, answers)
 

@@ -7,6 +7,7 @@ import json
 import math
 import time
 import xml.etree.ElementTree as ET
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from napari_transunet.benchmarking import timing
 from napari_transunet.benchmarking.agreement import agreement
 from napari_transunet.benchmarking.machine import describe_machine, matrix_rates
-from napari_transunet.benchmarking.memory import peak_memory
+from napari_transunet.benchmarking.memory import PeakMemory, peak_memory
 from napari_transunet.benchmarking.networks import batch_sizes, best_batch, rates_by_batch
 from napari_transunet.benchmarking.plain import PlainProcedure
 from napari_transunet.benchmarking.plots import BATCH_PLOT, TIME_PLOT, Plot, plots_of, ticks, write_plots
@@ -92,6 +93,26 @@ def test_memory_that_was_given_back_is_seen():
         time.sleep(0.1)
         del block
     assert 35 < peak() < 200
+
+
+def test_watching_memory_takes_no_time_from_what_is_measured():
+    peaks = PeakMemory(CPU)
+
+    @contextmanager
+    def slow(name):
+        with peaks.watch(name):
+            time.sleep(0.3)
+            yield
+
+    def take():
+        block = np.ones(40_000_000, np.uint8)
+        time.sleep(0.05)
+        return int(block[0])
+
+    timings = interleaved({"take": take, "rest": lambda: 0}, 2, CPU, watching=slow)
+    assert timings.spread("take").most < 0.3
+    assert peaks["take"] > 35
+    assert peaks["rest"] < 20
 
 
 def test_agreement_counts_voxels_and_finds_the_worst_organ():
