@@ -155,7 +155,19 @@ def test_segment_looks_as_often_as_it_is_told_and_writes_it_down(run, scan, chec
     monkeypatch.setattr(
         InferenceTransUNet, "forward", lambda self, x: looks.append(len(x)) or forward(self, x)
     )
-    common = ("segment", scan, "-o", "labels.nrrd", "-c", checkpoint, "--device", "cpu", "--overwrite")
+    common = (
+        "segment",
+        scan,
+        "-o",
+        "labels.nrrd",
+        "-c",
+        checkpoint,
+        "--device",
+        "cpu",
+        "--backend",
+        "torch",
+        "--overwrite",
+    )
     assert run(*common).exit_code == 0
     assert sum(looks) == 5
     provenance = json.loads(Path("labels.json").read_text("utf-8"))["provenance"]
