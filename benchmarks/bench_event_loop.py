@@ -15,7 +15,6 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ os.environ.setdefault("NAPARI_CONFIG", "")
 
 import numpy as np
 import torch
+from event_loop import pause, wait
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtWidgets import QApplication, QPushButton
 from rich.console import Console
@@ -92,21 +92,6 @@ class Stopwatch(QObject):
 
     def _tick(self) -> None:
         self._times.append(time.perf_counter())
-
-
-def wait(true: Callable[[], bool], seconds: float = 3600.0) -> None:
-    """Serve the event loop until something is true."""
-    end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
-            raise TimeoutError("The window did not get there in time.")
-        QApplication.processEvents()
-        time.sleep(0.001)
-
-
-def pause(seconds: float) -> None:
-    end = time.monotonic() + seconds
-    wait(lambda: time.monotonic() > end)
 
 
 def ct(quick: bool) -> tuple[Volume, str]:

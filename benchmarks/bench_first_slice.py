@@ -24,9 +24,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from event_loop import pause, wait
 
 STARTED = time.time()
 
@@ -170,24 +172,6 @@ class Served:
         self._timer.stop()
         times = [*self._times, time.perf_counter()]
         return 1000 * max(after - before for before, after in itertools.pairwise(times))
-
-
-def wait(true: Callable[[], bool], seconds: float = 120.0) -> None:
-    """Serve the event loop until something is true."""
-    from qtpy.QtWidgets import QApplication
-
-    end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
-            raise TimeoutError("The window did not get there in time.")
-        QApplication.processEvents()
-        time.sleep(0.001)
-
-
-def pause(seconds: float) -> None:
-    """Serve the event loop for so long."""
-    end = time.monotonic() + seconds
-    wait(lambda: time.monotonic() > end)
 
 
 def press(viewer: Any, dock: SegmentDock) -> tuple[float, float]:

@@ -21,7 +21,8 @@ from typing import Any
 os.environ.setdefault("NAPARI_CONFIG", "")
 
 import numpy as np
-from bench_event_loop import LIMIT, Gaps, Stopwatch, pause, wait
+from bench_event_loop import LIMIT, Gaps, Stopwatch
+from event_loop import pause, wait
 from rich.console import Console
 from rich.table import Table
 
