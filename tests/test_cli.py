@@ -15,16 +15,15 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from typer.testing import CliRunner
 
 from napari_transunet import __version__
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.saving import save_checkpoint
-from napari_transunet.cli import app
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import VARIANTS
 from napari_transunet.volumes.reading import read_volume
 from napari_transunet.volumes.writing import write_labels
+from tests.commands import invoke
 
 SPACING_ZYX = (2.5, 0.7, 0.8)
 DIRECTION = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
@@ -36,14 +35,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(tmp_path / "no-checkpoints"))
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments):
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        assert "Traceback" not in result.stderr
-        return result
-
-    return run
+    return invoke
 
 
 def error_line(result):

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.saving import save_checkpoint
-from napari_transunet.cli import app
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.volumes.phantom import synthetic_ct
 from napari_transunet.volumes.reading import read_volume
 from napari_transunet.volumes.writing import write_volume
+from tests.commands import invoke
 
 
 @pytest.fixture
@@ -24,13 +24,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(tmp_path / "no-checkpoints"))
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments):
-        result = CliRunner().invoke(app, ["benchmark", *(str(argument) for argument in arguments)])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return run
+    return partial(invoke, "benchmark")
 
 
 @pytest.fixture

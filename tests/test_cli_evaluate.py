@@ -5,17 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from typer.testing import CliRunner
 
-from napari_transunet.cli import app
 from napari_transunet.cli.pairing import label_files, paired, plain_name
 from napari_transunet.volumes.reading import read_volume
 from napari_transunet.volumes.writing import write_labels
+from tests.commands import invoke
 
 SPACING_ZYX = (2.0, 0.5, 0.5)
 
@@ -24,14 +24,7 @@ SPACING_ZYX = (2.0, 0.5, 0.5)
 def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments):
-        result = CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        assert "Traceback" not in result.stderr
-        return result
-
-    return run
+    return partial(invoke, "evaluate")
 
 
 def error_lines(result):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from napari_transunet.annotation.session_file import ArraySpec
 from napari_transunet.annotation.session_store import SessionAbout, SessionStore
-from napari_transunet.cli import app
+from tests.commands import invoke
 
 
 @pytest.fixture
@@ -18,13 +18,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv("NAPARI_TRANSUNET_SESSIONS", str(tmp_path / "sessions"))
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments, **more):
-        result = CliRunner().invoke(app, ["sessions", *map(str, arguments)], **more)
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return run
+    return partial(invoke, "sessions")
 
 
 @pytest.fixture

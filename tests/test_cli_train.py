@@ -13,10 +13,9 @@ import pytest
 import SimpleITK as sitk
 import torch
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 from napari_transunet.checkpoints.loading import load_checkpoint
-from napari_transunet.cli import app
+from tests.commands import invoke
 from tests.training.samples import write_dataset
 
 NETWORK = ("--variant", "testing", "--img-size", "32", "--device", "cpu", "--precision", "float32")
@@ -34,14 +33,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(tmp_path / "no-checkpoints"))
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments):
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        assert "Traceback" not in result.stderr
-        return result
-
-    return run
+    return invoke
 
 
 def error_line(result):
@@ -382,6 +374,6 @@ def first_weights(dataset, folder):
     options[options.index("--steps") + 1] = "1"
     options[options.index("--learning-rate") + 1] = "1e-30"
     arguments = ["train", dataset, "-o", out, *options]
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    result = invoke(*arguments)
     assert result.exit_code == 0, result.stderr
     return out

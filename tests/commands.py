@@ -1,0 +1,18 @@
+"""The command line, called within the process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typer.testing import CliRunner, Result
+
+from napari_transunet.cli import app
+
+
+def invoke(*arguments: object, **more: Any) -> Result:
+    """What a command line answers. An exception without a sentence is raised, a traceback refused."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], **more)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert "Traceback" not in result.stderr
+    return result
