@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from napari_transunet.checkpoints.json_files import check_length, read_text, what_is_wrong
 from napari_transunet.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -254,31 +255,22 @@ class ModelCard(BaseModel):
         try:
             return cls.model_validate(dict(fields))
         except ValidationError as error:
-            raise CheckpointError(_sentence(error, origin)) from error
+            raise CheckpointError(f"{origin} is not usable: {what_is_wrong(error)}.") from error
 
     @classmethod
     def from_json(cls, text: str | bytes, *, origin: str = "The model card") -> ModelCard:
         """A checked card from JSON text. Raises `CheckpointError` where it is too long, no JSON, or wrong."""
-        if len(text) > MAX_CARD_BYTES:
-            limit = MAX_CARD_BYTES // 1024
-            raise CheckpointError(f"{origin} is longer than {limit} KiB, so it was not read.")
+        check_length(text, MAX_CARD_BYTES, origin)
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise CheckpointError(_sentence(error, origin)) from error
+            raise CheckpointError(f"{origin} is not usable: {what_is_wrong(error)}.") from error
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> ModelCard:
         """The card in a JSON file. Raises `CheckpointError` where it cannot be read or is wrong."""
-        path = Path(path)
-        try:
-            with path.open("rb") as file:
-                text = file.read(MAX_CARD_BYTES + 1)
-        except OSError as error:
-            raise CheckpointError(
-                f"The model card {path} cannot be read: {error.strerror or error}."
-            ) from error
-        return cls.from_json(text, origin=f"The model card {path}")
+        origin = f"The model card {path}"
+        return cls.from_json(read_text(Path(path), MAX_CARD_BYTES, origin), origin=origin)
 
 
 def card_path(checkpoint: str | os.PathLike[str]) -> Path:
@@ -305,14 +297,3 @@ def default_card(
             **fields,
         }
     )
-
-
-def _sentence(error: ValidationError, origin: str) -> str:
-    parts = []
-    details = error.errors(include_url=False, include_context=False, include_input=False)
-    for detail in details[:3]:
-        where = ".".join(str(step) for step in detail["loc"])
-        what = detail["msg"].removeprefix("Value error, ")
-        parts.append(f"{where}: {what}" if where else what)
-    more = f" (and {len(details) - 3} more)" if len(details) > 3 else ""
-    return f"{origin} is not usable: {'; '.join(parts)}{more}."

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from napari_transunet.checkpoints.json_files import read_text, what_is_wrong
 from napari_transunet.errors import CheckpointError
 from napari_transunet.files import atomic_path
 
@@ -85,26 +86,13 @@ class ActivationRanges(BaseModel):
         CheckpointError
             It cannot be read, is too long, or holds something else.
         """
-        path = Path(path)
-        try:
-            with path.open("rb") as file:
-                text = file.read(MAX_RANGES_BYTES + 1)
-        except OSError as error:
-            raise CheckpointError(
-                f"The activation ranges {path} cannot be read: {error.strerror or error}."
-            ) from error
-        if len(text) > MAX_RANGES_BYTES:
-            raise CheckpointError(
-                f"The activation ranges {path} are longer than 1 MiB, so they were not read."
-            )
+        origin = f"The file of activation ranges {path}"
+        text = read_text(Path(path), MAX_RANGES_BYTES, origin)
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            where = ".".join(str(step) for step in first["loc"])
             raise CheckpointError(
-                f"The activation ranges {path} are not usable ({where or 'JSON'}: {first['msg']}); make them again "
-                "with `napari-transunet calibrate`."
+                f"{origin} is not usable: {what_is_wrong(error)}; make it again with `napari-transunet calibrate`."
             ) from error
 
     def without(self, prefixes: Sequence[str]) -> ActivationRanges:

@@ -55,7 +55,7 @@ def test_ranges_of_other_weights_are_refused(tmp_path: Path) -> None:
 def test_what_is_no_range_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
     path = tmp_path / "a.ranges.json"
     path.write_text(json.dumps(RANGES.model_dump(mode="json") | change))
-    with pytest.raises(CheckpointError, match=r"a\.ranges\.json are not usable \(.*make them again"):
+    with pytest.raises(CheckpointError, match=r"a\.ranges\.json is not usable: .*make it again"):
         ActivationRanges.read(path)
 
 
@@ -65,7 +65,7 @@ def test_damage_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not usable"):
         ActivationRanges.read(path)
     path.write_bytes(b" " * (MAX_RANGES_BYTES + 1))
-    with pytest.raises(CheckpointError, match="longer than 1 MiB"):
+    with pytest.raises(CheckpointError, match="longer than 1024 KiB"):
         ActivationRanges.read(path)
     with pytest.raises(CheckpointError, match="cannot be read"):
         ActivationRanges.read(tmp_path)
