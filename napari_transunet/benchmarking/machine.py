@@ -85,13 +85,14 @@ def matrix_rates(device: torch.device, seconds: float = 1.0) -> list[MatrixRate]
     """How fast PyTorch multiplies matrices there: float32, bfloat16 and int8, as far as it can.
 
     A product of two n×n matrices counts as 2 n³ operations. Sizes double while there is time; the best counts.
+    What is slower than float32 has no instructions of its own here, or none that PyTorch uses, and is left out.
 
     Parameters
     ----------
     device : where to multiply
     seconds : for each precision, about
     """
-    rates = (
+    found = (
         _best_rate(precision, make, multiply, device, seconds)
         for precision, make, multiply in (
             ("float32", partial(_reals, torch.float32), torch.mm),
@@ -101,7 +102,8 @@ def matrix_rates(device: torch.device, seconds: float = 1.0) -> list[MatrixRate]
         )
         if multiply is not None
     )
-    return [rate for rate in rates if rate is not None]
+    rates = [rate for rate in found if rate is not None]
+    return [rate for rate in rates if rate.tera_per_s >= rates[0].tera_per_s]
 
 
 def _reals(dtype: torch.dtype, size: int, device: torch.device) -> Tensor:

@@ -17,6 +17,7 @@ from napari_transunet.checkpoints.examination import Examination, examine
 from napari_transunet.checkpoints.layout import COUNTER, POSITIONS
 from napari_transunet.errors import CheckpointError
 from napari_transunet.files import available_memory
+from napari_transunet.model.finite import is_finite
 from napari_transunet.model.positions import resize_position_embeddings
 from napari_transunet.model.transunet import TransUNet, as_size, checked_size
 from napari_transunet.model.variants import Variant, get_variant
@@ -147,7 +148,7 @@ def _read_state(found: Examination) -> tuple[dict[str, Tensor], str]:
         # Copied where mapped, so that the network does not change or crash when the file does. Each is let go of
         # once it is converted, so that a half-precision file is not held beside its float32 network.
         own = tensors.pop(key).detach().to(dtype, copy=stored.mapped).contiguous()
-        if not _is_finite(own):
+        if not is_finite(own):
             bad.append(key)
         state[key] = own
     if bad:
@@ -157,13 +158,6 @@ def _read_state(found: Examination) -> tuple[dict[str, Tensor], str]:
             "its training probably diverged."
         )
     return state, digest
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """Whether no number is NaN or infinite. NaN becomes the least and the greatest, so two numbers tell of all."""
-    if not tensor.numel():
-        return True
-    return bool(torch.isfinite(torch.stack(tensor.aminmax())).all())
 
 
 def _numel(shape: tuple[int, ...]) -> int:

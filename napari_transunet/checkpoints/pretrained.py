@@ -18,6 +18,7 @@ from torch import Tensor
 
 from napari_transunet.checkpoints.layout import PATCHES, POSITIONS, by
 from napari_transunet.errors import CheckpointError, InputError
+from napari_transunet.model.finite import is_finite
 from napari_transunet.model.positions import fit_pretrained_positions
 from napari_transunet.model.transunet import TransUNet
 
@@ -141,7 +142,7 @@ def set_transformer(net: TransUNet, main: Pretrained, cnn: Pretrained | None = N
         problem = _misfit(file, key, tuple(wanted[key].shape), net)
         if problem is None:
             value = file.value(key)
-            if not torch.isfinite(value).all():
+            if not is_finite(value):
                 problem = f"{file.origin(key)[0]} holds numbers that are not finite"
             state[key] = fit_pretrained_positions(value, net.grid) if key == POSITIONS else value
         if problem is not None:

@@ -64,6 +64,7 @@ class ActivationRanges(BaseModel):
     ----------
     sha256 : hash of the checkpoint's bytes, as `Checkpoint.sha256`; None for a network without a file
     layers : (least, greatest) value of each layer's input, by the module's name in the network for prediction
+    img_size : (height, width) of the images that the network was given then
     slices : how many slices were looked at
     agreement : with float32; None where it was not measured
     """
@@ -74,6 +75,7 @@ class ActivationRanges(BaseModel):
     version: Literal[1] = 1
     sha256: str | None = None
     layers: Mapping[str, Annotated[tuple[float, float], AfterValidator(_rising)]]
+    img_size: tuple[int, int]
     slices: int = Field(ge=1)
     agreement: Agreement | None = None
 

@@ -15,6 +15,7 @@ from napari_transunet.checkpoints.card import CARD_KEY, MAX_CARD_BYTES, ModelCar
 from napari_transunet.checkpoints.loading import Checkpoint
 from napari_transunet.errors import CheckpointError, FileProblem, InputError
 from napari_transunet.files import atomic_path
+from napari_transunet.model.finite import is_finite
 from napari_transunet.model.transunet import TransUNet
 
 SUFFIX = ".safetensors"
@@ -97,11 +98,11 @@ def _storable(key: str, value: Tensor, dtype: str | None) -> Tensor:
     value = value.detach().cpu().contiguous()
     if not value.is_floating_point():
         return value
-    if not torch.isfinite(value).all():
+    if not is_finite(value):
         raise CheckpointError(f"{key} holds numbers that are not finite; such a network is not saved.")
     if dtype is None:
         return value
     stored = value.to(torch.float16 if dtype == "float16" else torch.float32)
-    if not torch.isfinite(stored).all():
+    if not is_finite(stored):
         raise CheckpointError(f"{key} holds numbers too large for {dtype}; save the network as float32.")
     return stored

@@ -33,6 +33,9 @@ Ranges = Mapping[str, tuple[float, float]]
 _INT8_LEVELS = 256
 _INT8_MOST = 127
 
+_WEIGHT_MOST = 64
+"""Weights fill 7 of 8 bits: processors without 8-bit dot products add two products in 16, which hold 2·255·64."""
+
 
 def openvino_graph(net: TransUNet, batch: int, ranges: Ranges | None = None) -> ov.Model:
     """A graph that takes (batch, 3, H, W) float32 images to (batch, classes, H, W) float32 logits.
@@ -42,7 +45,7 @@ def openvino_graph(net: TransUNet, batch: int, ranges: Ranges | None = None) -> 
     net : merged for prediction (`InferenceTransUNet.net`), float32, on the CPU
     batch : images at a time; a graph of one batch size runs a quarter faster than one of any
     ranges : of the input of every convolution and linear layer that is to run in 8 bits, by the module's name;
-        weights are rounded to 8 bits then, each output channel by its own scale
+        weights are rounded to 7 bits then, each output channel by its own scale
     """
     image = ops.parameter([batch, 3, *net.img_size], np.float32, name="image")
     names = {module: name for name, module in net.named_modules()}
@@ -170,7 +173,7 @@ class _Graph:
         return ops.add(ops.matmul(x, weight, False, True), _constant(module.bias))
 
     def _operands(self, module: nn.Conv2d | nn.Linear, x: Node) -> tuple[Node, Node]:
-        """Input and weight, both as if rounded to 8 bits where the ranges say so."""
+        """Input and weight, both rounded where the ranges say so."""
         span = self.ranges.get(self.names[module])
         if span is None:
             return x, _constant(module.weight)
@@ -190,8 +193,8 @@ def _rounded(x: Node, span: tuple[float, float]) -> Node:
 
 
 def _rounded_weight(weight: npt.NDArray[np.float32]) -> Node:
-    """Signed 8-bit weights, one scale an output channel."""
-    scale = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True) / _INT8_MOST
+    """Signed weights up to ±64, one scale an output channel."""
+    scale = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True) / _WEIGHT_MOST
     scale = np.where(scale > 0, scale, 1).astype(np.float32)
     rounded = ops.constant(np.rint(weight / scale).astype(np.int8))
     return ops.multiply(ops.convert(rounded, np.float32), ops.constant(scale))

@@ -18,6 +18,7 @@ from napari_transunet.checkpoints.loading import Checkpoint
 from napari_transunet.checkpoints.ranges import ActivationRanges, ranges_beside
 from napari_transunet.errors import CheckpointError, InputError, TransUNetError
 from napari_transunet.files import available_memory
+from napari_transunet.model.finite import is_finite
 from napari_transunet.model.inference import InferenceTransUNet
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.segmentation.augmentation import check_three_planes, mean_over_mirrors
@@ -173,7 +174,7 @@ class Predictor:
         if pipeline == "paper" and str(precision) == "auto":
             precision = "float32"
         if ranges is None and self.backend == "openvino" and self.checkpoint is not None:
-            ranges = _own_ranges(self.checkpoint, precision)
+            ranges = _own_ranges(self.checkpoint, net.img_size, precision)
         self.precision = resolve_arithmetic(precision, self.device, self.backend, ranges)
         if backend == "auto" and self.precision == torch.float32:
             self.backend = "torch"  # nearer to what was trained, and ready sooner; OpenVINO gains little here
@@ -522,7 +523,7 @@ class Predictor:
         logits = mean_over_mirrors(self._network, images, cancelled) if self.flips else self._network(images)
         if logits is None:
             raise PredictionCancelled("Cancelled between two looks at a batch.")
-        if not torch.isfinite(logits).all():
+        if not is_finite(logits):
             raise InputError(
                 f"The network's output overflows in {str(self.precision).removeprefix('torch.')}; "
                 "choose precision 'float32'."
@@ -544,18 +545,26 @@ def _order(n: int, first: int | None, slices: Sequence[int] | None) -> Sequence[
     return wanted if first is None else nearest_first(wanted, first)
 
 
-def _own_ranges(checkpoint: Checkpoint, precision: str | torch.dtype) -> ActivationRanges | None:
-    """The activation ranges beside the checkpoint; unusable ones matter only to somebody who asks for 8 bits."""
+def _own_ranges(
+    checkpoint: Checkpoint, size: tuple[int, int], precision: str | torch.dtype
+) -> ActivationRanges | None:
+    """The activation ranges beside the checkpoint; unusable ones matter only to somebody who asks for 8 bits.
+
+    Unasked, they are not used at another image size than they were taken at, where nobody compared labels.
+    """
     wanted = str(precision).removeprefix("torch.")
     if wanted not in ("auto", "int8"):
         return None
     try:
-        return ranges_beside(checkpoint.path, checkpoint.sha256)
+        ranges = ranges_beside(checkpoint.path, checkpoint.sha256)
     except CheckpointError as error:
         if wanted == "int8":
             raise
         _log.warning("8 bits are not used: %s", error)
         return None
+    if wanted == "auto" and ranges is not None and ranges.img_size != size:
+        return None
+    return ranges
 
 
 def _default_batch(device: torch.device, backend: Backend, size: tuple[int, int]) -> int:

@@ -133,8 +133,9 @@ def test_operations_of_a_matrix_product_and_of_the_published_network():
 
 def test_matrix_rates_are_of_this_machine():
     rates = {rate.precision: rate for rate in matrix_rates(CPU, 0.05)}
-    assert {"float32", "bfloat16"} <= rates.keys()
-    assert all(1e-4 < rate.tera_per_s < 1e4 for rate in rates.values())
+    assert rates["float32"].tera_per_s > 1e-4
+    # A rate below float32's would say nothing about the machine.
+    assert all(rates["float32"].tera_per_s <= rate.tera_per_s < 1e4 for rate in rates.values())
     machine = describe_machine()
     assert machine.threads == torch.get_num_threads()
     assert machine.versions["torch"] == torch.__version__

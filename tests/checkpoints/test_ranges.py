@@ -17,6 +17,7 @@ from napari_transunet.errors import CheckpointError, ExistsError
 RANGES = ActivationRanges(
     sha256="ab" * 32,
     layers={"decoder.conv_more.0": (-1.5, 2.25), "segmentation_head.0": (0.0, 7.0)},
+    img_size=(160, 160),
     slices=12,
     agreement=Agreement(labels=0.9999, dice={1: 0.998, 5: 0.9991}),
 )
@@ -48,6 +49,7 @@ def test_ranges_of_other_weights_are_refused(tmp_path: Path) -> None:
         {"layers": {"a": [-1, float("inf")]}},
         {"layers": {"a": [float("nan"), 1]}},
         {"layers": {"a": [0]}},
+        {"img_size": None},
         {"slices": 0},
         {"agreement": {"labels": 1.5}},
     ],

@@ -6,13 +6,16 @@ import importlib
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from napari_transunet.checkpoints.ranges import ActivationRanges, Agreement
+from napari_transunet.checkpoints.loading import load_checkpoint
+from napari_transunet.checkpoints.ranges import ActivationRanges, Agreement, ranges_path
+from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.errors import InputError
 from napari_transunet.model.inference import InferenceTransUNet
 from napari_transunet.model.transunet import TransUNet
@@ -95,6 +98,24 @@ def test_8_bits_are_near_and_weights_are_left_alone() -> None:
 
 
 @needs_openvino
+def test_two_products_in_8_bits_cannot_overflow_16_bits() -> None:
+    """What processors without 8-bit dot products add them in; others would not show it."""
+    from napari_transunet.segmentation.openvino_graph import openvino_graph
+
+    net = network(HYBRID, 64)
+    ranges = observe_ranges(net, [np.zeros((1, 64, 64), np.int16)])
+    merged = InferenceTransUNet(net, channels_last=False).net
+    weights = [
+        operation.get_data()
+        for operation in openvino_graph(merged, 1, ranges.layers).get_ops()
+        if operation.get_type_name() == "Constant" and operation.get_data().dtype == np.int8
+    ]
+    assert len(weights) == len(ranges.layers)
+    assert {int(np.abs(weight.astype(int)).max()) for weight in weights} == {64}
+    assert 2 * 255 * 64 < 2**15
+
+
+@needs_openvino
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 def test_a_slice_is_the_same_in_any_batch(precision: str) -> None:
     net = network(HYBRID, 64)
@@ -173,7 +194,7 @@ def test_float32_is_left_to_pytorch_unless_asked(monkeypatch: pytest.MonkeyPatch
 
 def ranges_with(labels: float | None) -> ActivationRanges:
     agreement = None if labels is None else Agreement(labels=labels, dice={1: labels})
-    return ActivationRanges(layers={"a": (0, 1)}, slices=1, agreement=agreement)
+    return ActivationRanges(layers={"a": (0, 1)}, img_size=(64, 64), slices=1, agreement=agreement)
 
 
 @needs_openvino
@@ -184,6 +205,19 @@ def test_8_bits_are_used_unasked_only_where_labels_are_known_to_agree() -> None:
     assert resolve_arithmetic("auto", CPU, "torch", ranges_with(0.999)) != torch.int8
     assert resolve_arithmetic("float32", CPU, "openvino", ranges_with(0.999)) == torch.float32
     assert resolve_arithmetic("int8", CPU, "openvino", ranges_with(0.9)) == torch.int8
+
+
+@needs_openvino
+def test_8_bits_are_used_unasked_at_the_size_that_labels_were_compared_at(tmp_path: Path) -> None:
+    path = tmp_path / "small.safetensors"
+    save_checkpoint(path, TransUNet("R50-ViT-Ti_16", 2, 64))
+    own = load_checkpoint(path)
+    ranges = observe_ranges(own, [np.zeros((1, 64, 64), np.int16)], slices=1)
+    ranges.model_copy(update={"agreement": Agreement(labels=1)}).write(ranges_path(path))
+    assert Predictor(own, device="cpu").precision == torch.int8
+    larger = load_checkpoint(path, img_size=96)
+    assert Predictor(larger, device="cpu").precision != torch.int8
+    assert Predictor(larger, device="cpu", precision="int8").precision == torch.int8
 
 
 def test_what_is_not_possible_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

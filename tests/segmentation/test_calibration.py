@@ -22,6 +22,7 @@ def test_ranges_hold_what_every_layer_was_given() -> None:
     net = network(HYBRID, 64)
     few, more = observe_ranges(net, [noise()], slices=3), observe_ranges(net, [noise(), noise(1)])
     assert (few.slices, more.slices) == (3, 18)
+    assert few.img_size == (64, 64)
     assert few.sha256 is None
     # Input of the first layer: a scaled image. After ReLU: nothing below 0. After a layer norm: both signs.
     assert few.layers["transformer.embeddings.hybrid_model.root.conv"][0] == 0
@@ -55,7 +56,9 @@ def test_agreement_counts_labels() -> None:
 
 
 @needs_openvino
-def test_layers_near_the_output_are_left_out_until_labels_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_next_to_image_and_output_are_left_out_until_labels_agree(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     answers = iter([0.99, 0.996, 0.998])
     monkeypatch.setattr(
         calibration, "measure_agreement", lambda *_, **__: Agreement(labels=next(answers), dice={1: 1})
@@ -63,7 +66,14 @@ def test_layers_near_the_output_are_left_out_until_labels_agree(monkeypatch: pyt
     told: list[str] = []
     ranges = calibrate(network(HYBRID, 64), [noise()], slices=2, progress=told.append)
     assert ranges.agreement == Agreement(labels=0.998, dice={1: 1})
-    left_out = ("segmentation_head", "decoder.blocks.3", "decoder.blocks.2")
+    stem = "transformer.embeddings.hybrid_model"
+    left_out = (
+        f"{stem}.root",
+        f"{stem}.body.block1",
+        "segmentation_head",
+        "decoder.blocks.3",
+        "decoder.blocks.2",
+    )
     every = observe_ranges(network(HYBRID, 64), [noise()], slices=1).layers
     assert set(every) - set(ranges.layers) == {name for name in every if name.startswith(left_out)}
     assert len(told) == 4
