@@ -11,39 +11,30 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("NAPARI_CONFIG", "")
-
 import numpy as np
 import torch
-from event_loop import pause, wait
-from qtpy.QtCore import QEvent, QObject, Qt, QTimer
-from qtpy.QtWidgets import QApplication, QPushButton
+from qtpy.QtCore import QObject, Qt, QTimer
 from rich.console import Console
 from rich.table import Table
+from window import demo_ct, open_dock, open_window, pause, press_segment, wait
 
+from napari_transunet.benchmarking.machine import describe_machine
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.files import atomic_path
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.viewer.layers import add_volume
-from napari_transunet.viewer.samples import load_real_ct, real_ct_path
-from napari_transunet.volumes.geometry import Geometry
-from napari_transunet.volumes.phantom import synthetic_ct
-from napari_transunet.volumes.volume import Source, Volume
 
 if TYPE_CHECKING:
     from napari_transunet.viewer.segment_dock import SegmentDock
 
-SHAPE = (133, 512, 512)
-QUICK_SHAPE = (24, 512, 512)
+QUICK_SLICES = 24
 TICK = 10  # ms
 LIMIT = 50.0  # ms
 SCROLL = 200  # ms between two steps of the slider
@@ -94,19 +85,6 @@ class Stopwatch(QObject):
         self._times.append(time.perf_counter())
 
 
-def ct(quick: bool) -> tuple[Volume, str]:
-    """The real CT where its wheel is installed, else the phantom at the same size."""
-    shape = QUICK_SHAPE if quick else SHAPE
-    if real_ct_path() is not None:
-        volume, name = load_real_ct(), "real CT"
-    else:
-        volume, name = synthetic_ct(SHAPE)[0], "phantom"
-    data = np.ascontiguousarray(volume.data[: shape[0]], dtype=np.int16)
-    grid = volume.geometry
-    geometry = Geometry(data.shape, grid.spacing, grid.origin, grid.direction)
-    return Volume(data, geometry, "CT", Source(None, "benchmark", name)), name
-
-
 def random_checkpoint(folder: Path, variant: str, size: int) -> Path:
     torch.manual_seed(0)
     net = TransUNet(variant, num_classes=9, img_size=size).eval()
@@ -117,7 +95,7 @@ def random_checkpoint(folder: Path, variant: str, size: int) -> Path:
 def run(viewer: Any, dock: SegmentDock, clock: Stopwatch, *, scroll: bool) -> list[Gaps]:
     """Press the button; gaps until the first slice is there, and from then to the end."""
     label = "network runs, scrolling" if scroll else "network runs"
-    dock.findChild(QPushButton, "segment_volume").click()
+    press_segment(dock)
     pause(0.5)  # making the layer is napari's, and happens once
     found = []
     clock.start()
@@ -154,15 +132,10 @@ def scroll_on(viewer: Any) -> None:
 
 
 def measure(quick: bool, variant: str, size: int) -> dict[str, Any]:
-    import napari
-    import napari.qt
-
-    volume, name = ct(quick)
-    viewer = napari.Viewer(show=True)
-    viewer.window._qt_window.resize(1600, 1000)
+    volume = demo_ct(QUICK_SLICES if quick else None)
     clock = Stopwatch()
-    with tempfile.TemporaryDirectory() as folder:
-        _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
+    with tempfile.TemporaryDirectory() as folder, open_window() as viewer:
+        dock = open_dock(viewer)
         pause(3.0)  # the dock has started its chores
         add_volume(viewer, volume)
         dock.add_checkpoint(random_checkpoint(Path(folder), variant, size))
@@ -176,24 +149,14 @@ def measure(quick: bool, variant: str, size: int) -> dict[str, Any]:
         speed = dock.status
         # The second run is the same again, so that only the scrolling differs; nothing was edited, nobody asks.
         parts += run(viewer, dock, clock, scroll=True)
-        viewer.close()
-        QApplication.processEvents()
-    napari.qt.get_qapp().quit()
-    QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
     return {
-        "volume": name,
+        "volume": volume.source.name if volume.source is not None else "",
         "shape": list(volume.data.shape),
         "variant": variant,
         "img_size": size,
         "status": speed,
         "limit_ms": LIMIT,
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-            "torch": torch.__version__,
-            "napari": napari.__version__,
-        },
+        "machine": asdict(describe_machine()),
         "gaps_ms": [asdict(part) for part in parts],
     }
 

@@ -18,17 +18,17 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from event_loop import pause, wait
+from window import demo_ct, open_dock, open_window, pause, press_segment, wait
 
 STARTED = time.time()
 
@@ -73,14 +73,6 @@ def resident(field: str = "VmRSS") -> float:
     return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1e3
 
 
-def demo_ct() -> Any:
-    """The real CT where its wheel is installed, else the phantom at the same size."""
-    from napari_transunet.viewer.samples import load_real_ct, real_ct_path
-    from napari_transunet.volumes.phantom import synthetic_ct
-
-    return load_real_ct() if real_ct_path() is not None else synthetic_ct((133, 512, 512))[0]
-
-
 def engine(path: Path) -> dict[str, float]:
     """The steps of a run without a window."""
     steps = Steps()
@@ -110,48 +102,38 @@ def engine(path: Path) -> dict[str, float]:
     return steps.found
 
 
-def window(paths: Iterable[Path]) -> dict[str, float]:
+def in_window(paths: Iterable[Path]) -> dict[str, float]:
     """Button to screen for each checkpoint, loaded by the first press and kept for the second."""
-    os.environ.setdefault("NAPARI_CONFIG", "")
     os.environ["NAPARI_TRANSUNET_SESSIONS"] = tempfile.mkdtemp()
-    import napari
-    import napari.qt
     import numpy as np
-    from qtpy.QtCore import QEvent
-    from qtpy.QtWidgets import QApplication
-
-    from napari_transunet.viewer.layers import add_volume
 
     found: dict[str, float] = {}
-    viewer = napari.Viewer(show=True)
-    viewer.window._qt_window.resize(1600, 1000)
-    pause(1.0)
-    _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
-    served = Served()  # building the dock's widgets is not in it; what it starts on other threads is
-    wait(lambda: bool(dock.checkpoint.candidates))
-    pause(4.0)
-    found["dock just opened, worst gap ms"] = served.worst_gap()
-    volume = demo_ct()
-    layers = [add_volume(viewer, volume, name=name) for name in ("one", "two")]
-    pause(1.0)
-    served = Served()  # what napari itself takes to draw a new layer, with nothing running
-    viewer.add_labels(np.zeros(volume.data.shape, np.uint8), scale=layers[0].scale)
-    pause(1.0)
-    found["an empty labels layer alone, worst gap ms"] = served.worst_gap()
-    viewer.layers.pop()
-    for path in paths:
-        dock.add_checkpoint(path)
-        wait(lambda path=path: dock.ready and dock.checkpoint.candidate.path == path)
-        for layer, kept in zip(layers, ("not loaded", "kept"), strict=True):
-            dock.volume.choose(layer)
-            pause(1.0)
-            seconds, gap = press(viewer, dock)
-            found[f"{path.stem}, {kept}, s to the screen"] = seconds
-            found[f"{path.stem}, {kept}, worst gap ms"] = gap
-    viewer.close()
-    QApplication.processEvents()
-    napari.qt.get_qapp().quit()
-    QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    with open_window() as viewer:
+        from napari_transunet.viewer.layers import add_volume
+
+        pause(1.0)
+        dock = open_dock(viewer)
+        served = Served()  # building the dock's widgets is not in it; what it starts on other threads is
+        wait(lambda: bool(dock.checkpoint.candidates))
+        pause(4.0)
+        found["dock just opened, worst gap ms"] = served.worst_gap()
+        volume = demo_ct()
+        layers = [add_volume(viewer, volume, name=name) for name in ("one", "two")]
+        pause(1.0)
+        served = Served()  # what napari itself takes to draw a new layer, with nothing running
+        viewer.add_labels(np.zeros(volume.data.shape, np.uint8), scale=layers[0].scale)
+        pause(1.0)
+        found["an empty labels layer alone, worst gap ms"] = served.worst_gap()
+        viewer.layers.pop()
+        for path in paths:
+            dock.add_checkpoint(path)
+            wait(lambda path=path: dock.ready and dock.checkpoint.candidate.path == path)
+            for layer, kept in zip(layers, ("not loaded", "kept"), strict=True):
+                dock.volume.choose(layer)
+                pause(1.0)
+                seconds, gap = press(viewer, dock)
+                found[f"{path.stem}, {kept}, s to the screen"] = seconds
+                found[f"{path.stem}, {kept}, worst gap ms"] = gap
     return found
 
 
@@ -176,8 +158,6 @@ class Served:
 
 def press(viewer: Any, dock: SegmentDock) -> tuple[float, float]:
     """Seconds from pressing the button to the drawn slice, and the worst gap in ms once the button was served."""
-    from qtpy.QtWidgets import QPushButton
-
     canvas = viewer.window._qt_viewer.canvas._scene_canvas
     drawn: list[float] = []
 
@@ -189,7 +169,7 @@ def press(viewer: Any, dock: SegmentDock) -> tuple[float, float]:
 
     canvas.events.draw.connect(on_draw, position="last")
     started = time.perf_counter()
-    dock.findChild(QPushButton, "segment_volume").click()
+    press_segment(dock)
     served = Served()
     wait(lambda: bool(drawn) or not dock.running)
     if not drawn:
@@ -238,8 +218,7 @@ def summary(rounds: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    import torch
-
+    from napari_transunet.benchmarking.machine import describe_machine
     from napari_transunet.checkpoints.catalogue import default_checkpoint
 
     shipped = default_checkpoint()
@@ -255,12 +234,7 @@ def measure(rounds: int) -> dict[str, Any]:
     return {
         "rounds": rounds,
         "checkpoints": {"shipped": shipped.name, "large": f"{LARGE[0]} at {LARGE[1]}, 421 MB, float32"},
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+        "machine": asdict(describe_machine()),
         **{part: summary(found) for part, found in parts.items()},
     }
 
@@ -286,7 +260,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="write the numbers as JSON")
     options = parser.parse_args(arguments)
     if options.part is not None:
-        found = engine(options.paths[0]) if options.part == "engine" else window(options.paths)
+        found = engine(options.paths[0]) if options.part == "engine" else in_window(options.paths)
         sys.stdout.write(json.dumps(found) + "\n")
         return
     results = measure(options.rounds)

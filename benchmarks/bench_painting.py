@@ -12,20 +12,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("NAPARI_CONFIG", "")
-
 import numpy as np
 from bench_event_loop import LIMIT, Gaps, Stopwatch
-from event_loop import pause, wait
 from rich.console import Console
 from rich.table import Table
+from window import open_window, pause, wait
 
+from napari_transunet.benchmarking.machine import describe_machine
 from napari_transunet.files import atomic_path
 from napari_transunet.viewer.keeping import keep
 from napari_transunet.viewer.layers import add_volume
@@ -69,51 +67,46 @@ def paint(viewer: Any, layer: Any, rng: np.random.Generator) -> None:
 
 
 def measure(quick: bool) -> dict[str, Any]:
-    import napari
-
     from napari_transunet.viewer.menus import show_review_dock
 
     slices = 60 if quick else 300
     volume, labels = scene(slices)
-    viewer = napari.Viewer(show=True)
-    viewer.window._qt_window.resize(1600, 1000)
-    image = add_volume(viewer, volume)
-    result = new_result(image, volume, LabelSet.from_names({k: f"organ {k}" for k in range(1, 9)}))
-    result.layer.data[...] = labels
-    result.session.prediction[...] = labels
-    viewer.add_layer(result.layer)
-    layer = result.layer
-    layer.mode, layer.brush_size = "paint", 15
     parts: dict[str, list[Gaps]] = {"autosave off": [], "autosave on": []}
     saves = 0
-    dock = show_review_dock(viewer)
-    pause(2.0)
-    clock = Stopwatch()
-    rng = np.random.default_rng(1)
-    keeper = keep(viewer, result)
-    assert keeper is not None
-    wait(lambda: keeper._saver is not None, 60)
-    keeper.flush(60)
-    saver = keeper._saver
-    for _ in range(ROUNDS):
-        for name, on in (("autosave off", False), ("autosave on", True)):
-            keeper._saver = saver if on else None
-            before = len(list(saver._folder.path.glob("*.part")))
-            pause(0.5)
-            clock.start()
-            for _ in range(STROKES):
-                paint(viewer, layer, rng)
-            parts[name].append(clock.stop(name))
-            saves += len(list(saver._folder.path.glob("*.part"))) - before
-    keeper._saver = saver
-    assert keeper.flush(60)
-    viewer.close()
-    del dock
+    with open_window() as viewer:
+        image = add_volume(viewer, volume)
+        result = new_result(image, volume, LabelSet.from_names({k: f"organ {k}" for k in range(1, 9)}))
+        result.layer.data[...] = labels
+        result.session.prediction[...] = labels
+        viewer.add_layer(result.layer)
+        layer = result.layer
+        layer.mode, layer.brush_size = "paint", 15
+        dock = show_review_dock(viewer)
+        pause(2.0)
+        clock = Stopwatch()
+        rng = np.random.default_rng(1)
+        keeper = keep(viewer, result)
+        assert keeper is not None
+        wait(lambda: keeper._saver is not None, 60)
+        keeper.flush(60)
+        saver = keeper._saver
+        for _ in range(ROUNDS):
+            for name, on in (("autosave off", False), ("autosave on", True)):
+                keeper._saver = saver if on else None
+                before = len(list(saver._folder.path.glob("*.part")))
+                pause(0.5)
+                clock.start()
+                for _ in range(STROKES):
+                    paint(viewer, layer, rng)
+                parts[name].append(clock.stop(name))
+                saves += len(list(saver._folder.path.glob("*.part"))) - before
+        keeper._saver = saver
+        assert keeper.flush(60)
+        del dock
     return {
         "shape": [slices, 512, 512],
         "saves": saves,
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-        "napari": napari.__version__,
+        "machine": asdict(describe_machine()),
         "parts": {name: [asdict(gaps) for gaps in found] for name, found in parts.items()},
     }
 

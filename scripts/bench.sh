@@ -29,3 +29,5 @@ run "first slice" scripts/with-display.sh "$bin/python" benchmarks/bench_first_s
     ${quick:+--rounds 1} --out "$results/first_slice.json"
 run "the window while the network runs" scripts/with-display.sh "$bin/python" benchmarks/bench_event_loop.py \
     "${quick[@]}" --out "$results/event_loop.json"
+run "the worker, in the window and without napari" scripts/with-display.sh "$bin/python" benchmarks/bench_worker.py \
+    ${quick:+--rounds 1 --slices 12} --out "$results/worker.json"

@@ -18,7 +18,7 @@ from napari_transunet import __version__
 from napari_transunet.benchmarking.timing import synchronise
 from napari_transunet.segmentation.devices import available_devices
 
-_PACKAGES = ("torch", "openvino", "numpy", "scipy")
+_PACKAGES = ("torch", "openvino", "numpy", "scipy", "napari")
 _FIRST_SIZE = 512
 _LARGEST_SIZE = {"cpu": 4096}
 _LARGEST_ON_GPU = 16384

@@ -82,6 +82,8 @@ class LivePainter:
             # The time since the last refresh was asked for is what repainting took, at most.
             self._repaint_cost = started - self._last_refresh
             self._timing = False
+        if not len(buffer) and not self._stale:
+            return 0
         shown = self._slice_in_view()
         count, show_now = 0, False
         while (item := buffer.take()) is not None:
