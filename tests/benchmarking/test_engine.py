@@ -25,7 +25,7 @@ from napari_transunet.benchmarking.plain import PlainProcedure
 from napari_transunet.benchmarking.plots import BATCH_PLOT, TIME_PLOT, Plot, plots_of, ticks, write_plots
 from napari_transunet.benchmarking.report import BatchRate
 from napari_transunet.benchmarking.running import run_benchmark
-from napari_transunet.benchmarking.scaling import line_through
+from napari_transunet.benchmarking.scaling import last_over_first, line_through
 from napari_transunet.benchmarking.subjects import (
     Subject,
     central_part,
@@ -139,6 +139,12 @@ def test_matrix_rates_are_of_this_machine():
     machine = describe_machine()
     assert machine.threads == torch.get_num_threads()
     assert machine.versions["torch"] == torch.__version__
+
+
+def test_batches_near_the_end_are_held_against_those_near_the_start():
+    assert last_over_first([0.2] * 50 + [0.01]) == 1  # the last batch may be smaller
+    assert last_over_first([0.1] * 10 + [0.5] * 30 + [0.2] * 11) == 2
+    assert last_over_first([0.3]) == 1
 
 
 @given(
@@ -285,6 +291,7 @@ def test_a_report_holds_every_way_or_its_reason(report, volume):
 def test_all_that_takes_long_is_there_when_asked_for(report):
     (network,) = report.networks
     assert [found.slices for found in network.scaling.times] == [4, 8, 16]
+    assert 0.05 < network.scaling.late_over_early.median < 20
     assert {rate.batch_size for rate in network.batches} == {1, 2}
     assert {rate.way for rate in network.batches} == {
         result.way for result in network.ways if result.way.startswith("card")
