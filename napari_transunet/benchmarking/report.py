@@ -80,7 +80,8 @@ class Scaling:
     shape : of a slice (y, x)
     start_s, slice_s : of the line start + slices × slice that fits the medians, with equal weight for equal ratios
     residual : the largest distance of a median from that line, as a share of the line
-    late_over_early : in the longest volume, the time of a batch near the end over that of one near the start
+    late_over_early : in the longest volume, the time of a batch near the end over that of one near the start, each
+        beside a small volume at that moment
     """
 
     way: str
@@ -89,7 +90,7 @@ class Scaling:
     start_s: float
     slice_s: float
     residual: float
-    late_over_early: Spread
+    late_over_early: float
 
 
 @dataclass(frozen=True)

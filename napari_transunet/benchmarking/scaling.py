@@ -13,11 +13,14 @@ import numpy as np
 from napari_transunet.benchmarking.memory import PeakMemory
 from napari_transunet.benchmarking.report import LengthTime, Scaling
 from napari_transunet.benchmarking.subjects import repeated_slices
-from napari_transunet.benchmarking.timing import Spread, interleaved
+from napari_transunet.benchmarking.timing import interleaved
 
 if TYPE_CHECKING:
     from napari_transunet.benchmarking.ways import ReadyWay
+    from napari_transunet.segmentation.predictor import Predictor
     from napari_transunet.volumes.volume import Volume
+
+_BETWEEN = 5  # batches from one small volume to the next
 
 LENGTHS: tuple[int, ...] = (16, 32, 64, 128, 256, 512, 1000)
 
@@ -29,14 +32,8 @@ def time_against_slices(
     predictor = ready.predictor
     peaks = PeakMemory(predictor.device)
 
-    late_over_early: list[float] = []
-
     def segment(repeated: Volume) -> int:
-        ends = [time.perf_counter()]
-        labels = predictor.predict(repeated, progress=lambda *_: ends.append(time.perf_counter()))
-        if len(labels) == lengths[-1]:
-            late_over_early.append(last_over_first(np.diff(ends).tolist()))
-        return labels.nbytes
+        return predictor.predict(repeated).nbytes
 
     works: Mapping[str, Callable[[], int]] = {
         str(length): partial(segment, repeated_slices(volume, length)) for length in lengths
@@ -48,17 +45,35 @@ def time_against_slices(
     ]
     start, slope, residual = line_through(lengths, [one.volume_s.median for one in found])
     rows, columns = volume.data.shape[1:]
-    return Scaling(ready.way.name, (rows, columns), found, start, slope, residual, Spread.of(late_over_early))
+    return Scaling(
+        ready.way.name, (rows, columns), found, start, slope, residual, growth(predictor, volume, lengths[-1])
+    )
 
 
-def last_over_first(batches: Sequence[float]) -> float:
-    """The median seconds of a batch in the last fifth of a volume, over that in the first; 1 where none gets slower.
+def growth(predictor: Predictor, volume: Volume, length: int) -> float:
+    """How much longer a batch takes near the end of a volume of so many slices than near its start; 1 for no longer.
 
-    The very last batch does not count, since it may be smaller.
+    Now and then a small volume is segmented between two batches, and batches are counted in its time, so that a
+    machine whose speed changes meanwhile does not count. Medians of the first and the last fifth.
     """
-    full = list(batches[:-1]) or list(batches)
-    part = max(1, len(full) // 5)
-    return statistics.median(full[-part:]) / statistics.median(full[:part])
+    small = repeated_slices(volume, predictor.batch_size)
+    in_small: list[float] = []
+    last = time.perf_counter()
+    for number, _ in enumerate(predictor.iter_batches(repeated_slices(volume, length))):
+        took = time.perf_counter() - last
+        if number % _BETWEEN == 0:
+            started = time.perf_counter()
+            predictor.predict(small)
+            in_small.append(took / (time.perf_counter() - started))
+        last = time.perf_counter()
+    return last_over_first(in_small)
+
+
+def last_over_first(values: Sequence[float]) -> float:
+    """The median of the last fifth over that of the first; the very first does not count where there are others."""
+    settled = values[1:] or values
+    part = max(1, len(settled) // 5)
+    return statistics.median(settled[-part:]) / statistics.median(settled[:part])
 
 
 def line_through(lengths: Sequence[int], seconds: Sequence[float]) -> tuple[float, float, float]:

@@ -309,12 +309,10 @@ def _scaling_table(network: NetworkReport) -> Table:
 
 
 def _line_found(scaling: Scaling) -> str:
-    late = scaling.late_over_early
     return (
         f"{scaling.way}: {scaling.slice_s:.4f} s a slice and {scaling.start_s:.2f} s to start; "
         f"the medians are off this line by {scaling.residual:.1%} at most. "
-        f"In the longest volume a batch of the last fifth takes {late.median:.2f} ({late.least:.2f}–{late.most:.2f}) "
-        "times one of the first fifth."
+        f"In the longest volume a batch of the last fifth takes {scaling.late_over_early:.3f} times one of the first."
     )
 
 
