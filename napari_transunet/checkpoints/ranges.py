@@ -97,6 +97,10 @@ class ActivationRanges(BaseModel):
                 f"{origin} is not usable: {what_is_wrong(error)}; make it again with `napari-transunet calibrate`."
             ) from error
 
+    def good_at(self, img_size: tuple[int, int]) -> bool:
+        """Whether labels of images of this (height, width) are known to agree; elsewhere nobody compared them."""
+        return self.agreement is not None and self.agreement.good and self.img_size == img_size
+
     def without(self, prefixes: Sequence[str]) -> ActivationRanges:
         """The same ranges but for the layers whose names begin so; these are not run in 8 bits then."""
         kept = {name: span for name, span in self.layers.items() if not name.startswith(tuple(prefixes))}

@@ -72,11 +72,16 @@ def _imports() -> bool:
 
 
 def resolve_arithmetic(
-    precision: str | torch.dtype, device: torch.device, backend: Backend, ranges: ActivationRanges | None
+    precision: str | torch.dtype,
+    device: torch.device,
+    backend: Backend,
+    ranges: ActivationRanges | None,
+    img_size: tuple[int, int],
 ) -> torch.dtype:
     """The dtype that the network computes in; torch.int8 only where OpenVINO runs it and has its ranges.
 
-    "auto" is 8 bits where they are known to give float32's labels, else as `resolve_precision`.
+    "auto" is 8 bits where they are known to give float32's labels on images of `img_size` (height, width), else as
+    `resolve_precision`.
 
     Raises
     ------
@@ -95,10 +100,10 @@ def resolve_arithmetic(
                 "`napari-transunet calibrate CHECKPOINT VOLUME`, or choose 'auto'."
             )
         return torch.int8
-    if name == "auto" and backend == "openvino" and ranges is not None and ranges.agreement is not None:
+    if name == "auto" and backend == "openvino" and ranges is not None and ranges.good_at(img_size):
         from napari_transunet.segmentation.openvino_network import runs_in_8_bits
 
-        if ranges.agreement.good and runs_in_8_bits():
+        if runs_in_8_bits():
             return torch.int8
     return resolve_precision(precision, device)
 

@@ -40,7 +40,7 @@ _LEFT_OUT_FIRST = (
 )
 """Layers that stay out of 8 bits where the labels would differ too much, the first ones first.
 
-Everything after them hangs on the image's first layers, and they are a few hundredths of the arithmetic.
+Everything after them hangs on the image's first layers, and they are about 6 % of the arithmetic.
 """
 
 _LEFT_OUT_AT_ONCE = (1, 2, 5, len(_LEFT_OUT_FIRST))

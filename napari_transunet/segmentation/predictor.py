@@ -174,8 +174,8 @@ class Predictor:
         if pipeline == "paper" and str(precision) == "auto":
             precision = "float32"
         if ranges is None and self.backend == "openvino" and self.checkpoint is not None:
-            ranges = _own_ranges(self.checkpoint, net.img_size, precision)
-        self.precision = resolve_arithmetic(precision, self.device, self.backend, ranges)
+            ranges = _own_ranges(self.checkpoint, precision)
+        self.precision = resolve_arithmetic(precision, self.device, self.backend, ranges, net.img_size)
         if backend == "auto" and self.precision == torch.float32:
             self.backend = "torch"  # nearer to what was trained, and ready sooner; OpenVINO gains little here
         self.batch_size = batch_size or _default_batch(self.device, self.backend, net.img_size)
@@ -545,26 +545,18 @@ def _order(n: int, first: int | None, slices: Sequence[int] | None) -> Sequence[
     return wanted if first is None else nearest_first(wanted, first)
 
 
-def _own_ranges(
-    checkpoint: Checkpoint, size: tuple[int, int], precision: str | torch.dtype
-) -> ActivationRanges | None:
-    """The activation ranges beside the checkpoint; unusable ones matter only to somebody who asks for 8 bits.
-
-    Unasked, they are not used at another image size than they were taken at, where nobody compared labels.
-    """
+def _own_ranges(checkpoint: Checkpoint, precision: str | torch.dtype) -> ActivationRanges | None:
+    """The activation ranges beside the checkpoint; unusable ones matter only to somebody who asks for 8 bits."""
     wanted = str(precision).removeprefix("torch.")
     if wanted not in ("auto", "int8"):
         return None
     try:
-        ranges = ranges_beside(checkpoint.path, checkpoint.sha256)
+        return ranges_beside(checkpoint.path, checkpoint.sha256)
     except CheckpointError as error:
         if wanted == "int8":
             raise
         _log.warning("8 bits are not used: %s", error)
         return None
-    if wanted == "auto" and ranges is not None and ranges.img_size != size:
-        return None
-    return ranges
 
 
 def _default_batch(device: torch.device, backend: Backend, size: tuple[int, int]) -> int:

@@ -27,6 +27,7 @@ from napari_transunet.segmentation.predictor import Predictor
 from tests.references import relative_error
 
 CPU = torch.device("cpu")
+SIZE = (64, 64)
 needs_openvino = pytest.mark.skipif(not has_openvino(), reason="openvino is not installed")
 
 HYBRID = Variant("small hybrid", 16, 24, 48, 2, 2, hybrid=True)
@@ -194,17 +195,18 @@ def test_float32_is_left_to_pytorch_unless_asked(monkeypatch: pytest.MonkeyPatch
 
 def ranges_with(labels: float | None) -> ActivationRanges:
     agreement = None if labels is None else Agreement(labels=labels, dice={1: labels})
-    return ActivationRanges(layers={"a": (0, 1)}, img_size=(64, 64), slices=1, agreement=agreement)
+    return ActivationRanges(layers={"a": (0, 1)}, img_size=SIZE, slices=1, agreement=agreement)
 
 
 @needs_openvino
 def test_8_bits_are_used_unasked_only_where_labels_are_known_to_agree() -> None:
-    assert resolve_arithmetic("auto", CPU, "openvino", ranges_with(0.999)) == torch.int8
+    assert resolve_arithmetic("auto", CPU, "openvino", ranges_with(0.999), SIZE) == torch.int8
     for ranges in (None, ranges_with(None), ranges_with(0.99)):
-        assert resolve_arithmetic("auto", CPU, "openvino", ranges) != torch.int8
-    assert resolve_arithmetic("auto", CPU, "torch", ranges_with(0.999)) != torch.int8
-    assert resolve_arithmetic("float32", CPU, "openvino", ranges_with(0.999)) == torch.float32
-    assert resolve_arithmetic("int8", CPU, "openvino", ranges_with(0.9)) == torch.int8
+        assert resolve_arithmetic("auto", CPU, "openvino", ranges, SIZE) != torch.int8
+    assert resolve_arithmetic("auto", CPU, "openvino", ranges_with(0.999), (64, 96)) != torch.int8
+    assert resolve_arithmetic("auto", CPU, "torch", ranges_with(0.999), SIZE) != torch.int8
+    assert resolve_arithmetic("float32", CPU, "openvino", ranges_with(0.999), SIZE) == torch.float32
+    assert resolve_arithmetic("int8", CPU, "openvino", ranges_with(0.9), SIZE) == torch.int8
 
 
 @needs_openvino
@@ -226,9 +228,9 @@ def test_what_is_not_possible_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="OpenVINO runs on the CPU here, not on cuda:0"):
         resolve_backend("openvino", torch.device("cuda", 0))
     with pytest.raises(InputError, match="needs OpenVINO"):
-        resolve_arithmetic("int8", CPU, "torch", ranges_with(1))
+        resolve_arithmetic("int8", CPU, "torch", ranges_with(1), SIZE)
     with pytest.raises(InputError, match="activation ranges; make them with"):
-        resolve_arithmetic("int8", CPU, "openvino", None)
+        resolve_arithmetic("int8", CPU, "openvino", None, SIZE)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert not backends.has_openvino()
     assert resolve_backend("auto", CPU) == "torch"
