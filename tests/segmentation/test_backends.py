@@ -164,6 +164,7 @@ def test_ctrl_c_is_survived_after_a_network_went_on_another_thread() -> None:
 import os, signal, sys, threading, torch
 from napari_transunet.segmentation.openvino_network import OpenVINONetwork
 from tests.segmentation.test_backends import PLAIN, network
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs the tests may ignore it
 kept = [OpenVINONetwork(network(PLAIN, 32), torch.float32, 1)]
 kept[0](torch.rand(1, 1, 32, 32))
 other = threading.Thread(target=kept.clear)
