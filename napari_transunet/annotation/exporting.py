@@ -304,6 +304,8 @@ def _record(
         told = {"name": source.name, "format": source.format, "series_uid": source.series_uid}
         known = record.get("source")
         record["source"] = (known if isinstance(known, dict) else {}) | {k: v for k, v in told.items() if v}
+        if source.notes:
+            record["reading_notes"] = list(source.notes)
     if {"stl", "ply"} & set(wanted):
         record["meshes"] = {"coordinates": request.coordinates, "unit": "mm", "smoothed_mm": MESH_SMOOTHING}
     return record

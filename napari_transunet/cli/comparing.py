@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_transunet.cli.options import JsonOption, OverwriteOption, check_target, read
+from napari_transunet.cli.options import JsonOption, OverwriteOption, check_target
 from napari_transunet.cli.printing import print_json, print_table
 from napari_transunet.cli.reporting import BAD_INPUT, say, sentence_of
 from napari_transunet.errors import InputError, VolumeError
@@ -156,8 +156,10 @@ def _pairing(prediction: Path, reference: Path) -> Pairing | None:
 
 
 def _read(path: Path) -> Volume:
+    from napari_transunet.volumes.reading import read_volume
+
     try:
-        return read(path)
+        return read_volume(path)
     except VolumeError as error:
         # It begins with the file's name, which a prediction shares with its reference as a rule; the path tells more.
         error.args = (f"{path}: {str(error).removeprefix(f'{path.name}: ')}",)
@@ -183,7 +185,8 @@ def _score(prediction: Path, reference: Path, scoring: _Scoring) -> _Scored:
         published_scoring=scoring.published,
     )
     names = (first.labels.names if first.labels else {}) | (second.labels.names if second.labels else {})
-    return _Scored(scores, names, first.geometry.spacing, list(_other_names(first, second)))
+    notes = [*_reading_notes(first, second), *_other_names(first, second)]
+    return _Scored(scores, names, first.geometry.spacing, notes)
 
 
 def _evaluate_pair(prediction: Path, reference: Path, scoring: _Scoring, output: _Output) -> None:
@@ -314,6 +317,13 @@ def _names_of_all(scored: Mapping[str, _Scored]) -> dict[int, str]:
                 differing.add(value)
                 say(f"Note: label {value} is {known!r} in earlier cases, but {name!r} in {case}.")
     return names
+
+
+def _reading_notes(prediction: Volume, reference: Volume) -> Iterator[str]:
+    """What the readers had to assume; in the same words for every case, so that it is told once."""
+    for which, volume in (("prediction", prediction), ("reference", reference)):
+        for note in volume.source.notes:
+            yield f"Note on the {which}: {note}"
 
 
 def _other_names(first: Volume, second: Volume) -> Iterator[str]:

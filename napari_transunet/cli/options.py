@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from napari_transunet.cli.reporting import say
 from napari_transunet.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,10 +57,13 @@ def check_target(target: Path, *beside: Path, overwrite: bool) -> None:
 def read(
     source: Path, *, series: str | None = None, channel: int | None = None, time_point: int | None = None
 ) -> Volume:
-    """The volume at `source`, with the choices that the options made."""
+    """The volume at `source`, with the choices that the options made; says what the reader had to assume."""
     from napari_transunet.volumes.reading import read_volume
 
-    return read_volume(source, series=_series(series), channel=channel, time=time_point)
+    volume = read_volume(source, series=_series(series), channel=channel, time=time_point)
+    for note in volume.source.notes:
+        say(f"Note on {source}: {note}")
+    return volume
 
 
 def one_or_three(text: str, option: str) -> Literal[1, 3]:

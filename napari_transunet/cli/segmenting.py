@@ -259,9 +259,9 @@ def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrit
     from napari_transunet.volumes.writing import write_labels
 
     looks = doubt_about_looks(predictor.card, planes=predictor.planes, flips=predictor.flips)
-    for doubt in (doubt_about(volume, predictor.card), looks):
-        if doubt is not None:
-            say(f"Note on {volume.source.name}: {doubt}")
+    doubts = [doubt for doubt in (doubt_about(volume, predictor.card), looks) if doubt is not None]
+    for doubt in doubts:
+        say(f"Note on {volume.source.name}: {doubt}")
     checkpoint = predictor.checkpoint
     name = checkpoint.name if checkpoint is not None else predictor.card.variant
     slices = volume.data.shape[predictor.slice_axis(volume)]
@@ -302,6 +302,8 @@ def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrit
     )
     run = asdict(record)
     provenance = {key: run[key] for key in top} | {"version": __version__, "runs": [run]}
+    notes = {"reading_notes": list(volume.source.notes), "compatibility_notes": doubts}
+    provenance |= {key: sentences for key, sentences in notes.items() if sentences}
     written = write_labels(target, labels, volume, names, provenance=provenance, overwrite=overwrite)
 
     voxel_ml = math.prod(volume.geometry.spacing) / 1000

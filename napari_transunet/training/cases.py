@@ -130,10 +130,12 @@ def prepare_cases(
     scaled: bool = False,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
+    noted: Callable[[str], None] | None = None,
 ) -> list[Case]:
     """All cases, read and prepared as by `prepare_case`, in their order; one for each plane that the card looks at.
 
-    `progress` is told the cases that are done and how many there are; `cancelled` is asked before each.
+    `progress` is told the cases that are done and how many there are; `cancelled` is asked before each;
+    `noted` gets, when all are read, each sentence about what their readers had to assume, with the cases it is about.
 
     Raises
     ------
@@ -145,11 +147,14 @@ def prepare_cases(
     """
     prepared: list[Case] = []
     bad: list[str] = []
+    notes: dict[str, list[str]] = {}
     for done, case in enumerate(cases, 1):
         if cancelled is not None and cancelled():
             raise PreparationCancelled("Preparing the cases was cancelled.")
         try:
             image, labels = case.read()
+            for note in dict.fromkeys((*image.source.notes, *labels.source.notes)):
+                notes.setdefault(note, []).append(case.name)
             ready = [
                 prepare_case(
                     image,
@@ -174,6 +179,10 @@ def prepare_cases(
             prepared.extend(ready)
         if progress is not None:
             progress(done, len(cases))
+    if noted is not None:
+        for note, names in notes.items():
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            noted(f"Note on {names[0]}{more}: {note}")
     if bad:
         raise DatasetError(_all_reasons(bad, len(cases)))
     return prepared

@@ -224,6 +224,7 @@ def train_checkpoint(
         scaled=course.dataset.scaled,
         progress=told.done,
         cancelled=told.cancelled,
+        noted=told.stage,
     )
     training, validation = (course.split.part(cases, part) for part in ("training", "validation"))
     if is_first_process():

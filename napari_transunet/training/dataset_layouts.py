@@ -107,7 +107,8 @@ class SliceCase:
         return self._stack("label")
 
     def _stack(self, key: str) -> Volume:
-        planes = [_Reader(self.name, path).read(key=key).data for path in self.slices]
+        volumes = [_Reader(self.name, path).read(key=key) for path in self.slices]
+        planes = [volume.data for volume in volumes]
         for path, plane in zip(self.slices, planes, strict=True):
             if plane.shape != (1, *planes[0].shape[1:]):
                 raise DatasetError(
@@ -116,7 +117,7 @@ class SliceCase:
                 )
         data = np.concatenate(planes)
         shape = (data.shape[0], data.shape[1], data.shape[2])
-        source = Source(self.slices[0].parent, "Synapse slices", self.name)
+        source = Source(self.slices[0].parent, "Synapse slices", self.name, notes=volumes[0].source.notes)
         return Volume(data, Geometry.default(shape), None, source)
 
 

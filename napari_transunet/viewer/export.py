@@ -147,6 +147,8 @@ def write_snapshot(
         raise FileProblem(f"{target.name} is the scan itself; give the labels another name.")
     labels = labels_dtype(taken.labels)
     provenance = taken.provenance(labels) if callable(taken.provenance) else taken.provenance
+    if taken.source is not None and taken.source.notes:
+        provenance = {**(provenance or {}), "reading_notes": list(taken.source.notes)}
     written = write_labels(
         target, labels, taken.geometry, taken.label_set, provenance=provenance, overwrite=overwrite
     )

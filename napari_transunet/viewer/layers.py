@@ -279,6 +279,15 @@ def source_of(layer: Layer) -> Source | None:
     return source if isinstance(source, Source) else None
 
 
+def notes_of(layer: Layer) -> tuple[str, ...]:
+    """What was assumed or left out when the layer's scan, or else its label file, was read: a sentence each."""
+    record = _record(layer)
+    for source in (source_of(layer), record.get("file")):
+        if isinstance(source, Source):
+            return source.notes
+    return ()
+
+
 def label_file_of(layer: Labels) -> Source | None:
     """The label file that a labels layer was read from; None where it was made here."""
     source = _record(layer).get("file")

@@ -87,10 +87,12 @@ def read_dicom(
     own = Series(header.series_uid, (header,))
     if header.series_uid and header.frames == 1 and not header.is_localizer and not header.is_segmentation:
         own = next(one for one in scan(path.parent, recursive=False) if one.uid == header.series_uid)
-    note = None
+    notes: tuple[str, ...] = ()
     if len(own.headers) > 1:
-        note = f"One file was given; its whole series of {len(own.headers)} images was read from its folder."
-    return _read(own, path, path.stem, channel, time, max_bytes, note)
+        notes = (
+            f"One file was given; its whole series of {len(own.headers)} images was read from its folder.",
+        )
+    return _read(own, path, path.stem, channel, time, max_bytes, notes)
 
 
 def _choose(found: list[Series], series: str | int | None) -> Series:
@@ -118,7 +120,7 @@ def _read(
     channel: int | None,
     time: int | None,
     max_bytes: int | None,
-    note: str | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Volume:
     first = series.headers[0]
     label = description_of(first) or name
@@ -127,7 +129,7 @@ def _read(
             raise VolumeError(f"its series holds {len(series.headers)} segmentations; give one file.")
         chosen(1, time, "time point", "time")
         data, geometry, labels = read_segmentation(first, channel=channel, max_bytes=max_bytes)
-        source = Source(path, "DICOM segmentation", label, series.uid or None, note)
+        source = Source(path, "DICOM segmentation", label, series.uid or None, notes)
         return Volume(data, geometry, None, source, labels)
     chosen(1, channel, "channel", "channel")
     alone = len(series.headers) == 1
@@ -138,7 +140,7 @@ def _read(
     kind = "DICOM series" if len(series.headers) > 1 else "DICOM"
     if first.dataset.get("PerFrameFunctionalGroupsSequence"):
         kind = "DICOM enhanced multi-frame"
-    return Volume(data, geometry, first.modality, Source(path, kind, label, series.uid or None, note))
+    return Volume(data, geometry, first.modality, Source(path, kind, label, series.uid or None, notes))
 
 
 def _values(frames: Sequence[Frame], max_bytes: int | None) -> npt.NDArray[Any]:

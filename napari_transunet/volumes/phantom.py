@@ -103,7 +103,7 @@ def synthetic_ct(
         origin=(float(x[0, 0, 0]), float(y[0, 0, 0]), float(z[0, 0, 0])),
     )
     source = Source(
-        None, "synthetic", "ct_phantom", description="A computed phantom, not an image of a patient."
+        None, "synthetic", "ct_phantom", notes=("A computed phantom, not an image of a patient.",)
     )
     data = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
     return Volume(data, geometry, "CT", source), labels, LabelSet.from_names(_NAMES)

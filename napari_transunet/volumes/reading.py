@@ -310,19 +310,16 @@ def _with_sidecar(
         data,
         geometry,
         modality or beside_modality,
-        Source(path, kind, stem_of(path), description=note),
+        Source(path, kind, stem_of(path), notes=(note,) if note else ()),
         labels if labels is not None else beside_labels,
     )
 
 
 def _bare(path: Path, kind: str, data: npt.NDArray[Any], key: str | None) -> Volume:
     shape = (data.shape[0], data.shape[1], data.shape[2])
-    note = "The file says nothing about voxel size or orientation; 1 mm voxels were assumed."
-    if key is not None:
-        note = f"Array {key!r} was read. {note}"
-    return Volume(
-        data, Geometry.default(shape), None, Source(path, kind, stem_of(path), description=note), None
-    )
+    notes: tuple[str, ...] = () if key is None else (f"Array {key!r} was read.",)
+    notes += ("The file says nothing about voxel size or orientation; 1 mm voxels were assumed.",)
+    return Volume(data, Geometry.default(shape), None, Source(path, kind, stem_of(path), notes=notes))
 
 
 def _commented(path: Path) -> LabelSet | None:

@@ -26,14 +26,15 @@ class Source:
     format : what was read, e.g. "NIfTI" or "DICOM series".
     name : short display name, e.g. "ct_abdomen".
     series_uid : DICOM SeriesInstanceUID.
-    description : a sentence worth showing, e.g. that a whole series was read for one file of it.
+    notes : what the reader assumed, left out or chosen between, a sentence each, e.g. that voxels of 1 mm were
+        assumed. Whoever reads a volume for a person shows them.
     """
 
     path: Path | None
     format: str
     name: str
     series_uid: str | None = None
-    description: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

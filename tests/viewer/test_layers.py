@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import dask.array
 import numpy as np
 import pytest
@@ -296,3 +298,13 @@ def test_lazy_array_larger_than_the_memory_is_refused_before_it_is_computed(monk
     assert reads == []
     monkeypatch.setattr(layers, "available_memory", lambda: 120)
     assert layers.volume_of(layer).data.shape == (3, 4, 5)
+
+
+def test_what_was_assumed_in_reading_goes_with_image_and_labels():
+    notes = ("Voxels of 1 mm were assumed.",)
+    scan = replace(make_volume(), source=Source(None, "npy", "scan", notes=notes))
+    drawn = Layer.create(*layers.labels_to_layer(np.zeros(scan.data.shape, np.uint8), scan, None, "drawn"))
+    from_file = Layer.create(*layers.volume_to_layer(replace(scan, data=drawn.data, labels=LabelSet())))
+    assert layers.notes_of(image_layer(scan)) == layers.notes_of(drawn) == notes
+    assert layers.notes_of(from_file) == notes
+    assert layers.notes_of(Image(np.zeros((2, 2, 2)))) == ()

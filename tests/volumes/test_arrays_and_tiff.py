@@ -26,7 +26,7 @@ def test_npy(tmp_path: Path) -> None:
         np.testing.assert_array_equal(volume.data, DATA)
         assert volume.data.dtype.isnative
         assert volume.geometry == Geometry.default((3, 4, 5))
-        assert "1 mm voxels were assumed" in (volume.source.description or "")
+        assert "1 mm voxels were assumed" in " ".join(volume.source.notes)
 
 
 def test_npz_takes_the_image_or_the_key_asked_for(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_tiff_pages_are_slices(tmp_path: Path) -> None:
         volume = read_volume(tmp_path / "a.tif")
         np.testing.assert_array_equal(volume.data, DATA)
         assert volume.geometry.spacing == (1, 1, 1)
-        assert "no voxel size along z, y, x" in (volume.source.description or "")
+        assert "no voxel size along z, y, x" in " ".join(volume.source.notes)
 
 
 def test_plain_pages_without_metadata(tmp_path: Path) -> None:

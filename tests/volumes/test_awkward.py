@@ -251,7 +251,7 @@ def test_one_file_brings_its_series(awkward: Path) -> None:
     volume = read_volume(folder / "02.dcm")
     whole = read_volume(folder)
     np.testing.assert_array_equal(volume.data, whole.data)
-    assert "series of 3 images" in (volume.source.description or "")
+    assert "series of 3 images" in " ".join(volume.source.notes)
     assert [info.slices for info in list_series(folder / "02.dcm")] == [3]
 
 

@@ -151,7 +151,7 @@ def test_one_file_reads_its_series_and_leaves_the_other(tmp_path: Path) -> None:
     one = next(tmp_path.glob("b*.dcm"))
     volume = read_volume(one)
     assert volume.data.shape == (2, 4, 5)
-    assert "whole series of 2 images" in (volume.source.description or "")
+    assert "whole series of 2 images" in " ".join(volume.source.notes)
     assert list_series(one)[0].uid == "1.2.2"
     assert read_volume(one, series="1.2.1").data.shape == (3, 4, 5)
 

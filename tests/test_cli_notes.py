@@ -1,0 +1,89 @@
+"""What a reader had to assume reaches the person at the terminal and the files that are written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from napari_transunet.annotation.exporting import ExportRequest, export
+from napari_transunet.checkpoints.card import ModelCard, default_card
+from napari_transunet.checkpoints.saving import save_checkpoint
+from napari_transunet.model.transunet import TransUNet
+from napari_transunet.training.cases import prepare_cases
+from napari_transunet.training.datasets import open_dataset
+from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.reading import read_volume
+from napari_transunet.volumes.volume import Source
+from tests.commands import invoke
+
+ASSUMED = "1 mm voxels were assumed"
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    np.save(tmp_path / "bare.npy", np.zeros((3, 20, 20), np.int16))
+    return tmp_path / "bare.npy"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    net = TransUNet("testing", num_classes=3, img_size=32)
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return save_checkpoint(folder / "organs.safetensors", net, default_card(net, modality="CT"))
+
+
+def test_segment_says_it_and_writes_it_down(bare: Path, checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "labels.nii.gz"
+    result = invoke("segment", bare, "-o", out, "-c", checkpoint, "--device", "cpu")
+    assert ASSUMED in result.stderr
+    written = json.loads((tmp_path / "labels.json").read_text("utf-8"))["provenance"]
+    assert any(ASSUMED in note for note in written["reading_notes"])
+
+
+def test_convert_and_evaluate_say_it(bare: Path, tmp_path: Path) -> None:
+    result = invoke("convert", bare, tmp_path / "image.nrrd")
+    assert ASSUMED in result.stderr
+    assert ASSUMED not in result.stdout
+    labels = np.ones((3, 20, 20), np.uint8)
+    np.save(tmp_path / "one.npy", labels)
+    result = invoke("evaluate", tmp_path / "one.npy", tmp_path / "one.npy", "--json")
+    assert result.stderr.count(ASSUMED) == 2  # of the prediction, and of the reference
+    json.loads(result.stdout)
+
+
+def test_evaluate_says_it_once_for_many_cases(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for case in range(4):
+            np.save(tmp_path / folder / f"case{case}.npy", np.ones((3, 20, 20), np.uint8))
+    result = invoke("evaluate", tmp_path / "a", tmp_path / "b", "--json")
+    assert result.stderr.count(ASSUMED) == 2
+
+
+def test_training_is_told_once_for_all_cases(tmp_path: Path) -> None:
+    for folder, value in (("images", 0), ("labels", 1)):
+        (tmp_path / folder).mkdir()
+        for case in range(3):
+            np.save(tmp_path / folder / f"case{case}.npy", np.full((2, 32, 32), value, np.uint8))
+    card = ModelCard(variant="testing", num_classes=2, img_size=(32, 32), n_skip=3, window=(0.0, 1.0))
+    told: list[str] = []
+    prepare_cases(open_dataset(tmp_path).cases, {1: 1}, card, noted=told.append)
+    assert len(told) == 1
+    assert ASSUMED in told[0]
+    assert "2 more" in told[0]
+
+
+def test_an_export_writes_it_down(bare: Path, tmp_path: Path) -> None:
+    source = read_volume(bare).source
+    geometry = Geometry.default((3, 20, 20))
+    request = ExportRequest(tmp_path, "out", ("nifti",))
+    export(np.zeros(geometry.shape, np.uint8), geometry, LabelSet(), request, source=source)
+    record = json.loads((tmp_path / "out.json").read_text("utf-8"))["provenance"]
+    assert record["reading_notes"] == list(source.notes)
+    assert Source(None, "array", "array").notes == ()
