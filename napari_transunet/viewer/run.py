@@ -283,6 +283,7 @@ class SegmentationRun(QObject):
 
         from napari_transunet.viewer.worker import QuietWorker
 
+        self.result.undo.settle()
         self._step = UndoStep(self.result.layer)
         task = _Task(_work, self._channel)
         task.title = self._title

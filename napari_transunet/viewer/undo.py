@@ -4,12 +4,15 @@ napari (0.9) has no public way to do this: writing into `layer.data` leaves no h
 a run would mix in the person's strokes, and making a layer non-editable forgets the history that it had. So this
 module, and only this one, uses private parts of `Labels`: its two history queues and the form of an entry, a list
 of (index, values before, values after). It is written for napari>=0.9,<0.10 and its tests press real undo.
+
+What holds here: a step that a run or a tool left is a `WrittenStep` and never taken for a stroke (`is_stroke`); and no
+step is written while strokes wait to be looked at (`SessionUndo.settle`).
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
 
 Box: TypeAlias = tuple[slice, slice, slice]
 Atom: TypeAlias = tuple[Box, NDArray[Any], NDArray[Any]]
+
+
+class WrittenStep(list[Any]):
+    """A step of the layer's history that a run or a tool left there: no stroke of the person's."""
 
 
 class UndoStep:
@@ -42,7 +49,8 @@ class UndoStep:
         self._atoms: list[Atom] = []
         self._closed = False
         self._earlier = list(layer._undo_history)
-        layer.editable = False  # resets the history, hence the copy above
+        self._mode = layer.mode
+        layer.editable = False  # resets history and mode, hence the copies above
 
     @property
     def intact(self) -> bool:
@@ -84,6 +92,8 @@ class UndoStep:
             return None
         self._closed = True
         self._layer.editable = True
+        if self._layer.mode == "pan_zoom":
+            self._layer.mode = self._mode  # the brush is again in hand, if it was
         if not self.intact:
             # Somebody replaced the array; replaying old boxes into another one would damage it.
             return None
@@ -106,6 +116,7 @@ class SessionUndo:
     def __init__(self, layer: Labels) -> None:
         self._layer = weakref.ref(layer)
         self._steps: list[tuple[Atom, SessionStep]] = []
+        self._first: list[Callable[[], None]] = []
         layer.events.set_data.connect(self.follow)
 
     def add(self, mark: Atom | None, step: SessionStep) -> None:
@@ -116,6 +127,15 @@ class SessionUndo:
     def follows(self, layer: Any) -> bool:
         """Whether this is the layer whose undo is followed."""
         return self._layer() is layer
+
+    def before_steps(self, look: Callable[[], None], on: bool = True) -> None:
+        """Call `look` before anything but a stroke writes, so that strokes that wait are held to the rules first."""
+        self._first = [known for known in self._first if known != look] + ([look] if on else [])
+
+    def settle(self) -> None:
+        """Whoever is about to write calls this: strokes that wait to be looked at are looked at now."""
+        for look in self._first:
+            look()
 
     def follow(self, _event: Any = None) -> None:
         """Bring the session in line with the layer; called by itself, and by those who cannot wait for that."""
@@ -171,9 +191,53 @@ def history_of(layer: Labels) -> tuple[int, int, int, int]:
     return len(undo), id(undo[-1]) if undo else 0, len(redo), id(redo[-1]) if redo else 0
 
 
-def is_newest(layer: Labels, step: list[Any]) -> bool:
-    """Whether a step, as the layer's `paint` event carried it, is the one that undo would take back next."""
-    return bool(layer._undo_history) and layer._undo_history[-1] is step
+def is_stroke(step: list[Any]) -> bool:
+    """Whether a step, as the layer's `paint` event carried it, was made by brush, eraser, bucket or polygon.
+
+    Those are kept as masks; what a run or a tool of ours writes, or a script by `data_setitem`, is not.
+    """
+    return not isinstance(step, WrittenStep) and all(hasattr(atom, "mask") for atom in step)
+
+
+def are_newest(layer: Labels, steps: list[list[Any]]) -> bool:
+    """Whether steps, as the layer's `paint` events carried them, are those that undo would take back next."""
+    newest = list(layer._undo_history)[-len(steps) :]
+    return len(newest) == len(steps) and all(a is b for a, b in zip(newest, steps, strict=True))
+
+
+def take_back(layer: Labels, count: int) -> None:
+    """Undo the newest steps for good: redo does not bring them back."""
+    for _ in range(count):
+        layer.undo()
+        layer._redo_history.pop()
+
+
+def forget_undone(layer: Labels, steps: list[list[Any]]) -> list[list[Any]]:
+    """Let redo not bring back those of these steps that are undone; returns the others."""
+    marks = _ends(steps)
+    undone = [step for step in layer._redo_history if _ends([step]) & marks]
+    kept = [step for step in layer._redo_history if not _ends([step]) & marks]
+    if undone:
+        layer._redo_history.clear()
+        layer._redo_history.extend(kept)
+    gone = _ends(undone)
+    return [step for step in steps if not _ends([step]) & gone]
+
+
+def labels_before(strokes: Iterable[list[Any]], box: Box, labels: NDArray[Any]) -> NDArray[Any]:
+    """What the labels of a box were before these strokes (the newest, oldest first), which lie inside of it."""
+    earlier = labels.copy()
+    for stroke in reversed(list(strokes)):
+        for atom in reversed(stroke):
+            inside = tuple(
+                slice(part.start - at.start, part.stop - at.start)
+                for part, at in zip(atom.slice_key, box, strict=True)
+            )
+            if atom.mask is None:
+                earlier[inside] = atom.old_values
+            else:
+                earlier[inside][atom.mask] = atom.old_values
+    return earlier
 
 
 def stroke_box(atoms: Iterable[Any]) -> Box | None:
@@ -207,7 +271,7 @@ def _append(layer: Labels, atoms: list[Atom]) -> Atom | None:
     if not atoms:
         return None
     layer._redo_history.clear()
-    layer._append_to_undo_history(atoms)
+    layer._append_to_undo_history(WrittenStep(atoms))
     return atoms[0]
 
 

@@ -206,6 +206,7 @@ class AnnotationBench(QObject):
         """Give up edits that the last run disagrees with: one undo step."""
         if self.result is None or self.locked_because is not None:
             return
+        self.result.undo.settle()
         layer, session = self.result.layer, self.result.session
         known = sorted(self.overview.conflicts) if self.overview is not None else []
         slices = known if everywhere else [self.slice_in_view]

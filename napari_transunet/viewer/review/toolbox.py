@@ -15,7 +15,7 @@ from napari_transunet.annotation.corrections import Correction, Scope
 from napari_transunet.errors import InputError, TransUNetError
 from napari_transunet.viewer.background import Chores
 from napari_transunet.viewer.layers import geometry_of, is_lazy
-from napari_transunet.viewer.review.stroke_guard import StrokeGuard
+from napari_transunet.viewer.review.stroke_guard import Held, StrokeGuard
 from napari_transunet.viewer.undo import write_as_one_step
 from napari_transunet.viewer.wording import count, error_sentence, organ
 
@@ -135,6 +135,7 @@ class Toolbox(QObject):
         layer = result.layer
         if self._bench.result is not result or not layer.editable:
             return
+        result.undo.settle()
         if any(not np.array_equal(layer.data[write.index], write.before) for write in found.writes):
             self.said.emit("The labels were changed meanwhile; use the tool again.")
             return
@@ -145,8 +146,8 @@ class Toolbox(QObject):
             self._bench.look()
         self.said.emit(correction_sentence(found, self._bench.names))
 
-    def _on_held(self, voxels: int) -> None:
-        self.said.emit(f"{count(voxels, 'voxel')} of the stroke stayed as they were (range or lock).")
+    def _on_held(self, held: Held) -> None:
+        self.said.emit(held_sentence(held, self._bench.names, self.guard.between))
 
     def _on_followed(self) -> None:
         result, image = self._bench.result, self._bench.image
@@ -154,7 +155,7 @@ class Toolbox(QObject):
             self.guard.follow(None, None)
             return
         self.guard.locked = result.session.locked
-        self.guard.follow(result.layer, None if image is None or is_lazy(image) else image.data)
+        self.guard.follow(result, None if image is None or is_lazy(image) else image.data)
 
 
 def _values_in(labels: NDArray[Any]) -> tuple[int, ...]:
@@ -163,6 +164,17 @@ def _values_in(labels: NDArray[Any]) -> tuple[int, ...]:
     for plane in labels:
         found |= set(np.unique(plane).tolist())
     return tuple(sorted(found - {0}))
+
+
+def held_sentence(held: Held, names: Mapping[int, str], between: tuple[float, float] | None) -> str:
+    """What a stroke was not let change, and why."""
+    why = []
+    if held.outside and between is not None:
+        why.append(f"{count(held.outside, 'voxel')} outside of {between[0]:,.0f} to {between[1]:,.0f}")
+    if held.locked:
+        locked = " and ".join(organ(names.get(value, f"label {value}")) for value in sorted(held.locked))
+        why.append(f"{locked} {'is' if len(held.locked) == 1 else 'are'} locked")
+    return f"{count(held.voxels, 'voxel')} of the stroke stayed as they were: {'; '.join(why)}."
 
 
 def correction_sentence(found: Correction, names: Mapping[int, str]) -> str:
