@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,16 @@ from napari_transunet.volumes.dicom_frames import Frame, frames_of
 from napari_transunet.volumes.dicom_headers import (
     DIRECTORY,
     Header,
-    Series,
     description_of,
     is_dicom,
-    is_dicom_folder,
     read_header,
-    scan,
 )
 from napari_transunet.volumes.dicom_pixels import Plane, read_planes, stored_type
 from napari_transunet.volumes.dicom_seg import read_segmentation
+from napari_transunet.volumes.dicom_series import Series, is_dicom_folder, scan
 from napari_transunet.volumes.limits import checked_size, chosen, float_type, gives_floats, rescaled
 from napari_transunet.volumes.series import SeriesInfo, SeveralSeriesError
+from napari_transunet.volumes.several import SeveralVolumesError
 from napari_transunet.volumes.stacking import stack
 from napari_transunet.volumes.volume import Source, Volume
 
@@ -87,12 +87,10 @@ def read_dicom(
     own = Series(header.series_uid, (header,))
     if header.series_uid and header.frames == 1 and not header.is_localizer and not header.is_segmentation:
         own = next(one for one in scan(path.parent, recursive=False) if one.uid == header.series_uid)
-    notes: tuple[str, ...] = ()
     if len(own.headers) > 1:
-        notes = (
-            f"One file was given; its whole series of {len(own.headers)} images was read from its folder.",
-        )
-    return _read(own, path, path.stem, channel, time, max_bytes, notes)
+        note = f"One file was given; its whole series of {len(own.headers)} images was read from its folder."
+        own = replace(own, notes=(note, *own.notes))
+    return _read(own, path, path.stem, channel, time, max_bytes)
 
 
 def _choose(found: list[Series], series: str | int | None) -> Series:
@@ -107,7 +105,11 @@ def _choose(found: list[Series], series: str | int | None) -> Series:
         raise VolumeError(f"it holds no series {text!r}; there are {known}.")
     likely = [one for one in found if one.is_volume_like]
     if len(likely) == 1:
-        return likely[0]
+        others = [str(info) for one, info in zip(found, infos, strict=True) if one is not likely[0]]
+        if not others:
+            return likely[0]
+        note = f"Of {len(found)} DICOM series, the only volume was read; left out: {'; '.join(others[:8])}."
+        return replace(likely[0], notes=(note, *likely[0].notes))
     if len(found) == 1:
         return found[0]
     raise SeveralSeriesError(infos)
@@ -120,26 +122,38 @@ def _read(
     channel: int | None,
     time: int | None,
     max_bytes: int | None,
-    notes: tuple[str, ...] = (),
 ) -> Volume:
+    if series.problem is not None:
+        raise VolumeError(series.problem)
     first = series.headers[0]
     label = description_of(first) or name
     if first.is_segmentation:
         if len(series.headers) > 1:
             raise VolumeError(f"its series holds {len(series.headers)} segmentations; give one file.")
         chosen(1, time, "time point", "time")
-        data, geometry, labels = read_segmentation(first, channel=channel, max_bytes=max_bytes)
+        folder = path if path.is_dir() else path.parent
+        data, geometry, labels, notes = read_segmentation(
+            first, folder, recursive=path.is_dir(), channel=channel, max_bytes=max_bytes
+        )
+        notes = (*series.notes, *notes)
         source = Source(path, "DICOM segmentation", label, series.uid or None, notes)
         return Volume(data, geometry, None, source, labels)
     chosen(1, channel, "channel", "channel")
     alone = len(series.headers) == 1
     frames = [frame for header in series.headers for frame in frames_of(header, alone=alone)]
-    order, geometry = stack([frame.slice for frame in frames], time)
+    try:
+        order, geometry = stack([frame.slice for frame in frames], time)
+    except SeveralVolumesError:
+        raise
+    except VolumeError as error:
+        # A file that was left out may be the one that is missing.
+        raise VolumeError(" ".join([str(error), *series.notes])) from error
     ordered = [frames[index] for index in order]
     data = _values(ordered, max_bytes)
     kind = "DICOM series" if len(series.headers) > 1 else "DICOM"
     if first.dataset.get("PerFrameFunctionalGroupsSequence"):
         kind = "DICOM enhanced multi-frame"
+    notes = tuple(dict.fromkeys((*series.notes, *(note for frame in ordered for note in frame.notes))))
     return Volume(data, geometry, first.modality, Source(path, kind, label, series.uid or None, notes))
 
 

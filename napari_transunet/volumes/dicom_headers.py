@@ -1,8 +1,7 @@
-"""Finding DICOM files and reading their headers. Pixels are never touched here."""
+"""Reading the headers of DICOM files. Pixels are never touched here."""
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,24 +12,26 @@ from typing import IO, TYPE_CHECKING
 
 import pydicom
 from pydicom.config import IGNORE
+from pydicom.datadict import keyword_for_tag
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from napari_transunet.errors import SizeError, TransUNetError, VolumeError
+from napari_transunet.volumes.dicom_numbers import whole_number
 from napari_transunet.volumes.limits import MAX_DEFLATE_RATIO, memory_limit
-from napari_transunet.volumes.series import SeriesInfo
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+# Segmentations of voxels: one bit or a fraction per segment, and label maps.
+_SEGMENTATIONS = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"})
 DIRECTORY = "1.2.840.10008.1.3.10"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _UNDEFINED = 0xFFFFFFFF
-_SUFFIXES = frozenset({".dcm", ".dicom", ".ima", ""})
-_MAX_FILES = 100_000
-# Enough of a folder to see whether it is one of DICOM files.
-_GLANCE = 32
+SUFFIXES = frozenset({".dcm", ".dicom", ".ima", ""})
+# What pydicom warns of is either mended by it or ends in a sentence here. The filters are shared by all threads of a
+# process, so that to set and unset one around each file would undo what other threads set; one is set once.
+warnings.filterwarnings("ignore", module=r"pydicom\.")
 
 PACKING = (
     "SamplesPerPixel",
@@ -70,11 +71,15 @@ _TAGS = [
         *PACKING,
         "RescaleIntercept",
         "RescaleSlope",
+        "RescaleType",
         "ModalityLUTSequence",
         "SharedFunctionalGroupsSequence",
         "PerFrameFunctionalGroupsSequence",
         "SegmentationType",
         "SegmentSequence",
+        "MaximumFractionalValue",
+        "PixelPaddingValue",
+        "ReferencedSeriesSequence",
     )
 ]
 
@@ -119,12 +124,12 @@ class Header:
     @cached_property
     def size(self) -> tuple[int, int]:
         """(rows, columns), (0, 0) where there is no image."""
-        return (int(self.dataset.get("Rows") or 0), int(self.dataset.get("Columns") or 0))
+        return (self._whole("Rows") or 0, self._whole("Columns") or 0)
 
     @cached_property
     def frames(self) -> int:
-        """Images in the file."""
-        return max(int(self.dataset.get("NumberOfFrames") or 1), 1)
+        """Images in the file; 0 of them are counted as one, as other readers do."""
+        return self._whole("NumberOfFrames") or 1
 
     @cached_property
     def is_image(self) -> bool:
@@ -146,7 +151,7 @@ class Header:
     @cached_property
     def is_segmentation(self) -> bool:
         """Whether it is a DICOM segmentation object."""
-        return self.kind == SEGMENTATION
+        return self.kind in _SEGMENTATIONS
 
     @cached_property
     def is_localizer(self) -> bool:
@@ -157,33 +162,15 @@ class Header:
     def is_color(self) -> bool:
         """Whether its pixels have several samples or index a palette."""
         photometric = str(self.dataset.get("PhotometricInterpretation") or "MONOCHROME2").upper()
-        return int(self.dataset.get("SamplesPerPixel") or 1) > 1 or not photometric.startswith("MONOCHROME")
+        return (self._whole("SamplesPerPixel") or 1) > 1 or not photometric.startswith("MONOCHROME")
 
-
-@dataclass(frozen=True)
-class Series:
-    """The image files of one series, without repeated ones and without localizers among others."""
-
-    uid: str
-    headers: tuple[Header, ...]
-
-    @property
-    def is_volume_like(self) -> bool:
-        """Whether it may be what a user means by "the volume in this folder"."""
-        first = self.headers[0]
-        return not (first.is_localizer or first.is_color or first.is_segmentation)
-
-    def info(self, number: int) -> SeriesInfo:
-        """What to show of it."""
-        first = self.headers[0]
-        return SeriesInfo(
-            uid=self.uid,
-            description=description_of(first),
-            modality=first.modality,
-            slices=sum(header.frames for header in self.headers),
-            size=first.size,
-            number=number,
-        )
+    def _whole(self, name: str) -> int | None:
+        count = whole_number(self.dataset, name, self.path.name)
+        if count is not None and count < 0:
+            raise VolumeError(
+                f"{name} of {self.path.name} is {count}, which is no count; the header is damaged."
+            )
+        return count
 
 
 def description_of(header: Header) -> str:
@@ -197,16 +184,8 @@ def damage_named(what: str) -> Iterator[None]:
     """Turns whatever pydicom and SimpleITK raise on damaged bytes into a `VolumeError` that begins with `what`.
 
     Their exceptions for the same damage range from struct.error to NotImplementedError and OSError without a
-    number. What they warn about is either mended by them or ends here, so the warnings are not shown.
+    number.
     """
-    with warnings.catch_warnings(), damage_named_in_thread(what):
-        warnings.simplefilter("ignore")
-        yield
-
-
-@contextmanager
-def damage_named_in_thread(what: str) -> Iterator[None]:
-    """The same without a word to `warnings`, whose filters are shared by all threads: whoever waits silences them."""
     try:
         yield
     except (TransUNetError, MemoryError):
@@ -225,43 +204,11 @@ def is_dicom(path: Path) -> bool:
         head = file.read(132)
     if head[128:] == b"DICM":
         return True
-    if len(head) < 16 or path.suffix.lower() not in _SUFFIXES or head[:2] != b"\x08\x00":
+    if len(head) < 16 or path.suffix.lower() not in SUFFIXES or head[:2] != b"\x08\x00":
         return False
     element = int.from_bytes(head[2:4], "little")
     explicit = head[4:6].isalpha() and head[4:6].isupper()
     return element < 0x0100 and (explicit or int.from_bytes(head[4:8], "little") < 256)
-
-
-def is_dicom_folder(folder: Path) -> bool:
-    """Whether one of the first files in a folder is DICOM."""
-    for number, path in enumerate(_files(folder, recursive=True)):
-        if number >= _GLANCE:
-            return False
-        if _is_dicom_quietly(path):
-            return True
-    return False
-
-
-def _is_dicom_quietly(path: Path) -> bool:
-    try:
-        return is_dicom(path)
-    except OSError:
-        return False
-
-
-def _files(folder: Path, *, recursive: bool) -> Iterator[Path]:
-    count = 0
-    for where, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
-        for name in sorted(names):
-            if name.startswith("."):
-                continue
-            count += 1
-            if count > _MAX_FILES:
-                raise VolumeError(
-                    f"the folder holds more than {_MAX_FILES} files; give the folder of one series."
-                )
-            yield Path(where) / name
 
 
 def read_header(path: Path) -> Header:
@@ -276,14 +223,25 @@ def read_header(path: Path) -> Header:
         _check_deflated(path, file)
         file.seek(0)
         dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
-        # Values are converted on first use; convert all of them while errors are caught.
-        for element in (*getattr(dataset, "file_meta", ()), *dataset.iterall()):
-            _ = element.value
+        _convert(dataset, path.name)
         header = Header(path, dataset, _pixel_place(file, dataset))
         _ = (header.size, header.frames, header.is_localizer, header.is_color, header.lacks_image)
-    if not dataset:
+    if not dataset and header.kind != DIRECTORY:
         raise VolumeError(f"{path.name} has no readable DICOM header; it is damaged or truncated.")
     return header
+
+
+def _convert(dataset: Dataset, where: str) -> None:
+    """Converts all values, which pydicom does on first use, so that the field with a damaged one can be named."""
+    for element in getattr(dataset, "file_meta", ()):
+        _ = element.value
+    for tag in list(dataset.keys()):
+        name = keyword_for_tag(tag) or str(tag)
+        with damage_named(f"{name} of {where} is damaged"):
+            element = dataset[tag]
+            if element.VR == "SQ":
+                for item in element.value:
+                    _convert(item, where)
 
 
 def check_deflated(path: Path) -> None:
@@ -319,57 +277,6 @@ def _pixel_place(file: IO[bytes], dataset: Dataset) -> PixelPlace | None:
     else:
         return None
     return PixelPlace(offset, None if length == _UNDEFINED else length, syntax)
-
-
-def scan(folder: Path, *, recursive: bool) -> list[Series]:
-    """The series of images in a folder, in the order of their series numbers.
-
-    Raises
-    ------
-    VolumeError
-        There are no DICOM images, or one of the files is damaged.
-    """
-    found: dict[str, list[Header]] = {}
-    others = 0
-    for path in _files(folder, recursive=recursive):
-        if not _is_dicom_quietly(path):
-            if path.suffix.lower() in _SUFFIXES - {""}:
-                raise VolumeError(f"{path.name} is empty or no DICOM file; copy it again, or remove it.")
-            others += 1
-            continue
-        # A damaged file is not passed over: without its slice the volume would be another one.
-        header = read_header(path)
-        if header.lacks_image:
-            raise VolumeError(
-                f"{path.name} ends inside its header; it is truncated, copy it again or remove it."
-            )
-        if header.is_image:
-            found.setdefault(header.series_uid, []).append(header)
-        else:
-            others += 1
-    if not found:
-        what = f"none of its {others} files is a DICOM image" if others else "it is empty"
-        raise VolumeError(f"the folder holds no volume: {what}.")
-    series = [Series(uid, _without_strays(headers)) for uid, headers in found.items()]
-    if any(not one.headers[0].is_localizer for one in series):
-        series = [one for one in series if not one.headers[0].is_localizer]
-    return sorted(series, key=_number)
-
-
-def _without_strays(headers: list[Header]) -> tuple[Header, ...]:
-    """The headers without copies of the same image, and without localizers unless there is nothing else."""
-    unique: dict[str, Header] = {}
-    for header in headers:
-        unique.setdefault(str(header.dataset.get("SOPInstanceUID") or header.path), header)
-    kept = [header for header in unique.values() if not header.is_localizer]
-    return tuple(kept or unique.values())
-
-
-def _number(series: Series) -> tuple[float, str]:
-    try:
-        return (float(series.headers[0].dataset.get("SeriesNumber") or 0), series.uid)
-    except (TypeError, ValueError):
-        return (0.0, series.uid)
 
 
 def _listed(value: object) -> list[object]:

@@ -15,7 +15,6 @@ import itertools
 import os
 import tempfile
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,8 +36,8 @@ from napari_transunet.volumes.dicom_headers import (
     PixelPlace,
     check_deflated,
     damage_named,
-    damage_named_in_thread,
 )
+from napari_transunet.volumes.dicom_numbers import whole_number
 from napari_transunet.volumes.jpeg_headers import Packed, checked_image
 from napari_transunet.volumes.limits import checked_size, native
 
@@ -86,11 +85,18 @@ def stored_type(header: Header) -> np.dtype[Any]:
     VolumeError
         The header describes none that can be read.
     """
-    with damage_named(f"the header of {header.path.name} is damaged"):
-        bits = int(header.dataset.get("BitsAllocated") or 0)
-        representation = int(header.dataset.get("PixelRepresentation") or 0)
+    name = header.path.name
+    bits = whole_number(header.dataset, "BitsAllocated", name) or 0
+    representation = whole_number(header.dataset, "PixelRepresentation", name) or 0
     if bits not in (1, 8, 16, 32):
-        raise VolumeError(f"{header.path.name} stores {bits} bits per pixel; 8, 16 and 32 can be read.")
+        raise VolumeError(f"{name} stores {bits} bits per pixel; 8, 16 and 32 can be read.")
+    stored = whole_number(header.dataset, "BitsStored", name)
+    high = whole_number(header.dataset, "HighBit", name)
+    if stored and high is not None and high != stored - 1:
+        raise VolumeError(
+            f"HighBit of {name} is {high} where BitsStored is {stored}, so it is unclear which bits hold the values;"
+            f" it should be {stored - 1}. Correct the header, or export the images again."
+        )
     signed = representation == 1 and bits > 1
     return np.dtype(f"{'i' if signed else 'u'}{max(bits, 8) // 8}")
 
@@ -114,9 +120,7 @@ def read_planes(
         They do not fit into memory.
     """
     count = min(threads or os.cpu_count() or 1, _MAX_THREADS)
-    # The filters of warnings belong to all threads, so they are set once and around all of them.
-    with tempfile.TemporaryDirectory(prefix="napari-transunet-") as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory(prefix="napari-transunet-") as folder:
         unpacker = _Unpacker(Path(folder), max_bytes)
         jobs = [job for header, planes in wanted for job in unpacker.jobs(header, planes)]
         if min(count, len(jobs)) == 1:
@@ -157,7 +161,7 @@ class _Unpacker:
         images = _images(header, place)
         if images is None or not place.syntax.is_transfer_syntax or not place.syntax.is_encapsulated:
             return whole
-        with damage_named_in_thread(_damaged(header)):
+        with damage_named(_damaged(header)):
             head = self._head(header, place.syntax)
         return [
             partial(self._packed, header, place.syntax, head, images[plane.index], plane, dtype)
@@ -172,7 +176,7 @@ class _Unpacker:
     def _packed(
         self, header: Header, syntax: UID, head: bytes, pieces: _Pieces, plane: Plane, dtype: np.dtype[Any]
     ) -> None:
-        with damage_named_in_thread(_damaged(header)):
+        with damage_named(_damaged(header)):
             image = _joined(header.path, pieces)
             if not head:
                 bare = _bare(header.dataset, RLELossless)
@@ -200,12 +204,11 @@ def _damaged(header: Header) -> str:
 
 def _is_usual(header: Header) -> bool:
     """Whether the header says all that is needed to take the pixels apart, and nothing strange."""
-    try:
-        allocated, stored, samples, representation = (
-            int(header.dataset.get(name))
-            for name in ("BitsAllocated", "BitsStored", "SamplesPerPixel", "PixelRepresentation")
-        )
-    except (TypeError, ValueError):
+    allocated, stored, samples, representation = (
+        whole_number(header.dataset, name, header.path.name)
+        for name in ("BitsAllocated", "BitsStored", "SamplesPerPixel", "PixelRepresentation")
+    )
+    if allocated is None or stored is None:
         return False
     usual = allocated in (8, 16, 32) and 1 <= stored <= allocated
     return usual and samples == 1 and representation in (0, 1) and not header.is_color and (
@@ -287,16 +290,14 @@ def read_pixels(header: Header, max_bytes: int | None) -> npt.NDArray[Any]:
     SizeError
         They do not fit into memory.
     """
-    dtype = stored_type(header)
-    with damage_named(_damaged(header)):
-        return _read_whole(header, dtype, max_bytes)
+    return _read_whole(header, stored_type(header), max_bytes)
 
 
 def _read_whole(header: Header, dtype: np.dtype[Any], max_bytes: int | None) -> npt.NDArray[Any]:
     expected = (header.frames, *header.size)
     checked_size(expected, dtype.itemsize, max_bytes)
     check_deflated(header.path)
-    with damage_named_in_thread(_damaged(header)):
+    with damage_named(_damaged(header)):
         dataset = pydicom.dcmread(header.path, force=True)
         if "PixelData" not in dataset:
             raise VolumeError(f"{header.path.name} has no pixel data; it is truncated, copy it again.")
@@ -372,6 +373,9 @@ def _bare(dataset: Dataset, syntax: UID) -> Dataset:
     for name in PACKING:
         if dataset.get(name) is not None and name != "NumberOfFrames":
             setattr(bare, name, dataset.get(name))
+    if bare.get("PhotometricInterpretation") == "PALETTE COLOR":
+        # Only label maps come here with a palette, for their colours; what is wanted are the numbers in it.
+        bare.PhotometricInterpretation = "MONOCHROME2"
     bare.SOPClassUID, bare.SOPInstanceUID = _SECONDARY_CAPTURE, generate_uid()
     bare.Modality = "OT"
     bare.file_meta = FileMetaDataset()

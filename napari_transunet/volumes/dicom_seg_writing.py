@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from napari_transunet import __version__
 from napari_transunet.errors import FileProblem, InputError, VolumeError
 from napari_transunet.files import atomic_path
-from napari_transunet.volumes.dicom_headers import Header, damage_named, scan
+from napari_transunet.volumes.dicom_headers import Header, damage_named
+from napari_transunet.volumes.dicom_series import scan
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

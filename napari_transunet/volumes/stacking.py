@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class Slice:
     thickness : mm, for a stack of one.
     order : what tells images at the same position apart, e.g. (time, number).
     details : the same in words, e.g. ("acquisition 1", "echo time 4.6 ms"); as many for each image of a stack.
+    unordered : why `order` cannot be relied on, as a sentence; None where it can.
     """
 
     position: tuple[float, float, float]
@@ -48,6 +50,7 @@ class Slice:
     thickness: float | None = None
     order: tuple[float, ...] = ()
     details: tuple[str, ...] = ()
+    unordered: str | None = None
 
     @property
     def normal(self) -> npt.NDArray[np.float64]:
@@ -152,6 +155,8 @@ def _one_per_position(
             f" {slices[extra[1]].name}) where others have {usual}; remove the images that do not belong."
         )
     count = counts.pop()
+    if count > 1:
+        _check_told_apart(slices, positions)
     if time is None and count > 1:
         raise SeveralVolumesError(
             f"each of its {len(positions)} positions has {count} images (points in time, echoes or the like);"
@@ -165,6 +170,20 @@ def _one_per_position(
     if time is not None and not 0 <= time < count:
         raise VolumeError(f"it has no time point {time}; time can be 0 to {count - 1}.")
     return [_in_order(slices, group)[time or 0] for group in positions]
+
+
+def _check_told_apart(slices: Sequence[Slice], positions: list[list[int]]) -> None:
+    """Refuses images at one position that nothing puts in order, so that it is unknown which belong together."""
+    for group in positions:
+        images = [slices[index] for index in _in_order(slices, group)]
+        if problem := next((one.unordered for one in images if one.unordered), None):
+            raise VolumeError(problem)
+        for one, other in itertools.pairwise(images):
+            if one.order == other.order:
+                raise VolumeError(
+                    f"{one.name} and {other.name} lie at the same position and nothing in their headers tells them"
+                    " apart; put the images that belong together into a folder of their own."
+                )
 
 
 def _in_order(slices: Sequence[Slice], group: list[int]) -> list[int]:
