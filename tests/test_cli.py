@@ -136,6 +136,9 @@ def test_segment_writes_labels_on_the_scan_s_grid_and_says_what_made_them(run, s
     assert provenance["device"] == "cpu"
     assert provenance["version"] == __version__
     assert provenance["date"].startswith("20")
+    assert sorted(provenance["review_order"]) == list(range(5))
+    order = ", ".join(map(str, provenance["review_order"]))
+    assert order in result.stderr
     assert {label["name"] for label in beside["labels"]} == {"spleen", "liver"}
 
 

@@ -35,6 +35,8 @@ Pipeline = Literal["card", "paper"]
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 Backend = Literal["auto", "torch", "openvino"]
 
+_WORTH_SAYING, _WORTH_KEEPING = 10, 50  # slices of the order in which they are worth looking at
+
 
 @dataclass
 class _Outcome:
@@ -254,7 +256,9 @@ def _fitting_checkpoint(volume: Volume) -> str:
 def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrite: bool) -> Path:
     import numpy as np
 
+    from napari_transunet.annotation.review_order import review_order
     from napari_transunet.annotation.runs import RunRecord, now
+    from napari_transunet.annotation.uncertainty import SliceUncertainties
     from napari_transunet.segmentation.suitability import doubt_about, doubt_about_looks
     from napari_transunet.volumes.writing import write_labels
 
@@ -264,12 +268,14 @@ def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrit
         say(f"Note on {volume.source.name}: {doubt}")
     checkpoint = predictor.checkpoint
     name = checkpoint.name if checkpoint is not None else predictor.card.variant
-    slices = volume.data.shape[predictor.slice_axis(volume)]
+    axis = predictor.slice_axis(volume)
+    slices = volume.data.shape[axis]
+    unsure = SliceUncertainties(axis, slices)
     where = f"{predictor.device} ({str(predictor.precision).removeprefix('torch.')})"
     say(f"Segmenting {volume.source.name}: {slices} slices with {name} on {where}.")
     started, date = time.perf_counter(), now()
     with _progress(volume.source.name) as report:
-        labels = predictor.predict(volume, progress=report)
+        labels = predictor.predict(volume, progress=report, unsure=unsure.put)
     seconds = time.perf_counter() - started
     record = RunRecord(
         checkpoint=name,
@@ -282,6 +288,7 @@ def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrit
         seconds=round(seconds, 2),
         slices=slices,
         total=slices,
+        axis=axis,
         backend=predictor.backend,
         planes=predictor.planes,
         flips=predictor.flips,
@@ -302,6 +309,8 @@ def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrit
     )
     run = asdict(record)
     provenance = {key: run[key] for key in top} | {"version": __version__, "runs": [run]}
+    order = review_order(unsure.expected_error())
+    provenance["review_order"] = order[:_WORTH_KEEPING]
     notes = {"reading_notes": list(volume.source.notes), "compatibility_notes": doubts}
     provenance |= {key: sentences for key, sentences in notes.items() if sentences}
     written = write_labels(target, labels, volume, names, provenance=provenance, overwrite=overwrite)
@@ -314,6 +323,8 @@ def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrit
         if value
     ]
     say(f"{written}: {slices} slices in {seconds:.1f} s. {', '.join(found) or 'Nothing was found'}.")
+    if order:
+        say(f"Check first, as napari numbers slices: {', '.join(map(str, order[:_WORTH_SAYING]))}.")
     return written
 
 

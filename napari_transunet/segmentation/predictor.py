@@ -205,6 +205,7 @@ class Predictor:
         *,
         progress: Callable[[int, int], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
+        unsure: Callable[[int, SliceUncertainty], None] | None = None,
     ) -> Labels:
         """Labels of a whole volume, of the shape of its array: uint8, or uint16 above 255 classes.
 
@@ -213,6 +214,7 @@ class Predictor:
         volume : a `Volume`, or a bare (z, y, x) array that lies as the model card wants it
         progress : called with the slices done and their number, after every batch
         cancelled : asked before every batch
+        unsure : called with the index of every slice along `slice_axis` and how unsure the network was of it
 
         Raises
         ------
@@ -228,9 +230,11 @@ class Predictor:
         labels = np.zeros(shape, self.labels_dtype)
         along = np.moveaxis(labels, self.slice_axis(volume), 0)
         done = 0
-        for batch in self.iter_batches(volume, cancelled=cancelled):
+        for batch in self.iter_batches(volume, cancelled=cancelled, uncertainty=unsure is not None):
             for item in batch:
                 along[item.index] = item.plane
+                if unsure is not None and item.uncertainty is not None:
+                    unsure(item.index, item.uncertainty)
             done += len(batch)
             if progress is not None:
                 progress(done, len(along))

@@ -2,6 +2,10 @@
 
 The measure is the entropy of the classes' probabilities, −Σ p ln p / ln(classes): 0 where one class has it all, 1 where
 all are equally likely. It is found on the device, at the network's own resolution, where a slice takes a few kilobytes.
+
+Its mean says how unsure the network is of a pixel, not how much of a slice is wrong: it is largest at the tips of
+organs, where there is little to correct. What leads the review is therefore the mean times the square root of the area,
+which stands for the length of the outline (`benchmarks/review_order.py` holds it against other measures).
 """
 
 from __future__ import annotations
@@ -35,11 +39,17 @@ class SliceUncertainty:
     ----------
     mean : mean entropy over the foreground and its rim; 0 where there is none.
     per_class : float16 (classes,), the same over each class and its rim; NaN where there is none, and for class 0.
+    expected_error : `mean` times the square root of the share of the slice that foreground and rim take: greater where
+        more is expected to be wrong. From 0 to 1, to be compared within one volume.
+    expected_error_per_class : float32 (classes,), the same of each class and its rim; 0 where there is none, NaN for
+        class 0.
     entropy : float16 (H, W), on the network's grid; 0 in padding.
     """
 
     mean: float
     per_class: npt.NDArray[np.float16]
+    expected_error: float
+    expected_error_per_class: npt.NDArray[np.float32]
     entropy: npt.NDArray[np.float16]
 
 
@@ -76,14 +86,19 @@ def _measured(entropy: Tensor, probabilities: Tensor, inside: Tensor) -> list[Sl
     present[:, 0] = present[:, 1:].any(dim=1)
     weights = (_with_rim(present & inside) & inside).float()
     area = weights.sum(dim=(2, 3))
-    means = (weights * entropy[:, None]).sum(dim=(2, 3)) / area
+    sums = (weights * entropy[:, None]).sum(dim=(2, 3))
+    means = sums / area  # NaN where there is nothing
+    expected = sums / (area * inside.sum()).clamp_min(1).sqrt()  # mean · √(area / inside)
     per_class = means.half().cpu().numpy()
+    errors = expected.float().cpu().numpy()
     kept = entropy.half().cpu().numpy()
-    overall = per_class[:, 0].astype(np.float64)
-    per_class[:, 0] = np.nan
+    overall, overall_errors = per_class[:, 0].astype(np.float64), errors[:, 0].tolist()
+    per_class[:, 0] = errors[:, 0] = np.nan
     return [
-        SliceUncertainty(0.0 if math.isnan(value) else float(value), own, plane)
-        for value, own, plane in zip(overall, per_class, kept, strict=True)
+        SliceUncertainty(0.0 if math.isnan(mean) else float(mean), own, error, own_error, plane)
+        for mean, own, error, own_error, plane in zip(
+            overall, per_class, overall_errors, errors, kept, strict=True
+        )
     ]
 
 

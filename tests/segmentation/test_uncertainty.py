@@ -64,6 +64,23 @@ def test_only_the_foreground_and_its_rim_count():
     assert np.isnan(found.per_class).all()
 
 
+def test_more_is_expected_to_be_wrong_in_a_large_organ_than_in_its_tip():
+    def slice_with(side: int, doubt: float) -> torch.Tensor:
+        logits = torch.zeros(1, 3, 32, 32)
+        logits[:, 0] = 12
+        logits[0, :, 8 : 8 + side, 8 : 8 + side] = torch.tensor([0.0, doubt, 0.0])[:, None, None]
+        return logits
+
+    inside = torch.ones(32, 32, dtype=torch.bool)
+    tip, organ = (uncertainty_of(slice_with(*of), inside)[0] for of in ((3, 0.1), (16, 3.0)))
+    assert tip.mean > organ.mean
+    assert tip.expected_error < organ.expected_error
+    assert tip.expected_error_per_class[1] < organ.expected_error_per_class[1]
+    assert organ.expected_error == pytest.approx(organ.mean * math.sqrt(18 * 18 / 32**2), abs=1e-3)
+    assert organ.expected_error_per_class[2] == 0
+    assert np.isnan(organ.expected_error_per_class[0])
+
+
 def test_what_the_network_nearly_found_does_not_look_certain():
     logits = torch.zeros(1, 2, 8, 8)
     logits[:, 0] = 9
@@ -81,6 +98,7 @@ def test_padding_does_not_count():
     found = uncertainty_of(logits, inside)[0]
     assert found.mean == pytest.approx(0, abs=1e-6)
     assert not found.entropy[~inside.numpy()].any()
+    assert found.expected_error == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("batch", [1, 4])

@@ -77,7 +77,9 @@ class Sitting:
             per_class = np.array(
                 [np.nan, mean, np.nan if index < 3 else 0.5 - index / 100, np.nan], np.float16
             )
-            unsure.put(index, SliceUncertainty(mean, per_class, np.full((64, 64), mean, np.float16)))
+            errors = np.array([np.nan, mean, 0 if index < 3 else 0.65 - index / 20, 0], np.float32)
+            entropy = np.full((64, 64), mean, np.float16)
+            unsure.put(index, SliceUncertainty(mean, per_class, mean, errors, entropy))
         self.result.undo.add(write.close(), step)
 
     def until(self, condition: Callable[[], bool]) -> None:
@@ -111,7 +113,7 @@ def sitting(make_napari_viewer: Callable[..., Any], qtbot: Any) -> Sitting:
     return Sitting(make_napari_viewer(), qtbot)
 
 
-def test_the_review_walks_from_the_most_uncertain_slice_on(sitting):
+def test_the_review_walks_from_the_worst_slice_on(sitting):
     assert sitting.dock.bench.layer is sitting.layer
     sitting.press("next_slice")
     assert sitting.slice == 7
@@ -130,7 +132,17 @@ def test_the_review_walks_from_the_most_uncertain_slice_on(sitting):
     organ.activated.emit(organ.currentIndex())
     sitting.settle()
     sitting.press("next_slice")
-    assert sitting.slice == 3  # the most uncertain of those that show the spleen
+    assert sitting.slice == 3  # the worst of those that show the spleen
+
+
+def test_pressing_next_without_marking_leads_on_and_begins_anew_after_the_last(sitting):
+    seen = []
+    for _ in range(13):
+        sitting.press("next_slice")
+        seen.append(sitting.slice)
+    assert seen[:4] == [7, 11, 10, 9]
+    assert sorted(seen[:12]) == list(range(12))
+    assert seen[12] == 7
 
 
 def test_notes_belong_to_their_slices(sitting):

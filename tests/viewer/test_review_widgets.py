@@ -30,6 +30,7 @@ def _data(**changes) -> StripData:
     shown = np.zeros(N, bool)
     shown[5:20] = True
     base = {
+        "expected_error": unsure / 40,
         "uncertainty": unsure,
         "reviewed": np.zeros(N, bool),
         "edited": np.zeros(N, np.int64),
@@ -57,7 +58,7 @@ def _column(strip, index):
     return [image.pixelColor(x, y).getRgb()[:3] for y in range(image.height())]
 
 
-def test_bars_grow_with_uncertainty_and_organs_are_lines(strip):
+def test_bars_grow_with_the_expected_error_and_organs_are_lines(strip):
     strip.set_current(39)
     tall = [
         sum(color != _column(strip, 0)[3] for color in _column(strip, index)[:46]) for index in (3, 12, 25)

@@ -34,7 +34,10 @@ def _table() -> dict[str, Action]:
     review, organs, correct, look = "Review", "Organs", "Correct", "Look and measure"
     table = {
         "next": Action(
-            "Next slice to check", "N", "Go to the most uncertain slice that is not reviewed yet.", review
+            "Next slice to check",
+            "N",
+            "Go to the slice with most to correct, as expected, of those not reviewed yet.",
+            review,
         ),
         "reviewed": Action(
             "Mark reviewed", "K", "Mark this slice as reviewed and go to the next one to check.", review

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_transunet.annotation.reviewing import next_to_check, seconds_left
+from napari_transunet.annotation.review_order import next_to_check, seconds_left
 from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.viewer.background import Chores
 from napari_transunet.viewer.keeping import keep, keeper_of
@@ -69,6 +69,7 @@ class AnnotationBench(QObject):
         self.image: Image | None = None
         self.organ_filter: int | None = None
         self.overview: Overview | None = None
+        self._proposed: dict[tuple[int, int | None], set[int]] = {}  # by the number of runs and the filter
         self._chores = Chores(self)
         self._pause = QTimer(self)
         self._pause.setSingleShot(True)
@@ -158,16 +159,26 @@ class AnnotationBench(QObject):
         self.viewer.scene.camera.center = tuple(world[-3:])
 
     def next_slice(self) -> None:
-        """Go to the most uncertain slice that is not reviewed; with a filter, among those that show that organ."""
+        """Go to the slice that most is expected to be wrong in, of those that are neither reviewed nor were proposed.
+
+        With a filter, among the slices that show that organ or nearly do. Once all were proposed it begins anew.
+        """
         if self.result is None or self.overview is None:
             return
-        session = self.result.session
-        unsure = self._uncertainty(session)
-        present = self.overview.present.get(self.organ_filter) if self.organ_filter is not None else None
-        found = next_to_check(unsure, session.reviewed, self.slice_in_view, present)
+        session, organ, here = self.result.session, self.organ_filter, self.slice_in_view
+        expected, _ = self._uncertainty(session)
+        present = None
+        if organ is not None:
+            present = (expected > 0) | self.overview.present.get(organ, np.zeros(len(expected), np.bool_))
+        proposed = self._proposed.setdefault((len(session.runs), organ), set())
+        found = next_to_check(expected, session.reviewed.keys() | proposed, here, present)
+        if found is None:
+            proposed.clear()
+            found = next_to_check(expected, session.reviewed, here, present)
         if found is None:
             self.said.emit("All other slices are reviewed.")
         else:
+            proposed.add(found)
             self.go_to(found)
 
     def mark_reviewed(self, on: bool, *, go_on: bool = False) -> None:
@@ -240,6 +251,7 @@ class AnnotationBench(QObject):
             self.viewer.dims.events.current_step.disconnect(self._on_step)
         self.result = self.image = self.overview = None
         self.organ_filter = None
+        self._proposed = {}
 
     def _bring(self, voxel: tuple[int, ...]) -> None:
         assert self.result is not None
@@ -249,12 +261,13 @@ class AnnotationBench(QObject):
             if axis not in dims.displayed:
                 dims.set_point(axis, value)
 
-    def _uncertainty(self, session: AnnotationSession) -> NDArray[np.float64]:
-        n = session.shape[session.axis]
+    def _uncertainty(self, session: AnnotationSession) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Of each slice, how much is expected to be wrong, and how unsure the network was; NaN where it was not."""
         unsure = session.uncertainty
         if unsure is None or unsure.axis != session.axis:
-            return np.full(n, np.nan)
-        return unsure.of(self.organ_filter)
+            unknown = np.full(session.shape[session.axis], np.nan)
+            return unknown, unknown
+        return unsure.expected_error(self.organ_filter), unsure.of(self.organ_filter)
 
     def look(self) -> None:
         """Look at all slices anew, off the window's thread."""
@@ -265,7 +278,7 @@ class AnnotationBench(QObject):
         if tuple(labels.shape) != session.shape:
             return
         label_set = label_set_of(result.layer)
-        unsure = self._uncertainty(session)
+        expected, unsure = self._uncertainty(session)
 
         def work() -> Overview:
             axis = session.axis
@@ -278,7 +291,8 @@ class AnnotationBench(QObject):
             disagreeing[list(conflicts)] = list(conflicts.values())
             shown = [label for label in label_set if present[label.value].any()]
             extents = [(label.name, label.color, present[label.value]) for label in shown]
-            strip = StripData(unsure, reviewed, session.edited_per_slice(labels, axis), disagreeing, extents)
+            edited = session.edited_per_slice(labels, axis)
+            strip = StripData(expected, unsure, reviewed, edited, disagreeing, extents)
             return Overview(strip, conflicts, present)
 
         def show(found: Overview) -> None:

@@ -55,7 +55,7 @@ class ReviewPanel(QWidget):
         self._organ = QComboBox(self)
         self._organ.setObjectName("review_organ")
         self._organ.setToolTip(
-            "Whose uncertainty the strip shows, and in whose slices the next one is looked for"
+            "Whose expected errors the strip shows, and in whose slices the next one is looked for"
         )
         self._organ.addItem("All organs", None)
         self._organ.activated.connect(lambda _at: self.organ_chosen.emit(self._organ.currentData()))

@@ -1,4 +1,4 @@
-"""A strip along the slices: how unsure each is, which organs it shows, what was reviewed and edited."""
+"""A strip along the slices: how wrong each may be, which organs it shows, what was reviewed and edited."""
 
 from __future__ import annotations
 
@@ -34,12 +34,14 @@ class StripData:
 
     Attributes
     ----------
+    expected_error : (n,) at least 0, by which bars are drawn and the next slice is found; NaN where not known.
     uncertainty : (n,) 0 to 1, NaN where it is not known.
     reviewed : (n,) bool.
     edited, conflicts : (n,) voxels edited, and voxels where the last run disagrees with an edit.
     extents : organ's name, its colour, and (n,) whether a slice shows it.
     """
 
+    expected_error: NDArray[np.float64]
     uncertainty: NDArray[np.float64]
     reviewed: NDArray[np.bool_]
     edited: NDArray[np.int64]
@@ -60,7 +62,7 @@ class SliceStrip(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setObjectName("slice_strip")
-        self.setAccessibleName("Slices by uncertainty")
+        self.setAccessibleName("Slices by expected error")
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setMouseTracking(True)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
@@ -194,12 +196,14 @@ class SliceStrip(QWidget):
         picture.fill(self.palette().color(QPalette.ColorRole.Base))
         painter = QPainter(picture)
         painter.setPen(Qt.PenStyle.NoPen)
-        highest = max(0.3, float(np.nanmax(data.uncertainty))) if np.isfinite(data.uncertainty).any() else 1.0
+        expected = data.expected_error
+        known = ~np.isnan(expected)
+        highest = float(expected[known].max(initial=0)) or 1.0
         width = self._step()
         hatch = QBrush(self.palette().color(QPalette.ColorRole.Mid), Qt.BrushStyle.BDiagPattern)
-        for first, last in _runs(np.isnan(data.uncertainty)):
+        for first, last in _runs(~known):
             painter.fillRect(QRectF(self._left(first), _MARGIN, (last - first) * width, _BARS), hatch)
-        for index, value in enumerate(data.uncertainty):
+        for index, value in enumerate(expected):
             if value == value:
                 tall = max(1.0, _BARS * float(value) / highest)
                 painter.fillRect(

@@ -1,0 +1,77 @@
+"""Which slice to look at next, and how long the rest will take."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Collection, Mapping
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+_PAUSE = 120.0  # s between two marks that are not work on one slice any more
+_ENOUGH = 3  # marks before a guess is worth saying
+_TOGETHER = 0.8
+"""A neighbour of the slice in view comes before the worst of all if it is expected to be this nearly as wrong."""
+
+
+def next_to_check(
+    expected_error: NDArray[np.floating],
+    done: Collection[int],
+    current: int | None,
+    present: NDArray[np.bool_] | None = None,
+) -> int | None:
+    """The slice that is worth looking at most; None where none is left.
+
+    That is the slice with the greatest expected error, or a neighbour of `current` that comes near it, so that
+    neighbours, which look alike, are worked on together. Slices of which nothing is known come last, the nearest first.
+
+    Parameters
+    ----------
+    expected_error : (n,), as `SliceUncertainties.expected_error` gives it; NaN where it is not known
+    done : slices that need not be looked at any more
+    current : the slice in view, which is not proposed
+    present : (n,), only slices where it is true
+    """
+    n = len(expected_error)
+    left = np.ones(n, np.bool_) if present is None else np.array(present, np.bool_)
+    left[[index for index in (*done, current) if index is not None and 0 <= index < n]] = False
+    here = 0 if current is None else current
+    known = left & ~np.isnan(expected_error)
+    if not known.any():
+        return _nearest(left, here)
+    greatest = expected_error[known].max()
+    near = known & (expected_error >= _TOGETHER * greatest)
+    if current is not None:
+        beside = [index for index in (current - 1, current + 1) if 0 <= index < n and near[index]]
+        if beside:
+            return max(beside, key=lambda index: float(expected_error[index]))
+    return _nearest(known & (expected_error == greatest), here)
+
+
+def _nearest(candidates: NDArray[np.bool_], here: int) -> int | None:
+    return min(np.flatnonzero(candidates).tolist(), key=lambda index: abs(index - here), default=None)
+
+
+def review_order(expected_error: NDArray[np.floating]) -> list[int]:
+    """All slices whose expected error is known and above 0, in the order in which they are worth looking at."""
+    order: dict[int, None] = {}
+    worthy = expected_error > 0  # NaN is not
+    last: int | None = None
+    while (last := next_to_check(expected_error, order.keys(), last, worthy)) is not None:
+        order[last] = None
+    return list(order)
+
+
+def seconds_left(marks: Mapping[int, str], total: int) -> float | None:
+    """How long the slices that are not marked yet will take, from the times (ISO 8601) of the marks.
+
+    By the median time from one mark to the next; longer pauses are left out. None before there are enough.
+    """
+    times = sorted(datetime.fromisoformat(moment) for moment in marks.values())
+    steps = [(later - earlier).total_seconds() for earlier, later in itertools.pairwise(times)]
+    worked = [step for step in steps if step <= _PAUSE]
+    if len(worked) < _ENOUGH - 1:
+        return None
+    return statistics.median(worked) * max(0, total - len(marks))

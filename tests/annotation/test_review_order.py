@@ -1,0 +1,55 @@
+"""The next slice to check, the order of all, and the time that the rest will take."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from napari_transunet.annotation.review_order import next_to_check, review_order, seconds_left
+
+NAN = float("nan")
+
+
+def test_the_worst_slice_comes_next():
+    expected = np.array([0.1, 0.5, NAN, 0.9, 0.5])
+    assert next_to_check(expected, set(), 0) == 3
+    assert next_to_check(expected, {3}, 0) == 1  # the nearer of two alike
+    assert next_to_check(expected, {3}, 3) == 4
+    assert next_to_check(expected, {1, 3, 4}, 0) == 2  # unknown ones last
+    assert next_to_check(expected, {1, 2, 3, 4}, 0) is None
+    assert next_to_check(expected, set(), 0, present=np.array([1, 1, 0, 0, 0], bool)) == 1
+    assert next_to_check(expected, set(), 3) in (1, 4)
+    assert next_to_check(np.full(5, NAN), {3}, 4) == 2  # nothing is known: the nearest
+
+
+def test_a_neighbour_that_is_nearly_as_wrong_comes_before_the_worst():
+    expected = np.array([0.0, 0.90, 0.95, 0.5, 0.0, 0.0, 1.0, 0.94])
+    assert next_to_check(expected, {2}, 2) == 1  # though slice 6 is a little worse
+    assert next_to_check(expected, {2, 6, 7}, 2) == 1
+    assert next_to_check(expected, {1, 2, 6, 7}, 2) == 3
+    assert next_to_check(expected, {6}, 6) == 7
+    assert next_to_check(expected, {6, 7}, 7) == 2
+
+
+def test_the_order_has_every_slice_with_an_error_once_and_keeps_neighbours_together():
+    rng = np.random.default_rng(4)
+    for _ in range(50):
+        expected = rng.random(30) * (rng.random(30) > 0.2)
+        expected[rng.integers(30)] = NAN
+        order = review_order(expected)
+        assert sorted(order) == np.flatnonzero(expected > 0).tolist()
+        rest = set(order)
+        for previous, index in zip([None, *order], order, strict=False):
+            greatest = max(expected[list(rest)])
+            near = previous is not None and abs(index - previous) == 1
+            assert expected[index] == greatest or (near and expected[index] >= 0.8 * greatest)
+            rest.remove(index)
+    assert review_order(np.array([0.1, 0.90, 0.5, 0.0, 0.96, 1.0])) == [5, 4, 1, 2, 0]
+
+
+def test_the_rest_is_guessed_from_the_marks():
+    marks = {index: f"2025-01-01T10:00:{10 * index:02d}+00:00" for index in range(4)}
+    assert seconds_left(marks, 10) == 60
+    marks[9] = "2025-01-01T12:00:00+00:00"  # after lunch
+    assert seconds_left(marks, 10) == 50
+    assert seconds_left({0: "2025-01-01T10:00:00+00:00"}, 10) is None
+    assert seconds_left({}, 10) is None
