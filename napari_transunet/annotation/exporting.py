@@ -135,6 +135,7 @@ def export(
     provenance: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
+    noted: Callable[[str], None] | None = None,
 ) -> list[Path]:
     """Write labels in every format of the request; returns the files, the JSON last. Either all are written or none.
 
@@ -147,6 +148,7 @@ def export(
     provenance : what the session says of runs and edits; versions and the time are added
     progress : called with the formats done and their number
     cancelled : asked before each file
+    noted : gets a sentence on each thing that is other in a file than in the labels or the scan; the JSON has them too
 
     Raises
     ------
@@ -165,6 +167,7 @@ def export(
     sidecar = request.folder / f"{request.stem}.json"
     _check_free([*every, sidecar], request, source)
     record = _record(provenance, request, wanted, source, every)
+    notes: list[str] = []
     try:
         temporary = Path(tempfile.mkdtemp(prefix=".exporting-", dir=request.folder))
     except OSError as error:
@@ -175,11 +178,22 @@ def export(
                 if cancelled is not None and cancelled():
                     raise InputError("The export was cancelled; nothing was written.")
                 _write_one(
-                    name, value, temporary / path.name, labels, geometry, named, request, source, record
+                    name,
+                    value,
+                    temporary / path.name,
+                    labels,
+                    geometry,
+                    named,
+                    request,
+                    source,
+                    record,
+                    notes,
                 )
             if progress is not None:
                 progress(done, len(wanted))
         voxels = {value: int(np.count_nonzero(labels == value)) for value in values}
+        if notes:
+            record["export_notes"] = notes
         first = every[0] if every else sidecar
         text = json.dumps(describe(first, geometry, named, record, voxels), indent=2, ensure_ascii=False)
         (temporary / sidecar.name).write_text(text + "\n", encoding="utf-8")
@@ -187,6 +201,9 @@ def export(
         _move([sidecar, *every], temporary, overwrite=request.overwrite)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    if noted is not None:
+        for note in notes:
+            noted(note)
     return [*every, sidecar]
 
 
@@ -271,6 +288,7 @@ def _write_one(
     request: ExportRequest,
     source: Source | None,
     record: Mapping[str, Any],
+    notes: list[str],
 ) -> None:
     label = label_set.get(value)
     if name in _VOLUMES:
@@ -286,7 +304,7 @@ def _write_one(
         mesh = mesh_of(labels == value, geometry, coordinates=request.coordinates, smooth_mm=MESH_SMOOTHING)
         write_mesh(path, mesh, name=label.name, color=label.color, coordinates=request.coordinates)
     elif name == "dicom-seg":
-        write_dicom_seg(path, labels, geometry, label_set, source, provenance=record)
+        write_dicom_seg(path, labels, geometry, label_set, source, provenance=record, noted=notes.append)
     elif name == "label-table":
         write_label_table(path, label_set)
 

@@ -78,7 +78,7 @@ def write_labels(
     target = Path(path)
     suffix = writable_suffix(target)
     geometry = volume.geometry if isinstance(volume, Volume) else volume
-    array = _label_array(labels, geometry)
+    array = label_array(labels, geometry)
     if names is None and isinstance(volume, Volume):
         names = volume.labels
     values, counts = np.unique(array, return_counts=True)
@@ -170,8 +170,14 @@ def _write(
         write_metaimage(path, data, geometry, keys)
 
 
-def _label_array(labels: npt.ArrayLike, geometry: Geometry) -> npt.NDArray[Any]:
-    """The labels in the smaller of uint8 and uint16 that holds them."""
+def label_array(labels: npt.ArrayLike, geometry: Geometry) -> npt.NDArray[Any]:
+    """The labels (z, y, x) in the smaller of uint8 and uint16 that holds them.
+
+    Raises
+    ------
+    VolumeError
+        They have another shape than the grid, or hold anything but whole numbers from 0 to 65535.
+    """
     array = np.asarray(labels)
     if array.shape != geometry.shape:
         raise VolumeError(

@@ -174,3 +174,144 @@ def test_a_real_segmentation_is_written_as_it_was(tmp_path, shared_data):
     assert again.labels.get(1).snomed == "10200004"
     pixels = hd.seg.segread(path).get_volume(combine_segments=True)
     assert (pixels.array != 0).sum() == (liver.data != 0).sum()
+
+
+def _changed(folder, **fields):
+    """The volume of a series whose files have other fields; None takes a field out."""
+    for path in folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        for name, value in fields.items():
+            if value is None:
+                del dataset[name]
+            else:
+                setattr(dataset, name, value)
+        save(dataset, path)
+    return read_volume(folder)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"SliceThickness": None},
+        {"SliceThickness": ""},
+        {"SliceThickness": "0"},
+        dict.fromkeys(("PatientID", "PatientName", "PatientBirthDate", "PatientSex"), None),
+        dict.fromkeys(
+            ("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName"), None
+        ),
+        {"SeriesNumber": None},
+    ],
+)
+def test_a_series_without_what_may_be_empty_is_exported(tmp_path, fields):
+    _series(tmp_path / "ct")
+    volume = _changed(tmp_path / "ct", **fields)
+    notes = []
+    path = _write(tmp_path, volume, _labels(volume.data.shape), noted=notes.append)
+    seg = hd.seg.segread(path)
+    measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert (measures.SliceThickness, measures.SpacingBetweenSlices) == (2.5, 2.5)
+    assert any("SliceThickness" in note for note in notes) == ("SliceThickness" in fields)
+    for name in fields:
+        assert name in ("SliceThickness", "SeriesNumber") or (name in seg and not seg[name].value)
+    again = read_volume(path)
+    assert again.geometry.spacing == volume.geometry.spacing
+    assert again.source.notes == ()
+
+
+def test_invalid_fields_of_the_patient_are_left_empty_and_said(tmp_path):
+    _series(tmp_path / "ct")
+    volume = _changed(tmp_path / "ct", PatientSex="X", StudyDate="last year", SeriesNumber="3")
+    notes = []
+    seg = hd.seg.segread(_write(tmp_path, volume, _labels(volume.data.shape), noted=notes.append))
+    assert (seg.PatientSex or "", seg.StudyDate or "") == ("", "")
+    assert any("PatientSex, StudyDate" in note for note in notes)
+
+
+@pytest.mark.parametrize("name", ["StudyInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID"])
+@pytest.mark.parametrize("value", [None, "", "ANON"])
+def test_a_series_without_a_uid_is_refused_by_its_name(tmp_path, name, value):
+    _series(tmp_path / "ct")
+    for path in (tmp_path / "ct").iterdir():
+        dataset = pydicom.dcmread(path)
+        setattr(dataset, name, value)
+        dataset.save_as(path)
+    volume = read_volume(tmp_path / "ct")
+    with pytest.raises(InputError, match=name):
+        _write(tmp_path, volume, _labels(volume.data.shape))
+    assert not (tmp_path / "seg.dcm").exists()
+
+
+def test_images_that_share_a_uid_cannot_be_referred_to(tmp_path):
+    _series(tmp_path / "ct")
+    volume = _changed(tmp_path / "ct", SOPInstanceUID="1.2.3")
+    with pytest.raises(InputError, match="SOPInstanceUID"):
+        _write(tmp_path, volume, _labels(volume.data.shape))
+
+
+def test_files_without_a_preamble_are_referred_to(tmp_path):
+    _series(tmp_path / "ct")
+    for path in (tmp_path / "ct").iterdir():
+        dataset = pydicom.dcmread(path)
+        del dataset.file_meta
+        dataset.preamble = None
+        dataset.save_as(path, implicit_vr=True, little_endian=True, enforce_file_format=False)
+        assert path.read_bytes()[128:132] != b"DICM"
+    volume = read_volume(tmp_path / "ct")
+    labels = _labels(volume.data.shape)
+    assert np.count_nonzero(read_volume(_write(tmp_path, volume, labels)).data) == np.count_nonzero(labels)
+
+
+def test_names_in_any_script_are_kept(tmp_path):
+    _series(tmp_path / "ct")
+    volume = _changed(
+        tmp_path / "ct", SpecificCharacterSet=["", "ISO 2022 IR 87"], PatientName="Yamada^Tarou=山田^太郎"
+    )
+    kanji = LabelSet((Label(2, "肝臓", (0.5, 0.2, 0.2)), Label(5, "Milz, geschwärzt", (0.2, 0.2, 0.5))))
+    path = write_dicom_seg(
+        tmp_path / "seg.dcm", _labels(volume.data.shape) % 6, volume.geometry, kanji, volume.source
+    )
+    assert str(hd.seg.segread(path).PatientName) == "Yamada^Tarou=山田^太郎"
+    assert list(read_volume(path).labels.names.values()) == ["肝臓", "Milz, geschwärzt"]
+
+
+@pytest.mark.parametrize("dtype", [bool, np.float32, np.int64, np.uint16])
+def test_labels_of_any_type_that_holds_whole_numbers(tmp_path, dtype):
+    volume = _series(tmp_path / "ct")
+    labels = _labels(volume.data.shape).astype(dtype)
+    path = _write(tmp_path, volume, labels)
+    assert np.count_nonzero(read_volume(path).data) == np.count_nonzero(labels)
+    if dtype is np.float32:
+        with pytest.raises(VolumeError, match="fractions"):
+            _write(tmp_path, volume, labels + 0.5, overwrite=True)
+
+
+def test_that_segments_have_other_numbers_than_labels_is_said(tmp_path):
+    volume = _series(tmp_path / "ct")
+    labels = np.zeros(volume.data.shape, np.uint16)
+    labels.ravel()[:300] = np.arange(1, 301)
+    notes = []
+    path = _write(tmp_path, volume, labels, noted=notes.append)
+    assert notes == []
+    assert read_volume(path).data.max() == 300
+    labels[labels > 0] += 7
+    path = _write(tmp_path, volume, labels, noted=notes.append, overwrite=True)
+    assert any("8 as 1" in note for note in notes)
+    assert hd.seg.segread(path).SegmentSequence[0].TrackingID == "label 8"
+
+
+def test_exports_of_the_cases(tmp_path, shared_data):
+    cases = shared_data / "cases"
+    if not cases.exists():
+        pytest.skip("the cases are not here")
+    names = ("D14_no_preamble", "D15/rounded_orientation", "D19/anonymised_bare", "D19/empty_slice_thickness",
+             "D19/no_slice_thickness", "seg_kanji")  # fmt: skip
+    for name in names:
+        volume = read_volume(cases / name)
+        labels = np.zeros(volume.data.shape, np.uint8)
+        labels[1:4, 2:6, 3:5], labels[4, 7, 7] = 2, 5
+        path = _write(tmp_path, volume, labels, overwrite=True)
+        assert len(hd.seg.segread(path).SegmentSequence) == len(np.unique(labels)) - 1
+        assert np.count_nonzero(read_volume(path).data) == np.count_nonzero(labels)
+    volume = read_volume(cases / "D19" / "no_frame_of_reference")
+    with pytest.raises(InputError, match="FrameOfReferenceUID"):
+        _write(tmp_path, volume, np.ones(volume.data.shape, bool), overwrite=True)

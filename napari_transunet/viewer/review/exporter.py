@@ -81,13 +81,21 @@ class Exporter(QObject):
         source = taken.source
         session = result.session
 
-        def work() -> list[Path]:
+        def work() -> tuple[list[Path], list[str]]:
+            notes: list[str] = []
             check_source(source, taken.state)
             provenance = session.provenance(taken.labels)
             provenance["source"] = {"fingerprint": fingerprint()}
-            return export(
-                taken.labels, taken.geometry, taken.label_set, request, source=source, provenance=provenance
+            paths = export(
+                taken.labels,
+                taken.geometry,
+                taken.label_set,
+                request,
+                source=source,
+                provenance=provenance,
+                noted=notes.append,
             )
+            return paths, notes
 
         self.dialog.set_busy(True)
         self._say("Writing …")
@@ -97,9 +105,10 @@ class Exporter(QObject):
         if self._result is not None:
             self.write(self._result, self._image, request)
 
-    def _on_written(self, paths: list[Path]) -> None:
+    def _on_written(self, written: tuple[list[Path], list[str]]) -> None:
+        paths, notes = written
         self.dialog.set_busy(False)
-        self._say(f"Exported {count(len(paths), 'file')} to {paths[0].parent}.")
+        self._say(" ".join([f"Exported {count(len(paths), 'file')} to {paths[0].parent}.", *notes]))
         self.exported.emit(paths)
 
     def _on_failed(self, error: Exception) -> None:
