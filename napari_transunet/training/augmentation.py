@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch.nn import functional
 
+from napari_transunet.training.losses import UNKNOWN
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -35,6 +37,9 @@ class Augmentation:
     gamma : exponent either way
     phase_chance : how often an organ is given another mean intensity, as if the contrast agent had been given
         earlier, later, or not at all
+    invert_chance : how often intensities are turned over, as between MR sequences, and CT
+    bias : a smooth factor over the image either way, as MR coils make it: 0.3 for 1/1.3 to 1.3
+    crop_chance : how often a view is cut to a smaller field: a box or a circle, outside of which it is as if padded
     noise : standard deviation
     blur_chance : how often a batch is shown at a lower resolution, down to `coarsest` of its size
     """
@@ -50,6 +55,9 @@ class Augmentation:
     brightness: float = 0.1
     gamma: float = 1.4
     phase_chance: float = 0.0
+    invert_chance: float = 0.0
+    bias: float = 0.0
+    crop_chance: float = 0.0
     noise: float = 0.04
     blur_chance: float = 0.2
     coarsest: float = 0.5
@@ -59,13 +67,19 @@ class Augmentation:
         images, labels = _sampled(images, labels, self._grid(images), "bilinear", self.beyond)
         if self.phase_chance:
             images = self._phase(images, labels)
-        return self._intensity(images), labels
+        images = self._intensity(images)
+        if self.crop_chance:
+            images, labels = self._cropped(images, labels)
+        return images, labels
 
     def sentence(self) -> str:
         """The views in words, for the model card."""
         return (
             f"random rotation to ±{self.rotation:g}°, scale {1 / self.scale:.2g} to {self.scale:.3g}, shift, bending, "
             "contrast, brightness, gamma, noise and resolution"
+            + (", inversion" if self.invert_chance else "")
+            + (", smooth bias" if self.bias else "")
+            + (", smaller fields of view" if self.crop_chance else "")
             + (", contrast phase of organs" if self.phase_chance else "")
             + (", mirrored left to right" if self.mirror else "; nothing is mirrored")
         )
@@ -88,7 +102,8 @@ class Augmentation:
     def _phase(self, images: Tensor, labels: Tensor) -> Tensor:
         """Images (B, C, H, W) with the organs of `labels` (B, H, W) at other mean intensities, edges softened."""
         device = images.device
-        masks = functional.one_hot(labels.long(), int(labels.max()) + 1).permute(0, 3, 1, 2)[:, 1:].float()
+        labels = labels.long().masked_fill(labels == UNKNOWN, 0)
+        masks = functional.one_hot(labels, int(labels.max()) + 1).permute(0, 3, 1, 2)[:, 1:].float()
         area = masks.sum((-2, -1)).clamp_min(1)
         mean = torch.einsum("bkhw,bchw->bck", masks, images) / area[:, None]
         level = 0.35 + 0.6 * torch.rand(area.shape, device=device)
@@ -97,11 +112,36 @@ class Augmentation:
         shares = functional.avg_pool2d(masks, 3, stride=1, padding=1)
         return images + torch.einsum("bkhw,bck->bchw", shares, offset)
 
+    def _cropped(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Some views cut to a box or a circle that holds from a quarter of the image's area up."""
+        batch, device = images.shape[0], images.device
+        height, width = images.shape[-2:]
+        rows = torch.linspace(-1, 1, height, device=device)[None, :, None]
+        columns = torch.linspace(-1, 1, width, device=device)[None, None, :]
+        half = 0.5 + 0.5 * torch.rand((2, batch, 1, 1), device=device)
+        centre = (1 - half) * _signed((2, batch, 1, 1), device)
+        y, x = (rows - centre[0]).abs() / half[0], (columns - centre[1]).abs() / half[1]
+        chance = torch.rand((batch, 1, 1), device=device)
+        inside = torch.where(chance < self.crop_chance / 2, (y <= 1) & (x <= 1), y.square() + x.square() <= 1)
+        inside = inside | (chance >= self.crop_chance)
+        return images * inside[:, None], labels * inside
+
     def _intensity(self, images: Tensor) -> Tensor:
         batch, device = images.shape[0], images.device
         shape = (batch, 1, 1, 1)
         padding = images == 0  # air and padding stay what they are at inference
-        images = images.clamp(0, 1) ** (self.gamma ** _signed(shape, device))
+        images = images.clamp(0, 1)
+        if self.invert_chance:
+            images = torch.where(torch.rand(shape, device=device) < self.invert_chance, 1 - images, images)
+        images = images ** (self.gamma ** _signed(shape, device))
+        if self.bias:
+            coarse = _signed((batch, 1, 4, 4), device) * math.log1p(self.bias)
+            images = (
+                images
+                * functional.interpolate(
+                    coarse, size=images.shape[-2:], mode="bicubic", align_corners=True
+                ).exp()
+            )
         images = images * (1 + self.contrast * _signed(shape, device))
         images = images + self.brightness * _signed(shape, device)
         images = images + torch.randn_like(images) * (self.noise * torch.rand(shape, device=device))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from napari_transunet.files import available_memory
 from napari_transunet.segmentation.preprocessing import IntensityScaling
 from napari_transunet.segmentation.slices import PLANE_AXES, PLANES, Plane, SliceSource
 from napari_transunet.training.datasets import values_in, whole_labels
+from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.volumes.orientation import Reorientation
 
 if TYPE_CHECKING:
@@ -47,13 +48,16 @@ class Case:
     name : of the volume
     patient : volumes of one patient bear the same; a split never separates them
     planes : (Z, H, W) float16, scaled to 0..1
-    labels : (Z, H, W) uint8 classes
+    labels : (Z, H, W) uint8 classes, or `UNKNOWN` where nobody says what is there
+    annotated : (Z, classes) bool, which classes were annotated in each slice; the others are unknown, not absent. None
+        where all were annotated in all
     """
 
     name: str
     patient: str
     planes: Tensor
     labels: Tensor
+    annotated: Tensor | None = None
 
     def __len__(self) -> int:
         return self.planes.shape[0]
@@ -79,6 +83,7 @@ def prepare_case(
     patient: str,
     others_are_background: bool = False,
     scaled: bool = False,
+    annotated: Collection[int] | None = None,
     plane: Plane = "z",
 ) -> Case:
     """An image and its labels, turned to the card's orientation, scaled and resized as the card says.
@@ -88,26 +93,29 @@ def prepare_case(
     Parameters
     ----------
     image, labels : on one grid (to 0.01 mm), stored in any orientations
-    classes : label value → class of the network
+    classes : label value → class of the network, or `UNKNOWN`
     name, patient : of the case
     others_are_background : whether label values that `classes` lacks become background; else they are an error
     scaled : whether the image holds values from 0 to 1 that stay as they are, whatever the card says
+    annotated : the classes that were annotated; None for all of the model. The others are unknown here, not absent
     plane : the axis, in the card's orientation, along which slices are taken
 
     Raises
     ------
     DatasetError
         Image and labels lie on different grids; the image holds NaN or infinity; the labels are no whole numbers,
-        or hold values that `classes` lacks; no class is in them; or values are outside 0..1 though `scaled`.
+        or hold values that `classes` lacks, or that are not `annotated`; no class is in them; or values are outside
+        0..1 though `scaled`.
     InputError
         `classes` names a class that the card does not have.
     """
-    if wrong := [target for target in classes.values() if not 0 <= target < min(card.num_classes, 256)]:
+    there = [*range(min(card.num_classes, UNKNOWN)), UNKNOWN]
+    if wrong := [target for target in classes.values() if target not in there]:
         raise InputError(
-            f"There is no class {wrong[0]} among the {card.num_classes} of the model (at most 256)."
+            f"There is no class {wrong[0]} among the {card.num_classes} of the model (at most {UNKNOWN})."
         )
     wanted = _turned_labels(image, labels, card, name).transpose(PLANE_AXES[plane])
-    _check_values(wanted, classes, others_are_background, name)
+    _check_values(wanted, classes, others_are_background, annotated, name)
     _check_image(image.data, scaled, name)
     source = SliceSource.by_card(image, card, card.img_size, plane)
     scaling = _SCALED if scaled else source.scaling
@@ -118,7 +126,10 @@ def prepare_case(
         values = torch.from_numpy(np.ascontiguousarray(source.data[part], np.float32))
         planes[part] = source.resize.forward(scaling.apply(values)).half()
         targets[part] = resized_classes(table[np.ascontiguousarray(wanted[part])], source.resize)
-    return Case(name, patient, planes, targets)
+    if annotated is None:
+        return Case(name, patient, planes, targets)
+    known = torch.tensor([value == 0 or value in annotated for value in range(card.num_classes)])
+    return Case(name, patient, planes, targets, known.repeat(len(targets), 1))
 
 
 def prepare_cases(
@@ -128,14 +139,16 @@ def prepare_cases(
     *,
     others_are_background: bool = False,
     scaled: bool = False,
+    annotated: Mapping[str, Collection[int]] | None = None,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
     noted: Callable[[str], None] | None = None,
 ) -> list[Case]:
     """All cases, read and prepared as by `prepare_case`, in their order; one for each plane that the card looks at.
 
-    `progress` is told the cases that are done and how many there are; `cancelled` is asked before each;
-    `noted` gets, when all are read, each sentence about what their readers had to assume, with the cases it is about.
+    `annotated` has the classes that were annotated in cases where not all were, by their names. `progress` is told the
+    cases that are done and how many there are; `cancelled` is asked before each; `noted` gets, when all are read, each
+    sentence about what their readers had to assume, with the cases it is about.
 
     Raises
     ------
@@ -165,6 +178,7 @@ def prepare_cases(
                     patient=case.patient,
                     others_are_background=others_are_background,
                     scaled=scaled,
+                    annotated=None if annotated is None else annotated.get(case.name),
                     plane=plane,
                 )
                 for plane in PLANES[: card.planes]
@@ -273,10 +287,18 @@ def _check_values(
     labels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16],
     classes: Mapping[int, int],
     others_are_background: bool,
+    annotated: Collection[int] | None,
     name: str,
 ) -> None:
     values = [value for value in values_in(labels) if value]
-    if not values:
+    if annotated is not None:
+        unlisted = [value for value in values if classes.get(value, 0) not in (0, UNKNOWN, *annotated)]
+        if unlisted:
+            raise DatasetError(
+                f"{name}: its labels hold {_listed(unlisted)}, which its list of annotated organs leaves out; add them"
+                " to the list, or take them out of the labels."
+            )
+    elif not values:
         raise DatasetError(f"{name}: its labels are empty; label it, or take the case out.")
     strangers = [value for value in values if value not in classes]
     if strangers and not others_are_background:
@@ -284,8 +306,8 @@ def _check_values(
             f"{name}: its labels hold {_listed(strangers)}, which no class is for; name these values, or let other"
             " labels be background."
         )
-    if not any(classes.get(value) for value in values):
-        wanted = sorted(value for value, target in classes.items() if target)
+    if annotated is None and not any(classes.get(value, 0) not in (0, UNKNOWN) for value in values):
+        wanted = sorted(value for value, target in classes.items() if target not in (0, UNKNOWN))
         raise DatasetError(
             f"{name}: its labels hold none of {_listed(wanted)} but {_listed(values)}; correct the label values, or"
             " take the case out."

@@ -28,6 +28,7 @@ from napari_transunet.segmentation.predictor import Predictor
 from napari_transunet.training.cases import prepare_cases
 from napari_transunet.training.datasets import label_values
 from napari_transunet.training.fitting import fit, lightning_or_sentence
+from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.training.pictures import write_png
 from napari_transunet.training.recipes import DEFAULT, Recipe
 from napari_transunet.training.scoring import card_scores, picture_of, score_volumes, worst_and_median
@@ -209,6 +210,7 @@ def train_checkpoint(
     precision = str(resolve_precision(machine.precision, device)).removeprefix("torch.")
     classes, names = classes_of(course)
     card = blank_card(course, names)
+    annotated = annotated_classes(course.dataset, classes)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(course.recipe.seed)
         net = TransUNet(
@@ -222,6 +224,7 @@ def train_checkpoint(
         card,
         others_are_background=course.others_are_background,
         scaled=course.dataset.scaled,
+        annotated=annotated,
         progress=told.done,
         cancelled=told.cancelled,
         noted=told.stage,
@@ -279,7 +282,7 @@ def train_checkpoint(
 
 
 def classes_of(course: Course) -> tuple[dict[int, int], dict[int, str]]:
-    """Label value → class, and class → name.
+    """Label value → class (`UNKNOWN` for the value that says so), and class → name.
 
     The classes are the dataset's named label values in ascending order; where nothing names them, all that occur.
 
@@ -293,7 +296,17 @@ def classes_of(course: Course) -> tuple[dict[int, int], dict[int, str]]:
     if not values:
         raise DatasetError(f"{course.dataset.path} has no labels but the background; nothing can be learnt.")
     classes = {value: number for number, value in enumerate(values, start=1)}
-    return {0: 0, **classes}, {classes[value]: names[value] for value in values if value in names}
+    unknown = course.dataset.unknown
+    ignored = {} if unknown is None or unknown in classes else {unknown: UNKNOWN}
+    return {0: 0, **classes, **ignored}, {classes[value]: names[value] for value in values if value in names}
+
+
+def annotated_classes(dataset: Dataset, classes: Mapping[int, int]) -> dict[str, frozenset[int]]:
+    """Case → classes that were annotated in it, for the cases in which not all were."""
+    return {
+        case: frozenset(classes[value] for value in values if value in classes)
+        for case, values in dataset.annotated.items()
+    }
 
 
 def blank_card(course: Course, names: Mapping[int, str]) -> ModelCard:
@@ -321,7 +334,7 @@ def blank_card(course: Course, names: Mapping[int, str]) -> ModelCard:
     codes = {classes[value]: code for value, code in dataset.codes.items() if value in classes}
     fields = {
         "variant": wanted.variant,
-        "num_classes": len(classes),
+        "num_classes": 1 + len({target for target in classes.values() if target not in (0, UNKNOWN)}),
         "img_size": wanted.img_size or _fitting_size(first),
         "n_skip": wanted.n_skip,
         "labels": [
@@ -479,7 +492,14 @@ def _scored(
     predictor = Predictor(
         load_checkpoint(out).model, device=machine.device, precision=machine.precision, card=used
     )
-    scores = score_volumes(predictor, volumes, classes, progress=told.done, cancelled=told.cancelled)
+    scores = score_volumes(
+        predictor,
+        volumes,
+        classes,
+        annotated=annotated_classes(course.dataset, classes),
+        progress=told.done,
+        cancelled=told.cancelled,
+    )
     if told.cancelled is not None and told.cancelled():
         return card, {}, None
     finished = card.updated(scores={part: card_scores(scores, names)})

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_transunet.errors import DatasetError
+from napari_transunet.training.losses import UNKNOWN
 
 FILE_NAME = "dataset.json"
 _MAX_BYTES = 1 << 24
@@ -30,6 +31,10 @@ class Description:
     channels : channel number → name
     title, licence, source : in the authors' words, each in one line
     codes : label value → SNOMED CT code, from `snomed`, a field of this project's own
+    annotated : case → label values that were annotated in it, from `labelled`, a field of this project's own; cases
+        that it does not name are annotated throughout
+    unknown : the label value of voxels of which nobody says what they are: nnU-Net's label `ignore`, else 255 unless
+        an organ has that value
     """
 
     names: Mapping[int, str] = field(default_factory=dict)
@@ -38,6 +43,8 @@ class Description:
     licence: str | None = None
     source: str | None = None
     codes: Mapping[int, str] = field(default_factory=dict)
+    annotated: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    unknown: int | None = UNKNOWN
 
     def modality(self, channel: int | None) -> str | None:
         """As DICOM calls it ("CT", "MR"): of that channel, or of all where they agree; None where unknown."""
@@ -52,19 +59,22 @@ def read_description(folder: Path) -> Description:
     Raises
     ------
     DatasetError
-        It cannot be read or understood, or it holds regions or an ignored label, which cannot be trained on.
+        It cannot be read or understood, or it holds regions, which cannot be trained on.
     """
     path = folder / FILE_NAME
     if not path.is_file():
         return Description()
     content = read_object(path)
+    names, ignored = _names(content.get("labels", {}), path)
     return Description(
-        _names(content.get("labels", {}), path),
+        names,
         _channels(content.get("channel_names", content.get("modality", {})), path),
         _text(content, "name", "description"),
         _text(content, "licence", "license"),
         _text(content, "reference", "source"),
         _codes(content.get("snomed", {}), path),
+        _annotated(content.get("labelled", {}), names, path),
+        ignored if ignored is not None else None if UNKNOWN in names else UNKNOWN,
     )
 
 
@@ -115,12 +125,13 @@ def checked_names(names: Mapping[int, str], origin: str) -> dict[int, str]:
     return checked
 
 
-def _names(labels: object, path: Path) -> dict[int, str]:
-    """The field `labels`: {"1": "liver"} in the Decathlon, {"liver": 1} in nnU-Net."""
+def _names(labels: object, path: Path) -> tuple[dict[int, str], int | None]:
+    """The field `labels`: {"1": "liver"} in the Decathlon, {"liver": 1} in nnU-Net; and the value of `ignore`."""
     if not isinstance(labels, Mapping):
         raise DatasetError(f'{path}: "labels" must be an object such as {{"1": "liver"}}; correct it.')
     by_value = all(_whole(key) is not None and isinstance(text, str) for key, text in labels.items())
     names: dict[int, str] = {}
+    ignored: int | None = None
     for key, entry in labels.items():
         if isinstance(entry, list):
             raise DatasetError(
@@ -132,14 +143,35 @@ def _names(labels: object, path: Path) -> dict[int, str]:
             raise DatasetError(
                 f'{path}: "labels" holds {key!r}: {entry!r}, where one of them must be a number.'
             )
-        if name.strip().lower() == "ignore":
-            raise DatasetError(
-                f"{path}: the label {value} is to be ignored, which training here cannot do; relabel those voxels."
-            )
+        if name.strip().lower() == "ignore" and value != 0:
+            ignored = value
+            continue
         if value in names:
             raise DatasetError(f"{path} names the label {value} twice, {names[value]!r} and {name!r}.")
         names[value] = name
-    return checked_names(names, str(path))
+    if ignored in names:
+        raise DatasetError(f"{path} names the label {ignored} twice, {names[ignored]!r} and 'ignore'.")
+    return checked_names(names, str(path)), ignored
+
+
+def _annotated(cases: object, names: Mapping[int, str], path: Path) -> dict[str, frozenset[int]]:
+    """The field `labelled`: {"case_0001": ["liver", "spleen"]}, or the label values of these."""
+    if not isinstance(cases, Mapping):
+        raise DatasetError(f'{path}: "labelled" must be an object such as {{"case": ["liver"]}}; correct it.')
+    values = {name: value for value, name in names.items()}
+    found: dict[str, frozenset[int]] = {}
+    for case, organs in cases.items():
+        listed = organs if isinstance(organs, list) else [organs]
+        known = [
+            values.get(organ, _whole(organ)) if isinstance(organ, str) else _whole(organ) for organ in listed
+        ]
+        for organ, value in zip(listed, known, strict=True):
+            if value is None or (names and value not in names):
+                raise DatasetError(
+                    f'{path}: "labelled" lists {organ!r} for {case}, which is none of its labels; correct it.'
+                )
+        found[case] = frozenset(value for value in known if value is not None)
+    return found
 
 
 def _codes(codes: object, path: Path) -> dict[int, str]:

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.errors import DatasetError
-from napari_transunet.training.dataset_json import checked_names, read_description
+from napari_transunet.training.dataset_json import FILE_NAME, checked_names, read_description
 from napari_transunet.training.dataset_layouts import paired_cases, synapse_cases
+from napari_transunet.training.losses import UNKNOWN
 
 if TYPE_CHECKING:
     from napari_transunet.training.dataset_layouts import PatientOf
@@ -66,6 +67,8 @@ class Dataset:
     test : patients whom the dataset itself sets aside for testing
     title, licence, source : from `dataset.json`, where it has them
     codes : label value → SNOMED CT code, from `dataset.json` too
+    annotated : case → label values that were annotated in it, for cases in which others were not (`dataset.json`)
+    unknown : the label value of voxels of which nobody says what they are; None where there is none
     """
 
     path: Path
@@ -79,6 +82,8 @@ class Dataset:
     licence: str | None = None
     source: str | None = None
     codes: Mapping[int, str] = field(default_factory=dict)
+    annotated: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    unknown: int | None = UNKNOWN
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -127,6 +132,11 @@ def open_dataset(
         cases = paired_cases(images, labels, patient_of, channel, about.channels)
     if not cases:
         raise DatasetError(f"{root} holds no cases; put volumes into its folders.")
+    if strangers := sorted(set(about.annotated) - {case.name for case in cases}):
+        raise DatasetError(
+            f'The field "labelled" of {root / FILE_NAME} names {strangers[0]!r},'
+            " which is none of its cases; correct it."
+        )
     return Dataset(
         root,
         layout,
@@ -139,11 +149,13 @@ def open_dataset(
         about.licence,
         about.source,
         about.codes,
+        about.annotated,
+        about.unknown,
     )
 
 
 def label_values(dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> dict[int, int]:
-    """Label value → number of cases that hold it, ascending, the background (0) left out. Reads all labels.
+    """Label value → number of cases that hold it, ascending, without background (0) and unknown. Reads all labels.
 
     `progress` is told the cases that are done and how many there are.
 
@@ -157,7 +169,7 @@ def label_values(dataset: Dataset, progress: Callable[[int, int], None] | None =
         counts.update(values_in(whole_labels(case.read_labels().data, case.name)))
         if progress is not None:
             progress(done, len(dataset.cases))
-    return {value: counts[value] for value in sorted(counts) if value}
+    return {value: counts[value] for value in sorted(counts) if value not in (0, dataset.unknown)}
 
 
 def whole_labels(labels: npt.NDArray[Any], case: str) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytorch_lightning as lightning
 import torch
-from monai.losses import DiceCELoss
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from napari_transunet.errors import InputError
+from napari_transunet.training.losses import UNKNOWN, PartialDiceCELoss
 from napari_transunet.training.slices import SliceStore, mixed_seed
 
 if TYPE_CHECKING:
@@ -61,15 +61,7 @@ class Learner(lightning.LightningModule):
             self.averaged = AveragedModel(net, multi_avg_fn=self._average, use_buffers=True)
             self.averaged.requires_grad_(False)
         self.recipe, self.plan = recipe, plan
-        self.loss_of = DiceCELoss(
-            include_background=recipe.background_in_dice,
-            to_onehot_y=True,
-            softmax=True,
-            squared_pred=True,
-            batch=True,
-            lambda_dice=0.5,
-            lambda_ce=0.5,
-        )
+        self.loss_of = PartialDiceCELoss(background=recipe.background_in_dice)
         self._slices = SliceStore(cases)
         self._validation = validation
         self._scores: list[Tensor] = []
@@ -114,11 +106,13 @@ class Learner(lightning.LightningModule):
         chosen, distance = self._slices.drawn(step, self.recipe)
         share = slice(self.global_rank, None, world)
         torch.manual_seed(mixed_seed(self.recipe.seed, step, self.global_rank))
-        images, labels = self._slices.batch(chosen[share], distance[share], self.recipe.context, self.device)
+        images, labels, annotated = self._slices.batch(
+            chosen[share], distance[share], self.recipe.context, self.device
+        )
         with torch.autocast(self.device.type, enabled=False):
             images, labels = self.recipe.augmentation(images, labels)
         logits: Tensor = self.net(images.contiguous(memory_format=torch.channels_last))
-        loss: Tensor = self.loss_of(logits.float(), labels[:, None].long())
+        loss: Tensor = self.loss_of(logits.float(), labels, annotated)
         # All processes stop, or none: one that went on alone would wait for the others for ever.
         if not self.trainer.strategy.reduce_boolean_decision(bool(torch.isfinite(loss))):
             raise InputError(
@@ -154,7 +148,7 @@ class Learner(lightning.LightningModule):
             return
         case = self._validation[int(number)]
         counts = torch.zeros(3, 1, dtype=torch.long, device=self.device)
-        middle = int(case.labels.flatten(1).count_nonzero(1).argmax())
+        middle = int(((case.labels > 0) & (case.labels != UNKNOWN)).flatten(1).sum(1).argmax())
         for begin in range(0, len(case), max(1, self.recipe.batch)):
             images, labels = case_batch(case, begin, self.recipe.batch, self.recipe.context)
             logits = self.result(images.to(self.device, memory_format=torch.channels_last))
@@ -163,7 +157,10 @@ class Learner(lightning.LightningModule):
             if begin <= middle < begin + len(images) and len(self.examples) < 4:
                 at = middle - begin
                 self.examples.append((images[at, images.shape[1] // 2], labels[at], predicted[at].cpu()))
-        self._scores.append(dice_of(counts))
+        dice = dice_of(counts)
+        if case.annotated is not None:  # an organ that was not annotated throughout has no score
+            dice = dice.masked_fill(~case.annotated.all(0)[1:], math.nan)
+        self._scores.append(dice)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
@@ -215,8 +212,12 @@ def case_batch(case: Case, begin: int, size: int, context: int) -> tuple[Tensor,
 
 
 def overlap(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """(3, classes − 1): voxels of both, of the first and of the second, for each class but the background."""
-    first, second = predicted.flatten().long(), labels.flatten().long()
+    """(3, classes − 1): voxels of both, of the first and of the second, for each class but the background.
+
+    Voxels whose label is `UNKNOWN` are left out.
+    """
+    known = labels != UNKNOWN
+    first, second = predicted[known].long(), labels[known].long()
     both = torch.bincount(first[first == second], minlength=classes)
     counts = torch.stack(
         (both, torch.bincount(first, minlength=classes), torch.bincount(second, minlength=classes))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.volumes.labels import LabelSet
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ _OPACITY = 0.35
 
 
 def overlaid(plane: Tensor, labels: Tensor, colors: Mapping[int, Color] | None = None) -> Tensor:
-    """A slice (H, W) in 0..1 with labels (H, W) in colour, outlined: uint8 (3, H, W)."""
-    values = [int(value) for value in labels.unique() if value]
+    """A slice (H, W) in 0..1 with labels (H, W) in colour, outlined: uint8 (3, H, W). `UNKNOWN` is left as it is."""
+    values = [int(value) for value in labels.unique() if value not in (0, UNKNOWN)]
     if colors is None:
         colors = {
             label.value: label.color for label in LabelSet.from_names({v: f"class {v}" for v in values})

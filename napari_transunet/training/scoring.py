@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from napari_transunet.annotation.comparing import evaluate
 from napari_transunet.errors import DatasetError
 from napari_transunet.training.cases import class_labels
 from napari_transunet.training.datasets import values_in, whole_labels
+from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.training.pictures import overlaid
 from napari_transunet.volumes.orientation import Reorientation
 
@@ -34,23 +35,28 @@ def score_volumes(
     cases: Sequence[LabelledVolume],
     classes: Mapping[int, int],
     *,
+    annotated: Mapping[str, Collection[int]] | None = None,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> dict[str, LabelScores]:
     """What `evaluate` says of each case, by name: every class but the background, distances in mm.
 
-    `classes` maps the reference's label values to the network's classes. Ends early once `cancelled` says so.
+    `classes` maps the reference's label values to the network's classes; voxels whose class is `UNKNOWN` count for
+    nothing. `annotated` has the classes that were annotated in cases where not all were, by name: the others are not
+    scored there. Ends early once `cancelled` says so.
     """
     scores: dict[str, LabelScores] = {}
     for done, case in enumerate(cases):
         if cancelled is not None and cancelled():
             break
         image, reference = image_and_reference(case, classes)
+        known = reference != UNKNOWN
+        labels = range(1, predictor.card.num_classes)
         scores[case.name] = evaluate(
-            predictor.predict(image),
-            reference,
+            predictor.predict(image) * known,
+            reference * known,
             spacing=image.geometry.spacing,
-            labels_to_score=range(1, predictor.card.num_classes),
+            labels_to_score=(annotated or {}).get(case.name, labels),
         )
         if progress is not None:
             progress(done + 1, len(cases))
@@ -103,7 +109,7 @@ def picture_of(predictor: Predictor, case: LabelledVolume, classes: Mapping[int,
     turn = Reorientation.between(image.geometry, predictor.card.orientation or image.geometry.axis_codes)
     data, reference, predicted = (turn.apply(array) for array in (image.data, reference, predicted))
     spacing = image.geometry.reoriented(turn.axes, turn.flips).spacing[1:]
-    z = int(np.count_nonzero(reference, axis=(1, 2)).argmax())
+    z = int(np.count_nonzero(reference % UNKNOWN, axis=(1, 2)).argmax())
     low, high = (
         predictor.card.window
         if predictor.card.window is not None
@@ -121,7 +127,7 @@ def picture_of(predictor: Predictor, case: LabelledVolume, classes: Mapping[int,
 def image_and_reference(
     case: LabelledVolume, classes: Mapping[int, int]
 ) -> tuple[Volume, npt.NDArray[np.uint8]]:
-    """The image, and the reference as classes on the image's grid."""
+    """The image, and the reference as classes (or `UNKNOWN`) on the image's grid."""
     image, labels = case.read()
     turn = Reorientation.between(labels.geometry, image.geometry.axis_codes)
     if not image.geometry.matches(labels.geometry.reoriented(turn.axes, turn.flips), tolerance=1e-2):

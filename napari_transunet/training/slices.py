@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from napari_transunet.training.losses import UNKNOWN
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -25,7 +27,8 @@ class SliceStore:
     Attributes
     ----------
     planes : (N, H, W) float16, scaled to 0..1
-    labels : (N, H, W) uint8 classes
+    labels : (N, H, W) uint8 classes, or `UNKNOWN`
+    annotated : (N, classes) bool, which classes were annotated in each slice; None where all were in all
     case : (N,) the case of each slice, counted from 0
     """
 
@@ -33,10 +36,11 @@ class SliceStore:
         lengths = torch.tensor([len(case) for case in cases])
         self.planes = torch.cat([case.planes.half() for case in cases])
         self.labels = torch.cat([case.labels for case in cases])
+        self.annotated = _annotated(cases)
         self.case = torch.repeat_interleave(torch.arange(len(cases)), lengths)
         ends = lengths.cumsum(0)
         self._first, self._last = (ends - lengths)[self.case], ends[self.case] - 1
-        has_label = self.labels.flatten(1).amax(1) > 0
+        has_label = ((self.labels > 0) & (self.labels != UNKNOWN)).flatten(1).any(1)
         # Short cases count for more than their slices, long ones still for more than short ones.
         weight = lengths.double().rsqrt()[self.case]
         self._anywhere = weight / weight.sum()
@@ -79,15 +83,32 @@ class SliceStore:
 
     def batch(
         self, chosen: Tensor, distance: Tensor | int, context: int, device: torch.device
-    ) -> tuple[Tensor, Tensor]:
-        """Slices by number: (B, context, H, W) float32 and (B, H, W) uint8, on the device."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Slices by number, on the device: (B, context, H, W) float32, (B, H, W) uint8, `annotated` (B, classes)."""
         numbers = chosen[:, None]
         if context == 3:
             around = torch.as_tensor(distance).expand(len(chosen))[:, None] * torch.tensor([-1, 0, 1])
             numbers = (numbers + around).clamp(self._first[chosen, None], self._last[chosen, None])
         there = self.planes.device
         images = self.planes[numbers.to(there)].to(device, non_blocking=True).float()
-        return images, self.labels[chosen.to(there)].to(device, non_blocking=True)
+        labels = self.labels[chosen.to(there)].to(device, non_blocking=True)
+        if self.annotated is None:
+            return images, labels, None
+        return images, labels, self.annotated[chosen].to(device, non_blocking=True)
+
+
+def _annotated(cases: Sequence[Case]) -> Tensor | None:
+    """`annotated` of all slices of all cases."""
+    widths = {case.annotated.shape[1] for case in cases if case.annotated is not None}
+    if not widths:
+        return None
+    (width,) = widths
+    return torch.cat(
+        [
+            torch.ones(len(case), width, dtype=torch.bool) if case.annotated is None else case.annotated
+            for case in cases
+        ]
+    )
 
 
 def _generator(seed: int, number: int) -> torch.Generator:

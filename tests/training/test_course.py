@@ -36,6 +36,7 @@ from napari_transunet.training.course import (
     train_checkpoint,
 )
 from napari_transunet.training.datasets import open_dataset
+from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.training.splits import Split
 from tests.training.samples import BRIEF, PLAIN, write_dataset
 
@@ -310,9 +311,9 @@ def test_a_training_can_begin_where_another_ended(run: Run, root: Path, tmp_path
 
 def test_classes_are_the_label_values_in_ascending_order(root: Path) -> None:
     course = course_on(root)
-    assert classes_of(course) == ({0: 0, 3: 1, 7: 2}, {1: "body", 2: "head"})
+    assert classes_of(course) == ({0: 0, 3: 1, 7: 2, 255: UNKNOWN}, {1: "body", 2: "head"})
     nameless = dataclasses.replace(course, dataset=dataclasses.replace(course.dataset, names={}))
-    assert classes_of(nameless) == ({0: 0, 3: 1, 7: 2}, {})
+    assert classes_of(nameless) == ({0: 0, 3: 1, 7: 2, 255: UNKNOWN}, {})
 
 
 def test_without_labels_nothing_can_be_learnt(tmp_path: Path) -> None:

@@ -259,7 +259,6 @@ class TestDecathlon:
         ("content", "sentence"),
         [
             ({"labels": {"background": 0, "whole": [1, 2]}}, "'whole' is a region"),
-            ({"labels": {"background": 0, "liver": 1, "ignore": 2}}, "label 2 is to be ignored"),
             ({"labels": ["liver"]}, "must be an object"),
             ({"labels": {"liver": "one"}}, "'liver': 'one', where one of them must be a number"),
             ({"labels": {"liver": 1, "cyst": 1}}, "names the label 1 twice"),
@@ -462,3 +461,29 @@ def test_real_hippocampi(shared_data: Path) -> None:
     dataset = open_dataset(folder)
     assert len(dataset.cases) == len(dataset.patients) == 200
     assert label_values(dataset) == {1: 200, 2: 200}
+
+
+def test_cases_may_name_the_organs_that_were_annotated_in_them(tmp_path: Path) -> None:
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+        for name in ("one", "two"):
+            np.save(tmp_path / part / f"{name}.npy", np.zeros((2, 3, 4), np.uint8))
+    about = {"labels": {"liver": 1, "spleen": 2, "ignore": 9}, "labelled": {"two": ["spleen"]}}
+    (tmp_path / "dataset.json").write_text(json.dumps(about))
+    dataset = open_dataset(tmp_path)
+    assert dataset.names == {1: "liver", 2: "spleen"}
+    assert dataset.annotated == {"two": frozenset({2})}
+    assert dataset.unknown == 9
+
+
+@pytest.mark.parametrize(
+    ("labelled", "names"),
+    [({"two": ["kidney"]}, "kidney"), ({"three": ["liver"]}, "three"), ([1], "labelled")],
+)
+def test_what_labelled_names_must_be_there(tmp_path: Path, labelled: object, names: str) -> None:
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+        np.save(tmp_path / part / "two.npy", np.zeros((2, 3, 4), np.uint8))
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"liver": 1}, "labelled": labelled}))
+    with pytest.raises(DatasetError, match=names):
+        open_dataset(tmp_path)

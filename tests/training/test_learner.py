@@ -63,7 +63,7 @@ def test_the_loss_is_half_cross_entropy_and_half_dice(recipe: Recipe) -> None:
         for k in range(first, 3)
     ])  # fmt: skip
     expected = 0.5 * float(functional.cross_entropy(logits, labels)) + 0.5 * dice
-    assert float(learner_for(recipe).loss_of(logits, labels[:, None])) == pytest.approx(expected, abs=1e-4)
+    assert float(learner_for(recipe).loss_of(logits, labels)) == pytest.approx(expected, abs=1e-4)
 
 
 def test_only_weights_decay_with_adamw() -> None:

@@ -75,7 +75,7 @@ def test_without_any_label_slices_are_drawn_anywhere() -> None:
 
 def test_neighbours_are_of_the_same_case(store: SliceStore) -> None:
     chosen = torch.tensor([0, 1, 35, 36, 39])
-    images, labels = store.batch(chosen, torch.tensor([1, 2, 1, 1, 2]), 3, CPU)
+    images, labels, _ = store.batch(chosen, torch.tensor([1, 2, 1, 1, 2]), 3, CPU)
     assert (images.shape, images.dtype, labels.dtype) == ((5, 3, 4, 4), torch.float32, torch.uint8)
     numbers = (100 * images[:, :, 0, 0]).round().int().tolist()
     assert numbers == [[0, 0, 1], [0, 1, 3], [34, 35, 35], [0, 0, 1], [1, 3, 3]]
@@ -83,7 +83,7 @@ def test_neighbours_are_of_the_same_case(store: SliceStore) -> None:
 
 
 def test_without_context_a_slice_is_alone(store: SliceStore) -> None:
-    images, _ = store.batch(torch.tensor([3, 37]), 1, 1, CPU)
+    images, _, _ = store.batch(torch.tensor([3, 37]), 1, 1, CPU)
     assert (100 * images[:, :, 0, 0]).round().int().tolist() == [[3], [1]]
 
 
