@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from window import demo_ct, open_dock, open_window, pause, press_segment, wait
 
-from napari_transunet.benchmarking.machine import describe_machine
+from napari_transunet.benchmark import describe_machine
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.files import atomic_path
@@ -156,7 +156,7 @@ def measure(quick: bool, variant: str, size: int) -> dict[str, Any]:
         "img_size": size,
         "status": speed,
         "limit_ms": LIMIT,
-        "machine": asdict(describe_machine()),
+        "machine": describe_machine(),
         "gaps_ms": [asdict(part) for part in parts],
     }
 

@@ -24,7 +24,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -218,7 +217,7 @@ def summary(rounds: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    from napari_transunet.benchmarking.machine import describe_machine
+    from napari_transunet.benchmark import describe_machine
     from napari_transunet.checkpoints.catalogue import default_checkpoint
 
     shipped = default_checkpoint()
@@ -234,7 +233,7 @@ def measure(rounds: int) -> dict[str, Any]:
     return {
         "rounds": rounds,
         "checkpoints": {"shipped": shipped.name, "large": f"{LARGE[0]} at {LARGE[1]}, 421 MB, float32"},
-        "machine": asdict(describe_machine()),
+        "machine": describe_machine(),
         **{part: summary(found) for part, found in parts.items()},
     }
 

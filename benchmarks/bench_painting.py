@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from window import open_window, pause, wait
 
-from napari_transunet.benchmarking.machine import describe_machine
+from napari_transunet.benchmark import describe_machine
 from napari_transunet.files import atomic_path
 from napari_transunet.viewer.keeping import keep
 from napari_transunet.viewer.layers import add_volume
@@ -106,7 +106,7 @@ def measure(quick: bool) -> dict[str, Any]:
     return {
         "shape": [slices, 512, 512],
         "saves": saves,
-        "machine": asdict(describe_machine()),
+        "machine": describe_machine(),
         "parts": {name: [asdict(gaps) for gaps in found] for name, found in parts.items()},
     }
 

@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,7 @@ class Timed:
 
 def measure(rounds: int, slices: int | None) -> dict[str, Any]:
     os.environ["NAPARI_TRANSUNET_SESSIONS"] = tempfile.mkdtemp()
-    from napari_transunet.benchmarking.machine import describe_machine
+    from napari_transunet.benchmark import describe_machine
 
     command = [sys.executable, __file__, "--alone", *([] if slices is None else ["--slices", str(slices)])]
     other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -100,7 +99,7 @@ def measure(rounds: int, slices: int | None) -> dict[str, Any]:
         "in_the_window_s": spread(inside),
         "without_napari_s": spread(apart),
         "ratio": spread([one / other for one, other in zip(inside, apart, strict=True)]),
-        "machine": asdict(describe_machine()),
+        "machine": describe_machine(),
     }
 
 

@@ -22,8 +22,8 @@ run() { echo "== $1 =="; shift; "$@"; }
 plots=(); [[ ${#full[@]} -eq 0 ]] || plots=("${full[@]}" "$results")
 # The variant of the paper beside the shipped checkpoint; a small one where it has to be quick.
 variant=R50-ViT-B_16; [[ ${#quick[@]} -eq 0 ]] || variant=R50-ViT-Ti_16
-run "segmenting" "$bin/napari-transunet" benchmark --variant "$variant" "${quick[@]}" "${plots[@]}" \
-    --out "$results/benchmark.json" --overwrite
+run "inference" "$bin/python" -m benchmarks.inference --variant "$variant" "${quick[@]}" "${plots[@]}" \
+    --out "$results/benchmark.json"
 run "reading" "$bin/python" benchmarks/bench_reading.py "${quick[@]}" --out "$results/reading.json"
 run "first slice" scripts/with-display.sh "$bin/python" benchmarks/bench_first_slice.py \
     ${quick:+--rounds 1} --out "$results/first_slice.json"

@@ -6,7 +6,6 @@ import json
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -14,7 +13,6 @@ from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.volumes.phantom import synthetic_ct
-from napari_transunet.volumes.reading import read_volume
 from napari_transunet.volumes.writing import write_volume
 from tests.commands import invoke
 
@@ -63,35 +61,26 @@ def test_json_is_all_that_is_on_stdout(run, checkpoint, scan):
     )
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
-    assert found["conditions"]["shape"] == [4, 40, 36]
-    assert found["conditions"]["rounds"] == 2
-    assert found["conditions"]["reading_s"] > 0
-    (network,) = found["networks"]
+    assert found["shape"] == [4, 40, 36]
+    assert found["rounds"] == 2
+    (network,) = found["models"]
     assert network["name"] == "organs"
     assert network["trained"]
-    assert network["ways"][0]["ratio"]["median"] == 1
+    assert network["configs"][0]["speedup"]["median"] == 1
     assert json.loads(Path("found.json").read_text()) == found
     assert str(scan.parent) not in result.stdout
     assert "--overwrite" in error_line(run("--quick", "--out", "found.json"))
 
 
-def test_tables_tell_ways_machine_and_what_was_left_out(run, checkpoint, scan):
-    result = run(
-        scan, "-c", checkpoint, "--variant", "testing", "--img-size", 32, "--quick", "--plot", "plots"
-    )
+def test_tables_show_configurations_machine_and_what_is_not_possible(run, checkpoint, scan):
+    result = run(scan, "-c", checkpoint, "--slices", 2, "--quick")
     assert result.exit_code == 0, result.stderr
     text = result.stdout
-    assert "plain procedure, float32" in text
+    assert "reference implementation, float32" in text
     assert "card, PyTorch, float32" in text
     assert "organs (testing, trained)" in text
-    assert "testing (testing, random weights)" in text
-    assert "Left out: card, OpenVINO, int8: " in text
-    assert "off this line by" in text
-    assert "where the time goes" in text
+    assert "Not possible here: card, OpenVINO, int8: " in text
     assert f"torch {torch.__version__}" in text
-    for name in ("time-against-slices.svg", "throughput-against-batch.svg"):
-        assert f"Drawn: plots/{name}" in result.stderr
-    assert "--overwrite" in error_line(run("--quick", "--plot", "plots"))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +88,6 @@ def test_tables_tell_ways_machine_and_what_was_left_out(run, checkpoint, scan):
     [
         (("missing.nii.gz",), "missing.nii.gz"),
         (("--checkpoint", "nobody"), "nobody"),
-        (("--variant", "R51-ViT"), "R51-ViT"),
         (("--img-size", "12x3x4"), "image size"),
         (("--img-size", "100"), "100"),
         (("--device", "abacus"), "abacus"),
@@ -112,11 +100,11 @@ def test_bad_usage_is_one_line_and_status_2(run, arguments, words):
     assert words in error_line(run("--quick", *arguments))
 
 
-def test_a_file_is_no_folder_for_plots(run, scan):
-    assert "folder" in error_line(run("--quick", "--plot", scan))
-    assert np.isfinite(read_volume(scan).data).all()
+@pytest.mark.parametrize("option", [("--full",), ("--plot", "plots"), ("--variant", "testing")])
+def test_options_that_moved_name_the_study(run, option):
+    assert "benchmarks.inference" in error_line(run("--quick", *option))
 
 
 def test_without_a_shipped_checkpoint_a_network_is_asked_for(run, monkeypatch):
     monkeypatch.setattr("napari_transunet.checkpoints.catalogue.shipped_folder", lambda: None)
-    assert "--variant" in error_line(run("--quick"))
+    assert "--checkpoint" in error_line(run("--quick"))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import psutil
 import torch
 
-_PERIOD = 0.02  # seconds between two looks: rare enough to take no time from what is measured
+_PERIOD = 0.02  # seconds between two samples: rare enough to take no time from what is measured
 
 
 @contextlib.contextmanager

@@ -1,0 +1,423 @@
+"""How fast volumes are segmented on this machine, relative to the published inference code.
+
+Every configuration that this machine offers segments the same slices in one process, in turn, round by round. A
+speed-up is the ratio of two times of one round, so that a machine whose speed drifts does not count.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import psutil
+import torch
+from scipy import ndimage
+from torch.utils.flop_counter import FlopCounterMode
+
+from napari_transunet.checkpoints.card import CT_WINDOW
+from napari_transunet.checkpoints.loading import Checkpoint
+from napari_transunet.errors import InputError, TransUNetError
+from napari_transunet.model.transunet import TransUNet
+from napari_transunet.segmentation.devices import available_devices, has_fast_bfloat16
+from napari_transunet.segmentation.predictor import Predictor
+
+if TYPE_CHECKING:
+    from napari_transunet.checkpoints.ranges import ActivationRanges
+    from napari_transunet.segmentation.backends import Backend
+    from napari_transunet.segmentation.predictor import Labels
+    from napari_transunet.volumes.volume import Volume
+
+T = TypeVar("T")
+
+_PACKAGES = ("napari-transunet", "torch", "openvino", "numpy", "scipy", "napari")
+
+REFERENCE = "reference implementation, float32"
+"""The name of what every speed is relative to; see `ReferenceImplementation`."""
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """One way to run a `Predictor`, which takes these as they are."""
+
+    pipeline: str
+    backend: Backend
+    precision: str
+
+    @property
+    def name(self) -> str:
+        """How tables call it."""
+        backend = {"torch": "PyTorch", "openvino": "OpenVINO"}[self.backend]
+        return f"{self.pipeline}, {backend}, {self.precision}"
+
+    @property
+    def compared_with(self) -> str | None:
+        """Name of what should give the same labels; None where nothing does."""
+        if self.pipeline == "paper":
+            return REFERENCE
+        return None if self == EXACT else EXACT.name
+
+    def predictor(self, model: ModelUnderTest, device: torch.device) -> Predictor:
+        """A new predictor; TransUNetError, ImportError or RuntimeError where that is not possible here."""
+        if self.precision == "bfloat16" and not has_fast_bfloat16(device):
+            raise InputError(f"{device} has no arithmetic units for bfloat16; float32 is faster.")
+        options: dict[str, Any] = {"planes": 1} if self.pipeline == "card" else {}
+        if self.precision == "int8" and device.type == "cpu" and model.ranges is not None:
+            options["ranges"] = model.ranges
+        return Predictor(model.model, device=device, **asdict(self), **options)
+
+
+EXACT = BenchmarkConfig("card", "torch", "float32")
+CONFIGS: tuple[BenchmarkConfig, ...] = (
+    BenchmarkConfig("paper", "torch", "float32"),
+    EXACT,
+    BenchmarkConfig("card", "torch", "bfloat16"),
+    BenchmarkConfig("card", "openvino", "float32"),
+    BenchmarkConfig("card", "openvino", "bfloat16"),
+    BenchmarkConfig("card", "openvino", "int8"),
+)
+
+
+@dataclass(frozen=True)
+class ModelUnderTest:
+    """A network to measure; `ranges` are for 8 bits, where it is no checkpoint that has its own."""
+
+    name: str
+    model: Checkpoint | TransUNet
+    ranges: ActivationRanges | None = None
+
+    @property
+    def net(self) -> TransUNet:
+        """The network as it was trained, on the CPU."""
+        return self.model.model if isinstance(self.model, Checkpoint) else self.model
+
+    def flops_per_slice(self) -> int:
+        """Floating-point operations of matrix products and convolutions; a multiply-add counts as two."""
+        with torch.device("meta"):
+            net = TransUNet(self.net.variant, self.net.num_classes, self.net.img_size, self.net.n_skip).eval()
+            image = torch.empty(1, 3, *net.img_size)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            net(image)
+        return int(counter.get_total_flops())
+
+
+class ReferenceImplementation:
+    """What the published test script does (Chen et al., arXiv 2102.04306), one slice after the other.
+
+    A CT window, a cubic-spline zoom with scipy, the network as it was trained (nothing folded, batch 1, float32),
+    argmax, and a nearest zoom back.
+
+    Parameters
+    ----------
+    net : copied where `device` is not its own
+    device : where the network runs; the zooms are scipy's, on the CPU
+    """
+
+    def __init__(self, net: TransUNet, device: torch.device) -> None:
+        here = next(net.parameters()).device
+        self._net = (net if here == device else copy.deepcopy(net).to(device)).eval()
+        self._device = device
+
+    @torch.inference_mode()
+    def predict(self, volume: Volume) -> Labels:
+        """Labels (z, y, x) of a volume in HU, its slices taken as they are stored."""
+        low, high = CT_WINDOW
+        height, width = self._net.img_size
+        labels = np.zeros(volume.data.shape, np.uint8 if self._net.num_classes <= 255 else np.uint16)
+        for z, plane in enumerate(volume.data):
+            h, w = plane.shape
+            scaled = (np.clip(plane.astype(np.float32), low, high) - low) / np.float32(high - low)
+            zoomed = ndimage.zoom(scaled, (height / h, width / w), order=3)
+            logits = self._net(torch.from_numpy(zoomed)[None, None].to(self._device))
+            small = logits.argmax(dim=1)[0].cpu().numpy().astype(labels.dtype)
+            labels[z] = ndimage.zoom(small, (h / height, w / width), order=0)
+        return labels
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Several measurements of one thing, in short."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """The spread of at least one value."""
+        return cls(statistics.median(values), min(values), max(values))
+
+
+def interleaved(
+    tasks: Mapping[str, Callable[[], T]],
+    rounds: int,
+    device: torch.device,
+    watch: Callable[[str], AbstractContextManager[object]] = nullcontext,
+) -> tuple[dict[str, list[float]], dict[str, T]]:
+    """Run all tasks in turn, `rounds` times; every round begins with another, so that none always follows the same.
+
+    `watch` makes of a task's name what is entered around it, outside of its seconds.
+
+    Returns
+    -------
+    by the tasks' names: seconds, one a round, and the last results
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    results: dict[str, T] = {}
+    names = list(tasks)
+    for number in range(rounds):
+        start = number % len(names)
+        for name in names[start:] + names[:start]:
+            with watch(name):
+                took, results[name] = timed(tasks[name], device)
+            seconds[name].append(took)
+    return seconds, results
+
+
+def speedup(seconds: Sequence[float], base: Sequence[float]) -> Spread:
+    """How many times as fast as `base`; each ratio is of two times of one round."""
+    return Spread.of([slow / fast for slow, fast in zip(base, seconds, strict=True)])
+
+
+def timed(task: Callable[[], T], device: torch.device) -> tuple[float, T]:
+    """Seconds until the task is done on the device too, and its result."""
+    synchronize(device)
+    started = time.perf_counter()
+    result = task()
+    synchronize(device)
+    return time.perf_counter() - started, result
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).synchronize()
+
+
+def middle_slices(volume: Volume, count: int) -> Volume:
+    """The `count` slices along z in the middle of a volume; all of it where it has no more."""
+    start = max(0, (len(volume.data) - count) // 2)
+    data = volume.data[start : start + count]
+    x, y, z, _ = (volume.geometry.affine_lps @ (0, 0, start, 1)).tolist()
+    geometry = replace(volume.geometry, shape=data.shape, origin=(x, y, z))
+    return replace(volume, data=data, geometry=geometry)
+
+
+def matmul_throughput(device: torch.device, seconds: float = 1.0) -> dict[str, float]:
+    """How fast PyTorch multiplies square matrices: the best rate by precision, in 10¹² operations a second.
+
+    A product of two n×n matrices counts as 2 n³ operations. Sizes double until `seconds` a precision are over. A
+    precision slower than float32 has no instructions of its own here, and is left out.
+    """
+    found: dict[str, float] = {}
+    for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16), ("int8", torch.int8)):
+        # The product in 8 bits is private to PyTorch: where it is gone there is no rate.
+        multiply = torch.mm if dtype.is_floating_point else getattr(torch, "_int_mm", None)
+        end, rate = time.perf_counter() + seconds, 0.0
+        for power in range(9, 15):
+            if multiply is None or time.perf_counter() > end or (power > 12 and device.type == "cpu"):
+                break
+            try:
+                values = torch.randint(-100, 100, (2, 2**power, 2**power), device=device).to(dtype)
+                least = _least_seconds(partial(multiply, values[0], values[1].t()), device, end)
+            except (RuntimeError, MemoryError):  # not offered in this precision, or too large
+                break
+            rate = max(rate, 2 ** (3 * power + 1) / least / 1e12)
+        if rate and rate >= found.get("float32", 0.0):
+            found[precision] = rate
+    return found
+
+
+def _least_seconds(product: Callable[[], object], device: torch.device, end: float) -> float:
+    """The least mean of ten products on a GPU, given at once so that it does not wait; of one on a CPU."""
+    count = 1 if device.type == "cpu" else 10
+    product()
+    least = float("inf")
+    for _ in range(10):
+        least = min(least, timed(lambda: [product() for _ in range(count)], device)[0] / count)
+        if time.perf_counter() > end:
+            break
+    return least
+
+
+def describe_machine() -> dict[str, Any]:
+    """What this machine is, how busy it is, and which versions run on it."""
+    devices = available_devices()
+    found = importlib.metadata.distributions()
+    return {
+        "processor": devices[-1].label.removeprefix("CPU – "),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "devices": [device.label for device in devices],
+        "threads": torch.get_num_threads(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "system": f"{platform.system()} {platform.release()}",
+        "versions": {"python": platform.python_version(), "cuda": torch.version.cuda}
+        | {one.name: one.version for one in found if one.name in _PACKAGES},
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class ReadyConfig:
+    """A configuration whose predictor is made: seconds for that, and from then to the middle slice's labels."""
+
+    config: BenchmarkConfig
+    predictor: Predictor
+    prepare_s: float
+    first_slice_s: float
+
+
+def ready_configs(
+    model: ModelUnderTest,
+    volume: Volume,
+    device: torch.device,
+    configs: Iterable[BenchmarkConfig] = CONFIGS,
+) -> tuple[dict[str, ReadyConfig], dict[str, str]]:
+    """The configurations that are possible here, by name, and why the others are not."""
+    ready: dict[str, ReadyConfig] = {}
+    skipped: dict[str, str] = {}
+    for config in configs:
+        try:
+            prepare_s, predictor = timed(partial(config.predictor, model, device), device)
+            middle = volume.data.shape[predictor.slice_axis(volume)] // 2
+            first_s, _ = timed(lambda: next(predictor.iter_slices(volume, first=middle)), device)  # noqa: B023
+        except TransUNetError as error:
+            skipped[config.name] = str(error)
+        except (ImportError, RuntimeError) as error:  # OpenVINO broken or too old, memory: the others go on
+            skipped[config.name] = f"It fails here: {str(error).strip().splitlines()[0]}"
+        else:
+            ready[config.name] = ReadyConfig(config, predictor, prepare_s, first_s)
+    return ready, skipped
+
+
+@dataclass(frozen=True)
+class ConfigResult:
+    """One configuration's times.
+
+    Attributes
+    ----------
+    slice_s, slices_per_s : over the whole volume, from the array in memory to labels on its grid
+    speedup : relative to the reference implementation
+    prepare_s, first_slice_s : seconds to make the predictor, and from then to the first labels
+    equal_labels : share of voxels with the label of `compared_with`
+    roofline_s : seconds that a slice's operations take at the machine's matmul throughput
+    """
+
+    config: str
+    slice_s: Spread
+    slices_per_s: float
+    speedup: Spread
+    prepare_s: float | None = None
+    first_slice_s: float | None = None
+    batch_size: int = 1
+    compared_with: str | None = None
+    equal_labels: float | None = None
+    roofline_s: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """All configurations of one network; `skipped` says why the others were not possible."""
+
+    name: str
+    variant: str
+    trained: bool
+    img_size: tuple[int, int]
+    gflop_per_slice: float
+    configs: Sequence[ConfigResult]
+    skipped: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class BenchmarkReport:
+    """All that a benchmark found; `dataclasses.asdict` makes it JSON."""
+
+    machine: Mapping[str, Any]
+    device: str
+    volume: str
+    shape: Sequence[int]
+    rounds: int
+    matmul_tera_per_s: Mapping[str, float]
+    models: Sequence[ModelResult]
+    format: str = field(default="napari-transunet benchmark", init=False)
+    version: int = field(default=2, init=False)
+
+
+def run_benchmark(
+    models: Sequence[ModelUnderTest],
+    volume: Volume,
+    device: torch.device,
+    *,
+    rounds: int = 3,
+    matmul_s: float = 1.0,
+    report: Callable[[str], None] = lambda _: None,
+) -> BenchmarkReport:
+    """Measure networks on a volume of at least one slice; `report` is called with what comes next."""
+    machine = describe_machine()  # first, so that its load is what others do
+    report("matmul throughput")
+    rates = matmul_throughput(device, matmul_s)
+    results = [_measure(model, volume, device, rounds, rates, report) for model in models]
+    return BenchmarkReport(
+        machine, str(device), volume.source.name, volume.data.shape, rounds, rates, results
+    )
+
+
+def _measure(
+    model: ModelUnderTest,
+    volume: Volume,
+    device: torch.device,
+    rounds: int,
+    rates: Mapping[str, float],
+    report: Callable[[str], None],
+) -> ModelResult:
+    report(f"{model.name}: preparing")
+    ready, skipped = ready_configs(model, volume, device)
+    segment: dict[str, Callable[[Volume], Labels]] = {
+        REFERENCE: ReferenceImplementation(model.net, device).predict
+    }
+    segment |= {name: one.predictor.predict for name, one in ready.items()}
+    for (
+        name,
+        predict,
+    ) in segment.items():  # a batch, and the volume's last and shorter one, are slower at first
+        report(f"{model.name}: warming up {name}")
+        batch = ready[name].predictor.batch_size if name in ready else 1
+        predict(middle_slices(volume, batch + len(volume.data) % batch))
+    tasks = {name: partial(predict, volume) for name, predict in segment.items()}
+    report(f"{model.name}: {rounds} rounds")
+    seconds, labels = interleaved(tasks, rounds, device)
+    flops = model.flops_per_slice()
+    results = []
+    for name in tasks:
+        one = ready.get(name)
+        slices = volume.data.shape[one.predictor.slice_axis(volume) if one else 0]
+        slice_s = Spread.of([total / slices for total in seconds[name]])
+        rate = rates.get(one.config.precision if one else "float32")
+        base = one.config.compared_with if one else None
+        same = labels[name] == labels[base] if base in tasks and base else None
+        results.append(
+            ConfigResult(
+                name,
+                slice_s,
+                1 / slice_s.median,
+                speedup(seconds[name], seconds[REFERENCE]),
+                one.prepare_s if one else None,
+                one.first_slice_s if one else None,
+                one.predictor.batch_size if one else 1,
+                base,
+                None if same is None else float(same.mean()),
+                None if rate is None else flops / (rate * 1e12),
+            )
+        )
+    net = model.net
+    trained = isinstance(model.model, Checkpoint)
+    return ModelResult(model.name, net.variant.name, trained, net.img_size, flops / 1e9, results, skipped)
