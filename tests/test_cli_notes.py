@@ -87,3 +87,15 @@ def test_an_export_writes_it_down(bare: Path, tmp_path: Path) -> None:
     record = json.loads((tmp_path / "out.json").read_text("utf-8"))["provenance"]
     assert record["reading_notes"] == list(source.notes)
     assert Source(None, "array", "array").notes == ()
+
+
+def test_labels_are_named_after_the_link_to_the_scan(bare: Path, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    for name in ("patient01.npy", "patient02.npy"):
+        (tmp_path / "scans" / name).symlink_to(bare)
+    links = sorted((tmp_path / "scans").iterdir())
+    invoke("segment", *links, "-o", tmp_path / "out", "-c", checkpoint, "--device", "cpu")
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == [
+        "patient01.nii.gz",
+        "patient02.nii.gz",
+    ]

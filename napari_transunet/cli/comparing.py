@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,7 +175,7 @@ def _score(prediction: Path, reference: Path, scoring: _Scoring) -> _Scored:
         raise InputError(
             f"{prediction} and {reference} do not lie on the same grid (shape {first.geometry.shape} and "
             f"{second.geometry.shape}, spacing {_millimetres(first)} and "
-            f"{_millimetres(second)} mm, or another position); resample one of them first."
+            f"{_millimetres(second)} mm{_apart(first, second)}); resample one of them first."
         )
     scores = score(
         first.data,
@@ -334,6 +335,11 @@ def _other_names(first: Volume, second: Volume) -> Iterator[str]:
     for value, name in first.labels.names.items():
         if value in others and others[value].casefold() != name.casefold():
             yield f"Note: label {value} is {name!r} in the one and {others[value]!r} in the other file."
+
+
+def _apart(first: Volume, second: Volume) -> str:
+    apart = first.geometry.displacement(second.geometry)
+    return f"; corners up to {apart:.3g} mm apart" if math.isfinite(apart) else ""
 
 
 def _millimetres(volume: Volume) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -185,8 +186,10 @@ def _targets(inputs: Sequence[Path], out: Path) -> list[Path]:
             raise InputError(
                 f"{out} is one file, but there are {len(inputs)} inputs; give a folder for their labels."
             )
-    # A folder's name is its own, dots and all; a file's loses its suffix.
-    names = [path.name if path.is_dir() else stem_of(path) for path in map(Path.resolve, inputs)]
+    # A folder's name is its own, dots and all; a file's loses its suffix. A link has a name of its own, which is the
+    # one that people know where the file lies in a store under its hash.
+    absolute = [Path(os.path.abspath(path)) for path in inputs]  # noqa: PTH100  resolving would follow links
+    names = [path.name if path.is_dir() else stem_of(path) for path in absolute]
     targets = [out / f"{name}.nii.gz" for name in names]
     for target in targets:
         if targets.count(target) > 1:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from napari_transunet.volumes.geometry import Geometry
     from napari_transunet.volumes.volume import Volume
 
-_GRID_TOLERANCE = 1e-2  # mm, and in the cosines: what headers of one scan in two formats differ by
 _SCALED = IntensityScaling(0.0, 1.0)
 _SCALED_TOLERANCE = 1e-3
 _PIXELS_AT_ONCE = 1 << 22
@@ -92,7 +91,7 @@ def prepare_case(
 
     Parameters
     ----------
-    image, labels : on one grid (to 0.01 mm), stored in any orientations
+    image, labels : on one grid (as `Geometry.matches` has it), stored in any orientations
     classes : label value → class of the network, or `UNKNOWN`
     name, patient : of the case
     others_are_background : whether label values that `classes` lacks become background; else they are an error
@@ -264,19 +263,21 @@ def _turned_labels(
 
 def _differences(image: Geometry, labels: Geometry) -> str:
     """What differs between two grids, as "image's and labels'"; empty where they match."""
-    if image.matches(labels, tolerance=_GRID_TOLERANCE):
+    if image.matches(labels):
         return ""
     if image.shape != labels.shape:
         return f"{_by(image.shape)} and {_by(labels.shape)} voxels along z, y, x"
-    found = [
+    found = [f"voxels lie up to {image.displacement(labels):.3g} mm apart"] + [
         f"{what} {_by(own)} and {_by(other)} mm"
         for what, own, other in (
             ("spacing", image.spacing, labels.spacing),
             ("origin", image.origin, labels.origin),
         )
-        if np.abs(np.subtract(own, other)).max() > _GRID_TOLERANCE
+        if np.abs(np.subtract(own, other)).max() > 1e-4
     ]
-    return "; ".join(found) or "turned against each other"
+    if np.abs(np.subtract(image.direction, labels.direction)).max() > 1e-4:
+        found.append("turned against each other")
+    return "; ".join(found)
 
 
 def _by(numbers: Sequence[float]) -> str:

@@ -130,7 +130,7 @@ def image_and_reference(
     """The image, and the reference as classes (or `UNKNOWN`) on the image's grid."""
     image, labels = case.read()
     turn = Reorientation.between(labels.geometry, image.geometry.axis_codes)
-    if not image.geometry.matches(labels.geometry.reoriented(turn.axes, turn.flips), tolerance=1e-2):
+    if not image.geometry.matches(labels.geometry.reoriented(turn.axes, turn.flips)):
         raise DatasetError(f"{case.name}: the image and its labels lie on different grids.")
     values = whole_labels(turn.apply(labels.data), case.name)
     known = {value: classes.get(value, 0) for value in values_in(values)}

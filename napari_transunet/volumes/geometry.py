@@ -20,6 +20,14 @@ IDENTITY: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 # is a shear, which no image with a spacing and a rotation can hold.
 ORTHONORMAL_TOLERANCE = 1e-3
 
+# Grids are one where no corner of one lies further from the other's than this part of the smallest voxel. Below a half,
+# every voxel still has the voxel of the same index as its nearest; a quarter leaves room for interpolation. Headers of
+# one scan in two formats differ by rounding alone, which is far less.
+GRID_TOLERANCE = 0.25
+
+# How far rounded axes may move a corner to count as those of a rectangular grid, as part of the smallest voxel.
+RECTANGLE_TOLERANCE = 0.5
+
 _TOWARDS = ("LR", "PA", "SI")  # per patient axis: the letter for its positive and for its negative sense
 
 
@@ -152,16 +160,19 @@ class Geometry:
             self.shape[2] * self.spacing[2],
         )
 
-    def matches(self, other: Geometry, tolerance: float = 1e-4) -> bool:
-        """Whether the shapes are equal and spacing, origin (mm) and direction differ by at most `tolerance`."""
+    def displacement(self, other: Geometry) -> float:
+        """How far apart, in mm, the corners of two grids lie at most; infinite where their shapes differ."""
         if self.shape != other.shape:
-            return False
-        pairs = (
-            (self.spacing, other.spacing),
-            (self.origin, other.origin),
-            (self.direction, other.direction),
-        )
-        return all(np.abs(np.subtract(a, b)).max() <= tolerance for a, b in pairs)
+            return math.inf
+        return corner_displacement(self.affine_lps, other.affine_lps, self.shape)
+
+    def matches(self, other: Geometry, tolerance: float = GRID_TOLERANCE) -> bool:
+        """Whether both are one grid: equal shapes, and no corner displaced by more than a fraction of a voxel.
+
+        `tolerance` is that fraction, of the smallest spacing of both. Cosines and spacings are not compared: what
+        they come to depends on the number of voxels, and what matters is where voxels lie.
+        """
+        return self.displacement(other) <= tolerance * min(*self.spacing, *other.spacing)
 
     def reoriented(self, axes: tuple[int, int, int], flips: tuple[bool, bool, bool]) -> Geometry:
         """The grid after the array's axes were put in the order `axes` and then flipped where `flips` says.
@@ -186,6 +197,74 @@ class Geometry:
             origin=_vector((affine @ corner)[:3], "origin"),
             direction=_matrix(direction),
         )
+
+
+def corner_displacement(
+    first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], shape: tuple[int, int, int]
+) -> float:
+    """How far, in mm, two 4x4 matrices from (x, y, z) index to mm put a corner of a volume apart, at most.
+
+    `shape` is (z, y, x); the corners are those of the outermost voxels, half a voxel beyond their centres.
+    """
+    ends = [(-0.5, count - 0.5) for count in reversed(shape)]
+    corners = np.array([(*corner, 1.0) for corner in itertools.product(*ends)]).T
+    return float(np.linalg.norm(((first - second) @ corners)[:3], axis=0).max())
+
+
+def nearest_grid(affine: npt.ArrayLike, shape: tuple[int, int, int]) -> tuple[Geometry, str | None]:
+    """The grid of a 4x4 matrix from (x, y, z) index to LPS mm whose numbers may have been rounded.
+
+    Where its axes are not perpendicular to within 1e-3, the nearest rectangular grid about the same centre is taken,
+    if that displaces no corner by more than half of the smallest voxel; the second value says so.
+
+    Raises
+    ------
+    VolumeError
+        The matrix is singular or not finite, or sheared by more than that.
+    """
+    matrix = np.asarray(affine, dtype=np.float64)
+    try:
+        return Geometry.from_affine_lps(matrix, shape), None
+    except VolumeError:
+        if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+            raise
+        lengths = np.linalg.norm(matrix[:3, :3], axis=0)
+        if (lengths <= 0).any():
+            raise
+    direction, spacing = _nearest_axes(matrix[:3, :3], shape)
+    if (spacing > 0).all():
+        middle = np.array([(count - 1) / 2 for count in reversed(shape)])
+        rectangular = np.eye(4)
+        rectangular[:3, :3] = direction * spacing
+        rectangular[:3, 3] = (matrix @ [*middle, 1.0])[:3] - rectangular[:3, :3] @ middle
+        apart = corner_displacement(matrix, rectangular, shape)
+        if apart <= RECTANGLE_TOLERANCE * spacing.min():
+            return Geometry.from_affine_lps(rectangular, shape), (
+                "The axes in the header are not quite perpendicular (rounded numbers, it seems); the nearest"
+                f" rectangular grid was taken, which moves corners of the volume by up to {apart:.2g} mm."
+            )
+    cosines = matrix[:3, :3] / lengths
+    worst = np.abs(cosines.T @ cosines - np.eye(3)).max()
+    raise VolumeError(
+        "The axes of this volume are not perpendicular (it is sheared, as by a gantry tilt, by up to"
+        f" {math.degrees(math.asin(min(1.0, float(worst)))):.2g}°); resample it to a rectangular grid first."
+    )
+
+
+def _nearest_axes(
+    steps: npt.NDArray[np.float64], shape: tuple[int, int, int]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Perpendicular directions (columns) and spacings that come nearest to steps (columns) over their whole extents.
+
+    By turns the rotation for given spacings (the orthogonal Procrustes problem), and the spacings for it.
+    """
+    weights = np.square(np.array(shape[::-1], dtype=np.float64))
+    spacing = np.linalg.norm(steps, axis=0)
+    for _ in range(8):
+        left, _, right = np.linalg.svd(steps * (weights * spacing))
+        direction = left @ right
+        spacing = np.einsum("ij,ij->j", direction, steps)
+    return direction, spacing
 
 
 def _vector(values: npt.ArrayLike, what: str) -> Vector:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,8 @@ MAX_DEFLATE_RATIO = 1032
 _CHUNK = 1 << 20
 # Pieces of 64 kB that are read past the last voxel to find the checksum; damage can lengthen the data a little.
 _DRAINED = 16
+_STORES = frozenset({".git", ".dvc"})
+_LONGEST_AXIS = 1 << 48
 # What is left for the rest of the process when no limit is given.
 _USABLE_MEMORY = 0.8
 
@@ -38,12 +42,14 @@ def checked_size(shape: Sequence[int], itemsize: int, max_bytes: int | None) -> 
     Raises
     ------
     VolumeError
-        An axis has no voxels.
+        An axis has no voxels, or more than any file could hold.
     SizeError
         The array needs more than `memory_limit`.
     """
     if any(n < 1 for n in shape):
         raise VolumeError(f"the header names an axis without voxels (shape {tuple(shape)}).")
+    if any(n > _LONGEST_AXIS for n in shape):
+        raise VolumeError(f"its header names an axis of more than {_LONGEST_AXIS:.0e} voxels; it is damaged.")
     needed = math.prod(int(n) for n in shape) * itemsize
     limit = memory_limit(max_bytes)
     if needed > limit:
@@ -159,6 +165,48 @@ def _fill(stream: Bytes, array: npt.NDArray[Any], before: int, total: int) -> No
             done += count
 
 
+def skip_bytes(stream: Bytes, count: int) -> None:
+    """Passes over the next bytes of a stream.
+
+    Raises
+    ------
+    VolumeError
+        The stream ends before, or is damaged.
+    """
+    with damage_as_volume_error():
+        while count > 0:
+            piece = stream.read(min(_CHUNK, count))
+            if not piece:
+                raise VolumeError("it ends before its data begins; it is truncated, copy it again.")
+            count -= len(piece)
+
+
+def last_bytes(stream: Bytes, size: int, most_before: int) -> bytes:
+    """The last `size` bytes of a stream that is not known to end there, read to its end.
+
+    Raises
+    ------
+    VolumeError
+        It holds fewer bytes, or more than `most_before` before them, or is damaged.
+    """
+    pieces: deque[bytes] = deque()
+    held = before = 0
+    with damage_as_volume_error():
+        while piece := stream.read(_CHUNK):
+            pieces.append(piece)
+            held += len(piece)
+            while held - len(pieces[0]) >= size:
+                before += len(pieces[0])
+                held -= len(pieces.popleft())
+            if before > most_before:
+                raise VolumeError("its compressed data holds far more than its voxels; it is damaged.")
+    if held < size:
+        raise VolumeError(
+            f"the file ends after {_readable(held)} of {_readable(size)} of voxels; it is truncated, copy it again."
+        )
+    return b"".join(pieces)[held - size :]
+
+
 def verify_end(stream: Bytes) -> None:
     """Has a decompressor that stands at the end of its data check the checksum that follows.
 
@@ -263,6 +311,14 @@ def chosen(
     return index
 
 
+def header_text(line: bytes) -> str:
+    """A line of a header as text: UTF-8, else Latin-1, in which older writers spell µ."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
+
+
 def beside(path: Path, name: str) -> Path:
     """The file `name`, as a header at `path` calls it, in the header's own folder.
 
@@ -271,15 +327,20 @@ def beside(path: Path, name: str) -> Path:
     VolumeError
         The name leads anywhere else, or there is no such file.
     """
-    plain = name.strip()
+    plain = re.sub(r"^(\.[/\\]+)+", "", name.strip())
     if not plain or plain in {".", ".."} or any(mark in plain for mark in ("/", "\\", "\0", ":")):
         raise VolumeError(
             f"its data file {plain!r} must be a plain file name in the same folder; move the file beside the"
             " header and correct the name."
         )
     data = path.parent / plain
-    if data.is_symlink() and data.resolve().parent != path.parent.resolve():
+    if data.is_symlink() and not path.is_symlink() and not _in_folder_or_store(data.resolve(), path.parent):
         raise VolumeError(f"its data file {plain!r} is a link out of the folder; put the file itself there.")
     if not data.is_file():
         raise VolumeError(f"its data file {plain!r} is missing; it must lie in the same folder.")
     return data
+
+
+def _in_folder_or_store(file: Path, folder: Path) -> bool:
+    """Whether a link from `folder` stays in it, or leads to where git-annex and DVC keep large files."""
+    return file.parent == folder.resolve() or not _STORES.isdisjoint(file.parts)

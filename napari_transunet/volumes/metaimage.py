@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.errors import VolumeError
-from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.geometry import RECTANGLE_TOLERANCE, Geometry, corner_displacement, nearest_grid
 from napari_transunet.volumes.inflating import Inflated
 from napari_transunet.volumes.limits import (
     Bytes,
@@ -26,9 +27,11 @@ from napari_transunet.volumes.limits import (
     check_claim,
     checked_size,
     chosen,
+    header_text,
     read_array,
     verify_end,
 )
+from napari_transunet.volumes.units import is_unsaid, millimetres
 
 _TYPES: Mapping[str, str] = MappingProxyType(
     {
@@ -78,7 +81,7 @@ def parse_header(stream: IO[bytes]) -> MetaHeader:
         line = stream.readline(_MAX_LINE)
         if not line:
             break
-        match = re.match(r"\s*([^=]*?)\s*=\s*(.*?)\s*$", line.decode("utf-8", "replace"))
+        match = re.match(r"\s*([^=]*?)\s*=\s*(.*?)\s*$", header_text(line))
         if match is None:
             if line.strip():
                 break
@@ -91,21 +94,32 @@ def parse_header(stream: IO[bytes]) -> MetaHeader:
     raise VolumeError("it is not a MetaImage file, whatever its name says.")
 
 
-def geometry_of(header: MetaHeader) -> tuple[Geometry, tuple[int, ...]]:
-    """The grid, and all sizes (x, y, z, time) of the file.
+def geometry_of(header: MetaHeader) -> tuple[Geometry, tuple[int, ...], tuple[str, ...]]:
+    """The grid, all sizes (x, y, z, time) of the file, and what the header left open.
 
     Raises
     ------
     VolumeError
         A field is missing or unreadable, or the axes are sheared.
     """
-    dims = _numbers(header, ("NDims",), 1, None)
-    count = int(dims[0])
+    (count,) = _integers(header, ("NDims",), 1, None)
     if not 2 <= count <= 4:
         raise VolumeError(f"it has {count} dimensions; two to four can be read.")
-    sizes = tuple(int(n) for n in _numbers(header, ("DimSize",), count, None))
-    spacing = _numbers(header, ("ElementSpacing", "ElementSize"), count, [1.0] * count)
+    sizes = _integers(header, ("DimSize",), count, None)
+    names = ("ElementSpacing", "ElementSize")
+    spacing = _numbers(header, names, count, [1.0] * count)
     origin = _numbers(header, ("Offset", "Position", "Origin"), count, [0.0] * count)
+    notes = [] if header.get(*names) else ["The header gives no spacing; voxels of 1 mm were assumed."]
+    scale = millimetres(unit := header.get("DistanceUnits") or "mm")
+    if scale is None:
+        if not is_unsaid(unit):
+            raise VolumeError(
+                f"its DistanceUnits is {unit[:40]!r}, which is no known unit; correct it to mm."
+            )
+        notes.append(f"The header gives lengths in {unit[:40]!r}; mm were assumed.")
+        scale = 1.0
+    spacing = [step * scale for step in spacing]
+    origin = [place * scale for place in origin]
     flat = _numbers(
         header, ("TransformMatrix", "Rotation", "Orientation"), count * count, list(np.eye(count).ravel())
     )
@@ -123,13 +137,44 @@ def geometry_of(header: MetaHeader) -> tuple[Geometry, tuple[int, ...]]:
     affine[:side, 3] = origin[:side]
     if min(steps) <= 0:
         raise VolumeError(f"the voxel spacing must be positive along every axis, not {steps} mm.")
-    lengths = np.linalg.norm(direction, axis=0)
-    if np.abs(lengths - 1).max() > 1e-3:
-        raise VolumeError("the directions of its axes are not of length one; it is damaged.")
     shape = (sizes[2] if count > 2 else 1, sizes[1], sizes[0])
-    rows = tuple(tuple(float(v) for v in row) for row in direction)
-    geometry = Geometry(shape, (steps[2], steps[1], steps[0]), tuple(affine[:3, 3]), rows)  # type: ignore[arg-type]
-    return geometry, sizes
+    lengths = np.linalg.norm(direction, axis=0)
+    if np.abs(lengths - 1).max() <= 1e-3:
+        rows = tuple(tuple(float(v) for v in row) for row in direction)
+        with suppress(VolumeError):  # not perpendicular: perhaps by rounding alone
+            exact = Geometry(shape, (steps[2], steps[1], steps[0]), tuple(affine[:3, 3]), rows)  # type: ignore[arg-type]
+            return exact, sizes, tuple(notes)
+    geometry, note = nearest_grid(affine, shape)
+    unit_length = np.eye(4)
+    unit_length[:3, :3] = np.array(geometry.direction) * steps
+    middle = np.array([(count - 1) / 2 for count in reversed(shape)])
+    unit_length[:3, 3] = (affine @ [*middle, 1.0])[:3] - unit_length[:3, :3] @ middle
+    if corner_displacement(affine, unit_length, shape) > RECTANGLE_TOLERANCE * min(steps):
+        raise VolumeError("the directions of its axes are not of length one; it is damaged.")
+    return geometry, sizes, (*notes, *([note] if note else []))
+
+
+def _integers(
+    header: MetaHeader, names: tuple[str, ...], count: int, default: Sequence[int] | None
+) -> tuple[int, ...]:
+    """Whole numbers of a field; `default` where the header lacks it.
+
+    Raises
+    ------
+    VolumeError
+        They are no whole numbers, not as many, or absent without a default.
+    """
+    text = header.get(*names)
+    if text is None and default is not None:
+        return tuple(default)
+    words = (text or "").split()
+    if text is None:
+        raise VolumeError(f"its header lacks {names[0]}; it is damaged.")
+    if len(words) != count or not all(re.fullmatch(r"[-+]?\d{1,18}", word) for word in words):
+        raise VolumeError(
+            f"its {names[0]} should be {count} whole numbers, not {text[:40]!r}; it is damaged."
+        )
+    return tuple(int(word) for word in words)
 
 
 def _numbers(
@@ -151,8 +196,8 @@ def _numbers(
 
 def read_metaimage(
     path: Path, *, channel: int | None = None, time: int | None = None, max_bytes: int | None = None
-) -> tuple[npt.NDArray[Any], Geometry, MetaHeader]:
-    """Voxels (z, y, x), their grid and the header.
+) -> tuple[npt.NDArray[Any], Geometry, tuple[str, ...], MetaHeader]:
+    """Voxels (z, y, x), their grid, notes worth showing and the header.
 
     Raises
     ------
@@ -164,15 +209,17 @@ def read_metaimage(
     """
     with path.open("rb") as file:
         header = parse_header(file)
-    geometry, sizes = geometry_of(header)
+    geometry, sizes, notes = geometry_of(header)
     kind = (header.get("ElementType") or "").upper()
     if kind.endswith("_ARRAY"):
         kind = kind.removesuffix("_ARRAY")
     if kind not in _TYPES:
         raise VolumeError(f"it holds values of type {kind or 'unknown'}, not real numbers.")
-    big = _true(header.get("BinaryDataByteOrderMSB", "ElementByteOrderMSB"))
+    big = _is_true(header, "BinaryDataByteOrderMSB", "ElementByteOrderMSB")
     dtype = np.dtype((">" if big else "<") + _TYPES[kind])
-    channels = int(_numbers(header, ("ElementNumberOfChannels",), 1, [1.0])[0])
+    (channels,) = _integers(header, ("ElementNumberOfChannels",), 1, [1])
+    if channels < 1:
+        raise VolumeError(f"its ElementNumberOfChannels is {channels}; it is damaged.")
     if channels in (3, 4) and dtype.itemsize == 1 and channel is None:
         raise VolumeError("it holds colours (RGB), not one value per voxel; convert it to greyscale first.")
     wanted_channel = chosen(channels, channel, "channel", "channel")
@@ -184,27 +231,40 @@ def read_metaimage(
         raise VolumeError("its slices are spread over several files; save it as one .mha first.")
     local = name.upper() == "LOCAL"
     data_path = path if local else beside(path, name)
-    if header.get("BinaryData") is not None and not _true(header.get("BinaryData")):
+    if header.get("BinaryData") is not None and not _is_true(header, "BinaryData"):
         raise VolumeError("its voxels are written as text; save it as binary first.")
-    start = header.data_start if local else 0
-    skip = int(_numbers(header, ("HeaderSize",), 1, [0.0])[0])
-    compressed = _true(header.get("CompressedData"))
+    (skip,) = _integers(header, ("HeaderSize",), 1, [0])
+    compressed = _is_true(header, "CompressedData")
+    if skip < -1 or (skip == -1 and compressed):
+        raise VolumeError(
+            f"its HeaderSize is {skip}; only sizes from 0 up, and -1 before voxels that are not compressed, mean"
+            " something."
+        )
     stored = data_path.stat().st_size
-    check_claim(size, stored - start, compressed=compressed)
+    # Counted from the file's begin, also where the header is in the same file.
+    start = skip if skip > 0 else header.data_start if local else 0
+    check_claim(size, stored - (header.data_start if local else start), compressed=compressed)
     with data_path.open("rb") as file:
-        if skip == -1 and not compressed and not local:
-            file.seek(stored - size)
-        else:
-            file.seek(start + max(skip, 0))
+        file.seek(stored - size if skip == -1 else start)
         stream: Bytes = Inflated(file, gzip_only=False) if compressed else file
         data = read_array(stream, dtype, shape)
         verify_end(stream)
     frame = data.reshape(-1, *geometry.shape, channels)[wanted_time, ..., wanted_channel]
-    return np.ascontiguousarray(frame), geometry, header
+    return np.ascontiguousarray(frame), geometry, notes, header
 
 
-def _true(text: str | None) -> bool:
-    return (text or "").strip().lower() in ("true", "1", "yes")
+def _is_true(header: MetaHeader, *names: str) -> bool:
+    """A field that is true or false; false where the header lacks it.
+
+    Raises
+    ------
+    VolumeError
+        It says neither.
+    """
+    word = (header.get(*names) or "false").strip().lower()
+    if word not in ("true", "t", "1", "yes", "false", "f", "0", "no"):
+        raise VolumeError(f"its {names[0]} is {word[:40]!r}, neither True nor False; it is damaged.")
+    return word in ("true", "t", "1", "yes")
 
 
 def write_metaimage(path: Path, data: npt.NDArray[Any], geometry: Geometry, keys: Mapping[str, str]) -> None:

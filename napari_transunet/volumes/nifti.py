@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.errors import VolumeError
-from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.geometry import (
+    GRID_TOLERANCE,
+    RECTANGLE_TOLERANCE,
+    Geometry,
+    corner_displacement,
+    nearest_grid,
+)
 from napari_transunet.volumes.limits import (
     check_claim,
     checked_size,
@@ -58,10 +64,10 @@ _REFUSED: Mapping[int, str] = MappingProxyType(
         2304: "RGBA colours",
     }
 )
-_METRES, _MICRONS = 1, 3
+# The low three bits of xyzt_units: metres, millimetres, micrometres; 0 where the file does not say.
+_UNITS: Mapping[int, float] = MappingProxyType({0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001})
 _COMMENT = 6  # NIFTI_ECODE_COMMENT: plain text
 _MAX_EXTENSIONS = 1 << 16
-_HALF_VOXEL = 0.5
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ class NiftiHeader:
     offset: int
     slope: float
     intercept: float
+    slope_is_nan: bool
     qform_code: int
     sform_code: int
     quaternion: tuple[float, float, float]
@@ -164,7 +171,12 @@ def _header(
     if not math.isfinite(offset) or not 0 <= offset < 2**40:
         raise VolumeError("its header gives an impossible place for the voxels; it is damaged.")
     start = {1: 352, 2: 544}[version]
-    scaled = math.isfinite(slope) and slope != 0
+    # A slope of 0 means none, by the standard; NaN is what nibabel holds for none.
+    scaled = slope != 0 and not math.isnan(slope)
+    if scaled and not (math.isfinite(slope) and math.isfinite(intercept)):
+        raise VolumeError(
+            f"its scl_slope ({slope:g}) and scl_inter ({intercept:g}) are no numbers to scale by; correct them."
+        )
     return NiftiHeader(
         version=version,
         single_file=single,
@@ -173,7 +185,8 @@ def _header(
         dtype=np.dtype(order + _TYPES[datatype]),
         offset=max(int(offset), start) if single else int(offset),
         slope=slope if scaled else 1.0,
-        intercept=intercept if scaled and math.isfinite(intercept) else 0.0,
+        intercept=intercept if scaled else 0.0,
+        slope_is_nan=math.isnan(slope),
         qform_code=qcode,
         sform_code=scode,
         quaternion=(transform[0], transform[1], transform[2]),
@@ -184,41 +197,96 @@ def _header(
     )
 
 
-def geometry_of(header: NiftiHeader) -> tuple[Geometry, str | None]:
-    """The grid, and a sentence where the header left something open.
+def geometry_of(header: NiftiHeader) -> tuple[Geometry, tuple[str, ...]]:
+    """The grid, and sentences about what the header left open or says twice.
 
     The sform is taken where it is set, else the qform, else the voxel sizes alone along R, A, S. A sheared sform
     cannot be a grid of slices: the qform stands in for it only if it puts every voxel in the same place to
-    within half a voxel.
+    within half a voxel, and without one the nearest rectangular grid does, under the same condition.
 
     Raises
     ------
     VolumeError
         The matrix is sheared, singular or not finite.
     """
-    scale = {_METRES: 1000.0, _MICRONS: 0.001}.get(header.units, 1.0)
+    notes: list[str] = []
+    if header.units not in _UNITS:
+        notes.append(f"The header's unit of length ({header.units}) is none of NIfTI's; mm were assumed.")
+    scale = _UNITS.get(header.units, 1.0)
     to_lps = np.diag([-scale, -scale, scale, 1.0])
     if header.sform_code > 0:
-        sform = to_lps @ np.vstack([np.reshape(header.srow, (3, 4)), [0, 0, 0, 1]])
-        try:
-            return Geometry.from_affine_lps(sform, header.shape), None
-        except VolumeError as error:
-            if header.qform_code > 0 and np.isfinite(sform).all():
-                geometry = Geometry.from_affine_lps(to_lps @ _qform(header), header.shape)
-                apart = _largest_distance(sform, geometry)
-                if apart <= _HALF_VOXEL * min(geometry.spacing):
-                    return geometry, "The sform of the header is slightly sheared; its qform was used."
-                raise VolumeError(
-                    "its axes are sheared (as by a gantry tilt), and its qform puts voxels up to"
-                    f" {apart:.1f} mm elsewhere; resample it to a rectangular grid first."
-                ) from error
-            raise
+        geometry, said = _by_sform(header, to_lps)
+        return geometry, (*notes, *said)
     if header.qform_code > 0:
-        return Geometry.from_affine_lps(to_lps @ _qform(header), header.shape), None
-    sizes = np.abs(np.nan_to_num(header.pixdim[1:4]))
-    plain = to_lps @ np.diag([*(size or 1.0 for size in sizes), 1.0])
-    note = "The header says nothing about orientation; its axes were taken to point right, forward and up."
-    return Geometry.from_affine_lps(plain, header.shape), note
+        return _by_qform(header, to_lps), tuple(notes)
+    sizes = header.pixdim[1:4]
+    _check_finite(sizes, "pixdim")
+    plain = to_lps @ np.diag([*(abs(size) or 1.0 for size in sizes), 1.0])
+    notes.append(
+        "The header says nothing about orientation; its axes were taken to point right, forward and up."
+    )
+    if not all(sizes):
+        missing = ", ".join(axis for axis, size in zip("xyz", sizes, strict=True) if not size)
+        notes.append(f"The header gives no voxel size along {missing}; {scale:g} mm was assumed.")
+    return Geometry.from_affine_lps(plain, header.shape), tuple(notes)
+
+
+def _by_sform(header: NiftiHeader, to_lps: npt.NDArray[np.float64]) -> tuple[Geometry, tuple[str, ...]]:
+    _check_finite(header.srow, "sform (srow_x, srow_y, srow_z)")
+    sform = to_lps @ np.vstack([np.reshape(header.srow, (3, 4)), [0, 0, 0, 1]])
+    other: Geometry | None = None
+    notes: tuple[str, ...] = ()
+    if header.qform_code > 0:
+        try:
+            other = _by_qform(header, to_lps)
+        except VolumeError as error:
+            notes = (f"The header's qform was left aside: {error}",)
+    try:
+        geometry = Geometry.from_affine_lps(sform, header.shape)
+    except VolumeError:
+        if other is not None:
+            apart = corner_displacement(sform, other.affine_lps, header.shape)
+            if apart <= RECTANGLE_TOLERANCE * min(other.spacing):
+                return other, ("The sform of the header is slightly sheared; its qform was used.",)
+            raise VolumeError(
+                "its axes are sheared (as by a gantry tilt), and its qform puts voxels up to"
+                f" {apart:.1f} mm elsewhere; resample it to a rectangular grid first."
+            ) from None
+        geometry, note = nearest_grid(sform, header.shape)
+        notes += (note,) if note else ()
+    return geometry, (*notes, *_contradiction(header, geometry, other, abs(to_lps[2, 2])))
+
+
+def _contradiction(header: NiftiHeader, used: Geometry, other: Geometry | None, scale: float) -> list[str]:
+    """What to say where qform or pixdim tell another place or size than the sform, which is used."""
+    by_sform = f"The header contradicts itself: the sform was used ({_described(used)}); by its"
+    if other is not None:
+        if used.matches(other):
+            return []
+        apart = used.displacement(other)
+        return [f"{by_sform} qform ({_described(other)}) voxels would lie up to {apart:.3g} mm elsewhere."]
+    sizes = [abs(size) * scale for size in header.pixdim[1:4]]
+    if not all(0 < size < math.inf for size in sizes):  # says nothing
+        return []
+    off = max(abs(a - b) * n for a, b, n in zip(used.spacing_xyz, sizes, reversed(used.shape), strict=True))
+    if off <= GRID_TOLERANCE * min(used.spacing):
+        return []
+    return [f"{by_sform} pixdim voxels would be {' × '.join(f'{size:.4g}' for size in sizes)} mm."]
+
+
+def _described(geometry: Geometry) -> str:
+    return f"{' × '.join(f'{size:.4g}' for size in geometry.spacing_xyz)} mm, {geometry.axis_codes}"
+
+
+def _by_qform(header: NiftiHeader, to_lps: npt.NDArray[np.float64]) -> Geometry:
+    _check_finite(header.pixdim[1:4], "pixdim")
+    _check_finite(header.qoffset, "qoffset")
+    return Geometry.from_affine_lps(to_lps @ _qform(header), header.shape)
+
+
+def _check_finite(numbers: Sequence[float], name: str) -> None:
+    if not all(map(math.isfinite, numbers)):
+        raise VolumeError(f"the {name} of its header holds a value that is no number; correct the header.")
 
 
 def _qform(header: NiftiHeader) -> npt.NDArray[np.float64]:
@@ -246,16 +314,10 @@ def _qform(header: NiftiHeader) -> npt.NDArray[np.float64]:
     return affine
 
 
-def _largest_distance(affine: npt.NDArray[np.float64], geometry: Geometry) -> float:
-    nz, ny, nx = geometry.shape
-    corners = np.array([[x, y, z, 1] for x in (0, nx - 1) for y in (0, ny - 1) for z in (0, nz - 1)]).T
-    return float(np.linalg.norm(((affine - geometry.affine_lps) @ corners)[:3], axis=0).max())
-
-
 def read_nifti(
     path: Path, *, channel: int | None = None, time: int | None = None, max_bytes: int | None = None
-) -> tuple[npt.NDArray[Any], Geometry, str | None]:
-    """Voxels (z, y, x) with the header's scaling applied, their grid, and a note worth showing.
+) -> tuple[npt.NDArray[Any], Geometry, tuple[str, ...]]:
+    """Voxels (z, y, x) with the header's scaling applied, their grid, and notes worth showing.
 
     Raises
     ------
@@ -271,7 +333,9 @@ def read_nifti(
         data_path = header_path
     elif data_path == header_path:
         raise VolumeError("it is the header of a .hdr/.img pair under another name; rename it to .hdr.")
-    geometry, note = geometry_of(header)
+    geometry, notes = geometry_of(header)
+    if header.slope_is_nan:
+        notes += ("The header's scl_slope is no number (NaN); values were taken as they are stored.",)
     frame = chosen(header.dim[4], channel, "channel", "channel") * header.dim[3]
     frame += chosen(header.dim[3], time, "time point", "time")
     size = checked_size(header.shape, header.dtype.itemsize, max_bytes)
@@ -285,7 +349,7 @@ def read_nifti(
         stream.seek(start)
         data = read_array(stream, header.dtype, header.shape, header.slope, header.intercept)
         verify_end(stream)
-    return data, geometry, note
+    return data, geometry, notes
 
 
 def read_comments(path: Path) -> list[str]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.errors import VolumeError
-from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.geometry import Geometry, nearest_grid
 from napari_transunet.volumes.inflating import Inflated, damage_as_volume_error
 from napari_transunet.volumes.labels import Label, LabelSet, color_for
 from napari_transunet.volumes.limits import (
@@ -29,10 +30,14 @@ from napari_transunet.volumes.limits import (
     check_claim,
     checked_size,
     chosen,
+    header_text,
+    last_bytes,
     read_array,
+    skip_bytes,
     verify_end,
 )
 from napari_transunet.volumes.several import SeveralVolumesError
+from napari_transunet.volumes.units import is_unsaid, millimetres
 
 _TYPES: Mapping[str, str] = MappingProxyType(
     {
@@ -76,15 +81,16 @@ _SPACES: Mapping[str, tuple[float, float, float]] = MappingProxyType(
         "lps": (1.0, 1.0, 1.0),
     }
 )
-_UNITS: Mapping[str, float] = MappingProxyType(
-    {"mm": 1.0, "millimeter": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001, "µm": 0.001, "microns": 0.001}
-)
 _COLOR_KINDS = frozenset({"rgb-color", "rgba-color", "hsv-color", "xyz-color", "3-color", "4-color"})
 _SPATIAL_KINDS = frozenset({"domain", "space", "???", "none", ""})
 # A segmentation has some 400 bytes for each of up to 65535 segments.
 _MAX_HEADER = 1 << 26
 _MAX_LINE = 1 << 20
 _MAX_NAMED_LAYERS = 32
+_TEXT_PIECE = 1 << 20
+_PACKED = ("gzip", "gz", "bzip2", "bz2")
+# A foreign header inside compressed data is small; inflating what cannot be one would take minutes.
+_MAX_SKIPPED = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,7 @@ def parse_header(stream: IO[bytes]) -> NrrdHeader:
     while line := stream.readline(_MAX_LINE):
         if stream.tell() > _MAX_HEADER:
             raise VolumeError("its header does not end; it is damaged.")
-        text = line.rstrip(b"\r\n").decode("utf-8", "replace")
+        text = header_text(line.rstrip(b"\r\n"))
         if not text:
             return NrrdHeader(MappingProxyType(fields), MappingProxyType(keys), stream.tell())
         if text.startswith("#"):
@@ -209,58 +215,120 @@ def _directions(fields: Mapping[str, str]) -> list[list[float] | None] | None:
     return [None if np.isnan(column).all() else column for column in columns]
 
 
-def geometry_of(header: NrrdHeader) -> tuple[Geometry, str | None]:
-    """The grid, and a sentence where the header left something open.
+def geometry_of(header: NrrdHeader) -> tuple[Geometry, tuple[str, ...]]:
+    """The grid, and sentences about what the header left open.
 
     Raises
     ------
     VolumeError
-        The space is not one of RAS, LAS and LPS, or the axes are sheared.
+        The space is not one of RAS, LAS and LPS, the axes are sheared, or a unit is no known length.
     """
     axes = _axes(header)
     fields = header.fields
     sizes = [axes.sizes[axis] for axis in axes.spatial]
     shape = (sizes[2] if len(sizes) == 3 else 1, sizes[1], sizes[0])
     directions = _directions(fields)
-    origin = _numbers(fields["spaceorigin"]) if "spaceorigin" in fields else [0.0, 0.0, 0.0]
     if directions is None:
-        steps = _numbers(fields["spacings"]) if "spacings" in fields else [1.0] * len(axes.sizes)
-        if len(steps) != len(axes.sizes):
-            raise VolumeError("its header describes more or fewer axes than it has; it is damaged.")
-        lengths = [abs(steps[axis]) if np.isfinite(steps[axis]) else 1.0 for axis in axes.spatial] + [1.0]
-        note = "The header says nothing about orientation; its axes were taken to point left, back and up."
-        affine = np.diag([*lengths[:3], 1.0])
-        if len(origin) == 3:
-            affine[:3, 3] = origin
-        return Geometry.from_affine_lps(affine, shape), note
+        return _by_spacings(fields, axes, shape)
     space = fields.get("space", "").lower()
     if space and space not in _SPACES:
         raise VolumeError(f"its space is {space!r}; only RAS, LAS and LPS say where the patient is.")
     if not space and _integers(fields, "spacedimension")[0] != 3:
         raise VolumeError("its space does not have three dimensions.")
+    origin = _numbers(fields["spaceorigin"]) if "spaceorigin" in fields else [0.0, 0.0, 0.0]
     columns = [column for column in directions if column is not None]
     if any(len(column) != 3 for column in columns) or len(origin) != 3:
         raise VolumeError("its space directions or origin are not three numbers each; it is damaged.")
+    for name, numbers in (("space directions", np.ravel(columns)), ("space origin", origin)):
+        if not np.isfinite(numbers).all():
+            raise VolumeError(f"the {name} of its header hold a value that is no number; correct the header.")
     if len(columns) == 2:
         normal = np.cross(columns[0], columns[1])
         length = float(np.linalg.norm(normal))
         columns.append([float(v) for v in normal / (length or 1.0)])
-    units = re.findall(r'"([^"]*)"', fields.get("spaceunits", ""))
-    scales = [_UNITS.get(unit.lower(), 1.0) for unit in units] if len(units) == 3 else [1.0, 1.0, 1.0]
+    scales, notes = _scales(fields, "spaceunits", 3)
+    if "units" in fields and "spaceunits" not in fields:
+        per_axis, _ = _scales(fields, "units", len(axes.sizes), axes.spatial)
+        if set(per_axis) != {1.0}:
+            raise VolumeError(
+                "its header gives 'units' beside 'space directions', which have 'space units'; correct the header."
+            )
     to_lps = np.array(_SPACES[space or "lps"]) * scales
     affine = np.eye(4)
     affine[:3, :3] = to_lps[:, None] * np.array(columns).T
     affine[:3, 3] = to_lps * origin
-    unnamed = (
-        None if space else "The header names no patient space; its axes were taken as left, back and up."
+    geometry, note = nearest_grid(affine, shape)
+    if not space:
+        notes.append("The header names no patient space; its axes were taken as left, back and up.")
+    return geometry, (*notes, *([note] if note else []))
+
+
+def _by_spacings(
+    fields: Mapping[str, str], axes: _Axes, shape: tuple[int, int, int]
+) -> tuple[Geometry, tuple[str, ...]]:
+    """The grid of a header without space directions: its axes are taken to point left, back and up."""
+    steps = _numbers(fields["spacings"]) if "spacings" in fields else [np.nan] * len(axes.sizes)
+    if len(steps) != len(axes.sizes):
+        raise VolumeError("its header describes more or fewer axes than it has; it is damaged.")
+    of_axes = [abs(steps[axis]) for axis in axes.spatial]
+    if any(np.isinf(of_axes)) or 0 in of_axes:
+        raise VolumeError(f"the spacings of its header ({fields['spacings'][:40]}) are no sizes of voxels.")
+    scales, notes = _scales(fields, "units", len(axes.sizes), axes.spatial)
+    notes.insert(
+        0, "The header says nothing about orientation; its axes were taken to point left, back and up."
     )
-    return Geometry.from_affine_lps(affine, shape), unnamed
+    # NaN is what the format writes for an unknown spacing.
+    unknown = [name for name, step in zip("xyz", of_axes, strict=False) if np.isnan(step)]
+    if unknown:
+        notes.append(f"The header gives no spacing along {', '.join(unknown)}; 1 mm was assumed.")
+    lengths = [1.0 if np.isnan(step) else step * scale for step, scale in zip(of_axes, scales, strict=True)]
+    lengths += [1.0] * (4 - len(lengths))
+    affine = np.diag(lengths)
+    if "spaceorigin" in fields:
+        origin = _numbers(fields["spaceorigin"])
+        if not np.isfinite(origin).all():
+            raise VolumeError("the space origin of its header holds a value that is no number.")
+        if len(origin) == 3:
+            affine[:3, 3] = np.multiply(origin, _scales(fields, "spaceunits", 3)[0])
+    return Geometry.from_affine_lps(affine, shape), tuple(notes)
+
+
+def _scales(
+    fields: Mapping[str, str], name: str, count: int, wanted: Sequence[int] | None = None
+) -> tuple[list[float], list[str]]:
+    """mm per unit for each of `count` entries of a field of units (of those `wanted`), and what was assumed.
+
+    Raises
+    ------
+    VolumeError
+        A unit that is no known length.
+    """
+    places = list(range(count) if wanted is None else wanted)
+    text = fields.get(name)
+    if text is None:
+        return [1.0] * len(places), []
+    units = [quoted or plain for quoted, plain in re.findall(r'"([^"]*)"|([^\s"]+)', text)]
+    if len(units) != count:
+        raise VolumeError(
+            f"its header names {len(units)} units for {count} axes ({text[:40]}); it is damaged."
+        )
+    scales, notes = [], []
+    for place in places:
+        scale = millimetres(units[place])
+        if scale is None and not is_unsaid(units[place]):
+            raise VolumeError(
+                f"its header gives lengths in {units[place][:40]!r}, which is no known unit; correct it to mm."
+            )
+        if scale is None:
+            notes.append(f"The header gives lengths in {units[place][:40]!r}; mm were assumed.")
+        scales.append(1.0 if scale is None else scale)
+    return scales, list(dict.fromkeys(notes))
 
 
 def read_nrrd(
     path: Path, *, channel: int | None = None, time: int | None = None, max_bytes: int | None = None
-) -> tuple[npt.NDArray[Any], Geometry, str | None, NrrdHeader, LabelSet | None]:
-    """Voxels (z, y, x), their grid, a note worth showing, the header, and the segments of a `.seg.nrrd`.
+) -> tuple[npt.NDArray[Any], Geometry, tuple[str, ...], NrrdHeader, LabelSet | None]:
+    """Voxels (z, y, x), their grid, notes worth showing, the header, and the segments of a `.seg.nrrd`.
 
     A segmentation whose segments overlap is stored in layers; `channel` says which layer to read.
 
@@ -276,7 +344,7 @@ def read_nrrd(
         header = parse_header(file)
     fields = header.fields
     axes = _axes(header)
-    geometry, note = geometry_of(header)
+    geometry, notes = geometry_of(header)
     dtype = _dtype(fields)
     segmented = "Segment0_ID" in header.keys or "Segment0_Name" in header.keys
     wanted: dict[int, int] = {}
@@ -315,7 +383,7 @@ def read_nrrd(
     index = tuple(wanted.get(axis, slice(None)) for axis in reversed(range(len(axes.sizes))))
     data = np.ascontiguousarray(data[index]).reshape(geometry.shape)
     layer = wanted.get(axes.channel, 0) if axes.channel is not None else 0
-    return data, geometry, note, header, _segments(header, layer) if segmented else None
+    return data, geometry, notes, header, _segments(header, layer) if segmented else None
 
 
 def _dtype(fields: Mapping[str, str]) -> np.dtype[Any]:
@@ -331,34 +399,58 @@ def _dtype(fields: Mapping[str, str]) -> np.dtype[Any]:
 @contextmanager
 def _decoded(path: Path, start: int, fields: Mapping[str, str], size: int) -> Iterator[Bytes]:
     encoding = fields.get("encoding", "").lower()
-    lines = int(_numbers(fields.get("lineskip", fields.get("line skip", "0")))[0])
-    skip = int(_numbers(fields.get("byteskip", "0"))[0])
+    lines, skip = (_skip(fields, name) for name in ("lineskip", "byteskip"))
+    packed = encoding in _PACKED
+    if lines < 0 or skip < -1 or (skip == -1 and encoding != "raw" and not packed):
+        raise VolumeError(
+            f"its header skips {min(lines, skip)} lines or bytes before the voxels; only a byte skip of -1, before"
+            " raw or compressed voxels, has a meaning."
+        )
+    if packed and skip > _MAX_SKIPPED:
+        raise VolumeError(
+            f"its header skips {skip} bytes of compressed data before the voxels; it is damaged."
+        )
     with path.open("rb") as file, damage_as_volume_error():
         file.seek(start)
         for _ in range(lines):
             if not file.readline(_MAX_LINE):
                 raise VolumeError("it ends before its data begins; it is truncated, copy it again.")
-        if skip == -1 and encoding == "raw":
+        if skip == -1 and not packed:
             file.seek(-size, io.SEEK_END)
             yield file
             return
         if encoding in ("raw", "txt", "text", "ascii"):
             stream: Bytes = file
         elif encoding == "hex":
-            stream = io.BytesIO(_hex(file, size + skip))
+            stream = io.BytesIO(_hex(file, size, skip))
+            skip = 0
         elif encoding in ("gzip", "gz"):
             stream = Inflated(file)
         elif encoding in ("bzip2", "bz2"):
             stream = bz2.BZ2File(file)
         else:
             raise VolumeError(f"its encoding {encoding!r} is unknown; save it as raw or gzip.")
-        for _ in range(max(skip, 0)):
-            if not stream.read(1):
-                raise VolumeError("it ends before its data begins; it is truncated, copy it again.")
+        if skip == -1:
+            # The voxels are the last bytes of what was packed (a whole foreign file, as pynrrd reads it too).
+            stream = io.BytesIO(last_bytes(stream, size, _MAX_SKIPPED))
+        elif skip and stream is file:
+            file.seek(file.tell() + skip)
+        else:
+            skip_bytes(stream, skip)
         yield stream
 
 
-def _hex(file: IO[bytes], size: int) -> bytes:
+def _skip(fields: Mapping[str, str], name: str) -> int:
+    """A whole number of lines or bytes to skip; 0 where the header has none."""
+    text = fields.get(name, "0")
+    if re.fullmatch(r"[-+]?\d{1,18}", text) is None:
+        raise VolumeError(f"its header skips {text[:40]!r} lines or bytes, which is no whole number of them.")
+    return int(text)
+
+
+def _hex(file: IO[bytes], size: int, skip: int) -> bytes:
+    """The `size` bytes after the first `skip`, of which each is spelled in two digits."""
+    skip_bytes(file, skip)  # by the format, bytes are skipped in the file as it is
     text = b"".join(file.read(size * 3 + 1024).split())
     try:
         return bytes.fromhex(text[: 2 * size].decode("ascii"))
@@ -367,16 +459,29 @@ def _hex(file: IO[bytes], size: int) -> bytes:
 
 
 def _text(stream: Bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    count = int(np.prod(shape))
-    words = stream.read(count * 32 + 1024).split()
-    if len(words) < count:
-        raise VolumeError(f"it holds {len(words)} of {count} values; it is truncated, copy it again.")
-    try:
-        return np.array(words[:count], dtype=np.float64 if dtype.kind == "f" else np.int64).astype(
-            dtype.newbyteorder("=")
-        ).reshape(shape)  # fmt: skip
-    except (ValueError, OverflowError) as error:
-        raise VolumeError("its text data holds words that are no numbers; it is damaged.") from error
+    """Values that are spelled as words, turned piece by piece: words take many times the memory of numbers."""
+    values = np.empty(math.prod(shape), dtype.newbyteorder("="))
+    done, rest = 0, b""
+    while done < values.size:
+        piece = stream.read(_TEXT_PIECE)
+        words = re.split(rb"[\s,]+", rest + piece)
+        rest = words.pop() if piece else b""
+        found = [word for word in words if word][: values.size - done]
+        try:
+            wide = np.array(
+                found, np.float64 if dtype.kind == "f" else np.int64 if dtype.kind == "i" else np.uint64
+            )
+            values[done : done + len(found)] = wide
+            if dtype.kind != "f" and (values[done : done + len(found)] != wide).any():
+                raise OverflowError("a value does not fit its type")
+        except (ValueError, OverflowError) as error:
+            raise VolumeError("its text data holds words that are no such numbers; it is damaged.") from error
+        done += len(found)
+        if not piece or len(rest) > _TEXT_PIECE:
+            break
+    if done < values.size:
+        raise VolumeError(f"it holds {done} of {values.size} values; it is truncated, copy it again.")
+    return values.reshape(shape)
 
 
 def _segments(header: NrrdHeader, layer: int) -> LabelSet:

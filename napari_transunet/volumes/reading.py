@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -41,8 +40,6 @@ __all__ = [
     "read_volume",
 ]
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class _Request:
@@ -57,47 +54,51 @@ class _Request:
 
 
 def _nifti(request: _Request) -> Volume:
-    data, geometry, note = read_nifti(
+    data, geometry, notes = read_nifti(
         request.path, channel=request.channel, time=request.time, max_bytes=request.max_bytes
     )
-    volume = _with_sidecar(request.path, "NIfTI", data, geometry, note)
+    volume = _with_sidecar(request.path, "NIfTI", data, geometry, notes)
     if volume.labels is None and data.dtype.kind in "iu":
-        volume = replace(volume, labels=_commented(request.path))
+        labels, said = _commented(request.path)
+        source = replace(volume.source, notes=(*volume.source.notes, *said))
+        volume = replace(volume, labels=labels, source=source)
     return volume
 
 
 def _nrrd(request: _Request) -> Volume:
-    data, geometry, note, header, segments = read_nrrd(
+    data, geometry, notes, header, segments = read_nrrd(
         request.path, channel=request.channel, time=request.time, max_bytes=request.max_bytes
     )
     if segments is None:
-        segments = _embedded(header.keys)
+        segments, said = _embedded(header.keys)
+        notes += said
     kind = "NRRD segmentation" if segments is not None else "NRRD"
     modality = header.keys.get("modality") or header.keys.get("DICOM_0008_0060")
-    return _with_sidecar(request.path, kind, data, geometry, note, labels=segments, modality=modality)
+    return _with_sidecar(request.path, kind, data, geometry, notes, labels=segments, modality=modality)
 
 
 def _metaimage(request: _Request) -> Volume:
-    data, geometry, header = read_metaimage(
+    data, geometry, notes, header = read_metaimage(
         request.path, channel=request.channel, time=request.time, max_bytes=request.max_bytes
     )
     modality = (header.get("Modality") or "").removeprefix("MET_MOD_")
+    labels, said = _embedded(header.fields)
     return _with_sidecar(
         request.path,
         "MetaImage",
         data,
         geometry,
-        None,
-        labels=_embedded(header.fields),
+        notes + said,
+        labels=labels,
         modality=modality if modality not in ("", "UNKNOWN", "OTHER") else None,
     )
 
 
 def _tiff(request: _Request) -> Volume:
-    data, geometry, note = read_tiff(
+    data, geometry, notes = read_tiff(
         request.path, channel=request.channel, time=request.time, max_bytes=request.max_bytes
     )
-    return _with_sidecar(request.path, "TIFF", data, geometry, note)
+    return _with_sidecar(request.path, "TIFF", data, geometry, notes)
 
 
 def _npy(request: _Request) -> Volume:
@@ -298,21 +299,16 @@ def _with_sidecar(
     kind: str,
     data: npt.NDArray[Any],
     geometry: Geometry,
-    note: str | None,
+    notes: tuple[str, ...],
     *,
     labels: LabelSet | None = None,
     modality: str | None = None,
 ) -> Volume:
-    beside_labels, beside_modality = believed(path)
-    if np.asarray(data).dtype.kind not in "iu":
-        beside_labels = None
-    return Volume(
-        data,
-        geometry,
-        modality or beside_modality,
-        Source(path, kind, stem_of(path), notes=(note,) if note else ()),
-        labels if labels is not None else beside_labels,
-    )
+    beside = believed(path)
+    if labels is None and np.asarray(data).dtype.kind in "iu":
+        labels = beside.labels
+    source = Source(path, kind, stem_of(path), notes=(*notes, *beside.notes))
+    return Volume(data, geometry, modality or beside.modality, source, labels)
 
 
 def _bare(path: Path, kind: str, data: npt.NDArray[Any], key: str | None) -> Volume:
@@ -322,22 +318,21 @@ def _bare(path: Path, kind: str, data: npt.NDArray[Any], key: str | None) -> Vol
     return Volume(data, Geometry.default(shape), None, Source(path, kind, stem_of(path), notes=notes))
 
 
-def _commented(path: Path) -> LabelSet | None:
+def _commented(path: Path) -> tuple[LabelSet | None, tuple[str, ...]]:
     """The labels that `write_labels` put into a comment of a NIfTI header, one `key = value` a line."""
     for comment in read_comments(path):
         keys = dict(line.split(" = ", 1) for line in comment.splitlines() if " = " in line)
         if LABELS_KEY in keys:
             return _embedded(keys)
-    return None
+    return None, ()
 
 
-def _embedded(keys: Mapping[str, str]) -> LabelSet | None:
-    """The labels that `write_labels` put into a header."""
+def _embedded(keys: Mapping[str, str]) -> tuple[LabelSet | None, tuple[str, ...]]:
+    """The labels that `write_labels` put into a header, and what to say where they cannot be understood."""
     text = keys.get(LABELS_KEY)
     if text is None:
-        return None
+        return None, ()
     try:
-        return labels_from_json(json.loads(text))
+        return labels_from_json(json.loads(text)), ()
     except (ValueError, RecursionError) as error:
-        logger.warning("The labels in the header are ignored: %s", error)
-        return None
+        return None, (f"The label names in the header were ignored: {str(error)[:200].rstrip('.')}.",)

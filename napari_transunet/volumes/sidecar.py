@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,6 @@ from napari_transunet.volumes.labels import Label, LabelSet
 
 if TYPE_CHECKING:
     from napari_transunet.volumes.geometry import Geometry
-
-logger = logging.getLogger(__name__)
 
 FORMAT = "napari-transunet labels"
 # 65535 labels with long names stay below it.
@@ -75,7 +73,7 @@ def labels_from_json(entries: Any) -> LabelSet:
         return LabelSet(
             tuple(
                 Label(
-                    int(entry["value"]),
+                    _whole(entry["value"]),
                     str(entry["name"]),
                     _rgb(str(entry["color"])),
                     str(entry["snomed"]) if entry.get("snomed") else None,
@@ -83,8 +81,14 @@ def labels_from_json(entries: Any) -> LabelSet:
                 for entry in entries
             )
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise VolumeError(f"The list of labels cannot be understood ({error}).") from error
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or value != int(value):
+        raise ValueError(f"{value!r} is no label value")
+    return int(value)
 
 
 def _rgb(color: str) -> tuple[float, float, float]:
@@ -112,35 +116,63 @@ def plain(value: Any) -> Any:
     return plain(item()) if callable(item) and getattr(value, "ndim", None) == 0 else clean(str(value))
 
 
-def read_sidecar(path: Path) -> dict[str, Any]:
-    """The JSON object beside a volume; empty where there is none or it cannot be read.
+def read_sidecar(path: Path) -> tuple[dict[str, Any], str | None]:
+    """The JSON object beside a volume, empty where there is none, and what to say where it cannot be read.
 
-    A damaged file beside a good volume is no reason to refuse the volume; it is logged.
+    A damaged file beside a good volume is no reason to refuse the volume.
     """
     beside = sidecar_path(path)
     try:
-        if not beside.is_file() or beside.stat().st_size > _MAX_BYTES:
-            return {}
+        if not beside.is_file():
+            return {}, None
+        if beside.stat().st_size > _MAX_BYTES:
+            return {}, f"{beside.name} beside it is too large to describe a volume and was ignored."
         content = json.loads(beside.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        logger.warning("%s cannot be read and is ignored: %s", beside, error)
-        return {}
-    return content if isinstance(content, dict) else {}
+        return {}, f"{beside.name} beside it cannot be read and was ignored ({_brief(error)})."
+    if not isinstance(content, dict):
+        return {}, f"{beside.name} beside it holds no JSON object and was ignored."
+    return content, None
+
+
+def _brief(error: BaseException) -> str:
+    return f"{error}"[:200].rstrip(".")
 
 
 def is_ours(path: Path) -> bool:
     """Whether the JSON file beside `path` is one that `write_labels` made."""
-    return read_sidecar(path).get("format") == FORMAT
+    return read_sidecar(path)[0].get("format") == FORMAT
 
 
-def believed(path: Path) -> tuple[LabelSet | None, str | None]:
-    """Labels (from a file that `write_labels` made) and modality (as BIDS calls it) from the JSON beside."""
-    content = read_sidecar(path)
+@dataclass(frozen=True)
+class Believed:
+    """What the JSON file beside a volume is believed.
+
+    Attributes
+    ----------
+    labels : from a file that `write_labels` made
+    modality : as BIDS calls it
+    notes : what was ignored, a sentence each
+    """
+
+    labels: LabelSet | None
+    modality: str | None
+    notes: tuple[str, ...]
+
+
+def believed(path: Path) -> Believed:
+    """What the JSON file beside `path` is believed; a bad one is ignored, and that is said."""
+    content, note = read_sidecar(path)
+    notes = [note] if note else []
     labels = None
+    name = sidecar_path(path).name
     if content.get("format") == FORMAT and content.get("file") == clean(path.name):
         try:
             labels = labels_from_json(content.get("labels"))
         except VolumeError as error:
-            logger.warning("%s is ignored: %s", sidecar_path(path), error)
+            notes.append(f"The label names in {name} beside it were ignored: {_brief(error)}.")
     modality = content.get("Modality")
-    return labels, modality if isinstance(modality, str) and len(modality) <= 16 else None
+    if modality is not None and not (isinstance(modality, str) and len(modality) <= 16):
+        notes.append(f"The Modality in {name} beside it was ignored: it is no short text.")
+        modality = None
+    return Believed(labels, modality, tuple(notes))

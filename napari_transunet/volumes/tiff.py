@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Sequence
@@ -15,33 +16,19 @@ import numpy.typing as npt
 from napari_transunet.errors import VolumeError
 from napari_transunet.volumes.geometry import Geometry, Vector
 from napari_transunet.volumes.limits import checked_size, chosen, native
+from napari_transunet.volumes.units import is_unsaid, millimetres
 
 if TYPE_CHECKING:
     import tifffile
 
-_MILLIMETRES = {
-    "mm": 1.0,
-    "millimeter": 1.0,
-    "cm": 10.0,
-    "centimeter": 10.0,
-    "m": 1000.0,
-    "um": 1e-3,
-    "µm": 1e-3,
-    "μm": 1e-3,
-    "\\u00b5m": 1e-3,
-    "micron": 1e-3,
-    "microns": 1e-3,
-    "nm": 1e-6,
-    "inch": 25.4,
-    "in": 25.4,
-}
 _CENTIMETER = 3  # ResolutionUnit
+_MAX_PAGES = 100_000
 
 
 def read_tiff(
     path: Path, *, channel: int | None = None, time: int | None = None, max_bytes: int | None = None
-) -> tuple[npt.NDArray[Any], Geometry, str]:
-    """Voxels (z, y, x), a grid with the voxel size that the file gives, and a note about what it does not give.
+) -> tuple[npt.NDArray[Any], Geometry, tuple[str, ...]]:
+    """Voxels (z, y, x), a grid with the voxel size that the file gives, and notes about what it does not give.
 
     Raises
     ------
@@ -54,20 +41,24 @@ def read_tiff(
     import tifffile
 
     _check_pages(path)
+    notes: tuple[str, ...] = ()
     try:
         # Other files that an OME header names are never opened.
         with tifffile.TiffFile(path, _multifile=False) as file:
             if not file.pages or not file.series:
                 raise VolumeError("it holds no image.")
-            if len(file.series) > 1:
-                shapes = ", ".join(str(series.shape) for series in file.series[:4])
-                raise VolumeError(
-                    f"it holds {len(file.series)} images of different sizes ({shapes}), not a volume."
-                )
-            series = file.series[0]
-            if any(page is None for page in series.pages):
+            parts = list(file.series)
+            if len(parts) > 1:
+                parts = _parts(file, time)
+                time = None
+            series = parts[0]
+            if any(page is None for part in parts for page in part.pages):
                 raise VolumeError("some of its slices lie in other files; save it as one file first.")
             axes, shape = series.axes.upper(), tuple(int(n) for n in series.shape)
+            if len(parts) > 1:
+                axes = "ZYX"
+                shape = (sum(_slices(part) for part in parts), shape[-2], shape[-1])
+                notes += (f"Its {len(parts)} images of one size were taken as slices, in the file's order.",)
             if "S" in axes or int(getattr(file.pages.first, "photometric", 1)) in (2, 3, 5, 6):
                 raise VolumeError(
                     "it is in colour (RGB), not one value per pixel; convert it to greyscale first."
@@ -76,8 +67,9 @@ def read_tiff(
                 raise VolumeError(f"it holds values of type {series.dtype}, not real numbers.")
             checked_size(shape, series.dtype.itemsize, max_bytes)
             spacing, note = _spacing(file)
+            notes += (note,)
             channels = _ome_channels(file.ome_metadata or "")
-            data = native(np.asarray(series.asarray()))
+            data = native(_joined(parts, shape))
     except VolumeError:
         raise
     except MemoryError:
@@ -90,7 +82,46 @@ def read_tiff(
     if data.shape != shape:
         raise VolumeError(f"it holds {data.shape} pixels where its header promises {shape}; it is damaged.")
     volume = _arranged(data, axes, channel, time, channels)
-    return volume, Geometry((volume.shape[0], volume.shape[1], volume.shape[2]), spacing), note
+    return volume, Geometry((volume.shape[0], volume.shape[1], volume.shape[2]), spacing), notes
+
+
+def _parts(file: tifffile.TiffFile, time: int | None) -> list[tifffile.TiffPageSeries]:
+    """Which of several images in a file make the volume: slices that were written one by one, or one stack.
+
+    Raises
+    ------
+    SeveralVolumesError
+        They are stacks of one size, and `time` chooses none.
+    VolumeError
+        They are of different sizes or types, or an OME file says that they are different images.
+    """
+    series = list(file.series)
+    grey = all(part.axes.upper()[-2:] == "YX" and len(part.shape) in (2, 3) for part in series)
+    sizes, types = {part.shape[-2:] for part in series}, {str(part.dtype) for part in series}
+    if len(sizes) > 1 or len(types) > 1 or not grey:
+        differ = "sizes" if len(sizes) > 1 else "types" if len(types) > 1 else "kinds"
+        shapes = ", ".join(str(part.shape) for part in series[:4])
+        raise VolumeError(f"it holds {len(series)} images of different {differ} ({shapes}), not a volume.")
+    if file.is_ome or (_slices(series[0]) > 1 and len({part.shape for part in series}) == 1):
+        return [series[chosen(len(series), time, "image", "time")]]
+    return series
+
+
+def _slices(part: tifffile.TiffPageSeries) -> int:
+    return math.prod(int(n) for n in part.shape[:-2])
+
+
+def _joined(parts: Sequence[tifffile.TiffPageSeries], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """The pixels of all parts, one after the other."""
+    if len(parts) == 1:
+        return np.asarray(parts[0].asarray())
+    data = np.empty(shape, parts[0].dtype)
+    done = 0
+    for part in parts:
+        count = _slices(part)
+        data[done : done + count] = part.asarray().reshape(count, *shape[-2:])
+        done += count
+    return data
 
 
 def _check_pages(path: Path) -> None:
@@ -99,7 +130,7 @@ def _check_pages(path: Path) -> None:
     Raises
     ------
     VolumeError
-        The chain leads out of the file or in a circle.
+        The chain leads out of the file or in a circle, or is far longer than any volume.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -115,6 +146,10 @@ def _check_pages(path: Path) -> None:
         (place,) = struct.unpack_from(offset, start, 4 if kind == 42 else 8)
         seen: set[int] = set()
         while place:
+            if place >= size or len(seen) >= _MAX_PAGES:
+                raise VolumeError(
+                    f"it ends or breaks at page {len(seen) + 1}; it is truncated, copy it again."
+                )
             file.seek(place)
             raw = file.read(struct.calcsize(count))
             tags = struct.unpack(count, raw)[0] if len(raw) == struct.calcsize(count) else size
@@ -164,38 +199,59 @@ def _spacing(file: tifffile.TiffFile) -> tuple[Vector, str]:
 
     A resolution in dots per inch is what programs write for printing, so it is not believed.
     """
-    z: float | None = None
-    y: float | None = None
-    x: float | None = None
+    sizes: tuple[float | None, float | None, float | None] = (None, None, None)
+    unknown: str | None = None
     ome = file.ome_metadata or ""
     image_j: dict[str, Any] = file.imagej_metadata or {}
     if ome:
-        z, y, x = (_ome_size(ome, axis) for axis in "ZYX")
+        sizes = (_ome_size(ome, "Z"), _ome_size(ome, "Y"), _ome_size(ome, "X"))
     elif image_j:
-        scale = _MILLIMETRES.get(str(image_j.get("unit", "")).strip().lower())
+        unit = str(image_j.get("unit", ""))
+        scale = millimetres(unit)
         if scale is not None:
-            y, x = _per_pixel(file, "YResolution", scale), _per_pixel(file, "XResolution", scale)
-            z = _positive(image_j.get("spacing"), scale)
+            sizes = (
+                _size(image_j.get("spacing"), scale, "spacing"),
+                _per_pixel(file, "YResolution", scale),
+                _per_pixel(file, "XResolution", scale),
+            )
+        elif not is_unsaid(unit):
+            unknown = unit
     else:
-        unit = file.pages.first.tags.get("ResolutionUnit")
-        if unit is not None and int(unit.value) == _CENTIMETER:
-            y, x = _per_pixel(file, "YResolution", 10.0), _per_pixel(file, "XResolution", 10.0)
-    known = [name for name, size in (("z", z), ("y", y), ("x", x)) if size is not None]
+        tag = file.pages.first.tags.get("ResolutionUnit")
+        if tag is not None and int(tag.value) == _CENTIMETER:
+            sizes = (None, _per_pixel(file, "YResolution", 10.0), _per_pixel(file, "XResolution", 10.0))
+    z, y, x = sizes
     spacing = (z or 1.0, y or 1.0, x or 1.0)
-    if len(known) == 3:
+    missing = ", ".join(name for name, size in zip("zyx", sizes, strict=True) if size is None)
+    if not missing:
         return spacing, "The file says nothing about orientation."
-    missing = ", ".join(name for name in "zyx" if name not in known)
-    return spacing, f"The file gives no voxel size along {missing} (1 mm was assumed) and no orientation."
+    why = f" in a known unit ({unknown[:40]!r})" if unknown else ""
+    return (
+        spacing,
+        f"The file gives no voxel size along {missing}{why} (1 mm was assumed) and no orientation.",
+    )
 
 
 def _ome_size(xml: str, axis: str) -> float | None:
+    """mm along an axis; None where the file gives no size, or only one in pixels.
+
+    Raises
+    ------
+    VolumeError
+        The size is no number, or its unit no length.
+    """
     pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", xml)
-    if pixels is None:
+    size = re.search(rf'\bPhysicalSize{axis}\s*=\s*"([^"]*)"', pixels[0]) if pixels else None
+    if pixels is None or size is None:
         return None
-    size = re.search(rf'\bPhysicalSize{axis}="([^"]*)"', pixels[0])
-    unit = re.search(rf'\bPhysicalSize{axis}Unit="([^"]*)"', pixels[0])
-    scale = _MILLIMETRES.get(unit[1].strip().lower() if unit else "µm")
-    return None if size is None or scale is None else _positive(size[1], scale)
+    named = re.search(rf'\bPhysicalSize{axis}Unit\s*=\s*"([^"]*)"', pixels[0])
+    unit = unescape(named[1]) if named else "µm"
+    scale = millimetres(unit)
+    if scale is None:
+        if is_unsaid(unit) or unit.strip() == "reference frame":
+            return None
+        raise VolumeError(f"its PhysicalSize{axis} is in {unit[:40]!r}, which is no known unit; correct it.")
+    return _size(unescape(size[1]), scale, f"PhysicalSize{axis}")
 
 
 def _ome_channels(xml: str) -> list[str]:
@@ -210,12 +266,25 @@ def _per_pixel(file: tifffile.TiffFile, tag: str, scale: float) -> float | None:
     if entry is None:
         return None
     numerator, denominator = entry.value
-    return _positive(denominator / numerator if numerator else None, scale)
+    return _size(denominator / numerator, scale, tag) if numerator and denominator else None
 
 
-def _positive(value: Any, scale: float) -> float | None:
+def _size(value: Any, scale: float, name: str) -> float | None:
+    """A size in mm; None where the file has none, or a 0 in its place.
+
+    Raises
+    ------
+    VolumeError
+        It is no number, or none that a voxel can have.
+    """
+    if value is None:
+        return None
     try:
         size = float(value) * scale
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError) as error:
+        raise VolumeError(f"its {name} is {str(value)[:40]!r}, which is no number; correct it.") from error
+    if size == 0:
         return None
-    return size if np.isfinite(size) and 1e-7 < size < 1e5 else None
+    if not 1e-7 < size < 1e5:
+        raise VolumeError(f"its {name} gives voxels of {size:g} mm, which no volume has; correct it.")
+    return size

@@ -323,7 +323,7 @@ def test_nrrd_encodings(tmp_path: Path, encoding: str) -> None:
         ("NDims = 3\nDimSize = 9 8 3\nElementType = MET_SHORT\nElementNumberOfChannels = 2\n", "2 channels"),
         ("NDims = 3\nDimSize = 9 8 1\nElementType = MET_UCHAR\nElementNumberOfChannels = 3\n", "colours"),
         ("NDims = 4\nDimSize = 9 8 3 2\nElementType = MET_UCHAR\n", "2 time points"),
-        ("NDims = 3\nDimSize = 9 8\nElementType = MET_SHORT\n", "DimSize should be 3 numbers"),
+        ("NDims = 3\nDimSize = 9 8\nElementType = MET_SHORT\n", "DimSize should be 3 whole numbers"),
         ("NDims = 3\nDimSize = 9 8 3\nElementType = MET_STRING\n", "MET_STRING"),
         (
             "NDims = 3\nDimSize = 9 8 3\nElementType = MET_SHORT\nTransformMatrix = 1 0 0 0.5 1 0 0 0 1\n",

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_transunet.errors import VolumeError
-from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.geometry import Geometry, corner_displacement, nearest_grid
 from napari_transunet.volumes.orientation import Reorientation
 from tests.volumes.making import geometries, rotation
 
@@ -72,12 +72,50 @@ def test_oblique() -> None:
     assert turned.axis_codes == "LPS"
 
 
-def test_matches_is_strict_to_a_tenth_of_a_micron() -> None:
-    geometry = Geometry((2, 2, 2), (1, 1, 1))
-    assert geometry.matches(Geometry((2, 2, 2), (1, 1, 1.00009)))
-    assert not geometry.matches(Geometry((2, 2, 2), (1, 1, 1.0002)))
-    assert not geometry.matches(Geometry((2, 2, 2), (1, 1, 1), (0, 0, 0.001)))
-    assert not geometry.matches(Geometry((2, 2, 3), (1, 1, 1)))
+def test_grids_match_where_no_corner_moves_by_more_than_a_quarter_of_a_voxel() -> None:
+    """Cosines and spacings tell little: over 512 voxels, half a degree or 0.009 mm a voxel are several mm."""
+    geometry = Geometry((40, 512, 512), (2.5, 0.7, 0.7))
+    half_degree = tuple(map(tuple, rotation((0, 0, np.radians(0.5))).tolist()))
+    rounded = tuple(map(tuple, np.round(rotation((0, 0, 1e-4)), 4).tolist()))
+    for other, same in (
+        (Geometry((40, 512, 512), (2.5, 0.7, 0.709)), False),  # nnU-Net's issue 2526
+        (Geometry((40, 512, 512), (2.5, 0.7, 0.7), direction=half_degree), False),
+        (Geometry((40, 512, 512), (2.5, 0.7, 0.7), (0, 0, 0.2)), False),
+        (Geometry((40, 512, 511), (2.5, 0.7, 0.7)), False),
+        (Geometry((40, 512, 512), (2.5, 0.7, 0.7001)), True),
+        (Geometry((40, 512, 512), (2.5, 0.7, 0.7), (0, 0, 0.1)), True),
+        (Geometry((40, 512, 512), (2.5, 0.7, 0.7), direction=rounded), True),
+        (Geometry((2, 8, 8), (2.5, 0.7, 0.709)), False),  # the shapes differ
+    ):
+        assert geometry.matches(other) is other.matches(geometry) is same, other
+    small = Geometry((2, 8, 8), (2.5, 0.7, 0.7))
+    assert small.matches(Geometry((2, 8, 8), (2.5, 0.7, 0.709)))
+    assert small.displacement(Geometry((2, 8, 8), (2.5, 0.7, 0.8))) == pytest.approx(0.75)
+
+
+@given(geometries(), st.integers(0, 2**32 - 1))
+def test_rounded_axes_become_the_nearest_rectangular_grid(geometry: Geometry, seed: int) -> None:
+    shape = (min(geometry.shape[0], 9), min(geometry.shape[1], 9), min(geometry.shape[2], 9))
+    noise = np.zeros((4, 4))
+    size = 0.02 * min(geometry.spacing)
+    noise[:3, :3] = np.random.default_rng(seed).uniform(-size, size, (3, 3))
+    affine = geometry.affine_lps + noise
+    found, note = nearest_grid(affine, shape)
+    apart = corner_displacement(affine, found.affine_lps, shape)
+    assert apart <= 0.5 * min(found.spacing)
+    assert note is None or "nearest rectangular grid" in note
+    cosines = np.array(found.direction)
+    np.testing.assert_allclose(cosines.T @ cosines, np.eye(3), atol=1e-3)
+
+
+def test_a_sheared_volume_is_no_rounded_one() -> None:
+    affine = np.diag([0.7, 0.7, 2.5, 1.0])
+    affine[1, 2] = 2.5 * np.tan(np.radians(1))
+    with pytest.raises(VolumeError, match="sheared"):
+        nearest_grid(affine, (100, 512, 512))
+    thin, note = nearest_grid(affine, (3, 512, 512))
+    assert note is not None
+    assert thin.spacing == pytest.approx((2.5, 0.7, 0.7), abs=2e-3)
 
 
 @pytest.mark.parametrize(
