@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from napari_transunet.annotation.review_order import next_to_check, review_order, seconds_left
+from napari_transunet.annotation.uncertainty import SliceUncertainties
 
 NAN = float("nan")
 
@@ -53,3 +54,23 @@ def test_the_rest_is_guessed_from_the_marks():
     assert seconds_left(marks, 10) == 50
     assert seconds_left({0: "2025-01-01T10:00:00+00:00"}, 10) is None
     assert seconds_left({}, 10) is None
+
+
+def test_the_first_slices_of_an_unseen_ct_hold_much_more_of_the_error_than_chance(shared_data):
+    """Its spleen was outlined by hand; no shipped checkpoint learnt from it. `benchmarks/review_order.py` has more."""
+    from napari_transunet import Predictor, load_checkpoint, read_volume
+    from napari_transunet.checkpoints.catalogue import resolve_checkpoint
+
+    images, labels = (shared_data / "data" / "ct_abdomen_more" / kind for kind in ("images", "labels"))
+    volume = read_volume(images / "msd_spleen_8.nii.gz")
+    predictor = Predictor(load_checkpoint(resolve_checkpoint("abdominal-organs-ct")), device="cpu")
+    unsure = SliceUncertainties(0, len(volume.data))
+    found = predictor.predict(volume, unsure=unsure.put)
+    spleen = 1
+    reference = read_volume(labels / "msd_spleen_8.nii.gz").data
+    wrong = ((found == spleen) != (reference == spleen)).sum(axis=(1, 2))
+    order = review_order(unsure.expected_error(spleen))
+    for count in (10, 20):
+        share = wrong[order[:count]].sum() / wrong.sum()
+        best = np.sort(wrong)[::-1][:count].sum() / wrong.sum()
+        assert share > best - 0.4 * (best - count / len(wrong))
