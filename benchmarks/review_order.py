@@ -1,0 +1,220 @@
+"""How much of what is wrong do the first slices hold that *Next slice to check* proposes?
+
+    python benchmarks/review_order.py DATA -o benchmarks/results/review_order.json
+
+DATA holds `ct_abdomen_more` (AMOS22 0001, TotalSegmentator s0009 and its aorta test file, Decathlon spleen 8, with an
+`index.json` that says which organs are labelled) and `hippocampus_mr` (Decathlon Task04). No shipped checkpoint learnt
+from any of these scans. A slice's true error are its voxels that differ from the reference; where the reference knows
+one organ alone, that organ's, and the order is the one that the dock gives with that organ chosen.
+
+The measure was proposed after numbers on two other CTs. Nothing is fitted here, and other measures are shown beside it.
+Prints Markdown tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from labelled_scans import Scan, scans_in
+from numpy.typing import NDArray
+
+from napari_transunet import Predictor, load_checkpoint, read_volume
+from napari_transunet.annotation.review_order import review_order
+from napari_transunet.annotation.uncertainty import SliceUncertainties
+from napari_transunet.checkpoints.catalogue import resolve_checkpoint
+
+DRAWS = 5000
+SHIPPED = "review order"
+"""The order that the product has: by the expected error, neighbours together. The other orders are plain rankings."""
+
+
+@dataclass(frozen=True, eq=False)
+class Slices:
+    """Of each slice, the voxels that are wrong, and what each measure says of it."""
+
+    wrong: NDArray[np.int64]
+    measures: dict[str, NDArray[np.float64]]
+
+    def orders(self) -> dict[str, list[int]]:
+        """Each measure's ranking, and the order that the product has."""
+        found = {
+            name: np.argsort(-np.nan_to_num(values), kind="stable").tolist()
+            for name, values in self.measures.items()
+        }
+        shipped = review_order(self.measures["mean × √area"])
+        rest = [index for index in range(len(self.wrong)) if index not in set(shipped)]
+        return found | {SHIPPED: shipped + rest}
+
+
+def predicted(scan: Scan, predictor: Predictor) -> tuple[NDArray[Any], SliceUncertainties]:
+    """Labels of the scan, and how unsure the network was of each slice."""
+    volume = read_volume(scan.image)
+    axis = predictor.slice_axis(volume)
+    unsure = SliceUncertainties(axis, volume.data.shape[axis])
+    return predictor.predict(volume, unsure=unsure.put), unsure
+
+
+def measured(scan: Scan, labels: NDArray[Any], reference: NDArray[Any], unsure: SliceUncertainties) -> Slices:
+    """The true errors, and what could be known without the reference."""
+    if scan.organ is not None:
+        labels, reference = labels == scan.organ, reference == scan.organ
+    labels = np.moveaxis(labels, unsure.axis, 0)
+    changes = (labels[1:] != labels[:-1]).sum(axis=(1, 2))
+    mean, expected = np.nan_to_num(unsure.of(scan.organ)), unsure.expected_error(scan.organ)
+    return Slices(
+        (labels != np.moveaxis(reference, unsure.axis, 0)).sum(axis=(1, 2)),
+        {
+            "mean": mean,
+            "mean × √area": expected,
+            "mean × area": np.divide(expected**2, mean, out=np.zeros_like(mean), where=mean > 0),
+            "area": (labels != 0).sum(axis=(1, 2)).astype(np.float64),
+            "change between slices": np.pad(changes, (0, 1)) + np.pad(changes, (1, 0)).astype(np.float64),
+        },
+    )
+
+
+def kept(scan: Scan, cache: Path | None, predictors: dict[str, Predictor]) -> Slices:
+    """What `measured` says, from the cache where it is there."""
+    path = None if cache is None else cache / f"{scan.name}.json"
+    if path is not None and path.exists():
+        found = json.loads(path.read_text("utf-8"))
+        return Slices(np.array(found["wrong"]), {k: np.array(v) for k, v in found["measures"].items()})
+    if scan.checkpoint not in predictors:
+        checkpoint = load_checkpoint(resolve_checkpoint(scan.checkpoint))
+        predictors[scan.checkpoint] = Predictor(checkpoint, precision="bfloat16")
+    labels, unsure = predicted(scan, predictors[scan.checkpoint])
+    slices = measured(scan, labels, read_volume(scan.labels).data, unsure)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(as_json(slices)), "utf-8")
+    return slices
+
+
+def as_json(slices: Slices) -> dict[str, Any]:
+    """Numbers as JSON has them."""
+    return {
+        "wrong": slices.wrong.tolist(),
+        "measures": {name: values.tolist() for name, values in slices.measures.items()},
+    }
+
+
+def looked_at(n: int) -> tuple[int, int]:
+    """The first 10 and 20 slices; of a short scan, one and two fifths."""
+    return (10, 20) if n > 20 else (round(n / 5), round(2 * n / 5))
+
+
+def judged(slices: Slices, rng: np.random.Generator) -> tuple[dict[str, dict[str, float]], float]:
+    """How much of what is wrong the first slices hold, and how many random orders are worse than the product's.
+
+    Order -> "first K" -> share of all wrong voxels, with the mean and the 95 % point of random draws; then the share of
+    random orders that hold less on average over all K.
+    """
+    wrong, n = slices.wrong, len(slices.wrong)
+    orders = {"best possible": np.argsort(-wrong).tolist(), "in order": list(range(n))} | slices.orders()
+    found: dict[str, dict[str, float]] = {
+        name: {} for name in (*orders, "every k-th", "random", "random, 95 %")
+    }
+    draws = np.cumsum(wrong[np.argsort(rng.random((DRAWS, n)), axis=1)], axis=1) / wrong.sum()
+    for k in looked_at(n):
+        first = f"first {k}"
+        for name, order in orders.items():
+            found[name][first] = float(wrong[order[:k]].sum() / wrong.sum())
+        spread = ((np.arange(k) + 0.5) * n / k).astype(int)
+        found["every k-th"][first] = float(wrong[spread].sum() / wrong.sum())
+        found["random"][first] = float(draws[:, k - 1].mean())
+        found["random, 95 %"][first] = float(np.quantile(draws[:, k - 1], 0.95))
+    own = np.cumsum(wrong[orders[SHIPPED]]).mean() / wrong.sum()
+    return found, float((draws.mean(axis=1) < own).mean())
+
+
+def gains(of: dict[str, dict[str, float]], order: str) -> float:
+    """What an order has over chance, of what the best possible has: 1 is the best, 0 is chance."""
+    best, chance, own = (list(of[name].values()) for name in ("best possible", "random", order))
+    return float(np.mean([(c - b) / (a - b) for a, b, c in zip(best, chance, own, strict=True)]))
+
+
+def group_of(scan: Scan) -> str:
+    """The row of the table that a scan counts in."""
+    return "hippocampus" if scan.checkpoint == "hippocampus-mr" else scan.name
+
+
+def table(groups: dict[str, list[dict[str, Any]]]) -> str:
+    """Markdown: of each group of scans, the mean share that the first slices hold, by order."""
+    columns = ("in order", "every k-th", "random", "random, 95 %", "mean", SHIPPED, "best possible")
+    lines = [f"| scan | looked at | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
+    for name, scans in groups.items():
+        for at in (0, 1):
+            shares = {
+                column: np.mean([list(scan["shares"][column].values())[at] for scan in scans])
+                for column in columns
+            }
+            first = {list(scan["shares"]["random"])[at] for scan in scans}.pop()
+            slices = sorted(scan["slices"] for scan in scans)
+            of = f"{slices[0]}" if len(scans) == 1 else f"{slices[0]} to {slices[-1]}"
+            cells = " | ".join(
+                f"**{100 * share:.0f} %**" if column == SHIPPED else f"{100 * share:.0f} %"
+                for column, share in shares.items()
+            )
+            lines.append(f"| {name if at == 0 else ''} | {first} of {of} | {cells} |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Judge the order on all scans, and write the numbers."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, help="a folder that keeps each scan's numbers per slice")
+    asked = parser.parse_args(arguments)
+    rng = np.random.default_rng(0)
+    predictors: dict[str, Predictor] = {}
+    rows: list[dict[str, Any]] = []
+    for scan in scans_in(asked.data):
+        slices = kept(scan, asked.cache, predictors)
+        shares, worse = judged(slices, rng)
+        rows.append(
+            {
+                "scan": scan.name,
+                "group": group_of(scan),
+                "checkpoint": scan.checkpoint,
+                "organ": scan.organ,
+                "slices": len(slices.wrong),
+                "wrong_voxels": int(slices.wrong.sum()),
+                "shares": shares,
+                "random_orders_that_are_worse": worse,
+                "gains": {name: gains(shares, name) for name in (*slices.orders(), "every k-th", "in order")},
+            }
+        )
+        print(f"{scan.name}: {rows[-1]['gains'][SHIPPED]:.2f}", file=sys.stderr)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["group"], []).append(row)
+    print(table(groups), end="\n\n")
+    names = list(rows[0]["gains"])
+    mean_gains = {
+        group: {name: float(np.mean([row["gains"][name] for row in of])) for name in names}
+        for group, of in groups.items()
+    }
+    print(f"| gain over chance | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|", sep="\n")
+    for group, of_group in mean_gains.items():
+        print(f"| {group} | {' | '.join(f'{of_group[name]:.2f}' for name in names)} |")
+    print()
+    for group, of in groups.items():
+        shares = [row["random_orders_that_are_worse"] for row in of]
+        print(
+            f"{group}: better than {100 * min(shares):.1f} % of random orders{' at least' * (len(of) > 1)}."
+        )
+    result = {"draws": DRAWS, "gains": mean_gains, "scans": rows}
+    asked.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,378 @@
+"""How many slices must be corrected until a scan is right? A simulated annotator, in several ways of working.
+
+    python benchmarks/simulated_annotator.py DATA -o benchmarks/results/simulated_annotator.json --plot corrections.png
+
+DATA is as for `review_order.py`. The annotator makes the slice that is proposed exactly what the reference says, until
+the mean Dice of the organs that the reference knows is 0.95 over the scan, corrected slices among them. Counted are
+slices corrected and voxels changed by hand. Every arm starts from the shipped checkpoint's labels:
+
+- in order: from the first slice to the last;
+- every k-th: every 16th slice, then those midway between, and so on;
+- ranked: as *Next slice to check* proposes them;
+- ranked + interpolation: the worst slice that is not near a corrected one comes next, and slices between two corrected
+  ones that are near each other are filled by the tool *Interpolate*;
+- ranked + learning: as ranked, and after every four slices the network learns from all that were corrected, and labels
+  the others anew;
+- best possible: by the true error, which no annotator knows.
+
+Learning is repeated with three seeds. Since no slice may be both learnt from and counted as the network's, the Dice of
+the slices that nobody corrected is kept as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from labelled_scans import Scan, scans_in
+from numpy.typing import NDArray
+
+from napari_transunet import Predictor, load_checkpoint, read_volume
+from napari_transunet.annotation.corrections import Scope, interpolate
+from napari_transunet.annotation.review_order import next_to_check
+from napari_transunet.annotation.uncertainty import SliceUncertainties
+from napari_transunet.checkpoints.catalogue import resolve_checkpoint
+
+if TYPE_CHECKING:
+    from napari_transunet.checkpoints.loading import Checkpoint
+    from napari_transunet.volumes.volume import Volume
+
+GOAL = 0.95  # mean Dice
+LEARN_EVERY = 4  # corrected slices
+NEAR = 10.0  # mm between two corrected slices across which an annotator lets the tool interpolate
+SEEDS = (0, 1, 2)
+PRECISION = "bfloat16"
+
+
+@dataclass(frozen=True)
+class Start:
+    """What all arms of one scan start from; slices along axis 0, organs unknown to the reference left out.
+
+    Attributes
+    ----------
+    labels, reference : (n, h, w)
+    expected_error : (n,)
+    organs : label values that the reference knows and shows
+    spacing : mm along the array's axes
+    """
+
+    scan: Scan
+    volume: Volume
+    checkpoint: Checkpoint
+    labels: NDArray[np.uint8]
+    reference: NDArray[np.uint8]
+    expected_error: NDArray[np.float64]
+    organs: tuple[int, ...]
+    spacing: tuple[float, float, float]
+
+
+@dataclass
+class Course:
+    """How an arm went: after each corrected slice, which it was, voxels changed by hand, and mean Dice."""
+
+    arm: str
+    seed: int | None
+    before: float
+    slices: list[int] = field(default_factory=list)
+    by_hand: list[int] = field(default_factory=list)
+    dice: list[float] = field(default_factory=list)
+    dice_of_the_rest: list[float] = field(default_factory=list)
+
+    @property
+    def needed(self) -> int | None:
+        """Slices corrected until the goal; None where it was not reached."""
+        if self.before >= GOAL:
+            return 0
+        return next((at + 1 for at, dice in enumerate(self.dice) if dice >= GOAL), None)
+
+
+class Desk:
+    """The labels as they are while an arm goes on."""
+
+    def __init__(self, start: Start) -> None:
+        self.start = start
+        self.labels = start.labels.copy()
+        self.expected_error = start.expected_error
+        self.corrected: list[int] = []
+        self._counts = np.zeros((len(self.labels), len(start.organs), 2), np.int64)
+        for index in range(len(self.labels)):
+            self._count(index)
+
+    def correct(self, index: int) -> int:
+        """Make a slice what the reference says; the voxels that this changed."""
+        changed = int((self.labels[index] != self.start.reference[index]).sum())
+        self.put(index, self.start.reference[index])
+        self.corrected.append(index)
+        return changed
+
+    def put(self, index: int, plane: NDArray[np.uint8]) -> None:
+        """Other labels for a slice."""
+        self.labels[index] = plane
+        self._count(index)
+
+    def wrong(self) -> NDArray[np.int64]:
+        """Of each slice, the voxels that are wrong."""
+        return (self.labels != self.start.reference).sum(axis=(1, 2))
+
+    def dice(self, *, of_the_rest: bool = False) -> float:
+        """Mean Dice of the organs that are there, over all slices or those that nobody corrected."""
+        counts = np.delete(self._counts, self.corrected, axis=0) if of_the_rest else self._counts
+        both, sizes = counts.sum(axis=0).T
+        return float(np.mean(2 * both[sizes > 0] / sizes[sizes > 0])) if sizes.any() else 1.0
+
+    def _count(self, index: int) -> None:
+        own, true = self.labels[index], self.start.reference[index]
+        for at, organ in enumerate(self.start.organs):
+            mine, right = own == organ, true == organ
+            self._counts[index, at] = (mine & right).sum(), mine.sum() + right.sum()
+
+
+Propose = Callable[[Desk], int | None]
+Follow = Callable[[Desk], None]
+
+
+def in_order(desk: Desk) -> int | None:
+    return next((index for index in range(len(desk.labels)) if index not in desk.corrected), None)
+
+
+def every_kth(desk: Desk) -> int | None:
+    """Every 16th slice, then every 8th, and so on."""
+    n = len(desk.labels)
+    order = dict.fromkeys(index for step in (16, 8, 4, 2, 1) for index in range(step // 2, n, step))
+    return next((index for index in (*order, *range(n)) if index not in desk.corrected), None)
+
+
+def ranked(desk: Desk) -> int | None:
+    last = desk.corrected[-1] if desk.corrected else None
+    return next_to_check(desk.expected_error, desk.corrected, last)
+
+
+def ranked_apart(desk: Desk) -> int | None:
+    """The worst slice, those near a corrected one the less the nearer they are."""
+    every = np.arange(len(desk.labels))
+    distance = np.abs(every[:, None] - np.array(desk.corrected or [10 * len(every)])).min(axis=1)
+    near = max(1.0, NEAR / desk.start.spacing[0])
+    return next_to_check(desk.expected_error * np.minimum(1, distance / near), desk.corrected, None)
+
+
+def best_possible(desk: Desk) -> int | None:
+    wrong = desk.wrong()
+    wrong[desk.corrected] = -1
+    return int(wrong.argmax()) if (wrong >= 0).any() else None
+
+
+def nothing(_desk: Desk) -> None:
+    pass
+
+
+def interpolate_near(desk: Desk) -> None:
+    """Fill what lies between the slice just corrected and its corrected neighbours, where they are near."""
+    last, step = desk.corrected[-1], desk.start.spacing[0]
+    others = sorted(desk.corrected)
+    at = others.index(last)
+    for first, end in zip(others[max(0, at - 1) : at + 1], others[max(1, at) : at + 2], strict=False):
+        if end - first < 2 or (end - first) * step > NEAR:
+            continue
+        part = desk.labels[first : end + 1]
+        found = interpolate(
+            part, desk.start.spacing, Scope(desk.start.organs), axis=0, slices=[0, end - first]
+        )
+        for write in found.writes:
+            part[write.index] = write.after
+        for index in range(first + 1, end):
+            desk.put(index, part[index - first])
+
+
+def learning(seed: int) -> Follow:
+    """After every four slices: learn from all that were corrected, and label the others anew."""
+
+    def follow(desk: Desk) -> None:
+        from napari_transunet import Correction, adapt  # only this arm needs them
+
+        if len(desk.corrected) % LEARN_EVERY:
+            return
+        start = desk.start
+        names = start.checkpoint.card.label_set().names
+        axis = Predictor(start.checkpoint, precision=PRECISION).slice_axis(start.volume)
+        vouched = Correction(
+            start.volume,
+            np.moveaxis(desk.labels, 0, axis),
+            slices=sorted(desk.corrected),
+            organs=[names[organ] for organ in start.organs],
+        )
+        better = adapt(start.checkpoint, [vouched], device="auto", seed=seed)
+        labels, unsure = predicted(better, start.volume)
+        for index, plane in enumerate(only(labels, start.organs)):
+            if index not in desk.corrected:
+                desk.put(index, plane)
+        desk.expected_error = expected_error(unsure, start.scan)
+
+    return follow
+
+
+def arms(wanted: Sequence[str]) -> Iterator[tuple[str, int | None, Propose, Follow]]:
+    """(name, seed, what proposes a slice, what follows a correction) of the arms that are wanted."""
+    plain: dict[str, tuple[Propose, Follow]] = {
+        "in order": (in_order, nothing),
+        "every k-th": (every_kth, nothing),
+        "ranked": (ranked, nothing),
+        "ranked + interpolation": (ranked_apart, interpolate_near),
+        "best possible": (best_possible, nothing),
+    }
+    for name in wanted:
+        if name == "ranked + learning":
+            for seed in SEEDS:
+                yield name, seed, ranked, learning(seed)
+        else:
+            yield name, None, *plain[name]
+
+
+ARMS = ("in order", "every k-th", "ranked", "ranked + interpolation", "ranked + learning", "best possible")
+
+
+def only(labels: NDArray[Any], organs: Sequence[int]) -> NDArray[np.uint8]:
+    """The labels of these organs; background elsewhere."""
+    return np.where(np.isin(labels, organs), labels, 0).astype(np.uint8)
+
+
+def expected_error(unsure: SliceUncertainties, scan: Scan) -> NDArray[np.float64]:
+    """By what the dock would lead: all organs, or the one that is known."""
+    return unsure.expected_error(scan.organ)
+
+
+def predicted(checkpoint: Checkpoint, volume: Volume) -> tuple[NDArray[Any], SliceUncertainties]:
+    """The checkpoint's labels, slices along axis 0, and how unsure it was of each."""
+    predictor = Predictor(checkpoint, precision=PRECISION)
+    axis = predictor.slice_axis(volume)
+    unsure = SliceUncertainties(axis, volume.data.shape[axis])
+    return np.moveaxis(predictor.predict(volume, unsure=unsure.put), axis, 0), unsure
+
+
+def started(scan: Scan) -> Start:
+    """Read and segment a scan."""
+    volume, checkpoint = read_volume(scan.image), load_checkpoint(resolve_checkpoint(scan.checkpoint))
+    labels, unsure = predicted(checkpoint, volume)
+    reference = np.moveaxis(read_volume(scan.labels).data, unsure.axis, 0)
+    known = [scan.organ] if scan.organ is not None else sorted(checkpoint.card.label_set().names)
+    organs = tuple(organ for organ in known if (reference == organ).any())
+    steps = list(volume.geometry.spacing)
+    steps.insert(0, steps.pop(unsure.axis))
+    return Start(
+        scan,
+        volume,
+        checkpoint,
+        only(labels, known),
+        only(reference, known),
+        expected_error(unsure, scan),
+        organs,
+        (steps[0], steps[1], steps[2]),
+    )
+
+
+def gone(start: Start, name: str, seed: int | None, propose: Propose, follow: Follow) -> Course:
+    """Correct slices until the goal, or until none is left."""
+    desk = Desk(start)
+    course = Course(name, seed, desk.dice())
+    while desk.dice() < GOAL and (index := propose(desk)) is not None:
+        course.slices.append(index)
+        course.by_hand.append(desk.correct(index))
+        follow(desk)
+        course.dice.append(desk.dice())
+        course.dice_of_the_rest.append(desk.dice(of_the_rest=True))
+    return course
+
+
+def as_row(start: Start, courses: Sequence[Course]) -> dict[str, Any]:
+    """A scan's numbers as JSON has them."""
+    return {
+        "scan": start.scan.name,
+        "checkpoint": start.scan.checkpoint,
+        "organs": list(start.organs),
+        "slices": len(start.labels),
+        "arms": [
+            asdict(course) | {"needed": course.needed, "voxels_by_hand": sum(course.by_hand)}
+            for course in courses
+        ],
+    }
+
+
+def table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    """Markdown: slices to correct until the goal, by arm; the mean over seeds."""
+    lines = [f"| scan | slices | Dice before | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]
+    for row in rows:
+        cells = []
+        for name in names:
+            needed = [arm["needed"] for arm in row["arms"] if arm["arm"] == name]
+            known = [count for count in needed if count is not None]
+            spread = f" ({min(known)} to {max(known)})" if len(set(known)) > 1 else ""
+            cells.append("–" if not known else f"{np.mean(known):.0f}{spread}")
+        before = row["arms"][0]["before"]
+        lines.append(f"| {row['scan']} | {row['slices']} | {before:.2f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> None:
+    """Mean Dice against corrected slices: a panel a scan, a line an arm (seeds: thin lines of one colour)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(rows))
+    lines = -(-len(rows) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.1 * lines), layout="constrained")
+    FigureCanvasAgg(figure)
+    for panel, row in enumerate(rows, start=1):
+        axes = figure.add_subplot(lines, columns, panel)
+        for arm in row["arms"]:
+            dice = [arm["before"], *arm["dice"]]
+            color = f"C{names.index(arm['arm'])}"
+            label = arm["arm"] if arm["seed"] in (None, SEEDS[0]) else None
+            axes.plot(range(len(dice)), dice, color=color, label=label, linewidth=1.5 if label else 0.7)
+        axes.axhline(GOAL, color="0.7", linewidth=0.8, zorder=0)
+        axes.set_title(f"{row['scan']}, {row['slices']} slices", fontsize=9)
+        axes.set_xlabel("corrected slices", fontsize=8)
+        axes.set_ylabel("mean Dice", fontsize=8)
+        axes.tick_params(labelsize=8)
+        if panel == 1:
+            axes.legend(fontsize=7, frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Let the annotator work on every scan, and write the numbers."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--plot", type=Path, help="a picture of the courses, .png")
+    parser.add_argument("--scans", nargs="+", metavar="NAME", help="only these; all otherwise")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
+    asked = parser.parse_args(arguments)
+    scans = {scan.name: scan for scan in scans_in(asked.data)}
+    if unknown := set(asked.scans or ()) - scans.keys():
+        parser.error(f"there is no scan {', '.join(sorted(unknown))}; there are {', '.join(scans)}")
+    rows: list[dict[str, Any]] = []
+    for scan in [scans[name] for name in asked.scans or scans]:
+        start = started(scan)
+        courses = []
+        for name, seed, propose, follow in arms(asked.arms):
+            courses.append(gone(start, name, seed, propose, follow))
+            print(f"{scan.name}, {name}: {courses[-1].needed} of {len(start.labels)}", file=sys.stderr)
+        rows.append(as_row(start, courses))
+        result = {"goal": GOAL, "near_mm": NEAR, "learn_every": LEARN_EVERY, "scans": rows}
+        asked.out.write_text(
+            json.dumps(result) + "\n", "utf-8"
+        )  # after every scan: learning takes hours in all
+    print(table(rows, asked.arms))
+    if asked.plot is not None:
+        draw(rows, asked.arms, asked.plot)
+
+
+if __name__ == "__main__":
+    main()
