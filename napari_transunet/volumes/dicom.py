@@ -142,7 +142,7 @@ def _read(
     alone = len(series.headers) == 1
     frames = [frame for header in series.headers for frame in frames_of(header, alone=alone)]
     try:
-        order, geometry = stack([frame.slice for frame in frames], time)
+        order, geometry, about_grid = stack([frame.slice for frame in frames], time)
     except SeveralVolumesError:
         raise
     except VolumeError as error:
@@ -153,7 +153,9 @@ def _read(
     kind = "DICOM series" if len(series.headers) > 1 else "DICOM"
     if first.dataset.get("PerFrameFunctionalGroupsSequence"):
         kind = "DICOM enhanced multi-frame"
-    notes = tuple(dict.fromkeys((*series.notes, *(note for frame in ordered for note in frame.notes))))
+    notes = tuple(
+        dict.fromkeys((*series.notes, *about_grid, *(note for frame in ordered for note in frame.notes)))
+    )
     return Volume(data, geometry, first.modality, Source(path, kind, label, series.uid or None, notes))
 
 

@@ -194,10 +194,10 @@ def _grid(
         for place in range(max(places) + 1)
     ]
     # The same checks as for images: even, parallel, not sheared.
-    order, geometry = stack(filled)
+    order, geometry, about_grid = stack(filled)
     if order != list(range(len(filled))):
         raise VolumeError("its frames form no even grid of slices.")
-    return geometry, places, notes
+    return geometry, places, [*notes, *about_grid]
 
 
 def _step(

@@ -21,6 +21,7 @@ from napari_transunet.files import atomic_path
 from napari_transunet.volumes.dicom_headers import Header, damage_named
 from napari_transunet.volumes.dicom_numbers import number, numbers, whole_number
 from napari_transunet.volumes.dicom_series import scan
+from napari_transunet.volumes.geometry import GRID_TOLERANCE
 from napari_transunet.volumes.writing import label_array
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from napari_transunet.volumes.labels import Label, LabelSet
     from napari_transunet.volumes.volume import Source
 
-_TOLERANCE = 0.05  # of a voxel by which an instance may lie off the grid
 _LONGEST_NAME = 64  # characters of DICOM's LO
 
 # Names of concepts in pydicom's dictionary of SNOMED CT codes.
@@ -303,8 +303,8 @@ _MAY_BE_EMPTY: Mapping[str, Callable[[str], object]] = MappingProxyType(
 def _measures(hd: Any, instances: Sequence[Dataset], geometry: Geometry, notes: list[str]) -> Any:
     """Sizes of voxels; where the series has no valid thickness, it gets the distance of its slices as one."""
     first = instances[0]
-    orientation = np.asarray(numbers(first, "ImageOrientationPatient", "the series", 6))
-    across = _to_voxels(geometry) @ np.cross(orientation[:3], orientation[3:])
+    normal = np.cross(*_axes(first))
+    across = _to_voxels(geometry) @ (normal / np.linalg.norm(normal))
     step = float(1 / np.abs(across).max())
     try:
         thickness = number(first, "SliceThickness", "the series") or 0.0
@@ -324,6 +324,12 @@ def _measures(hd: Any, instances: Sequence[Dataset], geometry: Geometry, notes: 
     )
 
 
+def _axes(instance: Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Unit vectors along a row and down a column, also of cosines that were rounded."""
+    cosines = np.asarray(numbers(instance, "ImageOrientationPatient", "the series", 6))
+    return cosines[:3] / np.linalg.norm(cosines[:3]), cosines[3:] / np.linalg.norm(cosines[3:])
+
+
 def _to_voxels(geometry: Geometry) -> NDArray[np.float64]:
     """3x3 matrix from a distance in mm (x, y, z) to one in voxels (x, y, z): direction⁻¹ / spacing."""
     back: NDArray[np.float64] = (
@@ -335,16 +341,16 @@ def _to_voxels(geometry: Geometry) -> NDArray[np.float64]:
 def _plane_of(instance: Dataset, labels: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
     """The labels of one image's pixels, whichever way the grid runs."""
     rows, columns = int(instance.Rows), int(instance.Columns)
-    orientation = np.asarray(numbers(instance, "ImageOrientationPatient", "the series", 6))
+    row, column = _axes(instance)
     step_y, step_x = numbers(instance, "PixelSpacing", "the series", 2)
     position = np.asarray(numbers(instance, "ImagePositionPatient", "the series", 3))
     back = _to_voxels(geometry)
     start = back @ (position - np.asarray(geometry.origin))
-    right, down = back @ (orientation[:3] * step_x), back @ (orientation[3:] * step_y)
+    right, down = back @ (row * step_x), back @ (column * step_y)
     whole = [np.rint(part) for part in (start, right, down)]
     ends = start + right * (columns - 1) + down * (rows - 1)
     expected = whole[0] + whole[1] * (columns - 1) + whole[2] * (rows - 1)
-    if max(np.abs(start - whole[0]).max(), np.abs(ends - expected).max()) > _TOLERANCE:
+    if max(np.abs(start - whole[0]).max(), np.abs(ends - expected).max()) > GRID_TOLERANCE:
         raise VolumeError("The DICOM series lies on another grid than the labels; open the scan again.")
     r, c = np.ogrid[:rows, :columns]
     x, y, z = ((whole[0][k] + whole[1][k] * c + whole[2][k] * r).astype(np.int64) for k in range(3))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.errors import VolumeError
-from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.geometry import Geometry, nearest_grid
 from napari_transunet.volumes.several import SeveralVolumesError
 
 # Two slices nearer than this along the normal lie at the same position.
@@ -58,7 +58,7 @@ class Slice:
         return np.cross(self.row, self.column)
 
 
-def stack(slices: Sequence[Slice], time: int | None = None) -> tuple[list[int], Geometry]:
+def stack(slices: Sequence[Slice], time: int | None = None) -> tuple[list[int], Geometry, tuple[str, ...]]:
     """The order of the slices along their normal, and the grid they make.
 
     Parameters
@@ -68,7 +68,7 @@ def stack(slices: Sequence[Slice], time: int | None = None) -> tuple[list[int], 
 
     Returns
     -------
-    The indices into `slices`, and the geometry.
+    The indices into `slices`, the geometry, and what was assumed, a sentence each.
 
     Raises
     ------
@@ -87,15 +87,15 @@ def stack(slices: Sequence[Slice], time: int | None = None) -> tuple[list[int], 
     depths = depths[chosen]
     ordered = [slices[index] for index in chosen]
     spacing = _slice_spacing(ordered, depths, normal)
-    origin = ordered[0].position
-    direction = np.column_stack([first.row, first.column, normal])
-    geometry = Geometry(
-        shape=(len(ordered), *first.size),
-        spacing=(spacing, *first.spacing),
-        origin=origin,
-        direction=tuple(tuple(float(value) for value in row) for row in direction),  # type: ignore[arg-type]
+    # Cosines are often rounded, to three digits or so. That makes them no unit vectors, but pixels no smaller.
+    axes = [np.asarray(one) / np.linalg.norm(one) for one in (first.row, first.column)]
+    affine = np.eye(4)
+    affine[:3, :3] = np.column_stack(
+        [axes[0] * first.spacing[1], axes[1] * first.spacing[0], normal * spacing]
     )
-    return chosen, geometry
+    affine[:3, 3] = ordered[0].position
+    geometry, note = nearest_grid(affine, (len(ordered), *first.size))
+    return chosen, geometry, (note,) if note else ()
 
 
 def _check_alike(slices: Sequence[Slice]) -> None:

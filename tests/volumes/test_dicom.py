@@ -23,7 +23,8 @@ from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.reading import is_readable, list_series, read_volume
 from napari_transunet.volumes.series import SeveralSeriesError
 from napari_transunet.volumes.several import SeveralVolumesError
-from tests.volumes.making import ct_slice, enhanced, geometries, save, segmentation, series
+from napari_transunet.volumes.writing import write_labels
+from tests.volumes.making import ct_slice, enhanced, geometries, rotation, save, segmentation, series
 
 
 def test_slices_are_ordered_by_position_not_by_name(tmp_path: Path) -> None:
@@ -93,6 +94,26 @@ def test_gantry_tilt_is_refused(tmp_path: Path) -> None:
         save(ct_slice(np.zeros((4, 5), np.uint16), (0, 0.5 * z, 3 * z)), tmp_path / f"{z}.dcm")
     with pytest.raises(VolumeError, match=r"gantry tilt of 9\.5 degrees"):
         read_volume(tmp_path)
+
+
+@pytest.mark.parametrize("angles", [(0.0, 0.0, 0.035), (0.3, -0.2, 0.5), (1.1, 0.7, -2.0)])
+def test_rounded_orientations_are_those_of_the_nearest_grid(
+    tmp_path: Path, angles: tuple[float, float, float]
+) -> None:
+    turn = rotation(angles)
+    values = np.arange(4 * 9 * 11, dtype=np.uint16).reshape(4, 9, 11)
+    for z, plane in enumerate(values):
+        place = (-20, -30, 40) + turn[:, 2] * 2.0 * z
+        row, column = np.round(turn[:, 0], 3), np.round(turn[:, 1], 3)
+        save(ct_slice(plane, place, row=row, column=column, RescaleIntercept="0"), tmp_path / f"{z}.dcm")
+    volume = read_volume(tmp_path)
+    np.testing.assert_array_equal(volume.data, values)
+    exact = Geometry((4, 9, 11), (2.0, 0.8, 0.7), (-20, -30, 40), tuple(map(tuple, turn.tolist())))
+    assert volume.geometry.matches(exact)
+    assert volume.geometry.spacing == pytest.approx((2.0, 0.8, 0.7), rel=1e-3)
+    for ending in (".nii.gz", ".mha"):
+        path = write_labels(tmp_path / f"labels{ending}", values > 7, volume, overwrite=True)
+        assert read_volume(path).geometry.matches(volume.geometry, 1e-3)
 
 
 @pytest.mark.parametrize(
