@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_transunet.errors import InputError
+from napari_transunet.errors import InputError, VolumeError
+from napari_transunet.volumes.label_values import whole_numbers
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -212,15 +213,10 @@ def _label_array(values: ArrayLike, name: str) -> NDArray[Any]:
     array = np.asarray(values)
     if array.ndim != 3:
         raise InputError(f"The {name} must be a (z, y, x) volume, not an array of the shape {array.shape}.")
-    if array.dtype.kind == "b":
-        return array.astype(np.uint8)
-    if array.dtype.kind in "iu":
-        return array
-    if array.dtype.kind == "f" and np.array_equal(array, np.trunc(array)) and np.isfinite(array).all():
-        return array.astype(np.int64)
-    raise InputError(
-        f"The {name} must hold whole numbers, one a voxel, but are {array.dtype} with other values."
-    )
+    try:
+        return whole_numbers(array)
+    except VolumeError as error:
+        raise InputError(f"The {name} cannot be scored: {error}") from error
 
 
 def _spacing(spacing: Sequence[float]) -> tuple[float, ...]:

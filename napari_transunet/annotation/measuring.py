@@ -35,11 +35,12 @@ class OrganMeasure:
     voxels, volume_ml : how large it is.
     surface_mm2 : estimated from how often lines in 13 directions cross its border (Lehmann and Legland, "Efficient
         N-Dimensional surface estimation using Crofton formula", Insight Journal 2012; SimpleITK's "perimeter").
-    mean, sd : of the image's values in it (HU in CT); NaN without an image. The standard deviation divides by n.
+    mean, sd : of the image's values in it (HU in CT); NaN without one. The standard deviation divides by n.
     extent_mm : of its bounding box along (z, y, x).
     centre : (z, y, x) of a voxel of it, near its centre of mass; None where it does not occur.
     first_slice, last_slice, slices : along axis 0; how many show it.
     components : parts that do not touch, not even at a corner.
+    without_value : its voxels where the image holds NaN or infinity; mean and sd leave them out.
     by_hand : share of its voxels that were edited by hand, 0 to 1; NaN where nothing is known of edits.
     """
 
@@ -57,6 +58,7 @@ class OrganMeasure:
     slices: int
     components: int
     by_hand: float
+    without_value: int = 0
 
 
 COLUMNS: tuple[tuple[str, str], ...] = (
@@ -67,6 +69,7 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("surface_mm2", "surface_mm2"),
     ("mean", "mean"),
     ("sd", "sd"),
+    ("voxels_without_value", "without_value"),
     ("extent_z_mm", "extent_mm"),
     ("extent_y_mm", "extent_mm"),
     ("extent_x_mm", "extent_mm"),
@@ -107,7 +110,7 @@ def measure(
     for what, array in (("labels", labels), ("image", image), ("edits", by_hand)):
         if array is not None and array.shape != geometry.shape:
             raise InputError(f"The {what} have the shape {array.shape}, but the grid has {geometry.shape}.")
-    counts, sums, squares, edited = _by_value(labels, image, by_hand)
+    counts, valued, sums, squares, edited = _by_value(labels, image, by_hand)
     boxes = ndimage.find_objects(labels) if labels.size else []
     measures = []
     for value in sorted({int(v) for v in np.flatnonzero(counts) if v} | {int(v) for v in names if v}):
@@ -118,8 +121,9 @@ def measure(
         if not count:
             measures.append(_absent(value, name))
             continue
-        mean = sums[value] / count if image is not None else math.nan
-        variance = max(0.0, squares[value] / count - mean**2) if image is not None else math.nan
+        known = int(valued[value])
+        mean = sums[value] / known if known else math.nan
+        variance = max(0.0, squares[value] / known - mean**2) if known else math.nan
         box = boxes[value - 1]
         assert box is not None
         mask = labels[box] == value
@@ -132,7 +136,8 @@ def measure(
                 volume_ml=count * math.prod(geometry.spacing) / _MM3_PER_ML,
                 surface_mm2=surface(mask, geometry.spacing),
                 mean=mean,
-                sd=math.sqrt(variance) if image is not None else math.nan,
+                sd=math.sqrt(variance),
+                without_value=count - known if image is not None else 0,
                 extent_mm=_extent(mask.shape, geometry.spacing),
                 centre=_centre(mask, box),
                 first_slice=int(box[0].start + shown[0]),
@@ -193,21 +198,26 @@ def write_measures(
 
 def _by_value(
     labels: NDArray[Any], image: NDArray[Any] | None, by_hand: NDArray[np.bool_] | None
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Voxels, sum and sum of squares of the image, and voxels by hand, for every value. A plane at a time."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """For every value, a plane at a time: voxels; of those where the image holds a finite number, how many, their sum
+    and their sum of squares; voxels by hand.
+    """
     size = int(labels.max()) + 1 if labels.size else 1
-    counts, edited = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    counts, valued, edited = (np.zeros(size, np.int64) for _ in range(3))
     sums, squares = np.zeros(size), np.zeros(size)
     for index, plane in enumerate(labels):
         flat = plane.ravel()
         counts += np.bincount(flat, minlength=size)
         if image is not None and flat.any():
-            values = image[index].ravel().astype(np.float64)
-            sums += np.bincount(flat, values, size)
-            squares += np.bincount(flat, values * values, size)
+            values, labelled = image[index].ravel().astype(np.float64), flat
+            if image.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
+                values, labelled = values[finite], flat[finite]
+            valued += np.bincount(labelled, minlength=size)
+            sums += np.bincount(labelled, values, size)
+            squares += np.bincount(labelled, values * values, size)
         if by_hand is not None:
             edited += np.bincount(flat[by_hand[index].ravel()], minlength=size)
-    return counts, sums, squares, edited
+    return counts, valued, sums, squares, edited
 
 
 def _absent(value: int, name: str) -> OrganMeasure:

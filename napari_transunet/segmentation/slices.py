@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -29,6 +30,8 @@ PLANE_AXES: Mapping[Plane, tuple[int, int, int]] = MappingProxyType(
     {"z": (0, 1, 2), "y": (1, 0, 2), "x": (2, 0, 1)}
 )
 """The order of the array's axes (z, y, x) that makes slices along one of them; the others keep theirs."""
+
+_ENOUGH_NEIGHBOURS = 6
 
 AS_STORED = Reorientation((0, 1, 2), (False, False, False))
 
@@ -127,7 +130,10 @@ class SliceSource:
         around = range(-(self.context // 2), self.context // 2 + 1)
         wanted = np.clip(np.add.outer(own, around), 0, len(self) - 1)
         distinct, channels = np.unique(wanted, return_inverse=True)
-        planes = self.scaling.apply(torch.from_numpy(self.data[distinct].astype(np.float32)))
+        values = self.data[distinct].astype(np.float32)
+        if self.data.dtype.kind == "f":
+            fill_from_neighbours(values)
+        planes = self.scaling.apply(torch.from_numpy(values))
         return SliceStack(planes, torch.from_numpy(channels.reshape(wanted.shape)))
 
     def images(self, indices: Sequence[int]) -> Tensor:
@@ -151,6 +157,30 @@ class SliceSource:
 def orientation_for(volume: Volume, card: ModelCard) -> Reorientation:
     """What takes the volume's array to the orientation that the card asks for."""
     return AS_STORED if card.orientation is None else Reorientation.between(volume.geometry, card.orientation)
+
+
+def fill_from_neighbours(planes: npt.NDArray[np.float32]) -> None:
+    """Give single voxels without a number (NaN, infinity) the mean of their neighbours in the plane, in place.
+
+    `planes` is (n, h, w). One voxel as dark as air within an organ changes labels around it. Larger gaps, where fewer
+    than six of the eight neighbours hold a number, stay as they are: the scaling makes the lowest value of them, as
+    outside the field of view.
+    """
+    missing = ~np.isfinite(planes)
+    if not missing.any():
+        return
+    for plane, gaps in zip(planes, missing, strict=True):
+        rows, columns = np.nonzero(gaps)
+        if not rows.size:
+            continue
+        known = np.pad(~gaps, 1)
+        values = np.pad(np.where(gaps, np.float32(0), plane), 1)
+        count, total = np.zeros(rows.size, np.int64), np.zeros(rows.size)
+        for down, right in itertools.product(range(3), repeat=2):
+            count += known[rows + down, columns + right]
+            total += values[rows + down, columns + right]
+        fill = count >= _ENOUGH_NEIGHBOURS
+        plane[rows[fill], columns[fill]] = total[fill] / count[fill]
 
 
 def as_volume(volume: Volume | npt.NDArray[Any]) -> Volume:

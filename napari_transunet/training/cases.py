@@ -14,7 +14,7 @@ from napari_transunet.errors import DatasetError, InputError, TransUNetError
 from napari_transunet.files import available_memory
 from napari_transunet.segmentation.preprocessing import IntensityScaling
 from napari_transunet.segmentation.slices import PLANE_AXES, PLANES, Plane, SliceSource
-from napari_transunet.training.datasets import values_in, whole_labels
+from napari_transunet.training.datasets import all_reasons, values_in, whole_labels
 from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.volumes.orientation import Reorientation
 
@@ -31,7 +31,7 @@ _SCALED = IntensityScaling(0.0, 1.0)
 _SCALED_TOLERANCE = 1e-3
 _PIXELS_AT_ONCE = 1 << 22
 _USABLE_MEMORY = 0.8  # the network and its gradients need some as well
-_SHOWN_CASES, _SHOWN_VALUES = 5, 10
+_SHOWN_VALUES = 10
 
 
 class PreparationCancelled(TransUNetError):
@@ -113,9 +113,18 @@ def prepare_case(
         raise InputError(
             f"There is no class {wrong[0]} among the {card.num_classes} of the model (at most {UNKNOWN})."
         )
-    wanted = _turned_labels(image, labels, card, name).transpose(PLANE_AXES[plane])
-    _check_values(wanted, classes, others_are_background, annotated, name)
-    _check_image(image.data, scaled, name)
+    bad: list[str] = []
+    try:
+        wanted = _turned_labels(image, labels, card, name).transpose(PLANE_AXES[plane])
+        _check_values(wanted, classes, others_are_background, annotated, name)
+    except DatasetError as error:
+        bad.append(str(error))
+    try:
+        _check_image(image.data, scaled, name)
+    except DatasetError as error:
+        bad.append(str(error))
+    if bad:  # all that is wrong in one go, also of one case
+        raise DatasetError(" And ".join([bad[0], *(one.removeprefix(f"{name}: ") for one in bad[1:])]))
     source = SliceSource.by_card(image, card, card.img_size, plane)
     scaling = _SCALED if scaled else source.scaling
     size = (len(source), *source.resize.size)
@@ -197,7 +206,7 @@ def prepare_cases(
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             noted(f"Note on {names[0]}{more}: {note}")
     if bad:
-        raise DatasetError(_all_reasons(bad, len(cases)))
+        raise DatasetError(all_reasons(bad, len(cases)))
     return prepared
 
 
@@ -267,7 +276,7 @@ def _differences(image: Geometry, labels: Geometry) -> str:
         return ""
     if image.shape != labels.shape:
         return f"{_by(image.shape)} and {_by(labels.shape)} voxels along z, y, x"
-    found = [f"voxels lie up to {image.displacement(labels):.3g} mm apart"] + [
+    found = [
         f"{what} {_by(own)} and {_by(other)} mm"
         for what, own, other in (
             ("spacing", image.spacing, labels.spacing),
@@ -277,6 +286,7 @@ def _differences(image: Geometry, labels: Geometry) -> str:
     ]
     if np.abs(np.subtract(image.direction, labels.direction)).max() > 1e-4:
         found.append("turned against each other")
+    found.append(f"voxels up to {image.displacement(labels):.3g} mm apart")
     return "; ".join(found)
 
 
@@ -346,12 +356,3 @@ def _check_memory(first: Sequence[Case], count: int, left: int) -> None:
             f" memory, but {usable / 1e9:.1f} GB may be used; train on fewer cases or smaller images, or use a"
             " machine with more memory."
         )
-
-
-def _all_reasons(bad: Sequence[str], count: int) -> str:
-    """One sentence for all cases that cannot be used; each reason begins with the case's name."""
-    if count == 1:
-        return bad[0]
-    reasons = "; ".join(reason.rstrip(".") for reason in bad[:_SHOWN_CASES])
-    more = f"; and {len(bad) - _SHOWN_CASES} more" if len(bad) > _SHOWN_CASES else ""
-    return f"{len(bad)} of {count} cases cannot be used: {reasons}{more}."

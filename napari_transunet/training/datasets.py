@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from napari_transunet.errors import DatasetError
+from napari_transunet.errors import DatasetError, VolumeError
 from napari_transunet.training.dataset_json import FILE_NAME, checked_names, read_description
 from napari_transunet.training.dataset_layouts import paired_cases, synapse_cases
 from napari_transunet.training.losses import UNKNOWN
+from napari_transunet.volumes.label_values import as_labels
 
 if TYPE_CHECKING:
     from napari_transunet.training.dataset_layouts import PatientOf
     from napari_transunet.volumes.volume import Volume
 
 Layout = Literal["folder", "decathlon", "synapse"]
+_SHOWN_CASES = 20
 _FOLDERS: Mapping[Layout, tuple[str, str]] = {
     "decathlon": ("imagesTr", "labelsTr"),
     "folder": ("images", "labels"),
@@ -165,10 +167,16 @@ def label_values(dataset: Dataset, progress: Callable[[int, int], None] | None =
         Labels cannot be read, or are no whole numbers from 0 to 65535.
     """
     counts: Counter[int] = Counter()
+    bad: list[str] = []
     for done, case in enumerate(dataset.cases, 1):
-        counts.update(values_in(whole_labels(case.read_labels().data, case.name)))
+        try:
+            counts.update(values_in(whole_labels(case.read_labels().data, case.name)))
+        except DatasetError as error:
+            bad.append(str(error))
         if progress is not None:
             progress(done, len(dataset.cases))
+    if bad:
+        raise DatasetError(all_reasons(bad, len(dataset.cases)))
     return {value: counts[value] for value in sorted(counts) if value not in (0, dataset.unknown)}
 
 
@@ -180,24 +188,10 @@ def whole_labels(labels: npt.NDArray[Any], case: str) -> npt.NDArray[np.uint8] |
     DatasetError
         A value is not a whole number from 0 to 65535.
     """
-    if labels.dtype == np.uint8 or labels.dtype == np.uint16:
-        return labels
-    if labels.dtype.kind == "b":
-        return labels.astype(np.uint8)
-    if labels.dtype.kind == "f":
-        broken = labels[~(np.isfinite(labels) & (labels == np.rint(labels)))]
-        if broken.size:
-            raise DatasetError(
-                f"{case}: its labels hold {broken[0]:g}, which is no whole number; resample labels by nearest"
-                " neighbour only, and see that image and labels were not swapped."
-            )
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high > 65535:
-        raise DatasetError(
-            f"{case}: its labels reach from {low} to {high}, but must be from 0 to 65535; renumber them, and see"
-            " that image and labels were not swapped."
-        )
-    return labels.astype(np.uint8) if high < 256 else labels.astype(np.uint16)
+    try:
+        return as_labels(labels)
+    except VolumeError as error:
+        raise DatasetError(f"{case}: {error}") from error
 
 
 def values_in(labels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> list[int]:
@@ -249,3 +243,12 @@ def _patient_rule(pattern: str | None) -> PatientOf:
         return patient
 
     return patient_of
+
+
+def all_reasons(bad: Sequence[str], count: int) -> str:
+    """One sentence for all cases that cannot be used; each reason begins with the case's name."""
+    if count == 1:
+        return bad[0]
+    reasons = "; ".join(reason.rstrip(".") for reason in bad[:_SHOWN_CASES])
+    more = f"; and {len(bad) - _SHOWN_CASES} more" if len(bad) > _SHOWN_CASES else ""
+    return f"{len(bad)} of {count} cases cannot be used: {reasons}{more}."

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from napari_transunet.errors import SizeError, VolumeError
 from napari_transunet.files import available_memory
 from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.label_values import whole_numbers
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.values import looks_like_ct, sampled
 from napari_transunet.volumes.volume import Source, Volume
@@ -122,16 +123,14 @@ def labels_dtype(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return labels
     if labels.dtype == np.bool_:
         return labels.astype(np.uint8)
-    low, high = (labels.min(), labels.max()) if labels.size else (0, 0)
-    if low < 0 or not np.isfinite(high):
+    whole = whole_numbers(labels)
+    low, high = (whole.min(), whole.max()) if whole.size else (0, 0)
+    if low < 0:
         raise VolumeError(f"Labels must be 0 or more; this array goes from {low} to {high}.")
     target: type[np.unsignedinteger[Any]] = (
         np.uint8 if high < 256 else np.uint16 if high < 65536 else np.uint32
     )
-    whole = labels.astype(target)
-    if labels.dtype.kind == "f" and not np.array_equal(whole, labels):
-        raise VolumeError("Labels must be whole numbers; this array holds fractions and looks like an image.")
-    return whole
+    return whole.astype(target)
 
 
 def label_colormap(label_set: LabelSet) -> Any:

@@ -216,7 +216,7 @@ def read_volume(
             f"{where.name}: only DICOM has series, and this is no DICOM; ask for it without series."
         )
     try:
-        return reader(_Request(where, series, channel, time, key, max_bytes))
+        return _with_gaps_said(reader(_Request(where, series, channel, time, key, max_bytes)))
     except VolumeError as error:
         # Keeps the class and what it carries, and says which file it is about.
         error.args = (f"{where.name or where}: {error}",)
@@ -225,6 +225,20 @@ def read_volume(
         raise SizeError(f"{where.name}: it does not fit into memory; crop or downsample it.") from error
     except OSError as error:
         raise FileProblem(f"{where} cannot be read: {error.strerror or error}.") from error
+
+
+def _with_gaps_said(volume: Volume) -> Volume:
+    """The volume, with a note of how many voxels hold no number; a plane at a time."""
+    if volume.data.dtype.kind != "f":
+        return volume
+    gaps = sum(plane.size - int(np.isfinite(plane).sum()) for plane in volume.data)
+    if not gaps:
+        return volume
+    note = (
+        f"{gaps:,} voxels hold no number (NaN or infinity); measures leave them out, and the network sees the mean of"
+        " their neighbours, or in larger gaps the lowest value."
+    )
+    return replace(volume, source=replace(volume.source, notes=(*volume.source.notes, note)))
 
 
 def list_series(path: str | os.PathLike[str]) -> list[SeriesInfo]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from napari_transunet import __version__
 from napari_transunet.errors import ExistsError, VolumeError
 from napari_transunet.files import atomic_path
+from napari_transunet.volumes.label_values import as_labels
 from napari_transunet.volumes.labels import Label, LabelSet, color_for
 from napari_transunet.volumes.metaimage import write_metaimage
 from napari_transunet.volumes.nifti import write_nifti
@@ -184,16 +185,8 @@ def label_array(labels: npt.ArrayLike, geometry: Geometry) -> npt.NDArray[Any]:
             f"The labels have the shape {array.shape}, but the volume has {geometry.shape} voxels (z, y, x);"
             " labels are written on the grid of their volume only."
         )
-    if array.dtype.kind == "b":
-        return array.astype(np.uint8)
-    if array.dtype.kind not in "iuf":
-        raise VolumeError(f"Labels must be whole numbers, not values of type {array.dtype}.")
-    if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.rint(array)).all()):
-        raise VolumeError("Labels must be whole numbers; these hold fractions.")
-    low, high = int(array.min()), int(array.max())
-    if low < 0 or high > 65535:
-        raise VolumeError(f"Labels must be from 0 to 65535; these reach from {low} to {high}.")
-    return array.astype(np.uint8 if high < 256 else np.uint16, copy=False)
+    found = as_labels(array)
+    return found.astype(np.uint8) if found.dtype != np.uint8 and found.max() < 256 else found
 
 
 def _complete(names: Mapping[int, str] | LabelSet | None, voxels: Mapping[int, int]) -> LabelSet:

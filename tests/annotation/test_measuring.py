@@ -108,3 +108,21 @@ def test_a_table_is_written_for_other_programs(scene, tmp_path):
     assert path.read_text("utf-8") == as_csv(measures)
     with pytest.raises(ExistsError):
         write_measures(path, measures)
+
+
+def test_voxels_without_a_number_are_left_out_and_counted():
+    labels = np.ones((2, 3, 4), np.uint8)
+    labels[1] = 2
+    image = np.arange(24, dtype=np.float32).reshape(labels.shape)
+    image[0, 0, :2] = np.nan, np.inf
+    image[1] = np.nan
+    first, second = measure(labels, Geometry.default(labels.shape), {}, image=image)
+    known = image[0][np.isfinite(image[0])]
+    assert (first.voxels, first.without_value) == (12, 2)
+    assert first.mean == pytest.approx(known.mean())
+    assert first.sd == pytest.approx(known.std())
+    assert second.without_value == 12
+    assert math.isnan(second.mean)
+    assert math.isnan(second.sd)
+    row = next(csv.DictReader(io.StringIO(as_csv([first]))))
+    assert row["voxels_without_value"] == "2"

@@ -213,6 +213,22 @@ def test_missing_numbers_are_background(plain: TransUNet) -> None:
     np.testing.assert_array_equal(on_cpu(plain).predict(data), expected)
 
 
+def test_a_single_missing_number_changes_no_label_elsewhere(plain: TransUNet) -> None:
+    data = ct().astype(np.float32)
+    expected = on_cpu(plain).predict(data)
+    broken = data.copy()
+    broken[1, 20, 20] = np.nan
+    broken[2, 21, 22] = np.inf
+    filled = data.copy()
+    for place in ((1, 20, 20), (2, 21, 22)):
+        z, y, x = place
+        around = data[z, y - 1 : y + 2, x - 1 : x + 2]
+        filled[place] = (around.sum() - data[place]) / 8
+    np.testing.assert_array_equal(on_cpu(plain).predict(broken), on_cpu(plain).predict(filled))
+    assert (on_cpu(plain).predict(broken) != expected).mean() < 0.01
+    assert np.isnan(broken[1, 20, 20])  # the volume itself stays
+
+
 def test_a_checkpoint_brings_its_card(tmp_path: Path) -> None:
     net = network("R50-ViT-Ti_16", img_size=32)
     card = default_card(net, labels={1: "liver"}, window=(-1000, 400), orientation="RAS")

@@ -168,7 +168,7 @@ def test_other_values_may_be_background(scan: Volume, organs: Volume) -> None:
 def test_labels_may_be_whole_floats(scan: Volume, organs: Volume) -> None:
     floats = prepare(scan, volume(organs.data.astype(np.float64)))
     assert torch.equal(floats.labels, prepare(scan, organs).labels)
-    with pytest.raises(DatasetError, match=r"scan: its labels hold 0\.5"):
+    with pytest.raises(DatasetError, match=r"scan: Labels must be whole numbers.*0\.5"):
         prepare(scan, volume(np.full(GRID.shape, 0.5)))
 
 
@@ -251,18 +251,18 @@ def test_every_bad_case_is_told_in_one_error(scan: Volume, organs: Volume) -> No
     bad = [
         Made("gone", VolumeError("gone.nii: the file is empty."), organs),
         Made("huge", MemoryError(), organs),
-        *(Made(f"empty{number}", scan, empty) for number in range(5)),
+        *(Made(f"empty{number}", scan, empty) for number in range(20)),
     ]
     with pytest.raises(DatasetError) as raised:
         prepare_cases([Made("good", scan, organs), *bad], {52: 1}, CARD)
     text = str(raised.value)
     assert text.startswith(
-        "7 of 8 cases cannot be used: gone: gone.nii: the file is empty; huge: it does not fit into memory;"
+        "22 of 23 cases cannot be used: gone: gone.nii: the file is empty; huge: it does not fit into memory;"
         " empty0: its labels are empty;"
     )
     assert text.endswith("; and 2 more.")
-    assert "empty2" in text
-    assert "empty3" not in text
+    assert "empty17" in text
+    assert "empty18" not in text
     with pytest.raises(
         DatasetError, match=r"^empty0: its labels are empty; label it, or take the case out\.$"
     ):
@@ -312,3 +312,28 @@ def test_real_hippocampi(shared_data: Path) -> None:
             voxels = int((case.read_labels().data == value).sum())
             assert int((prepared.labels == value).sum()) == pytest.approx(4 * voxels, rel=0.02)
         assert (prepared.planes.min(), prepared.planes.max()) == (0, 1)
+
+
+def test_all_that_is_wrong_with_a_case_is_told_at_once(scan: Volume) -> None:
+    gappy = volume(np.full(GRID.shape, np.nan, np.float32))
+    with pytest.raises(DatasetError, match=r"empty.*NaN"):
+        prepare(gappy, volume(np.zeros(GRID.shape, np.uint8)))
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        (Geometry((3, 50, 40), (3.0, 1.0, 1.0), (0, 0, 0.2)), True),
+        (Geometry((3, 50, 40), (3.0, 1.0, 1.0), (0, 0, 0.3)), False),
+        (Geometry((3, 50, 40), (3.0, 1.0, 1.009)), False),
+    ],
+)
+def test_grids_of_image_and_labels_are_compared_by_their_corners(
+    scan: Volume, organs: Volume, other: Geometry, same: bool
+) -> None:
+    labels = volume(organs.data, other)
+    if same:
+        prepare(scan, labels)
+    else:
+        with pytest.raises(DatasetError, match="mm apart"):
+            prepare(scan, labels)

@@ -125,6 +125,7 @@ class Toolbox(QObject):
         at[self._bench.result.session.axis] = self._bench.slice_in_view
         for place in (tuple(at), (slice(None, None, 4),) * 3):
             values = self._bench.image.data[place][layer.data[place] == layer.selected_label]
+            values = values[np.isfinite(values)]
             if values.size > 20:
                 mean, sd = float(values.mean()), float(values.std())
                 return mean - 2 * sd, mean + 2 * sd

@@ -1,0 +1,67 @@
+"""Whole numbers as label values: one rule for reading, training, scoring and writing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_transunet.errors import VolumeError
+
+LABEL_TOLERANCE = 1e-3
+"""How far a float may lie from the whole number that it stands for: resampling in floats makes 0.9999999 of a label."""
+
+HIGHEST_LABEL = 65535
+
+
+def whole_numbers(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The array (z, y, x) as integers: booleans as uint8, floats within `LABEL_TOLERANCE` of whole numbers as int32.
+
+    Raises
+    ------
+    VolumeError
+        It holds another value, or no real numbers.
+    """
+    if array.dtype.kind == "b":
+        return array.astype(np.uint8)
+    if array.dtype.kind in "iu":
+        return array
+    if array.dtype.kind != "f":
+        raise VolumeError(f"Labels must be whole numbers, not values of type {array.dtype}.")
+    whole = np.empty(array.shape, np.int32)
+    for plane, target in zip(
+        np.atleast_1d(array), np.atleast_1d(whole), strict=True
+    ):  # a plane at a time: memory
+        nearest = np.rint(plane)
+        fits = (np.abs(plane - nearest) <= LABEL_TOLERANCE) & (np.abs(nearest) < 2**31)
+        if not fits.all():
+            example = np.atleast_1d(plane)[~np.atleast_1d(fits)][0]
+            raise VolumeError(
+                f"Labels must be whole numbers; these hold fractions or worse ({example:g}). Resample labels by nearest"
+                " neighbour only, and see that image and labels were not swapped."
+            )
+        target[...] = nearest
+    return whole
+
+
+def as_labels(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+    """Whole numbers from 0 to 65535, by `whole_numbers`, in the smaller of uint8 and uint16 that holds them.
+
+    uint8 and uint16 are given back as they are.
+
+    Raises
+    ------
+    VolumeError
+        It holds another value.
+    """
+    if array.dtype == np.uint8 or array.dtype == np.uint16:
+        return array
+    whole = whole_numbers(array)
+    low, high = (int(whole.min()), int(whole.max())) if whole.size else (0, 0)
+    if low < 0 or high > HIGHEST_LABEL:
+        raise VolumeError(
+            f"Labels must be from 0 to {HIGHEST_LABEL}; these reach from {low} to {high}. Renumber them, and see that"
+            " image and labels were not swapped."
+        )
+    return whole.astype(np.uint8) if high < 256 else whole.astype(np.uint16)

@@ -1,0 +1,64 @@
+"""One rule for what counts as a label value: in writing, training and scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_transunet.annotation.comparing import evaluate
+from napari_transunet.errors import TransUNetError
+from napari_transunet.training.datasets import whole_labels
+from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.label_values import as_labels, whole_numbers
+from napari_transunet.volumes.reading import read_volume
+from napari_transunet.volumes.writing import write_labels
+
+SHAPE = (2, 3, 4)
+
+
+USES: list[Callable[[np.ndarray], Any]] = [
+    as_labels,
+    whole_numbers,
+    lambda labels: whole_labels(labels, "case"),
+    lambda labels: evaluate(labels, labels),
+]
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("value", [0.9999999, 1.0000001, 1.0009, 0.9991])
+def test_what_resampling_makes_of_a_label_is_that_label(use: Callable[..., Any], value: float) -> None:
+    found = use(np.full(SHAPE, value, np.float64))
+    if isinstance(found, dict):
+        assert list(found) == [1]
+    else:
+        assert found.dtype.kind in "iu"
+        assert (found == 1).all()
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("value", [0.5, 1.002, np.nan, np.inf, 1e20])
+def test_other_fractions_are_refused_everywhere(use: Callable[..., Any], value: float) -> None:
+    labels = np.zeros(SHAPE)
+    labels[1, 2, 3] = value
+    with pytest.raises(TransUNetError, match="whole numbers"):
+        use(labels)
+
+
+def test_the_smaller_type_that_holds_them() -> None:
+    assert as_labels(np.full(SHAPE, True)).dtype == np.uint8
+    assert as_labels(np.full(SHAPE, -1e-7)).dtype == np.uint8
+    assert as_labels(np.full(SHAPE, 299.9999)).dtype == np.uint16
+    for wrong in (np.full(SHAPE, -1), np.full(SHAPE, 65536.0)):
+        with pytest.raises(TransUNetError, match="65535"):
+            as_labels(wrong)
+
+
+def test_float_labels_are_written_as_whole_ones(tmp_path: Path) -> None:
+    labels = np.zeros(SHAPE, np.float32)
+    labels[0] = 0.9999999
+    path = write_labels(tmp_path / "a.nii.gz", labels, Geometry.default(SHAPE))
+    assert read_volume(path).data[0].tolist() == np.ones(SHAPE[1:]).tolist()
