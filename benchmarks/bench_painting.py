@@ -27,7 +27,7 @@ from napari_transunet.benchmark import describe_machine
 from napari_transunet.files import atomic_path
 from napari_transunet.viewer.keeping import keep
 from napari_transunet.viewer.layers import add_volume
-from napari_transunet.viewer.results import new_result
+from napari_transunet.viewer.sessions import sessions_of
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.volume import Source, Volume
@@ -75,7 +75,9 @@ def measure(quick: bool) -> dict[str, Any]:
     saves = 0
     with open_window() as viewer:
         image = add_volume(viewer, volume)
-        result = new_result(image, volume, LabelSet.from_names({k: f"organ {k}" for k in range(1, 9)}))
+        result = sessions_of(viewer).begin(
+            image, volume, LabelSet.from_names({k: f"organ {k}" for k in range(1, 9)})
+        )
         result.layer.data[...] = labels
         result.session.prediction[...] = labels
         viewer.add_layer(result.layer)

@@ -356,7 +356,7 @@ def make_checkpoint(path: Path) -> None:
 
 
 def add_reference(window: Window) -> None:
-    from napari_transunet.viewer.layers import labels_to_layer
+    from napari_transunet.viewer.layers import labels_to_layer, volume_of
     from napari_transunet.viewer.samples import real_ct_mask_path, real_ct_structures_path
     from napari_transunet.volumes.labels import LabelSet
     from napari_transunet.volumes.orientation import Reorientation
@@ -368,7 +368,7 @@ def add_reference(window: Window) -> None:
     kept = {value: name for name, value in values.items() if name in wanted}
     reference = read_volume(real_ct_mask_path())
     image, layer = window.review.bench.image, window.result.layer
-    volume = image.metadata["napari_transunet"]["volume"]
+    volume = volume_of(image)
     mask = Reorientation.between(reference.geometry, volume.geometry.axis_codes).apply(reference.data)
     labels = np.where(np.isin(mask, list(kept)), mask, 0).astype(np.uint8)
     names = LabelSet.from_names(kept)

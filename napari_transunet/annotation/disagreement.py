@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,16 +46,27 @@ class Disagreement:
 
 
 def disagree(
-    labels: NDArray[Any], reference: NDArray[Any], spacing: Sequence[float], *, tolerance_mm: float = 2.0
+    labels: NDArray[Any],
+    reference: NDArray[Any],
+    spacing: Sequence[float],
+    *,
+    organs: Collection[int] | None = None,
+    tolerance_mm: float = 2.0,
 ) -> Disagreement:
     """Compare labels with a reference on the same grid; spacing in mm along (z, y, x).
+
+    `organs` are the labels that the reference knows, also where it shows none of them; those that it does not know are
+    neither scored nor part of the map. None: all that occur.
 
     Raises
     ------
     InputError
         They are not on one grid, or hold no labels.
     """
-    scores = evaluate(labels, reference, spacing=spacing, tolerance_mm=tolerance_mm)
+    if organs is not None:
+        labels = np.where(np.isin(labels, sorted(organs)), labels, 0)
+        reference = np.where(np.isin(reference, sorted(organs)), reference, 0)
+    scores = evaluate(labels, reference, spacing=spacing, labels_to_score=organs, tolerance_mm=tolerance_mm)
     differs = np.zeros(labels.shape, np.uint8)
     differs[(labels != 0) & (reference == 0)] = ONLY_HERE
     differs[(labels == 0) & (reference != 0)] = ONLY_THERE
@@ -65,26 +76,63 @@ def disagree(
     return Disagreement(scores, mean_scores(scores), differs, per_slice)
 
 
-def match_by_name(
-    names: Mapping[int, str], reference: NDArray[Any], reference_names: Mapping[int, str]
-) -> NDArray[Any]:
-    """The reference with the numbers that the labels have for the same names; its other labels become 0.
+@dataclass(frozen=True)
+class Matching:
+    """Which organ each label of a reference stands for.
 
-    Where no name is shared, or the reference has no names, it is taken as it is: the numbers are then all there is.
+    Attributes
+    ----------
+    organs : reference value -> value of the labels; None where it stands for none of them and is left out.
+    by : how they were matched: "name"; "number", where the reference has no names and nothing better is known; or
+        "person".
     """
+
+    organs: Mapping[int, int | None]
+    by: Literal["name", "number", "person"]
+
+    @property
+    def known(self) -> frozenset[int]:
+        """The labels that the reference knows."""
+        return frozenset(value for value in self.organs.values() if value is not None)
+
+
+def match_labels(
+    names: Mapping[int, str], reference_names: Mapping[int, str], present: Iterable[int]
+) -> Matching:
+    """Match a reference's labels by name, however it is spelled; by number only where it names none of them.
+
+    `names` are those of the labels, `present` the values that occur in the reference.
+    """
+    values = sorted({*reference_names, *present} - {0})
+    if not reference_names:
+        return Matching({value: value if value in names else None for value in values}, "number")
     own = {_plain(name): value for value, name in names.items()}
-    pairs = {value: own[_plain(name)] for value, name in reference_names.items() if _plain(name) in own}
-    if not pairs or all(value == other for value, other in pairs.items()):
-        return reference
+    return Matching(
+        {
+            value: own.get(_plain(reference_names[value])) if value in reference_names else None
+            for value in values
+        },
+        "name",
+    )
+
+
+def renumber(reference: NDArray[Any], matching: Matching) -> NDArray[Any]:
+    """The reference with the numbers of the labels that its own stand for; those that stand for none become 0.
+
+    Raises
+    ------
+    InputError
+        It holds values that no label has.
+    """
     highest = int(reference.max()) if reference.size else 0
     if highest > 65535 or (reference.size and reference.min() < 0):
         raise InputError("Labels must be from 0 to 65535 to be compared.")
     table = np.zeros(highest + 1, np.uint16)
-    for value, other in pairs.items():
-        if value <= highest:
+    for value, other in matching.organs.items():
+        if value <= highest and other is not None:
             table[value] = other
-    matched: NDArray[Any] = table[reference]
-    return matched
+    renumbered: NDArray[Any] = table[reference]
+    return renumbered
 
 
 def _plain(name: str) -> tuple[str, ...]:

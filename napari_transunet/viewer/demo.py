@@ -128,7 +128,7 @@ def _show(say: Callable[[str], None]) -> None:
 
 def _record(out: Path, say: Callable[[str], None]) -> None:
     """The demo on a virtual display, with everything that it leaves behind."""
-    from napari_transunet.viewer.results import find_result
+    from napari_transunet.viewer.sessions import sessions_of
 
     volume = demo_volume(say)
     viewer, image, dock = _set_stage(volume)
@@ -137,7 +137,7 @@ def _record(out: Path, say: Callable[[str], None]) -> None:
         _look_at(viewer, image, _first_view(volume))
         say(f"Segmenting {volume.source.name} with {_text(dock, 'checkpoint')}.")
         measured = _segment(dock)
-        result = find_result(viewer.layers, image)
+        result = sessions_of(viewer).result_on(image)
         if result is None or not result.session.runs or not result.session.runs[-1].complete:
             raise TransUNetError(f"The segmentation did not finish: {dock.status}")
         say(dock.status)

@@ -22,8 +22,9 @@ from qtpy.QtWidgets import QFileDialog, QWidget
 
 from napari_transunet.annotation.exporting import check_source
 from napari_transunet.errors import FileProblem, TransUNetError, VolumeError
+from napari_transunet.viewer.grids import AS_IT_IS, turn_between
+from napari_transunet.viewer.layer_record import record_of
 from napari_transunet.viewer.layers import (
-    METADATA_KEY,
     geometry_of,
     label_file_of,
     label_set_of,
@@ -31,11 +32,10 @@ from napari_transunet.viewer.layers import (
     source_of,
 )
 from napari_transunet.viewer.preferences import load_preferences
-from napari_transunet.viewer.results import source_state_of
 from napari_transunet.volumes.sidecar import sidecar_path, stem_of
 
 if TYPE_CHECKING:
-    from napari.layers import Image, Labels, Layer
+    from napari.layers import Image, Labels
 
     from napari_transunet.annotation.exporting import SourceState
     from napari_transunet.volumes.geometry import Geometry
@@ -111,7 +111,7 @@ def snapshot(layer: Labels, *, image: Image | None = None, provenance: Provenanc
             "were made on."
         )
     geometry = geometry_of(layer)
-    if image is not None and not _knows_its_grid(layer) and _lie_together(layer, image):
+    if image is not None and record_of(layer).geometry is None and turn_between(layer, image) == AS_IT_IS:
         geometry = geometry_of(image)
     source = source_of(layer) or (source_of(image) if image is not None else None)
     return Snapshot(
@@ -121,7 +121,7 @@ def snapshot(layer: Labels, *, image: Image | None = None, provenance: Provenanc
         provenance=provenance,
         scan=source.path if source is not None else None,
         source=source,
-        state=source_state_of(layer),
+        state=record_of(layer).scan_state,
     )
 
 
@@ -307,18 +307,6 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"The labels could not be written: {error.strerror or error}."
     return f"The labels could not be written ({type(error).__name__}: {error})."
-
-
-def _knows_its_grid(layer: Layer) -> bool:
-    return METADATA_KEY in layer.metadata
-
-
-def _lie_together(layer: Layer, image: Layer) -> bool:
-    corners = np.array(layer.data.shape) - 1
-    return all(
-        np.allclose(layer.data_to_world(tuple(point)), image.data_to_world(tuple(point)), atol=1e-3)
-        for point in (np.zeros(3), corners)
-    )
 
 
 def _same_file(path: Path, scan: Path) -> bool:

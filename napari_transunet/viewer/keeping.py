@@ -21,7 +21,7 @@ from napari_transunet.errors import TransUNetError
 from napari_transunet.viewer.background import Chores
 from napari_transunet.viewer.fingerprints import fingerprint_job
 from napari_transunet.viewer.layers import geometry_of, label_set_of, source_of
-from napari_transunet.viewer.results import attach, attached, image_of
+from napari_transunet.viewer.sessions import sessions_of
 from napari_transunet.viewer.undo import history_of
 from napari_transunet.volumes.sidecar import as_json
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_KEEPER = "keeper"
 _PATIENCE = 10.0  # s that closing a window waits for the last save
 
 
@@ -216,18 +215,17 @@ def keep(viewer: Viewer, result: Result, folder: SessionFolder | None = None) ->
     keeper = keeper_of(result)
     if keeper is not None:
         return keeper
-    image = image_of(result, viewer.layers)
+    image = sessions_of(viewer).image_of(result)
     if image is None:
         return None
-    keeper = SessionKeeper(viewer, result, image, folder)
-    attach(result, _KEEPER, keeper)
-    return keeper
+    result.keeper = SessionKeeper(viewer, result, image, folder)
+    return result.keeper
 
 
 def keeper_of(result: Result) -> SessionKeeper | None:
     """The keeper of a result; None where it is not kept."""
-    keeper = attached(result, _KEEPER)
-    return keeper if isinstance(keeper, SessionKeeper) and not keeper._closed else None
+    keeper = result.keeper
+    return keeper if keeper is not None and not keeper._closed else None
 
 
 def _array(session: Any, name: str) -> Any:

@@ -10,7 +10,7 @@ rotation that this drops is kept in the layer's metadata and comes back on expor
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from napari_transunet.errors import SizeError, VolumeError
 from napari_transunet.files import available_memory
+from napari_transunet.viewer.layer_record import METADATA_KEY, LayerRecord, record_of
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.label_values import whole_numbers
 from napari_transunet.volumes.labels import LabelSet
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-METADATA_KEY = "napari_transunet"
 AXIS_LABELS = ("z", "y", "x")
 ABDOMINAL_WINDOW = (-160.0, 240.0)  # HU: level 40, width 400
 LABEL_OPACITY = 0.6
@@ -65,7 +65,7 @@ def placement(geometry: Geometry) -> dict[str, Any]:
 def volume_to_layer(volume: Volume, *, name: str | None = None) -> LayerTuple:
     """Layer data tuple of an image (or of labels, where the volume carries label names).
 
-    The data is the volume's own array, not a copy. `metadata["napari_transunet"]["volume"]` is the volume.
+    The data is the volume's own array, not a copy; the layer's record holds the volume.
     """
     if volume.labels is not None:
         return labels_to_layer(volume.data, volume, volume.labels, name or volume.source.name)
@@ -73,7 +73,7 @@ def volume_to_layer(volume: Volume, *, name: str | None = None) -> LayerTuple:
         **placement(volume.geometry),
         "name": name or volume.source.name,
         "contrast_limits": contrast_limits(volume),
-        "metadata": {METADATA_KEY: {"volume": volume}},
+        "metadata": {METADATA_KEY: LayerRecord(volume=volume)},
     }
     return volume.data, meta, "image"
 
@@ -95,11 +95,10 @@ def labels_to_layer(
             "they belong to different volumes."
         )
     label_set = label_set if label_set is not None else LabelSet()
-    # The image's voxels are left out on purpose: a label layer must not keep a closed image in memory.
-    record: dict[str, Any] = {"geometry": geometry, "labels": label_set}
+    scan = file = None
     if isinstance(volume, Volume):
-        # A label file is not the scan: it may be written over, and its name says nothing about the scan's.
-        record["source" if volume.labels is None else "file"] = volume.source
+        scan, file = (volume.source, None) if volume.labels is None else (None, volume.source)
+    record = LayerRecord(geometry=geometry, labels=label_set, scan=scan, file=file)
     meta: dict[str, Any] = {
         **placement(geometry),
         "name": name,
@@ -193,7 +192,7 @@ def problem_with(layer: Layer) -> str | None:
         return f"“{layer.name}” is a {kind or 'special'} layer; choose an image layer."
     if getattr(layer, "rgb", False):
         return f"“{layer.name}” is a colour picture (RGB); TransUNet needs one grey value per voxel."
-    shape = _finest(layer).shape
+    shape = voxels_of(layer).shape
     if len(shape) > 3:
         return (
             f"“{layer.name}” has {len(shape)} dimensions ({_sizes(shape)}); "
@@ -203,8 +202,12 @@ def problem_with(layer: Layer) -> str | None:
         return f"“{layer.name}” is a single picture ({_sizes(shape)}); a volume needs three dimensions."
     if 0 in shape:
         return f"“{layer.name}” holds no voxels ({_sizes(shape)})."
-    if np.dtype(_finest(layer).dtype).kind not in "biuf":
-        return f"“{layer.name}” holds {_finest(layer).dtype} values; TransUNet needs real numbers."
+    if np.dtype(voxels_of(layer).dtype).kind not in "biuf":
+        return f"“{layer.name}” holds {voxels_of(layer).dtype} values; TransUNet needs real numbers."
+    try:
+        geometry_of(layer)
+    except VolumeError as error:
+        return str(error)
     return None
 
 
@@ -216,12 +219,23 @@ def geometry_of(layer: Layer) -> Geometry:
     VolumeError
         The layer has no three dimensions, or is sheared.
     """
-    shape = tuple(int(n) for n in _finest(layer).shape)
+    kept = _kept_geometry(layer)
+    if kept is not None and kept.shape == tuple(voxels_of(layer).shape) and _is_where_put(layer, kept):
+        return kept
+    return displayed_geometry_of(layer)
+
+
+def displayed_geometry_of(layer: Layer) -> Geometry:
+    """The grid of an image or labels layer as it is shown, whatever else is known of it.
+
+    Raises
+    ------
+    VolumeError
+        The layer has no three dimensions, or is sheared.
+    """
+    shape = tuple(int(n) for n in voxels_of(layer).shape)
     if len(shape) != 3:
         raise VolumeError(f"“{layer.name}” has {len(shape)} dimensions; a volume has three.")
-    kept = _kept_geometry(layer)
-    if kept is not None and kept.shape == shape and _is_where_put(layer, kept):
-        return kept
     return _displayed_geometry(layer, (shape[0], shape[1], shape[2]))
 
 
@@ -243,25 +257,25 @@ def volume_of(layer: Image) -> Volume:
         raise VolumeError(problem)
     geometry = geometry_of(layer)
     data = _load(layer)
-    kept = _record(layer).get("volume")
-    if isinstance(kept, Volume) and kept.geometry == geometry:
+    kept = record_of(layer).volume
+    if kept is not None and kept.geometry == geometry:
         return kept if kept.data is data else replace(kept, data=data)
     source = Source(path=None, format="napari", name=str(layer.name))
     modality = "CT" if looks_like_ct(data) else None
-    if isinstance(kept, Volume):  # the same scan, cropped or rescaled by the user
+    if kept is not None:  # the same scan, cropped or rescaled by the user
         modality = kept.modality
     return Volume(data=data, geometry=geometry, modality=modality, source=source)
 
 
 def is_lazy(layer: Layer) -> bool:
     """Whether the layer's voxels still have to be computed or read (dask, zarr)."""
-    return not isinstance(_finest(layer), np.ndarray)
+    return not isinstance(voxels_of(layer), np.ndarray)
 
 
 def label_set_of(layer: Labels) -> LabelSet:
     """Names and colours of a labels layer: its metadata, else the `name` column of its features."""
-    kept = _record(layer).get("labels")
-    if isinstance(kept, LabelSet) and len(kept):
+    kept = record_of(layer).labels
+    if kept is not None and len(kept):
         return kept
     features = layer.features
     if "index" in features and "name" in features:
@@ -272,25 +286,19 @@ def label_set_of(layer: Labels) -> LabelSet:
 
 def source_of(layer: Layer) -> Source | None:
     """Where the scan behind an image or labels layer came from, as far as it is known."""
-    record = _record(layer)
-    volume = record.get("volume")
-    source = volume.source if isinstance(volume, Volume) else record.get("source")
-    return source if isinstance(source, Source) else None
-
-
-def notes_of(layer: Layer) -> tuple[str, ...]:
-    """What was assumed or left out when the layer's scan, or else its label file, was read: a sentence each."""
-    record = _record(layer)
-    for source in (source_of(layer), record.get("file")):
-        if isinstance(source, Source):
-            return source.notes
-    return ()
+    record = record_of(layer)
+    return record.volume.source if record.volume is not None else record.scan
 
 
 def label_file_of(layer: Labels) -> Source | None:
     """The label file that a labels layer was read from; None where it was made here."""
-    source = _record(layer).get("file")
-    return source if isinstance(source, Source) else None
+    return record_of(layer).file
+
+
+def notes_of(layer: Layer) -> tuple[str, ...]:
+    """What was assumed or left out when the layer's scan, or else its label file, was read: a sentence each."""
+    source = source_of(layer) or record_of(layer).file
+    return source.notes if source is not None else ()
 
 
 def _create(made: LayerTuple) -> Layer:
@@ -299,16 +307,9 @@ def _create(made: LayerTuple) -> Layer:
     return NapariLayer.create(*made)
 
 
-def _record(layer: Layer) -> Mapping[str, Any]:
-    record = layer.metadata.get(METADATA_KEY, {})
-    return record if isinstance(record, Mapping) else {}
-
-
 def _kept_geometry(layer: Layer) -> Geometry | None:
-    record = _record(layer)
-    volume = record.get("volume")
-    geometry = volume.geometry if isinstance(volume, Volume) else record.get("geometry")
-    return geometry if isinstance(geometry, Geometry) else None
+    record = record_of(layer)
+    return record.volume.geometry if record.volume is not None else record.geometry
 
 
 def _is_where_put(layer: Layer, geometry: Geometry) -> bool:
@@ -350,12 +351,13 @@ def _millimetres(unit: Any) -> float:
         return 1.0
 
 
-def _finest(layer: Layer) -> Any:
+def voxels_of(layer: Layer) -> Any:
+    """The layer's array, of the finest level where there are several; may be lazy."""
     return layer.data[0] if getattr(layer, "multiscale", False) else layer.data
 
 
 def _load(layer: Layer) -> npt.NDArray[Any]:
-    data = _finest(layer)
+    data = voxels_of(layer)
     if isinstance(data, np.ndarray):
         return data
     needed = int(np.prod(data.shape, dtype=np.int64)) * np.dtype(data.dtype).itemsize

@@ -26,7 +26,7 @@ def segment_selected() -> None:
     image = next((layer for layer in viewer.layers.selection if layer._type_string == "image"), None)
     dock = show_dock(viewer)
     if image is not None:
-        _choose(dock, image.name)
+        dock.volume.choose(image)
 
 
 def review_selected() -> None:
@@ -45,6 +45,13 @@ def open_volume() -> None:
     viewer = _viewer()
     if viewer is not None:
         _opener(viewer).ask_file()
+
+
+def open_labels() -> None:
+    """File > IO Utilities: ask for a file and open it as labels."""
+    viewer = _viewer()
+    if viewer is not None:
+        _opener(viewer).ask_labels()
 
 
 def open_dicom_folder() -> None:
@@ -83,17 +90,6 @@ def show_review_dock(viewer: Viewer) -> ReviewDock:
         dock.show()
         dock.raise_()
     return widget
-
-
-def _choose(dock: SegmentDock, name: str) -> None:
-    from qtpy.QtWidgets import QComboBox
-
-    chooser = dock.findChild(QComboBox, "volume")
-    if chooser is None:
-        return
-    index = chooser.findText(name)
-    if index >= 0:
-        chooser.setCurrentIndex(index)
 
 
 def _viewer() -> Viewer | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,14 @@ from qtpy.QtWidgets import QFileDialog, QMenu, QWidget
 from napari_transunet.errors import TransUNetError
 from napari_transunet.viewer.background import Chores
 from napari_transunet.viewer.choice_list import series_list, volumes_list
-from napari_transunet.viewer.layers import add_volume, warm_up
+from napari_transunet.viewer.layers import add_volume, labels_to_layer, warm_up
+from napari_transunet.viewer.sessions import sessions_of
+from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.series import SeveralSeriesError
 from napari_transunet.volumes.several import SeveralVolumesError
 
 if TYPE_CHECKING:
+    from napari.layers import Labels
     from napari.viewer import Viewer
 
     from napari_transunet.viewer.choice_list import ChoiceList
@@ -43,18 +46,19 @@ Several = SeveralSeriesError | SeveralVolumesError
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to read: a file or folder, what was chosen in it, and how the choices are called in a layer's name."""
+    """What to read: a file or folder, what was chosen in it, how that is called in a layer's name, and as what."""
 
     path: Path
     picks: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     titles: tuple[str, ...] = ()
+    as_labels: bool = False
 
     def with_choice(self, several: Several, index: int) -> Wanted:
         """The same with one more choice made: the one at `index` (from 0) of what `several` lists."""
         if isinstance(several, SeveralSeriesError):
-            return Wanted(self.path, {**self.picks, "series": several.series[index].uid}, self.titles)
+            return replace(self, picks={**self.picks, "series": several.series[index].uid})
         picks = {**self.picks, several.which: several.choice(index)}
-        return Wanted(self.path, picks, (*self.titles, several.title(index)))
+        return replace(self, picks=picks, titles=(*self.titles, several.title(index)))
 
 
 class VolumeOpener(QObject):
@@ -66,6 +70,8 @@ class VolumeOpener(QObject):
         A sentence; reading has begun.
     opened(object)
         The new layer.
+    labels_opened(object)
+        The new labels layer; it is tied to its image where that is certain.
     failed(str)
         A sentence that says why nothing was opened.
     choice_needed(object)
@@ -76,6 +82,7 @@ class VolumeOpener(QObject):
 
     started = Signal(str)
     opened = Signal(object)
+    labels_opened = Signal(object)
     failed = Signal(str)
     choice_needed = Signal(object)
     cancelled = Signal()
@@ -105,6 +112,7 @@ class VolumeOpener(QObject):
         menu = QMenu(parent or self._widget)
         menu.addAction("File…", self.ask_file)
         menu.addAction("DICOM folder…", self.ask_folder)
+        menu.addAction("Labels…", self.ask_labels)
         return menu
 
     def ask_file(self) -> None:
@@ -120,6 +128,17 @@ class VolumeOpener(QObject):
         if name:
             self._last_folder = str(Path(name).parent)
             self.open_path(name)
+
+    def ask_labels(self) -> None:
+        """Ask for a file and open it as labels, whatever it looks like."""
+        name, _ = QFileDialog.getOpenFileName(self._widget, "Open labels", self._last_folder, _FILTERS)
+        if name:
+            self._last_folder = str(Path(name).parent)
+            self.open_labels(name)
+
+    def open_labels(self, path: str | os.PathLike[str]) -> None:
+        """Read a file as labels without asking, and tie them to the image on whose grid they lie."""
+        self._open(Wanted(Path(path), as_labels=True))
 
     def open_path(self, path: str | os.PathLike[str], *, series: str | None = None) -> None:
         """Read a file or folder without asking; the outcome comes as a signal.
@@ -155,11 +174,26 @@ class VolumeOpener(QObject):
             return
         try:
             name = ", ".join((result.source.name, *wanted.titles)) if wanted.titles else None
+            if wanted.as_labels:
+                labels = self._labels_of(result, name or result.source.name)
+                self._viewer.add_layer(labels)
+                self.labels_opened.emit(labels)
+                return
             layer = add_volume(self._viewer, result, name=name)
         except TransUNetError as error:
             self.failed.emit(str(error))
             return
         self.opened.emit(layer)
+
+    def _labels_of(self, volume: Volume, name: str) -> Labels:
+        """A labels layer, tied to its image before anybody sees it."""
+        from napari.layers import Labels
+
+        label_set = volume.labels if volume.labels is not None else LabelSet()
+        data, meta, _ = labels_to_layer(volume.data, replace(volume, labels=label_set), label_set, name)
+        layer = Labels(data, **meta)
+        sessions_of(self._viewer).open(layer)
+        return layer
 
     def _on_error(self, error: Exception) -> None:
         name = self._wanted.path.name if self._wanted is not None else "the file"

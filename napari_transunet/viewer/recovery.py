@@ -16,8 +16,9 @@ from napari_transunet.errors import InputError, TransUNetError, VolumeError
 from napari_transunet.viewer.background import Chores
 from napari_transunet.viewer.fingerprints import fingerprint_job
 from napari_transunet.viewer.keeping import keep
-from napari_transunet.viewer.layers import geometry_of, is_lazy, labels_to_layer, problem_with, source_of
-from napari_transunet.viewer.results import SUFFIX, Result, find_result, tie
+from napari_transunet.viewer.layers import geometry_of, is_lazy, labels_to_layer, problem_with
+from napari_transunet.viewer.results import SUFFIX, Result
+from napari_transunet.viewer.sessions import sessions_of
 from napari_transunet.viewer.wording import count
 from napari_transunet.volumes.sidecar import labels_from_json
 
@@ -33,40 +34,43 @@ class Recovery(QObject):
 
     Signals
     -------
-    found(object, object)
-        An image, and the `SessionInfo` of its newest saved labels, which no window works on.
+    found(object, object, int)
+        An image, the `SessionInfo` of saved labels that no window works on, and how many more of them hold a person's
+        work. Those with a person's work come before those that only a run made, then the newest first.
     restored(object)
         The `Result` that was put back.
     failed(str)
         A sentence that says why nothing was.
     """
 
-    found = Signal(object, object)
+    found = Signal(object, object, int)
     restored = Signal(object)
     failed = Signal(str)
 
     def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._viewer = viewer
+        self._sessions = sessions_of(viewer)
         self._chores = Chores(self)
         self._asked: set[str] = set()
 
     def look(self, image: Image) -> None:
         """Look for saved labels of an image that has none here; a person is asked about each session but once."""
-        if problem_with(image) is not None or is_lazy(image) or find_result(self._viewer.layers, image):
+        if problem_with(image) is not None or is_lazy(image) or self._sessions.result_on(image) is not None:
             return
         fingerprint = fingerprint_job(image)
 
-        def find() -> SessionInfo | None:
-            sessions = SessionStore().find(fingerprint())
-            return next((info for info in sessions if not info.in_use), None)
+        def find() -> list[SessionInfo]:
+            return [info for info in SessionStore().find(fingerprint()) if not info.in_use]
 
-        def tell(info: SessionInfo | None) -> None:
-            gone = image not in self._viewer.layers or find_result(self._viewer.layers, image) is not None
+        def tell(infos: list[SessionInfo]) -> None:
+            gone = image not in self._viewer.layers or self._sessions.result_on(image) is not None
+            edited = [info for info in infos if _holds_work(info)]
+            info = next(iter(edited or infos), None)
             if info is None or gone or info.folder.name in self._asked:
                 return
             self._asked.add(info.folder.name)
-            self.found.emit(image, info)
+            self.found.emit(image, info, max(0, len(edited) - 1))
 
         self._chores.run(find, tell)
 
@@ -103,7 +107,9 @@ class Recovery(QObject):
                 folder.close()
                 self._fail(error)
                 return
+            # Before the layer is shown: whoever sees it then meets this session and its saver.
             keep(self._viewer, result, folder)
+            self._viewer.add_layer(result.layer)
             if lost:
                 logger.warning("The last save of %s is damaged; the one before was restored.", info.folder)
             self.restored.emit(result)
@@ -125,15 +131,10 @@ class Recovery(QObject):
         name = str(state.get("name") or f"{image.name}{SUFFIX}")
         data, meta, _ = labels_to_layer(labels, geometry_of(image), label_set, name)
         meta["opacity"] = min(1.0, max(0.0, float(state.get("opacity", 0.6))))
-        source = source_of(image)
-        if source is not None:
-            for record in meta["metadata"].values():
-                record["source"] = source
         layer = Labels(data, **meta)
         if label_set.names:
             layer.selected_label = min(label_set.names)
-        self._viewer.add_layer(layer)
-        return tie(layer, image, session)
+        return self._sessions.tie(layer, image, session, begun_here=bool(session.runs))
 
     def _fail(self, error: Exception) -> None:
         known = isinstance(error, TransUNetError)
@@ -144,8 +145,16 @@ class Recovery(QObject):
         )
 
 
-def recovery_question(info: SessionInfo) -> str:
-    """What a person is asked before saved labels are put back: from when they are, and how much there is."""
+def _holds_work(info: SessionInfo) -> bool:
+    """Whether a person did anything to saved labels."""
+    return bool(info.summary.get("edited_voxels") or info.summary.get("reviewed"))
+
+
+def recovery_question(info: SessionInfo, others: int = 0) -> str:
+    """What a person is asked before saved labels are put back: from when they are, and how much there is.
+
+    `others` is how many more sessions of the image hold a person's work.
+    """
     local = info.saved_at.astimezone()
     when = (
         f"{local:%H:%M}" if local.date() == datetime.now().astimezone().date() else f"{local:%d %B %Y, %H:%M}"
@@ -156,4 +165,9 @@ def recovery_question(info: SessionInfo) -> str:
     if reviewed := int(info.summary.get("reviewed", 0) or 0):
         parts.append(f"{count(reviewed, 'slice')} reviewed")
     how_much = f" ({', '.join(parts)})" if parts else ""
-    return f"Labels of this image were saved at {when}{how_much}. Restore them?"
+    more = (
+        f" {count(others, 'earlier session')} with your work can be found under “Saved…” in “Review and correct”."
+        if others
+        else ""
+    )
+    return f"Labels of this image were saved at {when}{how_much}.{more} Restore them?"

@@ -11,7 +11,7 @@ from napari_transunet.viewer.background import Chores
 from napari_transunet.viewer.export import ExportAction
 from napari_transunet.viewer.layers import label_set_of
 from napari_transunet.viewer.legend import Legend
-from napari_transunet.viewer.results import session_of
+from napari_transunet.viewer.sessions import sessions_of
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
@@ -36,6 +36,7 @@ class ResultPanel(QWidget):
     def __init__(self, viewer: Viewer, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._viewer = viewer
+        self._sessions = sessions_of(viewer)
         self._layer: Labels | None = None
         self._image: Image | None = None
         self._chores = Chores(self)
@@ -94,7 +95,8 @@ class ResultPanel(QWidget):
     def count_edits(self) -> None:
         """Count in the background what was changed since the prediction; `edited` tells."""
         layer = self._layer
-        session = session_of(layer) if layer is not None else None
+        result = self._sessions.result_of(layer)
+        session = result.session if result is not None else None
         if layer is None or session is None or not session.runs or not layer.editable:
             return
         labels = layer.data
@@ -111,8 +113,8 @@ class ResultPanel(QWidget):
         """What the button *Export…* does: ask for a file and write."""
         if self._layer is None:
             return
-        session = session_of(self._layer)
-        provenance = session.provenance if session is not None else None
+        result = self._sessions.result_of(self._layer)
+        provenance = result.session.provenance if result is not None else None
         self.export.ask(self._layer, image=self._image, provenance=provenance)
 
     def detach(self) -> None:

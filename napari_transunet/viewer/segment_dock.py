@@ -32,7 +32,8 @@ from napari_transunet.viewer.checkpoint_chooser import (
 )
 from napari_transunet.viewer.device_chooser import DeviceChooser, find_devices
 from napari_transunet.viewer.keeping import SessionKeeper, keep, keeper_of
-from napari_transunet.viewer.layers import geometry_of, is_lazy, label_set_of, volume_of
+from napari_transunet.viewer.labels_chooser import LabelsChooser
+from napari_transunet.viewer.layers import geometry_of, is_lazy, volume_of
 from napari_transunet.viewer.lifetime import Lifetime
 from napari_transunet.viewer.memory import Memory
 from napari_transunet.viewer.opening import VolumeOpener
@@ -41,17 +42,10 @@ from napari_transunet.viewer.preferences import load_preferences, watch_preferen
 from napari_transunet.viewer.question import QuestionBar
 from napari_transunet.viewer.recovery import Recovery, recovery_question
 from napari_transunet.viewer.result_panel import ResultPanel
-from napari_transunet.viewer.results import (
-    Result,
-    find_result,
-    new_result,
-    note_checkpoint,
-    rename_result,
-    result_of,
-    results_of,
-)
 from napari_transunet.viewer.run import RunOutcome, RunProgress, RunRequest, SegmentationRun
 from napari_transunet.viewer.run_bar import RunBar
+from napari_transunet.viewer.sessions import sessions_of
+from napari_transunet.viewer.showing import show_volume
 from napari_transunet.viewer.volume_chooser import VolumeChooser
 from napari_transunet.viewer.wording import (
     conflict_sentence,
@@ -69,6 +63,7 @@ if TYPE_CHECKING:
     from napari_transunet.annotation.session_store import SessionInfo
     from napari_transunet.viewer.device_chooser import FoundDevice
     from napari_transunet.viewer.export import ExportAction
+    from napari_transunet.viewer.results import Result
 
 logger = logging.getLogger(__name__)
 
@@ -96,11 +91,12 @@ class _Story:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A run as it was asked for, before its questions are answered."""
+    """A run as it was asked for, before its questions are answered; `into` no labels it makes new ones."""
 
     image: Image
     candidate: Candidate
     only_this_slice: bool
+    into: Result | None = None
 
 
 class SegmentDock(QWidget):
@@ -123,6 +119,9 @@ class SegmentDock(QWidget):
         # Plugins get the viewer in a wrapper that slows down every access to a layer in the drawing loop.
         self._viewer: Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
         self._run: SegmentationRun | None = None
+        self._sessions = sessions_of(self._viewer)
+        self._begun: Labels | None = None  # the labels layer that was made for the run that goes on
+        self._wants_new = False
         self._cache = PredictorCache()
         self._chores = Chores(self)
         self._heard: weakref.WeakSet[SessionKeeper] = weakref.WeakSet()
@@ -132,6 +131,7 @@ class SegmentDock(QWidget):
         preferences = load_preferences()
 
         self.volume = VolumeChooser(self._viewer, self)
+        self.labels = LabelsChooser(self)
         self.checkpoint = CheckpointChooser(self)
         self.variant = VariantChooser(self)
         self.device = DeviceChooser(preferences.device, self)
@@ -172,15 +172,9 @@ class SegmentDock(QWidget):
 
     @property
     def result(self) -> Result | None:
-        """The labels of the chosen volume, with the organs of the chosen checkpoint if there are such."""
+        """The labels of the chosen volume that are meant: those that were chosen or used last."""
         image = self.volume.layer
-        if image is None:
-            return None
-        candidate = self.checkpoint.candidate
-        same = None
-        if candidate is not None and candidate.problem is None:
-            same = find_result(self._viewer.layers, image, candidate.label_set)
-        return same or find_result(self._viewer.layers, image)
+        return None if image is None or self._wants_new else self._sessions.result_on(image)
 
     def add_checkpoint(self, path: str | Path) -> None:
         """Look at a checkpoint file, list it and choose it; what is wrong with it is said in its line."""
@@ -216,6 +210,7 @@ class SegmentDock(QWidget):
         form.setColumnStretch(1, 1)
         rows: tuple[tuple[str, QWidget], ...] = (
             ("Volume", self.volume),
+            ("Labels", self.labels),
             ("Checkpoint", self.checkpoint),
             ("Names", self.checkpoint.names),
             ("Variant", self.variant),
@@ -247,6 +242,8 @@ class SegmentDock(QWidget):
 
     def _connect(self) -> None:
         self.volume.changed.connect(self._on_volume)
+        self.volume.picked.connect(self._on_volume_picked)
+        self.labels.chosen.connect(self._on_labels)
         self.volume.open_button.clicked.connect(self.opener.ask_file)
         self.volume.open_menu.setMenu(self.opener.menu(self))
         self.checkpoint.changed.connect(self._on_checkpoint)
@@ -261,6 +258,7 @@ class SegmentDock(QWidget):
         self.opener.started.connect(self._say)
         self.opener.failed.connect(self._say)
         self.opener.opened.connect(self._on_opened)
+        self.opener.labels_opened.connect(self._on_labels_opened)
         self.opener.choice_needed.connect(self._on_choice_needed)
         self.opener.cancelled.connect(self._refresh)
         self.recovery.found.connect(self._on_saved_labels)
@@ -282,6 +280,7 @@ class SegmentDock(QWidget):
         self._on_theme()
         self._viewer.layers.events.removed.connect(self._on_layers)
         self._viewer.layers.events.inserted.connect(self._on_layers)
+        self._sessions.changed.connect(self._on_sessions)
         self._stop_watching = watch_preferences(self._on_preferences)
         self._chores.run(find_devices, self._on_devices, self._on_no_devices)
         self._list_checkpoints()
@@ -303,6 +302,7 @@ class SegmentDock(QWidget):
         self._viewer.events.theme.disconnect(self._on_theme)
         self._viewer.layers.events.removed.disconnect(self._on_layers)
         self._viewer.layers.events.inserted.disconnect(self._on_layers)
+        self._sessions.changed.disconnect(self._on_sessions)
         self._cache.clear()
 
     def _shut_down(self) -> None:
@@ -310,7 +310,7 @@ class SegmentDock(QWidget):
         run = self._run
         self._detach()
         for layer in self._viewer.layers:
-            result = result_of(layer)
+            result = self._sessions.result_of(layer)
             keeper = keeper_of(result) if result is not None else None
             if keeper is not None:
                 keeper.close()
@@ -353,19 +353,56 @@ class SegmentDock(QWidget):
     def _on_choice_needed(self, _several: Any) -> None:
         self._say("There are several volumes; choose one in the list.")
 
+    def _on_volume_picked(self, image: Image) -> None:
+        if image is not None and self.volume.problem is None:
+            show_volume(self._viewer, self._sessions, image)
+
+    def _on_labels(self, layer: Labels | None) -> None:
+        """A person chose labels of the volume, or new ones."""
+        self.question.withdraw()
+        image = self.volume.layer
+        self._wants_new = layer is None
+        if layer is None or image is None:
+            self._refresh()
+            return
+        try:
+            self._sessions.use(self._sessions.put_on(layer, image))
+        except TransUNetError as error:
+            self._refresh()
+            self._say(str(error))
+
+    def _on_labels_opened(self, layer: Labels) -> None:
+        result = self._sessions.result_of(layer)
+        image = self._sessions.image_of(result) if result is not None else None
+        if image is not None:
+            self.volume.choose(image)
+            self._refresh()
+            self._say(f"“{layer.name}” opened as labels of “{image.name}”.")
+        elif self._sessions.images_for(layer):
+            self._say(
+                f"“{layer.name}” lies on the grid of several images; choose it under “Labels” of its image."
+            )
+        else:
+            self._say(f"“{layer.name}” does not lie on the grid of an image that is open; open its scan.")
+
+    def _on_sessions(self) -> None:
+        self._wants_new = False
+        self._refresh()
+
     def _on_volume(self) -> None:
         self.question.withdraw()
+        self._wants_new = False
         self._suggest_checkpoint()
         self._refresh()
         image = self.volume.layer
         if image is not None and not self.running:
             self.recovery.look(image)
 
-    def _on_saved_labels(self, image: Image, info: SessionInfo) -> None:
+    def _on_saved_labels(self, image: Image, info: SessionInfo, others: int) -> None:
         if self.running or self.question.open or self.volume.layer is not image:
             return
         self.question.ask(
-            recovery_question(info),
+            recovery_question(info, others),
             yes="Restore",
             no="Not now",
             on_yes=lambda: self.recovery.restore(image, info),
@@ -399,6 +436,10 @@ class SegmentDock(QWidget):
         self.variant.show_variants(candidate, self.checkpoint.candidates)
         if candidate is not None and candidate.problem is None:
             self.advanced.offer_sizes(candidate.img_size, candidate.patch or 16)
+            image = self.volume.layer
+            same = self._sessions.result_on(image, candidate.label_set) if image is not None else None
+            if same is not None and same is not self.result:
+                self._sessions.use(same)
         self._refresh()
 
     def _on_names(self) -> None:
@@ -408,10 +449,14 @@ class SegmentDock(QWidget):
         if candidate is None:
             return
         possible = [label_set.names for label_set in candidate.namings]
-        for result in results_of(self._viewer.layers, candidate.path):
-            if label_set_of(result.layer).names not in possible:
+        for layer in self._sessions.by_use():
+            result = self._sessions.result_of(layer)
+            if result is None or result.checkpoints != {candidate.path}:
                 continue
-            rename_result(result, candidate.label_set)
+            if result.label_set.names not in possible:
+                continue
+            result.rename(candidate.label_set)
+            result.session.names = candidate.label_set.names
             story = self._stories.get(result.layer)
             if story is not None:
                 self._stories[result.layer] = story.renamed(result.session.names)
@@ -454,15 +499,39 @@ class SegmentDock(QWidget):
             doubts.append(doubt_about_looks(card, planes=self.advanced.planes, flips=self.advanced.flips))
         doubt = " ".join(sentence for sentence in doubts if sentence)
         if not doubt:
-            self._start(plan)
+            self._ask_about_labels(plan)
             return
         self.question.ask(
             f"{doubt} Segment anyway?",
             yes="Segment anyway",
             no="Don't",
-            on_yes=lambda: self._start(plan),
+            on_yes=lambda: self._ask_about_labels(plan),
             on_no=self._refresh,
         )
+
+    def _ask_about_labels(self, plan: _Plan) -> None:
+        """Labels that no run made are changed by one only where a person says so."""
+        into = self._destination()
+        if into is None or into.begun_here or into.session.runs or not into.layer.data.any():
+            self._start(replace(plan, into=into))
+            return
+        self.question.ask(
+            f"“{into.layer.name}” was not made by a run. Shall this one replace what you did not edit in it?",
+            yes="Replace",
+            no="Make new labels",
+            on_yes=lambda: self._start(replace(plan, into=into)),
+            on_no=lambda: self._start(plan),
+        )
+
+    def _destination(self) -> Result | None:
+        """The labels that the next run would write into; None where it would make new ones."""
+        image, candidate, shown = self.volume.layer, self.checkpoint.candidate, self.result
+        if image is None or candidate is None or candidate.problem is not None or self._wants_new:
+            return None
+        if shown is not None and shown.session.names == candidate.label_set.names:
+            return shown
+        other = self._sessions.result_on(image, candidate.label_set)
+        return other if other is not None and other.begun_here else None
 
     def _start(self, plan: _Plan) -> None:
         image, candidate = plan.image, plan.candidate
@@ -470,9 +539,10 @@ class SegmentDock(QWidget):
             return
         try:
             volume = None if is_lazy(image) else volume_of(image)
-            result = find_result(self._viewer.layers, image, candidate.label_set)
-            if result is None:
-                result = new_result(image, volume or geometry_of(image), candidate.label_set)
+            result, self._begun = plan.into, None
+            if result is None or result.layer not in self._viewer.layers or not result.lies_on(image):
+                result = self._sessions.begin(image, volume or geometry_of(image), candidate.label_set)
+                self._begun = result.layer
                 result.layer.opacity = load_preferences().label_opacity
                 self._viewer.add_layer(result.layer)
         except TransUNetError as error:
@@ -481,7 +551,8 @@ class SegmentDock(QWidget):
         except MemoryError as error:
             self._say(error_sentence(error))
             return
-        note_checkpoint(result, candidate.path)
+        result.checkpoints |= {candidate.path}
+        self._sessions.use(result)
         request = RunRequest(
             settings=PredictorSettings(
                 checkpoint=candidate.path,
@@ -518,7 +589,8 @@ class SegmentDock(QWidget):
             return
         layer = run.result.layer
         run.deleteLater()
-        if outcome.done == 0 and not run.result.session.runs and layer in self._viewer.layers:
+        begun, self._begun = self._begun, None
+        if outcome.done == 0 and layer is begun and layer in self._viewer.layers:
             self._viewer.layers.remove(layer)
         told = (
             outcome_sentence(outcome, run.result.session.names),
@@ -552,7 +624,9 @@ class SegmentDock(QWidget):
             layer, self.volume.layer, candidate.label_set if candidate is not None and usable else None
         )
         wait = "Wait until the segmentation is done, or cancel it." if running is not None else None
+        self._show_labels(layer)
         self.panel.set_locked(wait)
+        self.labels.set_locked(wait)
         self.checkpoint.names.set_locked(wait)
         if running is not None:
             return
@@ -568,6 +642,25 @@ class SegmentDock(QWidget):
         self._say(self._why_not() or (story.sentence if story is not None else _READY))
         if story is not None:
             self.panel.count_edits()
+
+    def _show_labels(self, current: Labels | None) -> None:
+        """Name the labels that are meant, and say what the next run does with them."""
+        image = self.volume.layer
+        if image is None:
+            self.labels.show_labels((), None, "")
+            return
+        choices = [result.layer for result in self._sessions.results_on(image)]
+        choices += self._sessions.labels_that_may_lie_on(image)
+        into = self._destination()
+        if current is None or self.running or self._why_not() is not None:
+            told = ""
+        elif into is None:
+            told = "Segmenting makes new labels beside these."
+        elif into.layer is current:
+            told = "Segmenting writes into these labels; what you edited stays."
+        else:
+            told = f"Segmenting writes into “{into.layer.name}”."
+        self.labels.show_labels(choices, current, told)
 
     def _on_edited(self, voxels: int, any_label: bool) -> None:
         layer = self.panel.layer

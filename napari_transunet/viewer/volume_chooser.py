@@ -8,7 +8,8 @@ from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel, QPushButton, QSizePolicy, QToolButton, QWidget
 
 from napari_transunet.errors import VolumeError
-from napari_transunet.viewer.layers import geometry_of, is_lazy, problem_with, volume_of
+from napari_transunet.viewer.layer_record import is_overlay
+from napari_transunet.viewer.layers import geometry_of, is_lazy, notes_of, problem_with, volume_of
 from napari_transunet.viewer.wording import size_and_spacing
 
 if TYPE_CHECKING:
@@ -61,9 +62,16 @@ class InfoLine(QLabel):
 
 
 class VolumeChooser(QWidget):
-    """Lists the image layers. Emits `changed` when another one is chosen or the chosen one changes."""
+    """Lists the image layers.
+
+    Signals
+    -------
+    changed(): another one is chosen, or the chosen one changed.
+    picked(object): a person chose this one in the list.
+    """
 
     changed = Signal()
+    picked = Signal(object)
 
     def __init__(self, viewer: Viewer, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -76,6 +84,7 @@ class VolumeChooser(QWidget):
 
         self._combo = ElidingCombo("volume", self)
         self._combo.currentIndexChanged.connect(self._on_index)
+        self._combo.activated.connect(lambda _at: self.picked.emit(self.layer))
         self.open_button = QPushButton("Open…", self)
         self.open_button.setObjectName("open_volume")
         self.open_button.setToolTip("Open a volume: NIfTI, NRRD, MetaImage, DICOM, TIFF, NumPy.")
@@ -145,7 +154,8 @@ class VolumeChooser(QWidget):
 
     @staticmethod
     def _is_choosable(layer: Any) -> bool:
-        return problem_with(layer) is None
+        # A copy is made to keep something safe or to try something out, not to take over.
+        return problem_with(layer) is None and not is_overlay(layer) and layer.source.parent is None
 
     def _on_layers(self, _event: Any = None) -> None:
         from napari.layers import Image
@@ -153,7 +163,9 @@ class VolumeChooser(QWidget):
         chosen = self.layer
         for layer in self._layers:
             layer.events.name.disconnect(self._on_name)
-        self._layers = [layer for layer in self._viewer.layers if isinstance(layer, Image)]
+        self._layers = [
+            layer for layer in self._viewer.layers if isinstance(layer, Image) and not is_overlay(layer)
+        ]
         for layer in self._layers:
             layer.events.name.connect(self._on_name)
         self._combo.blockSignals(True)
@@ -205,4 +217,5 @@ class VolumeChooser(QWidget):
             self.problem = str(error)
             self._info.setText(self.problem)
             return
-        self._info.setText(size_and_spacing(geometry.shape, geometry.spacing, modality))
+        told = size_and_spacing(geometry.shape, geometry.spacing, modality)
+        self._info.setText("\n".join((told, *notes_of(layer))))

@@ -98,8 +98,8 @@ def _millimetres(step: float) -> str:
     return text.rstrip("0").rstrip(".") if text.endswith("00") or step >= 2 else text
 
 
-def error_sentence(error: BaseException) -> str:
-    """What to tell a person about an error; the traceback belongs in the log."""
+def error_sentence(error: BaseException, what: str = "The segmentation") -> str:
+    """What to tell a person about an error of what was going on; the traceback belongs in the log."""
     if isinstance(error, TransUNetError):
         return str(error)
     if type(error).__name__ == "OutOfMemoryError":
@@ -110,8 +110,8 @@ def error_sentence(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "There is not enough memory for this volume; close other volumes or programs and try again."
     text = " ".join(str(error).split())
-    what = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return f"The segmentation stopped because of an unexpected error ({what[:200]}); the log has the details."
+    reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{what} stopped because of an unexpected error ({reason[:200]}); the log has the details."
 
 
 def progress_sentence(progress: RunProgress) -> str:

@@ -25,7 +25,7 @@ from napari_transunet.viewer.export import (
     snapshot,
     write_snapshot,
 )
-from napari_transunet.viewer.layers import geometry_of, labels_to_layer, volume_to_layer
+from napari_transunet.viewer.layers import geometry_of, labels_to_layer, volume_of, volume_to_layer
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.reading import read_volume
@@ -50,7 +50,7 @@ def image(tmp_path):
 def labels(image):
     data = np.zeros(SHAPE, np.uint8)
     data[1, 2:4, 3:5], data[2, 1, 1] = 1, 2
-    volume = image.metadata["napari_transunet"]["volume"]
+    volume = volume_of(image)
     return Layer.create(*labels_to_layer(data, volume, NAMES, "ct labels"))
 
 

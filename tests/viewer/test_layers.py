@@ -13,6 +13,7 @@ from napari.layers import Image, Labels, Layer, Points
 
 from napari_transunet.errors import SizeError, VolumeError
 from napari_transunet.viewer import layers
+from napari_transunet.viewer.layer_record import record_of
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.volume import Source, Volume
@@ -159,7 +160,7 @@ def test_labels_layer_has_names_fixed_colours_and_a_visible_colour_for_the_rest(
     status = layer.get_status(layer.data_to_world((2, 3, 4)), world=True)
     assert "liver" in status["value"]
     assert layers.label_set_of(layer) == names
-    volume_in_metadata = layer.metadata[layers.METADATA_KEY].get("volume")
+    volume_in_metadata = record_of(layer).volume
     assert volume_in_metadata is None  # a label layer must not keep a closed scan in memory
 
 

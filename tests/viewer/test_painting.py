@@ -12,7 +12,7 @@ pytest.importorskip("napari")
 from napari.components import ViewerModel
 
 from napari_transunet.viewer.painting import LivePainter, SliceBuffer, position_in_view
-from napari_transunet.viewer.results import find_result, new_result
+from napari_transunet.viewer.sessions import Sessions
 from napari_transunet.viewer.undo import UndoStep
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
@@ -32,11 +32,13 @@ def painted():
             np.zeros(SHAPE, np.int16), scale=GEOMETRY.spacing, units="mm", name="ct", contrast_limits=(0, 1)
         )
     )
-    result = new_result(image, GEOMETRY, LABELS)
+    sessions = Sessions(viewer)
+    result = sessions.begin(image, GEOMETRY, LABELS)
     viewer.add_layer(result.layer)
     repaints = []
     result.layer.events.set_data.connect(lambda event: repaints.append(time.perf_counter()))
-    return viewer, image, result, repaints
+    yield viewer, image, result, repaints
+    sessions.deleteLater()
 
 
 def _plane(value: int = 1) -> np.ndarray:
@@ -105,16 +107,3 @@ def test_the_position_in_view_stays_inside_the_layer(painted):
     assert position_in_view(viewer, image)[0] == SHAPE[0] - 1
     viewer.dims.set_point(0, 5.0)
     assert position_in_view(viewer, image)[0] == 2
-
-
-def test_a_result_is_found_by_its_image_not_by_its_name(painted):
-    viewer, image, result, _ = painted
-    result.layer.name = "something else"
-    image.name = "renamed"
-    found = find_result(viewer.layers, image, LABELS)
-    assert found is not None
-    assert found.layer is result.layer
-    assert found.session is result.session
-    assert find_result(viewer.layers, image, LabelSet.from_names({1: "aorta"})) is None
-    image.data = np.zeros(SHAPE, np.int16)
-    assert find_result(viewer.layers, image) is None

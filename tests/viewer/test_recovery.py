@@ -12,9 +12,9 @@ pytest.importorskip("qtpy")
 
 from napari_transunet.annotation.session_store import SessionAbout, SessionInfo, SessionStore
 from napari_transunet.viewer.keeping import keep, keeper_of
-from napari_transunet.viewer.layers import add_volume
+from napari_transunet.viewer.layers import add_volume, volume_of
 from napari_transunet.viewer.recovery import Recovery, recovery_question
-from napari_transunet.viewer.results import find_result, new_result, result_of
+from napari_transunet.viewer.sessions import sessions_of
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.phantom import synthetic_ct
 
@@ -29,8 +29,8 @@ def viewer(make_napari_viewer):
 
 def _result(viewer):
     image = add_volume(viewer, synthetic_ct(SHAPE)[0])
-    volume = image.metadata["napari_transunet"]["volume"]
-    result = new_result(image, volume, LABELS)
+    volume = volume_of(image)
+    result = sessions_of(viewer).begin(image, volume, LABELS)
     viewer.add_layer(result.layer)
     return image, result
 
@@ -60,11 +60,12 @@ def test_strokes_undo_and_marks_are_saved_and_come_back(viewer, qtbot, sessions)
     qtbot.waitUntil(lambda: not SessionStore().sessions()[0].in_use, timeout=10_000)
     with qtbot.waitSignal(recovery.found, timeout=10_000) as told:
         recovery.look(image)
-    _, info = told.args
+    _, info, others = told.args
+    assert others == 0
     assert info.summary["reviewed"] == 1
     with qtbot.waitSignal(recovery.restored, timeout=10_000):
         recovery.restore(image, info)
-    again = find_result(viewer.layers, image)
+    again = sessions_of(viewer).result_on(image)
     assert again.layer.name == "mine"
     assert np.array_equal(again.layer.data, painted)
     assert again.session.reviewed.keys() == {3}
@@ -144,8 +145,8 @@ def test_a_copied_layer_has_no_session(viewer):
     from napari.layers import Layer
 
     copy = Layer.create(*result.layer.as_layer_data_tuple())
-    assert result_of(copy) is None
-    assert result_of(result.layer) is not None
+    assert sessions_of(viewer).result_of(copy) is None
+    assert sessions_of(viewer).result_of(result.layer) is not None
 
 
 def test_the_question_says_when_and_how_much():

@@ -14,8 +14,8 @@ from napari_transunet.annotation.runs import RunRecord
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.model.transunet import TransUNet
-from napari_transunet.viewer.layers import add_volume
-from napari_transunet.viewer.results import new_result, note_checkpoint
+from napari_transunet.viewer.layers import add_volume, volume_of
+from napari_transunet.viewer.sessions import sessions_of
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.phantom import synthetic_ct
 
@@ -25,8 +25,8 @@ def test_a_click_shows_what_its_patch_attends_to(make_napari_viewer, qtbot, tmp_
     path = save_checkpoint(tmp_path / "c.safetensors", net, default_card(net, labels={1: "liver"}))
     viewer = make_napari_viewer()
     image = add_volume(viewer, synthetic_ct((8, 48, 56))[0])
-    volume = image.metadata["napari_transunet"]["volume"]
-    result = new_result(image, volume, LabelSet.from_names({1: "liver"}))
+    volume = volume_of(image)
+    result = sessions_of(viewer).begin(image, volume, LabelSet.from_names({1: "liver"}))
     viewer.add_layer(result.layer)
     _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
     status = dock.findChild(QLabel, "attention_status")
@@ -34,7 +34,7 @@ def test_a_click_shows_what_its_patch_attends_to(make_napari_viewer, qtbot, tmp_
     assert "Segment this volume first" in status.text()
 
     result.session.add_run(RunRecord("c", None, "R50-ViT-Ti_16", "card", "cpu", "float32", "", 1.0, 8, 8))
-    note_checkpoint(result, path)
+    result.checkpoints = frozenset({path})
     dock.findChild(QCheckBox, "attention_on").setChecked(True)
     dock.attention_clicks.show((3, 20, 20))
     qtbot.waitUntil(lambda: "Brighter" in status.text(), timeout=60_000)

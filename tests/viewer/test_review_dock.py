@@ -28,8 +28,8 @@ from napari_transunet.checkpoints.card import ModelCard
 from napari_transunet.segmentation.slices import SliceSource
 from napari_transunet.segmentation.uncertainty import SliceUncertainty
 from napari_transunet.viewer.keeping import keep, keeper_of
-from napari_transunet.viewer.layers import add_volume, labels_to_layer
-from napari_transunet.viewer.results import new_result, result_of
+from napari_transunet.viewer.layers import add_volume, labels_to_layer, placement, volume_of
+from napari_transunet.viewer.sessions import sessions_of
 from napari_transunet.viewer.undo import UndoStep
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.phantom import synthetic_ct
@@ -54,8 +54,8 @@ class Sitting:
     def __init__(self, viewer: Any, qtbot: Any) -> None:
         self.viewer, self.qtbot = viewer, qtbot
         self.image = add_volume(viewer, synthetic_ct(SHAPE)[0], name="ct")
-        volume = self.image.metadata["napari_transunet"]["volume"]
-        self.result = new_result(self.image, volume, LabelSet.from_names(NAMES))
+        volume = volume_of(self.image)
+        self.result = sessions_of(viewer).begin(self.image, volume, LabelSet.from_names(NAMES))
         self.layer, self.session = self.result.layer, self.result.session
         viewer.add_layer(self.layer)
         self.run(_prediction())
@@ -94,6 +94,12 @@ class Sitting:
         self.press(f"tool_{name}")
         self.until(lambda: not self.dock.toolbox.busy)
         return self.text("correction_status")
+
+    def choose(self, name: str, at: int) -> None:
+        """Choose an entry of a list, as a person does."""
+        combo = self.dock.findChild(QComboBox, name)
+        combo.setCurrentIndex(at)
+        combo.activated.emit(at)
 
     def text(self, name: str) -> str:
         return self.dock.findChild(QLabel, name).text()
@@ -338,7 +344,7 @@ def test_other_labels_are_compared(sitting):
     reference = _prediction()
     reference[6, 10:20, 8:24] = 0
     data, meta, _ = labels_to_layer(
-        np.where(reference == 1, 7, 0).astype(np.uint8), sitting.image.metadata["napari_transunet"]["volume"],
+        np.where(reference == 1, 7, 0).astype(np.uint8), volume_of(sitting.image),
         LabelSet.from_names({7: "Liver"}), "reference",
     )  # fmt: skip
     sitting.viewer.add_labels(data, **meta)
@@ -347,9 +353,11 @@ def test_other_labels_are_compared(sitting):
     sitting.dock.findChild(QCheckBox, "show_disagreement").setChecked(True)
     sitting.press("compare")
     scores = sitting.dock.findChild(QTableWidget, "scores")
-    sitting.until(lambda: scores.rowCount() == 3)
+    sitting.until(lambda: scores.rowCount() == 2)  # the reference knows the liver alone
     liver = 2 * (reference == 1).sum() / ((reference == 1).sum() + (_prediction() == 1).sum())
     assert scores.item(0, 1).text() == f"{liver:.3f}"
+    assert scores.item(1, 1).text() == scores.item(0, 1).text()  # and so does the mean
+    assert "Spleen" in sitting.text("compare_status")
     worst = sitting.dock.findChild(QTableWidget, "worst_slices")
     assert worst.item(0, 0).text() == "Slice 6"
     worst.selectRow(0)
@@ -363,7 +371,7 @@ def test_uncertainty_is_shown_on_request_and_taken_away(sitting):
     box.setChecked(True)
     sitting.until(lambda: any("uncertainty" in layer.name for layer in sitting.viewer.layers))
     layer = next(layer for layer in sitting.viewer.layers if "uncertainty" in layer.name)
-    volume = sitting.image.metadata["napari_transunet"]["volume"]
+    volume = volume_of(sitting.image)
     card = ModelCard(variant="R50-ViT-Ti_16", num_classes=4, img_size=(64, 64), resize="pad")
     inside = SliceSource.by_card(volume, card, (64, 64)).resize.shape
     assert layer.data.shape == (SHAPE[0], *inside)
@@ -403,17 +411,21 @@ def test_labels_that_no_run_made_can_be_corrected_too(sitting):
     sitting.viewer.layers.remove(sitting.layer)
     assert not sitting.dock.findChild(QPushButton, "next_slice").isEnabled()
     drawn = sitting.viewer.add_labels(_prediction(), name="drawn")
+    assert sitting.dock.bench.layer is None  # of its size, but elsewhere: a person has to say so
+    assert "drawn" in sitting.dock.status
+    sitting.choose("review_image", 0)
     assert sitting.dock.bench.layer is drawn
-    assert result_of(drawn).session.edited_voxels(drawn.data) == 0
+    assert np.allclose(drawn.scale, sitting.image.scale)
+    assert sessions_of(sitting.viewer).result_of(drawn).session.edited_voxels(drawn.data) == 0
     sitting.dock.bench.go_to(3)
     drawn.refresh()
     sitting.settle()
-    assert keeper_of(result_of(drawn)) is None  # looking alone saves nothing
+    assert keeper_of(sessions_of(sitting.viewer).result_of(drawn)) is None  # looking alone saves nothing
     sitting.press("scope_organ_1")
     sitting.press("scope_slices_1")
     sitting.tool("largest")
     assert not drawn.data[5, 40:44, 50:54].any()
-    keeper = keeper_of(result_of(drawn))
+    keeper = keeper_of(sessions_of(sitting.viewer).result_of(drawn))
     sitting.until(lambda: keeper._saver is not None)
     assert keeper.flush()
     assert len(SessionStore().sessions()) >= 1
@@ -462,7 +474,7 @@ def test_exports_of_a_changed_scan_are_refused(make_napari_viewer, qtbot, tmp_pa
     path: Path = write_volume(tmp_path / "ct.nii.gz", volume)
     viewer = make_napari_viewer()
     image = add_volume(viewer, read_volume(path))
-    result = new_result(image, image.metadata["napari_transunet"]["volume"], LabelSet.from_names(NAMES))
+    result = sessions_of(viewer).begin(image, volume_of(image), LabelSet.from_names(NAMES))
     viewer.add_layer(result.layer)
     result.layer.paint((4, 5, 5), 3)
     _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
@@ -485,7 +497,7 @@ def test_exports_of_a_changed_scan_are_refused(make_napari_viewer, qtbot, tmp_pa
 def test_swapped_sides_are_said_at_once(make_napari_viewer, qtbot):
     viewer = make_napari_viewer()
     image = add_volume(viewer, synthetic_ct(SHAPE)[0])
-    volume = image.metadata["napari_transunet"]["volume"]
+    volume = volume_of(image)
     left = volume.geometry.direction[0][0] > 0  # whether larger x lies further to the patient's left
     labels = np.zeros(SHAPE, np.uint8)
     labels[4:8, 20:30, 4:12] = 1 if left else 2
@@ -499,8 +511,8 @@ def test_swapped_sides_are_said_at_once(make_napari_viewer, qtbot):
 
 def test_two_volumes_keep_to_their_own_labels(sitting):
     other = add_volume(sitting.viewer, synthetic_ct((9, 40, 44))[0], name="other")
-    volume = other.metadata["napari_transunet"]["volume"]
-    second = new_result(other, volume, LabelSet.from_names({1: "aorta"}))
+    volume = volume_of(other)
+    second = sessions_of(sitting.viewer).begin(other, volume, LabelSet.from_names({1: "aorta"}))
     sitting.viewer.add_layer(second.layer)
     assert sitting.dock.bench.layer is second.layer
     assert sitting.dock.organs.values == [1]
@@ -526,8 +538,9 @@ def test_the_menu_shows_the_dock_for_the_selected_labels(make_napari_viewer):
 
     viewer = make_napari_viewer()
     add_volume(viewer, synthetic_ct(SHAPE)[0])
-    first = viewer.add_labels(_prediction(), name="first")
-    viewer.add_labels(_prediction(), name="second")
+    where = placement(volume_of(viewer.layers[0]).geometry)
+    first = viewer.add_labels(_prediction(), name="first", **where)
+    viewer.add_labels(_prediction(), name="second", **where)
     viewer.layers.selection.active = first
     review_selected()
     (dock,) = [w for w in viewer.window.dock_widgets.values() if type(w).__name__ == "ReviewDock"]
@@ -544,7 +557,7 @@ def test_labels_of_a_lazy_image_are_saved_too(make_napari_viewer, qtbot):
     _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
     labels.paint((3, 3, 3), 1)
     dock.bench.mark_reviewed(True)
-    keeper = keeper_of(result_of(labels))
+    keeper = keeper_of(sessions_of(viewer).result_of(labels))
     qtbot.waitUntil(lambda: keeper._saver is not None, timeout=TIMEOUT)
     assert keeper.flush()
     assert len(SessionStore().sessions()) == 1

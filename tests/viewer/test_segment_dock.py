@@ -24,8 +24,8 @@ from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.segmentation.predictor import Predictor
-from napari_transunet.viewer.layers import add_volume
-from napari_transunet.viewer.results import result_of, session_of
+from napari_transunet.viewer.layers import add_volume, volume_of
+from napari_transunet.viewer.sessions import sessions_of
 from napari_transunet.viewer.undo import write_as_one_step
 from napari_transunet.volumes.phantom import synthetic_ct
 from napari_transunet.volumes.volume import Volume
@@ -189,7 +189,7 @@ def test_the_whole_sitting(dock, checkpoints, tmp_path, monkeypatch):
     from qtpy.QtWidgets import QFileDialog
 
     image = dock.add(name="ct")
-    volume = image.metadata["napari_transunet"]["volume"]
+    volume = volume_of(image)
     dock.viewer.dims.set_current_step(0, 7)
     dock.segment()
     labels = dock.labels("ct")
@@ -211,7 +211,7 @@ def test_the_whole_sitting(dock, checkpoints, tmp_path, monkeypatch):
     assert np.mean(labels.data == expected) > 0.999
 
     written = labels.data.copy()
-    session = session_of(labels)
+    session = sessions_of(dock.viewer).result_of(labels).session
     assert isinstance(session, AnnotationSession)
     labels.selected_label = 3
     labels.brush_size = 5
@@ -228,7 +228,7 @@ def test_the_whole_sitting(dock, checkpoints, tmp_path, monkeypatch):
     assert f"It disagrees with your edits, which stay: {changed} voxels in slice 7." in dock.status
     assert session.conflicts(labels.data) == {7: changed}
     writes, step = session.take_prediction(labels.data)
-    result_of(labels).undo.add(write_as_one_step(labels, writes), step)
+    sessions_of(dock.viewer).result_of(labels).undo.add(write_as_one_step(labels, writes), step)
     assert np.array_equal(labels.data, written)
     assert session.edited_voxels(labels.data) == 0
     labels.undo()
@@ -279,15 +279,15 @@ def test_cancel_keeps_what_is_there_and_leaves_one_undo_step(dock, slow, checkpo
     assert labels.editable
     done = np.flatnonzero(labels.data.any(axis=(1, 2)))
     assert 1 <= len(done) < 12
-    expected = _expected(checkpoints, image.metadata["napari_transunet"]["volume"])
+    expected = _expected(checkpoints, volume_of(image))
     assert np.mean(labels.data[done] == expected[done]) > 0.999
-    assert not session_of(labels).runs[-1].complete
+    assert not sessions_of(dock.viewer).result_of(labels).session.runs[-1].complete
     labels.undo()
     assert not labels.data.any()
 
     labels.redo()
     dock.segment()  # nobody has edited, so nobody is asked
-    assert session_of(labels).runs[-1].complete
+    assert sessions_of(dock.viewer).result_of(labels).session.runs[-1].complete
     assert np.mean(labels.data == expected) > 0.999
 
 
@@ -297,7 +297,7 @@ def test_this_slice_leaves_the_others_alone(dock, checkpoints):
     dock.press("segment_slice")
     dock.until(lambda: not dock.widget.running)
     labels = dock.labels("ct")
-    expected = _expected(checkpoints, image.metadata["napari_transunet"]["volume"])
+    expected = _expected(checkpoints, volume_of(image))
     assert np.mean(labels.data[4] == expected[4]) > 0.999
     assert not labels.data[[*range(4), *range(5, 12)]].any()
     assert dock.status.startswith("Slice 4 in ")
@@ -319,11 +319,11 @@ def test_a_range_of_slices_leaves_the_others_alone(dock, checkpoints):
     slices.value = "3-6"
     dock.segment()
     labels = dock.labels("ct")
-    expected = _expected(checkpoints, image.metadata["napari_transunet"]["volume"])
+    expected = _expected(checkpoints, volume_of(image))
     assert np.mean(labels.data[3:7] == expected[3:7]) > 0.999
     assert not labels.data[[*range(3), *range(7, 12)]].any()
     assert dock.status.startswith("4 slices in ")
-    run = session_of(labels).runs[-1]
+    run = sessions_of(dock.viewer).result_of(labels).session.runs[-1]
     assert (run.first_slice, run.last_slice, run.slices) == (3, 6, 4)
     slices.value = "3-12"
     dock.segment()
@@ -332,7 +332,7 @@ def test_a_range_of_slices_leaves_the_others_alone(dock, checkpoints):
 
 def test_mirrored_slices_and_three_planes_are_averaged_where_asked_for(dock, checkpoints):
     image = dock.add(name="ct")
-    volume = image.metadata["napari_transunet"]["volume"]
+    volume = volume_of(image)
     checkpoint = load_checkpoint(checkpoints / "three.safetensors")
     dock.widget.findChild(QCheckBox, "flips").setChecked(True)
     dock.segment()
@@ -369,7 +369,7 @@ def test_an_undone_run_is_no_edit_and_runs_again(dock):
     labels = dock.labels("ct")
     written = labels.data.copy()
     labels.undo()
-    session = session_of(labels)
+    session = sessions_of(dock.viewer).result_of(labels).session
     assert session.runs == ()
     assert not session.prediction.any()
     dock.segment()
@@ -398,7 +398,9 @@ def test_two_volumes_have_labels_and_sentences_of_their_own(dock):
     assert two.data.shape == second.data.shape
     assert np.allclose(one.scale, first.scale)
     assert np.allclose(two.scale, second.scale)
-    assert session_of(one) is not session_of(two)
+    assert (
+        sessions_of(dock.viewer).result_of(one).session is not sessions_of(dock.viewer).result_of(two).session
+    )
     assert dock.status.startswith("12 slices")
     dock.choose("volume", "two")
     dock.until(lambda: dock.status.startswith("9 slices"))
@@ -780,7 +782,7 @@ def test_a_closed_dock_finds_its_results_when_it_is_opened_again(dock):
     dock.viewer.window.remove_dock_widget(dock.widget)
     _, widget = dock.viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
     assert widget.result.layer is labels
-    assert widget.result.session is session_of(labels)
+    assert widget.result.session is sessions_of(dock.viewer).result_of(labels).session
 
 
 def test_closing_the_window_in_mid_run_leaves_no_thread(
@@ -819,4 +821,6 @@ def test_a_volume_stored_upside_down_gets_its_labels_where_they_belong(dock, che
     labels = dock.labels("turned")
     assert labels.data.shape == flipped.data.shape
     assert np.mean(labels.data == _expected(checkpoints, flipped)) > 0.999
-    assert session_of(labels).runs[-1].total == 12  # slices along the body, though that is array axis 1
+    assert (
+        sessions_of(dock.viewer).result_of(labels).session.runs[-1].total == 12
+    )  # slices along the body, though that is array axis 1

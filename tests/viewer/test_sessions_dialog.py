@@ -8,11 +8,14 @@ import pytest
 pytest.importorskip("napari")
 pytest.importorskip("qtpy")
 
+from napari.layers import Image
 from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton, QTableWidget
 
 from napari_transunet.annotation.session_file import ArraySpec
 from napari_transunet.annotation.session_store import SessionAbout, SessionStore
 from napari_transunet.viewer.review.sessions_dialog import SessionsDialog
+
+IMAGE = Image(np.zeros((2, 3, 4)), name="ct")
 
 
 @pytest.fixture
@@ -26,7 +29,7 @@ def dialog(qtbot):
         folder.close()
     dialog = SessionsDialog()
     qtbot.addWidget(dialog)
-    dialog.show_for("a" * 64)
+    dialog.show_for(IMAGE, "a" * 64)
     table = dialog.findChild(QTableWidget, "sessions_table")
     qtbot.waitUntil(lambda: table.rowCount() == 2, timeout=10_000)
     return dialog
@@ -48,7 +51,7 @@ def test_only_labels_of_the_open_image_are_restored(dialog, qtbot):
     _select(dialog, "ct_a")
     with qtbot.waitSignal(dialog.restore_wanted) as told:
         _button(dialog, "session_restore").click()
-    assert told.args[0].about.image_name == "ct_a"
+    assert told.args[1].about.image_name == "ct_a"
 
 
 def test_a_session_is_exported_deleted_and_imported(dialog, qtbot, tmp_path, monkeypatch):

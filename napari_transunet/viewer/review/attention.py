@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject
 
-from napari_transunet.errors import TransUNetError
 from napari_transunet.viewer.background import Chores
 from napari_transunet.viewer.layers import volume_of
 from napari_transunet.viewer.predictors import PredictorCache, PredictorSettings
-from napari_transunet.viewer.results import checkpoints_of
 from napari_transunet.viewer.wording import error_sentence
 
 if TYPE_CHECKING:
@@ -46,7 +44,7 @@ class AttentionClicks(QObject):
         if result is None or image is None or self._chores.busy:
             return
         self._voxel = voxel
-        checkpoints = checkpoints_of(result)
+        checkpoints = result.checkpoints
         run = result.session.runs[-1] if result.session.runs else None
         if run is None or len(checkpoints) != 1:
             self._panel.say(
@@ -87,7 +85,7 @@ class AttentionClicks(QObject):
             self.show(self._voxel)
 
     def _fail(self, error: Exception) -> None:
-        self._panel.say(str(error) if isinstance(error, TransUNetError) else error_sentence(error))
+        self._panel.say(error_sentence(error, "The attention map"))
 
 
 def _pipeline(name: str) -> Any:

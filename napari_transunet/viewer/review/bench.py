@@ -12,26 +12,22 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_transunet.annotation.review_order import next_to_check, seconds_left
-from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.viewer.background import Chores
 from napari_transunet.viewer.keeping import keep, keeper_of
-from napari_transunet.viewer.layers import (
-    label_set_of,
-)
+from napari_transunet.viewer.layers import label_set_of
 from napari_transunet.viewer.painting import position_in_view
-from napari_transunet.viewer.results import Result, image_of, result_of, tie
 from napari_transunet.viewer.review.slice_strip import StripData
+from napari_transunet.viewer.sessions import sessions_of
 from napari_transunet.viewer.undo import was_edited, write_as_one_step
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
     from napari.viewer import Viewer
 
+    from napari_transunet.annotation.session import AnnotationSession
+    from napari_transunet.viewer.results import Result
 
 logger = logging.getLogger(__name__)
-
-MAP = "napari_transunet_map"
-"""In the metadata of a layer that shows something about labels, and holds none itself."""
 
 _FEW = 20  # labels
 _QUIET = 400  # ms without a change before the slices are looked at again
@@ -65,8 +61,10 @@ class AnnotationBench(QObject):
     def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.viewer = viewer
+        self.sessions = sessions_of(viewer)
         self.result: Result | None = None
-        self.image: Image | None = None
+        self.undecided: Labels | None = None
+        """Labels that were asked for, but of which it is not certain on which image they lie."""
         self.organ_filter: int | None = None
         self.overview: Overview | None = None
         self._proposed: dict[tuple[int, int | None], set[int]] = {}  # by the number of runs and the filter
@@ -79,8 +77,11 @@ class AnnotationBench(QObject):
     # -- which labels ---------------------------------------------------------------------------------------
 
     def follow(self, layer: Labels | None) -> None:
-        """Work on this labels layer from now on; one that no run of ours made gets a session of its own."""
-        if layer is (self.result.layer if self.result is not None else None):
+        """Work on this labels layer from now on; one that no run of ours made gets a session of its own.
+
+        Where it is not certain on which image it lies, it is `undecided` until a person says so.
+        """
+        if layer is self.layer and self.undecided is None:
             return
         self._let_go()
         if layer is None:
@@ -88,16 +89,14 @@ class AnnotationBench(QObject):
             self.followed.emit()
             self.overview_changed.emit()
             return
-        image = self._image_for(layer)
-        result = result_of(layer)
-        if result is None and image is not None and layer.data.ndim == 3:
-            names = label_set_of(layer).names
-            result = tie(layer, image, AnnotationSession.of_labels(layer.data, names))
+        result = self.sessions.open(layer)
         if result is None:
+            self.undecided = layer
             self.followed.emit()
             self.overview_changed.emit()
             return
-        self.result, self.image = result, image
+        self.result = result
+        self.sessions.use(result)
         events = layer.events
         for emitter in (events.set_data, events.paint, events.data):
             emitter.connect(self._on_changed)
@@ -119,6 +118,11 @@ class AnnotationBench(QObject):
         return self.result.layer if self.result is not None else None
 
     @property
+    def image(self) -> Image | None:
+        """The image on which the followed labels lie; None where it is gone."""
+        return self.sessions.image_of(self.result) if self.result is not None else None
+
+    @property
     def names(self) -> dict[int, str]:
         """Names of the organs of the followed layer."""
         return label_set_of(self.result.layer).names if self.result is not None else {}
@@ -133,6 +137,13 @@ class AnnotationBench(QObject):
     @property
     def locked_because(self) -> str | None:
         """Why nothing can be done now; None where it can."""
+        if self.undecided is not None:
+            name, images = self.undecided.name, self.sessions.images_of_its_size(self.undecided)
+            return (
+                f"Choose the image on which “{name}” lies."
+                if images
+                else f"No image here has the size of “{name}”; open the scan of these labels."
+            )
         if self.result is None:
             return "Segment a volume first, or open its labels."
         if not self.result.layer.editable:
@@ -232,24 +243,13 @@ class AnnotationBench(QObject):
 
     # -- inside ---------------------------------------------------------------------------------------------
 
-    def _image_for(self, layer: Labels) -> Image | None:
-        result = result_of(layer)
-        if result is not None:
-            return image_of(result, self.viewer.layers)
-        for other in reversed(self.viewer.layers):
-            fits = other._type_string == "image" and not other.metadata.get(MAP)
-            if fits and not other.rgb and tuple(other.data.shape) == tuple(layer.data.shape):
-                image: Image = other
-                return image
-        return None
-
     def _let_go(self) -> None:
         if self.result is not None:
             events = self.result.layer.events
             for emitter in (events.set_data, events.paint, events.data):
                 emitter.disconnect(self._on_changed)
             self.viewer.dims.events.current_step.disconnect(self._on_step)
-        self.result = self.image = self.overview = None
+        self.result = self.undecided = self.overview = None
         self.organ_filter = None
         self._proposed = {}
 
@@ -318,11 +318,6 @@ class AnnotationBench(QObject):
 
     def _on_step(self, _event: Any = None) -> None:
         self.slice_changed.emit()
-
-
-def is_reviewable(layer: Any) -> bool:
-    """Whether a layer holds labels of a volume, and is none of the maps that are shown beside them."""
-    return layer._type_string == "labels" and layer.data.ndim == 3 and not layer.metadata.get(MAP)
 
 
 def _presence(labels: NDArray[Any], axis: int, values: list[int]) -> dict[int, NDArray[np.bool_]]:

@@ -2,32 +2,57 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import QObject, Signal
 
-from napari_transunet.annotation.disagreement import Disagreement, disagree, match_by_name
+from napari_transunet.annotation.disagreement import Disagreement, Matching, disagree, match_labels, renumber
 from napari_transunet.annotation.measuring import OrganMeasure, measure
 from napari_transunet.annotation.sides import side_warnings
-from napari_transunet.errors import TransUNetError
+from napari_transunet.errors import InputError
 from napari_transunet.viewer.background import Chores
-from napari_transunet.viewer.layers import geometry_of, is_lazy, label_set_of
-from napari_transunet.viewer.review.bench import is_reviewable
+from napari_transunet.viewer.grids import turn_between
+from napari_transunet.viewer.layers import geometry_of, is_lazy, label_set_of, voxels_of
+from napari_transunet.viewer.sessions import is_reviewable
 from napari_transunet.viewer.wording import error_sentence
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from napari.layers import Labels
+
+    from napari_transunet.viewer.results import Result
     from napari_transunet.viewer.review.bench import AnnotationBench
 
 
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Labels to compare with: the layer, names of its values, and which organs they stand for as far as is known."""
+
+    layer: Labels
+    names: Mapping[int, str]
+    matching: Matching
+
+
 class Findings(QObject):
-    """Emits `measured` with measures and warnings about sides, `compared` with a `Disagreement`, or `failed`."""
+    """Measures and compares; an answer about labels that are not followed any more is dropped.
+
+    Signals
+    -------
+    measured(object, object): measures, and warnings about sides.
+    described(object): a `Reference`.
+    compared(object, object): a `Disagreement`, and the `Matching` by which it was found.
+    failed(str): a sentence.
+    doubted(object): warnings about sides, which may be none.
+    """
 
     measured = Signal(object, object)
-    compared = Signal(object)
+    described = Signal(object)
+    compared = Signal(object, object)
     failed = Signal(str)
     doubted = Signal(object)
-    """Warnings about sides, which may be none."""
 
     def __init__(self, bench: AnnotationBench, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -44,55 +69,100 @@ class Findings(QObject):
         if result is None or not result.layer.editable:
             return
         labels, geometry, names = result.layer.data, geometry_of(result.layer), self._bench.names
-        self._chores.run(lambda: side_warnings(labels, geometry, names), self.doubted.emit)
+        self._run(result, lambda: side_warnings(labels, geometry, names), self.doubted.emit)
 
     def measure(self) -> None:
         """Measure all organs; `measured` tells."""
-        if self._bench.result is None:
+        result, image = self._bench.result, self._bench.image
+        if result is None:
             return
-        session, labels, geometry = (
-            self._bench.result.session,
-            self._bench.result.layer.data,
-            geometry_of(self._bench.result.layer),
-        )
-        image = None if self._bench.image is None or is_lazy(self._bench.image) else self._bench.image.data
+        session, labels, geometry = result.session, result.layer.data, geometry_of(result.layer)
+        voxels = None if image is None or is_lazy(image) else voxels_of(image)
         names = self._bench.names
 
         def work() -> tuple[list[OrganMeasure], list[str]]:
             taken = labels.copy()
             hand = session.hand_mask(taken)
             return (
-                measure(taken, geometry, names, image=image, by_hand=hand),
+                measure(taken, geometry, names, image=voxels, by_hand=hand),
                 side_warnings(taken, geometry, names),
             )
 
-        self._chores.run(work, lambda found: self.measured.emit(*found), self._fail)
+        self._run(result, work, lambda found: self.measured.emit(*found), "The measuring")
 
-    def others(self) -> list[str]:
-        """Names of labels layers that the followed one can be compared with."""
+    def others(self) -> tuple[list[Labels], list[Labels]]:
+        """Labels layers that lie on the grid of the followed one, also in another axis order; and those that do not."""
         layer = self._bench.layer
-        return [
-            other.name
-            for other in self._bench.viewer.layers
-            if is_reviewable(other)
-            and other is not layer
-            and layer is not None
-            and tuple(other.data.shape) == tuple(layer.data.shape)
-        ]
+        found: tuple[list[Labels], list[Labels]] = ([], [])
+        if layer is not None:
+            for other in self._bench.viewer.layers:
+                if is_reviewable(other) and other is not layer:
+                    found[turn_between(other, layer) is None].append(other)
+        return found
 
-    def compare(self, name: str) -> None:
-        """Compare with another labels layer; `compared` tells."""
-        if self._bench.result is None or name not in self._bench.viewer.layers:
+    def describe(self, other: Labels) -> None:
+        """Find out which organs another layer's values stand for; `described` tells."""
+        result = self._bench.result
+        if result is None:
             return
-        other = self._bench.viewer.layers[name]
-        labels, reference = self._bench.result.layer.data, other.data
+        data, names, other_names = other.data, self._bench.names, label_set_of(other).names
+        self._run(
+            result,
+            lambda: Reference(other, other_names, match_labels(names, other_names, values_in(data))),
+            self.described.emit,
+            "The comparison",
+        )
+
+    def compare(self, other: Labels, matching: Matching | None = None) -> None:
+        """Compare with another labels layer; `compared` tells. Without a matching, names or else numbers decide."""
+        result = self._bench.result
+        if result is None:
+            return
+        turn = turn_between(other, result.layer) if other in self._bench.viewer.layers else None
+        if turn is None:
+            self.failed.emit(
+                f"“{other.name}” does not lie on the grid of these labels; choose another reference."
+            )
+            return
+        labels, reference = result.layer.data, other.data
         names, other_names = self._bench.names, label_set_of(other).names
-        spacing = geometry_of(self._bench.result.layer).spacing
+        spacing = geometry_of(result.layer).spacing
 
-        def work() -> Disagreement:
-            return disagree(labels.copy(), match_by_name(names, np.array(reference), other_names), spacing)
+        def work() -> tuple[Disagreement, Matching]:
+            there = turn.apply(np.array(reference))
+            chosen = matching or match_labels(names, other_names, values_in(there))
+            if not chosen.known:
+                raise InputError(
+                    "None of the reference's labels stands for an organ of these labels; choose them in the table."
+                )
+            return (
+                disagree(labels.copy(), renumber(there, chosen), spacing, organs=chosen.known),
+                chosen,
+            )
 
-        self._chores.run(work, self.compared.emit, self._fail)
+        self._run(result, work, lambda found: self.compared.emit(*found), "The comparison")
 
-    def _fail(self, error: Exception) -> None:
-        self.failed.emit(str(error) if isinstance(error, TransUNetError) else error_sentence(error))
+    def _run(
+        self,
+        result: Result,
+        work: Callable[[], Any],
+        then: Callable[[Any], None],
+        what: str = "The check of sides",
+    ) -> None:
+        def answer(found: Any) -> None:
+            if self._bench.result is result:
+                then(found)
+
+        def fail(error: Exception) -> None:
+            if self._bench.result is result:
+                self.failed.emit(error_sentence(error, what))
+
+        self._chores.run(work, answer, fail)
+
+
+def values_in(labels: Any) -> list[int]:
+    """All values that occur in labels, ascending; background (0) is not among them."""
+    found: set[int] = set()
+    for plane in labels:
+        found |= set(np.unique(plane).tolist())
+    return sorted(found - {0})

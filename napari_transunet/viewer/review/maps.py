@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
 from napari_transunet.annotation.disagreement import KINDS, Disagreement
-from napari_transunet.errors import TransUNetError
 from napari_transunet.viewer.background import Chores
-from napari_transunet.viewer.layers import geometry_of, label_colormap, placement, volume_of
-from napari_transunet.viewer.review.bench import MAP
+from napari_transunet.viewer.layer_record import METADATA_KEY, LayerRecord
+from napari_transunet.viewer.layers import geometry_of, is_lazy, label_colormap, placement, volume_of
 from napari_transunet.viewer.wording import error_sentence
 from napari_transunet.volumes.labels import Label, LabelSet
 
@@ -32,10 +31,21 @@ class Maps(QObject):
         self._bench = bench
         self._chores = Chores(self)
         self._maps: dict[str, weakref.ref[Any]] = {}
+        self._pending: set[str] = set()
+        bench.followed.connect(self.drop_all)
 
     def detach(self) -> None:
         """Forget what is under way."""
         self._chores.drop()
+        self._pending.clear()
+        self._maps.clear()
+
+    def drop_all(self) -> None:
+        """Take all away: they say nothing about other labels."""
+        self._chores.drop()
+        self._pending.clear()
+        for name in list(self._maps):
+            self._drop_map(name)
 
     def show_disagreement(self, found: Disagreement | None) -> None:
         """Show where two labels differ as a layer; take it away for None."""
@@ -49,7 +59,7 @@ class Maps(QObject):
             name=f"{self._bench.result.layer.name}: disagreement",
             colormap=label_colormap(kinds),
             features={"index": [0, *KINDS], "name": ["agree", *KINDS.values()]},
-            metadata={MAP: True},
+            metadata={METADATA_KEY: LayerRecord(overlay=True)},
             **placement(geometry_of(self._bench.result.layer)),
         )
         layer.editable = False
@@ -58,12 +68,15 @@ class Maps(QObject):
 
     def show_uncertainty(self, on: bool) -> None:
         """Show how unsure the runs were of every voxel as a layer, or take it away."""
+        self._chores.drop()  # a map that is still being made is not wanted any more, or not twice
+        self._pending.discard("uncertainty")
         self._drop_map("uncertainty")
         if not on or self._bench.result is None or self._bench.image is None:
             return
-        result, geometry = self._bench.result, geometry_of(self._bench.result.layer)
+        result, image = self._bench.result, self._bench.image
+        geometry = geometry_of(result.layer)
         unsure, cards = result.session.uncertainty, result.session.cards
-        volume = volume_of(self._bench.image)
+        ready = None if is_lazy(image) else volume_of(image)
         if unsure is None or not unsure.maps() or unsure.img_size is None:
             self.failed.emit(
                 "There is no uncertainty to show: these labels are not from a run in this session."
@@ -82,6 +95,7 @@ class Maps(QObject):
             from napari_transunet.segmentation.slices import SliceSource
             from napari_transunet.segmentation.uncertainty import uncertainty_volume
 
+            volume = ready or volume_of(image)
             if paper:
                 source = SliceSource.by_paper(volume, size)
             else:
@@ -90,6 +104,9 @@ class Maps(QObject):
             return uncertainty_volume(kept, source).astype(np.float32)
 
         def show(values: NDArray[np.float32]) -> None:
+            self._pending.discard("uncertainty")
+            if self._bench.result is not result:
+                return
             layer = self._bench.viewer.add_image(
                 values,
                 name=f"{result.layer.name}: uncertainty",
@@ -97,13 +114,15 @@ class Maps(QObject):
                 contrast_limits=(0, 1),
                 blending="additive",
                 opacity=0.7,
-                metadata={MAP: True},
+                metadata={METADATA_KEY: LayerRecord(overlay=True)},
                 **placement(geometry),
             )
             self._put_map("uncertainty", layer)
             self._bench.viewer.layers.selection.active = result.layer
 
+        self._pending.add("uncertainty")
         self._chores.run(work, show, self._fail)
+        self.changed.emit()
 
     def show_plane(self, plane: NDArray[np.float32], index: int, name: str) -> None:
         """Show one slice of values from 0 to 1 as a layer, in place of the last one of that name."""
@@ -126,7 +145,7 @@ class Maps(QObject):
             contrast_limits=(0, 1),
             blending="additive",
             opacity=0.6,
-            metadata={MAP: True},
+            metadata={METADATA_KEY: LayerRecord(overlay=True)},
             **{**where, "translate": translate},
         )
         self._put_map(name, layer)
@@ -137,12 +156,15 @@ class Maps(QObject):
         self._drop_map(name)
 
     def shows(self, name: str) -> bool:
-        """Whether the map of that name is shown: "uncertainty", "disagreement" or "attention"."""
+        """Whether the map of that name is shown, or will be soon: "uncertainty", "disagreement" or "attention"."""
+        if name in self._pending:
+            return True
         layer = self._maps.get(name, lambda: None)()
         return layer is not None and layer in self._bench.viewer.layers
 
     def _fail(self, error: Exception) -> None:
-        self.failed.emit(str(error) if isinstance(error, TransUNetError) else error_sentence(error))
+        self._pending.discard("uncertainty")
+        self.failed.emit(error_sentence(error, "The map of uncertainty"))
 
     def _put_map(self, name: str, layer: Any) -> None:
         self._maps[name] = weakref.ref(layer)

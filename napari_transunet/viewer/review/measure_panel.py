@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,18 +20,23 @@ from qtpy.QtWidgets import (
     QSizePolicy,
     QTableWidget,
     QTableWidgetItem,
+    QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
+from napari_transunet.annotation.disagreement import Matching
 from napari_transunet.annotation.measuring import as_csv, write_measures
 from napari_transunet.errors import TransUNetError
 from napari_transunet.viewer.review.actions import ACTIONS
-from napari_transunet.viewer.wording import millilitres, organ
+from napari_transunet.viewer.wording import millilitres, organ, organs
 
 if TYPE_CHECKING:
+    from napari.layers import Labels
+
     from napari_transunet.annotation.disagreement import Disagreement
     from napari_transunet.annotation.measuring import OrganMeasure
+    from napari_transunet.viewer.review.findings import Reference
 
 _ROLE = int(Qt.ItemDataRole.UserRole)
 _MEASURES = (
@@ -135,21 +140,50 @@ class MeasurePanel(QWidget):
 
 
 class ComparePanel(QWidget):
-    """Emits `wanted` with the name of the other layer, and `jump_slice` with the index of a slice."""
+    """Compares with another labels layer, whose values stand for the organs that a table says.
 
-    wanted = Signal(str)
+    Signals
+    -------
+    chosen(object): another layer is to be compared with; `show_reference` answers.
+    wanted(object, object): compare with this layer by this `Matching`, or by what is found out, where it is None.
+    jump_slice(int): the index of a slice.
+    map_wanted(bool): show or hide the map of where both differ.
+    """
+
+    chosen = Signal(object)
+    wanted = Signal(object, object)
     jump_slice = Signal(int)
     map_wanted = Signal(bool)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        self._reference: Reference | None = None
+        self._choices: dict[int, QComboBox] = {}
         self._other = QComboBox(self)
         self._other.setObjectName("compare_with")
+        self._other.setToolTip("The labels to compare with")
         self._other.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self._other.activated.connect(lambda _at: self._on_chosen())
         self._compare = QPushButton(ACTIONS["compare"].title, self)
         self._compare.setObjectName("compare")
         self._compare.setToolTip(ACTIONS["compare"].hint)
         self._compare.clicked.connect(self.press)
+        self._fold = QToolButton(self)
+        self._fold.setObjectName("reference_fold")
+        self._fold.setText("What the reference's labels stand for")
+        self._fold.setCheckable(True)
+        self._fold.setAutoRaise(True)
+        self._fold.setArrowType(Qt.ArrowType.RightArrow)
+        self._fold.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self._fold.toggled.connect(self._on_fold)
+        self._table = QTableWidget(0, 2, self)
+        self._table.setObjectName("reference_table")
+        self._table.setHorizontalHeaderLabels(["Reference", "These labels"])
+        self._table.setMinimumHeight(120)
+        header = self._table.verticalHeader()
+        if header is not None:
+            header.setVisible(False)
+        self._table.hide()
         self._map = QCheckBox("Show disagreement as a layer", self)
         self._map.setObjectName("show_disagreement")
         self._map.toggled.connect(self.map_wanted)
@@ -165,35 +199,89 @@ class ComparePanel(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 6, 0, 0)
         layout.addLayout(first)
+        layout.addWidget(self._fold)
+        layout.addWidget(self._table)
         layout.addWidget(self._map)
         layout.addWidget(self._status)
         layout.addWidget(self._scores, 1)
         layout.addWidget(self._slices, 1)
-        self.show_choices(())
+        self.show_choices((), ())
 
     @property
     def map_shown(self) -> bool:
         """Whether the disagreement is to be shown as a layer."""
         return self._map.isChecked()
 
-    def show_choices(self, names: Sequence[str]) -> None:
-        """Offer these labels layers."""
-        chosen = self._other.currentText()
+    @property
+    def reference(self) -> Labels | None:
+        """The labels layer that is chosen to compare with."""
+        layer: Labels | None = self._other.currentData()
+        return layer
+
+    def show_choices(self, fitting: Sequence[Labels], elsewhere: Sequence[Labels]) -> None:
+        """Offer these labels layers; say of the others that they lie on another grid."""
+        chosen = self.reference
         self._other.clear()
-        self._other.addItems(list(names))
-        self._other.setCurrentIndex(max(0, self._other.findText(chosen)))
-        self._compare.setEnabled(bool(names))
-        self._compare.setToolTip(
-            ACTIONS["compare"].hint if names else "Open other labels of this scan first."
+        for layer in fitting:
+            self._other.addItem(str(layer.name), layer)
+        at = next((at for at, layer in enumerate(fitting) if layer is chosen), -1)
+        # With several to choose from, a person chooses: their order means nothing.
+        self._other.setCurrentIndex(0 if len(fitting) == 1 else at)
+        self._other.setPlaceholderText(
+            "Choose labels to compare with" if fitting else "No other labels of this scan"
         )
+        self._compare.setEnabled(bool(fitting))
+        apart = ", ".join(f"“{layer.name}”" for layer in elsewhere)
+        self._compare.setToolTip(
+            ACTIONS["compare"].hint
+            if fitting
+            else f"{apart} lies on another grid."
+            if apart
+            else "Open other labels of this scan first."
+        )
+        if self.reference is not chosen or self.reference is None:
+            self._on_chosen()
+
+    def show_reference(self, found: Reference, names: Mapping[int, str]) -> None:
+        """Show what the reference's values stand for, to be changed; `names` are those of the labels."""
+        if found.layer is not self.reference:
+            return
+        self._reference, self._choices = found, {}
+        self._table.setRowCount(len(found.matching.organs))
+        for row, (value, stands_for) in enumerate(found.matching.organs.items()):
+            name = found.names.get(value)
+            item = QTableWidgetItem(f"{value}: {organ(name, first=True)}" if name else f"Label {value}")
+            item.setFlags(Qt.ItemFlag.ItemIsEnabled)
+            self._table.setItem(row, 0, item)
+            choice = QComboBox(self._table)
+            choice.setObjectName(f"stands_for_{value}")
+            choice.addItem("– (left out)", None)
+            for number, own in names.items():
+                choice.addItem(organ(own, first=True), number)
+            choice.setCurrentIndex(max(0, choice.findData(stands_for)))
+            self._table.setCellWidget(row, 1, choice)
+            self._choices[value] = choice
+        self._table.resizeColumnsToContents()
+        stretching = self._table.horizontalHeader()
+        if stretching is not None:
+            stretching.setStretchLastSection(True)
+        unsure = found.matching.by == "number" or None in found.matching.organs.values()
+        self._fold.setEnabled(bool(self._choices))
+        self._fold.setChecked(unsure and bool(self._choices))
+        if found.matching.by == "number" and self._choices:
+            self.say(
+                "The reference has no names; its numbers are taken for those of these labels. Check the table."
+            )
 
     def press(self) -> None:
         """Compare with the chosen layer, as the button does."""
-        if self._other.currentText():
-            self.wanted.emit(self._other.currentText())
+        if self.reference is None:
+            self.say("Choose the labels to compare with.")
+            return
+        self.wanted.emit(self.reference, self._matching())
 
-    def show_result(self, found: Disagreement, names: dict[int, str]) -> None:
-        """Show scores and the worst slices."""
+    def show_result(self, found: Disagreement, matching: Matching, names: Mapping[int, str]) -> None:
+        """Show scores and the worst slices, and which organs could not be compared."""
         rows = []
         for at, (value, scores) in enumerate(found.scores.items()):
             name = organ(names.get(value, f"label {value}"), first=True)
@@ -204,7 +292,14 @@ class ComparePanel(QWidget):
         _fill(self._scores, rows)
         worst = found.worst_slices(50)
         _fill(self._slices, [[(f"Slice {at}", at, at), (f"{area:,.0f}", area, at)] for at, area in worst])
-        self.say("" if worst else "Both are the same.")
+        told = [] if worst else ["Both are the same."]
+        if matching.by == "number":
+            told.append("Matched by number alone: the reference has no names.")
+        if unknown := [name for value, name in names.items() if value not in matching.known]:
+            told.append(f"Not in the reference, and not in the mean: {organs(unknown)}.")
+        if left := [value for value, own in matching.organs.items() if own is None]:
+            told.append(f"Labels of the reference that were left out: {', '.join(map(str, left))}.")
+        self.say(" ".join(told))
 
     def say(self, sentence: str) -> None:
         """Say something above the tables."""
@@ -215,6 +310,37 @@ class ComparePanel(QWidget):
         self._compare.setEnabled(not busy and self._other.count() > 0)
         if busy:
             self.say("Comparing …")
+        elif self._status.text() == "Comparing …":
+            self.say("")
+
+    def clear(self) -> None:
+        """Forget what was compared: it says nothing about other labels."""
+        self._reference, self._choices = None, {}
+        self._table.setRowCount(0)
+        self._fold.setChecked(False)
+        for table in (self._scores, self._slices):
+            _fill(table, [])
+        self.set_busy(False)
+        self.say("")
+
+    def _matching(self) -> Matching | None:
+        if self._reference is None or self._reference.layer is not self.reference:
+            return None
+        table = {value: choice.currentData() for value, choice in self._choices.items()}
+        proposed = self._reference.matching
+        return proposed if table == dict(proposed.organs) else Matching(table, "person")
+
+    def _on_chosen(self) -> None:
+        self._reference, self._choices = None, {}
+        self._table.setRowCount(0)
+        self._fold.setEnabled(False)
+        self._fold.setChecked(False)
+        if self.reference is not None:
+            self.chosen.emit(self.reference)
+
+    def _on_fold(self, on: bool) -> None:
+        self._table.setVisible(on)
+        self._fold.setArrowType(Qt.ArrowType.DownArrow if on else Qt.ArrowType.RightArrow)
 
     def _on_selected(self) -> None:
         items = self._slices.selectedItems()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QComboBox,
     QFrame,
+    QGridLayout,
     QHBoxLayout,
     QLabel,
     QPushButton,
@@ -23,17 +24,18 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.background import Chores
 from napari_transunet.viewer.fingerprints import fingerprint_job
-from napari_transunet.viewer.layers import is_lazy, label_set_of, problem_with
+from napari_transunet.viewer.layer_record import is_overlay
+from napari_transunet.viewer.layers import is_lazy, label_set_of, notes_of, problem_with
 from napari_transunet.viewer.lifetime import Lifetime
 from napari_transunet.viewer.memory import Memory
 from napari_transunet.viewer.recovery import Recovery
-from napari_transunet.viewer.results import attach, attached
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.review.attention import AttentionClicks
 from napari_transunet.viewer.review.attention_panel import AttentionPanel
-from napari_transunet.viewer.review.bench import AnnotationBench, is_reviewable
+from napari_transunet.viewer.review.bench import AnnotationBench
 from napari_transunet.viewer.review.clicks import ClickCatcher
 from napari_transunet.viewer.review.correction_panel import REMEMBERED, CorrectionPanel
 from napari_transunet.viewer.review.exporter import Exporter
@@ -46,18 +48,18 @@ from napari_transunet.viewer.review.organ_list import OrganList
 from napari_transunet.viewer.review.review_panel import ReviewPanel
 from napari_transunet.viewer.review.sessions_dialog import SessionsDialog
 from napari_transunet.viewer.review.toolbox import Toolbox
+from napari_transunet.viewer.sessions import is_reviewable
 from napari_transunet.viewer.visibility import shown_colormap
+from napari_transunet.viewer.volume_chooser import InfoLine
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
     from napari.viewer import Viewer
 
-    from napari_transunet.annotation.disagreement import Disagreement
-    from napari_transunet.annotation.session_store import SessionInfo
+    from napari_transunet.annotation.disagreement import Disagreement, Matching
 
 logger = logging.getLogger(__name__)
 
-_HIDDEN = "hidden"
 _TOOLS = (
     "largest",
     "islands",
@@ -90,6 +92,7 @@ class ReviewDock(QWidget):
         self._waiting = False
         self._watched: Labels | None = None
         self._found: Disagreement | None = None
+        self._named: list[Any] = []
         self.bench = AnnotationBench(self._viewer, self)
         self.toolbox = Toolbox(self.bench, self)
         self.findings = Findings(self.bench, self)
@@ -102,6 +105,10 @@ class ReviewDock(QWidget):
         self._labels.setObjectName("review_labels")
         self._labels.setToolTip("The labels layer that is reviewed and corrected")
         self._labels.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self._image = QComboBox(self)
+        self._image.setObjectName("review_image")
+        self._image.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self._notes = InfoLine("review_notes", self)
         self.review = ReviewPanel(self)
         self.organs = OrganList(self)
         self.tools = CorrectionPanel(self)
@@ -139,6 +146,7 @@ class ReviewDock(QWidget):
         """Review this labels layer."""
         self.bench.follow(layer)
         self._show_layer()
+        self._show_choices()
 
     # -- construction ---------------------------------------------------------------------------------------
 
@@ -158,7 +166,13 @@ class ReviewDock(QWidget):
         buttons.addWidget(self._export, 1)
         buttons.addWidget(self._sessions, 1)
         buttons.addWidget(self._help, 1)
-        for widget in (self._labels, self.review, self.organs, self._tabs, self._status):
+        which = QGridLayout()
+        which.setColumnStretch(1, 1)
+        for row, (text, chooser) in enumerate((("Labels", self._labels), ("Image", self._image))):
+            which.addWidget(QLabel(text, self), row, 0)
+            which.addWidget(chooser, row, 1)
+        layout.addLayout(which)
+        for widget in (self._notes, self.review, self.organs, self._tabs, self._status):
             layout.addWidget(widget, 1 if widget is self._tabs else 0)
         layout.addLayout(buttons)
         for child in inner.findChildren(QWidget):
@@ -190,6 +204,7 @@ class ReviewDock(QWidget):
         self.maps.failed.connect(self._on_failed)
         self.maps.changed.connect(self._refresh)
         self._labels.activated.connect(lambda _at: self.follow(self._labels.currentData()))
+        self._image.activated.connect(lambda _at: self._on_image(self._image.currentData()))
         self.review.slice_chosen.connect(bench.go_to)
         self.review.next_wanted.connect(bench.next_slice)
         self.review.marked.connect(lambda on: bench.mark_reviewed(on, go_on=on))
@@ -206,6 +221,8 @@ class ReviewDock(QWidget):
         self.tools.range_suggestion_wanted.connect(self._on_suggestion)
         self.measures.wanted.connect(self._on_measure)
         self.measures.jump.connect(bench.go_to_voxel)
+        self.findings.described.connect(lambda found: self.comparison.show_reference(found, self.bench.names))
+        self.comparison.chosen.connect(self.findings.describe)
         self.comparison.wanted.connect(self._on_compare)
         self.comparison.jump_slice.connect(bench.go_to)
         self.comparison.map_wanted.connect(
@@ -219,7 +236,7 @@ class ReviewDock(QWidget):
         self.recovery.failed.connect(self._status.setText)
         self.exporter.said.connect(self._status.setText)
         self._lifetime.arrived.connect(self._attach)
-        self._lifetime.left.connect(self._detach)
+        self._lifetime.left.connect(self._on_left)
         self._lifetime.window_closed.connect(self._detach)
 
     def _attach(self) -> None:
@@ -229,10 +246,14 @@ class ReviewDock(QWidget):
         layers = self._viewer.layers
         layers.events.inserted.connect(self._on_layers)
         layers.events.removed.connect(self._on_layers)
-        layers.selection.events.active.connect(self._on_active)
+        self.bench.sessions.selected.connect(self._on_selected)
         self.keys.bind(self._handlers())
         self._on_layers()
-        self._on_active()
+
+    def _on_left(self) -> None:
+        if self._attached:
+            self.maps.drop_all()
+        self._detach()
 
     def _detach(self) -> None:
         """Let go of everything, because the dock was closed."""
@@ -245,7 +266,8 @@ class ReviewDock(QWidget):
         layers = self._viewer.layers
         layers.events.inserted.disconnect(self._on_layers)
         layers.events.removed.disconnect(self._on_layers)
-        layers.selection.events.active.disconnect(self._on_active)
+        self.bench.sessions.selected.disconnect(self._on_selected)
+        self._follow_names(())
         self._unwatch()
         for part in (self.attention_clicks, self.toolbox, self.findings, self.maps, self.bench):
             part.detach()
@@ -285,21 +307,81 @@ class ReviewDock(QWidget):
 
     def _on_layers(self, _event: Any = None) -> None:
         choices = [layer for layer in self._viewer.layers if is_reviewable(layer)]
+        self._follow_names(
+            [layer for layer in self._viewer.layers if layer in choices or layer._type_string == "image"]
+        )
+        current = self.bench.undecided or self.bench.layer
+        if current not in choices or self.bench.undecided is not None:
+            self.follow(current if current in choices else self._first_choice(choices))
+        else:
+            self._show_choices()
+            self._refresh()
+
+    def _first_choice(self, choices: list[Labels]) -> Labels | None:
+        """What is shown before a person chose anything: the selected labels, else those that were used last."""
+        active = self._viewer.layers.selection.active
+        if active in choices:
+            return active
+        used = [layer for layer in self.bench.sessions.by_use() if layer in choices]
+        return used[0] if used else (choices[-1] if choices else None)
+
+    def _show_choices(self, _event: Any = None) -> None:
+        """Name the labels that are meant and the image on which they lie, and offer others."""
+        choices = [layer for layer in self._viewer.layers if is_reviewable(layer)]
         self._labels.clear()
         for layer in reversed(choices):
-            self._labels.addItem(layer.name, layer)
-        current = self.bench.layer
-        if current not in choices:
-            self.follow(choices[-1] if choices else None)
-        self._labels.setCurrentIndex(max(0, self._labels.findData(self.bench.layer)))
-        self.comparison.show_choices(self.findings.others())
+            self._labels.addItem(str(layer.name), layer)
+        current = self.bench.undecided or self.bench.layer
+        self._labels.setCurrentIndex(self._labels.findData(current) if current is not None else -1)
+        self._labels.setPlaceholderText("No labels yet")
+        self._image.clear()
+        image = self.bench.image
+        images = self.bench.sessions.images_of_its_size(current) if current is not None else []
+        on_grid = self.bench.sessions.images_for(current) if current is not None else []
+        for candidate in [*([image] if image is not None and image not in images else []), *images]:
+            elsewhere = candidate not in on_grid and candidate is not image
+            self._image.addItem(
+                f"{candidate.name} (lies elsewhere)" if elsewhere else str(candidate.name), candidate
+            )
+        self._image.setCurrentIndex(self._image.findData(image) if image is not None else -1)
+        self._image.setPlaceholderText(
+            "Choose the image of these labels" if images else "No image of this size"
+        )
+        # What a run wrote on one image are no labels of another.
+        result = self.bench.result
+        fixed = image is not None and result is not None and bool(result.session.runs)
+        self._image.setEnabled(self._image.count() > 0 and not fixed)
+        self._image.setToolTip(
+            "A run made these labels on this image" if fixed else "The image on which these labels lie"
+        )
+        self._notes.setText("\n".join(notes_of(image) if image is not None else ()))
+        self._notes.setVisible(bool(self._notes.text()))
+        self.comparison.show_choices(*self.findings.others())
 
-    def _on_active(self, _event: Any = None) -> None:
-        active = self._viewer.layers.selection.active
-        at = self._labels.findData(active) if active is not None else -1
-        if at >= 0 and active is not self.bench.layer:
-            self._labels.setCurrentIndex(at)
-            self.follow(active)
+    def _follow_names(self, layers: Sequence[Any]) -> None:
+        for layer in self._named:
+            layer.events.name.disconnect(self._show_choices)
+        self._named = list(layers)
+        for layer in self._named:
+            layer.events.name.connect(self._show_choices)
+
+    def _on_image(self, image: Image | None) -> None:
+        """A person says on which image the labels lie."""
+        layer = self.bench.undecided or self.bench.layer
+        if layer is None or image is None or image is self.bench.image:
+            return
+        try:
+            self.bench.sessions.put_on(layer, image)
+        except VolumeError as error:
+            self._status.setText(str(error))
+            self._show_choices()
+            return
+        self.bench.follow(None)
+        self.follow(layer)
+
+    def _on_selected(self, layer: Labels) -> None:
+        if layer is not self.bench.layer and layer is not self.bench.undecided:
+            self.follow(layer)
 
     def _show_layer(self) -> None:
         layer = self.bench.layer
@@ -309,7 +391,9 @@ class ReviewDock(QWidget):
         self.organs.show_labels(labels)
         self.review.show_organs(self.bench.names)
         self.tools.show_organs(self.bench.names)
+        self.measures.set_busy(False)
         self.measures.show_measures((), ())
+        self.comparison.clear()
         self._found = None
         if layer is not None:
             layer.events.selected_label.connect(self._on_selected_label)
@@ -318,7 +402,7 @@ class ReviewDock(QWidget):
             result = self.bench.result
             assert result is not None
             self.organs.set_locked(result.session.locked)
-            self.organs.set_hidden(attached(result, _HIDDEN) or frozenset())
+            self.organs.set_hidden(result.hidden)
         self._on_colormap()
         self._on_selected_label()
         self._refresh()
@@ -409,13 +493,13 @@ class ReviewDock(QWidget):
 
     def _hidden(self) -> frozenset[int]:
         result = self.bench.result
-        return (attached(result, _HIDDEN) or frozenset()) if result is not None else frozenset()
+        return result.hidden if result is not None else frozenset()
 
     def _hide(self, hidden: frozenset[int]) -> None:
         result = self.bench.result
         if result is None:
             return
-        attach(result, _HIDDEN, hidden)
+        result.hidden = hidden
         result.layer.colormap = shown_colormap(result.layer, hidden)
         self.organs.set_hidden(hidden)
 
@@ -486,15 +570,15 @@ class ReviewDock(QWidget):
         self.measures.set_busy(False)
         self.measures.show_measures(found, warnings)
 
-    def _on_compare(self, name: str) -> None:
+    def _on_compare(self, other: Labels, matching: Matching | None) -> None:
         self._tabs.setCurrentWidget(self.comparison)
         self.comparison.set_busy(True)
-        self.findings.compare(name)
+        self.findings.compare(other, matching)
 
-    def _on_compared(self, found: Disagreement) -> None:
+    def _on_compared(self, found: Disagreement, matching: Matching) -> None:
         self._found = found
         self.comparison.set_busy(False)
-        self.comparison.show_result(found, self.bench.names)
+        self.comparison.show_result(found, matching, self.bench.names)
         if self.comparison.map_shown:
             self.maps.show_disagreement(found)
 
@@ -526,22 +610,26 @@ class ReviewDock(QWidget):
         """Show the saved sessions; those of the image that is reviewed, or of the selected one, can be restored."""
         if self._saved is None:
             self._saved = SessionsDialog(self)
-            self._saved.restore_wanted.connect(self._on_restore)
+            self._saved.restore_wanted.connect(self.recovery.restore)
         dialog, image = self._saved, self._restorable_image()
-        dialog.show_for(None)
+        dialog.show_for(None, None)
         if image is not None:
-            self._chores.run(fingerprint_job(image), dialog.show_for)
+            self._chores.run(fingerprint_job(image), lambda found: dialog.show_for(image, found))
 
     def _restorable_image(self) -> Image | None:
-        active = self._viewer.layers.selection.active
-        candidates = [active, self.bench.image, *self._viewer.layers]
-        fitting = (layer for layer in candidates if layer is not None and layer._type_string == "image")
-        return next((image for image in fitting if problem_with(image) is None and not is_lazy(image)), None)
-
-    def _on_restore(self, info: SessionInfo) -> None:
-        image = self._restorable_image()
-        if image is not None:
-            self.recovery.restore(image, info)
+        """The image that is reviewed, else the selected one, else the only one."""
+        images = [
+            layer
+            for layer in self._viewer.layers
+            if layer._type_string == "image"
+            and not is_overlay(layer)
+            and problem_with(layer) is None
+            and not is_lazy(layer)
+        ]
+        for candidate in (self.bench.image, self._viewer.layers.selection.active):
+            if candidate in images:
+                return candidate
+        return images[0] if len(images) == 1 else None
 
     def show_help(self) -> None:
         """Show or hide the page with all keys."""

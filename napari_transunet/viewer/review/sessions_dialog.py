@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
@@ -27,15 +27,18 @@ from napari_transunet.viewer.background import Chores
 from napari_transunet.viewer.question import QuestionBar
 from napari_transunet.viewer.wording import count
 
+if TYPE_CHECKING:
+    from napari.layers import Image
+
 logger = logging.getLogger(__name__)
 
 _COLUMNS = ("Image", "Saved", "Edited voxels", "Reviewed", "Size", "")
 
 
 class SessionsDialog(QDialog):
-    """Emits `restore_wanted` with a `SessionInfo`; the viewer stays usable beside it."""
+    """Emits `restore_wanted` with the image and the `SessionInfo`; the viewer stays usable beside it."""
 
-    restore_wanted = Signal(object)
+    restore_wanted = Signal(object, object)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -43,6 +46,7 @@ class SessionsDialog(QDialog):
         self.setWindowTitle("Saved labels")
         self.setWindowFlag(Qt.WindowType.Tool)
         self._infos: list[SessionInfo] = []
+        self._image: Image | None = None
         self._fingerprint: str | None = None
         self._chores = Chores(self)
         self._table = QTableWidget(0, len(_COLUMNS), self)
@@ -72,9 +76,9 @@ class SessionsDialog(QDialog):
         self.resize(640, 360)
         self._refresh_buttons()
 
-    def show_for(self, fingerprint: str | None) -> None:
-        """Show all sessions; those of the image with this fingerprint can be restored."""
-        self._fingerprint = fingerprint
+    def show_for(self, image: Image | None, fingerprint: str | None) -> None:
+        """Show all sessions; those of this image, which has this fingerprint, can be restored."""
+        self._image, self._fingerprint = image, fingerprint
         self.show()
         self.raise_()
         self.refresh()
@@ -125,8 +129,8 @@ class SessionsDialog(QDialog):
         fits = info is not None and info.about.fingerprint == self._fingerprint
         self._restore.setEnabled(free and fits)
         self._restore.setToolTip(
-            "Put these labels back onto their image"
-            if free and fits
+            f"Put these labels back onto “{self._image.name}”"
+            if free and fits and self._image is not None
             else "Open the image of these labels first"
         )
         self._export.setEnabled(info is not None)
@@ -135,8 +139,8 @@ class SessionsDialog(QDialog):
 
     def _on_restore(self) -> None:
         info = self._chosen()
-        if info is not None:
-            self.restore_wanted.emit(info)
+        if info is not None and self._image is not None:
+            self.restore_wanted.emit(self._image, info)
             self.close()
 
     def _on_export(self) -> None:

@@ -12,7 +12,7 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_transunet.annotation import corrections
 from napari_transunet.annotation.corrections import Correction, Scope
-from napari_transunet.errors import InputError, TransUNetError
+from napari_transunet.errors import InputError
 from napari_transunet.viewer.background import Chores
 from napari_transunet.viewer.layers import geometry_of, is_lazy
 from napari_transunet.viewer.review.stroke_guard import Held, StrokeGuard
@@ -101,7 +101,7 @@ class Toolbox(QObject):
 
         def failed(error: Exception) -> None:
             self._busy = False
-            self.said.emit(str(error) if isinstance(error, TransUNetError) else error_sentence(error))
+            self.said.emit(error_sentence(error, "The tool"))
 
         self._busy = True
         self.said.emit("Working …")
