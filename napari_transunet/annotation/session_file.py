@@ -195,6 +195,32 @@ def read_part(path: Path) -> SavedPart:
     return _parsed(path.name, content[start : start + length], body)
 
 
+def read_wholeness(path: Path) -> bool:
+    """Whether a file is a whole one, by its header alone: damage elsewhere in it is not noticed.
+
+    Raises
+    ------
+    InputError
+        It is no such file, or its header is damaged.
+    FileProblem
+        It cannot be read.
+    """
+    start = len(_MAGIC) + 8
+    try:
+        with path.open("rb") as file:
+            begin = file.read(start)
+            length = int.from_bytes(begin[len(_MAGIC) :], "little")
+            if not begin.startswith(_MAGIC) or length > _MAX_HEADER:
+                raise InputError(f"{path.name} is not part of a session.")
+            reader = zlib.decompressobj()
+            whole = json.loads(reader.decompress(file.read(length), _MAX_HEADER))["whole"]
+    except OSError as error:
+        raise FileProblem(f"{path.name} cannot be read: {error.strerror or error}.") from error
+    except (zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path.name} cannot be understood ({error}).") from error
+    return bool(whole)
+
+
 def _parsed(name: str, packed: bytes, body: bytes) -> SavedPart:
     try:
         reader = zlib.decompressobj()

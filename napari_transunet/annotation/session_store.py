@@ -34,6 +34,7 @@ from napari_transunet.annotation.session_file import (
     Planes,
     SavedPart,
     read_part,
+    read_wholeness,
     write_part,
 )
 from napari_transunet.errors import ExistsError, FileProblem, InputError, SizeError
@@ -228,21 +229,31 @@ class SessionStore:
 
     def sessions(self) -> list[SessionInfo]:
         """All sessions that hold something, the newest save first. What cannot be read is left out and logged."""
-        found = []
         _remove_leftovers(self.root, ".importing-*")
-        for folder in sorted(self.root.iterdir()) if self.root.is_dir() else []:
-            if not folder.is_dir() or folder.name.startswith("."):
+        return self._listed(None)
+
+    def find(self, fingerprint: str) -> list[SessionInfo]:
+        """The sessions of one volume, the newest save first; of others, only the description is read."""
+        return self._listed(fingerprint)
+
+    def _listed(self, fingerprint: str | None) -> list[SessionInfo]:
+        """The sessions of one volume, or of all; one that another window removes meanwhile is left out."""
+        found = []
+        try:
+            folders = sorted(self.root.iterdir())
+        except OSError:  # nothing was ever saved
+            return []
+        for folder in folders:
+            if folder.name.startswith(".") or not folder.is_dir():
                 continue
             try:
-                found.append(_info(folder))
+                about = _read_about(folder)
+                if fingerprint is None or about.fingerprint == fingerprint:
+                    found.append(_info(folder, about))
             except (InputError, FileProblem) as error:
                 if _numbers(folder):
                     logger.warning("The session in %s is left out: %s", folder, error)
         return sorted(found, key=lambda info: info.saved_at, reverse=True)
-
-    def find(self, fingerprint: str) -> list[SessionInfo]:
-        """The sessions of one volume, the newest save first."""
-        return [info for info in self.sessions() if info.about.fingerprint == fingerprint]
 
     def delete(self, info: SessionInfo) -> None:
         """Remove a session from the disk.
@@ -304,9 +315,8 @@ class SessionStore:
                     raise InputError(f"{source.name} is no exported session; choose a file that Export made.")
                 for member in members:
                     _unpack(archive, member, Path(temporary) / member.filename)
-                info = _info(Path(temporary))
+                about = _read_about(Path(temporary))
                 load_folder(Path(temporary))
-                about = info.about
                 stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
                 target = self.root / f"{_safe(about.fingerprint)[:16]}-{stamp}-{secrets.token_hex(3)}"
                 # Under its name only when it is complete.
@@ -330,7 +340,7 @@ class SessionStore:
             ) from error
         except OSError as error:
             raise FileProblem(f"{source.name} cannot be imported: {error.strerror or error}.") from error
-        return _info(target)
+        return _info(target, about)
 
 
 def load_folder(folder: Path) -> SavedSession:
@@ -380,21 +390,50 @@ def _chain(folder: Path) -> tuple[list[SavedPart], bool]:
     return [], bool(numbers)
 
 
-def _info(folder: Path) -> SessionInfo:
-    about = _read_about(folder)
+def _newest(folder: Path) -> SavedPart | None:
+    """The last file of the newest undamaged state, read alone where the headers before it lead to a whole one."""
+    numbers = _numbers(folder)
+    try:
+        newest = read_part(_part(folder, numbers[-1])) if numbers else None
+        at, whole = len(numbers) - 1, newest is not None and newest.whole
+        while newest is not None and not whole:
+            at -= 1
+            if at < 0 or numbers[at] != numbers[at + 1] - 1:
+                break
+            whole = read_wholeness(_part(folder, numbers[at]))
+        if whole:
+            return newest
+    except NewerFormatError:
+        raise
+    except (InputError, FileProblem):
+        logger.debug("All of %s is read, as part of it is damaged or gone.", folder)
     parts, _ = _chain(folder)
-    if not parts:
+    return parts[-1] if parts else None
+
+
+def _info(folder: Path, about: SessionAbout) -> SessionInfo:
+    newest = _newest(folder)
+    if newest is None:
         raise InputError(f"The session in {folder} holds nothing that can be read.")
-    newest = parts[-1]
     summary = newest.state.get("summary")
     return SessionInfo(
         folder=folder,
         about=about,
         saved_at=datetime.fromtimestamp(newest.saved_at, UTC),
-        size=sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
+        size=_size(folder),
         in_use=_is_held(folder),
         summary=summary if isinstance(summary, dict) else {},
     )
+
+
+def _size(folder: Path) -> int:
+    """Bytes of its files; those that vanish while it is looked at do not count."""
+    size = 0
+    with contextlib.suppress(OSError):
+        for file in folder.iterdir():
+            with contextlib.suppress(OSError):
+                size += file.stat().st_size
+    return size
 
 
 def _remove_leftovers(folder: Path, pattern: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from napari_transunet.annotation import session_file
+from napari_transunet.annotation import session_file, session_store
 from napari_transunet.annotation.session_file import ArraySpec, NewerFormatError, read_part, write_part
 from napari_transunet.annotation.session_store import SessionAbout, SessionStore, load_folder
 from napari_transunet.errors import ExistsError, FileProblem, InputError, SizeError
@@ -134,6 +135,36 @@ def test_sessions_are_found_by_their_volume_and_deleted(store):
     store.delete(info)
     assert store.find("b" * 64) == []
     assert not info.folder.exists()
+
+
+def test_looking_for_one_volume_reads_one_file_of_it_and_survives_what_vanishes(store, monkeypatch):
+    for letter in "abc":
+        folder = store.create(SessionAbout(letter * 64, letter, None, SHAPE, (1, 1, 1), ""))
+        labels = np.zeros(SHAPE, np.uint8)
+        for number in range(5):
+            labels[number] = number
+            _save(folder, labels, {"number": number}, [number])
+        folder.close()
+    read: list[str] = []
+    plain = session_store.read_part
+
+    def counted(path: Path) -> object:
+        read.append(f"{path.parent.name[0]}{path.name}")
+        return plain(path)
+
+    monkeypatch.setattr(session_store, "read_part", counted)
+    (found,) = store.find("b" * 64)
+    assert found.about.image_name == "b"
+    assert read == ["b00000005.part"]
+
+    def vanishing(path: Path) -> object:
+        shutil.rmtree(path.parent)
+        return plain(path)
+
+    monkeypatch.setattr(session_store, "read_part", vanishing)
+    assert store.find("b" * 64) == []
+    monkeypatch.setattr(session_store, "read_part", plain)
+    assert {info.about.image_name for info in store.sessions()} == {"a", "c"}
 
 
 def test_a_session_in_use_is_neither_opened_nor_deleted(store):
