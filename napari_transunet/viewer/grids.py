@@ -15,22 +15,16 @@ if TYPE_CHECKING:
     from napari_transunet.volumes.geometry import Geometry
 
 AS_IT_IS = Reorientation((0, 1, 2), (False, False, False))
-_FRACTION = 0.1  # of the smallest voxel size: how far corners may lie apart on one grid
-
-
-def same_grid(one: Geometry, other: Geometry) -> bool:
-    """Whether voxel (z, y, x) of one grid is voxel (z, y, x) of the other, to a tenth of a voxel at every corner."""
-    return one.corner_displacement(other) <= _FRACTION * min(one.spacing)
 
 
 def turn_onto(geometry: Geometry, onto: Geometry) -> Reorientation | None:
     """The order of axes and the flips by which an array on one grid comes to lie on another; None where none does."""
     if sorted(geometry.shape) != sorted(onto.shape):
         return None
-    if same_grid(geometry, onto):
+    if geometry.matches(onto):
         return AS_IT_IS
     turn = Reorientation.between(geometry, onto.axis_codes)
-    return turn if same_grid(geometry.reoriented(turn.axes, turn.flips), onto) else None
+    return turn if geometry.reoriented(turn.axes, turn.flips).matches(onto) else None
 
 
 def turn_between(layer: Layer, image: Layer) -> Reorientation | None:

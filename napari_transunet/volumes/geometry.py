@@ -174,14 +174,6 @@ class Geometry:
         """
         return self.displacement(other) <= tolerance * min(*self.spacing, *other.spacing)
 
-    def corner_displacement(self, other: Geometry) -> float:
-        """The greatest distance in mm between corresponding corner voxels; infinite where shapes differ."""
-        if self.shape != other.shape:
-            return math.inf
-        corners = np.array([[*at, 1.0] for at in itertools.product(*((0, n - 1) for n in self.shape[::-1]))])
-        apart = corners @ (self.affine_lps - other.affine_lps).T
-        return float(np.linalg.norm(apart[:, :3], axis=1).max())
-
     def reoriented(self, axes: tuple[int, int, int], flips: tuple[bool, bool, bool]) -> Geometry:
         """The grid after the array's axes were put in the order `axes` and then flipped where `flips` says.
 

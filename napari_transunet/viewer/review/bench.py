@@ -16,9 +16,11 @@ from napari_transunet.viewer.background import Chores
 from napari_transunet.viewer.keeping import keep, keeper_of
 from napari_transunet.viewer.layers import label_set_of
 from napari_transunet.viewer.painting import position_in_view
+from napari_transunet.viewer.review.label_editing import all_labels
 from napari_transunet.viewer.review.slice_strip import StripData
 from napari_transunet.viewer.sessions import sessions_of
 from napari_transunet.viewer.undo import was_edited, write_as_one_step
+from napari_transunet.volumes.labels import LabelSet, default_color
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
@@ -35,11 +37,15 @@ _QUIET = 400  # ms without a change before the slices are looked at again
 
 @dataclass(frozen=True, eq=False)
 class Overview:
-    """What is known of all slices: for the strip, where the last run disagrees, and which organs each slice shows."""
+    """What is known of all slices: for the strip, where the last run disagrees, and which organs each slice shows.
+
+    `unnamed` are the values that occur without a name.
+    """
 
     strip: StripData
     conflicts: Mapping[int, int]
     present: Mapping[int, NDArray[np.bool_]]
+    unnamed: tuple[int, ...] = ()
 
 
 class AnnotationBench(QObject):
@@ -124,8 +130,16 @@ class AnnotationBench(QObject):
 
     @property
     def names(self) -> dict[int, str]:
-        """Names of the organs of the followed layer."""
-        return label_set_of(self.result.layer).names if self.result is not None else {}
+        """Names of the labels of the followed layer, "label 3" for one that occurs without a name."""
+        return self.labels.names
+
+    @property
+    def labels(self) -> LabelSet:
+        """The labels of the followed layer, also those that occur in it without a name."""
+        if self.result is None:
+            return LabelSet()
+        unnamed = self.overview.unnamed if self.overview is not None else ()
+        return all_labels(self.result.layer, label_set_of(self.result.layer), unnamed)
 
     @property
     def slice_in_view(self) -> int:
@@ -282,7 +296,8 @@ class AnnotationBench(QObject):
 
         def work() -> Overview:
             axis = session.axis
-            present = _presence(labels, axis, [label.value for label in label_set])
+            unnamed = sorted(_values_in(labels) - set(label_set.names) - {0})
+            present = _presence(labels, axis, [*label_set.names, *unnamed])
             conflicts = session.conflicts(labels, axis)
             n = session.shape[axis]
             reviewed = np.zeros(n, np.bool_)
@@ -291,9 +306,10 @@ class AnnotationBench(QObject):
             disagreeing[list(conflicts)] = list(conflicts.values())
             shown = [label for label in label_set if present[label.value].any()]
             extents = [(label.name, label.color, present[label.value]) for label in shown]
+            extents += [(f"label {value}", default_color(value), present[value]) for value in unnamed]
             edited = session.edited_per_slice(labels, axis)
             strip = StripData(expected, unsure, reviewed, edited, disagreeing, extents)
-            return Overview(strip, conflicts, present)
+            return Overview(strip, conflicts, present, tuple(unnamed))
 
         def show(found: Overview) -> None:
             if self.result is result:
@@ -318,6 +334,16 @@ class AnnotationBench(QObject):
 
     def _on_step(self, _event: Any = None) -> None:
         self.slice_changed.emit()
+
+
+def _values_in(labels: NDArray[Any]) -> set[int]:
+    """All values that occur in labels."""
+    if labels.dtype.itemsize > 2:
+        return set(np.unique(labels).tolist())
+    seen = np.zeros(np.iinfo(labels.dtype).max + 1, np.bool_)
+    for plane in labels:
+        seen[plane] = True
+    return set(np.flatnonzero(seen).tolist())
 
 
 def _presence(labels: NDArray[Any], axis: int, values: list[int]) -> dict[int, NDArray[np.bool_]]:

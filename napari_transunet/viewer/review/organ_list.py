@@ -64,6 +64,11 @@ class OrganList(QWidget):
         """The label values in the order of the list."""
         return list(self._names)
 
+    @property
+    def labels(self) -> LabelSet | None:
+        """What is listed."""
+        return self._shown
+
     def show_labels(self, labels: LabelSet | None) -> None:
         """Show these organs."""
         if labels == self._shown:

@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
     QSizePolicy,
     QTableWidget,
     QTabWidget,
+    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -28,20 +29,22 @@ from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.background import Chores
 from napari_transunet.viewer.fingerprints import fingerprint_job
 from napari_transunet.viewer.layer_record import is_overlay
-from napari_transunet.viewer.layers import is_lazy, label_set_of, notes_of, problem_with
+from napari_transunet.viewer.layers import is_lazy, notes_of, problem_with
 from napari_transunet.viewer.lifetime import Lifetime
 from napari_transunet.viewer.memory import Memory
+from napari_transunet.viewer.question import QuestionBar
 from napari_transunet.viewer.recovery import Recovery
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.review.attention import AttentionClicks
 from napari_transunet.viewer.review.attention_panel import AttentionPanel
 from napari_transunet.viewer.review.bench import AnnotationBench
 from napari_transunet.viewer.review.clicks import ClickCatcher
-from napari_transunet.viewer.review.correction_panel import REMEMBERED, CorrectionPanel
+from napari_transunet.viewer.review.correction_panel import REMEMBERED, CorrectionPanel, CorrectionRequest
 from napari_transunet.viewer.review.exporter import Exporter
 from napari_transunet.viewer.review.findings import Findings
 from napari_transunet.viewer.review.help_page import HelpPage
 from napari_transunet.viewer.review.keys import ReviewKeys
+from napari_transunet.viewer.review.label_editing import LabelEditor, highest_value
 from napari_transunet.viewer.review.maps import Maps
 from napari_transunet.viewer.review.measure_panel import ComparePanel, MeasurePanel
 from napari_transunet.viewer.review.organ_list import OrganList
@@ -51,12 +54,16 @@ from napari_transunet.viewer.review.toolbox import Toolbox
 from napari_transunet.viewer.sessions import is_reviewable
 from napari_transunet.viewer.visibility import shown_colormap
 from napari_transunet.viewer.volume_chooser import InfoLine
+from napari_transunet.viewer.wording import organ
+from napari_transunet.volumes.labels import LabelSet
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
     from napari.viewer import Viewer
 
     from napari_transunet.annotation.disagreement import Disagreement, Matching
+    from napari_transunet.viewer.results import Result
+    from napari_transunet.volumes.labels import Label
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +118,16 @@ class ReviewDock(QWidget):
         self._notes = InfoLine("review_notes", self)
         self.review = ReviewPanel(self)
         self.organs = OrganList(self)
+        self.editor = LabelEditor(self)
+        self._question = QuestionBar(self)
+        self._add_label, self._edit_label, self._delete_label = (
+            self._small_button(text, name, tip)
+            for text, name, tip in (
+                ("Add label…", "add_label", "Add a label to these labels"),
+                ("Edit…", "edit_label", "Give the label that the brush paints another name or colour"),
+                ("Delete…", "delete_label", "Delete the label that the brush paints, with its voxels"),
+            )
+        )
         self.tools = CorrectionPanel(self)
         self.measures = MeasurePanel(self)
         self.comparison = ComparePanel(self)
@@ -172,8 +189,15 @@ class ReviewDock(QWidget):
             which.addWidget(QLabel(text, self), row, 0)
             which.addWidget(chooser, row, 1)
         layout.addLayout(which)
-        for widget in (self._notes, self.review, self.organs, self._tabs, self._status):
-            layout.addWidget(widget, 1 if widget is self._tabs else 0)
+        editing = QHBoxLayout()
+        for tool in (self._add_label, self._edit_label, self._delete_label):
+            editing.addWidget(tool)
+        editing.addStretch(1)
+        for above in (self._notes, self.review, self.organs):
+            layout.addWidget(above)
+        layout.addLayout(editing)
+        for below in (self.editor, self._question, self._tabs, self._status):
+            layout.addWidget(below, 1 if below is self._tabs else 0)
         layout.addLayout(buttons)
         for child in inner.findChildren(QWidget):
             if isinstance(child, QPushButton | QComboBox | QAbstractSpinBox | QTableWidget):
@@ -229,6 +253,10 @@ class ReviewDock(QWidget):
             lambda on: self.maps.show_disagreement(self._found if on else None)
         )
         self.attention.turned.connect(self._on_attention)
+        self._add_label.clicked.connect(self._on_add_label)
+        self._edit_label.clicked.connect(self._on_edit_label)
+        self._delete_label.clicked.connect(self._on_delete_label)
+        self.editor.done.connect(self._on_label)
         self._export.clicked.connect(self.export)
         self._sessions.clicked.connect(self.show_sessions)
         self._help.clicked.connect(self.show_help)
@@ -387,10 +415,8 @@ class ReviewDock(QWidget):
         layer = self.bench.layer
         self._unwatch()
         self._watched = layer
-        labels = label_set_of(layer) if layer is not None else None
-        self.organs.show_labels(labels)
-        self.review.show_organs(self.bench.names)
-        self.tools.show_organs(self.bench.names)
+        self.editor.hide()
+        self._show_organs()
         self.measures.set_busy(False)
         self.measures.show_measures((), ())
         self.comparison.clear()
@@ -422,6 +448,8 @@ class ReviewDock(QWidget):
         self.review.set_enabled_because(why)
         self.tools.set_enabled_because(why)
         self.organs.set_pickable(why)
+        for tool in (self._add_label, self._edit_label, self._delete_label):
+            tool.setEnabled(why is None)
         self._export.setEnabled(why is None)
         self._export.setToolTip(why or ACTIONS["export"].hint)
         if why is not None:
@@ -437,12 +465,26 @@ class ReviewDock(QWidget):
             shown, None if known else "Only after a run: how unsure the network was is kept with its labels."
         )
 
+    def _show_organs(self) -> None:
+        """List the labels, also those that occur without a name."""
+        result = self.bench.result
+        self.organs.show_labels(self.bench.labels)
+        self.review.show_organs(self.bench.names)
+        self.tools.show_organs(self.bench.names)
+        if result is not None:
+            self.organs.set_locked(result.session.locked)
+            self.organs.set_hidden(result.hidden)
+        self._on_colormap()
+        self._on_selected_label()
+
     # -- what is shown --------------------------------------------------------------------------------------
 
     def _on_overview(self) -> None:
         found = self.bench.overview
         self.review.show_data(found.strip if found is not None else None)
         self.review.show_conflicts(found.conflicts if found is not None else {})
+        if self.bench.labels != self.organs.labels:
+            self._show_organs()
         self._on_slice()  # a run may have taken its mark away
         self._refresh()
 
@@ -490,6 +532,70 @@ class ReviewDock(QWidget):
         values = self.organs.values
         if at < len(values):
             self._on_picked(values[at])
+
+    def _small_button(self, text: str, name: str, tip: str) -> QToolButton:
+        button = QToolButton(self)
+        button.setText(text)
+        button.setObjectName(name)
+        button.setToolTip(tip)
+        button.setAutoRaise(True)
+        return button
+
+    def _on_add_label(self) -> None:
+        if self.bench.result is not None:
+            self.editor.add(self.bench.labels, highest_value(self.bench.result.layer))
+
+    def _on_edit_label(self) -> None:
+        value = self._selected()
+        label = self.bench.labels.get(value) if value is not None else None
+        if label is None:
+            self._status.setText("Pick the label to change in the list first.")
+        else:
+            self.editor.edit(label, self.bench.labels)
+
+    def _on_label(self, before: Label | None, after: Label) -> None:
+        result = self.bench.result
+        if result is None:
+            return
+        others = [label for label in result.label_set if label.value != after.value]
+        self._relabel(LabelSet((*others, after)))
+        if before is None:
+            self._on_picked(after.value)
+
+    def _on_delete_label(self) -> None:
+        result, value = self.bench.result, self._selected()
+        label = self.bench.labels.get(value) if value is not None else None
+        if result is None or label is None or value is None:
+            self._status.setText("Pick the label to delete in the list first.")
+            return
+        if value in result.session.locked:
+            self._status.setText(f"“{organ(label.name, first=True)}” is locked; unlock it first.")
+            return
+        self._question.ask(
+            f"Delete “{organ(label.name, first=True)}” with all its voxels? Undo brings the voxels back.",
+            yes="Delete",
+            no="Keep",
+            on_yes=lambda: self._delete(result, value),
+        )
+
+    def _delete(self, result: Result, value: int) -> None:
+        if self.bench.result is not result or self.bench.locked_because is not None:
+            return
+        result.layer.selected_label = value
+        self.toolbox.correct(CorrectionRequest("replace", False, True, True, {"by": 0}))
+        self._relabel(LabelSet(tuple(label for label in result.label_set if label.value != value)))
+
+    def _relabel(self, label_set: LabelSet) -> None:
+        """Give the followed layer these names and colours."""
+        result = self.bench.result
+        if result is None:
+            return
+        result.rename(label_set)
+        if result.hidden:
+            result.layer.colormap = shown_colormap(result.layer, result.hidden)
+        self._show_organs()
+        self.bench.kept()
+        self.bench.look()
 
     def _hidden(self) -> frozenset[int]:
         result = self.bench.result

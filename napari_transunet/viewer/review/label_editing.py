@@ -1,0 +1,161 @@
+"""Naming, adding, recolouring and deleting labels of the layer that is followed, also of one without names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import (
+    QColorDialog,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_transunet.errors import VolumeError
+from napari_transunet.viewer.legend import swatch
+from napari_transunet.volumes.labels import Label, LabelSet, color_for, default_color
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from napari.layers import Labels
+
+_HIGHEST = 65535
+
+
+class LabelEditor(QFrame):
+    """A line in which a label gets its value, name and colour; hidden until it is needed.
+
+    Signals
+    -------
+    done(object, object): the `Label` before (None for a new one) and after.
+    """
+
+    done = Signal(object, object)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("label_editor")
+        self._before: Label | None = None
+        self._taken: LabelSet = LabelSet()
+        self._color: tuple[float, float, float] | None = None
+        self._value = QSpinBox(self)
+        self._value.setObjectName("label_value")
+        self._value.setRange(1, _HIGHEST)
+        self._value.setToolTip("The number that stands for this label in files")
+        self._name = QLineEdit(self)
+        self._name.setObjectName("label_name")
+        self._name.setPlaceholderText("Name")
+        self._name.returnPressed.connect(self._on_ok)
+        self._paint = QPushButton(self)
+        self._paint.setObjectName("label_color")
+        self._paint.setToolTip("Choose the colour")
+        self._paint.clicked.connect(self._on_color)
+        self._ok = QPushButton("OK", self)
+        self._ok.setObjectName("label_ok")
+        self._ok.clicked.connect(self._on_ok)
+        self._cancel = QPushButton("Cancel", self)
+        self._cancel.setObjectName("label_cancel")
+        self._cancel.clicked.connect(self.hide)
+        self._why = QLabel(self)
+        self._why.setObjectName("label_problem")
+        self._why.setWordWrap(True)
+        fields, answers = QHBoxLayout(), QHBoxLayout()
+        for widget, stretch in ((self._value, 0), (self._name, 1), (self._paint, 0)):
+            fields.addWidget(widget, stretch)
+        answers.addStretch(1)
+        answers.addWidget(self._cancel)
+        answers.addWidget(self._ok)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addLayout(fields)
+        layout.addWidget(self._why)
+        layout.addLayout(answers)
+        self.hide()
+
+    def add(self, taken: LabelSet, highest: int) -> None:
+        """Ask for a new label, with a value up to `highest` that no label has."""
+        used = set(taken.names)
+        free = next((value for value in range(1, highest + 1) if value not in used), highest)
+        self._show(None, taken, highest, free, "", default_color(free))
+
+    def edit(self, label: Label, taken: LabelSet) -> None:
+        """Ask for another name or colour of a label."""
+        self._show(label, taken, _HIGHEST, label.value, label.name, label.color)
+
+    def _show(
+        self,
+        before: Label | None,
+        taken: LabelSet,
+        highest: int,
+        value: int,
+        name: str,
+        color: tuple[float, float, float],
+    ) -> None:
+        self._before, self._taken, self._color = before, taken, None if before is None else color
+        self._value.setMaximum(highest)
+        self._value.setValue(value)
+        self._value.setEnabled(before is None)
+        self._name.setText(name)
+        self._paint.setIcon(swatch(color))
+        self._why.clear()
+        self._why.hide()
+        self.show()
+        self._name.setFocus(Qt.FocusReason.OtherFocusReason)
+        self._name.selectAll()
+
+    def _on_color(self) -> None:
+        chosen = QColorDialog.getColor(
+            QColor.fromRgbF(*(self._color or default_color(self._value.value()))), self
+        )
+        if chosen.isValid():
+            self._color = (chosen.redF(), chosen.greenF(), chosen.blueF())
+            self._paint.setIcon(swatch(self._color))
+
+    def _on_ok(self) -> None:
+        name, value = " ".join(self._name.text().split()), self._value.value()
+        others = [label for label in self._taken if self._before is None or label.value != value]
+        if self._before is None and any(label.value == value for label in others):
+            self._say(f"Label {value} is there already.")
+            return
+        if any(label.name.casefold() == name.casefold() for label in others):
+            self._say(f"There is a label “{name}” already.")
+            return
+        try:
+            label = Label(value, name, self._color or color_for(name, value))
+        except VolumeError as error:
+            self._say(str(error))
+            return
+        if self._before is not None:
+            label = replace(label, snomed=self._before.snomed if self._before.name == name else None)
+        self.hide()
+        self.done.emit(self._before, label)
+
+    def _say(self, sentence: str) -> None:
+        self._why.setText(sentence)
+        self._why.show()
+
+
+def all_labels(layer: Labels, named: LabelSet, present: Iterable[int]) -> LabelSet:
+    """The named labels of a layer, and those that occur in it without a name, in the colours that they are shown in."""
+    unnamed = sorted(set(present) - set(named.names) - {0})
+    return LabelSet((*named, *(Label(value, f"label {value}", _shown(layer, value)) for value in unnamed)))
+
+
+def highest_value(layer: Labels) -> int:
+    """The highest value that a label of this layer can have."""
+    return min(_HIGHEST, int(np.iinfo(layer.data.dtype).max))
+
+
+def _shown(layer: Labels, value: int) -> tuple[float, float, float]:
+    rgba = layer.get_color(value)
+    return default_color(value) if rgba is None else (float(rgba[0]), float(rgba[1]), float(rgba[2]))
