@@ -218,7 +218,7 @@ def summary(rounds: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 def measure(rounds: int) -> dict[str, Any]:
     from napari_transunet.benchmark import describe_machine
-    from napari_transunet.checkpoints.catalogue import default_checkpoint
+    from napari_transunet.checkpoints.registry import default_checkpoint
 
     shipped = default_checkpoint()
     if shipped is None:

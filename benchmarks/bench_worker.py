@@ -29,8 +29,8 @@ ROUNDS = 5
 
 def alone(slices: int | None) -> None:
     """Segment whenever a line comes, and answer with the seconds."""
-    from napari_transunet.checkpoints.catalogue import default_checkpoint
     from napari_transunet.checkpoints.loading import load_checkpoint
+    from napari_transunet.checkpoints.registry import default_checkpoint
     from napari_transunet.segmentation.predictor import Predictor
 
     path = default_checkpoint()

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from napari_transunet import Predictor, load_checkpoint, read_volume
 from napari_transunet.annotation.review_order import review_order
 from napari_transunet.annotation.uncertainty import SliceUncertainties
-from napari_transunet.checkpoints.catalogue import resolve_checkpoint
+from napari_transunet.checkpoints.registry import resolve_checkpoint
 
 DRAWS = 5000
 SHIPPED = "review order"

@@ -37,7 +37,7 @@ from napari_transunet import Predictor, load_checkpoint, read_volume
 from napari_transunet.annotation.corrections import Scope, interpolate
 from napari_transunet.annotation.review_order import next_to_check
 from napari_transunet.annotation.uncertainty import SliceUncertainties
-from napari_transunet.checkpoints.catalogue import resolve_checkpoint
+from napari_transunet.checkpoints.registry import resolve_checkpoint
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.loading import Checkpoint

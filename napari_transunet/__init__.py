@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_transunet.annotation.comparing import evaluate
-    from napari_transunet.checkpoints.imagenet import load_imagenet
-    from napari_transunet.checkpoints.inspection import inspect_checkpoint
+    from napari_transunet.checkpoints.info import inspect_checkpoint
     from napari_transunet.checkpoints.loading import load_checkpoint
+    from napari_transunet.checkpoints.pretrained.imagenet import load_imagenet
     from napari_transunet.checkpoints.saving import save_checkpoint
     from napari_transunet.model.transunet import TransUNet
     from napari_transunet.model.variants import VARIANTS
@@ -41,9 +41,9 @@ _HOMES = {
     "Predictor": "segmentation.predictor",
     "TransUNet": "model.transunet",
     "evaluate": "annotation.comparing",
-    "inspect_checkpoint": "checkpoints.inspection",
+    "inspect_checkpoint": "checkpoints.info",
     "load_checkpoint": "checkpoints.loading",
-    "load_imagenet": "checkpoints.imagenet",
+    "load_imagenet": "checkpoints.pretrained.imagenet",
     "read_volume": "volumes.reading",
     "save_checkpoint": "checkpoints.saving",
     "write_labels": "volumes.writing",

@@ -341,8 +341,8 @@ def make_checkpoint(path: Path) -> None:
     """Another network for the same organs: the shipped one with its last layer disturbed a little."""
     import torch
 
-    from napari_transunet.checkpoints.catalogue import resolve_checkpoint
     from napari_transunet.checkpoints.loading import load_checkpoint
+    from napari_transunet.checkpoints.registry import resolve_checkpoint
     from napari_transunet.checkpoints.saving import save_checkpoint
 
     path.parent.mkdir()

@@ -256,7 +256,7 @@ def test_a_checkpoint_that_cannot_be_used_stops_before_any_input_is_read(run, sc
 
 
 def test_segment_uses_the_one_shipped_checkpoint_that_fits(run, scan, checkpoint, monkeypatch):
-    monkeypatch.setattr("napari_transunet.checkpoints.catalogue.shipped_folder", lambda: checkpoint.parent)
+    monkeypatch.setattr("napari_transunet.checkpoints.registry.shipped_folder", lambda: checkpoint.parent)
     result = run("segment", scan, "-o", "labels.nii.gz")
     assert result.exit_code == 0
     assert "Using the checkpoint organs" in result.stderr
@@ -273,7 +273,7 @@ def two_shipped(checkpoint, tmp_path, monkeypatch):
     card = default_card(net, labels={1: "crop"}, modality="MR", normalisation="percentiles",
                         extent=(48, 60, 42), title="Crops, MR")  # fmt: skip
     save_checkpoint(folder / "crops.safetensors", net, card)
-    monkeypatch.setattr("napari_transunet.checkpoints.catalogue.shipped_folder", lambda: folder)
+    monkeypatch.setattr("napari_transunet.checkpoints.registry.shipped_folder", lambda: folder)
     return folder
 
 
@@ -331,7 +331,7 @@ def test_segment_notes_what_speaks_against_the_named_checkpoint(run, two_shipped
 
 def test_segment_asks_where_no_shipped_checkpoint_fits(run, scan, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
-    monkeypatch.setattr("napari_transunet.checkpoints.catalogue.shipped_folder", lambda: tmp_path / "empty")
+    monkeypatch.setattr("napari_transunet.checkpoints.registry.shipped_folder", lambda: tmp_path / "empty")
     assert "--checkpoint" in error_line(run("segment", scan, "-o", "labels.nii.gz"))
 
 

@@ -106,5 +106,5 @@ def test_options_that_moved_name_the_study(run, option):
 
 
 def test_without_a_shipped_checkpoint_a_network_is_asked_for(run, monkeypatch):
-    monkeypatch.setattr("napari_transunet.checkpoints.catalogue.shipped_folder", lambda: None)
+    monkeypatch.setattr("napari_transunet.checkpoints.registry.shipped_folder", lambda: None)
     assert "--checkpoint" in error_line(run("--quick"))

@@ -47,7 +47,7 @@ def test_segmenting_loads_no_compiler_and_no_trainer():
     script = """
 import numpy as np
 from napari_transunet import Predictor, load_checkpoint
-from napari_transunet.checkpoints.catalogue import default_checkpoint
+from napari_transunet.checkpoints.registry import default_checkpoint
 predictor = Predictor(load_checkpoint(default_checkpoint()), precision="float32")
 next(predictor.iter_batches(np.zeros((1, 32, 32), np.int16)))
 import sys

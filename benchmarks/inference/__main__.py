@@ -15,8 +15,8 @@ from rich.console import Console
 from benchmarks.inference.plots import write_plots
 from benchmarks.inference.study import random_model, study_model
 from napari_transunet.benchmark import ModelUnderTest, middle_slices, run_benchmark
-from napari_transunet.checkpoints.catalogue import default_checkpoint, resolve_checkpoint
 from napari_transunet.checkpoints.loading import load_checkpoint
+from napari_transunet.checkpoints.registry import default_checkpoint, resolve_checkpoint
 from napari_transunet.cli.benchmark import print_report
 from napari_transunet.cli.printing import strict
 from napari_transunet.segmentation.devices import resolve_device

@@ -1,17 +1,24 @@
 """The published key layout of TransUNet, and which network a set of tensor shapes belongs to.
 
-Only names and shapes are needed, so a checkpoint is recognised without building a network or reading weights.
+Only names and shapes are needed, so no weights are read; the expected ones are those of the network itself, built on
+PyTorch's device without memory.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
+
+import torch
+from torch import nn
 
 from napari_transunet.errors import CheckpointError
+from napari_transunet.model.decoder import WIDTHS, Decoder
+from napari_transunet.model.encoder import Transformer
 from napari_transunet.model.variants import CNN_STRIDE, VARIANTS, Variant
 
 Shape = tuple[int, ...]
@@ -21,10 +28,8 @@ PATCHES = "transformer.embeddings.patch_embeddings.weight"
 HEAD = "segmentation_head.0"
 COUNTER = "num_batches_tracked"
 
-_CNN = "transformer.embeddings.hybrid_model"
-_UNITS = (3, 4, 9)
-_SKIPS = (512, 256, 64, 0)
-_DECODER = (512, 256, 128, 64, 16)
+_CNN = "transformer.embeddings.hybrid_model."
+_PARTS = ("transformer.", "decoder.", "segmentation_head.")
 _BUFFERS = ("running_mean", "running_var", COUNTER)
 _NAMED = 3
 
@@ -87,63 +92,31 @@ class Layout:
 
 
 def expected_shapes(variant: Variant, num_classes: int, tokens: int, n_skip: int) -> dict[str, Shape]:
-    """Key → shape of the published state dict, in its order."""
-    hidden, mlp = variant.hidden, variant.mlp
-    shapes: dict[str, Shape] = {POSITIONS: (1, tokens, hidden)}
-    if variant.hybrid:
-        shapes |= _cnn_shapes()
-        kernel = variant.patch // CNN_STRIDE
-        shapes[PATCHES] = (hidden, 1024, kernel, kernel)
-    else:
-        shapes[PATCHES] = (hidden, 3, variant.patch, variant.patch)
-    shapes["transformer.embeddings.patch_embeddings.bias"] = (hidden,)
-    for block in range(variant.blocks):
-        at = f"transformer.encoder.layer.{block}"
-        for norm in ("attention_norm", "ffn_norm"):
-            shapes |= {f"{at}.{norm}.weight": (hidden,), f"{at}.{norm}.bias": (hidden,)}
-        shapes |= {f"{at}.ffn.fc1.weight": (mlp, hidden), f"{at}.ffn.fc1.bias": (mlp,)}
-        shapes |= {f"{at}.ffn.fc2.weight": (hidden, mlp), f"{at}.ffn.fc2.bias": (hidden,)}
-        for projection in ("query", "key", "value", "out"):
-            shapes |= {
-                f"{at}.attn.{projection}.weight": (hidden, hidden),
-                f"{at}.attn.{projection}.bias": (hidden,),
-            }
-    shapes |= {f"transformer.encoder.encoder_norm.{part}": (hidden,) for part in ("weight", "bias")}
-    shapes |= _conv_norm("decoder.conv_more", _DECODER[0], hidden)
-    for block, (into, out) in enumerate(itertools.pairwise(_DECODER)):
-        skip = _SKIPS[block] if block < n_skip else 0
-        shapes |= _conv_norm(f"decoder.blocks.{block}.conv1", out, into + skip)
-        shapes |= _conv_norm(f"decoder.blocks.{block}.conv2", out, out)
-    shapes |= {f"{HEAD}.weight": (num_classes, _DECODER[-1], 3, 3), f"{HEAD}.bias": (num_classes,)}
-    return shapes
-
-
-def _cnn_shapes() -> dict[str, Shape]:
-    shapes: dict[str, Shape] = {f"{_CNN}.root.conv.weight": (64, 3, 7, 7)}
-    shapes |= {f"{_CNN}.root.gn.{part}": (64,) for part in ("weight", "bias")}
-    into = 64
-    for stage, units in enumerate(_UNITS):
-        out = 256 << stage
-        middle = out // 4
-        for unit in range(1, units + 1):
-            at = f"{_CNN}.body.block{stage + 1}.unit{unit}"
-            convolutions = ((middle, into, 1, 1), (middle, middle, 3, 3), (out, middle, 1, 1))
-            for number, shape in enumerate(convolutions, start=1):
-                shapes |= {f"{at}.gn{number}.{part}": shape[:1] for part in ("weight", "bias")}
-                shapes[f"{at}.conv{number}.weight"] = shape
-            if unit == 1:
-                shapes[f"{at}.downsample.weight"] = (out, into, 1, 1)
-                shapes |= {f"{at}.gn_proj.{part}": (out,) for part in ("weight", "bias")}
-            into = out
-    return shapes
-
-
-def _conv_norm(at: str, out: int, into: int) -> dict[str, Shape]:
+    """Key → shape of the network's state dict, in its order."""
+    encoder = _transformer_shapes(variant)
     return {
-        f"{at}.0.weight": (out, into, 3, 3),
-        **{f"{at}.1.{part}": (out,) for part in ("weight", "bias", "running_mean", "running_var")},
-        f"{at}.1.{COUNTER}": (),
+        **encoder,
+        POSITIONS: (1, tokens, variant.hidden),
+        **_decoder_shapes(variant.hidden, n_skip),
+        f"{HEAD}.weight": (num_classes, WIDTHS[-1], 3, 3),
+        f"{HEAD}.bias": (num_classes,),
     }
+
+
+@lru_cache(maxsize=64)
+def _transformer_shapes(variant: Variant) -> Mapping[str, Shape]:
+    with torch.device("meta"):
+        return _shapes("transformer", Transformer(variant, (1, 1), 0.0))
+
+
+@lru_cache(maxsize=64)
+def _decoder_shapes(hidden: int, n_skip: int) -> Mapping[str, Shape]:
+    with torch.device("meta"):
+        return _shapes("decoder", Decoder(hidden, (1, 1), n_skip))
+
+
+def _shapes(name: str, part: nn.Module) -> Mapping[str, Shape]:
+    return MappingProxyType({f"{name}.{key}": tuple(value.shape) for key, value in part.state_dict().items()})
 
 
 def count_parameters(shapes: Mapping[str, Shape]) -> int:
@@ -162,23 +135,37 @@ def recognise(
     num_classes = max(head[0], 1)
     positions = shapes.get(POSITIONS, ())
     tokens = max(positions[1], 1) if len(positions) == 3 else 1
-    best: tuple[tuple[int, int], Layout] | None = None
-    for candidate in [variant] if variant is not None else _candidates(shapes):
-        skips = range(candidate.skips + 1) if n_skip is None else (n_skip,)
-        for skip in skips:
-            layout = _compare(shapes, candidate, num_classes, tokens, skip)
-            # What is there decides first: a part of a large network must not pass for a whole small one.
-            wrong = (len(layout.unexpected) + len(layout.misshapen), len(layout.missing))
-            if best is None or wrong < best[0]:
-                best = (wrong, layout)
-    if best is None:
-        raise CheckpointError("There is no variant to compare the checkpoint with.")
-    return best[1]
+    candidates = [variant] if variant is not None else _candidates(shapes)
+    pairs = [
+        (each, skip)
+        for each in candidates
+        for skip in (range(each.skips + 1) if n_skip is None else [n_skip])
+    ]
+    # Only one fits exactly. Those that look like it come first, so that the others need not be built.
+    hybrid = any(key.startswith(_CNN) for key in shapes)
+    hidden = positions[-1] if positions else 0
+    likely = sorted(pairs, key=lambda pair: (pair[0].hidden != hidden, pair[0].hybrid != hybrid, -pair[1]))
+    layouts: dict[tuple[Variant, int], Layout] = {}
+    for each, skip in likely:
+        layout = layouts[each, skip] = _compare(shapes, each, num_classes, tokens, skip)
+        if layout.fits:
+            return layout
+    return min((layouts[pair] for pair in pairs), key=_distance)
+
+
+def _distance(layout: Layout) -> tuple[int, int]:
+    """What is there decides first: a part of a large network must not pass for a whole small one."""
+    return len(layout.unexpected) + len(layout.misshapen), len(layout.missing)
 
 
 def _candidates(shapes: Mapping[str, Shape]) -> list[Variant]:
-    """All variants; the hybrids also with the patch size that the checkpoint's own grid convolution has."""
+    """All variants; the hybrids also with the patch size that the checkpoint's own grid convolution has.
+
+    Where no key is one of TransUNet's the smallest is enough to say so: building all of them takes a second.
+    """
     candidates = list(VARIANTS.values())
+    if not any(key.startswith(_PARTS) for key in shapes):
+        return [min(candidates, key=lambda found: (found.blocks, found.hidden))]
     patches = shapes.get(PATCHES, ())
     if len(patches) == 4 and patches[1] == 1024 and 1 < patches[2] == patches[3] <= 64:
         patch = patches[2] * CNN_STRIDE

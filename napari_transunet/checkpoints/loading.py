@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from napari_transunet.checkpoints.archive import megabytes
 from napari_transunet.checkpoints.card import ModelCard, default_card
-from napari_transunet.checkpoints.examination import Examination, examine
+from napari_transunet.checkpoints.info import CheckpointInfo
 from napari_transunet.checkpoints.layout import COUNTER, POSITIONS
 from napari_transunet.errors import CheckpointError
 from napari_transunet.files import available_memory
@@ -21,6 +23,9 @@ from napari_transunet.model.finite import is_finite
 from napari_transunet.model.positions import resize_position_embeddings
 from napari_transunet.model.transunet import TransUNet, as_size, checked_size
 from napari_transunet.model.variants import Variant, get_variant
+
+if TYPE_CHECKING:
+    from napari_transunet.checkpoints.reading import StoredTensors
 
 
 @dataclass(frozen=True)
@@ -87,16 +92,16 @@ def load_checkpoint(
         target = checked_size(img_size, wanted.patch)
     elif img_size is not None:
         target = as_size(img_size)
-    found = examine(path, card=card, variant=wanted, n_skip=n_skip, target_size=target)
+    found = CheckpointInfo.from_file(path, card=card, variant=wanted, n_skip=n_skip, target_size=target)
     if found.problems:
         raise CheckpointError(found.problems[0])
-    layout = found.layout
-    learned = found.img_size
-    if learned is None:
-        raise CheckpointError(f"{found.stored.path.name} does not tell its image size; give img_size.")
+    stored, layout, learned = found.stored, found.layout, found.img_size
+    assert stored is not None
+    assert layout is not None
+    assert learned is not None
     size = learned if img_size is None else checked_size(img_size, layout.variant.patch)
 
-    state, digest = _read_state(found)
+    state, digest = _read_state(stored)
     if size != learned:
         patch = layout.variant.patch
         state[POSITIONS] = resize_position_embeddings(
@@ -110,21 +115,19 @@ def load_checkpoint(
     try:
         net.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
-        raise CheckpointError(
-            f"{found.stored.path.name} does not fit {layout.variant.name}: {error}"
-        ) from error
+        raise CheckpointError(f"{stored.path.name} does not fit {layout.variant.name}: {error}") from error
     net.eval()
     return Checkpoint(
         model=net,
         card=_complete_card(found, net),
-        path=found.stored.path,
+        path=stored.path,
         sha256=digest,
-        format=found.stored.format,
+        format=stored.format,
         has_card=found.card is not None,
     )
 
 
-def _complete_card(found: Examination, net: TransUNet) -> ModelCard:
+def _complete_card(found: CheckpointInfo, net: TransUNet) -> ModelCard:
     if found.card is None:
         return default_card(net)
     if found.card.n_skip == net.n_skip and found.card.img_size == net.img_size:
@@ -132,10 +135,9 @@ def _complete_card(found: Examination, net: TransUNet) -> ModelCard:
     return found.card.updated(n_skip=net.n_skip, img_size=net.img_size)
 
 
-def _read_state(found: Examination) -> tuple[dict[str, Tensor], str]:
+def _read_state(stored: StoredTensors) -> tuple[dict[str, Tensor], str]:
     """All tensors in memory and types of the network's own, every number finite; and the file's SHA-256."""
-    stored = found.stored
-    needed = 4 * sum(_numel(info.shape) for info in stored.tensors.values())
+    needed = 4 * sum(math.prod(info.shape) for info in stored.tensors.values())
     if needed > available_memory():
         raise CheckpointError(
             f"{stored.path.name} needs {megabytes(needed)} of memory, more than is free; close something else first."
@@ -158,10 +160,3 @@ def _read_state(found: Examination) -> tuple[dict[str, Tensor], str]:
             "its training probably diverged."
         )
     return state, digest
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    count = 1
-    for length in shape:
-        count *= length
-    return count

@@ -79,8 +79,8 @@ def benchmark(
         if given:
             raise InputError(f"{option} is no longer part of this command; {_MOVED}.")
     from napari_transunet.benchmark import ModelUnderTest, middle_slices, run_benchmark
-    from napari_transunet.checkpoints.catalogue import default_checkpoint, resolve_checkpoint
     from napari_transunet.checkpoints.loading import load_checkpoint
+    from napari_transunet.checkpoints.registry import default_checkpoint, resolve_checkpoint
     from napari_transunet.files import atomic_path
     from napari_transunet.segmentation.devices import resolve_device
     from napari_transunet.volumes.phantom import synthetic_ct

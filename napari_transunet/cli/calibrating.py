@@ -35,9 +35,9 @@ def calibrate(
     layers run in 8 bits as that allows. Both are written beside the checkpoint, where `segment` and the window
     find them.
     """
-    from napari_transunet.checkpoints.catalogue import resolve_checkpoint
     from napari_transunet.checkpoints.loading import load_checkpoint
     from napari_transunet.checkpoints.ranges import LABELS_ALIKE, ranges_path
+    from napari_transunet.checkpoints.registry import resolve_checkpoint
     from napari_transunet.errors import ExistsError
     from napari_transunet.segmentation.calibration import calibrate as calibrated
     from napari_transunet.volumes.reading import read_volume

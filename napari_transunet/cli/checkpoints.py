@@ -20,8 +20,8 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Tell what a checkpoint holds, without building the network."""
-    from napari_transunet.checkpoints.catalogue import resolve_checkpoint
-    from napari_transunet.checkpoints.inspection import inspect_checkpoint
+    from napari_transunet.checkpoints.info import inspect_checkpoint
+    from napari_transunet.checkpoints.registry import resolve_checkpoint
 
     report = inspect_checkpoint(resolve_checkpoint(checkpoint))
     facts = report.to_dict()

@@ -216,9 +216,9 @@ class _Predictors:
     def named(self, name: str) -> Predictor:
         """The predictor of this checkpoint (a name, or a path)."""
         if name not in self._made:
-            from napari_transunet.checkpoints.catalogue import resolve_checkpoint
             from napari_transunet.checkpoints.loading import load_checkpoint
             from napari_transunet.checkpoints.presets import preset_names
+            from napari_transunet.checkpoints.registry import resolve_checkpoint
             from napari_transunet.segmentation.predictor import Predictor
 
             checkpoint = load_checkpoint(resolve_checkpoint(name), img_size=self._img_size)
@@ -230,7 +230,7 @@ class _Predictors:
 
 def _fitting_checkpoint(volume: Volume) -> str:
     """The path of the one shipped checkpoint that fits the volume's modality, or else its values and size."""
-    from napari_transunet.checkpoints.catalogue import list_checkpoints
+    from napari_transunet.checkpoints.registry import list_checkpoints
     from napari_transunet.segmentation.suitability import reason_to_choose, size_in_mm
     from napari_transunet.volumes.values import value_range
 

@@ -14,11 +14,11 @@ import torch
 
 from napari_transunet import __version__
 from napari_transunet.checkpoints.card import ModelCard
-from napari_transunet.checkpoints.catalogue import resolve_checkpoint
-from napari_transunet.checkpoints.initialisation import initialise, shared_classes
-from napari_transunet.checkpoints.inspection import inspect_checkpoint
+from napari_transunet.checkpoints.info import inspect_checkpoint
 from napari_transunet.checkpoints.loading import load_checkpoint
+from napari_transunet.checkpoints.pretrained.initialize import initialise, shared_classes
 from napari_transunet.checkpoints.reading import CHECKPOINT_SUFFIXES
+from napari_transunet.checkpoints.registry import resolve_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.errors import DatasetError, FileProblem, InputError
 from napari_transunet.files import atomic_path

@@ -20,7 +20,7 @@ from napari_transunet.volumes.labels import LabelSet
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.card import ModelCard
-    from napari_transunet.checkpoints.inspection import CheckpointReport
+    from napari_transunet.checkpoints.info import CheckpointInfo
     from napari_transunet.checkpoints.presets import LabelPreset
     from napari_transunet.volumes.volume import Volume
 
@@ -58,7 +58,7 @@ class Candidate:
     @classmethod
     def from_report(
         cls,
-        report: CheckpointReport,
+        report: CheckpointInfo,
         *,
         name: str | None = None,
         title: str | None = None,
@@ -349,7 +349,7 @@ def set_item_enabled(combo: QComboBox, index: int, enabled: bool) -> None:
 
 def find_checkpoints(user_folder: Path | None) -> list[Candidate]:
     """The shipped checkpoints and those in the user's folder. Reads files: not for the GUI thread."""
-    from napari_transunet.checkpoints.catalogue import list_checkpoints
+    from napari_transunet.checkpoints.registry import list_checkpoints
 
     return [
         Candidate.from_report(entry.report, name=entry.name, title=entry.title, shipped=entry.shipped)
@@ -359,13 +359,13 @@ def find_checkpoints(user_folder: Path | None) -> list[Candidate]:
 
 def find_default() -> Path | None:
     """The checkpoint to begin with. Loads torch: not for the GUI thread."""
-    from napari_transunet.checkpoints.catalogue import default_checkpoint
+    from napari_transunet.checkpoints.registry import default_checkpoint
 
     return default_checkpoint()
 
 
 def look_at(path: Path) -> Candidate:
     """One checkpoint file. Reads it: not for the GUI thread. Raises `FileProblem` where it cannot be read."""
-    from napari_transunet.checkpoints.inspection import inspect_checkpoint
+    from napari_transunet.checkpoints.info import inspect_checkpoint
 
     return Candidate.from_report(inspect_checkpoint(path))

@@ -216,7 +216,7 @@ def _first_view(volume: Volume) -> int:
 
 def _await_ready(dock: SegmentDock) -> None:
     """Wait until a run can be started, and choose the checkpoint that comes with the package, if one does."""
-    from napari_transunet.checkpoints.catalogue import default_checkpoint
+    from napari_transunet.checkpoints.registry import default_checkpoint
 
     if not _wait(lambda: bool(dock.checkpoint.candidates) or _looked(dock), _READY):
         raise TransUNetError("The checkpoints could not be listed in time; try again.")

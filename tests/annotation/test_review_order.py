@@ -59,7 +59,7 @@ def test_the_rest_is_guessed_from_the_marks():
 def test_the_first_slices_of_an_unseen_ct_hold_much_more_of_the_error_than_chance(shared_data):
     """Its spleen was outlined by hand; no shipped checkpoint learnt from it. `benchmarks/review_order.py` has more."""
     from napari_transunet import Predictor, load_checkpoint, read_volume
-    from napari_transunet.checkpoints.catalogue import resolve_checkpoint
+    from napari_transunet.checkpoints.registry import resolve_checkpoint
 
     images, labels = (shared_data / "data" / "ct_abdomen_more" / kind for kind in ("images", "labels"))
     volume = read_volume(images / "msd_spleen_8.nii.gz")

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from napari_transunet.checkpoints.card import default_card
-from napari_transunet.checkpoints.inspection import inspect_checkpoint
+from napari_transunet.checkpoints.info import inspect_checkpoint
 from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.errors import CheckpointError, ExistsError, FileProblem, InputError

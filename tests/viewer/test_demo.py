@@ -151,10 +151,10 @@ def test_headless_demo_presses_the_button_and_leaves_screenshot_labels_and_repor
         """
         import os
         from pathlib import Path
-        from napari_transunet.checkpoints import catalogue
+        from napari_transunet.checkpoints import registry
         from napari_transunet.viewer import display, samples
         from napari_transunet.viewer.demo import run_demo
-        catalogue.shipped_folder = lambda: None
+        registry.shipped_folder = lambda: None
         samples.real_ct_path = lambda: None
         servers = []
         start = display._start
@@ -204,11 +204,11 @@ def test_headless_demo_without_a_checkpoint_says_so_and_closes_everything(tmp_pa
         """
         import os
         from pathlib import Path
-        from napari_transunet.checkpoints import catalogue
+        from napari_transunet.checkpoints import registry
         from napari_transunet.errors import TransUNetError
         from napari_transunet.viewer import samples
         from napari_transunet.viewer.demo import run_demo
-        catalogue.shipped_folder = lambda: None
+        registry.shipped_folder = lambda: None
         samples.real_ct_path = lambda: None
         try:
             run_demo(Path(os.environ["OUT"]), True)

@@ -584,11 +584,11 @@ def two_shipped(
     viewer: Any, qtbot: Any, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Dock:
     """A dock where nobody chose a checkpoint. Shipped are one for crops in MR, the first by name, and one for CT."""
-    from napari_transunet.checkpoints import catalogue
+    from napari_transunet.checkpoints import registry
 
     shipped = tmp_path / "weights"
     shipped.mkdir()
-    (shipped / f"{catalogue.DEFAULT_CHECKPOINT}.safetensors").write_bytes(
+    (shipped / f"{registry.DEFAULT_CHECKPOINT}.safetensors").write_bytes(
         (checkpoints / "three.safetensors").read_bytes()
     )
     net = TransUNet("testing", num_classes=3, img_size=32)
@@ -599,7 +599,7 @@ def two_shipped(
     save_checkpoint(shipped / "a-first.safetensors", net, card)
     (tmp_path / "mine").mkdir()
     save_checkpoint(tmp_path / "mine" / "mine.safetensors", net, card.updated(title="My own"))
-    monkeypatch.setattr(catalogue, "shipped_folder", lambda: shipped)
+    monkeypatch.setattr(registry, "shipped_folder", lambda: shipped)
     monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(tmp_path / "mine"))
     _container, widget = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
     helper = Dock(viewer, widget, qtbot)

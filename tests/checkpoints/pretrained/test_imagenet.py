@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from napari_transunet.checkpoints.imagenet import load_imagenet
 from napari_transunet.checkpoints.layout import POSITIONS
+from napari_transunet.checkpoints.pretrained.imagenet import load_imagenet
 from napari_transunet.errors import CheckpointError, FileProblem, InputError
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import Variant

@@ -21,7 +21,7 @@ import numpy as np
 
 from napari_transunet.checkpoints.archive import megabytes, read_directory
 from napari_transunet.checkpoints.layout import POSITIONS
-from napari_transunet.checkpoints.pretrained import (
+from napari_transunet.checkpoints.pretrained.encoders import (
     CNN,
     ENCODER,
     PATCH_EMBEDDINGS,

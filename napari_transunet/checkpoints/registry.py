@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from napari_transunet.checkpoints.inspection import CheckpointReport, inspect_checkpoint
+from napari_transunet.checkpoints.info import CheckpointInfo
 from napari_transunet.checkpoints.reading import CHECKPOINT_SUFFIXES
 from napari_transunet.errors import FileProblem, InputError
 
@@ -42,7 +42,7 @@ class CheckpointEntry:
     title: str
     path: Path
     shipped: bool
-    report: CheckpointReport
+    report: CheckpointInfo
 
     @property
     def ok(self) -> bool:
@@ -82,9 +82,9 @@ def list_checkpoints(user_folder: str | os.PathLike[str] | None = None) -> list[
     entries = []
     for name, (path, shipped) in _named_files(user_folder).items():
         try:
-            report = inspect_checkpoint(path)
+            report = CheckpointInfo.from_file(path)
         except FileProblem as error:
-            report = CheckpointReport(path, 0, problems=(str(error),))
+            report = CheckpointInfo(path, 0, problems=(str(error),))
         title = (report.card.title or report.card.name) if report.card is not None else None
         entries.append(CheckpointEntry(name, title or name, path, shipped, report))
     return entries

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from napari_transunet.checkpoints import catalogue
+from napari_transunet.checkpoints import registry
 from napari_transunet.checkpoints.card import default_card
-from napari_transunet.checkpoints.catalogue import (
+from napari_transunet.checkpoints.registry import (
     DEFAULT_CHECKPOINT,
     FOLDER_VARIABLE,
     default_checkpoint,
@@ -31,7 +31,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_net: TransUNe
     shipped, user = tmp_path / "weights", tmp_path / "user"
     shipped.mkdir()
     user.mkdir()
-    monkeypatch.setattr(catalogue, "shipped_folder", lambda: shipped)
+    monkeypatch.setattr(registry, "shipped_folder", lambda: shipped)
     monkeypatch.setenv(FOLDER_VARIABLE, str(user))
     save_checkpoint(shipped / "abdomen.safetensors", small_net, default_card(small_net, title="Abdomen, CT"))
     (shipped / "README.md").write_text("About the weights.")
@@ -109,7 +109,7 @@ def test_a_user_folder_that_is_not_there_is_empty(
 
 
 def test_the_checkout_ships_its_weights() -> None:
-    shipped = catalogue.shipped_folder()
+    shipped = registry.shipped_folder()
     assert shipped is not None
     assert shipped.name == "weights"
     assert default_checkpoint() == shipped / f"{DEFAULT_CHECKPOINT}.safetensors"

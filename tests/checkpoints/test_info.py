@@ -12,7 +12,7 @@ import torch
 
 from napari_transunet.checkpoints import loading
 from napari_transunet.checkpoints.card import card_path, default_card
-from napari_transunet.checkpoints.inspection import inspect_checkpoint
+from napari_transunet.checkpoints.info import inspect_checkpoint
 from napari_transunet.checkpoints.layout import expected_shapes
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.errors import FileProblem

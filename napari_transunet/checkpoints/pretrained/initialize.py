@@ -12,13 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from napari_transunet.checkpoints.catalogue import resolve_checkpoint
-from napari_transunet.checkpoints.examination import examine
-from napari_transunet.checkpoints.hub import HUB_PREFIX, fetch
-from napari_transunet.checkpoints.imagenet import load_imagenet
+from napari_transunet.checkpoints.info import CheckpointInfo
 from napari_transunet.checkpoints.layout import HEAD, recognise
 from napari_transunet.checkpoints.loading import load_checkpoint
-from napari_transunet.checkpoints.pretrained import (
+from napari_transunet.checkpoints.pretrained.encoders import (
     CNN,
     PATCH_EMBEDDINGS,
     TRANSFORMER,
@@ -26,8 +23,11 @@ from napari_transunet.checkpoints.pretrained import (
     Pretrained,
     set_transformer,
 )
+from napari_transunet.checkpoints.pretrained.hub import HUB_PREFIX, fetch
+from napari_transunet.checkpoints.pretrained.imagenet import load_imagenet
+from napari_transunet.checkpoints.pretrained.timm import has_resnet, is_timm, timm_weights
 from napari_transunet.checkpoints.reading import StoredTensors, open_checkpoint
-from napari_transunet.checkpoints.timm import has_resnet, is_timm, timm_weights
+from napari_transunet.checkpoints.registry import resolve_checkpoint
 from napari_transunet.errors import CheckpointError, InputError
 from napari_transunet.model.transunet import TransUNet
 
@@ -128,7 +128,7 @@ def initialise(
     ----------
     source
         "imagenet"; `hub:OWNER/NAME`, a repository on the Hugging Face hub; the path of an `.npz` file with Flax
-        names; the path of a file of timm's; or path or catalogue name of a TransUNet checkpoint of the same
+        names; the path of a file of timm's; or path or registered name of a TransUNet checkpoint of the same
         variant. Image size, classes and skips of a checkpoint may differ: position embeddings are resampled,
         layers that have another shape are left as they are, and so is the head where the classes are not as many.
     cnn
@@ -247,7 +247,7 @@ def _transformer_report(net: TransUNet, report: LoadReport, main: str, cnn: str 
 def _from_checkpoint(net: TransUNet, file: _File, class_sources: Mapping[int, int] | None) -> InitReport:
     stored, label = file.stored, file.label
     _refuse_another_variant(net.variant, stored, label)
-    found = examine(stored.path, variant=net.variant, target_size=net.img_size)
+    found = CheckpointInfo.from_file(stored.path, variant=net.variant, target_size=net.img_size)
     source = load_checkpoint(stored.path, variant=net.variant, img_size=net.img_size).model
     ours, theirs = net.state_dict(), source.state_dict()
     # A layer's convolution and norm belong together: the statistics of one mean nothing for another.

@@ -12,25 +12,25 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from napari_transunet.checkpoints import initialisation
 from napari_transunet.checkpoints.card import ModelCard, default_card
-from napari_transunet.checkpoints.hub import fetch
-from napari_transunet.checkpoints.initialisation import (
+from napari_transunet.checkpoints.layout import HEAD, POSITIONS
+from napari_transunet.checkpoints.pretrained import initialize
+from napari_transunet.checkpoints.pretrained.hub import fetch
+from napari_transunet.checkpoints.pretrained.initialize import (
     IMAGENET_REPOSITORIES,
     RESNET_REPOSITORY,
     initialise,
     shared_classes,
 )
-from napari_transunet.checkpoints.layout import HEAD, POSITIONS
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.errors import CheckpointError, FileProblem, InputError
 from napari_transunet.model.positions import resize_position_embeddings
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import VARIANTS, Variant
 from tests.checkpoints.conftest import randomise
-from tests.checkpoints.test_imagenet import TINY as FLAX_TINY
-from tests.checkpoints.test_imagenet import vit_arrays
-from tests.checkpoints.test_timm import (
+from tests.checkpoints.pretrained.test_imagenet import TINY as FLAX_TINY
+from tests.checkpoints.pretrained.test_imagenet import vit_arrays
+from tests.checkpoints.pretrained.test_timm import (
     TINY,
     TINY_HYBRID,
     hybrid_tensors,
@@ -277,7 +277,7 @@ def test_a_repository_and_the_one_with_the_resnet(hub: list[tuple[str, str]]) ->
 def test_imagenet_stands_for_the_right_repository(
     hub: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(initialisation, "IMAGENET_REPOSITORIES", {"tiny hybrid": "timm/tiny"})
+    monkeypatch.setattr(initialize, "IMAGENET_REPOSITORIES", {"tiny hybrid": "timm/tiny"})
     net = TransUNet(TINY_HYBRID, img_size=48)
     assert set(initialise(net, "imagenet").origins.values()) == {"timm/tiny", RESNET_REPOSITORY}
     save_file(vit_tensors(TINY), tmp_path / "vit.safetensors")

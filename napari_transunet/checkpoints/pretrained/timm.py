@@ -24,7 +24,7 @@ from torch import Tensor
 
 from napari_transunet.checkpoints.archive import megabytes
 from napari_transunet.checkpoints.layout import POSITIONS
-from napari_transunet.checkpoints.pretrained import (
+from napari_transunet.checkpoints.pretrained.encoders import (
     CNN,
     CNN_ROOT,
     ENCODER,

@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from napari_transunet.checkpoints.imagenet import load_imagenet
 from napari_transunet.checkpoints.layout import POSITIONS
-from napari_transunet.checkpoints.timm import has_resnet, is_timm, load_timm, timm_weights
+from napari_transunet.checkpoints.pretrained.imagenet import load_imagenet
+from napari_transunet.checkpoints.pretrained.timm import has_resnet, is_timm, load_timm, timm_weights
 from napari_transunet.errors import CheckpointError, FileProblem, InputError
 from napari_transunet.model.encoder import Block
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import Variant
-from tests.checkpoints.test_imagenet import Arrays, vit_arrays
+from tests.checkpoints.pretrained.test_imagenet import Arrays, vit_arrays
 
 Tensors = dict[str, torch.Tensor]
 
@@ -415,7 +415,7 @@ def test_hostile_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not marker.exists()
 
     path.write_bytes(content)
-    monkeypatch.setattr("napari_transunet.checkpoints.timm.available_memory", lambda: 1000)
+    monkeypatch.setattr("napari_transunet.checkpoints.pretrained.timm.available_memory", lambda: 1000)
     with pytest.raises(CheckpointError, match="of memory, more than is free"):
         load_timm(net, path)
     assert unchanged(net, before)

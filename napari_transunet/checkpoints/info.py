@@ -1,0 +1,278 @@
+"""What a checkpoint file is, from names and shapes alone: no network is built, and no numbers are read.
+
+The tensors decide; a model card adds to them, and what contradicts them is a problem.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from napari_transunet.checkpoints.card import ModelCard, card_path
+from napari_transunet.checkpoints.layout import COUNTER, Layout, count_parameters, image_size, recognise
+from napari_transunet.checkpoints.reading import StoredTensors, TensorInfo, open_checkpoint
+from napari_transunet.errors import CheckpointError, InputError
+from napari_transunet.model.variants import MAX_SKIPS, Variant, get_variant
+
+CardOrigin = Literal["given", "beside", "header"]
+
+_FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """A checkpoint file, as far as it can be known without its numbers. What the file does not say is None.
+
+    Attributes
+    ----------
+    stored : its tensors' names and shapes; None where the file cannot be read as a checkpoint
+    layout : the network that these fit best
+    card : the one given, else the one beside the file, else the one in it
+    img_size : (height, width) in pixels the position embeddings were learned for
+    problems : sentences that keep it from being loaded, the most important first; `ok` where there are none
+    notes : sentences about what is odd or missing but does no harm
+    """
+
+    path: Path
+    bytes: int
+    stored: StoredTensors | None = None
+    layout: Layout | None = None
+    card: ModelCard | None = None
+    card_origin: CardOrigin | None = None
+    img_size: tuple[int, int] | None = None
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        card: ModelCard | str | os.PathLike[str] | None = None,
+        variant: str | Variant | None = None,
+        n_skip: int | None = None,
+        target_size: tuple[int, int] | None = None,
+    ) -> CheckpointInfo:
+        """Recognise a checkpoint and check it against its card. What is wrong with the file is in `problems`.
+
+        `target_size` (height, width) stands in for an unknown image size where it has as many tokens as there are
+        embeddings.
+
+        Raises
+        ------
+        FileProblem
+            There is no such file, or it cannot be read.
+        InputError
+            There is no such variant or `n_skip`.
+        """
+        if n_skip is not None and not 0 <= n_skip <= MAX_SKIPS:
+            raise InputError(f"n_skip must be from 0 to {MAX_SKIPS}, not {n_skip}.")
+        wanted = get_variant(variant) if isinstance(variant, str) else variant
+        path = Path(path)
+        try:
+            stored = open_checkpoint(path)
+        except CheckpointError as error:
+            return cls(path, path.stat().st_size, problems=(str(error),))
+        layout = recognise(stored.shapes, variant=wanted, n_skip=n_skip)
+        problem = (
+            _wrong_wish(stored, layout, wanted, n_skip)
+            or layout.problem(path.name)
+            or _dtype_problem(stored.tensors, path.name)
+        )
+        problems = [problem] if problem else []
+        found: ModelCard | None = None
+        origin: CardOrigin | None = None
+        try:
+            found, origin = _find_card(stored, card)
+        except CheckpointError as error:
+            problems.append(str(error))
+        notes = _oddities(stored)
+        if found is None and not problems:
+            notes.append(f"{path.name} has no model card, so the names of its labels are not known.")
+        if origin != "header" and found is not None and stored.card_text is not None:
+            notes.append(
+                f"The card {'beside it' if origin == 'beside' else 'given'} is used, not the one in the file."
+            )
+        size: tuple[int, int] | None = None
+        if not problems:
+            try:
+                _check_card(found, layout, path.name)
+                size = _learned_size(layout, found, target_size, path.name)
+            except CheckpointError as error:
+                problems.append(str(error))
+        return cls(
+            path,
+            path.stat().st_size,
+            stored,
+            layout,
+            found,
+            origin,
+            size,
+            problems=tuple(problems),
+            notes=tuple(notes),
+        )
+
+    @property
+    def ok(self) -> bool:
+        """Whether the checkpoint can be loaded, as far as that can be known without its numbers."""
+        return not self.problems
+
+    @property
+    def format(self) -> str | None:
+        """As `StoredTensors.format`."""
+        return None if self.stored is None else self.stored.format
+
+    @property
+    def variant(self) -> str | None:
+        """Name of the network's variant; None, like its sizes, where it is another network."""
+        return None if self._network is None else self._network.variant.name
+
+    @property
+    def patch_size(self) -> int | None:
+        """Pixels that one token covers, along each axis."""
+        return None if self._network is None else self._network.variant.patch
+
+    @property
+    def num_classes(self) -> int | None:
+        """Classes including the background."""
+        return None if self._network is None else self._network.num_classes
+
+    @property
+    def n_skip(self) -> int | None:
+        """How many of the ResNet's skips the decoder uses."""
+        return None if self._network is None else self._network.n_skip
+
+    @property
+    def parameters(self) -> int | None:
+        """Trained numbers, without the running statistics."""
+        return None if self.stored is None else count_parameters(self.stored.shapes)
+
+    @property
+    def tensors(self) -> int | None:
+        """How many tensors there are."""
+        return None if self.stored is None else len(self.stored.tensors)
+
+    @property
+    def dtype(self) -> str | None:
+        """What most numbers are stored as."""
+        tensors = self.stored.tensors if self.stored is not None else {}
+        dtypes = Counter(info.dtype for info in tensors.values() if info.dtype != "int64")
+        return dtypes.most_common(1)[0][0] if dtypes else None
+
+    @property
+    def _network(self) -> Layout | None:
+        return None if self.layout is None or self.layout.is_another_network else self.layout
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the single tensors, as JSON-ready values."""
+        return {
+            "ok": self.ok,
+            "path": str(self.path),
+            "bytes": self.bytes,
+            "format": self.format,
+            "variant": self.variant,
+            "num_classes": self.num_classes,
+            "img_size": None if self.img_size is None else list(self.img_size),
+            "n_skip": self.n_skip,
+            "patch_size": self.patch_size,
+            "parameters": self.parameters,
+            "tensors": self.tensors,
+            "dtype": self.dtype,
+            "card": None if self.card is None else self.card.model_dump(mode="json", exclude_none=True),
+            "card_origin": self.card_origin,
+            "problems": list(self.problems),
+            "notes": list(self.notes),
+        }
+
+
+def inspect_checkpoint(path: str | os.PathLike[str]) -> CheckpointInfo:
+    """What a checkpoint file is; as `CheckpointInfo.from_file`."""
+    return CheckpointInfo.from_file(path)
+
+
+def _wrong_wish(
+    stored: StoredTensors, layout: Layout, wanted: Variant | None, n_skip: int | None
+) -> str | None:
+    """That the file is a network, but not the one that was asked for."""
+    if layout.fits or (wanted is None and n_skip is None):
+        return None
+    true = recognise(stored.shapes)
+    if not true.fits:
+        return None
+    wish = wanted.name if wanted is not None else true.variant.name
+    wish += f" with n_skip {n_skip}" if n_skip is not None else ""
+    return (
+        f"{stored.path.name} is {true.variant.name} with n_skip {true.n_skip}, not {wish}; "
+        "the tensors tell, so these may be left out."
+    )
+
+
+def _find_card(
+    stored: StoredTensors, given: ModelCard | str | os.PathLike[str] | None
+) -> tuple[ModelCard | None, CardOrigin | None]:
+    if isinstance(given, ModelCard):
+        return given, "given"
+    if given is not None:
+        return ModelCard.read(given), "given"
+    beside = card_path(stored.path)
+    if beside.is_file():
+        return ModelCard.read(beside), "beside"
+    if stored.card_text is not None:
+        return ModelCard.from_json(stored.card_text, origin=f"The model card in {stored.path.name}"), "header"
+    return None, None
+
+
+def _learned_size(
+    layout: Layout, card: ModelCard | None, target: tuple[int, int] | None, name: str
+) -> tuple[int, int]:
+    patch = layout.variant.patch
+    if card is None and target is not None and _tokens(target, patch) == layout.tokens:
+        # Also where the number is a square: who asks for a size that it fits exactly knows better than a guess.
+        return target
+    return image_size(layout.tokens, patch, card.img_size if card is not None else None, name)
+
+
+def _tokens(size: tuple[int, int], patch: int) -> int:
+    return (size[0] // patch) * (size[1] // patch)
+
+
+def _check_card(card: ModelCard | None, layout: Layout, name: str) -> None:
+    """Raise a CheckpointError where the card contradicts the tensors."""
+    if card is None:
+        return
+    pairs: Mapping[str, tuple[object, object]] = {
+        "variant": (card.variant, layout.variant.name),
+        "num_classes": (card.num_classes, layout.num_classes),
+        "n_skip": (layout.n_skip if card.n_skip is None else card.n_skip, layout.n_skip),
+    }
+    wrong = [f"{key} is {said}, in the tensors {true}" for key, (said, true) in pairs.items() if said != true]
+    if wrong:
+        raise CheckpointError(
+            f"The model card of {name} contradicts its tensors: {'; '.join(wrong)}; "
+            "correct the card or take another."
+        )
+
+
+def _dtype_problem(tensors: Mapping[str, TensorInfo], name: str) -> str | None:
+    odd = [
+        f"{key} is {info.dtype}"
+        for key, info in tensors.items()
+        if not key.endswith(COUNTER) and info.dtype not in _FLOATS
+    ]
+    if not odd:
+        return None
+    more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+    return f"{name} is not stored as floating-point numbers: {', '.join(odd[:3])}{more}; convert it to float32 first."
+
+
+def _oddities(stored: StoredTensors) -> list[str]:
+    notes = []
+    if stored.unwrapped:
+        notes.append(f"The weights were found under {' → '.join(stored.unwrapped)}.")
+    if stored.prefixes:
+        notes.append(f"The keys begin with {', '.join(stored.prefixes[:3])}, which was taken off.")
+    return notes

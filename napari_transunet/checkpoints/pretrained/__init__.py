@@ -1,0 +1,1 @@
+"""First weights for a network: ImageNet files, timm's files and repositories, other checkpoints."""
