@@ -43,6 +43,7 @@ class Images:
     ----------
     kept : one file per image.
     copies : files that repeat an image: the same SOPInstanceUID, position, scaling and pixels.
+    cut : files that end within the pixels of an image that another file has whole.
     namesakes : how many images share their SOPInstanceUID with another one at another position.
     clash : two files with one SOPInstanceUID at one position that hold different images, so that one is a processed
         copy of the other and nothing tells which is meant.
@@ -50,6 +51,7 @@ class Images:
 
     kept: tuple[Header, ...]
     copies: tuple[Header, ...]
+    cut: tuple[Header, ...]
     namesakes: int
     clash: tuple[Header, Header] | None
 
@@ -58,21 +60,37 @@ def without_copies(headers: Sequence[Header]) -> Images:
     """Takes out copies. Only files that share a SOPInstanceUID and a position are opened again."""
     copies: set[int] = set()
     clash: tuple[Header, Header] | None = None
-    by_uid: dict[str, dict[str, list[Header]]] = {}
+    by_uid: dict[str, dict[str, list[int]]] = {}
+    cut: list[Header] = []
     for number, header in enumerate(headers):
         uid = str(header.dataset.get("SOPInstanceUID") or "")
         if not uid:
             continue
         here = by_uid.setdefault(uid, {}).setdefault(_place(header), [])
-        if any(_same_image(other, header) for other in here):
+        if any(_same_image(headers[other], header) for other in here):
             copies.add(number)
             continue
-        clash = clash or next(((other, header) for other in here if _is_version(other, header)), None)
-        here.append(header)
+        if _is_cut(header) and any(_same_meaning(headers[other], header) for other in here):
+            cut.append(header)
+            copies.add(number)
+            continue
+        for other in [
+            other for other in here if _is_cut(headers[other]) and _same_meaning(headers[other], header)
+        ]:
+            here.remove(other)
+            cut.append(headers[other])
+            copies.add(other)
+        clash = clash or next(
+            ((headers[other], header) for other in here if _is_version(headers[other], header)), None
+        )
+        here.append(number)
     counts = [sum(map(len, places.values())) for places in by_uid.values()]
     return Images(
         kept=tuple(header for number, header in enumerate(headers) if number not in copies),
-        copies=tuple(header for number, header in enumerate(headers) if number in copies),
+        copies=tuple(
+            headers[number] for number in sorted(copies) if not any(headers[number] is one for one in cut)
+        ),
+        cut=tuple(cut),
         namesakes=sum(count for count in counts if count > 1),
         clash=clash,
     )
@@ -88,8 +106,21 @@ def _is_version(one: Header, other: Header) -> bool:
     return one.path.parent != other.path.parent or len(set(map(str, numbers))) == 1
 
 
+def _is_cut(header: Header) -> bool:
+    place = header.pixels
+    return (
+        place is not None
+        and place.length is not None
+        and header.path.stat().st_size < place.offset + place.length
+    )
+
+
+def _same_meaning(one: Header, other: Header) -> bool:
+    return all(one.dataset.get(name) == other.dataset.get(name) for name in _MEANING)
+
+
 def _same_image(one: Header, other: Header) -> bool:
-    if any(one.dataset.get(name) != other.dataset.get(name) for name in _MEANING):
+    if not _same_meaning(one, other):
         return False
     if filecmp.cmp(one.path, other.path, shallow=False):
         return True

@@ -302,6 +302,11 @@ def _read_whole(header: Header, dtype: np.dtype[Any], max_bytes: int | None) -> 
         if "PixelData" not in dataset:
             raise VolumeError(f"{header.path.name} has no pixel data; it is truncated, copy it again.")
         syntax = _transfer_syntax(dataset)
+        if not syntax.is_transfer_syntax:
+            raise VolumeError(
+                f"{header.path.name} is packed in a way that cannot be read (transfer syntax {syntax}); store it in"
+                " another one."
+            )
         if syntax.is_compressed and syntax != RLELossless and not syntax.is_deflated:
             pixels = _decode_with_gdcm(header, dataset, syntax)
         else:

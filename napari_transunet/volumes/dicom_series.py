@@ -197,6 +197,11 @@ def _series(
         notes.append(
             f"{_counted(images.copies, 'copy', 'copies')} of images left out: {_names(images.copies)}."
         )
+    if images.cut:
+        notes.append(
+            f"{_counted(images.cut, 'damaged copy', 'damaged copies')} of images left out, which other files have"
+            f" whole: {_names(images.cut)}."
+        )
     if images.namesakes:
         notes.append(
             f"{images.namesakes} images share their SOPInstanceUID with another one, though each should have its own;"

@@ -73,7 +73,11 @@ class Packed:
         # Values may be packed with more bits than are used, or in a smaller type than they are unpacked to.
         type_bits = _type_bits(precision)
         fits = type_bits <= self.allocated and type_bits in (self.allocated, _type_bits(self.stored))
-        if precision < 2 or not fits:
+        if precision == 1:
+            raise ValueError(
+                "the packed image has single bits, which only images that are not packed may have here"
+            )
+        if precision < 1 or not fits:
             raise ValueError(
                 f"the packed image has {precision} bits per value, its DICOM header {self.stored} of {self.allocated}"
             )

@@ -75,7 +75,6 @@ def test_fractional_segmentations_are_read_where_they_hold_no_fractions(tmp_path
     ("kind", "syntax"),
     [
         ("BINARY", ExplicitVRLittleEndian),
-        ("BINARY", JPEG2000Lossless),
         ("LABELMAP", ExplicitVRLittleEndian),
         ("LABELMAP", RLELossless),
         ("LABELMAP", JPEG2000Lossless),
@@ -192,3 +191,11 @@ def test_segmentations_of_the_cases(shared_data: Path) -> None:
     gap = read_volume(cases / "seg_gap")
     assert gap.geometry.spacing[0] == 4
     assert any("4 mm" in note for note in gap.source.notes)
+
+
+def test_a_packing_that_is_not_known_is_not_called_damage(tmp_path: Path) -> None:
+    path = save(segmentation(np.ones((1, 4, 5), bool), [0.0], [1]), tmp_path / "s.dcm")
+    path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1", b"1.2.840.10008.1.2.8", 1))
+    with pytest.raises(VolumeError, match=r"1\.2\.840\.10008\.1\.2\.8") as caught:
+        read_volume(path)
+    assert "damaged" not in str(caught.value)

@@ -60,6 +60,17 @@ def test_copies_are_left_out_and_counted(tmp_path: Path, packed: bool) -> None:
     assert any(note.startswith("3 copies") for note in volume.source.notes)
 
 
+@pytest.mark.parametrize("name", ["a", "z"])
+def test_a_copy_that_was_cut_off_gives_way_to_the_whole_image(tmp_path: Path, name: str) -> None:
+    pixels = series(tmp_path / "m", [0, 2, 4])
+    path = next((tmp_path / "m").iterdir())
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "cut.dcm").write_bytes(path.read_bytes()[:-9])
+    volume = read_volume(tmp_path)
+    np.testing.assert_array_equal(volume.data, _hu(pixels))
+    assert any("cut.dcm" in note for note in volume.source.notes)
+
+
 def test_points_in_time_that_share_a_uid_are_asked_for(tmp_path: Path) -> None:
     for time in (1, 2):
         for z in range(2):
