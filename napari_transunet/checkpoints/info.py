@@ -56,11 +56,12 @@ class CheckpointInfo:
         variant: str | Variant | None = None,
         n_skip: int | None = None,
         target_size: tuple[int, int] | None = None,
+        weights: str | None = None,
     ) -> CheckpointInfo:
         """Recognise a checkpoint and check it against its card. What is wrong with the file is in `problems`.
 
         `target_size` (height, width) stands in for an unknown image size where it has as many tokens as there are
-        embeddings.
+        embeddings. `weights` is as for `open_checkpoint`.
 
         Raises
         ------
@@ -74,7 +75,7 @@ class CheckpointInfo:
         wanted = get_variant(variant) if isinstance(variant, str) else variant
         path = Path(path)
         try:
-            stored = open_checkpoint(path)
+            stored = open_checkpoint(path, weights=weights)
         except CheckpointError as error:
             return cls(path, path.stat().st_size, problems=(str(error),))
         layout = recognise(stored.shapes, variant=wanted, n_skip=n_skip)
@@ -189,9 +190,9 @@ class CheckpointInfo:
         }
 
 
-def inspect_checkpoint(path: str | os.PathLike[str]) -> CheckpointInfo:
+def inspect_checkpoint(path: str | os.PathLike[str], *, weights: str | None = None) -> CheckpointInfo:
     """What a checkpoint file is; as `CheckpointInfo.from_file`."""
-    return CheckpointInfo.from_file(path)
+    return CheckpointInfo.from_file(path, weights=weights)
 
 
 def _wrong_wish(
@@ -269,10 +270,24 @@ def _dtype_problem(tensors: Mapping[str, TensorInfo], name: str) -> str | None:
     return f"{name} is not stored as floating-point numbers: {', '.join(odd[:3])}{more}; convert it to float32 first."
 
 
+def about_weights(stored: StoredTensors) -> str | None:
+    """Which of several sets of weights in a file are used, and how to have the others; None where there is one."""
+    if not stored.others:
+        return None
+    used, others = stored.unwrapped[-1] if stored.unwrapped else "its own", ", ".join(stored.others)
+    choice = "ema" if "ema" in stored.others[0].lower() else stored.others[0]
+    return (
+        f"{stored.path.name} holds several sets of weights: those under {used} are used, not those under {others};"
+        f" --weights {choice} (in Python weights={choice!r}) takes the other."
+    )
+
+
 def _oddities(stored: StoredTensors) -> list[str]:
     notes = []
     if stored.unwrapped:
         notes.append(f"The weights were found under {' → '.join(stored.unwrapped)}.")
+    if said := about_weights(stored):
+        notes.append(said)
     if stored.prefixes:
         notes.append(f"The keys begin with {', '.join(stored.prefixes[:3])}, which was taken off.")
     return notes

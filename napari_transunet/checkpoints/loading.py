@@ -15,7 +15,7 @@ from torch import Tensor
 
 from napari_transunet.checkpoints.archive import megabytes
 from napari_transunet.checkpoints.card import ModelCard, default_card
-from napari_transunet.checkpoints.info import CheckpointInfo
+from napari_transunet.checkpoints.info import CheckpointInfo, about_weights
 from napari_transunet.checkpoints.layout import COUNTER, POSITIONS
 from napari_transunet.errors import CheckpointError
 from napari_transunet.files import available_memory
@@ -38,6 +38,8 @@ class Checkpoint:
     card : what it is for; the default card where it came without one
     path, sha256, format : the file it was read from, the hash of its bytes, "safetensors" or "pytorch…"
     has_card : whether `card` came with the checkpoint
+    weights : the name in the file under which the weights lie, where it holds several sets
+    notes : sentences about what was chosen between in reading
     """
 
     model: TransUNet
@@ -46,6 +48,8 @@ class Checkpoint:
     sha256: str
     format: str
     has_card: bool = True
+    weights: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -64,6 +68,7 @@ def load_checkpoint(
     variant: str | Variant | None = None,
     img_size: int | Sequence[int] | None = None,
     n_skip: int | None = None,
+    weights: str | None = None,
 ) -> Checkpoint:
     """A network from a `.safetensors`, `.pth` or `.pt` file. Nothing in the file is run.
 
@@ -74,6 +79,8 @@ def load_checkpoint(
     ----------
     card : used instead of the card in or beside the file; a `ModelCard` or the path of a JSON file
     variant, n_skip : must agree with the tensors; a `Variant` of one's own is needed for sizes never published
+    weights : which of several sets in the file: the name under which they lie, or "ema" for averaged ones. Without it
+        those of the last step (`model`, `state_dict`) are taken, and `notes` says so where there are others
     img_size : height and width in pixels to use the network at; position embeddings are resampled to it
 
     Raises
@@ -92,7 +99,9 @@ def load_checkpoint(
         target = checked_size(img_size, wanted.patch)
     elif img_size is not None:
         target = as_size(img_size)
-    found = CheckpointInfo.from_file(path, card=card, variant=wanted, n_skip=n_skip, target_size=target)
+    found = CheckpointInfo.from_file(
+        path, card=card, variant=wanted, n_skip=n_skip, target_size=target, weights=weights
+    )
     if found.problems:
         raise CheckpointError(found.problems[0])
     stored, layout, learned = found.stored, found.layout, found.img_size
@@ -124,6 +133,8 @@ def load_checkpoint(
         sha256=digest,
         format=stored.format,
         has_card=found.card is not None,
+        weights=stored.unwrapped[-1] if stored.others and stored.unwrapped else None,
+        notes=(said,) if (said := about_weights(stored)) else (),
     )
 
 

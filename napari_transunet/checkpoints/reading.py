@@ -46,6 +46,18 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 PREFIXES = ("module.", "_orig_mod.", "net.", "model.")
 """What DataParallel, `torch.compile` and wrapping modules put before every key, in any order and number."""
 
+AVERAGED = (
+    "model_ema",
+    "ema",
+    "ema_model",
+    "ema_state_dict",
+    "state_dict_ema",
+    "model_ema_state_dict",
+    "averaged_model",
+    "swa_model",
+)
+"""Names under which training scripts keep averaged weights beside those of the last step."""
+
 _MAX_DEPTH = 8
 _MAX_PICKLE = 16 << 20
 _MAX_HEADER = 16 << 20
@@ -111,6 +123,8 @@ class StoredTensors:
     format : "safetensors", "pytorch" or "pytorch (before 1.6)"
     tensors : key, without prefixes, → shape and dtype
     unwrapped : what the state dict was found in, e.g. ("state_dict", "model")
+    others : names under which the file holds other weights of the same network, e.g. ("model_ema",)
+    weights : which of them were asked for; None for those that come first
     prefixes : what was taken off the keys
     card_text : the JSON of the model card in the file's header, if there is one
     """
@@ -121,6 +135,8 @@ class StoredTensors:
     unwrapped: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     card_text: str | None = None
+    others: tuple[str, ...] = ()
+    weights: str | None = None
     _layout: _SafetensorsLayout | None = field(default=None, repr=False)
 
     @property
@@ -162,7 +178,8 @@ class StoredTensors:
             return self._read_pytorch(), digest.result()
 
     def _read_pytorch(self) -> dict[str, Tensor]:
-        found, _ = _unwrap(_torch_load(self.path, legacy=self.format != "pytorch"), self.path.name)
+        loaded = _torch_load(self.path, legacy=self.format != "pytorch")
+        found, _, _ = _unwrap(loaded, self.path.name, self.weights)
         clean, _ = _without_prefixes(found, self.path.name)
         tensors = {key: value for key, value in clean.items() if isinstance(value, Tensor)}
         if {key: tuple(value.shape) for key, value in tensors.items()} != self.shapes:
@@ -197,8 +214,11 @@ class StoredTensors:
         return {key: found[key] for key in self.tensors}, second.submit(digest.hexdigest).result()
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> StoredTensors:
+def open_checkpoint(path: str | os.PathLike[str], *, weights: str | None = None) -> StoredTensors:
     """What a `.safetensors`, `.pth` or `.pt` file holds. No numbers are read, and nothing in it is run.
+
+    `weights` chooses among several that a training script stored: the name under which they lie, or "ema" for averaged
+    ones. Without it, those of the last step are taken.
 
     Raises
     ------
@@ -206,7 +226,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> StoredTensors:
         There is no such file, or it cannot be read.
     CheckpointError
         It is no checkpoint, is damaged, declares more than it holds, or would need code to be run; the sentence
-        names the code.
+        names the code; or it holds no such `weights`.
     """
     path = Path(path)
     if path.is_dir():
@@ -223,11 +243,13 @@ def open_checkpoint(path: str | os.PathLike[str]) -> StoredTensors:
     if not start:
         raise CheckpointError(f"{path.name} is empty.")
     if start.startswith(b"PK\x03\x04"):
-        stored = _open_archive(path)
+        stored = _open_archive(path, weights)
     elif start[8:9] == b"{" and (not _is_pickle(start) or _header_length(start) <= _MAX_HEADER):
+        if weights is not None:
+            raise CheckpointError(f"{path.name} holds one set of weights, so there are no others to choose.")
         stored = _open_safetensors(path, _header_length(start))
     elif _is_pickle(start):
-        stored = _open_legacy(path)
+        stored = _open_legacy(path, weights)
     else:
         raise _not_a_checkpoint(path, start)
     if not stored.tensors:
@@ -301,7 +323,7 @@ def _fill(file: io.FileIO, view: memoryview) -> bool:
 # --- PyTorch -----------------------------------------------------------------------------------------------------
 
 
-def _open_archive(path: Path) -> StoredTensors:
+def _open_archive(path: Path, weights: str | None) -> StoredTensors:
     archive = read_directory(path)
     members = archive.sizes
     if any(name.endswith(".npy") for name in members):
@@ -324,10 +346,10 @@ def _open_archive(path: Path) -> StoredTensors:
         scan = scan_pickle(io.BytesIO(opened.read(member)))
     _refuse_code(path, scan)
     _check_protocol(path, scan)
-    return _describe(path, "pytorch")
+    return _describe(path, "pytorch", weights)
 
 
-def _open_legacy(path: Path) -> StoredTensors:
+def _open_legacy(path: Path, weights: str | None) -> StoredTensors:
     scans: list[PickleScan] = []
     with _as_damage(path), path.open("rb") as file, _mapped(file) as view:
         while len(scans) < _LEGACY_PICKLES and view.tell() < len(view):
@@ -339,12 +361,13 @@ def _open_legacy(path: Path) -> StoredTensors:
         )
     for scan in scans:
         _check_protocol(path, scan)
-    return _describe(path, "pytorch (before 1.6)")
+    return _describe(path, "pytorch (before 1.6)", weights)
 
 
-def _describe(path: Path, kind: str) -> StoredTensors:
+def _describe(path: Path, kind: str, weights: str | None) -> StoredTensors:
     """Shapes by way of torch's own restricted unpickler, with all storages on the device without memory."""
-    found, wrappers = _unwrap(_torch_load(path, legacy=kind != "pytorch", shapes_only=True), path.name)
+    loaded = _torch_load(path, legacy=kind != "pytorch", shapes_only=True)
+    found, wrappers, others = _unwrap(loaded, path.name, weights)
     clean, prefixes = _without_prefixes(found, path.name)
     length = path.stat().st_size
     tensors = {}
@@ -356,7 +379,9 @@ def _describe(path: Path, kind: str) -> StoredTensors:
             )
         _check_extent(path, key, value, length)
         tensors[key] = TensorInfo(tuple(value.shape), str(value.dtype).removeprefix("torch."))
-    return StoredTensors(path, kind, tensors, unwrapped=wrappers, prefixes=prefixes)
+    return StoredTensors(
+        path, kind, tensors, unwrapped=wrappers, prefixes=prefixes, others=others, weights=weights
+    )
 
 
 def _check_extent(path: Path, key: str, value: Tensor, length: int) -> None:
@@ -407,21 +432,75 @@ def _check_protocol(path: Path, scan: PickleScan) -> None:
         )
 
 
-def _unwrap(loaded: object, name: str) -> tuple[dict[str, object], tuple[str, ...]]:
-    """The innermost state dict and the names it was wrapped in."""
-    wrappers: list[str] = []
-    while isinstance(loaded, Mapping) and len(wrappers) < _MAX_DEPTH:
-        inner = next((key for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), None)
+def _unwrap(
+    loaded: object, name: str, weights: str | None
+) -> tuple[dict[str, object], tuple[str, ...], tuple[str, ...]]:
+    """The innermost state dict, the names it was wrapped in, and the names of others of the same network."""
+    found, levels = _innermost(loaded)
+    if not _is_state(found) and isinstance(found, Mapping):
+        # A file may hold averaged weights alone.
+        alone = next((key for key in AVERAGED if isinstance(found.get(key), Mapping)), None)
+        if alone is not None:
+            levels.append((found, alone))
+            found, more = _innermost(found[alone])
+            levels += more
+    if not _is_state(found):
+        held = f"a dict with {_keys(found)}" if isinstance(found, Mapping) else _kind(found)
+        raise CheckpointError(f"{name} holds no state dict but {held}.")
+    others = _others(levels, found)
+    wrappers = [key for _, key in levels]
+    if weights is not None and weights not in wrappers:
+        averaged = [key for key in (*wrappers, *others) if key in AVERAGED or "ema" in key.lower()]
+        chosen = next((key for key in others if key == weights), None)
+        if chosen is None and weights == "ema" and averaged:
+            chosen = averaged[0]
+        if chosen is None:
+            there = ", ".join(map(_printable, [*wrappers, *others])) or "a single set"
+            raise CheckpointError(f"{name} holds no weights called {_printable(weights)}; it holds {there}.")
+        if chosen in others:
+            own = {_bare(key) for key in found}
+            depth = next(at for at, (level, _) in enumerate(levels) if chosen in level)
+            others = {levels[depth][1]: found, **{key: one for key, one in others.items() if key != chosen}}
+            inner, _ = _innermost(levels[depth][0][chosen], inside=True)
+            # Averaging counts its steps beside the weights.
+            found = {key: value for key, value in inner.items() if _bare(key) in own}
+            wrappers = [*wrappers[:depth], chosen]
+    if not all(isinstance(key, str) for key in found):
+        raise CheckpointError(f"{name} holds no state dict: its keys are not all names.")
+    return dict(found), tuple(wrappers), tuple(others)
+
+
+def _innermost(loaded: Any, *, inside: bool = False) -> tuple[Any, list[tuple[Mapping[Any, Any], str]]]:
+    """What lies innermost under the usual names, and on the way there each dict with the name that was followed."""
+    names = (*WRAPPERS, "module", "shadow") if inside else WRAPPERS
+    levels: list[tuple[Mapping[Any, Any], str]] = []
+    while isinstance(loaded, Mapping) and len(levels) < _MAX_DEPTH:
+        inner = next((key for key in names if isinstance(loaded.get(key), Mapping)), None)
         if inner is None:
             break
-        wrappers.append(inner)
+        levels.append((loaded, inner))
         loaded = loaded[inner]
-    if not isinstance(loaded, Mapping) or not any(isinstance(value, Tensor) for value in loaded.values()):
-        held = f"a dict with {_keys(loaded)}" if isinstance(loaded, Mapping) else _kind(loaded)
-        raise CheckpointError(f"{name} holds no state dict but {held}.")
-    if not all(isinstance(key, str) for key in loaded):
-        raise CheckpointError(f"{name} holds no state dict: its keys are not all names.")
-    return dict(loaded), tuple(wrappers)
+    return loaded, levels
+
+
+def _is_state(found: object) -> bool:
+    return isinstance(found, Mapping) and any(isinstance(value, Tensor) for value in found.values())
+
+
+def _others(levels: list[tuple[Mapping[Any, Any], str]], found: Mapping[Any, Any]) -> dict[str, Any]:
+    """Name → state dict for what lies beside the one found and names most of the same tensors."""
+    own = {_bare(key) for key in found if isinstance(key, str)}
+    others: dict[str, Any] = {}
+    for level, followed in levels:
+        for key, value in level.items():
+            if key == followed or not isinstance(key, str) or not isinstance(value, Mapping):
+                continue
+            inner, _ = _innermost(value, inside=True)
+            if _is_state(inner):
+                names = {_bare(one) for one in inner if isinstance(one, str)}
+                if 2 * len(names & own) > len(own):
+                    others.setdefault(key, inner)
+    return others
 
 
 def _without_prefixes(found: Mapping[str, _Value], name: str) -> tuple[dict[str, _Value], tuple[str, ...]]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from napari_transunet.cli.options import JsonOption
+from napari_transunet.cli.options import JsonOption, WeightsOption
 from napari_transunet.cli.printing import print_facts, print_json, print_table
 from napari_transunet.cli.reporting import BAD_INPUT, one_line, say
 
@@ -17,13 +17,14 @@ def inspect(
     checkpoint: Annotated[
         str, typer.Argument(metavar="CHECKPOINT", help="A file, or the name of a known one.")
     ],
+    weights: WeightsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell what a checkpoint holds, without building the network."""
     from napari_transunet.checkpoints.info import inspect_checkpoint
     from napari_transunet.checkpoints.registry import resolve_checkpoint
 
-    report = inspect_checkpoint(resolve_checkpoint(checkpoint))
+    report = inspect_checkpoint(resolve_checkpoint(checkpoint), weights=weights)
     facts = report.to_dict()
     if as_json:
         print_json(facts)

@@ -13,10 +13,11 @@ from napari_transunet.cli.options import (
     OverwriteOption,
     SeriesOption,
     TimeOption,
+    WeightsOption,
     check_target,
     read,
 )
-from napari_transunet.cli.reporting import one_line
+from napari_transunet.cli.reporting import one_line, say
 from napari_transunet.errors import InputError
 
 Kind = Literal["auto", "image", "labels"]
@@ -33,6 +34,7 @@ def convert(
     series: SeriesOption = None,
     channel: ChannelOption = None,
     time_point: TimeOption = None,
+    weights: WeightsOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write a volume in another format on the same grid, or a checkpoint as .safetensors with its model card."""
@@ -43,7 +45,9 @@ def convert(
         from napari_transunet.checkpoints.loading import load_checkpoint
         from napari_transunet.checkpoints.saving import save_checkpoint
 
-        loaded = load_checkpoint(source)
+        loaded = load_checkpoint(source, weights=weights)
+        for note in loaded.notes:
+            say(f"Note: {note}")
         written = save_checkpoint(target, loaded.model, loaded.card, overwrite=overwrite)
     else:
         from napari_transunet.volumes.writing import writable_suffix, write_labels, write_volume

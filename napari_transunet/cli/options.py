@@ -27,6 +27,14 @@ ChannelOption = Annotated[
 TimeOption = Annotated[
     int | None, typer.Option("--time", metavar="N", min=0, help="Which time point of a series, from 0.")
 ]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="ema|NAME",
+        help="Which weights of a checkpoint that holds several: averaged ones (ema), or those under a name.",
+    ),
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 _LARGEST = 16384  # pixels along a side
 

@@ -19,6 +19,7 @@ from napari_transunet.cli.options import (
     OverwriteOption,
     SeriesOption,
     TimeOption,
+    WeightsOption,
     check_target,
     image_size,
     one_or_three,
@@ -68,6 +69,7 @@ def segment(
             "--checkpoint", "-c", metavar="NAME|PATH", help="A checkpoint's name or file; see inspect."
         ),
     ] = None,
+    weights: WeightsOption = None,
     pipeline: Annotated[
         Pipeline, typer.Option("--pipeline", help="As the model card says, or as in the TransUNet paper.")
     ] = "card",
@@ -124,6 +126,7 @@ def segment(
     predictors = _Predictors(
         checkpoint,
         preset=preset,
+        weights=weights,
         img_size=image_size(img_size),
         pipeline=pipeline,
         device=device,
@@ -201,10 +204,17 @@ class _Predictors:
     """One predictor a checkpoint, made when first needed and kept for the other inputs."""
 
     def __init__(
-        self, checkpoint: str | None, *, preset: str | None, img_size: tuple[int, int] | None, **options: Any
+        self,
+        checkpoint: str | None,
+        *,
+        preset: str | None,
+        weights: str | None,
+        img_size: tuple[int, int] | None,
+        **options: Any,
     ) -> None:
         self._checkpoint = checkpoint
         self._preset = preset
+        self._weights = weights
         self._img_size = img_size
         self._options = options
         self._made: dict[str, Predictor] = {}
@@ -221,7 +231,11 @@ class _Predictors:
             from napari_transunet.checkpoints.registry import resolve_checkpoint
             from napari_transunet.segmentation.predictor import Predictor
 
-            checkpoint = load_checkpoint(resolve_checkpoint(name), img_size=self._img_size)
+            checkpoint = load_checkpoint(
+                resolve_checkpoint(name), img_size=self._img_size, weights=self._weights
+            )
+            for note in checkpoint.notes:
+                say(f"Note: {note}")
             if self._preset is not None:
                 checkpoint = checkpoint.with_labels(preset_names(self._preset))
             self._made[name] = Predictor(checkpoint, **self._options)
@@ -315,6 +329,8 @@ def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrit
     order = review_order(unsure.expected_error())
     provenance["review_order"] = order[:_WORTH_KEEPING]
     notes = {"reading_notes": list(volume.source.notes), "compatibility_notes": doubts}
+    if checkpoint is not None and checkpoint.weights is not None:
+        provenance["checkpoint_weights"] = checkpoint.weights
     provenance |= {key: sentences for key, sentences in notes.items() if sentences}
     written = write_labels(target, labels, volume, names, provenance=provenance, overwrite=overwrite)
 
