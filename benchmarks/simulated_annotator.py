@@ -8,9 +8,10 @@ slices corrected and voxels changed by hand. Every arm starts from the shipped c
 
 - in order: from the first slice to the last;
 - every k-th: every 16th slice, then those midway between, and so on;
+- every k-th + interpolation: the same, and slices between two corrected ones that are near each other are filled by the
+  tool *Interpolate*;
 - ranked: as *Next slice to check* proposes them;
-- ranked + interpolation: the worst slice that is not near a corrected one comes next, and slices between two corrected
-  ones that are near each other are filled by the tool *Interpolate*;
+- ranked + interpolation: the worst slice that is not near a corrected one comes next, and slices are filled likewise;
 - ranked + learning: as ranked, and after every four slices the network learns from all that were corrected, and labels
   the others anew;
 - best possible: by the true error, which no annotator knows.
@@ -221,6 +222,7 @@ def arms(wanted: Sequence[str]) -> Iterator[tuple[str, int | None, Propose, Foll
     plain: dict[str, tuple[Propose, Follow]] = {
         "in order": (in_order, nothing),
         "every k-th": (every_kth, nothing),
+        "every k-th + interpolation": (every_kth, interpolate_near),
         "ranked": (ranked, nothing),
         "ranked + interpolation": (ranked_apart, interpolate_near),
         "best possible": (best_possible, nothing),
@@ -233,7 +235,15 @@ def arms(wanted: Sequence[str]) -> Iterator[tuple[str, int | None, Propose, Foll
             yield name, None, *plain[name]
 
 
-ARMS = ("in order", "every k-th", "ranked", "ranked + interpolation", "ranked + learning", "best possible")
+ARMS = (
+    "in order",
+    "every k-th",
+    "every k-th + interpolation",
+    "ranked",
+    "ranked + interpolation",
+    "ranked + learning",
+    "best possible",
+)
 
 
 def only(labels: NDArray[Any], organs: Sequence[int]) -> NDArray[np.uint8]:
