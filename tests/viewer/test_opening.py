@@ -18,8 +18,9 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QDialogButtonBox, QLabel
 
 from napari_transunet.viewer import opening
-from napari_transunet.viewer.layers import volume_of
+from napari_transunet.viewer.layers import add_volume, volume_of
 from napari_transunet.viewer.opening import VolumeOpener, opener_for
+from napari_transunet.viewer.sessions import sessions_of
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.several import SeveralVolumesError
 from napari_transunet.volumes.volume import Source, Volume
@@ -318,3 +319,28 @@ def test_window_closed_while_reading_leaves_nothing_behind(make_napari_viewer, s
 def test_menu_offers_a_file_and_a_folder(make_napari_viewer):
     opener = opener_in(make_napari_viewer())
     assert [action.text() for action in opener.menu().actions()] == ["File…", "DICOM folder…"]
+
+
+def test_a_label_file_without_names_opens_as_labels_of_the_image_on_whose_grid_it_lies(
+    make_napari_viewer, qtbot, tmp_path
+):
+    viewer = make_napari_viewer()
+    shape = (8, 10, 12)
+    geometry = Geometry(shape, (2.5, 0.7, 0.7), (-3.0, -4.0, 10.0))
+    wanted = np.random.default_rng(0).integers(0, 3, shape).astype(np.uint8)
+    image = add_volume(viewer, Volume(np.zeros(shape, np.int16), geometry, "CT", Source(None, "", "ct")))
+    elsewhere = Geometry(shape, (2.5, 0.7, 0.7), (-3.0, -4.0, 400.0))
+    add_volume(viewer, Volume(np.zeros(shape, np.int16), elsewhere, "CT", Source(None, "", "other")))
+    # Stored the other way round along z, as another program may write it.
+    turned = Volume(
+        wanted[::-1], geometry.reoriented((0, 1, 2), (True, False, False)), None, Source(None, "", "seg")
+    )
+    path = write_volume(tmp_path / "seg.nii.gz", turned)
+    opener = opener_in(viewer)
+    with qtbot.waitSignal(opener.labels_opened, timeout=30_000) as told:
+        opener.open_labels(path)
+    (layer,) = told.args
+    assert layer._type_string == "labels"
+    assert np.array_equal(layer.data, wanted)
+    sessions = sessions_of(viewer)
+    assert sessions.image_of(sessions.result_of(layer)) is image

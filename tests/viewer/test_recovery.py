@@ -157,3 +157,24 @@ def test_the_question_says_when_and_how_much():
     sentence = recovery_question(info)
     assert "1,204 voxels edited, 1 slice reviewed" in sentence
     assert "March 2025" in sentence
+
+
+def test_a_session_with_a_persons_work_is_offered_before_a_newer_one_without(viewer, qtbot):
+    image, result = _result(viewer)
+    keeper = _kept(qtbot, viewer, result)
+    result.layer.paint((3, 10, 10), 2)
+    assert keeper.flush()
+    mine = keeper._saver._folder.path.name
+    viewer.layers.remove(result.layer)
+    fresh = sessions_of(viewer).begin(image, volume_of(image), LABELS)
+    viewer.add_layer(fresh.layer)
+    newer = _kept(qtbot, viewer, fresh)
+    newer.touch()
+    assert newer.flush()
+    viewer.layers.remove(fresh.layer)
+    qtbot.waitUntil(lambda: not any(info.in_use for info in SessionStore().sessions()), timeout=10_000)
+    assert len(SessionStore().sessions()) == 2
+    recovery = Recovery(viewer)
+    with qtbot.waitSignal(recovery.found, timeout=10_000) as told:
+        recovery.look(image)
+    assert told.args[1].folder.name == mine

@@ -561,3 +561,110 @@ def test_labels_of_a_lazy_image_are_saved_too(make_napari_viewer, qtbot):
     qtbot.waitUntil(lambda: keeper._saver is not None, timeout=TIMEOUT)
     assert keeper.flush()
     assert len(SessionStore().sessions()) == 1
+
+
+def test_labels_restored_while_the_dock_is_open_have_one_session(sitting):
+    keeper = keep(sitting.viewer, sitting.result)
+    sitting.until(lambda: keeper._saver is not None)
+    sitting.layer.paint((4, 5, 5), 3)
+    sitting.session.mark_reviewed(4)
+    sitting.session.locked = frozenset({2})
+    keeper.touch()
+    assert keeper.flush()
+    edited = sitting.session.edited_voxels(sitting.layer.data)
+    sitting.viewer.layers.remove(sitting.layer)
+    sitting.until(lambda: not SessionStore().sessions()[0].in_use)
+    sitting.press("sessions")
+    dialog = sitting.dock._saved
+    table = dialog.findChild(QTableWidget, "sessions_table")
+    sitting.until(lambda: table.rowCount() == 1 and dialog._fingerprint is not None)
+    table.selectRow(0)
+    dialog.findChild(QPushButton, "session_restore").click()
+    sitting.until(lambda: sitting.dock.bench.layer is not None)
+    result = sessions_of(sitting.viewer).result_on(sitting.image)
+    assert sitting.dock.bench.result is result
+    assert keeper_of(result).result is result
+    assert result.session.edited_voxels(result.layer.data) == edited > 0
+    assert result.session.reviewed.keys() == {4}
+    assert result.session.locked == {2}
+    assert sitting.dock.toolbox.guard.locked == {2}
+
+
+def test_a_reference_without_names_and_stored_in_another_order_is_compared_by_its_table(sitting):
+    volume = volume_of(sitting.image)
+    numbers = np.zeros(SHAPE, np.uint8)
+    numbers[_prediction() == 1], numbers[_prediction() == 2] = 2, 1  # the other way round
+    data, meta, _ = labels_to_layer(
+        np.flip(numbers, 2).copy(),
+        volume.geometry.reoriented((0, 1, 2), (False, False, True)),
+        None,
+        "reference",
+    )
+    sitting.viewer.layers._activate_on_insert = False  # or the dock would follow it, and turn it
+    other = sitting.viewer.add_labels(data, **meta)
+    assert np.array_equal(other.data, np.flip(numbers, 2))  # only looked at
+    table = sitting.dock.findChild(QTableWidget, "reference_table")
+    sitting.until(lambda: table.rowCount() == 2)
+    other.name = "renamed"
+    assert sitting.dock.findChild(QComboBox, "compare_with").currentText() == "renamed"
+    sitting.press("compare")
+    scores = sitting.dock.findChild(QTableWidget, "scores")
+    sitting.until(lambda: scores.rowCount() == 3)
+    assert scores.item(2, 1).text() == "0.000"
+    assert "number" in sitting.text("compare_status")
+    for value, stands_for in ((1, 2), (2, 1)):
+        choice = sitting.dock.findChild(QComboBox, f"stands_for_{value}")
+        choice.setCurrentIndex(choice.findData(stands_for))
+    sitting.press("compare")
+    sitting.until(lambda: scores.item(2, 1).text() == "1.000")
+
+
+def test_labels_are_added_named_recoloured_and_deleted_also_unnamed_ones(sitting):
+    sitting.layer.data_setitem((np.array([0, 0]), np.array([1, 2]), np.array([1, 1])), 9)
+    sitting.settle()
+    assert sitting.dock.organs.values == [1, 2, 3, 9]
+    sitting.layer.selected_label = 9
+    sitting.press("edit_label")
+    name = sitting.dock.findChild(QLineEdit, "label_name")
+    name.setText("liver")
+    sitting.press("label_ok")
+    assert "already" in sitting.text("label_problem")
+    name.setText("tumour")
+    sitting.press("label_ok")
+    assert sitting.dock.bench.names[9] == "tumour"
+    sitting.press("add_label")
+    name.setText("cyst")
+    sitting.press("label_ok")
+    assert sitting.dock.bench.names[4] == "cyst"
+    assert sitting.layer.selected_label == 4
+    assert "cyst" in list(sitting.layer.features["name"])
+    sitting.layer.selected_label = 2
+    before = sitting.layer.data.copy()
+    sitting.press("delete_label")
+    assert np.array_equal(sitting.layer.data, before)  # asked first
+    sitting.press("question_yes")
+    sitting.until(lambda: not (sitting.layer.data == 2).any())
+    sitting.until(lambda: 2 not in sitting.dock.organs.values)
+    sitting.layer.undo()
+    assert np.array_equal(sitting.layer.data, before)
+    sitting.until(lambda: 2 in sitting.dock.organs.values)
+    assert sitting.dock.bench.names[2] == "spleen"
+
+
+def test_maps_and_measures_of_other_labels_are_not_shown(sitting):
+    for _ in range(2):
+        sitting.dock._toggle_uncertainty()  # twice before the first one is there
+    sitting.qtbot.wait(300)
+    assert not any("uncertainty" in layer.name for layer in sitting.viewer.layers)
+    sitting.dock._toggle_uncertainty()
+    sitting.until(lambda: any("uncertainty" in layer.name for layer in sitting.viewer.layers))
+    sitting.press("measure")
+    second = sessions_of(sitting.viewer).begin(
+        sitting.image, volume_of(sitting.image), LabelSet.from_names({1: "aorta"})
+    )
+    sitting.viewer.add_layer(second.layer)
+    assert sitting.dock.bench.layer is second.layer
+    assert not any("uncertainty" in layer.name for layer in sitting.viewer.layers)
+    sitting.qtbot.wait(500)
+    assert sitting.dock.findChild(QTableWidget, "measures").rowCount() == 0
+    assert sitting.dock.findChild(QPushButton, "measure").isEnabled()

@@ -824,3 +824,59 @@ def test_a_volume_stored_upside_down_gets_its_labels_where_they_belong(dock, che
     assert (
         sessions_of(dock.viewer).result_of(labels).session.runs[-1].total == 12
     )  # slices along the body, though that is array axis 1
+
+
+def test_labels_that_no_run_made_are_asked_about_and_outlive_a_run_that_stopped(dock, slow):
+    """Labels from a file, with *Review and correct* open: nothing is written into them, or removed, unasked."""
+    from napari_transunet.viewer.layers import labels_to_layer
+    from napari_transunet.volumes.labels import LabelSet
+
+    image = dock.add(name="ct")
+    dock.viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
+    drawn = np.zeros(SHAPE, np.uint8)
+    drawn[2, 5:9, 5:9] = 2
+    data, meta, _ = labels_to_layer(
+        drawn.copy(), volume_of(image).geometry, LabelSet.from_names(NAMES), "file"
+    )
+    layer = dock.viewer.add_labels(data, **meta)
+    assert dock.widget.result.layer is layer  # the dock names it
+    assert dock.widget.findChild(QComboBox, "labels").currentText() == "file"
+    dock.press("segment_volume")
+    assert "file" in dock.question
+    dock.press("question_yes")
+    dock.widget.cancel()
+    slow.release()
+    dock.until(lambda: not dock.widget.running)
+    assert layer in dock.viewer.layers
+    layer.undo()
+    assert np.array_equal(layer.data, drawn)
+    dock.viewer.layers.selection.active = layer
+    dock.press("segment_volume")
+    dock.press("question_no")
+    dock.until(lambda: not dock.widget.running)
+    assert np.array_equal(layer.data, drawn)
+    assert dock.labels("ct").data.any()
+
+
+def test_a_backup_copy_is_neither_written_into_nor_exported(dock):
+    from napari.layers._layer_actions import _duplicate_layer
+
+    dock.add(name="ct")
+    dock.segment()
+    labels = dock.labels("ct")
+    dock.viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
+    dock.viewer.layers.selection = {labels}
+    _duplicate_layer(dock.viewer.layers)
+    copy = dock.viewer.layers["ct labels copy"]
+    assert dock.widget.panel.layer is labels  # what *Export…* writes
+    copy.data_setitem((np.array([0]), np.array([0]), np.array([0])), 3)
+    before = copy.data.copy()
+    labels.undo()
+    dock.segment()
+    assert np.array_equal(copy.data, before)
+    assert labels.data.any()
+    dock.viewer.layers.selection.active = labels
+    dock.viewer.layers.selection.active = copy  # a person's own choice
+    dock.until(lambda: dock.widget.findChild(QComboBox, "labels").findText("ct labels copy") >= 0)
+    assert sessions_of(dock.viewer).result_of(copy) is not None
+    assert dock.widget.panel.layer is copy

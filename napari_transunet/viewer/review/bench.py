@@ -139,7 +139,7 @@ class AnnotationBench(QObject):
         if self.result is None:
             return LabelSet()
         unnamed = self.overview.unnamed if self.overview is not None else ()
-        return all_labels(self.result.layer, label_set_of(self.result.layer), unnamed)
+        return all_labels(self.result.layer, self.result.label_set, unnamed, self.result.session.names)
 
     @property
     def slice_in_view(self) -> int:

@@ -25,7 +25,7 @@ from napari_transunet.viewer.legend import swatch
 from napari_transunet.volumes.labels import Label, LabelSet, color_for, default_color
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from napari.layers import Labels
 
@@ -145,10 +145,14 @@ class LabelEditor(QFrame):
         self._why.show()
 
 
-def all_labels(layer: Labels, named: LabelSet, present: Iterable[int]) -> LabelSet:
-    """The named labels of a layer, and those that occur in it without a name, in the colours that they are shown in."""
+def all_labels(layer: Labels, named: LabelSet, present: Iterable[int], known: Mapping[int, str]) -> LabelSet:
+    """The named labels of a layer, and those that occur in it without a name, in the colours that they are shown in.
+
+    `known` are names that the layer does not give, but that the run which wrote it knew.
+    """
     unnamed = sorted(set(present) - set(named.names) - {0})
-    return LabelSet((*named, *(Label(value, f"label {value}", _shown(layer, value)) for value in unnamed)))
+    more = (Label(value, known.get(value) or f"label {value}", _shown(layer, value)) for value in unnamed)
+    return LabelSet((*named, *more))
 
 
 def highest_value(layer: Labels) -> int:
