@@ -18,7 +18,8 @@ from napari_transunet.training.datasets import open_dataset
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.reading import read_volume
-from napari_transunet.volumes.volume import Source
+from napari_transunet.volumes.volume import Source, Volume
+from napari_transunet.volumes.writing import write_volume
 from tests.commands import invoke
 
 ASSUMED = "1 mm voxels were assumed"
@@ -99,3 +100,16 @@ def test_labels_are_named_after_the_link_to_the_scan(bare: Path, checkpoint: Pat
         "patient01.nii.gz",
         "patient02.nii.gz",
     ]
+
+
+@pytest.mark.parametrize(("towards", "ends"), [(1.0, "0 feet, 4 head"), (-1.0, "0 head, 4 feet")])
+def test_slices_to_check_are_napari_s_with_head_and_feet_named(
+    checkpoint: Path, tmp_path: Path, towards: float, ends: str
+) -> None:
+    geometry = Geometry(
+        (5, 32, 32), (2.0, 1.0, 1.0), (0, 0, 0), ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, towards))
+    )
+    values = np.random.default_rng(0).integers(-1000, 1000, geometry.shape).astype(np.int16)
+    scan = write_volume(tmp_path / "scan.nii.gz", Volume(values, geometry, "CT", Source(None, "", "scan")))
+    result = invoke("segment", scan, "-o", tmp_path / "out.nii.gz", "-c", checkpoint, "--device", "cpu")
+    assert ends in result.stderr

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -35,6 +36,17 @@ if TYPE_CHECKING:
 
 Pipeline = Literal["card", "paper"]
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+_ENDS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "S": ("feet", "head"),
+        "I": ("head", "feet"),
+        "P": ("front", "back"),
+        "A": ("back", "front"),
+        "L": ("right", "left"),
+        "R": ("left", "right"),
+    }
+)
+"""Where the first and the last slice lie, by the side of the patient that the axis points to."""
 Backend = Literal["auto", "torch", "openvino"]
 
 _WORTH_SAYING, _WORTH_KEEPING = 10, 50  # slices of the order in which they are worth looking at
@@ -343,8 +355,16 @@ def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrit
     ]
     say(f"{written}: {slices} slices in {seconds:.1f} s. {', '.join(found) or 'Nothing was found'}.")
     if order:
-        say(f"Check first, as napari numbers slices: {', '.join(map(str, order[:_WORTH_SAYING]))}.")
+        first = ", ".join(map(str, order[:_WORTH_SAYING]))
+        say(f"Check first, as napari numbers slices ({_ends(volume, axis)}): {first}.")
     return written
+
+
+def _ends(volume: Volume, axis: int) -> str:
+    """Which ends of the patient the first and the last slice along an array axis lie at: "0 feet, 39 head"."""
+    towards = volume.geometry.axis_codes[2 - axis]
+    before, after = _ENDS[towards]
+    return f"0 {before}, {volume.data.shape[axis] - 1} {after}"
 
 
 @contextmanager

@@ -202,14 +202,15 @@ def fuzz(kind: str, count: int, seed: int, folder: Path) -> None:
         dice = random.Random(f"{kind} {seed} {number}")
         content = mutated(good, dice)
         target.write_bytes(content if subject.pack is None else subject.pack(content))
-        started = time.monotonic()
+        started, sentence = time.monotonic(), "a value"
         try:
             subject.read(path)
         except TransUNetError as error:
-            assert str(error), f"{kind} {seed} {number}: an error without a sentence"
-            assert "\n" not in str(error), f"{kind} {seed} {number}: {error}"
+            sentence = str(error)
         except Exception as error:
             raise AssertionError(f"{kind} {seed} {number}: {type(error).__name__}: {error}") from error
+        assert sentence, f"{kind} {seed} {number}: an error without a sentence"
+        assert "\n" not in sentence, f"{kind} {seed} {number}: {sentence}"
         seconds = time.monotonic() - started
         assert seconds < SECONDS, f"{kind} {seed} {number}: {seconds:.0f} s"
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024

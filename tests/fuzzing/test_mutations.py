@@ -1,4 +1,4 @@
-"""Files changed at random give a value or one of our errors, soon and in little memory. `make test-slow` tries 50,000."""
+"""Files changed at random give a value or one of our errors, soon and in little memory; 50,000 of them when slow."""
 
 from __future__ import annotations
 
