@@ -236,12 +236,14 @@ def _convert(dataset: Dataset, where: str) -> None:
     for element in getattr(dataset, "file_meta", ()):
         _ = element.value
     for tag in list(dataset.keys()):
-        name = keyword_for_tag(tag) or str(tag)
-        with damage_named(f"{name} of {where} is damaged"):
+        try:
             element = dataset[tag]
-            if element.VR == "SQ":
-                for item in element.value:
-                    _convert(item, where)
+        except Exception:
+            with damage_named(f"{keyword_for_tag(tag) or tag} of {where} is damaged"):
+                raise
+        if element.VR == "SQ":
+            for item in element.value:
+                _convert(item, where)
 
 
 def check_deflated(path: Path) -> None:

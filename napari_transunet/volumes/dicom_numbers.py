@@ -65,6 +65,9 @@ def whole_number(dataset: Dataset | None, name: str, where: str) -> int | None:
     VolumeError
         It is not one whole number.
     """
+    stored = None if dataset is None else dataset.get(name)
+    if type(stored) is int:  # as binary numbers are; each image has a dozen
+        return stored
     value = number(dataset, name, where)
     if value is not None and value != int(value):
         assert dataset is not None

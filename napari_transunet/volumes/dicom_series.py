@@ -207,7 +207,8 @@ def _series(
             f"{images.namesakes} images share their SOPInstanceUID with another one, though each should have its own;"
             " they were read as separate images, by their positions."
         )
-    left = [header for header in images.kept if header not in kept]
+    left = images.kept if len(kept) < len(images.kept) else ()
+    left = tuple(header for header in left if header.is_localizer)
     if left:
         notes.append(f"{_counted(left, 'localizer')} left out: {_names(left)}.")
     overviews = [
