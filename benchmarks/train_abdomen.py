@@ -5,18 +5,20 @@
     python benchmarks/train_abdomen.py score DATA OUT... --json RESULT
 
 `prepare` brings every scan to the network's size once. `train` learns from both modalities together, then a while from
-each alone, for a given time; fold N leaves CT N and every seventh MR out, and keeps what it finds there. `score` brings
-that back to the scans' own grids and compares it with the labels.
+each alone, for a given time; fold N leaves a fifth of the patients of either modality out, and keeps what it finds in
+them. `score` brings that back to the scans' own grids and compares it with the labels.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,13 +30,15 @@ from napari_transunet.training.augmentation import Augmentation
 from napari_transunet.training.cases import Case, prepare_case
 from napari_transunet.training.fitting import fit
 from napari_transunet.training.learner import case_batch
-from napari_transunet.training.recipes import DEFAULT
+from napari_transunet.training.recipes import DEFAULT, Recipe
 from napari_transunet.volumes.orientation import Reorientation
+
+if TYPE_CHECKING:
+    from napari_transunet.training.callbacks import Progress
 
 ORGANS = ("spleen", "right kidney", "left kidney", "gallbladder", "liver", "stomach", "pancreas", "aorta")
 SNOMED = ("78961009", "9846003", "18639004", "28231008", "10200004", "69695003", "15776009", "15825003")
 MR_ORGANS = ("spleen", "right kidney", "left kidney", "liver")
-FOLDS = 7
 SIZE, SPACING = 192, {"CT": 2.0, "MR": 1.7}
 WINDOW, PERCENTILES = (-160.0, 240.0), (0.5, 99.5)
 
@@ -153,31 +157,39 @@ def for_mr(case: Case) -> Case:
     return Case(case.name, case.patient, case.planes, table[case.labels.long()])
 
 
-class Timed:
-    """Cancels a training that runs longer than was planned, and tells where it is."""
+@dataclass(frozen=True, slots=True)
+class TimedRecipe(Recipe):
+    """A recipe whose schedule follows the clock, so that a training ends when its time does."""
 
-    def __init__(self, what: str) -> None:
-        self.what, self.told = what, 0.0
+    begun: float = 0.0
+    seconds: float = 1.0
 
-    def __call__(self, progress: object) -> None:
-        if time.monotonic() - self.told > 20:
-            self.told = time.monotonic()
-            step, steps, loss = (getattr(progress, name) for name in ("step", "steps", "loss"))
-            sys.stderr.write(f"{self.what}: step {step} of {steps}, loss {loss:.3f}\n")
+    @classmethod
+    def of(cls, recipe: Recipe, seconds: float) -> TimedRecipe:
+        own = {one.name: getattr(recipe, one.name) for one in fields(recipe)}
+        return cls(**own, begun=time.monotonic(), seconds=seconds)
+
+    def done(self) -> float:
+        return (time.monotonic() - self.begun) / self.seconds
+
+    def learning_rate_at(self, step: int, steps: int) -> float:
+        del steps
+        return min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * min(1.0, self.done())))
 
 
 def learn(
-    net: TransUNet, cases: list[Case], recipe: object, seconds: float, device: str, what: str
+    net: TransUNet, cases: list[Case], recipe: Recipe, seconds: float, device: str, what: str
 ) -> dict[str, float]:
-    """Train for about that long: the pace is measured first, on a copy of the weights."""
-    before = {key: value.clone() for key, value in net.state_dict().items()}
-    begun = time.monotonic()
-    fit(net, cases, recipe.with_changes(steps=20, ema=None), device=device)  # type: ignore[attr-defined]
-    pace = fit(net, cases, recipe.with_changes(steps=30), device=device).seconds / 30  # type: ignore[attr-defined]
-    net.load_state_dict(before)
-    left = seconds - (time.monotonic() - begun)
-    steps = max(30, round(left / pace))
-    outcome = fit(net, cases, recipe.with_changes(steps=steps), device=device, on_progress=Timed(what))  # type: ignore[attr-defined]
+    """Train for that long."""
+    timed = TimedRecipe.of(recipe.with_changes(steps=1_000_000), seconds)
+    told = [0.0]
+
+    def tell(progress: Progress) -> None:
+        if progress.seconds - told[0] > 20:
+            told[0] = progress.seconds
+            sys.stderr.write(f"{what}: step {progress.step}, loss {progress.loss:.3f}\n")
+
+    outcome = fit(net, cases, timed, device=device, on_progress=tell, cancelled=lambda: timed.done() >= 1)
     sys.stderr.write(f"{what}: {outcome.steps} steps in {outcome.seconds:.0f} s\n")
     return {"steps": outcome.steps, "seconds": round(outcome.seconds, 1)}
 
@@ -212,7 +224,9 @@ def train(folder: Path, out: Path, fold: int | None, seconds: float, device: str
     net = TransUNet("R50-ViT-Ti_16", num_classes=len(ORGANS) + 1, img_size=SIZE, n_skip=3)
     what = "final" if fold is None else f"fold {fold}"
     facts: dict[str, object] = {"fold": fold, "seed": seed, "cases": [case.name for case, _ in kept]}
-    together = TOGETHER.with_changes(seed=seed)
+    together = TOGETHER.with_changes(
+        seed=seed, batch=TOGETHER.batch if fold is not None else 2 * TOGETHER.batch
+    )
     facts["joint"] = learn(
         net, [case for case, _ in kept], together, seconds * SHARE_TOGETHER, device, f"{what}, joint"
     )
@@ -231,9 +245,13 @@ def train(folder: Path, out: Path, fold: int | None, seconds: float, device: str
         else:
             one = TransUNet("R50-ViT-Ti_16", num_classes=len(ORGANS) + 1, img_size=SIZE, n_skip=3)
             one.load_state_dict(joint)
-        share = (1 - SHARE_TOGETHER) / (2 if fold is None else 1)
         facts[modality] = learn(
-            one, own, ALONE[modality].with_changes(seed=seed), seconds * share, device, f"{what}, {modality}"
+            one,
+            own,
+            ALONE[modality].with_changes(seed=seed),
+            seconds * (1 - SHARE_TOGETHER) / 2,
+            device,
+            f"{what}, {modality}",
         )
         if fold is None:
             save_checkpoint(

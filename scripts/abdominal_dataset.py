@@ -25,6 +25,7 @@ TOTALSEGMENTATOR = {
     52: "aorta",
 }
 OURS = {**{value: organ for value, organ in TOTALSEGMENTATOR.items() if value < 8}, 8: "aorta"}
+FOLDS = 5
 NAMES = {"kidney_right": "right kidney", "kidney_left": "left kidney"}
 
 
@@ -68,7 +69,7 @@ def lay_out(data: Path, out: Path) -> None:
             "image": str(link.relative_to(out)),
             "labels": {str(value): organ for value, organ in values.items()},
             "modality": modality,
-            "fold": counts[modality] % (7 if modality == "CT" else 5),
+            "fold": counts[modality] % FOLDS,
         }
         counts[modality] += 1
     (out / "index.json").write_text(json.dumps(index, indent=2))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.backends import cudnn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -53,7 +54,10 @@ class InferenceTransUNet(nn.Module):
     @torch.inference_mode()
     def forward(self, x: Tensor) -> Tensor:
         """(B, 1 or 3, H, W) real numbers -> float32 logits (B, num_classes, H, W)."""
-        logits: Tensor = self.net(x.to(dtype=self.dtype, memory_format=self.memory_format))
+        image = x.to(dtype=self.dtype, memory_format=self.memory_format)
+        # cuDNN would round float32 to 10 bits of mantissa (TF32) unasked; who wants speed asks for bfloat16.
+        with cudnn.flags(enabled=True, benchmark=cudnn.benchmark, allow_tf32=False):
+            logits: Tensor = self.net(image)
         return logits.float()
 
     @torch.inference_mode()

@@ -33,12 +33,21 @@ PLANE_AXES: Mapping[Plane, tuple[int, int, int]] = MappingProxyType(
 
 _ENOUGH_NEIGHBOURS = 6
 
+_SENT_AS_STORED: Mapping[np.dtype[Any], torch.dtype] = MappingProxyType(
+    {
+        np.dtype(np.uint8): torch.uint8,
+        np.dtype(np.int8): torch.int8,
+        np.dtype(np.int16): torch.int16,
+        np.dtype(np.int32): torch.int32,
+    }
+)
+
 AS_STORED = Reorientation((0, 1, 2), (False, False, False))
 
 
 @dataclass(frozen=True, eq=False)
 class SliceStack:
-    """A few scaled slices on the CPU, and which of them are the channels of which image.
+    """A few scaled slices on one device, and which of them are the channels of which image.
 
     Neighbouring slices share channels, so each is kept, and resized, once.
 
@@ -56,7 +65,8 @@ class SliceStack:
     def pick(self, positions: Sequence[int]) -> SliceStack:
         """Only the images at these positions, and the planes that they need."""
         needed, channels = self.channels[list(positions)].unique(return_inverse=True)
-        return SliceStack(self.planes[needed], channels)
+        everything = len(needed) == len(self.planes)
+        return SliceStack(self.planes if everything else self.planes[needed], channels)
 
     def images(self, resize: Resize) -> Tensor:
         """At the network's size: (n, context, H, W), where `resize` lies."""
@@ -130,11 +140,21 @@ class SliceSource:
         around = range(-(self.context // 2), self.context // 2 + 1)
         wanted = np.clip(np.add.outer(own, around), 0, len(self) - 1)
         distinct, channels = np.unique(wanted, return_inverse=True)
-        values = self.data[distinct].astype(np.float32)
+        planes = self.scaling.apply(self._as_stored(distinct))
+        return SliceStack(planes, torch.from_numpy(channels.reshape(wanted.shape)))
+
+    def _as_stored(self, slices: npt.NDArray[np.int64]) -> Tensor:
+        """Slices in the volume's own units: whole numbers as stored where a CUDA GPU will scale them, else float32."""
+        device = self.resize.rows.device
+        if device.type == "cuda" and self.data.dtype in _SENT_AS_STORED:
+            shape = (len(slices), *_plane_shape(self.data))
+            stored = torch.empty(shape, dtype=_SENT_AS_STORED[self.data.dtype], pin_memory=True)
+            np.take(self.data, slices, axis=0, out=stored.numpy(), mode="clip")
+            return stored.to(device, non_blocking=True)
+        values = self.data[slices].astype(np.float32)
         if self.data.dtype.kind == "f":
             fill_from_neighbours(values)
-        planes = self.scaling.apply(torch.from_numpy(values))
-        return SliceStack(planes, torch.from_numpy(channels.reshape(wanted.shape)))
+        return torch.from_numpy(values)
 
     def images(self, indices: Sequence[int]) -> Tensor:
         """What the network is given for these slices: float32 (len(indices), context, H, W), where the resize lies."""
