@@ -24,6 +24,7 @@ from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.reading import read_volume
 from napari_transunet.volumes.volume import Source
+from tests.volumes.test_dicom_seg_writing import _series
 
 SHAPE = (8, 10, 12)
 GEOMETRY = Geometry(SHAPE, (2.5, 0.7, 0.8), (10.0, -20.0, 30.0), ((0, -1, 0), (1, 0, 0), (0, 0, 1)))
@@ -167,3 +168,20 @@ def test_a_scan_that_is_gone_or_another_is_noticed(tmp_path):
         check_source(Source(file, "NIfTI", "ct"), before)
     assert source_state(Source(None, "array", "a")) is None
     check_source(None, None)
+
+
+def test_what_is_other_in_a_file_is_told_and_in_the_json(tmp_path):
+    scan = _series(tmp_path / "ct")
+    values = np.zeros(scan.data.shape, np.uint16)
+    values[2, 3:5, 3:5] = 7
+    told = []
+    paths = export(
+        values,
+        scan.geometry,
+        LabelSet.from_names({7: "liver"}),
+        _request(tmp_path, "dicom-seg"),
+        source=scan.source,
+        noted=told.append,
+    )
+    assert any("7 as 1" in note for note in told)
+    assert json.loads(paths[-1].read_text())["provenance"]["export_notes"] == told
