@@ -165,3 +165,14 @@ def test_extensions_that_lie_are_ignored(tmp_path: Path, size: int) -> None:
     again = read_volume(path)
     np.testing.assert_array_equal(again.data, SOME)
     assert again.labels is None
+
+
+def test_what_is_written_in_any_two_formats_lies_on_one_grid(tmp_path: Path) -> None:
+    """Cosines that a scanner rounded: NIfTI keeps a matrix, MetaImage the cosines and the spacing apart."""
+    rounded = ((0.9994, -0.035, 0.0), (0.035, 0.9994, 0.0), (0.0, 0.0, 1.0))
+    geometry = Geometry((60, 512, 512), (2.5, 0.7, 0.7), (-170.0, -160.0, 12.3), rounded)
+    labels = np.zeros(geometry.shape, np.uint8)
+    paths = [write_labels(tmp_path / f"a{number}{suffix}", labels, geometry)
+             for number, suffix in enumerate((".nii", ".mha", ".nrrd", ".seg.nrrd"))]  # fmt: skip
+    grids = [read_volume(path).geometry for path in paths]
+    assert all(one.matches(other) for one in (*grids, geometry) for other in grids)
