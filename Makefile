@@ -22,8 +22,8 @@ system:
 demo: setup  ## segment a real CT in napari; without a display, into demo-output/
 	@$(BIN)/napari-transunet demo
 
-test: setup  ## all tests but the slow ones
-	@scripts/test.sh
+test: setup  ## all tests but the slow ones (JOBS=2: the engine's in two processes)
+	@JOBS=$(JOBS) scripts/test.sh
 
 test-slow: setup  ## the slow tests
 	@scripts/test.sh -m slow

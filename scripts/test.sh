@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Run the tests: first the engine's, with Qt and napari kept out, then the viewer's on a virtual display.
-# Arguments go to both runs. Both always run; the status is that of the first that failed.
+# JOBS=N runs the engine's in N processes. Arguments go to both runs. Both always run; the status is that of the first
+# that failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,7 +10,12 @@ export NAPARI_CONFIG="" PYTHONDONTWRITEBYTECODE=1
 status=0
 
 echo "== engine =="
-"$python" -m pytest -p no:napari -p no:pytest-qt -p no:npe2 -p no:napari-plugin-engine -q --durations=10 --ignore=tests/viewer "$@" || status=$?
+engine=("$python" -m pytest)
+if [[ "${JOBS:-1}" -gt 1 ]]; then
+    # One thread each: processes that all use every core are slower together than one alone.
+    engine=(env OMP_NUM_THREADS=1 "${engine[@]}" -n "$JOBS" --dist loadscope)
+fi
+"${engine[@]}" -p no:napari -p no:pytest-qt -p no:npe2 -p no:napari-plugin-engine -q --durations=10 --ignore=tests/viewer "$@" || status=$?
 
 echo "== viewer =="
 scripts/with-display.sh "$python" -m pytest -q --durations=10 tests/viewer "$@"
