@@ -30,9 +30,7 @@ def whole_numbers(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if array.dtype.kind != "f":
         raise VolumeError(f"Labels must be whole numbers, not values of type {array.dtype}.")
     whole = np.empty(array.shape, np.int32)
-    for plane, target in zip(
-        np.atleast_1d(array), np.atleast_1d(whole), strict=True
-    ):  # a plane at a time: memory
+    for index, plane in enumerate(array):  # a plane at a time: memory
         nearest = np.rint(plane)
         fits = (np.abs(plane - nearest) <= LABEL_TOLERANCE) & (np.abs(nearest) < 2**31)
         if not fits.all():
@@ -41,7 +39,7 @@ def whole_numbers(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
                 f"Labels must be whole numbers; these hold fractions or worse ({example:g}). Resample labels by nearest"
                 " neighbour only, and see that image and labels were not swapped."
             )
-        target[...] = nearest
+        whole[index] = nearest
     return whole
 
 

@@ -62,3 +62,8 @@ def test_float_labels_are_written_as_whole_ones(tmp_path: Path) -> None:
     labels[0] = 0.9999999
     path = write_labels(tmp_path / "a.nii.gz", labels, Geometry.default(SHAPE))
     assert read_volume(path).data[0].tolist() == np.ones(SHAPE[1:]).tolist()
+
+
+def test_arrays_of_any_number_of_axes() -> None:
+    assert whole_numbers(np.array([0.0, 2.9999])).tolist() == [0, 3]
+    assert as_labels(np.full((2, 2, 2, 2), 7.0)).dtype == np.uint8
