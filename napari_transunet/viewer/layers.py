@@ -22,7 +22,7 @@ from napari_transunet.files import available_memory
 from napari_transunet.viewer.layer_record import METADATA_KEY, LayerRecord, record_of
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.label_values import whole_numbers
-from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.labels import LabelSet, default_color
 from napari_transunet.volumes.values import looks_like_ct, sampled
 from napari_transunet.volumes.volume import Source, Volume
 
@@ -133,10 +133,12 @@ def labels_dtype(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def label_colormap(label_set: LabelSet) -> Any:
-    """napari `DirectLabelColormap` with the set's fixed colours; background clear, unnamed labels grey."""
+    """napari `DirectLabelColormap` with the set's fixed colours; background clear, others by value."""
     from napari.utils.colormaps import DirectLabelColormap
 
     colors: dict[int | None, Any] = {None: np.array(UNNAMED_COLOR), 0: np.zeros(4)}
+    for value in range(1, 256):
+        colors[value] = np.array([*default_color(value), 1.0])
     for label in label_set:
         colors[label.value] = np.array([*label.color, 1.0])
     return DirectLabelColormap(color_dict=colors)

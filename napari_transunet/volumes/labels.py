@@ -24,7 +24,7 @@ _ORGANS: Mapping[str, str] = MappingProxyType(
         "kidney right": "#c9702b",
         "gallbladder": "#4fae4a",
         "stomach": "#e58fa6",
-        "pancreas": "#f2d16b",
+        "pancreas": "#b9a7f2",
         "aorta": "#e23b3b",
         "inferior vena cava": "#3f6fd1",
         "superior vena cava": "#5d8be0",

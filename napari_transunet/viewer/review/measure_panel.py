@@ -164,10 +164,10 @@ class ComparePanel(QWidget):
         self._other.setToolTip("The labels to compare with")
         self._other.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self._other.activated.connect(lambda _at: self._on_chosen())
-        self._compare = QPushButton(ACTIONS["compare"].title, self)
-        self._compare.setObjectName("compare")
-        self._compare.setToolTip(ACTIONS["compare"].hint)
-        self._compare.clicked.connect(self.press)
+        self.button = QPushButton(ACTIONS["compare"].title, self)
+        self.button.setObjectName("compare")
+        self.button.setToolTip(ACTIONS["compare"].hint)
+        self.button.clicked.connect(self.press)
         self._fold = QToolButton(self)
         self._fold.setObjectName("reference_fold")
         self._fold.setText("What the reference's labels stand for")
@@ -195,7 +195,7 @@ class ComparePanel(QWidget):
         self._slices.itemSelectionChanged.connect(self._on_selected)
         first = QHBoxLayout()
         first.addWidget(self._other, 1)
-        first.addWidget(self._compare)
+        first.addWidget(self.button)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 6, 0, 0)
         layout.addLayout(first)
@@ -230,9 +230,9 @@ class ComparePanel(QWidget):
         self._other.setPlaceholderText(
             "Choose labels to compare with" if fitting else "No other labels of this scan"
         )
-        self._compare.setEnabled(bool(fitting))
+        self.button.setEnabled(bool(fitting))
         apart = ", ".join(f"“{layer.name}”" for layer in elsewhere)
-        self._compare.setToolTip(
+        self.button.setToolTip(
             ACTIONS["compare"].hint
             if fitting
             else f"{apart} lies on another grid."
@@ -307,7 +307,7 @@ class ComparePanel(QWidget):
 
     def set_busy(self, busy: bool) -> None:
         """Whether it is comparing."""
-        self._compare.setEnabled(not busy and self._other.count() > 0)
+        self.button.setEnabled(not busy and self._other.count() > 0)
         if busy:
             self.say("Comparing …")
         elif self._status.text() == "Comparing …":

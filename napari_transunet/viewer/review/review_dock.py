@@ -199,8 +199,15 @@ class ReviewDock(QWidget):
         for below in (self.editor, self._question, self._tabs, self._status):
             layout.addWidget(below, 1 if below is self._tabs else 0)
         layout.addLayout(buttons)
+        own_width = [
+            self.comparison.button,
+            *self.editor.findChildren(QWidget),
+            *self._question.findChildren(QWidget),
+        ]
         for child in inner.findChildren(QWidget):
-            if isinstance(child, QPushButton | QComboBox | QAbstractSpinBox | QTableWidget):
+            if child not in own_width and isinstance(
+                child, QPushButton | QComboBox | QAbstractSpinBox | QTableWidget
+            ):
                 # They share what width there is, instead of making the dock wider than it is.
                 child.setSizePolicy(QSizePolicy.Policy.Ignored, child.sizePolicy().verticalPolicy())
         area = QScrollArea(self)
