@@ -39,6 +39,7 @@ UNNAMED_COLOR = (0.75, 0.75, 0.75, 1.0)  # a label that nobody named must still 
 
 _GRAIN = 2.0**24  # placements are multiples of 2**-24 mm, so that napari's slice count comes out exact
 _MATCH = 1e-4
+_MOST_LABELS, _FEW = 255, 40  # highest value, and number of values, of what looks like labels
 
 LayerTuple = tuple[Any, dict[str, Any], str]
 
@@ -267,6 +268,19 @@ def volume_of(layer: Image) -> Volume:
     if kept is not None:  # the same scan, cropped or rescaled by the user
         modality = kept.modality
     return Volume(data=data, geometry=geometry, modality=modality, source=source)
+
+
+def looks_like_labels(layer: Layer) -> bool:
+    """Whether an image holds few small whole numbers and is of no known modality, as label files without names do."""
+    record, data = record_of(layer), voxels_of(layer)
+    if layer._type_string != "image" or record.volume is None or record.volume.modality is not None:
+        return False
+    if is_lazy(layer) or data.dtype.kind not in "iub":
+        return False
+    sample = sampled(data)
+    if not sample.size or sample.min() < 0 or sample.max() > _MOST_LABELS:
+        return False
+    return len(np.unique(sample)) <= _FEW
 
 
 def is_lazy(layer: Layer) -> bool:

@@ -19,14 +19,14 @@ from qtpy.QtWidgets import QFileDialog, QMenu, QWidget
 from napari_transunet.errors import TransUNetError
 from napari_transunet.viewer.background import Chores
 from napari_transunet.viewer.choice_list import series_list, volumes_list
-from napari_transunet.viewer.layers import add_volume, labels_to_layer, warm_up
+from napari_transunet.viewer.layers import add_volume, labels_to_layer, volume_of, warm_up
 from napari_transunet.viewer.sessions import sessions_of
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.series import SeveralSeriesError
 from napari_transunet.volumes.several import SeveralVolumesError
 
 if TYPE_CHECKING:
-    from napari.layers import Labels
+    from napari.layers import Image, Labels
     from napari.viewer import Viewer
 
     from napari_transunet.viewer.choice_list import ChoiceList
@@ -176,6 +176,7 @@ class VolumeOpener(QObject):
             name = ", ".join((result.source.name, *wanted.titles)) if wanted.titles else None
             if wanted.as_labels:
                 labels = self._labels_of(result, name or result.source.name)
+                sessions_of(self._viewer).open(labels)  # tied to its image before anybody sees it
                 self._viewer.add_layer(labels)
                 self.labels_opened.emit(labels)
                 return
@@ -185,15 +186,26 @@ class VolumeOpener(QObject):
             return
         self.opened.emit(layer)
 
+    def reopen_as_labels(self, layer: Image) -> None:
+        """Show what was opened as an image as labels instead, without reading it again."""
+        try:
+            labels = self._labels_of(volume_of(layer), str(layer.name))
+        except TransUNetError as error:
+            self.failed.emit(str(error))
+            return
+        self._viewer.layers.remove(layer)
+        # Only now the image itself is no candidate for what its labels lie on.
+        sessions_of(self._viewer).open(labels)
+        self._viewer.add_layer(labels)
+        self.labels_opened.emit(labels)
+
     def _labels_of(self, volume: Volume, name: str) -> Labels:
-        """A labels layer, tied to its image before anybody sees it."""
+        """A labels layer with the names that the file gives."""
         from napari.layers import Labels
 
         label_set = volume.labels if volume.labels is not None else LabelSet()
         data, meta, _ = labels_to_layer(volume.data, replace(volume, labels=label_set), label_set, name)
-        layer = Labels(data, **meta)
-        sessions_of(self._viewer).open(layer)
-        return layer
+        return Labels(data, **meta)
 
     def _on_error(self, error: Exception) -> None:
         name = self._wanted.path.name if self._wanted is not None else "the file"

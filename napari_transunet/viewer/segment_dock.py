@@ -33,7 +33,7 @@ from napari_transunet.viewer.checkpoint_chooser import (
 from napari_transunet.viewer.device_chooser import DeviceChooser, find_devices
 from napari_transunet.viewer.keeping import SessionKeeper, keep, keeper_of
 from napari_transunet.viewer.labels_chooser import LabelsChooser
-from napari_transunet.viewer.layers import geometry_of, is_lazy, volume_of
+from napari_transunet.viewer.layers import geometry_of, is_lazy, looks_like_labels, volume_of
 from napari_transunet.viewer.lifetime import Lifetime
 from napari_transunet.viewer.memory import Memory
 from napari_transunet.viewer.opening import VolumeOpener
@@ -347,8 +347,17 @@ class SegmentDock(QWidget):
         self._list_checkpoints()
 
     def _on_opened(self, layer: Any) -> None:
+        others = self._sessions.images_beside(layer) if looks_like_labels(layer) else []
         self.volume.choose(layer)
         self._refresh()
+        if others:
+            self.question.ask(
+                f"“{layer.name}” looks like labels of “{others[0].name}”, on whose grid it lies. Open it as labels?",
+                yes="Open as labels",
+                no="Keep as an image",
+                on_yes=lambda: self.opener.reopen_as_labels(layer),
+                on_no=self._refresh,
+            )
 
     def _on_choice_needed(self, _several: Any) -> None:
         self._say("There are several volumes; choose one in the list.")

@@ -97,6 +97,12 @@ class Sessions(QObject):
         """The images on whose grid labels lie, also in another order of axes."""
         return [image for image in self._images() if turn_between(layer, image) is not None]
 
+    def images_beside(self, image: Image) -> list[Image]:
+        """The other images on the grid of an image."""
+        return [
+            other for other in self._images() if other is not image and turn_between(image, other) is not None
+        ]
+
     def images_of_its_size(self, layer: Labels) -> list[Image]:
         """Those and the images of the same shape elsewhere, on which only a person can put the labels."""
         shape = tuple(layer.data.shape)

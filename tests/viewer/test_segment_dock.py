@@ -880,3 +880,22 @@ def test_a_backup_copy_is_neither_written_into_nor_exported(dock):
     dock.until(lambda: dock.widget.findChild(QComboBox, "labels").findText("ct labels copy") >= 0)
     assert sessions_of(dock.viewer).result_of(copy) is not None
     assert dock.widget.panel.layer is copy
+
+
+def test_a_label_file_that_was_opened_as_an_image_is_asked_about(dock, tmp_path):
+    from napari_transunet.volumes.volume import Source
+    from napari_transunet.volumes.writing import write_volume
+
+    image = dock.add(name="ct")
+    numbers = np.zeros(SHAPE, np.uint8)
+    numbers[3:6, 4:9, 4:9] = 2
+    file = Volume(numbers, volume_of(image).geometry, None, Source(None, "", "seg"))
+    dock.widget.opener.open_path(write_volume(tmp_path / "seg.nii.gz", file))
+    dock.until(lambda: dock.question is not None)
+    assert "looks like labels" in dock.question
+    dock.press("question_yes")
+    labels = dock.viewer.layers["seg"]
+    assert labels._type_string == "labels"
+    assert dock.widget.volume.layer is image
+    assert dock.widget.result.layer is labels
+    assert np.array_equal(labels.data, numbers)
