@@ -9,8 +9,10 @@ fill, undo, another plugin, or a script. What is compared with is kept in three 
 - `flags`, set when a new run finds a voxel edited. From then on it stays an edit, also where the new prediction
   happens to agree with it, until a person takes the prediction over.
 
-A run writes untouched voxels alone. Everything that changes these arrays gives a `SessionStep`, by which the viewer
-takes the change back when a person undoes the labels that came with it.
+A run writes untouched voxels alone. A slice's mark as reviewed is approval of what was there: whatever but the brush
+changes a voxel of it, a run along any axis, a tool, or an edit given up, takes the mark away. Everything that changes
+these arrays gives a `SessionStep`, by which the viewer takes the change back when a person undoes the labels that came
+with it.
 """
 
 from __future__ import annotations
@@ -86,6 +88,18 @@ class SessionStep:
         self._session._reopen(self._reviews, back=False)
         if self.record is not None:
             self._session.add_run(self.record, self)
+
+    def _reopen_where(self, changed: Mask, box: tuple[slice, slice, slice]) -> None:
+        """Slices in which `changed`, which lies at `box`, is true are not what a person approved any more."""
+        session = self._session
+        others = tuple(axis for axis in range(3) if axis != session.axis)
+        first = box[session.axis].start or 0
+        for at in np.flatnonzero(changed.any(axis=others)).tolist():
+            index = first + at
+            if index in session.reviewed:
+                # As a whole new mapping: another thread may be reading it.
+                self._reviews[index] = session.reviewed[index]
+                session.reviewed = {k: v for k, v in session.reviewed.items() if k != index}
 
     def _remember(self, index: Index) -> None:
         self._changes.append((index, *self._session._held(index)))
@@ -221,9 +235,8 @@ class AnnotationSession:
         else:
             self.write_slice(axis, index, plane)
             merged = np.asarray(plane).astype(present.dtype, copy=False)
-        if axis == self.axis and index in self.reviewed and not np.array_equal(merged, present):
-            # What a person approved is not what is there any more.
-            step._reviews[index] = self.reviewed.pop(index)
+        if self.reviewed:
+            step._reopen_where(np.expand_dims(merged != present, axis), _plane_box(self.shape, axis, index))
         return merged
 
     # -- edits ----------------------------------------------------------------------------------------------
@@ -278,7 +291,9 @@ class AnnotationSession:
             if self._machine is not None:
                 self._machine[at][given_up] = self.prediction[at][given_up]
             plane = np.where(given_up, self.prediction[at], labels[at]).astype(labels.dtype, copy=False)
-            writes.append(_write(labels, axis, index, plane))
+            write = _write(labels, axis, index, plane)
+            step._reopen_where(write.before != write.after, write.index)
+            writes.append(write)
         return writes, step
 
     def expect_tools(self) -> None:
@@ -291,6 +306,7 @@ class AnnotationSession:
         for write in writes:
             step._remember(write.index)
             changed = np.broadcast_to(write.before != write.after, write.after.shape)
+            step._reopen_where(changed, write.index)
             self._machine_now()[write.index][changed] = write.after[changed]
             if self._flags is not None:
                 flags = self._flags[write.index]
@@ -497,6 +513,12 @@ def slice_index(axis: int, index: int) -> Index:
 
 def _copied(values: Array) -> Array | None:
     return values.copy() if values.any() else None
+
+
+def _plane_box(shape: tuple[int, int, int], axis: int, index: int) -> tuple[slice, slice, slice]:
+    box = [slice(0, size) for size in shape]
+    box[axis] = slice(index, index + 1)
+    return box[0], box[1], box[2]
 
 
 def _write(labels: Array, axis: int, index: int, plane: Array) -> Write:

@@ -345,3 +345,29 @@ def test_no_run_changes_an_edit_and_undo_and_redo_in_any_order_end_alike(data):
     assert np.array_equal(bench.labels, end)
     assert np.array_equal(bench.session.prediction, prediction)
     assert np.array_equal(bench.session.edited_mask(bench.labels), edited)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_whatever_but_the_brush_changes_a_reviewed_slice_takes_its_mark_away(axis):
+    session = AnnotationSession((4, 5, 6), {1: "liver"})
+    labels = np.zeros((4, 5, 6), np.uint8)
+    session.axis = axis
+    for index in range(session.shape[axis]):
+        session.mark_reviewed(index)
+    plane = np.zeros((4, 6), np.uint8)
+    plane[1, 2] = 1  # a run along y
+    step = session.begin()
+    labels[:, 3] = session.merge_slice(step, 1, 3, plane, labels)
+    changed = (1, 3, 2)[axis]
+    assert step.reopened == (changed,)
+    assert changed not in session.reviewed
+    step.undo()
+    assert changed in session.reviewed
+    step.redo()
+
+    before = labels[2:4, 1:3, 4:6].copy()
+    write = Write((slice(2, 4), slice(1, 3), slice(4, 6)), before, np.where(np.eye(2)[None] > 0, 1, before))
+    tool = session.note_correction([write])
+    assert tool.reopened == tuple(range((2, 1, 4)[axis], (4, 3, 6)[axis]))
+    tool.undo()
+    assert set(session.reviewed) == set(range(session.shape[axis])) - {changed}
