@@ -59,8 +59,12 @@ class AttentionPanel(QWidget):
         return None if chosen is None else int(chosen)
 
     def toggle(self) -> None:
-        """Turn it on or off."""
+        """Turn it on where it is off, and off where it is on."""
         self._on.toggle()
+
+    def set_on(self, on: bool) -> None:
+        """Turn it on or off."""
+        self._on.setChecked(on)
 
     def show_blocks(self, blocks: int, heads: int) -> None:
         """Offer what the network has."""
