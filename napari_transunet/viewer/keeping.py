@@ -64,6 +64,9 @@ class SessionKeeper(QObject):
         self._data = result.layer.data
         self._front: Mapping[str, Any] = {}
         self._closed = False
+        self._found = threading.Event()  # set when the folder was made, or could not be
+        self._folder: SessionFolder | None = None
+        self._last_save: threading.Thread | None = None
         self._take_over()
         events = result.layer.events
         for emitter in (events.paint, events.data, events.name, events.features, events.colormap):
@@ -97,8 +100,16 @@ class SessionKeeper(QObject):
         """Save now and wait for it, at most so long; whether it is saved."""
         return self._saver is not None and self._saver.flush(seconds)
 
+    @property
+    def saving(self) -> bool:
+        """Whether the last save, after `close`, is still under way."""
+        return self._last_save is not None and self._last_save.is_alive()
+
     def close(self, *, wait: bool = True) -> None:
-        """Save what is left and stop; without `wait`, the saving goes on by itself."""
+        """Save what is left and stop; without `wait`, the saving goes on by itself (see `saving`).
+
+        Also where the image's fingerprint, and so the folder, is not known yet: the last save waits for it.
+        """
         if self._closed:
             return
         self.touch()
@@ -109,13 +120,24 @@ class SessionKeeper(QObject):
             emitter.disconnect(self._on_changed)
         events.set_data.disconnect(self._on_drawn)
         self._viewer.layers.events.removed.disconnect(self._on_removed)
-        if self._saver is None:
-            return
+        # Not a daemon: a program that ends now must not take the last save with it.
+        self._last_save = threading.Thread(target=self._save_last, name="last save")
+        self._last_save.start()
         if wait:
-            self._saver.close(_PATIENCE)
-        else:
-            # Not a daemon: a program that ends now must not take the last save with it.
-            threading.Thread(target=self._saver.close, args=(_PATIENCE,), name="last save").start()
+            self._last_save.join(_PATIENCE)
+
+    def _save_last(self) -> None:
+        saver = self._saver
+        if saver is None:
+            self._found.wait()
+            if self._folder is None:
+                return
+            if not self._pending:
+                self._folder.close()
+                return
+            saver = self._saver_in(self._folder)
+            saver.touch()
+        saver.close(_PATIENCE)
 
     def _find_folder(self, image: Image) -> None:
         try:
@@ -123,6 +145,7 @@ class SessionKeeper(QObject):
             geometry, source = geometry_of(image), source_of(image)
         except TransUNetError as error:
             logger.warning("This volume's labels are not saved while you work: %s", error)
+            self._found.set()
             return
         path = str(source.path) if source is not None and source.path is not None else None
         name = str(image.name)
@@ -138,22 +161,32 @@ class SessionKeeper(QObject):
             )
             return SessionStore().create(about)
 
-        self._chores.run(create, self._begin, self._on_no_folder)
+        def find() -> SessionFolder:
+            try:
+                self._folder = create()
+                return self._folder
+            finally:
+                self._found.set()
+
+        self._chores.run(find, self._begin, self._on_no_folder)
 
     def _begin(self, folder: SessionFolder) -> None:
+        self._saver = self._saver_in(folder)
+        if self._pending:
+            self._saver.touch()
+
+    def _saver_in(self, folder: SessionFolder) -> Autosaver:
         session = self._result.session
         sources: dict[str, Callable[[], Any]] = {"labels": lambda: self._data}
         for name in ("prediction", "machine", "flags", "entropy"):
             sources[name] = partial(_array, session, name)
-        self._saver = Autosaver(
+        return Autosaver(
             folder,
             sources,
             self._state,
             on_saved=self._on_saved,
             on_problem=self._on_problem,
         )
-        if self._pending:
-            self._saver.touch()
 
     def _on_no_folder(self, error: Exception) -> None:
         reason = str(error) if isinstance(error, TransUNetError | OSError) else "an unexpected error"

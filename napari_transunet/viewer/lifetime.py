@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QEvent, QObject, Signal
+from qtpy.QtCore import QEvent, QObject, QTimer, Signal
 
 if TYPE_CHECKING:
     from qtpy.QtWidgets import QWidget
@@ -36,6 +36,11 @@ class Lifetime(QObject):
         self._widget = widget
         self._window: QWidget | None = None
         self._closing = False
+        # napari puts the widget into its dock first, and the dock into the window then.
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(0)
+        self._soon.timeout.connect(lambda: self._watch(widget.window()))
         widget.installEventFilter(self)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802
@@ -53,6 +58,7 @@ class Lifetime(QObject):
         elif kind in (QEvent.Type.ParentChange, QEvent.Type.Show):
             self._closing = False
             self._watch(self._widget.window())
+            self._soon.start()
             self.arrived.emit()
 
     def _on_window(self, event: QEvent) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,28 +81,29 @@ class PredictorCache:
         """
         key = self._key(settings)
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-            checkpoint = self._loaded(key)
+            known = self._kept  # what is loaded while `clear` comes is not kept
+            if key in known:
+                known.move_to_end(key)
+                return known[key]
+            checkpoint = self._loaded(known, key)
             # Room first: a large network must not be held twice while its successor is loaded.
-            while len(self._kept) >= self._size:
-                self._kept.popitem(last=False)
+            while len(known) >= self._size:
+                known.popitem(last=False)
             prepared = _prepare(settings, checkpoint)
-            self._kept[key] = prepared
+            known[key] = prepared
             return prepared
 
-    def _loaded(self, key: _Key) -> Checkpoint | None:
+    @staticmethod
+    def _loaded(known: Mapping[_Key, PreparedPredictor], key: _Key) -> Checkpoint | None:
         """The checkpoint that this key needs, if one of the kept predictors was made from it."""
-        for kept, prepared in self._kept.items():
+        for kept, prepared in known.items():
             if _file_of(kept) == _file_of(key):
                 return prepared.checkpoint
         return None
 
     def clear(self) -> None:
-        """Let go of all predictors and their memory."""
-        with self._lock:
-            self._kept.clear()
+        """Let go of all predictors and their memory; waits for none that is being loaded."""
+        self._kept = OrderedDict()
 
     def __contains__(self, settings: PredictorSettings) -> bool:
         try:

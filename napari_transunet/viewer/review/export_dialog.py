@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
 
 class ExportDialog(QDialog):
-    """Emits `wanted` with an `ExportRequest`."""
+    """Emits `wanted` with an `ExportRequest`, and `cancel_wanted` while one is written."""
 
     wanted = Signal(object)
+    cancel_wanted = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -68,6 +69,12 @@ class ExportDialog(QDialog):
         self._go.setObjectName("export_go")
         self._go.setDefault(True)
         self._go.clicked.connect(lambda: self.wanted.emit(self.request()))
+        self._cancel = QPushButton("Cancel export", self)
+        self._cancel.setObjectName("export_cancel")
+        self._cancel.setToolTip("Stop before the next file; nothing of this export stays")
+        self._cancel.setEnabled(False)
+        self._cancel.clicked.connect(self.cancel_wanted)
+        self._busy = False
         close = QPushButton("Close", self)
         close.clicked.connect(self.close)
         self._folder.textChanged.connect(self._refresh)
@@ -82,6 +89,7 @@ class ExportDialog(QDialog):
         form.addRow("Surfaces in", self._coordinates)
         buttons = QHBoxLayout()
         buttons.addStretch(1)
+        buttons.addWidget(self._cancel)
         buttons.addWidget(close)
         buttons.addWidget(self._go)
         layout = QVBoxLayout(self)
@@ -124,7 +132,9 @@ class ExportDialog(QDialog):
 
     def set_busy(self, busy: bool) -> None:
         """Whether an export is being written."""
-        self._go.setEnabled(not busy)
+        self._busy = busy
+        self._cancel.setEnabled(busy)
+        self._refresh()
 
     def _on_choose(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Export to", self._folder.text())
@@ -134,6 +144,6 @@ class ExportDialog(QDialog):
     def _refresh(self) -> None:
         chosen = any(box.isChecked() for box in self._boxes.values())
         ready = chosen and bool(self._folder.text().strip()) and bool(self._stem.text().strip())
-        self._go.setEnabled(ready)
+        self._go.setEnabled(ready and not self._busy)
         meshes = self._boxes["stl"].isChecked() or self._boxes["ply"].isChecked()
         self._coordinates.setEnabled(meshes)

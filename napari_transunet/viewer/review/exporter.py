@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +34,15 @@ class Exporter(QObject):
 
     said = Signal(str)
     exported = Signal(object)
+    _progressed = Signal(int, int)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._widget = parent
         self._dialog: ExportDialog | None = None
         self._chores = Chores(self)
+        self._cancelled = threading.Event()
+        self._progressed.connect(self._on_progress)
         self._result: Result | None = None
         self._image: Image | None = None
 
@@ -52,7 +57,17 @@ class Exporter(QObject):
         if self._dialog is None:
             self._dialog = ExportDialog(self._widget)
             self._dialog.wanted.connect(self._on_wanted)
+            self._dialog.cancel_wanted.connect(self.cancel)
         return self._dialog
+
+    @property
+    def busy(self) -> bool:
+        """Whether an export is being written; true also when nobody waits for it any more."""
+        return self._chores.finishing
+
+    def cancel(self) -> None:
+        """End the export before its next file; nothing of it stays."""
+        self._cancelled.set()
 
     def ask(self, result: Result, image: Image | None) -> None:
         """Ask which formats, and where to."""
@@ -65,7 +80,7 @@ class Exporter(QObject):
 
     def write(self, result: Result, image: Image | None, request: ExportRequest) -> None:
         """Export now, without asking; the outcome comes as a signal."""
-        if self._chores.busy:
+        if self._chores.busy or self.busy:
             self._say("The last export is still being written; wait for it to finish.")
             return
         try:
@@ -93,13 +108,25 @@ class Exporter(QObject):
                 request,
                 source=source,
                 provenance=provenance,
+                progress=self._tell,
+                cancelled=cancelled.is_set,
                 noted=notes.append,
             )
             return paths, notes
 
+        cancelled = self._cancelled = threading.Event()
         self.dialog.set_busy(True)
         self._say("Writing …")
-        self._chores.run(work, self._on_written, self._on_failed)
+        # A window that is closed now must not take the files with it that a person asked for.
+        self._chores.run(work, self._on_written, self._on_failed, finish=True)
+
+    def _tell(self, done: int, total: int) -> None:
+        with contextlib.suppress(RuntimeError):  # the window may be gone by now
+            self._progressed.emit(done, total)
+
+    def _on_progress(self, done: int, total: int) -> None:
+        if self._chores.busy and not self._cancelled.is_set():
+            self._say(f"Writing: {done} of {count(total, 'format')} done …")
 
     def _on_wanted(self, request: Any) -> None:
         if self._result is not None:
