@@ -91,12 +91,12 @@ class AdvancedOptions(QWidget):
             name="slices",
             label="Slices",
             tooltip=(
-                "The range that Segment volume computes, such as 40-80; empty for all slices.\n"
+                "The slices that Segment volume computes, by the slider's numbers: 40-80, or 40; empty for all.\n"
                 "Labels outside of it stay as they are."
             ),
         )
         self._slices.native.setPlaceholderText("all")
-        pattern = QRegularExpression(r"\s*(\d{1,6}\s*[-–]\s*\d{1,6})?\s*")
+        pattern = QRegularExpression(r"\s*(\d{1,6}\s*([-–]\s*\d{1,6})?)?\s*")
         self._slices.native.setValidator(QRegularExpressionValidator(pattern, self._slices.native))
         self._container = Container(
             widgets=[
@@ -159,9 +159,17 @@ class AdvancedOptions(QWidget):
 
     @property
     def between(self) -> tuple[int, int] | None:
-        """First and last slice of the range to segment; None for all, and while it is only half written."""
+        """First and last slice of the range to segment, by the slider's numbers; None for all."""
         numbers = [int(part) for part in re.findall(r"\d+", str(self._slices.value))]
-        return (min(numbers), max(numbers)) if len(numbers) == 2 else None
+        return (min(numbers), max(numbers)) if numbers else None
+
+    @property
+    def problem(self) -> str | None:
+        """Why no run can start with these options: a range that is only half written; None where one can."""
+        text = str(self._slices.value).strip()
+        if not text or re.fullmatch(r"\d+(\s*[-–]\s*\d+)?", text):
+            return None
+        return f"“{text}” under Advanced ▸ Slices is no range of slices; write one such as 40-80, or nothing for all."
 
     def offer_sizes(self, own: tuple[int, int] | None, patch: int) -> None:
         """Offer the sizes that a checkpoint's patch divides; its own size first."""

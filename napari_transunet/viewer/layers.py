@@ -288,6 +288,12 @@ def is_lazy(layer: Layer) -> bool:
     return not isinstance(voxels_of(layer), np.ndarray)
 
 
+def voxels_in_memory(layer: Layer) -> npt.NDArray[Any] | None:
+    """The layer's voxels, of a pyramid the finest; None where they still have to be computed or read. Takes no time."""
+    data = finest(layer)
+    return data if isinstance(data, np.ndarray) else None
+
+
 def label_set_of(layer: Labels) -> LabelSet:
     """Names and colours of a labels layer: its metadata, else the `name` column of its features."""
     kept = record_of(layer).labels

@@ -6,11 +6,11 @@ slices into a buffer instead, and a timer on the GUI thread takes out what fits 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -29,25 +29,21 @@ _SHARE = 8  # a 3D repaint may take up at most one part in this many of the time
 
 
 class SliceBuffer:
-    """Finished slices on their way from the worker to the GUI thread; safe to use from both."""
+    """Finished slices on their way from the worker to the GUI thread; safe to use from both, and nobody waits."""
 
     def __init__(self) -> None:
         self._planes: deque[tuple[int, NDArray[Any], SliceUncertainty | None]] = deque()
-        self._lock = threading.Lock()
 
     def put(self, index: int, plane: NDArray[Any], uncertainty: SliceUncertainty | None = None) -> None:
         """Add a finished slice."""
-        with self._lock:
-            self._planes.append((index, plane, uncertainty))
+        self._planes.append((index, plane, uncertainty))
 
     def take(self) -> tuple[int, NDArray[Any], SliceUncertainty | None] | None:
         """The oldest slice that was not taken yet."""
-        with self._lock:
-            return self._planes.popleft() if self._planes else None
+        return self._planes.popleft() if self._planes else None  # taken on one thread alone
 
     def __len__(self) -> int:
-        with self._lock:
-            return len(self._planes)
+        return len(self._planes)
 
 
 class LivePainter:
@@ -74,6 +70,8 @@ class LivePainter:
         self._repaint_cost = 0.0
         self._timing = False
         self.written = 0
+        self.kept: NDArray[np.int64] = np.zeros(1, np.int64)
+        """By label: voxels that these slices hold more (or fewer) of than was predicted, for edits and locks stayed."""
 
     def paint(self, buffer: SliceBuffer, *, budget: float | None = BUDGET) -> int:
         """Write slices for about `budget` seconds (None: all there are); return how many were written."""
@@ -90,6 +88,8 @@ class LivePainter:
             index, plane, uncertainty = item
             session, data = self._result.session, self._result.layer.data
             merged = session.merge_slice(self.session_step, self._axis, index, plane, data)
+            if index in self.session_step.conflicts:
+                self._count_kept(merged, plane)
             changed = self._step.write(self._axis, index, merged)
             if uncertainty is not None:
                 session.unsure_along(self._axis).put(index, uncertainty)
@@ -103,6 +103,14 @@ class LivePainter:
         if show_now or (self._stale and self._due()):
             self.refresh()
         return count
+
+    def _count_kept(self, merged: NDArray[Any], predicted: NDArray[Any]) -> None:
+        differs = merged != predicted
+        highest = int(max(merged.max(), predicted.max(), len(self.kept) - 1))
+        here = np.bincount(merged[differs], minlength=highest + 1)
+        here = here - np.bincount(predicted[differs], minlength=highest + 1)
+        here[: len(self.kept)] += self.kept
+        self.kept = here
 
     def refresh(self) -> None:
         """Show what was written."""

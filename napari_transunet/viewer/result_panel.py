@@ -8,6 +8,7 @@ from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import QFrame, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
 from napari_transunet.viewer.background import Chores
+from napari_transunet.viewer.brush_rest import BrushRest
 from napari_transunet.viewer.export import ExportAction
 from napari_transunet.viewer.layers import label_set_of
 from napari_transunet.viewer.legend import Legend
@@ -40,6 +41,7 @@ class ResultPanel(QWidget):
         self._layer: Labels | None = None
         self._image: Image | None = None
         self._chores = Chores(self)
+        self._brush_rest = BrushRest(viewer, self)
         self.legend = Legend(self)
         self.legend.picked.connect(self._on_picked)
         self._area = QScrollArea(self)
@@ -78,6 +80,7 @@ class ResultPanel(QWidget):
             self._follow(False)
             self._layer = layer
             self._follow(True)
+            self._brush_rest.follow(layer)
         self.legend.show_labels(label_set_of(layer) if layer is not None else otherwise)
         self._on_colormap()
         self._on_selected_label()
@@ -107,7 +110,7 @@ class ResultPanel(QWidget):
             if self._layer is layer:
                 self.edited.emit(*found)
 
-        self._chores.run(lambda: (session.edited_voxels(labels), bool(labels.any())), counted)
+        self._chores.run(lambda: (session.edited_voxels(labels), bool(labels.any())), counted, latest="edits")
 
     def export_labels(self) -> None:
         """What the button *Export…* does: ask for a file and write."""
@@ -122,6 +125,7 @@ class ResultPanel(QWidget):
         self._pause.stop()
         self._chores.drop()
         self._follow(False)
+        self._brush_rest.follow(None)
         self._layer = None
 
     def _follow(self, on: bool) -> None:

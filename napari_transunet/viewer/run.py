@@ -2,6 +2,9 @@
 
 The worker loads the checkpoint, prepares the predictor and computes slices; it never touches a layer or the
 viewer. Everything it finds goes into a `_Channel`. The GUI thread looks into the channel thirty times a second.
+
+What holds here: the GUI thread waits for neither the worker nor a lock, but in `wait`, when the window closes; what a
+run computed after it was ended is dropped; and however it ends, what it wrote is one undo step.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_transunet.annotation.runs import RunRecord, now
 from napari_transunet.errors import InputError
 from napari_transunet.viewer.painting import LivePainter, SliceBuffer, position_in_view
+from napari_transunet.viewer.slice_numbers import SliceNumbers, slice_numbers
 from napari_transunet.viewer.undo import UndoStep
 
 if TYPE_CHECKING:
@@ -37,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 _TICK = 33  # ms
 _NICENESS = 19  # of the computing thread on Linux, so that the window is served first
-_SWITCH_INTERVAL = 0.001  # s after which a computing thread hands Python over to the window; 0.005 is usual
 
 Kind = Literal["finished", "cancelled", "failed"]
 Stage = Literal["loading", "segmenting", "stopping"]
@@ -58,7 +61,7 @@ class RunRequest:
     only_this_slice
         Compute the slice in view alone instead of the whole volume.
     between
-        First and last slice of the range to compute; None for all.
+        First and last slice of the range to compute, by the slider's numbers; None for all.
     """
 
     settings: PredictorSettings
@@ -71,12 +74,16 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class RunProgress:
-    """How far a run is. `left` is the estimated remaining time in seconds, None while it cannot be known."""
+    """How far a run is.
+
+    `left` is the estimated remaining time in seconds, None while it cannot be known; `number` is the slider's of the
+    slice that it started at.
+    """
 
     stage: Stage
     done: int
     total: int
-    first: int
+    number: int
     left: float | None
 
 
@@ -93,7 +100,11 @@ class RunOutcome:
     seconds
         From the start, loading included, to the last slice.
     volumes
-        Label value -> mL of what was written, for the labels that were found.
+        Label value -> mL of what these slices hold now, for the labels that were found.
+    whole
+        Whether that is the whole volume: every slice was asked for and written.
+    numbers
+        The slider's numbers of the slices along `axis`.
     record
         For the session's provenance; None where nothing was written.
     conflicts
@@ -115,12 +126,20 @@ class RunOutcome:
     reopened: tuple[int, ...] = ()
     reason: str | None = None
     error: Exception | None = None
+    whole: bool = True
+    numbers: SliceNumbers = field(default_factory=lambda: SliceNumbers(1))
 
 
 class _Channel:
     """What the worker and the GUI thread share. Each field is written by one side only."""
 
-    def __init__(self, request: RunRequest, position: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        request: RunRequest,
+        position: tuple[int, int, int],
+        numbers: Sequence[SliceNumbers],
+    ) -> None:
+        self.numbers = tuple(numbers)  # along each axis
         self.request: RunRequest | None = request
         self.only_this_slice = request.only_this_slice
         self.checkpoint_name = request.checkpoint_name
@@ -134,7 +153,7 @@ class _Channel:
         # worker -> GUI thread
         self.buffer = SliceBuffer()
         self.slicing = threading.Event()
-        self.slicing_started = 0.0
+        self.warm: tuple[int, float] | None = None  # slices of the first batch, and when it was done
         self.last_slice = self.started
         self.axis = 0
         self.first = 0
@@ -145,7 +164,7 @@ class _Channel:
         self.sha256: str | None = None
         self.card: dict[str, Any] = {}
         self.img_size: tuple[int, int] = (0, 0)
-        self.between: tuple[int, int] | None = request.between
+        self.between: tuple[int, int] | None = None  # first and last index, where a range was asked for
         self.device = ""
         self.precision = ""
         self.backend = ""
@@ -189,18 +208,21 @@ def _work(channel: _Channel) -> Generator[None, None, None]:
         channel.img_size = predictor.card.img_size
         channel.axis = int(predictor.slice_axis(volume))
         channel.first = channel.position[channel.axis]
-        slices = _wanted_slices(request, channel.first, volume.data.shape[channel.axis])
+        slices = _wanted_slices(request, channel.first, channel.numbers[channel.axis])
+        if request.between is not None and slices is not None and not request.only_this_slice:
+            channel.between = slices[0], slices[-1]
         if slices is not None and channel.first not in slices:
             channel.first = min(slices, key=lambda index: abs(index - channel.first))
         channel.total = volume.data.shape[channel.axis] if slices is None else len(slices)
         channel.voxel_ml = float(np.prod(volume.geometry.spacing)) / 1000.0
-        channel.slicing_started = time.perf_counter()
         channel.slicing.set()
         yield
         for batch in predictor.iter_batches(
             volume, first=channel.first, slices=slices, cancelled=channel.cancelled, uncertainty=True
         ):
             channel.last_slice = time.perf_counter()
+            if channel.warm is None:
+                channel.warm = len(batch), channel.last_slice
             for prediction in batch:
                 channel.voxels = _added(channel.voxels, np.bincount(prediction.plane.ravel()))
                 channel.buffer.put(int(prediction.index), prediction.plane, prediction.uncertainty)
@@ -214,19 +236,21 @@ def _work(channel: _Channel) -> Generator[None, None, None]:
         channel.ended.set()
 
 
-def _wanted_slices(request: RunRequest, shown: int, count: int) -> Sequence[int] | None:
-    """The slices to compute; None for all."""
+def _wanted_slices(request: RunRequest, shown: int, numbers: SliceNumbers) -> Sequence[int] | None:
+    """The indices of the slices to compute; None for all."""
     if request.only_this_slice:
         return [shown]
     if request.between is None:
         return None
-    first, last = request.between
-    if not 0 <= first <= last < count:
+    found = [numbers.index(number) for number in request.between]
+    ends = sorted(index for index in found if index is not None)
+    if len(ends) < len(found):
+        first, last = request.between
         raise InputError(
-            f"There are no slices {first} to {last}; this volume's slices are 0 to {count - 1}. "
-            "Change “Slices” under Advanced."
+            f"There are no slices {first} to {last}; this volume's slices are {numbers.lowest} to "
+            f"{numbers.highest}. Change “Slices” under Advanced."
         )
-    return range(first, last + 1)
+    return range(ends[0], ends[1] + 1)
 
 
 def _added(total: NDArray[np.int64], more: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -264,7 +288,8 @@ class SegmentationRun(QObject):
         self._viewer = viewer
         self._image = image
         self.result = result
-        self._channel = _Channel(request, position_in_view(viewer, image))
+        numbers = [slice_numbers(viewer, image, axis) for axis in range(3)]
+        self._channel = _Channel(request, position_in_view(viewer, image), numbers)
         self._title = f"the segmentation of {image.name}"
         self._image_data = image.data
         self._reason: str | None = None
@@ -281,7 +306,7 @@ class SegmentationRun(QObject):
         """Lock the layer and start the worker."""
         from napari.qt.threading import create_worker
 
-        from napari_transunet.viewer.worker import QuietWorker
+        from napari_transunet.viewer.worker import QuietWorker, serve_window_first
 
         self.result.undo.settle()
         self._step = UndoStep(self.result.layer)
@@ -294,16 +319,25 @@ class SegmentationRun(QObject):
         self._viewer.layers.events.removed.connect(self._on_layer_removed)
         self._image.events.data.connect(self._on_image_data)
         self._timer.start()
-        self._usual_interval = sys.getswitchinterval()
-        sys.setswitchinterval(min(self._usual_interval, _SWITCH_INTERVAL))
+        serve_window_first(True)
         self._worker = worker
         worker.start()
         self._report()
 
     @property
+    def image(self) -> Image:
+        """The layer that is segmented."""
+        return self._image
+
+    @property
     def over(self) -> bool:
         """Whether the run has ended and its layer is editable again."""
         return self._over
+
+    @property
+    def reviewed_numbers(self) -> SliceNumbers:
+        """The slider's numbers of the slices that are reviewed, which may lie along another axis than the run's."""
+        return self._channel.numbers[self.result.session.axis]
 
     @property
     def stopping(self) -> bool:
@@ -368,14 +402,27 @@ class SegmentationRun(QObject):
         left = self._left(done) if done and channel.total else None
         if channel.stop.is_set():
             stage = "stopping"
-        self.progressed.emit(RunProgress(stage, done, channel.total, channel.first, left))
+        self.progressed.emit(
+            RunProgress(stage, done, channel.total, self._numbers.number(channel.first), left)
+        )
 
-    def _left(self, done: int) -> float:
-        """Estimated seconds to the end: from the mean time per slice, counting down between two batches."""
-        present = time.perf_counter()
+    @property
+    def _numbers(self) -> SliceNumbers:
+        return self._channel.numbers[self._channel.axis]
+
+    def _left(self, done: int) -> float | None:
+        """Estimated seconds to the end: from the mean time per slice, counting down between two batches.
+
+        The first batch is left out, for much of its time goes into what happens but once; until the second is there,
+        nothing can be said.
+        """
+        channel, present = self._channel, time.perf_counter()
+        first, began = channel.warm or (done, present)
+        if done <= first:
+            return None
         if done != self._estimated_at[0]:
-            mean = (self._channel.last_slice - self._channel.slicing_started) / done
-            self._estimated_at = (done, present + mean * (self._channel.total - done))
+            mean = (channel.last_slice - began) / (done - first)
+            self._estimated_at = (done, present + mean * (channel.total - done))
         return max(0.0, self._estimated_at[1] - present)
 
     def _on_layer_removed(self, event: Any) -> None:
@@ -391,8 +438,10 @@ class SegmentationRun(QObject):
     def _conclude(self) -> None:
         if self._over:
             return
+        from napari_transunet.viewer.worker import serve_window_first
+
         self._timer.stop()
-        sys.setswitchinterval(self._usual_interval)
+        serve_window_first(False)
         if self._channel.slicing.is_set():
             self._paint(everything=True)
         self._over = True
@@ -416,6 +465,9 @@ class SegmentationRun(QObject):
         done = self._painter.written if self._painter is not None else 0
         step = self._painter.session_step if self._painter is not None else None
         seconds = channel.last_slice - channel.started
+        voxels = channel.voxels
+        if self._painter is not None:
+            voxels = _added(voxels, self._painter.kept)
         kind: Kind = "finished"
         if channel.error is not None:
             kind = "failed"
@@ -451,7 +503,7 @@ class SegmentationRun(QObject):
             seconds=seconds,
             volumes={
                 value: float(count) * channel.voxel_ml
-                for value, count in enumerate(channel.voxels)
+                for value, count in enumerate(voxels)
                 if value and count
             },
             record=record,
@@ -460,6 +512,8 @@ class SegmentationRun(QObject):
             reopened=step.reopened if step is not None else (),
             reason=self._reason,
             error=channel.error,
+            whole=kind == "finished" and done == self.result.session.shape[channel.axis],
+            numbers=self._numbers,
         )
 
     def _range(self) -> tuple[int, int]:

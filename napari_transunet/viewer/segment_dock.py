@@ -6,6 +6,7 @@ import logging
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from napari_transunet.viewer.checkpoint_chooser import (
     find_default,
     look_at,
 )
+from napari_transunet.viewer.closing import Unfinished, wait_for
 from napari_transunet.viewer.device_chooser import DeviceChooser, find_devices
 from napari_transunet.viewer.keeping import SessionKeeper, keep, keeper_of
 from napari_transunet.viewer.labels_chooser import LabelsChooser
@@ -46,6 +48,7 @@ from napari_transunet.viewer.run import RunOutcome, RunProgress, RunRequest, Seg
 from napari_transunet.viewer.run_bar import RunBar
 from napari_transunet.viewer.sessions import sessions_of
 from napari_transunet.viewer.showing import show_volume
+from napari_transunet.viewer.slice_numbers import is_outside
 from napari_transunet.viewer.volume_chooser import VolumeChooser
 from napari_transunet.viewer.wording import (
     conflict_sentence,
@@ -124,6 +127,7 @@ class SegmentDock(QWidget):
         self._wants_new = False
         self._cache = PredictorCache()
         self._chores = Chores(self)
+        self._ended: list[SessionKeeper] = []  # whose labels went while a run wrote into them
         self._heard: weakref.WeakSet[SessionKeeper] = weakref.WeakSet()
         self._stories: weakref.WeakKeyDictionary[Labels, _Story] = weakref.WeakKeyDictionary()
         self._attached = False
@@ -306,16 +310,25 @@ class SegmentDock(QWidget):
         self._cache.clear()
 
     def _shut_down(self) -> None:
-        """The window closes: leave no thread behind."""
+        """The window closes: leave no thread behind, and wait in sight for what is not saved or written yet."""
         run = self._run
         self._detach()
+        left = [Unfinished("the segmentation's last slices", lambda: run is None or run.wait(0))]
+        if self.export.busy:
+            left.append(Unfinished("the export", lambda: not self.export.busy))
         for layer in self._viewer.layers:
             result = self._sessions.result_of(layer)
             keeper = keeper_of(result) if result is not None else None
             if keeper is not None:
-                keeper.close()
-        if run is not None and not run.wait(_PATIENCE):
-            logger.warning("The segmentation did not stop within %d seconds.", _PATIENCE)
+                keeper.close(wait=False)
+                self._heard.add(keeper)
+        for keeper in self._heard:
+            if keeper.saving:
+                name = keeper.result.layer.name
+                left.append(Unfinished(f"the saving of “{name}”", partial(_is_saved, keeper)))
+        if not wait_for(left, _PATIENCE, self):
+            names = ", ".join(job.name for job in left if not job.done())
+            logger.warning("Not done within %d seconds: %s.", _PATIENCE, names)
 
     # -- what can be chosen ---------------------------------------------------------------------------------
 
@@ -479,6 +492,7 @@ class SegmentDock(QWidget):
 
     def _on_options(self) -> None:
         self.question.withdraw()
+        self._refresh()
 
     def _on_layers(self, _event: Any = None) -> None:
         self._refresh()
@@ -490,13 +504,16 @@ class SegmentDock(QWidget):
 
     def _why_not(self) -> str | None:
         """Why no run can be started; None where one can."""
-        return self.volume.problem or self.checkpoint.problem
+        return self.volume.problem or self.checkpoint.problem or self.advanced.problem
 
     # -- running --------------------------------------------------------------------------------------------
 
     def _ask_to_run(self, *, only_this_slice: bool) -> None:
         image, candidate = self.volume.layer, self.checkpoint.candidate
         if self.running or self._why_not() is not None or image is None or candidate is None:
+            return
+        if only_this_slice and is_outside(self._viewer, image):
+            self._say(f"The slider stands outside of “{image.name}”; go to one of its slices first.")
             return
         self._ask_about_fit(_Plan(image, candidate, only_this_slice))
 
@@ -603,17 +620,22 @@ class SegmentDock(QWidget):
             self._viewer.layers.remove(layer)
         told = (
             outcome_sentence(outcome, run.result.session.names),
-            conflict_sentence(outcome.conflicts),
-            reopened_sentence(outcome.reopened),
+            conflict_sentence(outcome.conflicts, outcome.numbers.number),
+            reopened_sentence(outcome.reopened, run.reviewed_numbers.number),
         )
         sentence = " ".join(part for part in told if part)
         if layer in self._viewer.layers:
-            every = outcome.total == layer.data.shape[outcome.axis]
-            whole = outcome.kind == "finished" and every and not outcome.conflicts
-            volumes = outcome.volumes if whole else {}
+            volumes = outcome.volumes if outcome.whole else {}
             kept = outcome if outcome.error is None else None
             self._stories[layer] = _Story(sentence, outcome.done, outcome.total, volumes, kept)
             self._watch_keeper(run.result)
+        elif outcome.done:
+            # The labels went while it ran, by the person or with the window: what it found can be restored.
+            keeper = SessionKeeper(self._viewer, run.result, run.image)
+            self._heard.add(keeper)
+            self._ended.append(keeper)
+            keeper.touch()
+            keeper.close(wait=False)
         self._refresh()
         self._say(sentence)
         self.run_finished.emit(outcome)
@@ -679,3 +701,7 @@ class SegmentDock(QWidget):
 
     def _say(self, sentence: str) -> None:
         self._status.setText(sentence)
+
+
+def _is_saved(keeper: SessionKeeper) -> bool:
+    return not keeper.saving

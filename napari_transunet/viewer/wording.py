@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from napari_transunet.errors import TransUNetError
@@ -121,8 +121,8 @@ def progress_sentence(progress: RunProgress) -> str:
     if progress.stage == "loading":
         return "Loading the checkpoint …"
     if progress.total == 1:
-        return f"Segmenting slice {progress.first}."
-    return f"Segmenting outward from slice {progress.first}."
+        return f"Segmenting slice {progress.number}."
+    return f"Segmenting outward from slice {progress.number}."
 
 
 def outcome_sentence(outcome: RunOutcome, names: Mapping[int, str]) -> str:
@@ -141,9 +141,11 @@ def outcome_sentence(outcome: RunOutcome, names: Mapping[int, str]) -> str:
     found = {names.get(value, f"label {value}"): volume for value, volume in outcome.volumes.items()}
     if outcome.only_this_slice:
         what = organs(list(found)) if found else "No organ was found in it"
-        return f"Slice {outcome.first} in {duration(outcome.seconds)}{where}. {what}."
+        return f"Slice {outcome.numbers.number(outcome.first)} in {duration(outcome.seconds)}{where}. {what}."
     what = organ_volumes(found) if found else "No organ was found"
-    return f"{count(outcome.done, 'slice')} in {duration(outcome.seconds)}{where}. {what}."
+    part = "" if outcome.whole else "In this part of the volume alone: "
+    what = what if outcome.whole or found else "No organ was found in them"
+    return f"{count(outcome.done, 'slice')} in {duration(outcome.seconds)}{where}. {part if found else ''}{what}."
 
 
 def edits_sentence(edited: int, any_label: bool) -> str:
@@ -155,18 +157,29 @@ def edits_sentence(edited: int, any_label: bool) -> str:
     return f"{count(edited, 'voxel')} edited since."
 
 
-def conflict_sentence(conflicts: Mapping[int, int]) -> str:
-    """Where a new run would have changed what a person edited; empty where it would not."""
+def conflict_sentence(conflicts: Mapping[int, int], number: Callable[[int], int] = int) -> str:
+    """Where a new run would have changed what a person edited; empty where it would not. `number` names a slice."""
     if not conflicts:
         return ""
-    where = f"slice {next(iter(conflicts))}" if len(conflicts) == 1 else count(len(conflicts), "slice")
-    return f"It disagrees with your edits, which stay: {count(sum(conflicts.values()), 'voxel')} in {where}."
+    where = where_sentence(list(conflicts), number)
+    voxels = sum(conflicts.values())
+    kept = (
+        f"Your {voxels:,} edited voxels ({where}) were kept"
+        if voxels != 1
+        else f"Your edited voxel ({where}) was kept"
+    )
+    return f"{kept}; the network would have labelled {'them' if voxels != 1 else 'it'} differently."
 
 
-def reopened_sentence(slices: Sequence[int]) -> str:
-    """Which reviewed slices a run changed; empty where there are none."""
+def where_sentence(slices: Sequence[int], number: Callable[[int], int] = int) -> str:
+    """One slice by its number, several by how many they are."""
+    return f"slice {number(slices[0])}" if len(slices) == 1 else count(len(slices), "slice")
+
+
+def reopened_sentence(slices: Sequence[int], number: Callable[[int], int] = int) -> str:
+    """Which reviewed slices were changed; empty where there are none. `number` names a slice."""
     if not slices:
         return ""
     if len(slices) == 1:
-        return f"Slice {slices[0]} had been reviewed and was changed; look at it again."
+        return f"Slice {number(slices[0])} had been reviewed and was changed; look at it again."
     return f"{count(len(slices), 'slice')} that had been reviewed were changed; look at them again."

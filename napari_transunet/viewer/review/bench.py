@@ -19,6 +19,7 @@ from napari_transunet.viewer.painting import position_in_view
 from napari_transunet.viewer.review.label_editing import all_labels
 from napari_transunet.viewer.review.slice_strip import StripData
 from napari_transunet.viewer.sessions import sessions_of
+from napari_transunet.viewer.slice_numbers import SliceNumbers, index_in_view, slice_numbers
 from napari_transunet.viewer.undo import was_edited, write_as_one_step
 from napari_transunet.volumes.labels import LabelSet, default_color
 
@@ -106,7 +107,8 @@ class AnnotationBench(QObject):
         events = layer.events
         for emitter in (events.set_data, events.paint, events.data):
             emitter.connect(self._on_changed)
-        self.viewer.dims.events.current_step.connect(self._on_step)
+        for emitter in self._view_events():
+            emitter.connect(self._on_step)
         self.followed.emit()
         self.look()
         self.slice_changed.emit()
@@ -164,6 +166,29 @@ class AnnotationBench(QObject):
             return "Wait until the segmentation is done, or cancel it."
         return None
 
+    @property
+    def no_slice_because(self) -> str | None:
+        """Why nothing can be done to the slice in view: as `locked_because`, or because none of them is in view."""
+        if (why := self.locked_because) is not None or self.result is None:
+            return why
+        layer, axis = self.result.layer, self.result.session.axis
+        if index_in_view(self.viewer, layer, axis) is not None:
+            return None
+        numbers = self.numbers
+        if self.viewer.dims.ndisplay == 3 or (axis + self.viewer.dims.ndim - 3) in self.viewer.dims.displayed:
+            return "This view does not show the slices that are reviewed one by one; “Next slice to check” turns it."
+        return (
+            "The slider stands outside of these labels, whose slices are "
+            f"{numbers.lowest} to {numbers.highest}; go to one of them first."
+        )
+
+    @property
+    def numbers(self) -> SliceNumbers:
+        """The slider's numbers of the slices along the axis that is reviewed."""
+        if self.result is None:
+            return SliceNumbers(1)
+        return slice_numbers(self.viewer, self.result.layer, self.result.session.axis, self.image)
+
     # -- review ---------------------------------------------------------------------------------------------
 
     def go_to(self, index: int) -> None:
@@ -173,6 +198,7 @@ class AnnotationBench(QObject):
         layer, session = self.result.layer, self.result.session
         voxel = list(position_in_view(self.viewer, layer))
         voxel[session.axis] = int(index)
+        self._turn(session.axis)
         self._bring(tuple(voxel))
 
     def go_to_voxel(self, z: int, y: int, x: int) -> None:
@@ -188,7 +214,7 @@ class AnnotationBench(QObject):
 
         With a filter, among the slices that show that organ or nearly do. Once all were proposed it begins anew.
         """
-        if self.result is None or self.overview is None:
+        if self.result is None or self.overview is None or self._refused(self.locked_because):
             return
         session, organ, here = self.result.session, self.organ_filter, self.slice_in_view
         expected, _ = self._uncertainty(session)
@@ -208,7 +234,7 @@ class AnnotationBench(QObject):
 
     def mark_reviewed(self, on: bool, *, go_on: bool = False) -> None:
         """Mark the slice in view as reviewed or take the mark back, and go on to the next where asked."""
-        if self.result is None:
+        if self.result is None or self._refused(self.no_slice_because):
             return
         self.result.session.mark_reviewed(self.slice_in_view, on)
         self.kept()
@@ -240,7 +266,7 @@ class AnnotationBench(QObject):
 
     def take_prediction(self, *, everywhere: bool) -> None:
         """Give up edits that the last run disagrees with: one undo step."""
-        if self.result is None or self.locked_because is not None:
+        if self.result is None or self._refused(self.locked_because if everywhere else self.no_slice_because):
             return
         self.result.undo.settle()
         layer, session = self.result.layer, self.result.session
@@ -257,15 +283,35 @@ class AnnotationBench(QObject):
 
     # -- inside ---------------------------------------------------------------------------------------------
 
+    def _refused(self, why: str | None) -> bool:
+        if why is not None:
+            self.said.emit(why)
+        return why is not None
+
     def _let_go(self) -> None:
         if self.result is not None:
             events = self.result.layer.events
             for emitter in (events.set_data, events.paint, events.data):
                 emitter.disconnect(self._on_changed)
-            self.viewer.dims.events.current_step.disconnect(self._on_step)
+            for emitter in self._view_events():
+                emitter.disconnect(self._on_step)
         self.result = self.undecided = self.overview = None
         self.organ_filter = None
         self._proposed = {}
+
+    def _view_events(self) -> tuple[Any, ...]:
+        events = self.viewer.dims.events
+        return events.current_step, events.ndisplay, events.order
+
+    def _turn(self, axis: int) -> None:
+        """Turn a view in which the slices along `axis` are not seen one by one."""
+        dims = self.viewer.dims
+        at = axis + dims.ndim - 3
+        if dims.ndisplay == 3:
+            dims.ndisplay = 2
+        if at in dims.displayed:
+            others = [other for other in range(dims.ndim - 3, dims.ndim) if other != at]
+            dims.order = (*range(dims.ndim - 3), at, *others)
 
     def _bring(self, voxel: tuple[int, ...]) -> None:
         assert self.result is not None
@@ -316,7 +362,7 @@ class AnnotationBench(QObject):
                 self.overview = found
                 self.overview_changed.emit()
 
-        self._chores.run(work, show)
+        self._chores.run(work, show, latest="overview")
 
     def kept(self) -> None:
         """Save what was changed soon."""

@@ -80,7 +80,7 @@ class Exporter(QObject):
 
     def write(self, result: Result, image: Image | None, request: ExportRequest) -> None:
         """Export now, without asking; the outcome comes as a signal."""
-        if self._chores.busy or self.busy:
+        if self._chores.busy:
             self._say("The last export is still being written; wait for it to finish.")
             return
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,8 +194,8 @@ class ComparePanel(QWidget):
         )
         self._slices.itemSelectionChanged.connect(self._on_selected)
         first = QHBoxLayout()
-        first.addWidget(self._other, 1)
-        first.addWidget(self.button)
+        first.addWidget(self._other, 2)
+        first.addWidget(self.button, 1)  # with no share of its own it would have no width
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 6, 0, 0)
         layout.addLayout(first)
@@ -280,8 +280,14 @@ class ComparePanel(QWidget):
             return
         self.wanted.emit(self.reference, self._matching())
 
-    def show_result(self, found: Disagreement, matching: Matching, names: Mapping[int, str]) -> None:
-        """Show scores and the worst slices, and which organs could not be compared."""
+    def show_result(
+        self,
+        found: Disagreement,
+        matching: Matching,
+        names: Mapping[int, str],
+        number: Callable[[int], int] = int,
+    ) -> None:
+        """Show scores and the worst slices, which `number` names, and which organs could not be compared."""
         rows = []
         for at, (value, scores) in enumerate(found.scores.items()):
             name = organ(names.get(value, f"label {value}"), first=True)
@@ -291,7 +297,10 @@ class ComparePanel(QWidget):
         )
         _fill(self._scores, rows)
         worst = found.worst_slices(50)
-        _fill(self._slices, [[(f"Slice {at}", at, at), (f"{area:,.0f}", area, at)] for at, area in worst])
+        _fill(
+            self._slices,
+            [[(f"Slice {number(at)}", number(at), at), (f"{area:,.0f}", area, at)] for at, area in worst],
+        )
         told = [] if worst else ["Both are the same."]
         if matching.by == "number":
             told.append("Matched by number alone: the reference has no names.")

@@ -27,6 +27,8 @@ from qtpy.QtWidgets import (
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.background import Chores
+from napari_transunet.viewer.brush_rest import BrushRest
+from napari_transunet.viewer.closing import Unfinished, wait_for
 from napari_transunet.viewer.fingerprints import fingerprint_job
 from napari_transunet.viewer.layer_record import is_overlay
 from napari_transunet.viewer.layers import is_lazy, notes_of, problem_with
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_PATIENCE = 600.0  # s that a window that closes waits for an export, which can be cancelled
 _TOOLS = (
     "largest",
     "islands",
@@ -106,6 +109,7 @@ class ReviewDock(QWidget):
         self.maps = Maps(self.bench, self)
         self.keys = ReviewKeys(self._viewer)
         self.clicks = ClickCatcher(self._viewer, self)
+        self.brush_rest = BrushRest(self._viewer, self)
         self.exporter = Exporter(self)
         self.recovery = Recovery(self._viewer, self)
         self._labels = QComboBox(self)
@@ -161,6 +165,7 @@ class ReviewDock(QWidget):
 
     def follow(self, layer: Labels | None) -> None:
         """Review this labels layer."""
+        self.review.finish_note()
         self.bench.follow(layer)
         self._show_layer()
         self._show_choices()
@@ -249,7 +254,8 @@ class ReviewDock(QWidget):
         self.organs.lock_changed.connect(self.toolbox.lock)
         self.tools.wanted.connect(self._on_tool)
         self.tools.range_changed.connect(self._on_range)
-        self.tools.range_suggestion_wanted.connect(self._on_suggestion)
+        self.tools.range_suggestion_wanted.connect(self.toolbox.suggest_range)
+        self.toolbox.range_found.connect(self.tools.set_range)
         self.measures.wanted.connect(self._on_measure)
         self.measures.jump.connect(bench.go_to_voxel)
         self.findings.described.connect(lambda found: self.comparison.show_reference(found, self.bench.names))
@@ -264,6 +270,8 @@ class ReviewDock(QWidget):
         self._edit_label.clicked.connect(self._on_edit_label)
         self._delete_label.clicked.connect(self._on_delete_label)
         self.editor.done.connect(self._on_label)
+        self.clicks.given_up.connect(self._on_click_given_up)
+        self.brush_rest.rested.connect(lambda: self.tools.say(bench.no_slice_because or ""))
         self._export.clicked.connect(self.export)
         self._sessions.clicked.connect(self.show_sessions)
         self._help.clicked.connect(self.show_help)
@@ -272,7 +280,7 @@ class ReviewDock(QWidget):
         self.exporter.said.connect(self._status.setText)
         self._lifetime.arrived.connect(self._attach)
         self._lifetime.left.connect(self._on_left)
-        self._lifetime.window_closed.connect(self._detach)
+        self._lifetime.window_closed.connect(self._shut_down)
 
     def _attach(self) -> None:
         if self._attached:
@@ -296,8 +304,10 @@ class ReviewDock(QWidget):
             return
         self._attached = False
         self._memory.keep()
+        self.review.finish_note()
         self.keys.unbind()
         self.clicks.stop()
+        self.brush_rest.follow(None)
         layers = self._viewer.layers
         layers.events.inserted.disconnect(self._on_layers)
         layers.events.removed.disconnect(self._on_layers)
@@ -311,6 +321,12 @@ class ReviewDock(QWidget):
         for window in (self._page, self._saved, self.exporter.open_dialog):
             if window is not None:
                 window.close()
+
+    def _shut_down(self) -> None:
+        """The window closes: wait in sight for what is being written."""
+        self._detach()
+        exporter = self.exporter
+        wait_for([Unfinished("the export", lambda: not exporter.busy, exporter.cancel)], _PATIENCE, self)
 
     def _handlers(self) -> Mapping[str, Callable[[], object]]:
         bench = self.bench
@@ -420,8 +436,11 @@ class ReviewDock(QWidget):
 
     def _show_layer(self) -> None:
         layer = self.bench.layer
+        self.clicks.stop()  # a click was waited for on other labels
+        self.attention.set_on(False)
         self._unwatch()
         self._watched = layer
+        self.brush_rest.follow(layer)
         self.editor.hide()
         self._show_organs()
         self.measures.set_busy(False)
@@ -452,7 +471,7 @@ class ReviewDock(QWidget):
 
     def _refresh(self, _event: Any = None) -> None:
         why = self.bench.locked_because
-        self.review.set_enabled_because(why)
+        self.review.set_enabled_because(why, self.bench.no_slice_because)
         self.tools.set_enabled_because(why)
         self.organs.set_pickable(why)
         for tool in (self._add_label, self._edit_label, self._delete_label):
@@ -497,13 +516,15 @@ class ReviewDock(QWidget):
 
     def _on_slice(self) -> None:
         result = self.bench.result
-        index = self.bench.slice_in_view
         session = result.session if result is not None else None
+        index = self.bench.slice_in_view if self.bench.no_slice_because is None else None
+        self.review.show_numbers(self.bench.numbers if result is not None else None)
         self.review.show_slice(
             index,
             reviewed=session is not None and index in session.reviewed,
-            note=session.notes.get(index, "") if session is not None else "",
+            note=lambda: session.notes.get(index, "") if session is not None and index is not None else "",
         )
+        self.review.set_enabled_because(self.bench.locked_because, self.bench.no_slice_because)
         self.review.show_progress(*self.bench.progress())
 
     def _on_filter(self, value: int | None) -> None:
@@ -654,20 +675,25 @@ class ReviewDock(QWidget):
         layer = self.bench.layer
         if layer is None:
             return
-        self.tools.say("Click in the image on the part to keep.")
+        if (why := self.bench.locked_because) is not None:
+            self.tools.say(why)
+            return
+        self.attention.set_on(False)
+        self.tools.say("Click in the image on the part to keep; Escape cancels.")
 
         def clicked(voxel: tuple[int, int, int]) -> None:
             self.toolbox.correct(request, voxel)
 
         self.clicks.once(layer, clicked)
 
+    def _on_click_given_up(self) -> None:
+        if self.attention.on:
+            self.attention.set_on(False)
+        else:
+            self.tools.say("Cancelled: nothing was changed.")
+
     def _on_range(self, between: tuple[float, float] | None) -> None:
         self.toolbox.guard.between = between
-
-    def _on_suggestion(self) -> None:
-        found = self.toolbox.suggest_range()
-        if found is not None:
-            self.tools.set_range(*found)
 
     def _toggle_uncertainty(self) -> None:
         shown = self.maps.shows("uncertainty")
@@ -691,7 +717,7 @@ class ReviewDock(QWidget):
     def _on_compared(self, found: Disagreement, matching: Matching) -> None:
         self._found = found
         self.comparison.set_busy(False)
-        self.comparison.show_result(found, matching, self.bench.names)
+        self.comparison.show_result(found, matching, self.bench.names, self.bench.numbers.number)
         if self.comparison.map_shown:
             self.maps.show_disagreement(found)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QSignalBlocker, Qt, Signal
@@ -22,10 +22,11 @@ from qtpy.QtWidgets import (
 
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.review.slice_strip import SliceStrip
-from napari_transunet.viewer.wording import count, duration, organ
+from napari_transunet.viewer.wording import conflict_sentence, count, duration, organ
 
 if TYPE_CHECKING:
     from napari_transunet.viewer.review.slice_strip import StripData
+    from napari_transunet.viewer.slice_numbers import SliceNumbers
 
 
 class ReviewPanel(QWidget):
@@ -48,7 +49,7 @@ class ReviewPanel(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._index = 0
+        self._index: int | None = 0
         self._reviewed = False
         self.strip = SliceStrip(self)
         self.strip.slice_chosen.connect(self.slice_chosen)
@@ -75,7 +76,10 @@ class ReviewPanel(QWidget):
         self._note.setObjectName("slice_note")
         self._note.setPlaceholderText("Note on this slice")
         self._note.setClearButtonEnabled(True)
-        self._note.editingFinished.connect(lambda: self.note_changed.emit(self._index, self._note.text()))
+        self._note.editingFinished.connect(self.finish_note)
+        self._shown_note = (
+            ""  # as it is kept; what differs from it is being written on the slice that is shown
+        )
         self._conflicts = _ConflictBar(self)
         self._conflicts.next.clicked.connect(self.conflict_wanted)
         self._conflicts.this.clicked.connect(lambda: self.prediction_wanted.emit(False))
@@ -111,13 +115,30 @@ class ReviewPanel(QWidget):
         """Show the slices."""
         self.strip.set_data(data)
 
-    def show_slice(self, index: int, *, reviewed: bool, note: str) -> None:
-        """Show which slice is in view, and what is known of it."""
+    def finish_note(self) -> None:
+        """What is being written on a slice is done: it goes to the slice on which it was begun."""
+        text = self._note.text()
+        if self._index is not None and text != self._shown_note:
+            self._shown_note = text
+            self.note_changed.emit(self._index, text)
+
+    def show_slice(self, index: int | None, *, reviewed: bool, note: Callable[[], str]) -> None:
+        """Show which slice is in view (None: none is), and what is known of it; `note` is asked for its note."""
+        other = index != self._index
+        if other:
+            self.finish_note()  # it was begun on another slice
         self._index, self._reviewed = index, reviewed
         self.strip.set_current(index)
         self._mark.setText("Unmark" if reviewed else ACTIONS["reviewed"].title)
-        if not self._note.hasFocus():
-            self._note.setText(note)
+        if other or self._note.text() == self._shown_note:
+            self._shown_note = note()
+            if self._note.text() != self._shown_note:
+                self._note.setText(self._shown_note)
+
+    def show_numbers(self, numbers: SliceNumbers | None) -> None:
+        """By which numbers the slider shows the slices."""
+        self.strip.set_numbers(numbers)
+        self._conflicts.number = numbers.number if numbers is not None else int
 
     def show_progress(self, done: int, total: int, seconds_left: float | None) -> None:
         """How far the review is."""
@@ -135,12 +156,18 @@ class ReviewPanel(QWidget):
         self._uncertainty.setEnabled(why_not is None)
         self._uncertainty.setToolTip(why_not or ACTIONS["uncertainty"].hint)
 
-    def set_enabled_because(self, why_not: str | None) -> None:
-        """Let slices be marked (None), or say why they cannot be."""
-        for button, name in ((self._next, "next"), (self._mark, "reviewed")):
-            button.setEnabled(why_not is None)
-            button.setToolTip(why_not or ACTIONS[name].hint)
-        self._note.setEnabled(why_not is None)
+    def set_enabled_because(self, why_not: str | None, no_slice: str | None = None) -> None:
+        """Let slices be looked for and marked (None), or say why they cannot be; `no_slice`: that none is in view."""
+        no_slice = why_not or no_slice
+        for button, name, why in (
+            (self._next, "next", why_not),
+            (self._mark, "reviewed", no_slice),
+            (self._conflicts.this, "take_slice", no_slice),
+        ):
+            button.setEnabled(why is None)
+            button.setToolTip(why or ACTIONS[name].hint)
+        self._note.setEnabled(no_slice is None)
+        self._note.setToolTip(no_slice or "")
 
 
 class _ConflictBar(QFrame):
@@ -160,6 +187,7 @@ class _ConflictBar(QFrame):
         self.next = _button("next_conflict", "conflict", self)
         self.this = _button("take_slice", "take_slice", self)
         self.every = _button("take_all", "take_all", self)
+        self.number: Callable[[int], int] = int
         layout = QGridLayout(self)
         layout.setContentsMargins(8, 6, 8, 6)
         layout.addWidget(self._text, 0, 0, 1, 2)
@@ -171,14 +199,7 @@ class _ConflictBar(QFrame):
     def show_conflicts(self, conflicts: Mapping[int, int]) -> None:
         self.setVisible(bool(conflicts))
         if conflicts:
-            self._text.setText(
-                f"The last run disagrees with your edits, which stay: {count(sum(conflicts.values()), 'voxel')} "
-                f"in {_where(list(conflicts))}."
-            )
-
-
-def _where(slices: Sequence[int]) -> str:
-    return f"slice {slices[0]}" if len(slices) == 1 else count(len(slices), "slice")
+            self._text.setText(conflict_sentence(conflicts, self.number))
 
 
 def _button(name: str, action: str, parent: QWidget) -> QPushButton:

@@ -17,6 +17,7 @@ from napari_transunet.viewer.wording import count, organ
 if TYPE_CHECKING:
     from qtpy.QtGui import QKeyEvent, QMouseEvent, QPaintEvent, QWheelEvent
 
+    from napari_transunet.viewer.slice_numbers import SliceNumbers
     from napari_transunet.volumes.labels import Color
 
 _BARS = 44  # px
@@ -53,9 +54,24 @@ class StripData:
         """Number of slices."""
         return len(self.uncertainty)
 
+    def turned(self) -> StripData:
+        """The same from the last slice to the first."""
+        extents = [(name, color, shown[::-1]) for name, color, shown in self.extents]
+        return StripData(
+            self.expected_error[::-1],
+            self.uncertainty[::-1],
+            self.reviewed[::-1],
+            self.edited[::-1],
+            self.conflicts[::-1],
+            extents,
+        )
+
 
 class SliceStrip(QWidget):
-    """Emits `slice_chosen` with the index of a slice that was clicked, dragged to, or stepped to by key or wheel."""
+    """Emits `slice_chosen` with the index of a slice that was clicked, dragged to, or stepped to by key or wheel.
+
+    It runs as napari's slider does, the lowest number at the left, and names slices by the slider's numbers.
+    """
 
     slice_chosen = Signal(int)
 
@@ -67,12 +83,13 @@ class SliceStrip(QWidget):
         self.setMouseTracking(True)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self._data: StripData | None = None
-        self._current = 0
+        self._current: int | None = 0
+        self._numbers: SliceNumbers | None = None
         self._picture: QPixmap | None = None
 
     @property
-    def current(self) -> int:
-        """The slice in view."""
+    def current(self) -> int | None:
+        """The slice in view; None where none is."""
         return self._current
 
     def set_data(self, data: StripData | None) -> None:
@@ -82,8 +99,14 @@ class SliceStrip(QWidget):
         self.updateGeometry()
         self.update()
 
-    def set_current(self, index: int) -> None:
-        """Move the cursor to a slice."""
+    def set_numbers(self, numbers: SliceNumbers | None) -> None:
+        """By which numbers the slider shows the slices."""
+        if numbers != self._numbers:
+            self._numbers, self._picture = numbers, None
+            self.update()
+
+    def set_current(self, index: int | None) -> None:
+        """Move the cursor to a slice; take it away for None."""
         if index != self._current:
             self._current = index
             self.update()
@@ -102,14 +125,14 @@ class SliceStrip(QWidget):
         if data is None:
             return ""
         value = data.uncertainty[index]
-        parts = ["not segmented" if np.isnan(value) else f"uncertainty {value:.2f}"]
+        parts = ["uncertainty not known" if np.isnan(value) else f"uncertainty {value:.2f}"]
         names = [organ(name) for name, _, shown in data.extents if shown[index]]
         parts += [", ".join(names)] if names else []
         parts += ["reviewed"] if data.reviewed[index] else []
         parts += [f"{count(int(data.edited[index]), 'voxel')} edited"] if data.edited[index] else []
         if data.conflicts[index]:
             parts.append(f"the last run disagrees in {int(data.conflicts[index]):,} of them")
-        return f"Slice {index}: {'; '.join(parts)}"
+        return f"Slice {self._named(index)}: {'; '.join(parts)}"
 
     def paintEvent(self, _event: QPaintEvent | None) -> None:  # noqa: N802
         """Qt's hook: the kept picture, and the cursor on it."""
@@ -121,9 +144,16 @@ class SliceStrip(QWidget):
         if self._picture is None:
             self._picture = self._drawn(self._data)
         painter.drawPixmap(0, 0, self._picture)
-        x = self._left(self._current) + self._step() / 2
-        painter.setPen(QPen(self.palette().color(QPalette.ColorRole.WindowText), 2))
-        painter.drawLine(QPointF(x, 0), QPointF(x, self.height()))
+        if self._current is not None:
+            x = self._left(self._place(self._current)) + self._step() / 2
+            painter.setPen(QPen(self.palette().color(QPalette.ColorRole.WindowText), 2))
+            painter.drawLine(QPointF(x, 0), QPointF(x, self.height()))
+        if self._numbers is not None and self._numbers.sides is not None:
+            painter.setPen(self.palette().color(QPalette.ColorRole.PlaceholderText))
+            for side, where in zip(
+                self._numbers.sides, (Qt.AlignmentFlag.AlignLeft, Qt.AlignmentFlag.AlignRight), strict=True
+            ):
+                painter.drawText(self.rect().adjusted(4, 1, -4, 0), where | Qt.AlignmentFlag.AlignTop, side)
         if self.hasFocus():
             painter.setPen(QPen(self.palette().color(QPalette.ColorRole.Highlight), 1))
             painter.drawRect(QRectF(0.5, 0.5, self.width() - 1, self.height() - 1))
@@ -155,7 +185,7 @@ class SliceStrip(QWidget):
     def wheelEvent(self, event: QWheelEvent | None) -> None:  # noqa: N802
         """Qt's hook."""
         if event is not None and event.angleDelta().y():
-            self._choose(self._current + (1 if event.angleDelta().y() < 0 else -1))
+            self._walk(1 if event.angleDelta().y() < 0 else -1)
             event.accept()
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:  # noqa: N802
@@ -166,7 +196,30 @@ class SliceStrip(QWidget):
         if step is None:
             super().keyPressEvent(event)
         else:
-            self._choose(self._current + step)
+            self._walk(step)
+
+    def _walk(self, step: int) -> None:
+        """To the next place to the right (1) or left (-1)."""
+        if self._current is not None:
+            self._choose(self._place(self._place(self._current) + step))
+
+    @property
+    def _reversed(self) -> bool:
+        return self._numbers is not None and self._numbers.upward < 0
+
+    def _place(self, index: int) -> int:
+        """The place from the left of the slice with this index, and the other way round."""
+        n = self._data.n if self._data is not None else 1
+        return n - 1 - index if self._reversed else index
+
+    def _named(self, index: int) -> str:
+        numbers = self._numbers
+        if numbers is None:
+            return str(index)
+        number = numbers.number(index)
+        if numbers.sides is None or number not in (numbers.lowest, numbers.highest):
+            return str(number)
+        return f"{number} (nearest to the {numbers.sides[number == numbers.highest]})"
 
     def _choose(self, index: int) -> None:
         if self._data is None or not 0 <= index < self._data.n:
@@ -176,7 +229,7 @@ class SliceStrip(QWidget):
 
     def _slice_at(self, x: float) -> int:
         n = self._data.n if self._data is not None else 1
-        return min(n - 1, max(0, int((x - _MARGIN) / self._step())))
+        return self._place(min(n - 1, max(0, int((x - _MARGIN) / self._step()))))
 
     def _step(self) -> float:
         n = self._data.n if self._data is not None else 1
@@ -190,6 +243,7 @@ class SliceStrip(QWidget):
         return _BARS + 2 * _MARGIN + _MARKS + organs * _ORGAN + 2
 
     def _drawn(self, data: StripData) -> QPixmap:
+        data = data.turned() if self._reversed else data
         ratio = self.devicePixelRatioF()
         picture = QPixmap(round(self.width() * ratio), round(self.height() * ratio))
         picture.setDevicePixelRatio(ratio)

@@ -1,4 +1,8 @@
-"""The tools of the correction kit on the labels that are followed: off the window's thread, one undo step each."""
+"""The tools of the correction kit on the labels that are followed: off the window's thread, one undo step each.
+
+What holds here: what a tool found is applied only to labels and locks that are still what it saw, and a tool for the
+slice in view works only while one is in view.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,10 @@ from napari_transunet.annotation import corrections
 from napari_transunet.annotation.corrections import Correction, Scope
 from napari_transunet.errors import InputError
 from napari_transunet.viewer.background import Chores
-from napari_transunet.viewer.layers import geometry_of, is_lazy
+from napari_transunet.viewer.layers import geometry_of, volume_of, voxels_in_memory
 from napari_transunet.viewer.review.stroke_guard import Held, StrokeGuard
 from napari_transunet.viewer.undo import write_as_one_step
-from napari_transunet.viewer.wording import count, error_sentence, organ
+from napari_transunet.viewer.wording import count, error_sentence, organ, reopened_sentence
 
 if TYPE_CHECKING:
     from napari_transunet.viewer.results import Result
@@ -25,8 +29,13 @@ if TYPE_CHECKING:
     from napari_transunet.viewer.review.correction_panel import CorrectionRequest
 
 
+_COPIES = ("above", "below")
+_FEW = 20  # voxels of an organ from which its range of values cannot be told
+_FAR = 4.0  # robust standard deviations from the median beyond which voxels are no part of the organ
+
+
 class Toolbox(QObject):
-    """Emits `said` with a sentence about what a tool did, or why it did nothing.
+    """Emits `said` with a sentence about what a tool did, or why it did nothing; `range_found` with (low, high).
 
     Attributes
     ----------
@@ -34,6 +43,7 @@ class Toolbox(QObject):
     """
 
     said = Signal(str)
+    range_found = Signal(float, float)
 
     def __init__(self, bench: AnnotationBench, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -56,7 +66,9 @@ class Toolbox(QObject):
 
     def correct(self, request: CorrectionRequest, voxel: tuple[int, int, int] | None = None) -> None:
         """Use a tool: one undo step. `voxel` is the one that was clicked, for the tool that needs it."""
-        if (why := self._bench.locked_because) is not None or self._bench.result is None:
+        by_slice = request.tool in _COPIES or not (request.whole_volume or request.tool == "interpolate")
+        why = self._bench.no_slice_because if by_slice else self._bench.locked_because
+        if why is not None or self._bench.result is None:
             self.said.emit(why or "")
             return
         if self._busy:
@@ -71,24 +83,27 @@ class Toolbox(QObject):
         named = tuple(sorted(self._bench.names)) if request.all_organs else (chosen,)
         data, index = layer.data, self._bench.slice_in_view
         try:
-            job = _job(request, session.axis, index, voxel)
+            job = _job(request, session.axis, index, voxel, upward=self._bench.numbers.upward)
             spacing = geometry_of(layer).spacing
         except InputError as error:
             self.said.emit(str(error))
             return
         plane = (
             None
-            if request.whole_volume or request.tool in ("interpolate", "above", "below")
+            if request.whole_volume or request.tool in ("interpolate", *_COPIES)
             else (session.axis, index)
         )
+
+        seen: list[frozenset[int]] = []
 
         def work() -> Correction:
             # What is painted meanwhile is noticed when the change is applied.
             copy = data.copy()
             organs = named or _values_in(copy)
             session.expect_tools()
+            seen.append(session.locked)
             protected = None if request.by_hand_too else session.hand_mask(copy)
-            scope = Scope(organs, plane, session.locked, protected)
+            scope = Scope(organs, plane, seen[0], protected)
             if request.tool != "interpolate":
                 return job(copy, spacing, scope)
             others = tuple(axis for axis in range(3) if axis != session.axis)
@@ -97,11 +112,11 @@ class Toolbox(QObject):
 
         def done(found: Correction) -> None:
             self._busy = False
-            self._apply(result, found)
+            self._apply(result, found, seen[0])
 
         def failed(error: Exception) -> None:
             self._busy = False
-            self.said.emit(error_sentence(error, "The tool"))
+            self._fail(error)
 
         self._busy = True
         self.said.emit("Working …")
@@ -116,36 +131,63 @@ class Toolbox(QObject):
         self.guard.locked = session.locked
         self._bench.kept()
 
-    def suggest_range(self) -> tuple[float, float] | None:
-        """Mean ± 2 SD of the image in the organ that the brush paints; None where there is no such organ yet."""
-        if self._bench.result is None or self._bench.image is None or is_lazy(self._bench.image):
-            return None
-        layer = self._bench.result.layer
+    def suggest_range(self) -> None:
+        """Find which values the organ that the brush paints has, mean ± 2 SD without what was dabbed astray."""
+        result, image = self._bench.result, self._bench.image
+        if result is None or image is None:
+            self.said.emit("There is no image to take values from.")
+            return
+        layer, axis, index = result.layer, result.session.axis, self._bench.slice_in_view
         at: list[Any] = [slice(None)] * 3
-        at[self._bench.result.session.axis] = self._bench.slice_in_view
-        for place in (tuple(at), (slice(None, None, 4),) * 3):
-            values = self._bench.image.data[place][layer.data[place] == layer.selected_label]
-            values = values[np.isfinite(values)]
-            if values.size > 20:
-                mean, sd = float(values.mean()), float(values.std())
-                return mean - 2 * sd, mean + 2 * sd
-        self.said.emit("That organ has no voxels yet; paint a little of it first.")
-        return None
+        at[axis] = index
+        chosen, labels = int(layer.selected_label), layer.data
+        places: tuple[tuple[Any, ...], ...] = (tuple(at), (slice(None, None, 4),) * 3)
 
-    def _apply(self, result: Result, found: Correction) -> None:
+        def find(voxels: Any) -> tuple[float, float] | None:
+            for place in places:
+                held = labels[place] == chosen
+                values = np.asarray(voxels[place])[held]
+                values = values[np.isfinite(values)]
+                if values.size > _FEW:
+                    return _usual_range(values)
+            return None
+
+        voxels = voxels_in_memory(image)
+        if voxels is not None:
+            self._tell_range(find(voxels))
+            return
+        self.said.emit("Reading the image …")
+        self._chores.run(lambda: find(volume_of(image).data), self._tell_range, self._fail)
+
+    def _tell_range(self, found: tuple[float, float] | None) -> None:
+        if found is None:
+            self.said.emit("That organ has no voxels yet; paint a little of it first.")
+        else:
+            self.said.emit(f"The organ's values: {found[0]:,.0f} to {found[1]:,.0f}.")
+            self.range_found.emit(*found)
+
+    def _fail(self, error: Exception) -> None:
+        self.said.emit(error_sentence(error, "The tool"))
+
+    def _apply(self, result: Result, found: Correction, locked: frozenset[int]) -> None:
         layer = result.layer
         if self._bench.result is not result or not layer.editable:
             return
         result.undo.settle()
-        if any(not np.array_equal(layer.data[write.index], write.before) for write in found.writes):
+        same = all(np.array_equal(layer.data[write.index], write.before) for write in found.writes)
+        if not same or result.session.locked - locked:
             self.said.emit("The labels were changed meanwhile; use the tool again.")
             return
+        again = ""
         if found.changed:
             step = result.session.note_correction(found.writes)
             result.undo.add(write_as_one_step(layer, found.writes), step)
+            again = reopened_sentence(step.reopened, self._bench.numbers.number)
             self._bench.kept()
             self._bench.look()
-        self.said.emit(correction_sentence(found, self._bench.names))
+            self._bench.slice_changed.emit()  # its mark as reviewed may be gone
+        told = (correction_sentence(found, self._bench.names), again)
+        self.said.emit(" ".join(part for part in told if part))
 
     def _on_held(self, held: Held) -> None:
         self.said.emit(held_sentence(held, self._bench.names, self.guard.between))
@@ -156,7 +198,7 @@ class Toolbox(QObject):
             self.guard.follow(None, None)
             return
         self.guard.locked = result.session.locked
-        self.guard.follow(result, None if image is None or is_lazy(image) else image.data)
+        self.guard.follow(result, None if image is None else voxels_in_memory(image))
 
 
 def _values_in(labels: NDArray[Any]) -> tuple[int, ...]:
@@ -165,6 +207,17 @@ def _values_in(labels: NDArray[Any]) -> tuple[int, ...]:
     for plane in labels:
         found |= set(np.unique(plane).tolist())
     return tuple(sorted(found - {0}))
+
+
+def _usual_range(values: NDArray[Any]) -> tuple[float, float]:
+    """Mean ± 2 SD of values, without those that lie far from the median."""
+    values = np.asarray(values, np.float64)
+    middle = float(np.median(values))
+    spread = 1.4826 * float(np.median(np.abs(values - middle)))
+    if spread:
+        values = values[np.abs(values - middle) <= _FAR * spread]
+    mean, sd = float(values.mean()), float(values.std())
+    return mean - 2 * sd, mean + 2 * sd
 
 
 def held_sentence(held: Held, names: Mapping[int, str], between: tuple[float, float] | None) -> str:
@@ -197,7 +250,7 @@ def correction_sentence(found: Correction, names: Mapping[int, str]) -> str:
 
 
 def _job(
-    request: CorrectionRequest, axis: int, index: int, voxel: tuple[int, int, int] | None
+    request: CorrectionRequest, axis: int, index: int, voxel: tuple[int, int, int] | None, *, upward: int
 ) -> Callable[..., Correction]:
     """The tool with all that it needs but labels, spacing and scope."""
     sizes = dict(request.sizes)
@@ -210,8 +263,8 @@ def _job(
         return partial(corrections.fill_holes, along=along)
     if request.tool == "interpolate":
         return partial(corrections.interpolate, axis=axis)
-    if request.tool in ("above", "below"):
-        source = index + (1 if request.tool == "above" else -1)
+    if request.tool in _COPIES:
+        source = index + (upward if request.tool == "above" else -upward)
         return partial(corrections.copy_slice, axis=axis, source=source, target=index)
     tools: Mapping[str, Callable[..., Correction]] = {
         "largest": corrections.keep_largest,
