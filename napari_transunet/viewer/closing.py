@@ -61,8 +61,9 @@ class _Sign(QWidget):
         self.setObjectName("closing")
         self.setWindowTitle("Before the window closes")
         self.setWindowModality(Qt.WindowModality.ApplicationModal)
-        if parent is not None:
-            self.setStyleSheet(parent.window().styleSheet())
+        window = parent.window() if parent is not None else None
+        if window is not None:
+            self.setStyleSheet(window.styleSheet())
         self._text = QLabel(self)
         self._stop = QPushButton("Cancel it and close", self)
         self._jobs: Sequence[Unfinished] = ()

@@ -120,6 +120,7 @@ class SessionKeeper(QObject):
             emitter.disconnect(self._on_changed)
         events.set_data.disconnect(self._on_drawn)
         self._viewer.layers.events.removed.disconnect(self._on_removed)
+        del self._viewer  # the last save must not keep a window that is gone
         # Not a daemon: a program that ends now must not take the last save with it.
         self._last_save = threading.Thread(target=self._save_last, name="last save")
         self._last_save.start()

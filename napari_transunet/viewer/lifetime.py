@@ -6,6 +6,8 @@ Closing the whole window does not tell it either. Both show in events, which are
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QEvent, QObject, QTimer, Signal
@@ -34,20 +36,20 @@ class Lifetime(QObject):
     def __init__(self, widget: QWidget) -> None:
         super().__init__(widget)
         self._widget = widget
-        self._window: QWidget | None = None
+        self._window: Callable[[], QWidget | None] = lambda: None
         self._closing = False
         # napari puts the widget into its dock first, and the dock into the window then.
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.setInterval(0)
-        self._soon.timeout.connect(lambda: self._watch(widget.window()))
+        self._soon.timeout.connect(self._watch_now)
         widget.installEventFilter(self)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802
         """Qt's hook; lets every event pass."""
         if event is not None and watched is self._widget:
             self._on_own(event)
-        elif event is not None and watched is self._window:
+        elif event is not None and watched is self._window():
             self._on_window(event)
         return super().eventFilter(watched, event)
 
@@ -70,10 +72,14 @@ class Lifetime(QObject):
         if not by_person and (closing or hidden):
             self.window_closed.emit()
 
+    def _watch_now(self) -> None:
+        self._watch(self._widget.window())
+
     def _watch(self, window: QWidget | None) -> None:
-        if window is None or window is self._window or window is self._widget:
+        known = self._window()
+        if window is None or window is known or window is self._widget:
             return
-        if self._window is not None:
-            self._window.removeEventFilter(self)
-        self._window = window
+        if known is not None:
+            known.removeEventFilter(self)
+        self._window = weakref.ref(window)  # a window that is gone must not be kept by what it held
         window.installEventFilter(self)
