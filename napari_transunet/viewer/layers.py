@@ -290,7 +290,7 @@ def is_lazy(layer: Layer) -> bool:
 
 def voxels_in_memory(layer: Layer) -> npt.NDArray[Any] | None:
     """The layer's voxels, of a pyramid the finest; None where they still have to be computed or read. Takes no time."""
-    data = finest(layer)
+    data = voxels_of(layer)
     return data if isinstance(data, np.ndarray) else None
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from napari_transunet.viewer.layers import METADATA_KEY
-from napari_transunet.volumes.volume import Volume
+from napari_transunet.viewer.layer_record import record_of
+from napari_transunet.viewer.layers import voxels_of
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -102,13 +102,12 @@ def is_outside(viewer: ViewerModel, layer: Any) -> bool:
 
 
 def _shape(layer: Any) -> tuple[int, ...]:
-    return tuple((layer.data[0] if getattr(layer, "multiscale", False) else layer.data).shape)
+    return tuple(voxels_of(layer).shape)
 
 
 def _sides(layer: Any, axis: int) -> tuple[str, str] | None:
-    record = layer.metadata.get(METADATA_KEY)
-    volume = record.get("volume") if isinstance(record, dict) else None
-    if not isinstance(volume, Volume):
+    volume = record_of(layer).volume
+    if volume is None:
         return None
     # Layers are placed so that numbers rise towards the patient's left, back and head.
     return _SIDES[volume.geometry.patient_axes[2 - axis]]

@@ -288,7 +288,8 @@ def test_the_brush_keeps_to_a_range_of_values(sitting):
     sitting.press("range_from_organ")
     found = sitting.dock.toolbox.guard.between
     values = image[sitting.slice][sitting.layer.data[sitting.slice] == 1]
-    assert found == (round(values.mean() - 2 * values.std()), round(values.mean() + 2 * values.std()))
+    assert found[0] < np.median(values) < found[1]
+    assert found[1] - found[0] < 4 * values.std() / 3  # what was dabbed on air and bone does not count
 
 
 def test_organs_are_hidden_without_losing_a_voxel(sitting):

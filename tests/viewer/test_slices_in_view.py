@@ -129,14 +129,12 @@ def test_a_note_stays_on_the_slice_where_it_was_begun(sitting):
 
 
 def test_the_slice_above_is_the_one_nearer_to_the_head(make_napari_viewer, qtbot):
-    from napari_transunet.viewer.results import new_result
+    from napari_transunet.viewer.sessions import sessions_of
     from napari_transunet.volumes.labels import LabelSet
 
     viewer = make_napari_viewer()
     image = add_volume(viewer, _head_first())
-    result = new_result(
-        image, image.metadata["napari_transunet"]["volume"], LabelSet.from_names({1: "liver"})
-    )
+    result = sessions_of(viewer).begin(image, _head_first(), LabelSet.from_names({1: "liver"}))
     viewer.add_layer(result.layer)
     result.layer.data[10, 2:5, 2:5] = 1
     _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
