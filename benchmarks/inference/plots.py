@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ def _plot(
     axes.set_ylim(bottom=0)
     if doubling:
         axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:.0f}")
     axes.grid(visible=True, color="#dddddd")
     figure.legend(loc="outside right upper", fontsize="small")
-    figure.savefig(path, metadata={"Date": None})
+    with rc_context({"svg.fonttype": "none"}):  # text, not outlines: small, and in the reader's own font
+        figure.savefig(path, metadata={"Date": None})
     return path
