@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _SWATCH = 12
 _COLUMNS = 2
+PICKED = "QToolButton:checked { border: 2px solid palette(text); font-weight: bold; }"
+"""How the organ that the brush paints is marked, in every list of organs and theme."""
 
 
 class Legend(QWidget):
@@ -62,6 +64,7 @@ class Legend(QWidget):
             button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
             button.setCheckable(True)
             button.setAutoRaise(True)
+            button.setStyleSheet(PICKED)
             button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
             button.clicked.connect(lambda _checked=False, value=label.value: self._pick(value))
             self._grid.addWidget(button, at // _COLUMNS, at % _COLUMNS)

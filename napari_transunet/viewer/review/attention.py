@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QObject
 
 from napari_transunet.viewer.background import Chores
-from napari_transunet.viewer.layers import volume_of
+from napari_transunet.viewer.layers import is_lazy, volume_of
 from napari_transunet.viewer.predictors import PredictorCache, PredictorSettings
 from napari_transunet.viewer.wording import error_sentence
 
@@ -52,7 +52,8 @@ class AttentionClicks(QObject):
             )
             return
         settings = PredictorSettings(checkpoint=next(iter(checkpoints)), pipeline=_pipeline(run.pipeline))
-        volume, block, head = volume_of(image), self._panel.block, self._panel.head
+        block, head = self._panel.block, self._panel.head
+        ready = None if is_lazy(image) else volume_of(image)  # a lazy one is computed below, off this thread
         self._panel.say("Looking …")
 
         def work() -> tuple[Any, int, int, int]:
@@ -60,6 +61,7 @@ class AttentionClicks(QObject):
             from napari_transunet.segmentation.attention import attention_plane
 
             predictor = self._cache.get(settings).predictor
+            volume = ready or volume_of(image)
             plane = attention_plane(predictor, volume, voxel, block=block, head=head)
             variant = VARIANTS[predictor.card.variant]
             return plane, predictor.slice_axis(volume), variant.blocks, variant.heads

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_transunet.viewer.legend import swatch
+from napari_transunet.viewer.legend import PICKED, swatch
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.wording import organ
 
@@ -141,6 +141,7 @@ class OrganList(QWidget):
         button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         button.setCheckable(True)
         button.setAutoRaise(True)
+        button.setStyleSheet(PICKED)
         button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         key = ACTIONS[f"organ_{row + 1}"].key if row < 9 else ""
         button.setToolTip(f"Paint with {organ(name)} (label {value}{', key: ' + key if key else ''})")

@@ -215,6 +215,9 @@ class ReviewDock(QWidget):
             ):
                 # They share what width there is, instead of making the dock wider than it is.
                 child.setSizePolicy(QSizePolicy.Policy.Ignored, child.sizePolicy().verticalPolicy())
+            if isinstance(child, QPushButton):
+                # A click leaves the keyboard to the canvas: Space moves the view and repeats no tool.
+                child.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         area = QScrollArea(self)
         area.setWidget(inner)
         area.setWidgetResizable(True)
