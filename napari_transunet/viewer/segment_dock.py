@@ -530,7 +530,7 @@ class SegmentDock(QWidget):
         self.question.ask(
             f"{doubt} Segment anyway?",
             yes="Segment anyway",
-            no="Don't",
+            no="Cancel",
             on_yes=lambda: self._ask_about_labels(plan),
             on_no=self._refresh,
         )

@@ -103,7 +103,7 @@ def test_the_tooltip_says_all(strip):
     assert strip.words_for(12) == (
         "Slice 12: uncertainty 0.31; liver; reviewed; 214 voxels edited; the last run disagrees in 107 of them"
     )
-    assert strip.words_for(35) == "Slice 35: not segmented"
+    assert strip.words_for(35) == "Slice 35: uncertainty not known"
     strip.set_data(None)
     strip.grab()
     assert strip.words_for(3) == ""

@@ -55,13 +55,16 @@ def _table() -> dict[str, Action]:
             review,
         ),
         "take_slice": Action(
-            "Take this slice's",
+            "Use network's labels here",
             "Shift+J",
             "Give up your edits in this slice where the last run disagrees.",
             review,
         ),
         "take_all": Action(
-            "Take all", "", "Give up your edits in all slices where the last run disagrees.", review
+            "Use network's labels everywhere",
+            "",
+            "Give up your edits in all slices where the last run disagrees.",
+            review,
         ),
         "lock": Action(
             "Lock organ",
@@ -90,15 +93,15 @@ def _table() -> dict[str, Action]:
         ),
         "replace": Action("Replace with", "Shift+R", "Make the organ another one, or background.", correct),
         "above": Action(
-            "Copy from the slice above",
+            "Copy from slice above (head)",
             ".",
-            "Make the organ in this slice what it is in the next higher slice.",
+            "Make the organ in this slice what it is in the next one towards the head.",
             correct,
         ),
         "below": Action(
-            "Copy from the slice below",
+            "Copy from slice below (feet)",
             ",",
-            "Make the organ in this slice what it is in the next lower slice.",
+            "Make the organ in this slice what it is in the next one towards the feet.",
             correct,
         ),
         "range": Action(

@@ -77,7 +77,7 @@ class CorrectionPanel(QWidget):
         self._buttons: dict[str, QPushButton | QToolButton] = {}
         self._organs = _choice(self, "scope_organ", ("This organ", "All organs"))
         self._slices = _choice(self, "scope_slices", ("This slice", "Whole volume"))
-        self._by_hand = QCheckBox("Also change what I edited by hand", self)
+        self._by_hand = QCheckBox("Let tools change my hand edits too", self)
         self._by_hand.setObjectName("also_by_hand")
         self._by_hand.setToolTip("Otherwise tools leave voxels that you painted yourself as they are")
         self._count = _whole(self, "count", 1, 1, 20, "part", "parts")
@@ -85,20 +85,20 @@ class CorrectionPanel(QWidget):
         self._islands_mm2 = _size(self, "island_area", 25.0, 0.1, 10000.0, " mm²")
         self._holes = QComboBox(self)
         self._holes.setObjectName("holes_where")
-        self._holes.addItems(["in space", "in each slice"])
+        self._holes.addItems(["in 3D", "slice by slice"])
         self._smooth = _size(self, "smooth_mm", 2.0, 0.1, 20.0, " mm")
         self._grow = _size(self, "grow_mm", 2.0, 0.1, 50.0, " mm")
         self._shrink = _size(self, "shrink_mm", 2.0, 0.1, 50.0, " mm")
         self._label = QComboBox(self)
         self._label.setObjectName("replace_by")
-        self._range = QCheckBox("Paint only in values", self)
+        self._range = QCheckBox("Paint only within HU range", self)
         self._range.setObjectName("paint_range")
         self._range.setToolTip(ACTIONS["range"].hint)
         self._low = _whole(self, "range_low", -50, -32768, 65535, "", "")
         self._high = _whole(self, "range_high", 150, -32768, 65535, "", "")
         self._suggest = QToolButton(self)
         self._suggest.setObjectName("range_from_organ")
-        self._suggest.setText("Take from organ")
+        self._suggest.setText("Use this organ's HU")
         self._suggest.setToolTip(
             "Take the mean of the organ's values, and two standard deviations to each side"
         )
@@ -205,10 +205,10 @@ class CorrectionPanel(QWidget):
             grid.addWidget(self._tool(name), row, 0, 1, 1 if size is not None else 2)
             if size is not None:
                 grid.addWidget(size, row, 1)
-        grid.addWidget(self._tool("below", "Copy below"), len(rows), 0)
-        grid.addWidget(self._tool("above", "Copy above"), len(rows), 1)
-        grid.addWidget(self._range, len(rows) + 1, 0)
-        grid.addWidget(self._suggest, len(rows) + 1, 1)
+        grid.addWidget(self._tool("above"), len(rows), 0, 1, 2)
+        grid.addWidget(self._tool("below"), len(rows) + 1, 0, 1, 2)
+        grid.addWidget(self._range, len(rows) + 2, 0)
+        grid.addWidget(self._suggest, len(rows) + 2, 1)
         limits = QHBoxLayout()
         limits.addWidget(self._low, 1)
         limits.addWidget(QLabel("to", self))
@@ -224,8 +224,8 @@ class CorrectionPanel(QWidget):
         layout.addWidget(self._status)
         layout.addStretch(1)
 
-    def _tool(self, name: str, text: str | None = None) -> QPushButton:
-        button = QPushButton(text or ACTIONS[name].title, self)
+    def _tool(self, name: str) -> QPushButton:
+        button = QPushButton(ACTIONS[name].title, self)
         button.setObjectName(f"tool_{name}")
         button.setToolTip(ACTIONS[name].hint)
         button.clicked.connect(lambda: self.press(name))

@@ -192,8 +192,8 @@ class _ConflictBar(QFrame):
         layout.setContentsMargins(8, 6, 8, 6)
         layout.addWidget(self._text, 0, 0, 1, 2)
         layout.addWidget(self.next, 1, 0, 1, 2)
-        layout.addWidget(self.this, 2, 0)
-        layout.addWidget(self.every, 2, 1)
+        layout.addWidget(self.this, 2, 0, 1, 2)
+        layout.addWidget(self.every, 3, 0, 1, 2)
         self.hide()
 
     def show_conflicts(self, conflicts: Mapping[int, int]) -> None:
