@@ -225,7 +225,7 @@ def test_the_whole_sitting(dock, checkpoints, tmp_path, monkeypatch):
     dock.segment()
     assert dock.question is None
     assert np.array_equal(labels.data, painted)
-    assert f"It disagrees with your edits, which stay: {changed} voxels in slice 7." in dock.status
+    assert f"{changed:,} edited voxels (slice 7) were kept" in dock.status
     assert session.conflicts(labels.data) == {7: changed}
     writes, step = session.take_prediction(labels.data)
     sessions_of(dock.viewer).result_of(labels).undo.add(write_as_one_step(labels, writes), step)
