@@ -27,17 +27,17 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from napari_transunet.annotation.cohort import summary_of
-from napari_transunet.annotation.comparing import evaluate
 from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.files import atomic_path
-from napari_transunet.segmentation.devices import available_devices
-from napari_transunet.segmentation.predictor import Predictor
+from napari_transunet.inference.devices import available_devices
+from napari_transunet.inference.predictor import Predictor
+from napari_transunet.io.reading import read_volume
+from napari_transunet.metrics.segmentation_metrics import evaluate
+from napari_transunet.metrics.summary import summary_of
 from napari_transunet.training.datasets import open_dataset
 from napari_transunet.training.scoring import image_and_reference
 from napari_transunet.training.splits import Split
 from napari_transunet.volumes.orientation import Reorientation
-from napari_transunet.volumes.reading import read_volume
 
 if TYPE_CHECKING:
     import numpy.typing as npt

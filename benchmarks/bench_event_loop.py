@@ -29,10 +29,10 @@ from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.files import atomic_path
 from napari_transunet.model.transunet import TransUNet
-from napari_transunet.viewer.layers import add_volume
+from napari_transunet.viewer.layers.layers import add_volume
 
 if TYPE_CHECKING:
-    from napari_transunet.viewer.segment_dock import SegmentDock
+    from napari_transunet.viewer.segment.segment_dock import SegmentDock
 
 QUICK_SLICES = 24
 TICK = 10  # ms

@@ -32,7 +32,7 @@ from window import demo_ct, open_dock, open_window, pause, press_segment, wait
 STARTED = time.time()
 
 if TYPE_CHECKING:
-    from napari_transunet.viewer.segment_dock import SegmentDock
+    from napari_transunet.viewer.segment.segment_dock import SegmentDock
 
 ROUNDS = 5
 LARGE = ("R50-ViT-B_16", 224)
@@ -80,7 +80,7 @@ def engine(path: Path) -> dict[str, float]:
 
     steps.done("import torch")
     from napari_transunet.checkpoints.loading import load_checkpoint
-    from napari_transunet.segmentation.predictor import Predictor
+    from napari_transunet.inference.predictor import Predictor
 
     steps.done("import the engine")
     volume = demo_ct()
@@ -108,7 +108,7 @@ def in_window(paths: Iterable[Path]) -> dict[str, float]:
 
     found: dict[str, float] = {}
     with open_window() as viewer:
-        from napari_transunet.viewer.layers import add_volume
+        from napari_transunet.viewer.layers.layers import add_volume
 
         pause(1.0)
         dock = open_dock(viewer)

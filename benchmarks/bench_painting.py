@@ -25,9 +25,9 @@ from window import open_window, pause, wait
 
 from napari_transunet.benchmark import describe_machine
 from napari_transunet.files import atomic_path
-from napari_transunet.viewer.keeping import keep
-from napari_transunet.viewer.layers import add_volume
-from napari_transunet.viewer.sessions import sessions_of
+from napari_transunet.viewer.layers.layers import add_volume
+from napari_transunet.viewer.sessions.autosave_controller import keep
+from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.volume import Source, Volume
@@ -67,7 +67,7 @@ def paint(viewer: Any, layer: Any, rng: np.random.Generator) -> None:
 
 
 def measure(quick: bool) -> dict[str, Any]:
-    from napari_transunet.viewer.menus import show_review_dock
+    from napari_transunet.viewer.plugin.menus import show_review_dock
 
     slices = 60 if quick else 300
     volume, labels = scene(slices)

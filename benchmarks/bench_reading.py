@@ -38,12 +38,12 @@ from rich.table import Table
 from scipy import ndimage
 
 from napari_transunet.files import atomic_path
+from napari_transunet.io.gzip_stream import inflater
+from napari_transunet.io.reading import read_volume
+from napari_transunet.io.writing import write_volume
 from napari_transunet.volumes.geometry import Geometry
-from napari_transunet.volumes.inflating import inflater
 from napari_transunet.volumes.phantom import synthetic_ct
-from napari_transunet.volumes.reading import read_volume
 from napari_transunet.volumes.volume import Source, Volume
-from napari_transunet.volumes.writing import write_volume
 
 Array = npt.NDArray[Any]
 

@@ -31,7 +31,7 @@ def alone(slices: int | None) -> None:
     """Segment whenever a line comes, and answer with the seconds."""
     from napari_transunet.checkpoints.loading import load_checkpoint
     from napari_transunet.checkpoints.registry import default_checkpoint
-    from napari_transunet.segmentation.predictor import Predictor
+    from napari_transunet.inference.predictor import Predictor
 
     path = default_checkpoint()
     assert path is not None
@@ -48,7 +48,7 @@ class Timed:
     """Notes how long each `Predictor.iter_batches` took, and what ran it."""
 
     def __init__(self) -> None:
-        from napari_transunet.segmentation.predictor import Predictor
+        from napari_transunet.inference.predictor import Predictor
 
         self.seconds: list[float] = []
         self.network = ""
@@ -74,7 +74,7 @@ def measure(rounds: int, slices: int | None) -> dict[str, Any]:
     volume = demo_ct(slices)
     apart: list[float] = []
     with open_window() as viewer:
-        from napari_transunet.viewer.layers import add_volume
+        from napari_transunet.viewer.layers.layers import add_volume
 
         dock = open_dock(viewer)
         add_volume(viewer, volume)

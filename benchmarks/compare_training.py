@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from monai.networks.nets import UNet
 
-from napari_transunet.annotation.cohort import mean_of_labels, summarise
-from napari_transunet.annotation.comparing import evaluate
+from napari_transunet.inference.devices import available_devices, resolve_device, resolve_precision
+from napari_transunet.inference.slices import PLANES, SliceSource
+from napari_transunet.metrics.segmentation_metrics import evaluate
+from napari_transunet.metrics.summary import mean_of_labels, summarise
 from napari_transunet.model.transunet import TransUNet
-from napari_transunet.segmentation.devices import available_devices, resolve_device, resolve_precision
-from napari_transunet.segmentation.slices import PLANES, SliceSource
 from napari_transunet.training.cases import prepare_cases
-from napari_transunet.training.course import Course, Preparation, blank_card, classes_of
 from napari_transunet.training.datasets import open_dataset
+from napari_transunet.training.experiment import Experiment, PreprocessingConfig, blank_card, classes_of
 from napari_transunet.training.fitting import fit
 from napari_transunet.training.recipes import DEFAULT, PAPER, Recipe
 from napari_transunet.training.scoring import image_and_reference
@@ -78,7 +78,7 @@ def predicted(
     """Labels on the volume's grid, by the mean of the planes' probabilities, as the predictor finds them."""
     total = np.zeros((card.num_classes, *volume.data.shape), np.float32)
     for plane in PLANES[: card.planes]:
-        source = SliceSource.by_card(volume, card, card.img_size, plane).on(device)
+        source = SliceSource.from_card(volume, card, card.img_size, plane).on(device)
         along = np.moveaxis(total, source.orientation.slice_axis + 1, 1)
         for begin in range(0, len(source), 32):
             indices = range(begin, min(begin + 32, len(source)))
@@ -91,7 +91,7 @@ def predicted(
     return total.argmax(0).astype(np.uint8)
 
 
-def measured(row: Row, course: Course, options: argparse.Namespace) -> dict[str, Any]:
+def measured(row: Row, course: Experiment, options: argparse.Namespace) -> dict[str, Any]:
     course = replace(course, recipe=row.recipe, preparation=replace(course.preparation, planes=row.planes))
     classes, names = classes_of(course)
     card = blank_card(course, names)
@@ -194,7 +194,7 @@ def main() -> None:
     options = parser.parse_args()
     dataset = open_dataset(options.dataset)
     split = Split.by_seed(dataset.patients, validation=0.1, test=0.15, seed=options.seed)
-    course = Course(dataset, split, preparation=Preparation(modality=options.modality))
+    course = Experiment(dataset, split, preparation=PreprocessingConfig(modality=options.modality))
     same = {"batch": 24, "steps": options.steps, "seed": options.seed}
     ours = DEFAULT.with_changes(augmentation=replace(DEFAULT.augmentation, beyond="reflection"), **same)
     paper = PAPER.with_changes(**same)

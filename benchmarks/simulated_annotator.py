@@ -74,7 +74,7 @@ class Start:
 
 
 @dataclass
-class Course:
+class Experiment:
     """How an arm went: after each corrected slice, which it was, voxels changed by hand, and mean Dice."""
 
     arm: str
@@ -285,10 +285,10 @@ def started(scan: Scan) -> Start:
     )
 
 
-def gone(start: Start, name: str, seed: int | None, propose: Propose, follow: Follow) -> Course:
+def gone(start: Start, name: str, seed: int | None, propose: Propose, follow: Follow) -> Experiment:
     """Correct slices until the goal, or until none is left."""
     desk = Desk(start)
-    course = Course(name, seed, desk.dice())
+    course = Experiment(name, seed, desk.dice())
     while desk.dice() < GOAL and (index := propose(desk)) is not None:
         course.slices.append(index)
         course.by_hand.append(desk.correct(index))
@@ -298,7 +298,7 @@ def gone(start: Start, name: str, seed: int | None, propose: Propose, follow: Fo
     return course
 
 
-def as_row(start: Start, courses: Sequence[Course]) -> dict[str, Any]:
+def as_row(start: Start, courses: Sequence[Experiment]) -> dict[str, Any]:
     """A scan's numbers as JSON has them."""
     return {
         "scan": start.scan.name,

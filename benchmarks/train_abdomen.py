@@ -25,12 +25,12 @@ import torch
 
 from napari_transunet import TransUNet, evaluate, read_volume, save_checkpoint
 from napari_transunet.checkpoints.card import ModelCard
-from napari_transunet.segmentation.slices import SliceSource
+from napari_transunet.inference.slices import SliceSource
 from napari_transunet.training.augmentation import Augmentation
 from napari_transunet.training.cases import Case, prepare_case
 from napari_transunet.training.fitting import fit
-from napari_transunet.training.learner import case_batch
 from napari_transunet.training.recipes import DEFAULT, Recipe
+from napari_transunet.training.segmentation_module import case_batch
 from napari_transunet.volumes.orientation import Reorientation
 
 if TYPE_CHECKING:
@@ -288,7 +288,7 @@ def score(data: Path, outs: list[Path], result: Path) -> None:
         organs = ORGANS if modality == "CT" else MR_ORGANS
         image = read_volume(data / about["image"])
         labels = read_volume(data / "labels" / f"{name}.nii.gz")
-        source = SliceSource.by_card(image, card_of(modality), (SIZE, SIZE))
+        source = SliceSource.from_card(image, card_of(modality), (SIZE, SIZE))
         one_hot = torch.nn.functional.one_hot(found.long(), len(organs) + 1).permute(0, 3, 1, 2).float()
         predicted = torch.cat([source.resize.labels(part) for part in one_hot.split(8)]).numpy()
         turn = Reorientation.between(labels.geometry, "LPS")

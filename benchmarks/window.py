@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
-    from napari_transunet.viewer.segment_dock import SegmentDock
+    from napari_transunet.viewer.segment.segment_dock import SegmentDock
     from napari_transunet.volumes.volume import Volume
 
 # A person's preferences must not be read or changed; napari looks when it is imported.
@@ -55,7 +55,7 @@ def demo_ct(slices: int | None = None) -> Volume:
     """The middle slices of the real CT where its wheel is installed, else of a phantom of the same size."""
     import numpy as np
 
-    from napari_transunet.viewer.samples import load_real_ct, real_ct_path
+    from napari_transunet.viewer.plugin.samples import load_real_ct, real_ct_path
     from napari_transunet.volumes.geometry import Geometry
     from napari_transunet.volumes.phantom import synthetic_ct
     from napari_transunet.volumes.volume import Source, Volume

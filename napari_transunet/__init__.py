@@ -9,16 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from napari_transunet.annotation.comparing import evaluate
     from napari_transunet.checkpoints.info import inspect_checkpoint
     from napari_transunet.checkpoints.loading import load_checkpoint
     from napari_transunet.checkpoints.pretrained.imagenet import load_imagenet
     from napari_transunet.checkpoints.saving import save_checkpoint
+    from napari_transunet.inference.predictor import Predictor
+    from napari_transunet.io.reading import read_volume
+    from napari_transunet.io.writing import write_labels
+    from napari_transunet.metrics.segmentation_metrics import evaluate
     from napari_transunet.model.transunet import TransUNet
     from napari_transunet.model.variants import VARIANTS
-    from napari_transunet.segmentation.predictor import Predictor
-    from napari_transunet.volumes.reading import read_volume
-    from napari_transunet.volumes.writing import write_labels
 
 __version__ = "0.1.0"
 
@@ -38,15 +38,15 @@ __all__ = [
 
 _HOMES = {
     "VARIANTS": "model.variants",
-    "Predictor": "segmentation.predictor",
+    "Predictor": "inference.predictor",
     "TransUNet": "model.transunet",
-    "evaluate": "annotation.comparing",
+    "evaluate": "metrics.segmentation_metrics",
     "inspect_checkpoint": "checkpoints.info",
     "load_checkpoint": "checkpoints.loading",
     "load_imagenet": "checkpoints.pretrained.imagenet",
-    "read_volume": "volumes.reading",
+    "read_volume": "io.reading",
     "save_checkpoint": "checkpoints.saving",
-    "write_labels": "volumes.writing",
+    "write_labels": "io.writing",
 }
 
 

@@ -27,14 +27,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from napari_transunet.checkpoints.card import CT_WINDOW
 from napari_transunet.checkpoints.loading import Checkpoint
 from napari_transunet.errors import InputError, TransUNetError
+from napari_transunet.inference.devices import available_devices, has_fast_bfloat16
+from napari_transunet.inference.predictor import Predictor
 from napari_transunet.model.transunet import TransUNet
-from napari_transunet.segmentation.devices import available_devices, has_fast_bfloat16
-from napari_transunet.segmentation.predictor import Predictor
 
 if TYPE_CHECKING:
-    from napari_transunet.checkpoints.ranges import ActivationRanges
-    from napari_transunet.segmentation.backends import Backend
-    from napari_transunet.segmentation.predictor import Labels
+    from napari_transunet.checkpoints.quantization import ActivationRanges
+    from napari_transunet.inference.backends import Backend
+    from napari_transunet.inference.predictor import Labels
     from napari_transunet.volumes.volume import Volume
 
 T = TypeVar("T")

@@ -77,7 +77,7 @@ class Window:
         import napari
         from qtpy.QtWidgets import QApplication
 
-        from napari_transunet.viewer.menus import show_dock
+        from napari_transunet.viewer.plugin.menus import show_dock
 
         self.pictures = pictures
         self.viewer = napari.Viewer(show=True)
@@ -133,7 +133,7 @@ class Window:
         return self.segment.status
 
     def start_review(self) -> None:
-        from napari_transunet.viewer.menus import show_review_dock
+        from napari_transunet.viewer.plugin.menus import show_review_dock
 
         self.review = show_review_dock(self.viewer)
         self.until(lambda: self.review.bench.overview is not None)
@@ -171,7 +171,7 @@ def first(work: Path, pictures: Path) -> None:
     y, x = np.argwhere(layer.data[at] == ORGAN).mean(axis=0).round().astype(int)
     layer.paint((at, int(y) - 60, int(x)), ORGAN)
     layer.paint((at, int(y) + 40, int(x)), 0)
-    by_hand = session.hand_mask(layer.data) & (np.arange(len(layer.data)) == at)[:, None, None]
+    by_hand = session.manual_edit_mask(layer.data) & (np.arange(len(layer.data)) == at)[:, None, None]
     painted = layer.data[by_hand].copy()
     window.wait(1)
     window.picture("2-painted")
@@ -261,8 +261,8 @@ def reopen(window: Window, folder: Path, labels: np.ndarray) -> None:
     import highdicom
     import SimpleITK as sitk
 
-    from napari_transunet.volumes.label_tables import read_label_table
-    from napari_transunet.volumes.reading import read_volume
+    from napari_transunet.io.label_tables import read_label_table
+    from napari_transunet.io.reading import read_volume
 
     values = [int(v) for v in np.unique(labels) if v]
     for ending in (".nii.gz", ".nrrd", ".seg.nrrd", ".mha"):
@@ -296,7 +296,7 @@ def make_series(folder: Path) -> None:
     import pydicom
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-    from napari_transunet.viewer.samples import load_real_ct
+    from napari_transunet.viewer.plugin.samples import load_real_ct
 
     volume = load_real_ct()
     folder.mkdir()
@@ -356,11 +356,11 @@ def make_checkpoint(path: Path) -> None:
 
 
 def add_reference(window: Window) -> None:
-    from napari_transunet.viewer.layers import labels_to_layer, volume_of
-    from napari_transunet.viewer.samples import real_ct_mask_path, real_ct_structures_path
+    from napari_transunet.io.reading import read_volume
+    from napari_transunet.viewer.layers.layers import labels_to_layer, volume_of
+    from napari_transunet.viewer.plugin.samples import real_ct_mask_path, real_ct_structures_path
     from napari_transunet.volumes.labels import LabelSet
     from napari_transunet.volumes.orientation import Reorientation
-    from napari_transunet.volumes.reading import read_volume
 
     with real_ct_structures_path().open(newline="") as file:
         values = {row["structure"]: int(row["id"]) for row in csv.DictReader(file)}

@@ -28,7 +28,7 @@ napari-transunet --version
 napari-transunet variants >/dev/null
 python - <<'E2'
 from napari_transunet.volumes.phantom import synthetic_ct
-from napari_transunet.volumes.writing import write_labels, write_volume
+from napari_transunet.io.writing import write_labels, write_volume
 
 volume, labels, names = synthetic_ct()
 write_volume("phantom.nii.gz", volume)

@@ -27,11 +27,11 @@ from napari_transunet.benchmark import (
     speedup,
     timed,
 )
+from napari_transunet.inference import backends
+from napari_transunet.inference.calibration import observe_ranges
+from napari_transunet.inference.predictor import Predictor
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import Variant
-from napari_transunet.segmentation import backends
-from napari_transunet.segmentation.calibration import observe_ranges
-from napari_transunet.segmentation.predictor import Predictor
 from napari_transunet.volumes.phantom import synthetic_ct
 
 CPU = torch.device("cpu")

@@ -19,10 +19,10 @@ import torch
 from napari_transunet import __version__
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.saving import save_checkpoint
+from napari_transunet.io.reading import read_volume
+from napari_transunet.io.writing import write_labels
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import VARIANTS
-from napari_transunet.volumes.reading import read_volume
-from napari_transunet.volumes.writing import write_labels
 from tests.commands import invoke
 
 SPACING_ZYX = (2.5, 0.7, 0.8)
@@ -355,7 +355,7 @@ def test_an_interrupted_segment_ends_with_130_and_leaves_nothing(
     def interrupted(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("napari_transunet.segmentation.predictor.Predictor.predict", interrupted)
+    monkeypatch.setattr("napari_transunet.inference.predictor.Predictor.predict", interrupted)
     before = sorted(tmp_path.rglob("*"))
     result = run("segment", scan, "-o", "labels.nii.gz", "-c", checkpoint)
     assert result.exit_code == 130

@@ -11,9 +11,9 @@ import torch
 
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.saving import save_checkpoint
+from napari_transunet.io.writing import write_volume
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.volumes.phantom import synthetic_ct
-from napari_transunet.volumes.writing import write_volume
 from tests.commands import invoke
 
 

@@ -13,8 +13,8 @@ import pytest
 import SimpleITK as sitk
 
 from napari_transunet.cli.pairing import label_files, paired, plain_name
-from napari_transunet.volumes.reading import read_volume
-from napari_transunet.volumes.writing import write_labels
+from napari_transunet.io.reading import read_volume
+from napari_transunet.io.writing import write_labels
 from tests.commands import invoke
 
 SPACING_ZYX = (2.0, 0.5, 0.5)

@@ -12,14 +12,14 @@ import torch
 from napari_transunet.annotation.exporting import ExportRequest, export
 from napari_transunet.checkpoints.card import ModelCard, default_card
 from napari_transunet.checkpoints.saving import save_checkpoint
+from napari_transunet.io.reading import read_volume
+from napari_transunet.io.writing import write_volume
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.training.cases import prepare_cases
 from napari_transunet.training.datasets import open_dataset
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
-from napari_transunet.volumes.reading import read_volume
 from napari_transunet.volumes.volume import Source, Volume
-from napari_transunet.volumes.writing import write_volume
 from tests.commands import invoke
 
 ASSUMED = "1 mm voxels were assumed"

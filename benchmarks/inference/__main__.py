@@ -19,9 +19,9 @@ from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.checkpoints.registry import default_checkpoint, resolve_checkpoint
 from napari_transunet.cli.benchmark import print_report
 from napari_transunet.cli.printing import strict
-from napari_transunet.segmentation.devices import resolve_device
+from napari_transunet.inference.devices import resolve_device
+from napari_transunet.io.reading import read_volume
 from napari_transunet.volumes.phantom import synthetic_ct
-from napari_transunet.volumes.reading import read_volume
 
 
 def main() -> None:

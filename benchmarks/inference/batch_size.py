@@ -11,13 +11,13 @@ import torch
 
 from napari_transunet.benchmark import ModelUnderTest, Spread, interleaved, timed
 from napari_transunet.checkpoints.loading import Checkpoint
-from napari_transunet.checkpoints.ranges import ranges_beside
-from napari_transunet.segmentation.backends import Network, make_network
-from napari_transunet.segmentation.devices import PRECISIONS, free_cached_memory, is_out_of_memory
+from napari_transunet.checkpoints.quantization import ranges_beside
+from napari_transunet.inference.backends import Network, make_network
+from napari_transunet.inference.devices import PRECISIONS, free_cached_memory, is_out_of_memory
 
 if TYPE_CHECKING:
     from napari_transunet.benchmark import BenchmarkConfig
-    from napari_transunet.checkpoints.ranges import ActivationRanges
+    from napari_transunet.checkpoints.quantization import ActivationRanges
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_transunet.benchmark import ModelUnderTest, ReadyConfig
-    from napari_transunet.segmentation.slices import SliceSource
+    from napari_transunet.inference.slices import SliceSource
     from napari_transunet.volumes.volume import Volume
 
 

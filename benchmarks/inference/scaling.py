@@ -16,7 +16,7 @@ from napari_transunet.benchmark import Spread, interleaved
 
 if TYPE_CHECKING:
     from napari_transunet.benchmark import ReadyConfig
-    from napari_transunet.segmentation.predictor import Predictor
+    from napari_transunet.inference.predictor import Predictor
     from napari_transunet.volumes.volume import Volume
 
 _BETWEEN = 5  # batches from one small volume to the next

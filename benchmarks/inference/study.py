@@ -22,12 +22,12 @@ from napari_transunet.benchmark import (
 )
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.loading import Checkpoint
+from napari_transunet.inference.calibration import observe_ranges
 from napari_transunet.model.transunet import TransUNet
-from napari_transunet.segmentation.calibration import observe_ranges
 
 if TYPE_CHECKING:
+    from napari_transunet.inference.predictor import Labels
     from napari_transunet.model.variants import Variant
-    from napari_transunet.segmentation.predictor import Labels
     from napari_transunet.volumes.volume import Volume
 
 _SMALL_SIDE = 128
@@ -96,13 +96,13 @@ def study_model(
         if (base := one.config.compared_with) in labels
     }
     peak_mb = {name: peaks[name] for name in segment}
-    by_card = {name: one for name, one in ready.items() if one.config.pipeline == "card"}
-    if not full or not by_card:
+    from_card = {name: one for name, one in ready.items() if one.config.pipeline == "card"}
+    if not full or not from_card:
         return ModelStudy(model.name, peak_mb, agreements)
     slice_s = {one.config: one.slice_s.median for one in timed.configs}
-    in_order = sorted(by_card, key=lambda name: slice_s[name])
-    fastest = by_card[in_order[0]]
-    in_torch = next((by_card[name] for name in in_order if by_card[name].config.backend == "torch"), None)
+    in_order = sorted(from_card, key=lambda name: slice_s[name])
+    fastest = from_card[in_order[0]]
+    in_torch = next((from_card[name] for name in in_order if from_card[name].config.backend == "torch"), None)
     side = min(_SMALL_SIDE, *volume.data.shape[1:])
     return ModelStudy(
         model.name,
@@ -110,7 +110,7 @@ def study_model(
         agreements,
         rates_by_batch(
             model,
-            [one.config for one in by_card.values()],
+            [one.config for one in from_card.values()],
             device,
             max(_BATCH_ROUNDS, rounds),
             _QUICK_BATCHES if quick else None,

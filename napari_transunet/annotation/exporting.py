@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_transunet import __version__
-from napari_transunet.annotation.runs import now
+from napari_transunet.annotation.provenance import now
 from napari_transunet.errors import ExistsError, FileProblem, InputError, VolumeError
-from napari_transunet.volumes.dicom_seg_writing import why_not, write_dicom_seg
-from napari_transunet.volumes.label_tables import write_label_table
+from napari_transunet.io.dicom.seg_writing import why_not, write_dicom_seg
+from napari_transunet.io.label_tables import write_label_table
+from napari_transunet.io.meshes import Coordinates, mesh_of, write_mesh
+from napari_transunet.io.sidecar import describe, is_ours, plain
+from napari_transunet.io.writing import write_labels
 from napari_transunet.volumes.labels import Label, LabelSet, color_for
-from napari_transunet.volumes.meshes import Coordinates, mesh_of, write_mesh
-from napari_transunet.volumes.sidecar import describe, is_ours, plain
-from napari_transunet.volumes.writing import write_labels
 
 if TYPE_CHECKING:
     from napari_transunet.volumes.geometry import Geometry

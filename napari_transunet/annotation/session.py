@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from napari_transunet.annotation.runs import RunRecord, now
+from napari_transunet.annotation.provenance import RunRecord, now
 from napari_transunet.annotation.uncertainty import SliceUncertainties
 from napari_transunet.errors import InputError
 
@@ -246,7 +246,7 @@ class AnnotationSession:
         self._check(labels)
         return self._edited(labels, _EVERYWHERE)
 
-    def hand_mask(self, labels: Array) -> Mask:
+    def manual_edit_mask(self, labels: Array) -> Mask:
         """True where `labels` (z, y, x) were edited by hand: what no tool changes unasked."""
         self._check(labels)
         return self._by_hand(labels, _EVERYWHERE)
@@ -272,7 +272,7 @@ class AnnotationSession:
         counts = self._counted(labels, self._conflicting, axis, None)
         return {index: count for index, count in counts.items() if count}
 
-    def take_prediction(
+    def accept_prediction(
         self, labels: Array, *, axis: int = 0, slices: Iterable[int] | None = None
     ) -> tuple[list[Write], SessionStep]:
         """Give up edits that the last run disagrees with: what to write, and the step that goes with it.
@@ -296,11 +296,11 @@ class AnnotationSession:
             writes.append(write)
         return writes, step
 
-    def expect_tools(self) -> None:
-        """Make the room that `note_correction` needs, which takes a while for a large volume; on any thread."""
+    def allocate_baseline(self) -> None:
+        """Make the room that `record_correction` needs, which takes a while for a large volume; on any thread."""
         self._machine_now()
 
-    def note_correction(self, writes: Iterable[Write]) -> SessionStep:
+    def record_correction(self, writes: Iterable[Write]) -> SessionStep:
         """A tool changed labels: they are a person's to the next run, but not by hand to the next tool."""
         step = self.begin()
         for write in writes:

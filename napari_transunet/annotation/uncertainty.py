@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from napari_transunet.errors import InputError
 
 if TYPE_CHECKING:
-    from napari_transunet.segmentation.uncertainty import SliceUncertainty
+    from napari_transunet.inference.uncertainty import SliceUncertainty
 
 
 class SliceUncertainties:

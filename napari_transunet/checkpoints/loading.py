@@ -19,7 +19,7 @@ from napari_transunet.checkpoints.info import CheckpointInfo, about_weights
 from napari_transunet.checkpoints.layout import COUNTER, POSITIONS
 from napari_transunet.errors import CheckpointError
 from napari_transunet.files import available_memory
-from napari_transunet.model.finite import is_finite
+from napari_transunet.model.checks import is_finite
 from napari_transunet.model.positions import resize_position_embeddings
 from napari_transunet.model.transunet import TransUNet, as_size, checked_size
 from napari_transunet.model.variants import Variant, get_variant

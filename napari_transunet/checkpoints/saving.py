@@ -15,7 +15,7 @@ from napari_transunet.checkpoints.card import CARD_KEY, MAX_CARD_BYTES, ModelCar
 from napari_transunet.checkpoints.loading import Checkpoint
 from napari_transunet.errors import CheckpointError, FileProblem, InputError
 from napari_transunet.files import atomic_path
-from napari_transunet.model.finite import is_finite
+from napari_transunet.model.checks import is_finite
 from napari_transunet.model.transunet import TransUNet
 
 SUFFIX = ".safetensors"

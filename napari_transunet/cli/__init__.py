@@ -15,15 +15,15 @@ import typer
 
 from napari_transunet import __version__
 from napari_transunet.cli.benchmark import benchmark
-from napari_transunet.cli.calibrating import calibrate
+from napari_transunet.cli.calibrate import calibrate
 from napari_transunet.cli.checkpoints import inspect, variants
-from napari_transunet.cli.comparing import evaluate
-from napari_transunet.cli.converting import convert
+from napari_transunet.cli.convert import convert
 from napari_transunet.cli.demo import demo
+from napari_transunet.cli.evaluate import evaluate
 from napari_transunet.cli.reporting import INTERRUPTED, Commands, say
-from napari_transunet.cli.segmenting import segment
+from napari_transunet.cli.segment import segment
 from napari_transunet.cli.sessions import app as sessions
-from napari_transunet.cli.training import train
+from napari_transunet.cli.train import train
 
 __all__ = ["app", "main"]
 

@@ -82,7 +82,7 @@ def benchmark(
     from napari_transunet.checkpoints.loading import load_checkpoint
     from napari_transunet.checkpoints.registry import default_checkpoint, resolve_checkpoint
     from napari_transunet.files import atomic_path
-    from napari_transunet.segmentation.devices import resolve_device
+    from napari_transunet.inference.devices import resolve_device
     from napari_transunet.volumes.phantom import synthetic_ct
 
     where, size = resolve_device(device), image_size(img_size)

@@ -32,6 +32,6 @@ def demo(
         raise InputError(
             f"The demo needs napari, but {missing[0]} is not installed; install napari-transunet[gui]."
         )
-    from napari_transunet.viewer.demo import run_demo
+    from napari_transunet.viewer.plugin.demo import run_demo
 
     run_demo(out, headless, say=say)

@@ -66,7 +66,7 @@ def read(
     source: Path, *, series: str | None = None, channel: int | None = None, time_point: int | None = None
 ) -> Volume:
     """The volume at `source`, with the choices that the options made; says what the reader had to assume."""
-    from napari_transunet.volumes.reading import read_volume
+    from napari_transunet.io.reading import read_volume
 
     volume = read_volume(source, series=_series(series), channel=channel, time=time_point)
     for note in volume.source.notes:

@@ -52,8 +52,8 @@ def label_files(folder: Path) -> list[Path]:
     Hidden files, what is no volume (JSON files beside labels, tables, logs), and DICOM files are left out: the files
     of a DICOM series are one volume, not a case each.
     """
-    from napari_transunet.volumes.dicom import is_dicom
-    from napari_transunet.volumes.reading import READABLE_SUFFIXES, is_readable
+    from napari_transunet.io.dicom.reading import is_dicom
+    from napari_transunet.io.reading import READABLE_SUFFIXES, is_readable
 
     def may_hold_labels(path: Path) -> bool:
         lower = path.name.lower()
@@ -101,7 +101,7 @@ def plain_name(stem: str) -> str:
 
 
 def _stem(path: Path) -> str:
-    from napari_transunet.volumes.sidecar import clean, stem_of
+    from napari_transunet.io.sidecar import clean, stem_of
 
     return clean(stem_of(path))
 

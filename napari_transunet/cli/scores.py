@@ -12,15 +12,15 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from napari_transunet.annotation.cohort import (
+from napari_transunet.cli.printing import number
+from napari_transunet.cli.reporting import one_line
+from napari_transunet.metrics.segmentation_metrics import METRICS, mean_scores
+from napari_transunet.metrics.summary import (
     LabelScores,
     Summary,
     infinite_of_labels,
     mean_of_labels,
 )
-from napari_transunet.annotation.comparing import METRICS, mean_scores
-from napari_transunet.cli.printing import number
-from napari_transunet.cli.reporting import one_line
 
 _WITHOUT_MEAN = ("volume_ml", "reference_ml")
 """Not in the table over cases, where the differences say it; JSON has them."""

@@ -155,7 +155,7 @@ class Augmentation:
 
 
 @dataclass(frozen=True, slots=True)
-class QuarterTurns:
+class Rot90Flip:
     """The published views (implementation of Chen et al., arXiv 2102.04306): half are turned by a random number of
     quarters and mirrored along a random axis, a quarter rotated by up to `rotation` degrees, the rest left as they are.
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from napari_transunet.errors import FileProblem, TransUNetError
 from napari_transunet.files import atomic_path
-from napari_transunet.training.learner import VALIDATION_DICE, Learner
 from napari_transunet.training.pictures import overlaid
+from napari_transunet.training.segmentation_module import VALIDATION_DICE, SegmentationModule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,7 +80,7 @@ class Best(lightning.Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, learner: lightning.LightningModule) -> None:
         """Lightning has validated by now."""
-        assert isinstance(learner, Learner)
+        assert isinstance(learner, SegmentationModule)
         if learner.stopped:
             return
         dice = float(trainer.callback_metrics[VALIDATION_DICE]) if self._validated else None
@@ -126,7 +126,7 @@ class State(lightning.Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, learner: lightning.LightningModule) -> None:
         """Lightning has validated by now."""
-        assert isinstance(learner, Learner)
+        assert isinstance(learner, SegmentationModule)
         if not learner.stopped:
             self._save(trainer)
 
@@ -158,7 +158,7 @@ class Watch(lightning.Callback):
         self, trainer: lightning.Trainer, learner: lightning.LightningModule, outputs: Any, *_: object
     ) -> None:
         """After every step."""
-        assert isinstance(learner, Learner)
+        assert isinstance(learner, SegmentationModule)
         self._ask(trainer, learner)
         if self._told is None or not trainer.is_global_zero:
             return
@@ -173,10 +173,10 @@ class Watch(lightning.Callback):
         self, trainer: lightning.Trainer, learner: lightning.LightningModule, *_: object
     ) -> None:
         """After every case."""
-        assert isinstance(learner, Learner)
+        assert isinstance(learner, SegmentationModule)
         self._ask(trainer, learner)
 
-    def _ask(self, trainer: lightning.Trainer, learner: Learner) -> None:
+    def _ask(self, trainer: lightning.Trainer, learner: SegmentationModule) -> None:
         if self._cancelled is None or learner.stopped:
             return
         # All processes stop, or none: one that went on alone would wait for the others for ever.
@@ -202,7 +202,7 @@ class Pictures(lightning.Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, learner: lightning.LightningModule) -> None:
         """Lightning has validated by now."""
-        assert isinstance(learner, Learner)
+        assert isinstance(learner, SegmentationModule)
         if not learner.examples or not trainer.is_global_zero:
             return
         rows = [

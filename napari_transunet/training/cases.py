@@ -12,8 +12,8 @@ import torch
 
 from napari_transunet.errors import DatasetError, InputError, TransUNetError
 from napari_transunet.files import available_memory
-from napari_transunet.segmentation.preprocessing import IntensityScaling
-from napari_transunet.segmentation.slices import PLANE_AXES, PLANES, Plane, SliceSource
+from napari_transunet.inference.preprocessing import IntensityScaling
+from napari_transunet.inference.slices import PLANE_AXES, PLANES, Plane, SliceSource
 from napari_transunet.training.datasets import all_reasons, values_in, whole_labels
 from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.volumes.orientation import Reorientation
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_transunet.checkpoints.card import ModelCard
-    from napari_transunet.segmentation.resize import Resize
+    from napari_transunet.inference.resize import Resize
     from napari_transunet.training.datasets import LabelledVolume
     from napari_transunet.volumes.geometry import Geometry
     from napari_transunet.volumes.volume import Volume
@@ -125,7 +125,7 @@ def prepare_case(
         bad.append(str(error))
     if bad:  # all that is wrong in one go, also of one case
         raise DatasetError(" And ".join([bad[0], *(one.removeprefix(f"{name}: ") for one in bad[1:])]))
-    source = SliceSource.by_card(image, card, card.img_size, plane)
+    source = SliceSource.from_card(image, card, card.img_size, plane)
     scaling = _SCALED if scaled else source.scaling
     size = (len(source), *source.resize.size)
     planes, targets = torch.empty(size, dtype=torch.float16), torch.empty(size, dtype=torch.uint8)

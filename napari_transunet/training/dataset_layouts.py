@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from napari_transunet.errors import DatasetError, TransUNetError, VolumeError
+from napari_transunet.io.ambiguous import SeveralVolumesError
+from napari_transunet.io.reading import is_readable, read_volume
+from napari_transunet.io.sidecar import stem_of
 from napari_transunet.volumes.geometry import Geometry
-from napari_transunet.volumes.reading import is_readable, read_volume
-from napari_transunet.volumes.several import SeveralVolumesError
-from napari_transunet.volumes.sidecar import stem_of
 from napari_transunet.volumes.volume import Source, Volume
 
 _LOG = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from napari_transunet.errors import InputError
-from napari_transunet.segmentation.devices import resolve_device, resolve_precision
+from napari_transunet.inference.devices import resolve_device, resolve_precision
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
@@ -99,14 +99,14 @@ def fit(
         )
     lightning = lightning_or_sentence()
     from napari_transunet.training.callbacks import LAST, Best, Pictures, State, Watch
-    from napari_transunet.training.learner import VALIDATION_DICE, Learner
+    from napari_transunet.training.segmentation_module import VALIDATION_DICE, SegmentationModule
 
     where = resolve_device(device)
     last = None if folder is None else folder / LAST
     if resume and (last is None or not last.is_file()):
         raise InputError(f"There is no training to resume in {folder}; start it anew, without resuming.")
     plan = recipe.plan(sum(len(case) for case in cases))
-    learner = Learner(net, cases, validation, recipe, plan, compiled=compiled)
+    learner = SegmentationModule(net, cases, validation, recipe, plan, compiled=compiled)
     best = Best(folder, on_best, validated=bool(validation))
     watch = Watch(best, on_progress, cancelled)
     callbacks = [best, watch, Pictures()]

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_transunet.errors import InputError
-from napari_transunet.training.augmentation import Augmentation, QuarterTurns
+from napari_transunet.training.augmentation import Augmentation, Rot90Flip
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +63,7 @@ class Recipe:
     clip: float | None = 1.0
     context: Literal[1, 3] = 3
     dropout: float = 0.1
-    augmentation: Augmentation | QuarterTurns = field(default_factory=Augmentation)
+    augmentation: Augmentation | Rot90Flip = field(default_factory=Augmentation)
     patience: int | None = None
     seed: int = 0
 
@@ -151,7 +151,7 @@ PAPER = Recipe(
     background_in_dice=True,
     clip=None,
     context=1,
-    augmentation=QuarterTurns(),
+    augmentation=Rot90Flip(),
 )
 """As published (Chen et al., arXiv 2102.04306, and its implementation)."""
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from napari_transunet.annotation.cohort import LabelScores, Summary, completed, mean_of_labels, summarise
-from napari_transunet.annotation.comparing import evaluate
 from napari_transunet.errors import DatasetError
+from napari_transunet.metrics.segmentation_metrics import evaluate
+from napari_transunet.metrics.summary import LabelScores, Summary, completed, mean_of_labels, summarise
 from napari_transunet.training.cases import class_labels
 from napari_transunet.training.datasets import values_in, whole_labels
 from napari_transunet.training.losses import UNKNOWN
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from napari_transunet.segmentation.predictor import Predictor
+    from napari_transunet.inference.predictor import Predictor
     from napari_transunet.training.datasets import LabelledVolume
     from napari_transunet.volumes.volume import Volume
 

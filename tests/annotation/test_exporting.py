@@ -20,11 +20,11 @@ from napari_transunet.annotation.exporting import (
     unavailable,
 )
 from napari_transunet.errors import ExistsError, FileProblem, InputError, VolumeError
+from napari_transunet.io.reading import read_volume
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
-from napari_transunet.volumes.reading import read_volume
 from napari_transunet.volumes.volume import Source
-from tests.volumes.test_dicom_seg_writing import _series
+from tests.io.dicom.test_seg_writing import _series
 
 SHAPE = (8, 10, 12)
 GEOMETRY = Geometry(SHAPE, (2.5, 0.7, 0.8), (10.0, -20.0, 30.0), ((0, -1, 0), (1, 0, 0), (0, 0, 1)))

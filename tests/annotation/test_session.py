@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_transunet.annotation.runs import RunRecord, now
+from napari_transunet.annotation.provenance import RunRecord, now
 from napari_transunet.annotation.session import AnnotationSession, Write
 from napari_transunet.errors import InputError
 
@@ -66,7 +66,7 @@ def test_a_slice_is_written_along_any_axis(axis):
 
 def test_labels_of_another_volume_are_refused(written):
     session, labels = written
-    for look in (session.edited_voxels, session.edited_mask, session.hand_mask, session.conflicts):
+    for look in (session.edited_voxels, session.edited_mask, session.manual_edit_mask, session.conflicts):
         with pytest.raises(InputError, match=r"shape \(3, 5, 6\)"):
             look(labels[:3])
 
@@ -123,7 +123,7 @@ def test_edits_are_given_up_slice_by_slice_and_come_back(written):
         labels[index] = session.merge_slice(step, 0, index, np.full(SHAPE[1:], 3, np.uint8), labels)
     labels[2, 4, 4] = 2  # edited since: no conflict with a run that came before
     assert session.conflicts(labels) == {1: 1, 2: 2}
-    writes, taken = session.take_prediction(labels, slices=[2])
+    writes, taken = session.accept_prediction(labels, slices=[2])
     for write in writes:
         labels[write.index] = write.after
     assert session.conflicts(labels) == {1: 1}
@@ -143,17 +143,17 @@ def test_what_a_tool_did_is_not_by_hand_but_no_run_takes_it(written):
     labels[0, 0, 0] = 2
     box = (slice(1, 2), slice(0, 2), slice(0, 2))
     write = Write(box, labels[box].copy(), np.zeros((1, 2, 2), np.uint8))
-    step = session.note_correction([write])
+    step = session.record_correction([write])
     labels[box] = write.after
-    assert session.hand_mask(labels).sum() == 1
+    assert session.manual_edit_mask(labels).sum() == 1
     assert session.edited_mask(labels).sum() == 5
     run = session.begin()
     for index in range(SHAPE[0]):
         labels[index] = session.merge_slice(run, 0, index, np.zeros(SHAPE[1:], np.uint8), labels)
     assert session.edited_mask(labels).sum() == 5
-    assert session.hand_mask(labels).sum() == 1
+    assert session.manual_edit_mask(labels).sum() == 1
     labels[1, 0, 0] = 2
-    assert session.hand_mask(labels).sum() == 2
+    assert session.manual_edit_mask(labels).sum() == 2
     labels[1, 0, 0] = 0
     run.undo()
     labels[...] = 1
@@ -171,7 +171,7 @@ def test_a_locked_organ_neither_loses_nor_gains_by_a_run(written):
     plane = np.tile(np.array([2, 1, 0, 0, 2, 1], np.uint8), (5, 1))
     labels[0] = session.merge_slice(step, 0, 0, plane, labels)
     assert (labels[0] == [1, 1, 0, 2, 2, 2]).all()
-    assert not session.hand_mask(labels).any()
+    assert not session.manual_edit_mask(labels).any()
     session.locked = frozenset()
     labels[0] = session.merge_slice(step, 0, 0, np.zeros_like(plane), labels)
     assert (labels[0] == [1, 0, 0, 2, 0, 2]).all()
@@ -367,7 +367,7 @@ def test_whatever_but_the_brush_changes_a_reviewed_slice_takes_its_mark_away(axi
 
     before = labels[2:4, 1:3, 4:6].copy()
     write = Write((slice(2, 4), slice(1, 3), slice(4, 6)), before, np.where(np.eye(2)[None] > 0, 1, before))
-    tool = session.note_correction([write])
+    tool = session.record_correction([write])
     assert tool.reopened == tuple(range((2, 1, 4)[axis], (4, 3, 6)[axis]))
     tool.undo()
     assert set(session.reviewed) == set(range(session.shape[axis])) - {changed}

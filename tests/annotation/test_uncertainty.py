@@ -9,7 +9,7 @@ import pytest
 
 from napari_transunet.annotation.uncertainty import SliceUncertainties
 from napari_transunet.errors import InputError
-from napari_transunet.segmentation.uncertainty import SliceUncertainty
+from napari_transunet.inference.uncertainty import SliceUncertainty
 
 
 def _slice(mean: float, *per_class: float) -> SliceUncertainty:

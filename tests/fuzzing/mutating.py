@@ -23,9 +23,9 @@ from napari_transunet.checkpoints.card import ModelCard
 from napari_transunet.checkpoints.info import inspect_checkpoint
 from napari_transunet.checkpoints.reading import open_checkpoint
 from napari_transunet.errors import TransUNetError
+from napari_transunet.io.reading import is_readable, list_series, read_volume
+from napari_transunet.io.writing import write_labels
 from napari_transunet.volumes.geometry import Geometry
-from napari_transunet.volumes.reading import is_readable, list_series, read_volume
-from napari_transunet.volumes.writing import write_labels
 from tests.volumes.test_damaged import MAKERS
 
 SECONDS, BYTES = 20.0, 1_000_000_000

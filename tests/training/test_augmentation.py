@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from napari_transunet.training.augmentation import Augmentation, QuarterTurns
+from napari_transunet.training.augmentation import Augmentation, Rot90Flip
 from tests.training.samples import STILL
 
 
@@ -127,7 +127,7 @@ class TestQuarterTurns:
         one = torch.rand(1, 3, height, width)
         label = (255 * one[:, 0]).to(torch.uint8)
         images, labels = one.repeat(count, 1, 1, 1), label.repeat(count, 1, 1)
-        return one[0], label[0], *QuarterTurns()(images, labels)
+        return one[0], label[0], *Rot90Flip()(images, labels)
 
     @pytest.mark.parametrize(("height", "width"), [(16, 16), (15, 15), (16, 24)])
     def test_quarters_are_exact_and_labels_move_along(self, height: int, width: int) -> None:
@@ -156,12 +156,12 @@ class TestQuarterTurns:
     def test_rotation_is_bounded(self) -> None:
         labels = torch.zeros(200, 32, 32, dtype=torch.uint8)
         labels[:, 15:17, 4:28] = 1  # a bar along x
-        seen = QuarterTurns(rotation=10)(labels[:, None].float(), labels)[1]
+        seen = Rot90Flip(rotation=10)(labels[:, None].float(), labels)[1]
         rows = seen.any(2).sum(1)
         tilted = (rows > 2) & (rows < 20)
         assert tilted.any()
         assert rows[tilted].max() <= 2 + 24 * 0.1737 + 2  # sin 10°
-        assert "±10°" in QuarterTurns(rotation=10).sentence()
+        assert "±10°" in Rot90Flip(rotation=10).sentence()
 
     def test_the_same_seed_gives_the_same_view(self) -> None:
         assert torch.equal(self.seen(16, 16)[2], self.seen(16, 16)[2])

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from napari_transunet.checkpoints.card import ModelCard
 from napari_transunet.errors import DatasetError, InputError, VolumeError
-from napari_transunet.segmentation.resize import make_resize
-from napari_transunet.segmentation.slices import SliceSource
+from napari_transunet.inference.resize import make_resize
+from napari_transunet.inference.slices import SliceSource
 from napari_transunet.training import cases as module
 from napari_transunet.training.cases import (
     Case,
@@ -100,7 +100,7 @@ def test_a_case_has_the_networks_size_and_range(scan: Volume, organs: Volume) ->
 @pytest.mark.parametrize("card", [CARD, CARD.updated(normalisation="percentiles", window=None, context=3)])
 def test_planes_are_what_the_predictor_would_see(scan: Volume, organs: Volume, card: ModelCard) -> None:
     turned = stored_as(scan, "AIL")
-    source = SliceSource.by_card(turned, card, card.img_size)
+    source = SliceSource.from_card(turned, card, card.img_size)
     own = [source.orientation.original_index(z, turned.data.shape) for z in range(len(source))]
     seen = source.images(own)[:, card.context // 2]
     torch.testing.assert_close(prepare(turned, organs, card=card).planes.float(), seen, atol=1e-3, rtol=0)

@@ -11,10 +11,10 @@ import pytest
 import SimpleITK as sitk
 
 from napari_transunet.errors import DatasetError
+from napari_transunet.io.writing import write_volume
 from napari_transunet.training.datasets import Dataset, label_values, open_dataset, values_in, whole_labels
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.volume import Source, Volume
-from napari_transunet.volumes.writing import write_volume
 from tests.volumes.making import series
 
 SHAPE = (3, 4, 5)

@@ -9,10 +9,10 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from napari_transunet.annotation.comparing import evaluate
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.errors import DatasetError
-from napari_transunet.segmentation.predictor import Predictor
+from napari_transunet.inference.predictor import Predictor
+from napari_transunet.metrics.segmentation_metrics import evaluate
 from napari_transunet.training.datasets import Dataset, open_dataset
 from napari_transunet.training.scoring import (
     card_scores,

@@ -10,10 +10,10 @@ import pytest
 from npe2 import PluginManifest
 
 import napari_transunet
-from napari_transunet.viewer.export import FORMATS
-from napari_transunet.viewer.opening import _FILTERS
-from napari_transunet.volumes.reading import READABLE_SUFFIXES
-from napari_transunet.volumes.writing import WRITABLE_SUFFIXES
+from napari_transunet.io.reading import READABLE_SUFFIXES
+from napari_transunet.io.writing import WRITABLE_SUFFIXES
+from napari_transunet.viewer.segment.export import FORMATS
+from napari_transunet.viewer.segment.volume_loader import _FILTERS
 
 ROOT = Path(napari_transunet.__file__).parent
 
@@ -71,7 +71,7 @@ def test_layers_menu_docks_the_widget_once_and_chooses_the_selected_image(make_n
     from napari._app_model import get_app_model
     from qtpy.QtWidgets import QComboBox
 
-    from napari_transunet.viewer.segment_dock import SegmentDock
+    from napari_transunet.viewer.segment.segment_dock import SegmentDock
 
     viewer = make_napari_viewer()
     for name in ("first", "second"):

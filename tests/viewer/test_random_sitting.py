@@ -98,7 +98,7 @@ class Walk:
 
 def _walk(sitting: Sitting, seed: int, steps: int) -> None:
     from napari_transunet.annotation.session_store import SessionStore
-    from napari_transunet.viewer.keeping import keep
+    from napari_transunet.viewer.sessions.autosave_controller import keep
 
     walk = Walk(sitting, seed)
     for _ in range(steps):

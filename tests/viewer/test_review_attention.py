@@ -10,12 +10,12 @@ pytest.importorskip("qtpy")
 
 from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel
 
-from napari_transunet.annotation.runs import RunRecord
+from napari_transunet.annotation.provenance import RunRecord
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.model.transunet import TransUNet
-from napari_transunet.viewer.layers import add_volume, volume_of
-from napari_transunet.viewer.sessions import sessions_of
+from napari_transunet.viewer.layers.layers import add_volume, volume_of
+from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.phantom import synthetic_ct
 

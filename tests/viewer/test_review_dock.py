@@ -25,15 +25,15 @@ from qtpy.QtWidgets import (
 
 from napari_transunet.annotation.session_store import SessionStore
 from napari_transunet.checkpoints.card import ModelCard
-from napari_transunet.segmentation.slices import SliceSource
-from napari_transunet.segmentation.uncertainty import SliceUncertainty
-from napari_transunet.viewer.keeping import keep, keeper_of
-from napari_transunet.viewer.layers import add_volume, labels_to_layer, placement, volume_of
-from napari_transunet.viewer.sessions import sessions_of
-from napari_transunet.viewer.undo import UndoStep
+from napari_transunet.inference.slices import SliceSource
+from napari_transunet.inference.uncertainty import SliceUncertainty
+from napari_transunet.io.reading import read_volume
+from napari_transunet.viewer.layers.layers import add_volume, labels_to_layer, placement, volume_of
+from napari_transunet.viewer.layers.undo import UndoStep
+from napari_transunet.viewer.sessions.autosave_controller import keep, keeper_of
+from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.phantom import synthetic_ct
-from napari_transunet.volumes.reading import read_volume
 
 SHAPE = (12, 48, 56)
 NAMES = {1: "liver", 2: "spleen", 3: "kidney_left"}
@@ -374,7 +374,7 @@ def test_uncertainty_is_shown_on_request_and_taken_away(sitting):
     layer = next(layer for layer in sitting.viewer.layers if "uncertainty" in layer.name)
     volume = volume_of(sitting.image)
     card = ModelCard(variant="R50-ViT-Ti_16", num_classes=4, img_size=(64, 64), resize="pad")
-    inside = SliceSource.by_card(volume, card, (64, 64)).resize.shape
+    inside = SliceSource.from_card(volume, card, (64, 64)).resize.shape
     assert layer.data.shape == (SHAPE[0], *inside)
     assert layer.data[7].mean() == pytest.approx(0.9, abs=0.02)
     assert np.allclose(layer.scale, sitting.layer.scale)
@@ -469,7 +469,7 @@ def test_the_part_that_is_clicked_stays(sitting):
 
 
 def test_exports_of_a_changed_scan_are_refused(make_napari_viewer, qtbot, tmp_path):
-    from napari_transunet.volumes.writing import write_volume
+    from napari_transunet.io.writing import write_volume
 
     volume = synthetic_ct(SHAPE)[0]
     path: Path = write_volume(tmp_path / "ct.nii.gz", volume)
@@ -535,7 +535,7 @@ def test_two_volumes_keep_to_their_own_labels(sitting):
 
 
 def test_the_menu_shows_the_dock_for_the_selected_labels(make_napari_viewer):
-    from napari_transunet.viewer.menus import review_selected
+    from napari_transunet.viewer.plugin.menus import review_selected
 
     viewer = make_napari_viewer()
     add_volume(viewer, synthetic_ct(SHAPE)[0])

@@ -11,7 +11,6 @@ pytest.importorskip("qtpy")
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QPushButton, QTabWidget, QToolButton, QWidget
 
-from napari_transunet.viewer.memory import Memory
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.review.correction_panel import REMEMBERED, CorrectionPanel
 from napari_transunet.viewer.review.export_dialog import ExportDialog
@@ -19,6 +18,7 @@ from napari_transunet.viewer.review.help_page import help_html
 from napari_transunet.viewer.review.keys import ReviewKeys
 from napari_transunet.viewer.review.organ_list import OrganList
 from napari_transunet.viewer.review.slice_strip import SliceStrip, StripData
+from napari_transunet.viewer.widgets.widget_state import Memory
 from napari_transunet.volumes.labels import LabelSet
 
 N = 40
@@ -229,7 +229,7 @@ def test_the_help_lists_every_action():
 def test_a_dock_remembers_its_choices(qtbot, tmp_path, monkeypatch):
     monkeypatch.setenv("NAPARI_CONFIG", str(tmp_path / "settings.yaml"))
     monkeypatch.setattr(
-        "napari_transunet.viewer.memory.platformdirs.user_state_dir",
+        "napari_transunet.viewer.widgets.widget_state.platformdirs.user_state_dir",
         lambda _name: str(tmp_path / "state"),
     )
 
@@ -261,7 +261,8 @@ def test_the_other_dock_remembers_its_fold(make_napari_viewer, tmp_path, monkeyp
     viewer = make_napari_viewer()
     monkeypatch.setenv("NAPARI_CONFIG", str(tmp_path / "settings.yaml"))
     monkeypatch.setattr(
-        "napari_transunet.viewer.memory.platformdirs.user_state_dir", lambda _name: str(tmp_path / "state")
+        "napari_transunet.viewer.widgets.widget_state.platformdirs.user_state_dir",
+        lambda _name: str(tmp_path / "state"),
     )
     for expected in (False, True):
         _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")

@@ -13,8 +13,8 @@ pytest.importorskip("qtpy")
 
 from qtpy.QtWidgets import QLineEdit, QPushButton
 
-from napari_transunet.viewer.layers import add_volume
-from napari_transunet.viewer.slice_numbers import index_in_view, slice_numbers
+from napari_transunet.viewer.layers.layers import add_volume
+from napari_transunet.viewer.layers.slice_numbers import index_in_view, slice_numbers
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.volume import Source, Volume
 from tests.viewer.test_review_dock import SHAPE, Sitting
@@ -73,7 +73,7 @@ def test_outside_of_the_labels_nothing_is_done_to_a_slice_unseen(sitting):
     sitting.layer.selected_label = 1
     sitting.dock.tools.press("smooth")
     sitting.dock.tools.press("above")
-    sitting.dock.bench.take_prediction(everywhere=False)
+    sitting.dock.bench.accept_prediction(everywhere=False)
     sitting.qtbot.wait(50)
     assert not sitting.session.reviewed
     assert np.array_equal(sitting.layer.data, before)
@@ -102,7 +102,7 @@ def test_in_another_view_the_next_slice_turns_it_and_no_slice_is_marked_unseen(s
 
 
 def test_keys_do_not_work_where_their_buttons_do_not(sitting):
-    from napari_transunet.viewer.undo import UndoStep
+    from napari_transunet.viewer.layers.undo import UndoStep
 
     keys = {str(key): call for key, call in sitting.viewer.keymap.items()}
     step = UndoStep(sitting.layer)
@@ -129,7 +129,7 @@ def test_a_note_stays_on_the_slice_where_it_was_begun(sitting):
 
 
 def test_the_slice_above_is_the_one_nearer_to_the_head(make_napari_viewer, qtbot):
-    from napari_transunet.viewer.sessions import sessions_of
+    from napari_transunet.viewer.sessions.registry import sessions_of
     from napari_transunet.volumes.labels import LabelSet
 
     viewer = make_napari_viewer()

@@ -13,8 +13,8 @@ import pytest
 import tifffile
 
 from napari_transunet.errors import SizeError, VolumeError
+from napari_transunet.io.reading import SeveralVolumesError, is_readable, read_volume
 from napari_transunet.volumes.geometry import Geometry
-from napari_transunet.volumes.reading import SeveralVolumesError, is_readable, read_volume
 
 DATA = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
 

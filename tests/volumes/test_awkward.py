@@ -14,9 +14,9 @@ import pytest
 import SimpleITK
 
 from napari_transunet.errors import VolumeError
-from napari_transunet.volumes.reading import is_readable, list_series, read_volume
-from napari_transunet.volumes.series import SeveralSeriesError
-from napari_transunet.volumes.several import SeveralVolumesError
+from napari_transunet.io.ambiguous import SeveralVolumesError
+from napari_transunet.io.dicom.series import SeveralSeriesError
+from napari_transunet.io.reading import is_readable, list_series, read_volume
 from napari_transunet.volumes.volume import Volume
 
 Second = Callable[[Path, Volume], tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]

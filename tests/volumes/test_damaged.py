@@ -14,10 +14,10 @@ import pytest
 import tifffile
 
 from napari_transunet.errors import FileProblem, SizeError, TransUNetError, VolumeError
+from napari_transunet.io.reading import SeveralVolumesError, is_readable, list_series, read_volume
+from napari_transunet.io.writing import write_labels, write_volume
 from napari_transunet.volumes.geometry import Geometry
-from napari_transunet.volumes.reading import SeveralVolumesError, is_readable, list_series, read_volume
 from napari_transunet.volumes.volume import Volume
-from napari_transunet.volumes.writing import write_labels, write_volume
 from tests.volumes.making import ct_slice, enhanced, save, segmentation
 
 GEOMETRY = Geometry((3, 8, 9), (2.0, 0.7, 0.8), (1, 2, 3))

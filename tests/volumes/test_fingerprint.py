@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from napari_transunet.io.reading import read_volume
+from napari_transunet.io.writing import write_volume
 from napari_transunet.volumes.fingerprint import scan_fingerprint
 from napari_transunet.volumes.geometry import Geometry
-from napari_transunet.volumes.reading import read_volume
 from napari_transunet.volumes.volume import Source, Volume
-from napari_transunet.volumes.writing import write_volume
 
 GEOMETRY = Geometry((3, 4, 5), (2.5, 0.7, 0.7), (1.0, -2.0, 3.0), ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
 

@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from napari_transunet.errors import ExistsError, FileProblem, VolumeError
+from napari_transunet.io.reading import read_volume
+from napari_transunet.io.writing import WRITABLE_SUFFIXES, write_labels, write_volume
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import Label, LabelSet
-from napari_transunet.volumes.reading import read_volume
 from napari_transunet.volumes.volume import Source, Volume
-from napari_transunet.volumes.writing import WRITABLE_SUFFIXES, write_labels, write_volume
 from tests.volumes.making import geometries, rotation
 
 TYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8", "i8"]

@@ -14,14 +14,14 @@ import SimpleITK as sitk
 import tifffile
 
 from napari_transunet.errors import VolumeError
+from napari_transunet.io.metaimage import write_metaimage
+from napari_transunet.io.nifti import write_nifti
+from napari_transunet.io.nrrd import write_nrrd
+from napari_transunet.io.reading import read_volume
+from napari_transunet.io.units import is_unsaid, millimetres
+from napari_transunet.io.writing import LABELS_KEY, write_volume
 from napari_transunet.volumes.geometry import Geometry
-from napari_transunet.volumes.metaimage import write_metaimage
-from napari_transunet.volumes.nifti import write_nifti
-from napari_transunet.volumes.nrrd import write_nrrd
-from napari_transunet.volumes.reading import read_volume
-from napari_transunet.volumes.units import is_unsaid, millimetres
 from napari_transunet.volumes.volume import Source, Volume
-from napari_transunet.volumes.writing import LABELS_KEY, write_volume
 
 DATA = np.arange(-1000, -1000 + 60, dtype=np.int16).reshape(3, 4, 5)
 NRRD = (

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_transunet.annotation.comparing import evaluate
 from napari_transunet.errors import TransUNetError
+from napari_transunet.io.reading import read_volume
+from napari_transunet.io.writing import write_labels
+from napari_transunet.metrics.segmentation_metrics import evaluate
 from napari_transunet.training.datasets import whole_labels
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.label_values import as_labels, whole_numbers
-from napari_transunet.volumes.reading import read_volume
-from napari_transunet.volumes.writing import write_labels
 
 SHAPE = (2, 3, 4)
 

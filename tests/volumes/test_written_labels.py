@@ -15,11 +15,11 @@ import pytest
 import SimpleITK
 
 from napari_transunet.errors import ExistsError, VolumeError
+from napari_transunet.io.nifti import read_comments
+from napari_transunet.io.reading import read_volume
+from napari_transunet.io.writing import WRITABLE_SUFFIXES, write_labels, write_volume
 from napari_transunet.volumes.geometry import Geometry
-from napari_transunet.volumes.nifti import read_comments
-from napari_transunet.volumes.reading import read_volume
 from napari_transunet.volumes.volume import Volume
-from napari_transunet.volumes.writing import WRITABLE_SUFFIXES, write_labels, write_volume
 
 RUN = {
     "checkpoint": "abdomen",

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from napari_transunet.checkpoints.layout import PATCHES, POSITIONS, by
 from napari_transunet.errors import CheckpointError, InputError
-from napari_transunet.model.finite import is_finite
+from napari_transunet.model.checks import is_finite
 from napari_transunet.model.positions import fit_pretrained_positions
 from napari_transunet.model.transunet import TransUNet
 

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject
 
-from napari_transunet.viewer.background import Chores
-from napari_transunet.viewer.layers import is_lazy, volume_of
-from napari_transunet.viewer.predictors import PredictorCache, PredictorSettings
-from napari_transunet.viewer.wording import error_sentence
+from napari_transunet.viewer.layers.layers import is_lazy, volume_of
+from napari_transunet.viewer.segment.predictors import PredictorCache, PredictorSettings
+from napari_transunet.viewer.widgets.messages import error_sentence
+from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
 if TYPE_CHECKING:
     from napari_transunet.viewer.review.attention_panel import AttentionPanel
-    from napari_transunet.viewer.review.bench import AnnotationBench
-    from napari_transunet.viewer.review.maps import Maps
+    from napari_transunet.viewer.review.overlay_layers import OverlayLayers
+    from napari_transunet.viewer.review.review_model import ReviewModel
 
 _NAME = "attention"
 
@@ -24,8 +24,8 @@ class AttentionClicks(QObject):
 
     def __init__(
         self,
-        bench: AnnotationBench,
-        maps: Maps,
+        bench: ReviewModel,
+        maps: OverlayLayers,
         panel: AttentionPanel,
         parent: QObject | None = None,
     ) -> None:
@@ -34,7 +34,7 @@ class AttentionClicks(QObject):
         self._maps = maps
         self._panel = panel
         self._cache = PredictorCache(1)
-        self._chores = Chores(self)
+        self._chores = BackgroundTasks(self)
         self._voxel: tuple[int, int, int] | None = None
         panel.changed.connect(self._again)
 
@@ -57,8 +57,8 @@ class AttentionClicks(QObject):
         self._panel.say("Looking …")
 
         def work() -> tuple[Any, int, int, int]:
+            from napari_transunet.inference.attention import attention_plane
             from napari_transunet.model.variants import VARIANTS
-            from napari_transunet.segmentation.attention import attention_plane
 
             predictor = self._cache.get(settings).predictor
             volume = ready or volume_of(image)

@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_transunet.viewer.review.actions import ACTIONS
-from napari_transunet.viewer.wording import organ
+from napari_transunet.viewer.widgets.messages import organ
 
 REMEMBERED = (
     "count",

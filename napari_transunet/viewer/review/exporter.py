@@ -12,19 +12,19 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_transunet.annotation.exporting import ExportRequest, check_source, export
 from napari_transunet.errors import TransUNetError, VolumeError
-from napari_transunet.viewer.background import Chores
-from napari_transunet.viewer.export import propose_path, snapshot
-from napari_transunet.viewer.fingerprints import fingerprint_job
-from napari_transunet.viewer.layers import source_of
+from napari_transunet.io.sidecar import stem_of
+from napari_transunet.viewer.layers.fingerprints import fingerprint_job
+from napari_transunet.viewer.layers.layers import source_of
 from napari_transunet.viewer.review.export_dialog import ExportDialog
-from napari_transunet.viewer.wording import count
-from napari_transunet.volumes.sidecar import stem_of
+from napari_transunet.viewer.segment.export import propose_path, snapshot
+from napari_transunet.viewer.widgets.messages import count
+from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
 if TYPE_CHECKING:
     from napari.layers import Image
     from qtpy.QtWidgets import QWidget
 
-    from napari_transunet.viewer.results import Result
+    from napari_transunet.viewer.sessions.results import Result
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Exporter(QObject):
         super().__init__(parent)
         self._widget = parent
         self._dialog: ExportDialog | None = None
-        self._chores = Chores(self)
+        self._chores = BackgroundTasks(self)
         self._cancelled = threading.Event()
         self._progressed.connect(self._on_progress)
         self._result: Result | None = None

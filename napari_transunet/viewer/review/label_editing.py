@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_transunet.errors import VolumeError
-from napari_transunet.viewer.legend import swatch
+from napari_transunet.viewer.widgets.legend import swatch
 from napari_transunet.volumes.labels import Label, LabelSet, color_for, default_color
 
 if TYPE_CHECKING:

@@ -25,18 +25,18 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_transunet.annotation.disagreement import Matching
-from napari_transunet.annotation.measuring import as_csv, write_measures
 from napari_transunet.errors import TransUNetError
+from napari_transunet.metrics.difference_map import Matching
+from napari_transunet.metrics.region_properties import as_csv, write_measures
 from napari_transunet.viewer.review.actions import ACTIONS
-from napari_transunet.viewer.wording import millilitres, organ, organs
+from napari_transunet.viewer.widgets.messages import millilitres, organ, organs
 
 if TYPE_CHECKING:
     from napari.layers import Labels
 
-    from napari_transunet.annotation.disagreement import Disagreement
-    from napari_transunet.annotation.measuring import OrganMeasure
-    from napari_transunet.viewer.review.findings import Reference
+    from napari_transunet.metrics.difference_map import Disagreement
+    from napari_transunet.metrics.region_properties import OrganMeasure
+    from napari_transunet.viewer.review.measurement_controller import Reference
 
 _ROLE = int(Qt.ItemDataRole.UserRole)
 _MEASURES = (

@@ -18,9 +18,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_transunet.viewer.legend import PICKED, swatch
 from napari_transunet.viewer.review.actions import ACTIONS
-from napari_transunet.viewer.wording import organ
+from napari_transunet.viewer.widgets.legend import PICKED, swatch
+from napari_transunet.viewer.widgets.messages import organ
 
 if TYPE_CHECKING:
     from qtpy.QtGui import QShowEvent

@@ -26,45 +26,45 @@ from qtpy.QtWidgets import (
 )
 
 from napari_transunet.errors import VolumeError
-from napari_transunet.viewer.background import Chores
-from napari_transunet.viewer.brush_rest import BrushRest
-from napari_transunet.viewer.closing import Unfinished, wait_for
-from napari_transunet.viewer.fingerprints import fingerprint_job
-from napari_transunet.viewer.layer_record import is_overlay
-from napari_transunet.viewer.layers import is_lazy, notes_of, problem_with
-from napari_transunet.viewer.lifetime import Lifetime
-from napari_transunet.viewer.memory import Memory
-from napari_transunet.viewer.question import QuestionBar
-from napari_transunet.viewer.recovery import Recovery
+from napari_transunet.viewer.layers.brush_rest import BrushRest
+from napari_transunet.viewer.layers.fingerprints import fingerprint_job
+from napari_transunet.viewer.layers.layer_record import is_overlay
+from napari_transunet.viewer.layers.layers import is_lazy, notes_of, problem_with
+from napari_transunet.viewer.layers.visibility import shown_colormap
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.review.attention import AttentionClicks
 from napari_transunet.viewer.review.attention_panel import AttentionPanel
-from napari_transunet.viewer.review.bench import AnnotationBench
-from napari_transunet.viewer.review.clicks import ClickCatcher
+from napari_transunet.viewer.review.click_picker import ClickPicker
+from napari_transunet.viewer.review.correction_controller import CorrectionController
 from napari_transunet.viewer.review.correction_panel import REMEMBERED, CorrectionPanel, CorrectionRequest
 from napari_transunet.viewer.review.exporter import Exporter
-from napari_transunet.viewer.review.findings import Findings
 from napari_transunet.viewer.review.help_page import HelpPage
 from napari_transunet.viewer.review.keys import ReviewKeys
 from napari_transunet.viewer.review.label_editing import LabelEditor, highest_value
-from napari_transunet.viewer.review.maps import Maps
 from napari_transunet.viewer.review.measure_panel import ComparePanel, MeasurePanel
+from napari_transunet.viewer.review.measurement_controller import MeasurementController
 from napari_transunet.viewer.review.organ_list import OrganList
+from napari_transunet.viewer.review.overlay_layers import OverlayLayers
+from napari_transunet.viewer.review.review_model import ReviewModel
 from napari_transunet.viewer.review.review_panel import ReviewPanel
-from napari_transunet.viewer.review.sessions_dialog import SessionsDialog
-from napari_transunet.viewer.review.toolbox import Toolbox
-from napari_transunet.viewer.sessions import is_reviewable
-from napari_transunet.viewer.visibility import shown_colormap
-from napari_transunet.viewer.volume_chooser import InfoLine
-from napari_transunet.viewer.wording import organ
+from napari_transunet.viewer.sessions.recovery import Recovery
+from napari_transunet.viewer.sessions.registry import is_reviewable
+from napari_transunet.viewer.sessions.sessions_dialog import SessionsDialog
+from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
+from napari_transunet.viewer.widgets.confirm_bar import QuestionBar
+from napari_transunet.viewer.widgets.dock_events import Lifetime
+from napari_transunet.viewer.widgets.messages import organ
+from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+from napari_transunet.viewer.widgets.volume_chooser import InfoLine
+from napari_transunet.viewer.widgets.widget_state import Memory
 from napari_transunet.volumes.labels import LabelSet
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
     from napari.viewer import Viewer
 
-    from napari_transunet.annotation.disagreement import Disagreement, Matching
-    from napari_transunet.viewer.results import Result
+    from napari_transunet.metrics.difference_map import Disagreement, Matching
+    from napari_transunet.viewer.sessions.results import Result
     from napari_transunet.volumes.labels import Label
 
 logger = logging.getLogger(__name__)
@@ -97,18 +97,18 @@ class ReviewDock(QWidget):
         super().__init__()
         # Plugins get the viewer in a wrapper that slows down every access to a layer in the drawing loop.
         self._viewer: Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
-        self._chores = Chores(self)
+        self._chores = BackgroundTasks(self)
         self._attached = False
         self._waiting = False
         self._watched: Labels | None = None
         self._found: Disagreement | None = None
         self._named: list[Any] = []
-        self.bench = AnnotationBench(self._viewer, self)
-        self.toolbox = Toolbox(self.bench, self)
-        self.findings = Findings(self.bench, self)
-        self.maps = Maps(self.bench, self)
+        self.bench = ReviewModel(self._viewer, self)
+        self.toolbox = CorrectionController(self.bench, self)
+        self.findings = MeasurementController(self.bench, self)
+        self.maps = OverlayLayers(self.bench, self)
         self.keys = ReviewKeys(self._viewer)
-        self.clicks = ClickCatcher(self._viewer, self)
+        self.clicks = ClickPicker(self._viewer, self)
         self.brush_rest = BrushRest(self._viewer, self)
         self.exporter = Exporter(self)
         self.recovery = Recovery(self._viewer, self)
@@ -250,7 +250,7 @@ class ReviewDock(QWidget):
         self.review.organ_chosen.connect(self._on_filter)
         self.review.note_changed.connect(bench.note)
         self.review.conflict_wanted.connect(bench.next_conflict)
-        self.review.prediction_wanted.connect(lambda every: bench.take_prediction(everywhere=every))
+        self.review.prediction_wanted.connect(lambda every: bench.accept_prediction(everywhere=every))
         self.review.uncertainty_wanted.connect(self.maps.show_uncertainty)
         self.organs.picked.connect(self._on_picked)
         self.organs.visibility_changed.connect(self._on_visibility)
@@ -338,7 +338,7 @@ class ReviewDock(QWidget):
             "reviewed": lambda: bench.mark_reviewed(True, go_on=True),
             "unmark": self._toggle_mark,
             "conflict": bench.next_conflict,
-            "take_slice": lambda: bench.take_prediction(everywhere=False),
+            "take_slice": lambda: bench.accept_prediction(everywhere=False),
             "lock": self._toggle_lock,
             "hide": self._toggle_hidden,
             "only": self._toggle_only,

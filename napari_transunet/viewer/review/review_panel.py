@@ -22,11 +22,11 @@ from qtpy.QtWidgets import (
 
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.review.slice_strip import SliceStrip
-from napari_transunet.viewer.wording import conflict_sentence, count, duration, organ
+from napari_transunet.viewer.widgets.messages import conflict_sentence, count, duration, organ
 
 if TYPE_CHECKING:
+    from napari_transunet.viewer.layers.slice_numbers import SliceNumbers
     from napari_transunet.viewer.review.slice_strip import StripData
-    from napari_transunet.viewer.slice_numbers import SliceNumbers
 
 
 class ReviewPanel(QWidget):

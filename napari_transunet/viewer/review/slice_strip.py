@@ -12,12 +12,12 @@ from qtpy.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QBrush, QColor, QPainter, QPalette, QPen, QPixmap
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
-from napari_transunet.viewer.wording import count, organ
+from napari_transunet.viewer.widgets.messages import count, organ
 
 if TYPE_CHECKING:
     from qtpy.QtGui import QKeyEvent, QMouseEvent, QPaintEvent, QWheelEvent
 
-    from napari_transunet.viewer.slice_numbers import SliceNumbers
+    from napari_transunet.viewer.layers.slice_numbers import SliceNumbers
     from napari_transunet.volumes.labels import Color
 
 _BARS = 44  # px

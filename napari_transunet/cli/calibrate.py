@@ -1,0 +1,76 @@
+"""The command `calibrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from napari_transunet.cli.options import JsonOption, OverwriteOption
+from napari_transunet.cli.printing import print_facts, print_json
+from napari_transunet.cli.reporting import say
+
+
+def calibrate(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="A file, or the name of a known one.")
+    ],
+    volumes: Annotated[
+        list[Path], typer.Argument(metavar="VOLUME...", help="Scans like those that will be segmented.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="By default CHECKPOINT.ranges.json, where it is found."
+        ),
+    ] = None,
+    slices: Annotated[int, typer.Option("--slices", metavar="N", min=1, help="Of each volume.")] = 32,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a checkpoint run in 8 bits on the CPU, half again to nearly twice as fast.
+
+    Looks at what the network computes on the volumes, and at how nearly labels in 8 bits are those of float32; as many
+    layers run in 8 bits as that allows. Both are written beside the checkpoint, where `segment` and the window
+    find them.
+    """
+    from napari_transunet.checkpoints.loading import load_checkpoint
+    from napari_transunet.checkpoints.quantization import LABELS_ALIKE, ranges_path
+    from napari_transunet.checkpoints.registry import resolve_checkpoint
+    from napari_transunet.errors import ExistsError
+    from napari_transunet.inference.calibration import calibrate as calibrated
+    from napari_transunet.io.reading import read_volume
+
+    path = resolve_checkpoint(checkpoint)
+    target = out if out is not None else ranges_path(path)
+    if target.exists() and not overwrite:
+        raise ExistsError(f"{target} exists already; give --overwrite to replace it.")
+    loaded = load_checkpoint(path)
+    scans = [read_volume(volume) for volume in volumes]
+    ranges = calibrated(loaded, scans, slices=slices, progress=lambda what: say(f"{loaded.name}: {what}"))
+    ranges.write(target, overwrite=overwrite)
+    agreement = ranges.agreement
+    assert agreement is not None
+    names = loaded.card.label_names
+    facts = {
+        "written": str(target),
+        "layers_in_8_bits": len(ranges.layers),
+        "slices": ranges.slices,
+        "labels_as_in_float32": agreement.labels,
+        "dice_with_float32": {names.get(value, str(value)): dice for value, dice in agreement.dice.items()},
+        "used_unasked": agreement.good,
+    }
+    if as_json:
+        print_json(facts)
+        return
+    organs = ", ".join(f"{names.get(value, value)} {dice:.4f}" for value, dice in agreement.dice.items())
+    refused = f"no, that takes {LABELS_ALIKE} of each; --precision int8 uses it all the same"
+    print_facts(
+        facts
+        | {
+            "labels_as_in_float32": f"{agreement.labels:.3%}",
+            "dice_with_float32": organs or "none was found",
+            "used_unasked": "yes" if agreement.good else refused,
+        }
+    )

@@ -1,0 +1,63 @@
+"""The command `convert`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from napari_transunet.cli.options import (
+    ChannelOption,
+    OverwriteOption,
+    SeriesOption,
+    TimeOption,
+    WeightsOption,
+    check_target,
+    read,
+)
+from napari_transunet.cli.reporting import one_line, say
+from napari_transunet.errors import InputError
+
+Kind = Literal["auto", "image", "labels"]
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A volume, a DICOM folder, or a checkpoint.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The file to write; its suffix says the format.")
+    ],
+    kind: Annotated[
+        Kind, typer.Option("--as", help="Whether the volume is an image or labels; auto asks the file.")
+    ] = "auto",
+    series: SeriesOption = None,
+    channel: ChannelOption = None,
+    time_point: TimeOption = None,
+    weights: WeightsOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Write a volume in another format on the same grid, or a checkpoint as .safetensors with its model card."""
+    if source.resolve() == target.resolve():
+        raise InputError(f"IN and OUT are both {source}; choose another name for OUT.")
+    check_target(target, overwrite=overwrite)
+    if target.suffix.lower() == ".safetensors":
+        from napari_transunet.checkpoints.loading import load_checkpoint
+        from napari_transunet.checkpoints.saving import save_checkpoint
+
+        loaded = load_checkpoint(source, weights=weights)
+        for note in loaded.notes:
+            say(f"Note: {note}")
+        written = save_checkpoint(target, loaded.model, loaded.card, overwrite=overwrite)
+    else:
+        from napari_transunet.io.writing import writable_suffix, write_labels, write_volume
+
+        writable_suffix(target)
+        volume = read(source, series=series, channel=channel, time_point=time_point)
+        if kind == "image":
+            volume = replace(volume, labels=None)
+        if kind == "labels":
+            written = write_labels(target, volume.data, volume, volume.labels, overwrite=overwrite)
+        else:
+            written = write_volume(target, volume, overwrite=overwrite)
+    typer.echo(one_line(written))

@@ -1,0 +1,346 @@
+"""The command `evaluate`."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from napari_transunet.cli.options import JsonOption, OverwriteOption, check_target
+from napari_transunet.cli.printing import print_json, print_table
+from napari_transunet.cli.reporting import BAD_INPUT, say, sentence_of
+from napari_transunet.errors import InputError, VolumeError
+
+if TYPE_CHECKING:
+    from napari_transunet.cli.pairing import Pair, Pairing
+    from napari_transunet.metrics.summary import LabelScores
+    from napari_transunet.volumes.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+_PUBLISHED = (
+    "Note: scored as the published TransUNet code does, for comparison with its numbers only: HD95 is in voxels, and a "
+    "label that the reference lacks has Dice 1 where it is predicted."
+)
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    """How every pair is scored."""
+
+    tolerance: float
+    labels: tuple[int, ...] | None
+    published: bool
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Where the scores go."""
+
+    as_json: bool
+    csv_file: Path | None
+    overwrite: bool
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """One pair's scores; `names` are those that its files give the label values, `notes` what to tell about them."""
+
+    scores: LabelScores
+    names: Mapping[int, str]
+    spacing: Sequence[float]
+    notes: Sequence[str]
+
+
+def evaluate(
+    prediction: Annotated[
+        Path, typer.Argument(metavar="PREDICTION", help="A label file, or a folder of them.")
+    ],
+    reference: Annotated[
+        Path, typer.Argument(metavar="REFERENCE", help="The label file, or the folder, to score it against.")
+    ],
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            "--tolerance", metavar="MM", min=0, help="Surface distance that counts as right in NSD."
+        ),
+    ] = 2.0,
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", metavar="N,N", help="Score these label values only, such as 1,2,5."),
+    ] = None,
+    published_scoring: Annotated[
+        bool,
+        typer.Option(
+            "--published-scoring",
+            help="Score as the published TransUNet code does, only to compare with its numbers: HD95 in voxels, "
+            "not mm; a label that only the prediction has gets Dice 1 and HD95 0, one that it lacks gets 0 for "
+            "both; no ASD, no NSD.",
+        ),
+    ] = False,
+    skip_unmatched: Annotated[
+        bool, typer.Option("--skip-unmatched", help="Of two folders, leave out files that have no partner.")
+    ] = False,
+    as_json: JsonOption = False,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="F", help="Write the table to this file too.")
+    ] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Score labels against a reference: Dice, surface distances in mm, volumes in mL.
+
+    A label absent from both is left out of the mean; absent from one it has Dice 0 and infinite distances (in JSON:
+    null and "inf").
+
+    Of two folders, files of one name are a case each: case.nii.gz and case.nrrd, also case_0000.nii.gz or
+    case_labels.nii.gz where a name has no partner. The table then shows, for each label, mean and standard
+    deviation, median and the worst case. Infinite distances are not in the mean but counted beside it (∞ ×2), and in
+    the mean over labels each label weighs the same. Where a case fails, the others are still scored, and the exit
+    status is 2.
+    """
+    scoring = _Scoring(tolerance, _values(labels), published_scoring)
+    output = _Output(as_json, csv_file, overwrite)
+    if csv_file is not None:
+        check_target(csv_file, overwrite=overwrite)
+    pairing = _pairing(prediction, reference)
+    if published_scoring:
+        say(_PUBLISHED)
+    if pairing is None:
+        _evaluate_pair(prediction, reference, scoring, output)
+        return
+    if unmatched := pairing.sentence_on_unmatched:
+        if not skip_unmatched:
+            raise InputError(
+                f"Not every file has a partner ({unmatched}); add it, or say --skip-unmatched to leave them out."
+            )
+        say(f"Note: left out, {unmatched}.")
+    if not pairing.pairs:
+        raise InputError(f"No file in {prediction} has the name of one in {reference}; rename them.")
+    _evaluate_cases(prediction, reference, pairing, scoring, output)
+
+
+def _values(text: str | None) -> tuple[int, ...] | None:
+    """`1,2,5` as numbers."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() and len(part) < 19 and int(part) > 0 for part in parts):
+        raise InputError(f"--labels takes label values from 1 up, such as 1,2,5; not {text!r}.")
+    return tuple(int(part) for part in parts)
+
+
+def _pairing(prediction: Path, reference: Path) -> Pairing | None:
+    """What to pair in two folders; None for two single volumes (a folder of DICOM files is one too)."""
+    from napari_transunet.cli.pairing import label_files, paired
+    from napari_transunet.io.reading import is_readable
+
+    if not (prediction.is_dir() or reference.is_dir()):
+        return None
+    files = {path: label_files(path) for path in (prediction, reference) if path.is_dir()}
+    for folder, found in files.items():
+        if not found and not is_readable(folder):
+            raise InputError(f"There are no label files in the folder {folder}; give another.")
+    folders = [path for path, found in files.items() if found]
+    if not folders:
+        return None
+    for path in (prediction, reference):
+        if path not in folders:
+            raise InputError(
+                f"{folders[0]} is a folder of label files, but {path} is not; give two files or two folders."
+            )
+    return paired(files[prediction], files[reference])
+
+
+def _read(path: Path) -> Volume:
+    from napari_transunet.io.reading import read_volume
+
+    try:
+        return read_volume(path)
+    except VolumeError as error:
+        # It begins with the file's name, which a prediction shares with its reference as a rule; the path tells more.
+        error.args = (f"{path}: {str(error).removeprefix(f'{path.name}: ')}",)
+        raise
+
+
+def _score(prediction: Path, reference: Path, scoring: _Scoring) -> _Scored:
+    from napari_transunet.metrics.segmentation_metrics import evaluate as score
+
+    first, second = _read(prediction), _read(reference)
+    if not first.geometry.matches(second.geometry):
+        raise InputError(
+            f"{prediction} and {reference} do not lie on the same grid (shape {first.geometry.shape} and "
+            f"{second.geometry.shape}, spacing {_millimetres(first)} and "
+            f"{_millimetres(second)} mm{_apart(first, second)}); resample one of them first."
+        )
+    scores = score(
+        first.data,
+        second.data,
+        spacing=first.geometry.spacing,
+        labels_to_score=scoring.labels,
+        tolerance_mm=scoring.tolerance,
+        published_scoring=scoring.published,
+    )
+    names = (first.labels.names if first.labels else {}) | (second.labels.names if second.labels else {})
+    notes = [*_reading_notes(first, second), *_other_names(first, second)]
+    return _Scored(scores, names, first.geometry.spacing, notes)
+
+
+def _evaluate_pair(prediction: Path, reference: Path, scoring: _Scoring, output: _Output) -> None:
+    from napari_transunet.cli.scores import case_table, headings, how_scored, named, write_csv
+    from napari_transunet.metrics.segmentation_metrics import mean_scores
+
+    scored = _score(prediction, reference, scoring)
+    for note in scored.notes:
+        say(note)
+    if output.csv_file is not None:
+        write_csv(
+            output.csv_file,
+            [(None, scored.scores)],
+            scored.names,
+            published_scoring=scoring.published,
+            overwrite=output.overwrite,
+        )
+    if output.as_json:
+        print_json(
+            {
+                "prediction": str(prediction),
+                "reference": str(reference),
+                "spacing_mm": list(scored.spacing),
+                **how_scored(scoring.tolerance, published_scoring=scoring.published),
+                "labels": named(scored.scores, scored.names),
+                "mean": mean_scores(scored.scores),
+            }
+        )
+    else:
+        shown = headings(scoring.tolerance, published_scoring=scoring.published)
+        print_table(case_table(scored.scores, scored.names, shown))
+
+
+def _evaluate_cases(
+    prediction: Path, reference: Path, pairing: Pairing, scoring: _Scoring, output: _Output
+) -> None:
+    from napari_transunet.cli.scores import (
+        cohort_table,
+        headings,
+        how_scored,
+        named,
+        summaries_as_json,
+        write_csv,
+    )
+    from napari_transunet.metrics.segmentation_metrics import mean_scores
+    from napari_transunet.metrics.summary import completed, summarise
+
+    scored, failed = _score_all(pairing.pairs, scoring)
+    told = f"; failed: {', '.join(failed)}" if failed else ""
+    say(f"{len(scored)} of {len(pairing.pairs)} cases scored{told}.")
+    if not scored:
+        raise typer.Exit(BAD_INPUT)
+    cases = completed({case: one.scores for case, one in scored.items()}, published_scoring=scoring.published)
+    names = _names_of_all(scored)
+    summaries = summarise(cases)
+    if output.csv_file is not None:
+        write_csv(
+            output.csv_file,
+            cases.items(),
+            names,
+            published_scoring=scoring.published,
+            overwrite=output.overwrite,
+        )
+    if output.as_json:
+        print_json(
+            {
+                "prediction": str(prediction),
+                "reference": str(reference),
+                **how_scored(scoring.tolerance, published_scoring=scoring.published),
+                "cases": [
+                    {
+                        "case": pair.case,
+                        "prediction": str(pair.prediction),
+                        "reference": str(pair.reference),
+                        "spacing_mm": list(scored[pair.case].spacing),
+                        "labels": named(cases[pair.case], names),
+                        "mean": mean_scores(cases[pair.case]),
+                    }
+                    for pair in pairing.pairs
+                    if pair.case in scored
+                ],
+                **summaries_as_json(summaries, names),
+                "failed": failed,
+                "unmatched": {
+                    "predictions": [str(path) for path in pairing.predictions_alone],
+                    "references": [str(path) for path in pairing.references_alone],
+                },
+            }
+        )
+    else:
+        shown = headings(scoring.tolerance, published_scoring=scoring.published)
+        print_table(cohort_table(summaries, names, shown))
+    if failed:
+        raise typer.Exit(BAD_INPUT)
+
+
+def _score_all(pairs: Sequence[Pair], scoring: _Scoring) -> tuple[dict[str, _Scored], dict[str, str]]:
+    """The scores by case, and for the cases that could not be scored the reason, which is told at once."""
+    scored: dict[str, _Scored] = {}
+    failed: dict[str, str] = {}
+    told: set[str] = set()
+    for number, pair in enumerate(pairs, 1):
+        logger.info("Case %d of %d: %s", number, len(pairs), pair.case)
+        try:
+            one = _score(pair.prediction, pair.reference, scoring)
+        except Exception as error:
+            if (sentence := sentence_of(error)) is None:
+                raise
+            failed[pair.case] = sentence
+            say(f"Error: {pair.case}: {sentence}")
+            continue
+        scored[pair.case] = one
+        for note in one.notes:
+            if note not in told:  # what differs does so in every case, as a rule
+                told.add(note)
+                say(f"{note} (First in {pair.case}.)")
+    return scored, failed
+
+
+def _names_of_all(scored: Mapping[str, _Scored]) -> dict[int, str]:
+    """The names of the label values, as the first case that names them does; says so where another differs."""
+    names: dict[int, str] = {}
+    differing: set[int] = set()
+    for case, one in scored.items():
+        for value, name in one.names.items():
+            known = names.setdefault(value, name)
+            if known.casefold() != name.casefold() and value not in differing:
+                differing.add(value)
+                say(f"Note: label {value} is {known!r} in earlier cases, but {name!r} in {case}.")
+    return names
+
+
+def _reading_notes(prediction: Volume, reference: Volume) -> Iterator[str]:
+    """What the readers had to assume; in the same words for every case, so that it is told once."""
+    for which, volume in (("prediction", prediction), ("reference", reference)):
+        for note in volume.source.notes:
+            yield f"Note on the {which}: {note}"
+
+
+def _other_names(first: Volume, second: Volume) -> Iterator[str]:
+    """Labels are compared by value; what to say where the files call one value differently."""
+    if first.labels is None or second.labels is None:
+        return
+    others = second.labels.names
+    for value, name in first.labels.names.items():
+        if value in others and others[value].casefold() != name.casefold():
+            yield f"Note: label {value} is {name!r} in the one and {others[value]!r} in the other file."
+
+
+def _apart(first: Volume, second: Volume) -> str:
+    apart = first.geometry.displacement(second.geometry)
+    return f"; corners up to {apart:.3g} mm apart" if math.isfinite(apart) else ""
+
+
+def _millimetres(volume: Volume) -> str:
+    return " × ".join(f"{size:g}" for size in volume.geometry.spacing)

@@ -1,0 +1,375 @@
+"""The command `segment`."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from napari_transunet import __version__
+from napari_transunet.cli.options import (
+    ChannelOption,
+    OverwriteOption,
+    SeriesOption,
+    TimeOption,
+    WeightsOption,
+    check_target,
+    image_size,
+    one_or_three,
+    read,
+)
+from napari_transunet.cli.printing import progress_bar
+from napari_transunet.cli.reporting import BAD_INPUT, one_line, say, sentence_of
+from napari_transunet.errors import InputError
+
+if TYPE_CHECKING:
+    from napari_transunet.inference.predictor import Predictor
+    from napari_transunet.volumes.volume import Volume
+
+Pipeline = Literal["card", "paper"]
+Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+_ENDS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "S": ("feet", "head"),
+        "I": ("head", "feet"),
+        "P": ("front", "back"),
+        "A": ("back", "front"),
+        "L": ("right", "left"),
+        "R": ("left", "right"),
+    }
+)
+"""Where the first and the last slice lie, by the side of the patient that the axis points to."""
+Backend = Literal["auto", "torch", "openvino"]
+
+_WORTH_SAYING, _WORTH_KEEPING = 10, 50  # slices of the order in which they are worth looking at
+
+
+@dataclass
+class _Outcome:
+    """What became of the inputs."""
+
+    done: list[Path] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def fail(self, source: Path, sentence: str) -> None:
+        self.failed.append(str(source))
+        # A reader's sentence begins with the file's name; among several inputs the whole path tells more.
+        say(f"Error: {source}: {sentence.removeprefix(f'{source.name}: ')}")
+
+
+def segment(
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help="Volumes: files, or folders with a DICOM series.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="OUT", help="A file, or a folder (always, for several inputs)."
+        ),
+    ],
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint", "-c", metavar="NAME|PATH", help="A checkpoint's name or file; see inspect."
+        ),
+    ] = None,
+    weights: WeightsOption = None,
+    pipeline: Annotated[
+        Pipeline, typer.Option("--pipeline", help="As the model card says, or as in the TransUNet paper.")
+    ] = "card",
+    device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N|mps")] = "auto",
+    precision: Annotated[Precision, typer.Option("--precision", help="Arithmetic of the network.")] = "auto",
+    backend: Annotated[
+        Backend,
+        typer.Option("--backend", help="What runs the network; OpenVINO on the CPU, where installed."),
+    ] = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", metavar="N", min=1, help="Slices at a time.")
+    ] = None,
+    img_size: Annotated[
+        str | None,
+        typer.Option(
+            "--img-size", metavar="N|HxW", help="Pixels of the network's input, instead of its own."
+        ),
+    ] = None,
+    planes: Annotated[
+        str | None,
+        typer.Option(
+            "--planes",
+            metavar="1|3",
+            help="Slices along one axis, or along all three, averaged (3 times the time); by default as the card says.",
+        ),
+    ] = None,
+    flips: Annotated[
+        bool,
+        typer.Option(
+            "--flips",
+            help="Average each slice with its mirror images (4 times the time); only for checkpoints that learnt so.",
+        ),
+    ] = False,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--labels", metavar="PRESET", help="Names of the classes, where the checkpoint has none."
+        ),
+    ] = None,
+    series: SeriesOption = None,
+    channel: ChannelOption = None,
+    time_point: TimeOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Segment volumes and write labels on their grids.
+
+    The format follows OUT's suffix (.nii.gz, .nii, .nrrd, .seg.nrrd, .mha); in a folder, labels are .nii.gz files
+    named after their inputs. A JSON file beside the labels says what made them. Where an input fails, the others
+    are still done, and the exit status is 2.
+    """
+    from napari_transunet.io.sidecar import is_ours, sidecar_path
+
+    targets = _targets(inputs, out)
+    predictors = _Predictors(
+        checkpoint,
+        preset=preset,
+        weights=weights,
+        img_size=image_size(img_size),
+        pipeline=pipeline,
+        device=device,
+        precision=precision,
+        backend=backend,
+        batch_size=batch_size,
+        planes=None if planes is None else one_or_three(planes, "--planes"),
+        flips=flips,
+    )
+    if checkpoint is not None:
+        predictors.named(checkpoint)  # a wrong checkpoint, device or precision is the same for all inputs
+    if targets[0] != out:
+        out.mkdir(parents=True, exist_ok=True)
+    outcome = _Outcome()
+    for source, target in zip(inputs, targets, strict=True):
+        try:
+            beside = sidecar_path(target)
+            if target.resolve() == source.resolve():
+                raise InputError(f"The labels would replace the input; choose another name than {target}.")
+            if beside.exists() and beside.resolve() == sidecar_path(source).resolve():
+                raise InputError(
+                    f"{beside} belongs to the input, and labels have such a file too; choose another name."
+                )
+            if beside.exists() and not is_ours(target):
+                raise InputError(
+                    f"{beside} does not describe labels, and labels have a file of that name; choose another name."
+                )
+            check_target(target, beside, overwrite=overwrite)
+            volume = read(source, series=series, channel=channel, time_point=time_point)
+            written = _segment_one(volume, predictors.for_volume(volume), target, overwrite=overwrite)
+        except KeyboardInterrupt:
+            if outcome.done:
+                say(f"{len(outcome.done)} of {len(inputs)} volumes were segmented before {source}.")
+            raise
+        except Exception as error:
+            if (sentence := sentence_of(error)) is None:
+                raise
+            outcome.fail(source, sentence)
+        else:
+            outcome.done.append(written)
+    if len(inputs) > 1:
+        failed = f"; failed: {', '.join(outcome.failed)}" if outcome.failed else ""
+        say(f"{len(outcome.done)} of {len(inputs)} volumes segmented{failed}.")
+    if outcome.failed:
+        raise typer.Exit(BAD_INPUT)
+
+
+def _targets(inputs: Sequence[Path], out: Path) -> list[Path]:
+    """Where the labels of each input go. Raises `InputError` before anything is computed."""
+    from napari_transunet.io.sidecar import stem_of
+    from napari_transunet.io.writing import WRITABLE_SUFFIXES, writable_suffix
+
+    if not out.is_dir():
+        if out.exists():
+            writable_suffix(out)
+        if len(inputs) == 1 and out.suffix:
+            writable_suffix(out)
+            return [out]
+        if out.name.lower().endswith(WRITABLE_SUFFIXES) or out.exists():
+            raise InputError(
+                f"{out} is one file, but there are {len(inputs)} inputs; give a folder for their labels."
+            )
+    # A folder's name is its own, dots and all; a file's loses its suffix. A link has a name of its own, which is the
+    # one that people know where the file lies in a store under its hash.
+    absolute = [Path(os.path.abspath(path)) for path in inputs]  # noqa: PTH100  resolving would follow links
+    names = [path.name if path.is_dir() else stem_of(path) for path in absolute]
+    targets = [out / f"{name}.nii.gz" for name in names]
+    for target in targets:
+        if targets.count(target) > 1:
+            raise InputError(f"Several inputs would be written to {target}; segment them one by one.")
+    return targets
+
+
+class _Predictors:
+    """One predictor a checkpoint, made when first needed and kept for the other inputs."""
+
+    def __init__(
+        self,
+        checkpoint: str | None,
+        *,
+        preset: str | None,
+        weights: str | None,
+        img_size: tuple[int, int] | None,
+        **options: Any,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._preset = preset
+        self._weights = weights
+        self._img_size = img_size
+        self._options = options
+        self._made: dict[str, Predictor] = {}
+
+    def for_volume(self, volume: Volume) -> Predictor:
+        """The predictor of the checkpoint asked for, else of the only shipped one that fits the volume."""
+        return self.named(self._checkpoint or _fitting_checkpoint(volume))
+
+    def named(self, name: str) -> Predictor:
+        """The predictor of this checkpoint (a name, or a path)."""
+        if name not in self._made:
+            from napari_transunet.checkpoints.loading import load_checkpoint
+            from napari_transunet.checkpoints.presets import preset_names
+            from napari_transunet.checkpoints.registry import resolve_checkpoint
+            from napari_transunet.inference.predictor import Predictor
+
+            checkpoint = load_checkpoint(
+                resolve_checkpoint(name), img_size=self._img_size, weights=self._weights
+            )
+            for note in checkpoint.notes:
+                say(f"Note: {note}")
+            if self._preset is not None:
+                checkpoint = checkpoint.with_labels(preset_names(self._preset))
+            self._made[name] = Predictor(checkpoint, **self._options)
+        return self._made[name]
+
+
+def _fitting_checkpoint(volume: Volume) -> str:
+    """The path of the one shipped checkpoint that fits the volume's modality, or else its values and size."""
+    from napari_transunet.checkpoints.registry import list_checkpoints
+    from napari_transunet.inference.compatibility import reason_to_choose, size_in_mm
+    from napari_transunet.volumes.intensity import value_range
+
+    entries = list_checkpoints()
+    fitting = [
+        (entry, reason)
+        for entry in entries
+        if entry.shipped and entry.ok and entry.card and (reason := reason_to_choose(volume, entry.card))
+    ]
+    if len(fitting) == 1:
+        entry, reason = fitting[0]
+        say(
+            f"Using the checkpoint {entry.name} ({entry.title}) for {volume.source.name}: {reason}; "
+            "--checkpoint chooses another."
+        )
+        return str(entry.path)
+    names = ", ".join(entry.name for entry in ([entry for entry, _ in fitting] or entries))
+    which = "Several shipped checkpoints fit" if fitting else "No shipped checkpoint fits"
+    facts = (volume.modality or "modality unknown", value_range(volume.data), size_in_mm(volume.geometry))
+    raise InputError(
+        f"{which} {volume.source.name} ({', '.join(facts)}); "
+        f"name one with --checkpoint ({names or 'none is installed, so give a path'})."
+    )
+
+
+def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrite: bool) -> Path:
+    import numpy as np
+
+    from napari_transunet.annotation.provenance import RunRecord, now
+    from napari_transunet.annotation.review_order import review_order
+    from napari_transunet.annotation.uncertainty import SliceUncertainties
+    from napari_transunet.inference.compatibility import doubt_about, doubt_about_looks
+    from napari_transunet.io.writing import write_labels
+
+    looks = doubt_about_looks(predictor.card, planes=predictor.planes, flips=predictor.flips)
+    doubts = [doubt for doubt in (doubt_about(volume, predictor.card), looks) if doubt is not None]
+    for doubt in doubts:
+        say(f"Note on {volume.source.name}: {doubt}")
+    checkpoint = predictor.checkpoint
+    name = checkpoint.name if checkpoint is not None else predictor.card.variant
+    axis = predictor.slice_axis(volume)
+    slices = volume.data.shape[axis]
+    unsure = SliceUncertainties(axis, slices)
+    where = f"{predictor.device} ({str(predictor.precision).removeprefix('torch.')})"
+    say(f"Segmenting {volume.source.name}: {slices} slices with {name} on {where}.")
+    started, date = time.perf_counter(), now()
+    with _progress(volume.source.name) as report:
+        labels = predictor.predict(volume, progress=report, unsure=unsure.put)
+    seconds = time.perf_counter() - started
+    record = RunRecord(
+        checkpoint=name,
+        sha256=checkpoint.sha256 if checkpoint is not None else None,
+        variant=predictor.card.variant,
+        pipeline=predictor.pipeline,
+        device=str(predictor.device),
+        precision=str(predictor.precision).removeprefix("torch."),
+        date=date,
+        seconds=round(seconds, 2),
+        slices=slices,
+        total=slices,
+        axis=axis,
+        backend=predictor.backend,
+        planes=predictor.planes,
+        flips=predictor.flips,
+    )
+    names = predictor.card.label_set()
+    # The newest run's fields lie at the top too, where a reader of the header looks for them.
+    top = (
+        "checkpoint",
+        "sha256",
+        "variant",
+        "pipeline",
+        "device",
+        "precision",
+        "backend",
+        "planes",
+        "flips",
+        "date",
+    )
+    run = asdict(record)
+    provenance = {key: run[key] for key in top} | {"version": __version__, "runs": [run]}
+    order = review_order(unsure.expected_error())
+    provenance["review_order"] = order[:_WORTH_KEEPING]
+    notes = {"reading_notes": list(volume.source.notes), "compatibility_notes": doubts}
+    if checkpoint is not None and checkpoint.weights is not None:
+        provenance["checkpoint_weights"] = checkpoint.weights
+    provenance |= {key: sentences for key, sentences in notes.items() if sentences}
+    written = write_labels(target, labels, volume, names, provenance=provenance, overwrite=overwrite)
+
+    voxel_ml = math.prod(volume.geometry.spacing) / 1000
+    counts = np.bincount(labels.ravel(), minlength=1)
+    found = [
+        f"{names.names.get(int(value), f'label {value}')} {counts[value] * voxel_ml:,.0f} mL"
+        for value in np.flatnonzero(counts)
+        if value
+    ]
+    say(f"{written}: {slices} slices in {seconds:.1f} s. {', '.join(found) or 'Nothing was found'}.")
+    if order:
+        first = ", ".join(map(str, order[:_WORTH_SAYING]))
+        say(f"Check first, as napari numbers slices ({_ends(volume, axis)}): {first}.")
+    return written
+
+
+def _ends(volume: Volume, axis: int) -> str:
+    """Which ends of the patient the first and the last slice along an array axis lie at: "0 feet, 39 head"."""
+    towards = volume.geometry.axis_codes[2 - axis]
+    before, after = _ENDS[towards]
+    return f"0 {before}, {volume.data.shape[axis] - 1} {after}"
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with an ETA on stderr; nothing where stderr is no terminal."""
+    with progress_bar() as bar:
+        task = bar.add_task(one_line(name), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

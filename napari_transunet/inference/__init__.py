@@ -1,0 +1,1 @@
+"""From a volume to labels: preparing slices, running the network, bringing answers back."""

@@ -1,0 +1,123 @@
+"""How a volume and a model card go together, known before any network is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from napari_transunet.volumes.intensity import looks_like_ct, sampled, value_range
+from napari_transunet.volumes.orientation import Reorientation
+
+if TYPE_CHECKING:
+    from napari_transunet.checkpoints.card import ModelCard
+    from napari_transunet.volumes.geometry import Geometry, Vector
+    from napari_transunet.volumes.volume import Volume
+
+MUCH_LARGER = 1.5
+"""A volume so many times as long as the card's `extent`, along any axis, shows something else."""
+
+NEVER_MIRRORED = "nothing is mirrored"
+"""How a recipe says in the card that no slice was mirrored in training."""
+
+
+def doubt_about(volume: Volume, card: ModelCard) -> str | None:
+    """A sentence that says why the volume may not suit the checkpoint; None where nothing speaks against it."""
+    return _doubt_about_modality(volume, card) or _doubt_about_size(volume.geometry, card)
+
+
+def doubt_about_looks(card: ModelCard, *, planes: int | None, flips: bool) -> str | None:
+    """A sentence that says which looks the checkpoint did not learn from; None where it may know all of them.
+
+    `planes` and `flips` as `Predictor` takes them. That nothing was mirrored is read from the recipe that `train`
+    writes into the card; another card may be silent about it.
+    """
+    if flips and isinstance(card.training, Mapping) and NEVER_MIRRORED in str(card.training.get("recipe")):
+        return "This checkpoint learnt from slices that were never mirrored; averaging mirrored ones spoils its labels."
+    if planes == 3 and card.planes == 1:
+        return (
+            "This checkpoint learnt from slices along one axis alone; averaging three may spoil its labels."
+        )
+    return None
+
+
+def reason_to_choose(volume: Volume, card: ModelCard) -> str | None:
+    """Why to take the checkpoint for the volume unasked, as half a sentence about the volume; None: do not.
+
+    The modality decides, where the volume has one. Where it has none, values that look like Hounsfield units stand
+    for CT. No values stand for MR: a checkpoint of another modality than CT is taken only where it says how large the
+    volumes were that it was trained on, because size is then all that tells a crop of its organ from other scans.
+    """
+    if card.modality is None or doubt_about(volume, card) is not None:
+        return None
+    if volume.modality is not None:
+        return f"it is {volume.modality}"
+    if card.modality == "CT":
+        return f"it looks like CT ({value_range(volume.data)})"
+    if card.extent is None or not _may_be_magnitudes(volume):
+        return None
+    return (
+        f"it may be {card.modality} ({value_range(volume.data)}), and of the size that the checkpoint was trained on "
+        f"({size_in_mm(volume.geometry)})"
+    )
+
+
+def slice_axis_of(geometry: Geometry, card: ModelCard | None, pipeline: str) -> int:
+    """The array axis along which the predictor will take slices, known before there is a predictor."""
+    if pipeline == "paper" or card is None or card.orientation is None:
+        return 0
+    return Reorientation.between(geometry, card.orientation).slice_axis
+
+
+def size_in_mm(geometry: Geometry) -> str:
+    """How far the grid reaches along its x, y and z axes: "35 × 50 × 36 mm"."""
+    return _in_words(_extent(geometry))
+
+
+def _doubt_about_modality(volume: Volume, card: ModelCard) -> str | None:
+    if card.modality is None:
+        return None
+    if volume.modality is not None:
+        if volume.modality == card.modality:
+            return None
+        return (
+            f"This checkpoint expects {card.modality}; the volume is {volume.modality} "
+            f"({value_range(volume.data)})."
+        )
+    if card.modality == "CT" and not looks_like_ct(volume.data):
+        like = "looks like MR" if _may_be_magnitudes(volume) else "does not look like it"
+        return f"This checkpoint expects CT; the volume {like} ({value_range(volume.data)})."
+    if card.modality != "CT" and looks_like_ct(volume.data):
+        return (
+            f"This checkpoint expects {card.modality}; the volume looks like CT ({value_range(volume.data)})."
+        )
+    return None
+
+
+def _doubt_about_size(geometry: Geometry, card: ModelCard) -> str | None:
+    if card.extent is None:
+        return None
+    if card.orientation is not None:
+        turn = Reorientation.between(geometry, card.orientation)
+        geometry = geometry.reoriented(turn.axes, turn.flips)
+    extent = _extent(geometry)
+    if all(has <= MUCH_LARGER * seen for has, seen in zip(extent, card.extent, strict=True)):
+        return None
+    return (
+        f"This checkpoint was trained on volumes of at most {_in_words(card.extent)}; "
+        f"this one measures {_in_words(extent)}."
+    )
+
+
+def _may_be_magnitudes(volume: Volume) -> bool:
+    """Whether the values may be those of MR, which has none below zero."""
+    sample = sampled(volume.data)
+    return bool(sample.size) and bool(sample.min() >= 0)
+
+
+def _extent(geometry: Geometry) -> Vector:
+    z, y, x = (count * step for count, step in zip(geometry.shape, geometry.spacing, strict=True))
+    return z, y, x
+
+
+def _in_words(extent: Vector) -> str:
+    return " × ".join(f"{length:,.0f}" for length in reversed(extent)) + " mm"

@@ -1,0 +1,593 @@
+"""NRRD: `.nrrd`, `.nhdr` with its data beside it, and Slicer's `.seg.nrrd`.
+
+Format: https://teem.sourceforge.net/nrrd/format.html. Segment keys: Slicer's documentation of `.seg.nrrd`.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_transunet.errors import VolumeError
+from napari_transunet.io.ambiguous import SeveralVolumesError
+from napari_transunet.io.gzip_stream import Inflated, damage_as_volume_error
+from napari_transunet.io.streams import (
+    Bytes,
+    beside,
+    check_claim,
+    checked_size,
+    chosen,
+    header_text,
+    last_bytes,
+    read_array,
+    skip_bytes,
+    verify_end,
+)
+from napari_transunet.io.units import is_unsaid, millimetres
+from napari_transunet.volumes.geometry import Geometry, nearest_grid
+from napari_transunet.volumes.labels import Label, LabelSet, color_for
+
+_TYPES: Mapping[str, str] = MappingProxyType(
+    {
+        name: code
+        for code, names in {
+            "i1": "signed char|int8|int8_t",
+            "u1": "uchar|unsigned char|uint8|uint8_t",
+            "i2": "short|short int|signed short|signed short int|int16|int16_t",
+            "u2": "ushort|unsigned short|unsigned short int|uint16|uint16_t",
+            "i4": "int|signed int|int32|int32_t",
+            "u4": "uint|unsigned int|uint32|uint32_t",
+            "i8": "longlong|long long|long long int|signed long long|signed long long int|int64|int64_t",
+            "u8": "ulonglong|unsigned long long|unsigned long long int|uint64|uint64_t",
+            "f4": "float",
+            "f8": "double",
+        }.items()
+        for name in names.split("|")
+    }
+)
+_WRITTEN: Mapping[str, str] = MappingProxyType(
+    {
+        "i1": "signed char",
+        "u1": "unsigned char",
+        "i2": "short",
+        "u2": "unsigned short",
+        "i4": "int",
+        "u4": "unsigned int",
+        "i8": "long long int",
+        "u8": "unsigned long long int",
+        "f4": "float",
+        "f8": "double",
+    }
+)
+_SPACES: Mapping[str, tuple[float, float, float]] = MappingProxyType(
+    {
+        "right-anterior-superior": (-1.0, -1.0, 1.0),
+        "ras": (-1.0, -1.0, 1.0),
+        "left-anterior-superior": (1.0, -1.0, 1.0),
+        "las": (1.0, -1.0, 1.0),
+        "left-posterior-superior": (1.0, 1.0, 1.0),
+        "lps": (1.0, 1.0, 1.0),
+    }
+)
+_COLOR_KINDS = frozenset({"rgb-color", "rgba-color", "hsv-color", "xyz-color", "3-color", "4-color"})
+_SPATIAL_KINDS = frozenset({"domain", "space", "???", "none", ""})
+# A segmentation has some 400 bytes for each of up to 65535 segments.
+_MAX_HEADER = 1 << 26
+_MAX_LINE = 1 << 20
+_MAX_NAMED_LAYERS = 32
+_TEXT_PIECE = 1 << 20
+_PACKED = ("gzip", "gz", "bzip2", "bz2")
+# A foreign header inside compressed data is small; inflating what cannot be one would take minutes.
+_MAX_SKIPPED = 1 << 28
+
+
+@dataclass(frozen=True)
+class NrrdHeader:
+    """Fields by lower-case name without spaces, keys by name, and where the data begins in this file."""
+
+    fields: Mapping[str, str]
+    keys: Mapping[str, str]
+    data_start: int
+
+
+def parse_header(stream: IO[bytes]) -> NrrdHeader:
+    """The header of an open file.
+
+    Raises
+    ------
+    VolumeError
+        It is no NRRD, or ends too early.
+    """
+    if not re.fullmatch(rb"NRRD000[1-5]\s*", stream.readline(16)):
+        raise VolumeError("it is not an NRRD file, whatever its name says.")
+    fields: dict[str, str] = {}
+    keys: dict[str, str] = {}
+    while line := stream.readline(_MAX_LINE):
+        if stream.tell() > _MAX_HEADER:
+            raise VolumeError("its header does not end; it is damaged.")
+        text = header_text(line.rstrip(b"\r\n"))
+        if not text:
+            return NrrdHeader(MappingProxyType(fields), MappingProxyType(keys), stream.tell())
+        if text.startswith("#"):
+            continue
+        key = re.match(r"([^:]*?):=(.*)", text)
+        field = re.match(r"([^:]+): ?(.*)", text)
+        if key:
+            keys[key[1]] = re.sub(r"\\([n\\])", lambda m: "\n" if m[1] == "n" else "\\", key[2])
+        elif field:
+            name = field[1].lower().replace(" ", "")
+            fields[name] = field[2].strip()
+            if name == "datafile" and _several_files(fields[name]):
+                raise VolumeError(
+                    "its slices lie in several files, which is not supported; convert it to one .nrrd file first."
+                )
+        else:
+            raise VolumeError(f"its header has a line that means nothing ({text[:40]!r}); it is damaged.")
+    # A detached header may end without an empty line.
+    if "datafile" in fields:
+        return NrrdHeader(MappingProxyType(fields), MappingProxyType(keys), stream.tell())
+    raise VolumeError("it ends inside the header; it is truncated, copy it again.")
+
+
+def _several_files(data_file: str) -> bool:
+    """Whether a data file field is a list, or a pattern with its first number, last number and step."""
+    return re.fullmatch(r"LIST(\s+\d+)?|.*%.*(\s+[-+]?\d+){3,4}", data_file) is not None
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """Which of the file's axes (fastest first) are x, y, z, and which are channel and time."""
+
+    sizes: tuple[int, ...]
+    spatial: tuple[int, ...]
+    channel: int | None
+    time: int | None
+
+
+def _axes(header: NrrdHeader) -> _Axes:
+    fields = header.fields
+    dimension = _integers(fields, "dimension")[0]
+    sizes = _integers(fields, "sizes")
+    if not 1 <= dimension <= 5 or len(sizes) != dimension:
+        raise VolumeError(f"it has {dimension} dimensions and the sizes {sizes}; up to five can be read.")
+    kinds = [kind.lower() for kind in fields.get("kinds", "").split()] or [""] * dimension
+    directions = _directions(fields)
+    if len(kinds) != dimension or (directions is not None and len(directions) != dimension):
+        raise VolumeError("its header describes more or fewer axes than it has; it is damaged.")
+    for kind, size in zip(kinds, sizes, strict=True):
+        if kind in _COLOR_KINDS or (size in (3, 4) and kind in {"vector", "point"} and dimension == 3):
+            raise VolumeError(
+                "it holds colours (RGB), not one value per voxel; convert it to greyscale first."
+            )
+    if directions is not None:
+        spatial = [axis for axis, column in enumerate(directions) if column is not None]
+    else:
+        spatial = [axis for axis, kind in enumerate(kinds) if kind in _SPATIAL_KINDS]
+    others = [axis for axis in range(dimension) if axis not in spatial]
+    if directions is None and len(spatial) > 3:
+        others += spatial[3:]
+        spatial = spatial[:3]
+    times = [axis for axis in others if kinds[axis] == "time" or kinds[axis] in _SPATIAL_KINDS]
+    channels = [axis for axis in others if axis not in times]
+    if len(spatial) not in (2, 3) or len(times) > 1 or len(channels) > 1:
+        raise VolumeError(
+            f"its axes ({', '.join(kinds)}) are not three in space with at most a channel and a time axis."
+        )
+    return _Axes(sizes, tuple(spatial), *(axis[0] if axis else None for axis in (channels, times)))
+
+
+def _integers(fields: Mapping[str, str], name: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(word) for word in fields[name].split())
+    except (KeyError, ValueError) as error:
+        raise VolumeError(f"its header lacks a readable '{name}' field; it is damaged.") from error
+    if not numbers:
+        raise VolumeError(f"its header lacks a readable '{name}' field; it is damaged.")
+    return numbers
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(word) for word in re.split(r"[,\s]+", text.strip("() ")) if word]
+    except ValueError as error:
+        raise VolumeError(f"its header has {text[:40]!r} where numbers belong; it is damaged.") from error
+
+
+def _directions(fields: Mapping[str, str]) -> list[list[float] | None] | None:
+    """Per axis the step in space, None for axes that are not in space; None without the field."""
+    text = fields.get("spacedirections")
+    if text is None:
+        return None
+    columns = [[] if word == "none" else _numbers(word) for word in re.findall(r"none|\([^)]*\)", text)]
+    # Some writers spell "none" as three NaNs.
+    return [None if np.isnan(column).all() else column for column in columns]
+
+
+def geometry_of(header: NrrdHeader) -> tuple[Geometry, tuple[str, ...]]:
+    """The grid, and sentences about what the header left open.
+
+    Raises
+    ------
+    VolumeError
+        The space is not one of RAS, LAS and LPS, the axes are sheared, or a unit is no known length.
+    """
+    axes = _axes(header)
+    fields = header.fields
+    sizes = [axes.sizes[axis] for axis in axes.spatial]
+    shape = (sizes[2] if len(sizes) == 3 else 1, sizes[1], sizes[0])
+    directions = _directions(fields)
+    if directions is None:
+        return _by_spacings(fields, axes, shape)
+    space = fields.get("space", "").lower()
+    if space and space not in _SPACES:
+        raise VolumeError(f"its space is {space!r}; only RAS, LAS and LPS say where the patient is.")
+    if not space and _integers(fields, "spacedimension")[0] != 3:
+        raise VolumeError("its space does not have three dimensions.")
+    origin = _numbers(fields["spaceorigin"]) if "spaceorigin" in fields else [0.0, 0.0, 0.0]
+    columns = [column for column in directions if column is not None]
+    if any(len(column) != 3 for column in columns) or len(origin) != 3:
+        raise VolumeError("its space directions or origin are not three numbers each; it is damaged.")
+    for name, numbers in (("space directions", np.ravel(columns)), ("space origin", origin)):
+        if not np.isfinite(numbers).all():
+            raise VolumeError(f"the {name} of its header hold a value that is no number; correct the header.")
+    if len(columns) == 2:
+        normal = np.cross(columns[0], columns[1])
+        length = float(np.linalg.norm(normal))
+        columns.append([float(v) for v in normal / (length or 1.0)])
+    scales, notes = _scales(fields, "spaceunits", 3)
+    if "units" in fields and "spaceunits" not in fields:
+        per_axis, _ = _scales(fields, "units", len(axes.sizes), axes.spatial)
+        if set(per_axis) != {1.0}:
+            raise VolumeError(
+                "its header gives 'units' beside 'space directions', which have 'space units'; correct the header."
+            )
+    to_lps = np.array(_SPACES[space or "lps"]) * scales
+    affine = np.eye(4)
+    affine[:3, :3] = to_lps[:, None] * np.array(columns).T
+    affine[:3, 3] = to_lps * origin
+    geometry, note = nearest_grid(affine, shape)
+    if not space:
+        notes.append("The header names no patient space; its axes were taken as left, back and up.")
+    return geometry, (*notes, *([note] if note else []))
+
+
+def _by_spacings(
+    fields: Mapping[str, str], axes: _Axes, shape: tuple[int, int, int]
+) -> tuple[Geometry, tuple[str, ...]]:
+    """The grid of a header without space directions: its axes are taken to point left, back and up."""
+    steps = _numbers(fields["spacings"]) if "spacings" in fields else [np.nan] * len(axes.sizes)
+    if len(steps) != len(axes.sizes):
+        raise VolumeError("its header describes more or fewer axes than it has; it is damaged.")
+    of_axes = [abs(steps[axis]) for axis in axes.spatial]
+    if any(np.isinf(of_axes)) or 0 in of_axes:
+        raise VolumeError(f"the spacings of its header ({fields['spacings'][:40]}) are no sizes of voxels.")
+    scales, notes = _scales(fields, "units", len(axes.sizes), axes.spatial)
+    notes.insert(
+        0, "The header says nothing about orientation; its axes were taken to point left, back and up."
+    )
+    # NaN is what the format writes for an unknown spacing.
+    unknown = [name for name, step in zip("xyz", of_axes, strict=False) if np.isnan(step)]
+    if unknown:
+        notes.append(f"The header gives no spacing along {', '.join(unknown)}; 1 mm was assumed.")
+    lengths = [1.0 if np.isnan(step) else step * scale for step, scale in zip(of_axes, scales, strict=True)]
+    lengths += [1.0] * (4 - len(lengths))
+    affine = np.diag(lengths)
+    if "spaceorigin" in fields:
+        origin = _numbers(fields["spaceorigin"])
+        if not np.isfinite(origin).all():
+            raise VolumeError("the space origin of its header holds a value that is no number.")
+        if len(origin) == 3:
+            affine[:3, 3] = np.multiply(origin, _scales(fields, "spaceunits", 3)[0])
+    return Geometry.from_affine_lps(affine, shape), tuple(notes)
+
+
+def _scales(
+    fields: Mapping[str, str], name: str, count: int, wanted: Sequence[int] | None = None
+) -> tuple[list[float], list[str]]:
+    """mm per unit for each of `count` entries of a field of units (of those `wanted`), and what was assumed.
+
+    Raises
+    ------
+    VolumeError
+        A unit that is no known length.
+    """
+    places = list(range(count) if wanted is None else wanted)
+    text = fields.get(name)
+    if text is None:
+        return [1.0] * len(places), []
+    units = [quoted or plain for quoted, plain in re.findall(r'"([^"]*)"|([^\s"]+)', text)]
+    if len(units) != count:
+        raise VolumeError(
+            f"its header names {len(units)} units for {count} axes ({text[:40]}); it is damaged."
+        )
+    scales, notes = [], []
+    for place in places:
+        scale = millimetres(units[place])
+        if scale is None and not is_unsaid(units[place]):
+            raise VolumeError(
+                f"its header gives lengths in {units[place][:40]!r}, which is no known unit; correct it to mm."
+            )
+        if scale is None:
+            notes.append(f"The header gives lengths in {units[place][:40]!r}; mm were assumed.")
+        scales.append(1.0 if scale is None else scale)
+    return scales, list(dict.fromkeys(notes))
+
+
+def read_nrrd(
+    path: Path, *, channel: int | None = None, time: int | None = None, max_bytes: int | None = None
+) -> tuple[npt.NDArray[Any], Geometry, tuple[str, ...], NrrdHeader, LabelSet | None]:
+    """Voxels (z, y, x), their grid, notes worth showing, the header, and the segments of a `.seg.nrrd`.
+
+    A segmentation whose segments overlap is stored in layers; `channel` says which layer to read.
+
+    Raises
+    ------
+    VolumeError
+        The file is no NRRD, truncated, in colour, holds several volumes and none was chosen, or points outside
+        its folder.
+    SizeError
+        It does not fit into memory.
+    """
+    with path.open("rb") as file:
+        header = parse_header(file)
+    fields = header.fields
+    axes = _axes(header)
+    geometry, notes = geometry_of(header)
+    dtype = _dtype(fields)
+    segmented = "Segment0_ID" in header.keys or "Segment0_Name" in header.keys
+    wanted: dict[int, int] = {}
+    if axes.channel is not None:
+        layers = axes.sizes[axes.channel]
+        if segmented and layers > 1 and channel is None:
+            raise SeveralVolumesError(
+                f"its segments overlap and lie in {layers} layers, while a voxel can have one label only; choose a"
+                f" layer with channel (0 to {layers - 1}).",
+                "channel",
+                layers,
+                "layer",
+                names=_layer_names(header, layers),
+            )
+        wanted[axes.channel] = chosen(layers, channel, "layer" if segmented else "channel", "channel")
+    else:
+        chosen(1, channel, "channel", "channel")
+    if axes.time is not None:
+        wanted[axes.time] = chosen(axes.sizes[axes.time], time, "time point", "time")
+    else:
+        chosen(1, time, "time point", "time")
+    size = checked_size(axes.sizes, dtype.itemsize, max_bytes)
+    data_path = beside(path, fields["datafile"]) if "datafile" in fields else path
+    encoding = fields.get("encoding", "").lower()
+    stored = data_path.stat().st_size - (header.data_start if data_path == path else 0)
+    if encoding in ("raw", "gzip", "gz"):
+        check_claim(size, stored, compressed=encoding != "raw")
+    start = header.data_start if data_path == path else 0
+    with _decoded(data_path, start, fields, size) as stream:
+        if encoding in ("txt", "text", "ascii"):
+            data = _text(stream, dtype, axes.sizes[::-1])
+        else:
+            data = read_array(stream, dtype, axes.sizes[::-1])
+            verify_end(stream)
+    # numpy's axes run slowest first, the header's fastest first.
+    index = tuple(wanted.get(axis, slice(None)) for axis in reversed(range(len(axes.sizes))))
+    data = np.ascontiguousarray(data[index]).reshape(geometry.shape)
+    layer = wanted.get(axes.channel, 0) if axes.channel is not None else 0
+    return data, geometry, notes, header, _segments(header, layer) if segmented else None
+
+
+def _dtype(fields: Mapping[str, str]) -> np.dtype[Any]:
+    code = _TYPES.get(fields.get("type", "").lower())
+    if code is None:
+        raise VolumeError(f"it holds values of type {fields.get('type', 'unknown')!r}, not real numbers.")
+    order = {"big": ">", "little": "<"}.get(fields.get("endian", "").lower(), "=")
+    if order == "=" and code[1] != "1" and fields.get("encoding", "").lower() not in ("txt", "text", "ascii"):
+        raise VolumeError("its header does not say the byte order ('endian'); it is damaged.")
+    return np.dtype(order + code)
+
+
+@contextmanager
+def _decoded(path: Path, start: int, fields: Mapping[str, str], size: int) -> Iterator[Bytes]:
+    encoding = fields.get("encoding", "").lower()
+    lines, skip = (_skip(fields, name) for name in ("lineskip", "byteskip"))
+    packed = encoding in _PACKED
+    if lines < 0 or skip < -1 or (skip == -1 and encoding != "raw" and not packed):
+        raise VolumeError(
+            f"its header skips {min(lines, skip)} lines or bytes before the voxels; only a byte skip of -1, before"
+            " raw or compressed voxels, has a meaning."
+        )
+    if packed and skip > _MAX_SKIPPED:
+        raise VolumeError(
+            f"its header skips {skip} bytes of compressed data before the voxels; it is damaged."
+        )
+    with path.open("rb") as file, damage_as_volume_error():
+        file.seek(start)
+        for _ in range(lines):
+            if not file.readline(_MAX_LINE):
+                raise VolumeError("it ends before its data begins; it is truncated, copy it again.")
+        if skip == -1 and not packed:
+            file.seek(-size, io.SEEK_END)
+            yield file
+            return
+        if encoding in ("raw", "txt", "text", "ascii"):
+            stream: Bytes = file
+        elif encoding == "hex":
+            stream = io.BytesIO(_hex(file, size, skip))
+            skip = 0
+        elif encoding in ("gzip", "gz"):
+            stream = Inflated(file)
+        elif encoding in ("bzip2", "bz2"):
+            stream = bz2.BZ2File(file)
+        else:
+            raise VolumeError(f"its encoding {encoding!r} is unknown; save it as raw or gzip.")
+        if skip == -1:
+            # The voxels are the last bytes of what was packed (a whole foreign file, as pynrrd reads it too).
+            stream = io.BytesIO(last_bytes(stream, size, _MAX_SKIPPED))
+        elif skip and stream is file:
+            file.seek(file.tell() + skip)
+        else:
+            skip_bytes(stream, skip)
+        yield stream
+
+
+def _skip(fields: Mapping[str, str], name: str) -> int:
+    """A whole number of lines or bytes to skip; 0 where the header has none."""
+    text = fields.get(name, "0")
+    if re.fullmatch(r"[-+]?\d{1,18}", text) is None:
+        raise VolumeError(f"its header skips {text[:40]!r} lines or bytes, which is no whole number of them.")
+    return int(text)
+
+
+def _hex(file: IO[bytes], size: int, skip: int) -> bytes:
+    """The `size` bytes after the first `skip`, of which each is spelled in two digits."""
+    skip_bytes(file, skip)  # by the format, bytes are skipped in the file as it is
+    text = b"".join(file.read(size * 3 + 1024).split())
+    try:
+        return bytes.fromhex(text[: 2 * size].decode("ascii"))
+    except ValueError as error:
+        raise VolumeError("its hexadecimal data is damaged.") from error
+
+
+def _text(stream: Bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Values that are spelled as words, turned piece by piece: words take many times the memory of numbers."""
+    values = np.empty(math.prod(shape), dtype.newbyteorder("="))
+    done, rest = 0, b""
+    while done < values.size:
+        piece = stream.read(_TEXT_PIECE)
+        words = re.split(rb"[\s,]+", rest + piece)
+        rest = words.pop() if piece else b""
+        found = [word for word in words if word][: values.size - done]
+        try:
+            wide = np.array(
+                found, np.float64 if dtype.kind == "f" else np.int64 if dtype.kind == "i" else np.uint64
+            )
+            values[done : done + len(found)] = wide
+            if dtype.kind != "f" and (values[done : done + len(found)] != wide).any():
+                raise OverflowError("a value does not fit its type")
+        except (ValueError, OverflowError) as error:
+            raise VolumeError("its text data holds words that are no such numbers; it is damaged.") from error
+        done += len(found)
+        if not piece or len(rest) > _TEXT_PIECE:
+            break
+    if done < values.size:
+        raise VolumeError(f"it holds {done} of {values.size} values; it is truncated, copy it again.")
+    return values.reshape(shape)
+
+
+def _segments(header: NrrdHeader, layer: int) -> LabelSet:
+    """Names and colours of the segments in one layer of a Slicer segmentation."""
+    labels: dict[int, Label] = {}
+    keys = header.keys
+    number = 0
+    while f"Segment{number}_ID" in keys or f"Segment{number}_Name" in keys:
+        prefix = f"Segment{number}_"
+        number += 1
+        try:
+            if int(keys.get(prefix + "Layer", "0")) != layer:
+                continue
+            value = int(keys.get(prefix + "LabelValue", str(number)))
+        except ValueError as error:
+            raise VolumeError(f"segment {number} has no readable layer or label value.") from error
+        name = keys.get(prefix + "Name") or keys.get(prefix + "ID") or f"Segment {number}"
+        color = _numbers(keys.get(prefix + "Color", ""))
+        if len(color) != 3 or not all(0 <= part <= 1 for part in color):
+            color = list(color_for(name, value))
+        code = re.search(r"TerminologyEntry:[^|]*?~[^|]*?~SCT\^(\d+)\^[^~|]*~", keys.get(prefix + "Tags", ""))
+        if 1 <= value <= 65535 and value not in labels:
+            labels[value] = Label(value, name, (color[0], color[1], color[2]), code[1] if code else None)
+    return LabelSet(tuple(labels.values()))
+
+
+def _layer_names(header: NrrdHeader, layers: int) -> list[str]:
+    """The segments in each layer, by name; none of them where the header claims more layers than it names."""
+    if layers > _MAX_NAMED_LAYERS:
+        return []
+    return [", ".join(label.name for label in _segments(header, layer)) for layer in range(layers)]
+
+
+def segment_keys(data: npt.NDArray[Any], labels: LabelSet) -> dict[str, str]:
+    """Slicer's keys for a label array (z, y, x): one segment per label, with its name, colour and extent."""
+    nz, ny, nx = data.shape
+    keys = {
+        "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
+        "Segmentation_MasterRepresentation": "Binary labelmap",
+        "Segmentation_SourceRepresentation": "Binary labelmap",
+        "Segmentation_ReferenceImageExtentOffset": "0 0 0",
+    }
+    for number, label in enumerate(labels):
+        prefix = f"Segment{number}_"
+        keys |= {
+            prefix + "ID": f"Segment_{label.value}",
+            prefix + "Name": label.name,
+            prefix + "NameAutoGenerated": "0",
+            prefix + "Color": " ".join(f"{part:.6g}" for part in label.color),
+            prefix + "ColorAutoGenerated": "0",
+            prefix + "LabelValue": str(label.value),
+            prefix + "Layer": "0",
+            # The labelmap spans the whole image, as Slicer itself writes it for a segment that does.
+            prefix + "Extent": f"0 {nx - 1} 0 {ny - 1} 0 {nz - 1}",
+            prefix + "Tags": "Segmentation.Status:inprogress|",
+        }
+        if label.snomed:
+            entry = (
+                "TerminologyEntry:Segmentation category and type - 3D Slicer General Anatomy list"
+                f"~SCT^123037004^Anatomical Structure~SCT^{label.snomed}^{label.name}~^^~Anatomic codes"
+                " - DICOM master list~^^~^^|"
+            )
+            keys[prefix + "Tags"] += entry
+    return keys
+
+
+def write_nrrd(path: Path, data: npt.NDArray[Any], geometry: Geometry, keys: Mapping[str, str]) -> None:
+    """Writes a gzip-encoded NRRD in LPS with `keys` as its key/value pairs.
+
+    Raises
+    ------
+    VolumeError
+        NRRD has no such type of values.
+    """
+    kind = _WRITTEN.get(f"{data.dtype.kind}{data.dtype.itemsize}")
+    if kind is None:
+        raise VolumeError(f"NRRD cannot hold values of type {data.dtype}.")
+    affine = geometry.affine_lps
+    lines = [
+        "NRRD0005",
+        "# Complete NRRD file format specification at:",
+        "# http://teem.sourceforge.net/nrrd/format.html",
+        f"type: {kind}",
+        "dimension: 3",
+        "space: left-posterior-superior",
+        "sizes: " + " ".join(str(n) for n in reversed(geometry.shape)),
+        "space directions: " + " ".join(_bracketed(affine[:3, axis]) for axis in range(3)),
+        "kinds: domain domain domain",
+        "endian: little",
+        "encoding: gzip",
+        'space units: "mm" "mm" "mm"',
+        f"space origin: {_bracketed(affine[:3, 3])}",
+    ]
+    for name, value in keys.items():
+        lines.append(f"{_one_line(name).replace(':=', ' ')}:={_one_line(value)}")
+    little = data.astype(data.dtype.newbyteorder("<"), copy=False)
+    with path.open("wb") as file:
+        file.write(("\n".join(lines) + "\n\n").encode("utf-8", "backslashreplace"))
+        with gzip.GzipFile("", "wb", compresslevel=4, fileobj=file, mtime=0) as stream:
+            for plane in little:
+                stream.write(plane.tobytes())
+
+
+def _bracketed(vector: npt.NDArray[np.float64]) -> str:
+    return "(" + ",".join(f"{float(value):.17g}" for value in vector) + ")"
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\r", "").replace("\n", "\\n")

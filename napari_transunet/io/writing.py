@@ -1,0 +1,240 @@
+"""Writing labels and images on the exact grid they belong to: NIfTI, NRRD, Slicer segmentations, MetaImage."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_transunet import __version__
+from napari_transunet.errors import ExistsError, VolumeError
+from napari_transunet.files import atomic_path
+from napari_transunet.io.metaimage import write_metaimage
+from napari_transunet.io.nifti import write_nifti
+from napari_transunet.io.nrrd import segment_keys, write_nrrd
+from napari_transunet.io.sidecar import as_json, describe, is_ours, plain, sidecar_path
+from napari_transunet.volumes.label_values import as_labels
+from napari_transunet.volumes.labels import Label, LabelSet, color_for
+from napari_transunet.volumes.volume import Volume
+
+if TYPE_CHECKING:
+    from napari_transunet.volumes.geometry import Geometry
+
+WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".mha")
+LABELS_KEY = "napari_transunet_labels"
+PROVENANCE_KEY = "napari_transunet_provenance"
+NOTE_KEY = "napari_transunet_note"
+# ITK cannot open a MetaImage with a line of more than 32 kB in its header.
+_MAX_HEADER_TEXT = 8000
+_ESSENTIAL = (
+    "software",
+    "version",
+    "checkpoint",
+    "checkpoint_sha256",
+    "sha256",
+    "variant",
+    "pipeline",
+    "date",
+)
+
+
+def write_labels(
+    path: str | os.PathLike[str],
+    labels: npt.ArrayLike,
+    volume: Volume | Geometry,
+    names: Mapping[int, str] | LabelSet | None = None,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Writes a label array on the grid of `volume`, with a JSON file beside it, and returns its path.
+
+    Parameters
+    ----------
+    path : the suffix says the format: .nii.gz, .nii, .nrrd, .seg.nrrd (3D Slicer) or .mha.
+    labels : (z, y, x) whole numbers from 0 to 65535, on the grid of `volume`.
+    names : names (and colours, in a `LabelSet`) of the values. Values that occur without a name get one.
+        Without names, those that a `Volume` with labels carries are used.
+    provenance : what made the labels, e.g. checkpoint and its hash; all of it in the JSON file, and in the header
+        what it has room for (never the list under `runs`).
+    overwrite : replaces the labels and a JSON file that describes labels. A JSON file beside them that says
+        something else, such as that of a BIDS scan, is never replaced.
+
+    Raises
+    ------
+    VolumeError
+        Another suffix, another shape than the grid's, or values that are no labels.
+    ExistsError
+        The file or its JSON file exists and `overwrite` is false, or the JSON file is not one of ours; nothing
+        was written.
+    FileProblem
+        The folder cannot be written to.
+    """
+    target = Path(path)
+    suffix = writable_suffix(target)
+    geometry = volume.geometry if isinstance(volume, Volume) else volume
+    array = label_array(labels, geometry)
+    if names is None and isinstance(volume, Volume):
+        names = volume.labels
+    values, counts = np.unique(array, return_counts=True)
+    voxels = {int(value): int(count) for value, count in zip(values, counts, strict=True) if value}
+    label_set = _complete(names, voxels)
+    record = {"software": f"napari-transunet {__version__}"} | plain(dict(provenance or {}))
+    beside = sidecar_path(target)
+    for file in (target, beside):
+        if file.exists() and not overwrite:
+            raise ExistsError(f"{file} exists already; choose another name or ask to overwrite it.")
+    if beside.exists() and not is_ours(target):
+        raise ExistsError(
+            f"{beside} does not describe labels and is not replaced, but labels have a JSON file of that name;"
+            " choose another name."
+        )
+    text = json.dumps(describe(target, geometry, label_set, record, voxels), indent=2, ensure_ascii=False)
+    made_by = {PROVENANCE_KEY: _bounded(record)}
+    # The labels last: whoever sees them finds their description already there.
+    with (
+        atomic_path(target, overwrite=overwrite) as temporary,
+        atomic_path(beside, overwrite=overwrite) as temporary_json,
+    ):
+        table = segment_keys(array, label_set) if suffix == ".seg.nrrd" else _label_keys(label_set)
+        _write(temporary, suffix, array, geometry, table | made_by, description=_short(record), labels=True)
+        temporary_json.write_text(text + "\n", encoding="utf-8")
+    return target
+
+
+def write_volume(path: str | os.PathLike[str], volume: Volume, *, overwrite: bool = False) -> Path:
+    """Writes an image on its grid and returns its path. A volume that names its labels is written as labels.
+
+    Raises
+    ------
+    VolumeError
+        The format of that suffix cannot be written or cannot hold this type of values.
+    ExistsError
+        The file exists and `overwrite` is false.
+    FileProblem
+        The folder cannot be written to.
+    """
+    target = Path(path)
+    suffix = writable_suffix(target)
+    if volume.labels is not None or suffix == ".seg.nrrd":
+        return write_labels(target, volume.data, volume, volume.labels, overwrite=overwrite)
+    data = volume.data
+    if data.dtype.kind == "b":
+        data = data.astype(np.uint8)
+    elif data.dtype == np.float16 or data.dtype.itemsize > 8:
+        data = data.astype(np.float32 if data.dtype == np.float16 else np.float64)
+    keys = {"Modality": f"MET_MOD_{volume.modality}"} if volume.modality and suffix == ".mha" else {}
+    if volume.modality and suffix == ".nrrd":
+        keys = {"modality": volume.modality}
+    with atomic_path(target, overwrite=overwrite) as temporary:
+        _write(temporary, suffix, data, volume.geometry, keys, description="napari-transunet", labels=False)
+    return target
+
+
+def writable_suffix(path: Path) -> str:
+    """The ending of `path` that chooses the format.
+
+    Raises
+    ------
+    VolumeError
+        No format that can be written has this ending.
+    """
+    lower = path.name.lower()
+    for suffix in WRITABLE_SUFFIXES:
+        if lower.endswith(suffix) and len(lower) > len(suffix):
+            return suffix
+    raise VolumeError(f"{path.name!r} cannot be written; name the file {', '.join(WRITABLE_SUFFIXES)}.")
+
+
+def _write(
+    path: Path,
+    suffix: str,
+    data: npt.NDArray[Any],
+    geometry: Geometry,
+    keys: Mapping[str, str],
+    *,
+    description: str,
+    labels: bool,
+) -> None:
+    if suffix in (".nii.gz", ".nii"):
+        comment = "\n".join(f"{name} = {value}" for name, value in keys.items())
+        write_nifti(path, data, geometry, description=description, labels=labels, comment=comment)
+    elif suffix in (".nrrd", ".seg.nrrd"):
+        write_nrrd(path, data, geometry, keys)
+    else:
+        write_metaimage(path, data, geometry, keys)
+
+
+def label_array(labels: npt.ArrayLike, geometry: Geometry) -> npt.NDArray[Any]:
+    """The labels (z, y, x) in the smaller of uint8 and uint16 that holds them.
+
+    Raises
+    ------
+    VolumeError
+        They have another shape than the grid, or hold anything but whole numbers from 0 to 65535.
+    """
+    array = np.asarray(labels)
+    if array.shape != geometry.shape:
+        raise VolumeError(
+            f"The labels have the shape {array.shape}, but the volume has {geometry.shape} voxels (z, y, x);"
+            " labels are written on the grid of their volume only."
+        )
+    found = as_labels(array)
+    return found.astype(np.uint8) if found.dtype != np.uint8 and found.max() < 256 else found
+
+
+def _complete(names: Mapping[int, str] | LabelSet | None, voxels: Mapping[int, int]) -> LabelSet:
+    """The given labels, and one with a made-up name for every other value that occurs."""
+    given = names if isinstance(names, LabelSet) else LabelSet.from_names(names or {})
+    named = given.names
+    missing = [value for value in voxels if value not in named]
+    made = tuple(Label(v, f"label {v}", color_for(f"label {v}", v)) for v in missing)
+    return LabelSet((*given, *made))
+
+
+def _label_keys(labels: LabelSet) -> dict[str, str]:
+    """The table of labels for a header, or where it is too long, a note that says where it is."""
+    table = json.dumps([as_json(label) for label in labels])
+    if len(table) <= _MAX_HEADER_TEXT:
+        return {LABELS_KEY: table}
+    return {NOTE_KEY: f"The names of the {len(labels)} labels are in the JSON file beside this one."}
+
+
+def _bounded(record: Mapping[str, Any]) -> str:
+    """The provenance in the few kilobytes that a header has; the JSON file has it all."""
+    brief = {key: value for key, value in record.items() if key != "runs"}
+    runs = record.get("runs")
+    if isinstance(runs, list) and runs and isinstance(runs[-1], dict):
+        brief = {key: runs[-1][key] for key in _ESSENTIAL if key in runs[-1]} | brief
+    text = json.dumps(brief)
+    if len(text) <= _MAX_HEADER_TEXT:
+        return text
+    return json.dumps({key: str(brief[key])[:80] for key in _ESSENTIAL if key in brief})
+
+
+def _short(record: Mapping[str, Any]) -> str:
+    """The provenance in the 79 bytes that a NIfTI description has; the JSON file has it all."""
+    parts = [str(record["variant"])[:24]] if record.get("variant") else []
+    if digest := record.get("checkpoint_sha256") or record.get("sha256"):
+        parts.append(str(digest)[:12])
+    if record.get("date"):
+        parts.append(_utc(str(record["date"])))
+    software = str(record["software"])[: 79 - sum(len(part) + 2 for part in parts)]
+    return "; ".join([software, *parts])
+
+
+def _utc(date: str) -> str:
+    """A date and time in the 20 characters of ISO 8601 in UTC; where it has no time zone, without one."""
+    try:
+        moment = datetime.fromisoformat(date)
+    except ValueError:
+        return date[:20]
+    if moment.tzinfo is None:
+        return date if len(date) <= 20 else moment.isoformat(timespec="seconds")
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,1 @@
+"""How labels are measured, and how two of them agree."""

@@ -1,0 +1,141 @@
+"""Where two label volumes of one scan differ, and how much: scores, a map, and the worst slices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_transunet.errors import InputError
+from napari_transunet.metrics.segmentation_metrics import evaluate, mean_scores
+
+ONLY_HERE, ONLY_THERE, ANOTHER_ORGAN = 1, 2, 3
+KINDS: Mapping[int, str] = {
+    ONLY_HERE: "only in these labels",
+    ONLY_THERE: "only in the other",
+    ANOTHER_ORGAN: "another organ",
+}
+"""What the values of a disagreement map mean."""
+
+
+@dataclass(frozen=True, eq=False)
+class Disagreement:
+    """Two label volumes compared.
+
+    Attributes
+    ----------
+    scores : as `evaluate` gives them, by label.
+    means : their means over labels.
+    map : uint8 (z, y, x): 0 where both agree, else a key of `KINDS`.
+    per_slice_mm2 : area in which they differ, for each slice along axis 0.
+    """
+
+    scores: dict[int, dict[str, float]]
+    means: dict[str, float]
+    map: NDArray[np.uint8]
+    per_slice_mm2: NDArray[np.float64]
+
+    def worst_slices(self, count: int = 10) -> list[tuple[int, float]]:
+        """(slice, mm² that differ), the worst first; slices that agree are left out."""
+        order = np.argsort(-self.per_slice_mm2, kind="stable")[:count]
+        return [(int(at), float(self.per_slice_mm2[at])) for at in order if self.per_slice_mm2[at] > 0]
+
+
+def disagree(
+    labels: NDArray[Any],
+    reference: NDArray[Any],
+    spacing: Sequence[float],
+    *,
+    organs: Collection[int] | None = None,
+    tolerance_mm: float = 2.0,
+) -> Disagreement:
+    """Compare labels with a reference on the same grid; spacing in mm along (z, y, x).
+
+    `organs` are the labels that the reference knows, also where it shows none of them; those that it does not know are
+    neither scored nor part of the map. None: all that occur.
+
+    Raises
+    ------
+    InputError
+        They are not on one grid, or hold no labels.
+    """
+    if organs is not None:
+        labels = np.where(np.isin(labels, sorted(organs)), labels, 0)
+        reference = np.where(np.isin(reference, sorted(organs)), reference, 0)
+    scores = evaluate(labels, reference, spacing=spacing, labels_to_score=organs, tolerance_mm=tolerance_mm)
+    differs = np.zeros(labels.shape, np.uint8)
+    differs[(labels != 0) & (reference == 0)] = ONLY_HERE
+    differs[(labels == 0) & (reference != 0)] = ONLY_THERE
+    differs[(labels != 0) & (reference != 0) & (labels != reference)] = ANOTHER_ORGAN
+    area = math.prod(spacing[1:])
+    per_slice = np.array([np.count_nonzero(plane) * area for plane in differs], np.float64)
+    return Disagreement(scores, mean_scores(scores), differs, per_slice)
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Which organ each label of a reference stands for.
+
+    Attributes
+    ----------
+    organs : reference value -> value of the labels; None where it stands for none of them and is left out.
+    by : how they were matched: "name"; "number", where the reference has no names and nothing better is known; or
+        "person".
+    """
+
+    organs: Mapping[int, int | None]
+    by: Literal["name", "number", "person"]
+
+    @property
+    def known(self) -> frozenset[int]:
+        """The labels that the reference knows."""
+        return frozenset(value for value in self.organs.values() if value is not None)
+
+
+def match_labels(
+    names: Mapping[int, str], reference_names: Mapping[int, str], present: Iterable[int]
+) -> Matching:
+    """Match a reference's labels by name, however it is spelled; by number only where it names none of them.
+
+    `names` are those of the labels, `present` the values that occur in the reference.
+    """
+    values = sorted({*reference_names, *present} - {0})
+    if not reference_names:
+        return Matching({value: value if value in names else None for value in values}, "number")
+    own = {_plain(name): value for value, name in names.items()}
+    return Matching(
+        {
+            value: own.get(_plain(reference_names[value])) if value in reference_names else None
+            for value in values
+        },
+        "name",
+    )
+
+
+def renumber(reference: NDArray[Any], matching: Matching) -> NDArray[Any]:
+    """The reference with the numbers of the labels that its own stand for; those that stand for none become 0.
+
+    Raises
+    ------
+    InputError
+        It holds values that no label has.
+    """
+    highest = int(reference.max()) if reference.size else 0
+    if highest > 65535 or (reference.size and reference.min() < 0):
+        raise InputError("Labels must be from 0 to 65535 to be compared.")
+    table = np.zeros(highest + 1, np.uint16)
+    for value, other in matching.organs.items():
+        if value <= highest and other is not None:
+            table[value] = other
+    renumbered: NDArray[Any] = table[reference]
+    return renumbered
+
+
+def _plain(name: str) -> tuple[str, ...]:
+    """A name free of its spelling: its words in lower case, sorted."""
+    words = "".join(c if c.isalnum() else " " for c in name.lower()).split()
+    return tuple(sorted({"l": "left", "r": "right"}.get(word, word) for word in words))

@@ -1,1 +1,0 @@
-"""From a volume to labels: devices, intensities, resizing, and the predictor that puts them together."""

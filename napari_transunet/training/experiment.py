@@ -1,0 +1,540 @@
+"""One course of training: from a dataset on disk to a checkpoint with a card that says what it scored."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from napari_transunet import __version__
+from napari_transunet.checkpoints.card import ModelCard
+from napari_transunet.checkpoints.info import inspect_checkpoint
+from napari_transunet.checkpoints.loading import load_checkpoint
+from napari_transunet.checkpoints.pretrained.initialize import initialise, shared_classes
+from napari_transunet.checkpoints.reading import CHECKPOINT_SUFFIXES
+from napari_transunet.checkpoints.registry import resolve_checkpoint
+from napari_transunet.checkpoints.saving import save_checkpoint
+from napari_transunet.errors import DatasetError, FileProblem, InputError
+from napari_transunet.files import atomic_path
+from napari_transunet.inference.devices import resolve_device, resolve_precision
+from napari_transunet.inference.predictor import Predictor
+from napari_transunet.model.transunet import TransUNet
+from napari_transunet.training.cases import prepare_cases
+from napari_transunet.training.datasets import label_values
+from napari_transunet.training.fitting import fit, lightning_or_sentence
+from napari_transunet.training.losses import UNKNOWN
+from napari_transunet.training.pictures import write_png
+from napari_transunet.training.recipes import DEFAULT, Recipe
+from napari_transunet.training.scoring import card_scores, picture_of, score_volumes, worst_and_median
+from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.orientation import Reorientation
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from napari_transunet.metrics.summary import LabelScores
+    from napari_transunet.training.callbacks import Progress
+    from napari_transunet.training.datasets import Dataset
+    from napari_transunet.training.fitting import Outcome
+    from napari_transunet.training.splits import Part, Split
+    from napari_transunet.volumes.volume import Volume
+
+SETTINGS = "settings.json"
+SPLIT = "split.json"
+_SMALLEST, _LARGEST = 64, 224  # pixels along an axis of the network, where the user asks for none
+_LISTED_PATIENTS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessingConfig:
+    """How volumes become the network's slices; what is None is chosen by the dataset (`blank_card`).
+
+    The fields are those of the model card, except for `crops`: whether the volumes are crops around a structure, so
+    that the card's `extent` says how large they are.
+    """
+
+    variant: str = "R50-ViT-Ti_16"
+    img_size: tuple[int, int] | None = None
+    n_skip: int | None = None
+    modality: str | None = None
+    window: tuple[float, float] | None = None
+    percentiles: tuple[float, float] | None = None
+    orientation: str | None = None
+    resize: Literal["squash", "pad"] = "squash"
+    spacing: tuple[float, float] | None = None
+    planes: Literal[1, 3] = 1
+    crops: bool = False
+    name: str | None = None
+    title: str | None = None
+    licence: str | None = None
+    source: str | None = None
+    limits: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HardwareConfig:
+    """Where and how fast a training runs; of no consequence to what it learns. As for `fit`."""
+
+    device: str = "auto"
+    precision: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    compiled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressCallbacks:
+    """Whom to tell what: each may be left out.
+
+    Attributes
+    ----------
+    stage : a sentence at the begin of each part
+    done : (done, total) of what is counted: cases that were read, cases that were scored
+    progress : of the training
+    cancelled : asked often; true ends the training, which keeps what was learnt
+    """
+
+    stage: Callable[[str], None] = lambda _: None
+    done: Callable[[int, int], None] | None = None
+    progress: Callable[[Progress], None] | None = None
+    cancelled: Callable[[], bool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """What is learnt from what, and how.
+
+    Attributes
+    ----------
+    dataset, split : the volumes, and which of their patients are for what
+    recipe, preparation : how to train, and how volumes become slices
+    others_are_background : whether label values without a name become background instead of an error
+    init : what `initialise` takes, with its `cnn`; None to start from scratch
+    """
+
+    dataset: Dataset
+    split: Split
+    recipe: Recipe = DEFAULT
+    preparation: PreprocessingConfig = field(default_factory=PreprocessingConfig)
+    others_are_background: bool = False
+    init: str | None = None
+    init_cnn: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """All that the result depends on, as JSON can say it."""
+        return json.loads(
+            json.dumps(
+                {
+                    "dataset": str(self.dataset.path.resolve()),
+                    "cases": [case.name for case in self.dataset.cases],
+                    "labels": dict(self.dataset.names),
+                    "split": json.loads(self.split.to_json()),
+                    "recipe": _plain(self.recipe),
+                    "preparation": _plain(self.preparation),
+                    "others_are_background": self.others_are_background,
+                    "init": self.init,
+                    "init_cnn": self.init_cnn,
+                }
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a course came to.
+
+    Attributes
+    ----------
+    checkpoint : the file
+    card : its card
+    outcome : how the training ended
+    scores : of each case of `part` ("test", or "validation" where nothing was set aside for testing)
+    """
+
+    checkpoint: Path
+    card: ModelCard
+    outcome: Outcome
+    scores: Mapping[str, LabelScores]
+    part: str | None
+
+
+def run_folder(out: Path) -> Path:
+    """Where the state, the logs and the scores of a training lie: `model.safetensors` → `model.training`."""
+    return out.with_suffix(".training")
+
+
+def train_checkpoint(
+    course: Experiment,
+    out: Path,
+    *,
+    machine: HardwareConfig | None = None,
+    half: bool = True,
+    resume: bool = False,
+    overwrite: bool = False,
+    told: ProgressCallbacks | None = None,
+) -> Trained | None:
+    """Train, keep the best, score it, and write it with its card; None in a process that is not the main one.
+
+    `out` is written whenever validation finds better weights, so that it can be used however the training ends.
+    Beside it `run_folder(out)` holds the state for `resume`, the split, logs, scores and pictures.
+
+    Parameters
+    ----------
+    out : the checkpoint, `.safetensors`
+    half : store the weights as float16; what is scored is what is stored
+    resume : go on with a training that was cut off; the course must be the same
+    overwrite : replace `out` and what an earlier training left
+
+    Raises
+    ------
+    DatasetError, InputError
+        Cases or settings that cannot be used, told before the training starts; a loss that is not finite.
+    ExistsError, FileProblem
+        `out` or the folder cannot be written, or is there already.
+    """
+    lightning = lightning_or_sentence()
+    machine, told = machine or HardwareConfig(), told or ProgressCallbacks()
+    if not is_first_process():
+        told = ProgressCallbacks(cancelled=told.cancelled)  # the first one tells the same
+    folder = run_folder(out)
+    dtype: Literal["float16"] | None = "float16" if half else None
+    if is_first_process():
+        _check_folder(folder, course, resume=resume, overwrite=overwrite)
+    device = resolve_device(machine.device)
+    precision = str(resolve_precision(machine.precision, device)).removeprefix("torch.")
+    classes, names = classes_of(course)
+    card = blank_card(course, names)
+    annotated = annotated_classes(course.dataset, classes)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(course.recipe.seed)
+        net = TransUNet(
+            card.variant, card.num_classes, card.img_size, card.n_skip, dropout=course.recipe.dropout
+        )
+        origin = _initialised(net, course, names)
+    told.stage(f"Reading {len(course.dataset.cases)} cases.")
+    cases = prepare_cases(
+        course.dataset.cases,
+        classes,
+        card,
+        others_are_background=course.others_are_background,
+        scaled=course.dataset.scaled,
+        annotated=annotated,
+        progress=told.done,
+        cancelled=told.cancelled,
+        noted=told.stage,
+    )
+    training, validation = (course.split.part(cases, part) for part in ("training", "validation"))
+    if is_first_process():
+        _make_folder(folder, course, resume=resume)
+    plan = course.recipe.plan(sum(len(case) for case in training))
+    told.stage(
+        f"Training {card.variant} on {len(course.split.training)} patients ({sum(map(len, training))} slices of "
+        f"{card.img_size[0]}×{card.img_size[1]}), {plan.steps} steps in {plan.rounds} rounds, on {device} "
+        f"({precision})."
+    )
+
+    def keep(best: nn.Module, dice: float | None) -> None:
+        found = card.updated(
+            scores={"validation": {"dice_at_network_size": _rounded(dice)}, "note": "training has not ended"}
+        )
+        save_checkpoint(out, best, found, dtype=dtype, overwrite=True)
+
+    loggers = [
+        lightning.loggers.CSVLogger(folder, name="log"),
+        lightning.loggers.TensorBoardLogger(str(folder), name="tensorboard"),
+    ]
+    outcome = fit(
+        net,
+        training,
+        course.recipe,
+        validation=validation,
+        device=machine.device,
+        precision=machine.precision,
+        devices=machine.devices,
+        nodes=machine.nodes,
+        folder=folder,
+        resume=resume,
+        compiled=machine.compiled,
+        loggers=loggers,
+        on_progress=told.progress,
+        on_best=keep,
+        cancelled=told.cancelled,
+    )
+    if not outcome.main:
+        return None
+    finished = card.updated(
+        training=_training_facts(course, plan.steps, outcome, origin, f"{device} ({precision})"),
+        split=_split_facts(course),
+    )
+    save_checkpoint(out, net, finished, dtype=dtype, overwrite=True)
+    if outcome.cancelled:
+        return Trained(out, finished, outcome, {}, None)
+    finished, scores, part = _scored(out, finished, course, classes, names, machine, folder, told)
+    # The card alone is new: the weights are those that were scored.
+    save_checkpoint(out, load_checkpoint(out).model, finished, dtype=dtype, overwrite=True)
+    return Trained(out, finished, outcome, scores, part)
+
+
+def classes_of(course: Experiment) -> tuple[dict[int, int], dict[int, str]]:
+    """Label value → class (`UNKNOWN` for the value that says so), and class → name.
+
+    The classes are the dataset's named label values in ascending order; where nothing names them, all that occur.
+
+    Raises
+    ------
+    DatasetError
+        There are no labels, or more than fit.
+    """
+    names = course.dataset.names
+    values = sorted(value for value in (names or label_values(course.dataset)) if value)
+    if not values:
+        raise DatasetError(f"{course.dataset.path} has no labels but the background; nothing can be learnt.")
+    classes = {value: number for number, value in enumerate(values, start=1)}
+    unknown = course.dataset.unknown
+    ignored = {} if unknown is None or unknown in classes else {unknown: UNKNOWN}
+    return {0: 0, **classes, **ignored}, {classes[value]: names[value] for value in values if value in names}
+
+
+def annotated_classes(dataset: Dataset, classes: Mapping[int, int]) -> dict[str, frozenset[int]]:
+    """Case → classes that were annotated in it, for the cases in which not all were."""
+    return {
+        case: frozenset(classes[value] for value in values if value in classes)
+        for case, values in dataset.annotated.items()
+    }
+
+
+def blank_card(course: Experiment, names: Mapping[int, str]) -> ModelCard:
+    """The card before training: what the network is and how images are prepared for it.
+
+    What the user left open follows from the first case: the image size is its slices' (a multiple of the patch, from
+    64 to 224 pixels), the orientation its own, where its format has one.
+
+    Raises
+    ------
+    InputError
+        The modality is unknown and no intensity scaling was asked for.
+    CheckpointError
+        Settings that no card can have.
+    """
+    wanted, dataset = course.preparation, course.dataset
+    first = dataset.cases[0].read()[0]
+    modality = wanted.modality or dataset.modality or first.modality
+    if modality is None and not dataset.scaled and wanted.window is None and wanted.percentiles is None:
+        raise InputError(
+            f"Nothing tells the modality of {dataset.path}; say --modality CT, MR or another, as in DICOM."
+        )
+    knows_orientation = first.source.format not in ("npy", "npz", "HDF5", "TIFF", "Synapse slices")
+    classes, _ = classes_of(course)
+    codes = {classes[value]: code for value, code in dataset.codes.items() if value in classes}
+    fields = {
+        "variant": wanted.variant,
+        "num_classes": 1 + len({target for target in classes.values() if target not in (0, UNKNOWN)}),
+        "img_size": wanted.img_size or _fitting_size(first),
+        "n_skip": wanted.n_skip,
+        "labels": [
+            {
+                "value": label.value,
+                "name": label.name,
+                "color": label.color,
+                "snomed": codes.get(label.value),
+            }
+            for label in LabelSet.from_names(names)
+        ],
+        "modality": modality,
+        "window": wanted.window,
+        "normalisation": None if wanted.percentiles is None else "percentiles",
+        "percentiles": wanted.percentiles,
+        "orientation": wanted.orientation or (first.geometry.axis_codes if knows_orientation else None),
+        "resize": wanted.resize,
+        "spacing": None if wanted.spacing is None else (None, *wanted.spacing),
+        "context": course.recipe.context,
+        "planes": wanted.planes,
+        "name": wanted.name,
+        "title": wanted.title or dataset.title,
+        "licence": wanted.licence or dataset.licence,
+        "source": wanted.source or dataset.source,
+        "limits": wanted.limits,
+    }
+    card = ModelCard.from_mapping(
+        {key: value for key, value in fields.items() if value is not None}, origin="This model's card"
+    )
+    return card.updated(extent=_largest_extent(course, card)) if wanted.crops else card
+
+
+def _largest_extent(course: Experiment, card: ModelCard) -> tuple[float, float, float]:
+    """mm along (z, y, x) in the card's orientation, of the largest training volume along each."""
+    lengths = []
+    for case in course.split.part(course.dataset.cases, "training"):
+        geometry = case.read()[0].geometry
+        turn = Reorientation.between(geometry, card.orientation or geometry.axis_codes)
+        geometry = geometry.reoriented(turn.axes, turn.flips)
+        lengths.append([count * step for count, step in zip(geometry.shape, geometry.spacing, strict=True)])
+    z, y, x = (round(max(along), 1) for along in zip(*lengths, strict=True))
+    return z, y, x
+
+
+def _fitting_size(first: Volume) -> tuple[int, int]:
+    height, width = (min(_LARGEST, max(_SMALLEST, -(-side // 16) * 16)) for side in first.data.shape[1:])
+    return height, width
+
+
+def _initialised(net: TransUNet, course: Experiment, names: Mapping[int, str]) -> str:
+    """Set the first weights; what they are, in words."""
+    if course.init is None:
+        return "from scratch"
+    return initialise(
+        net, course.init, cnn=course.init_cnn, class_sources=_classes_shared(course.init, names)
+    ).sentence
+
+
+def _classes_shared(init: str, names: Mapping[int, str]) -> dict[int, int] | None:
+    """The classes that a checkpoint of ours and this training call by the same names; None where it has no names."""
+    try:
+        path = resolve_checkpoint(init)
+    except (InputError, FileProblem):
+        return None
+    if path.suffix not in CHECKPOINT_SUFFIXES:
+        return None
+    card = inspect_checkpoint(path).card
+    return shared_classes(names, card.label_names) if card is not None and card.label_names else None
+
+
+def is_first_process() -> bool:
+    """Whether this is not one of the others of a distributed training, which run the same from the start."""
+    return all(int(os.environ.get(name, "0") or 0) == 0 for name in ("LOCAL_RANK", "NODE_RANK"))
+
+
+def _check_folder(folder: Path, course: Experiment, *, resume: bool, overwrite: bool) -> None:
+    """Fail before the work where an earlier training is in the way, or is another than the one to resume."""
+    file = folder / SETTINGS
+    if resume:
+        settings = course.settings()
+        try:
+            before = json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise FileProblem(
+                f"There is no training to resume in {folder}; start it without --resume."
+            ) from error
+        if not isinstance(before, dict):
+            raise FileProblem(f"{file} is damaged; start the training anew with --overwrite.")
+        if changed := [key for key in settings if settings[key] != before.get(key)]:
+            raise InputError(
+                f"The training in {folder} was started with another {' and '.join(changed)}; give the same options "
+                "to resume it, or start anew with --overwrite."
+            )
+    elif folder.exists() and not overwrite:
+        raise FileProblem(
+            f"{folder} holds an earlier training; --resume goes on with it, --overwrite starts anew."
+        )
+
+
+def _make_folder(folder: Path, course: Experiment, *, resume: bool) -> None:
+    """The folder, with what the course is."""
+    if resume:
+        return
+    try:
+        folder.mkdir(exist_ok=True)
+        for state in ("last.ckpt", "best.safetensors"):
+            (folder / state).unlink(missing_ok=True)
+    except OSError as error:
+        raise FileProblem(f"Cannot write to {folder}: {error.strerror or error}.") from error
+    _write(folder / SETTINGS, json.dumps(course.settings(), indent=2))
+    _write(folder / SPLIT, course.split.to_json())
+
+
+def _training_facts(
+    course: Experiment, steps: int, outcome: Outcome, origin: str, where: str
+) -> dict[str, Any]:
+    return {
+        "recipe": course.recipe.sentence(),
+        "steps": outcome.steps
+        if outcome.steps == steps
+        else f"{outcome.steps} of {steps}, then it was stopped",
+        "seed": course.recipe.seed,
+        "start": origin,
+        "patients": len(course.split.training),
+        "minutes": round(outcome.seconds / 60, 1),
+        "device": where,
+        "validation_dice_at_network_size": _rounded(outcome.dice),
+        "version": __version__,
+    }
+
+
+def _split_facts(course: Experiment) -> dict[str, Any]:
+    parts = {part: list(getattr(course.split, part)) for part in ("training", "validation", "test")}
+    few = sum(map(len, parts.values())) <= _LISTED_PATIENTS
+    return {"how": course.split.how} | {
+        part: patients if few else len(patients) for part, patients in parts.items()
+    }
+
+
+def _scored(
+    out: Path,
+    card: ModelCard,
+    course: Experiment,
+    classes: Mapping[int, int],
+    names: Mapping[int, str],
+    machine: HardwareConfig,
+    folder: Path,
+    told: ProgressCallbacks,
+) -> tuple[ModelCard, Mapping[str, LabelScores], str | None]:
+    """The stored checkpoint, scored on the patients that it did not learn from; scores and pictures in the folder."""
+    part: Part | None = "test" if course.split.test else "validation" if course.split.validation else None
+    if part is None:
+        return card, {}, None
+    volumes = course.split.part(course.dataset.cases, part)
+    told.stage(f"Scoring {len(volumes)} {part} cases on the scans' own grids.")
+    used = card.updated(window=(0.0, 1.0), normalisation="window") if course.dataset.scaled else card
+    predictor = Predictor(
+        load_checkpoint(out).model, device=machine.device, precision=machine.precision, card=used
+    )
+    scores = score_volumes(
+        predictor,
+        volumes,
+        classes,
+        annotated=annotated_classes(course.dataset, classes),
+        progress=told.done,
+        cancelled=told.cancelled,
+    )
+    if told.cancelled is not None and told.cancelled():
+        return card, {}, None
+    finished = card.updated(scores={part: card_scores(scores, names)})
+    _write(folder / "scores.json", json.dumps({part: _plain_scores(scores)}, indent=2))
+    by_name = {case.name: case for case in volumes}
+    for what, name in zip(("worst", "median"), worst_and_median(scores), strict=True):
+        write_png(folder / f"{what}.png", picture_of(predictor, by_name[name], classes))
+    return finished, scores, part
+
+
+def _plain(value: Any) -> Any:
+    """A dataclass as JSON can say it."""
+    if hasattr(value, "__dataclass_fields__"):
+        return {"kind": type(value).__name__} | {
+            name: _plain(getattr(value, name)) for name in value.__dataclass_fields__
+        }
+    return value
+
+
+def _plain_scores(scores: Mapping[str, LabelScores]) -> dict[str, Any]:
+    return {
+        case: {
+            str(label): {metric: _rounded(value) for metric, value in of.items()}
+            for label, of in labels.items()
+        }
+        for case, labels in scores.items()
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, 4)
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path, overwrite=True) as temporary:
+        temporary.write_text(text)

@@ -1,0 +1,39 @@
+"""What tells one scan from another, found off the window's thread and remembered with the image."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from napari_transunet.viewer.layers.layer_record import change_record, record_of
+from napari_transunet.viewer.layers.layers import is_lazy, volume_of, voxels_of
+from napari_transunet.volumes.fingerprint import scan_fingerprint
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+
+
+def fingerprint_job(image: Image) -> Callable[[], str]:
+    """A function that finds the fingerprint of an image's volume on any thread; it is looked for but once.
+
+    Raises
+    ------
+    VolumeError
+        The image is no volume.
+    """
+    known, data = record_of(image).fingerprint, voxels_of(image)
+    if known is not None and known[0]() is data:
+        return lambda: known[1]
+    # A lazy array is computed where the function is called: that may take long.
+    volume = None if is_lazy(image) else volume_of(image)
+
+    def find() -> str:
+        found = scan_fingerprint(volume_of(image) if volume is None else volume)
+        with contextlib.suppress(TypeError):  # not every array can be referred to weakly
+            # Metadata is a dictionary: it can be written to from any thread, which a layer must not be.
+            change_record(image, fingerprint=(weakref.ref(data), found))
+        return found
+
+    return find

@@ -1,0 +1,62 @@
+"""Whether two layers hold the same voxels of a patient: by where their corners lie in mm, never by shape alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from napari_transunet.errors import VolumeError
+from napari_transunet.viewer.layers.layer_record import change_record, record_of
+from napari_transunet.viewer.layers.layers import displayed_geometry_of, geometry_of, placement
+from napari_transunet.volumes.orientation import Reorientation
+
+if TYPE_CHECKING:
+    from napari.layers import Image, Labels, Layer
+
+    from napari_transunet.volumes.geometry import Geometry
+
+AS_IT_IS = Reorientation((0, 1, 2), (False, False, False))
+
+
+def turn_onto(geometry: Geometry, onto: Geometry) -> Reorientation | None:
+    """The order of axes and the flips by which an array on one grid comes to lie on another; None where none does."""
+    if sorted(geometry.shape) != sorted(onto.shape):
+        return None
+    if geometry.matches(onto):
+        return AS_IT_IS
+    turn = Reorientation.between(geometry, onto.axis_codes)
+    return turn if geometry.reoriented(turn.axes, turn.flips).matches(onto) else None
+
+
+def turn_between(layer: Layer, image: Layer) -> Reorientation | None:
+    """`turn_onto` for two layers.
+
+    A layer that does not know its grid lies where it is shown; so does, for comparison with it, the other one.
+    """
+    try:
+        if record_of(layer).geometry is None and record_of(layer).volume is None:
+            return turn_onto(displayed_geometry_of(layer), displayed_geometry_of(image))
+        return turn_onto(geometry_of(layer), geometry_of(image))
+    except VolumeError:  # sheared, or no volume: on nobody's grid
+        return None
+
+
+def put_on_grid(layer: Labels, image: Image, turn: Reorientation) -> None:
+    """Bring labels onto the voxels of an image: their array in the image's order, and the image's exact grid.
+
+    Where the array has to be turned, napari's history of strokes is given up: it would be replayed into other voxels.
+    """
+    import numpy as np
+
+    geometry = geometry_of(image)
+    if not turn.is_identity:
+        layer.editable = False  # makes napari forget its history
+        layer.data = np.ascontiguousarray(turn.apply(layer.data))
+        layer.editable = True
+    change_record(layer, geometry=geometry)
+    for name, value in _placed(geometry).items():
+        setattr(layer, name, value)
+
+
+def _placed(geometry: Geometry) -> dict[str, Any]:
+    placed = placement(geometry)
+    return {"affine": None, "rotate": 0.0, "shear": [0.0] * 3, **placed}

@@ -1,0 +1,403 @@
+"""Between volumes and napari layers: one world in millimetres, and the exact grid kept beside it.
+
+A layer is placed by scale and translate alone, because napari 0.9 paints the wrong voxel through a slice that
+is rotated out of plane. World axis k runs along array axis k, counted towards the patient's superior (z),
+posterior (y) or left (x) side, whichever is nearest. An axis that is stored the other way round gets a negative
+scale, so a picture stands the right way up and volumes of different storage order lie on each other. The
+rotation that this drops is kept in the layer's metadata and comes back on export.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_transunet.errors import SizeError, VolumeError
+from napari_transunet.files import available_memory
+from napari_transunet.viewer.layers.layer_record import METADATA_KEY, LayerRecord, record_of
+from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.intensity import looks_like_ct, sampled
+from napari_transunet.volumes.label_values import whole_numbers
+from napari_transunet.volumes.labels import LabelSet, default_color
+from napari_transunet.volumes.volume import Source, Volume
+
+if TYPE_CHECKING:
+    from napari.layers import Image, Labels, Layer
+    from napari.viewer import ViewerModel
+
+logger = logging.getLogger(__name__)
+
+AXIS_LABELS = ("z", "y", "x")
+ABDOMINAL_WINDOW = (-160.0, 240.0)  # HU: level 40, width 400
+LABEL_OPACITY = 0.6
+UNNAMED_COLOR = (0.75, 0.75, 0.75, 1.0)  # a label that nobody named must still be seen when it is painted
+
+_GRAIN = 2.0**24  # placements are multiples of 2**-24 mm, so that napari's slice count comes out exact
+_MATCH = 1e-4
+_MOST_LABELS, _FEW = 255, 40  # highest value, and number of values, of what looks like labels
+
+LayerTuple = tuple[Any, dict[str, Any], str]
+
+
+def placement(geometry: Geometry) -> dict[str, Any]:
+    """`scale` and `translate` (mm along z, y, x), `units` and `axis_labels` of every layer on this grid.
+
+    The scale of an axis is negative where its index runs towards the patient's inferior, anterior or right
+    side. Both are rounded to 2**-24 mm: napari counts slices by truncating a quotient of floats, and would lose
+    the last slice of about half of all volumes otherwise. The exact numbers stay in the metadata.
+    """
+    direction = np.asarray(geometry.direction, dtype=np.float64)
+    cosines = direction[list(geometry.patient_axes), range(3)][::-1]  # of index axes z, y, x
+    sign = np.where(cosines < 0, -1.0, 1.0)
+    along = (direction.T @ np.asarray(geometry.origin, dtype=np.float64))[::-1]
+    return {
+        "scale": tuple(float(v) for v in sign * _on_grain(geometry.spacing)),
+        "translate": tuple(float(v) for v in _on_grain(sign * along)),
+        "units": ("mm", "mm", "mm"),
+        "axis_labels": AXIS_LABELS,
+    }
+
+
+def volume_to_layer(volume: Volume, *, name: str | None = None) -> LayerTuple:
+    """Layer data tuple of an image (or of labels, where the volume carries label names).
+
+    The data is the volume's own array, not a copy; the layer's record holds the volume.
+    """
+    if volume.labels is not None:
+        return labels_to_layer(volume.data, volume, volume.labels, name or volume.source.name)
+    meta: dict[str, Any] = {
+        **placement(volume.geometry),
+        "name": name or volume.source.name,
+        "contrast_limits": contrast_limits(volume),
+        "metadata": {METADATA_KEY: LayerRecord(volume=volume)},
+    }
+    return volume.data, meta, "image"
+
+
+def labels_to_layer(
+    labels: npt.NDArray[Any], volume: Volume | Geometry, label_set: LabelSet | None, name: str
+) -> LayerTuple:
+    """Layer data tuple of a label array (z, y, x) that lies on the grid of `volume`.
+
+    Raises
+    ------
+    VolumeError
+        The array has another shape than the grid.
+    """
+    geometry = volume.geometry if isinstance(volume, Volume) else volume
+    if tuple(labels.shape) != tuple(geometry.shape):
+        raise VolumeError(
+            f"The labels have {_sizes(labels.shape)} voxels but the image has {_sizes(geometry.shape)}; "
+            "they belong to different volumes."
+        )
+    label_set = label_set if label_set is not None else LabelSet()
+    scan = file = None
+    if isinstance(volume, Volume):
+        scan, file = (volume.source, None) if volume.labels is None else (None, volume.source)
+    record = LayerRecord(geometry=geometry, labels=label_set, scan=scan, file=file)
+    meta: dict[str, Any] = {
+        **placement(geometry),
+        "name": name,
+        "opacity": LABEL_OPACITY,
+        "colormap": label_colormap(label_set),
+        "features": label_features(label_set),
+        "metadata": {METADATA_KEY: record},
+    }
+    return labels_dtype(labels), meta, "labels"
+
+
+def labels_dtype(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The array as napari shows it without a copy: unsigned 8 or 16 bits where the values allow it.
+
+    Raises
+    ------
+    VolumeError
+        Negative or fractional values, which no label can have.
+    """
+    if labels.dtype in (np.uint8, np.uint16):
+        return labels
+    if labels.dtype == np.bool_:
+        return labels.astype(np.uint8)
+    whole = whole_numbers(labels)
+    low, high = (whole.min(), whole.max()) if whole.size else (0, 0)
+    if low < 0:
+        raise VolumeError(f"Labels must be 0 or more; this array goes from {low} to {high}.")
+    target: type[np.unsignedinteger[Any]] = (
+        np.uint8 if high < 256 else np.uint16 if high < 65536 else np.uint32
+    )
+    return whole.astype(target)
+
+
+def label_colormap(label_set: LabelSet) -> Any:
+    """napari `DirectLabelColormap` with the set's fixed colours; background clear, others by value."""
+    from napari.utils.colormaps import DirectLabelColormap
+
+    colors: dict[int | None, Any] = {None: np.array(UNNAMED_COLOR), 0: np.zeros(4)}
+    for value in range(1, 256):
+        colors[value] = np.array([*default_color(value), 1.0])
+    for label in label_set:
+        colors[label.value] = np.array([*label.color, 1.0])
+    return DirectLabelColormap(color_dict=colors)
+
+
+def label_features(label_set: LabelSet) -> dict[str, list[Any]]:
+    """The table by which napari's status bar names the label under the cursor."""
+    return {
+        "index": [0, *(label.value for label in label_set)],
+        "name": ["background", *(label.name for label in label_set)],
+    }
+
+
+def warm_up() -> None:
+    """Make napari load now what it loads with its first image and labels layer: about 0.4 s, later nothing.
+
+    The layers made here are never shown. GUI thread only: the unit registry that a layer sets up breaks when two
+    threads use it for the first time at once.
+    """
+    geometry = Geometry.default((2, 4, 4))
+    volume = Volume(np.zeros(geometry.shape, np.uint8), geometry, None, Source(None, "", "warm-up"))
+    for layer in (volume_to_layer(volume), labels_to_layer(volume.data, volume, None, "warm-up")):
+        _create(layer)
+
+
+def add_volume(viewer: ViewerModel, volume: Volume, *, name: str | None = None) -> Layer:
+    """Add the volume to the viewer as an image or labels layer and return the layer (GUI thread only)."""
+    data, meta, kind = volume_to_layer(volume, name=name)
+    layer = viewer.add_layer(_create((data, meta, kind)))
+    if kind == "image":
+        low, high = _value_range(volume.data)
+        limits = meta["contrast_limits"]
+        layer.contrast_limits_range = (min(low, limits[0]), max(high, limits[1]))
+        layer.contrast_limits = limits
+    return layer
+
+
+def contrast_limits(volume: Volume) -> tuple[float, float]:
+    """Abdominal window for CT, the 0.5 and 99.5 percentiles of a sample of the voxels otherwise."""
+    if volume.modality == "CT" or (volume.modality is None and looks_like_ct(volume.data)):
+        return ABDOMINAL_WINDOW
+    sample = sampled(volume.data)
+    if sample.size == 0:
+        return (0.0, 1.0)
+    low, high = (float(v) for v in np.percentile(sample, (0.5, 99.5)))
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def problem_with(layer: Layer) -> str | None:
+    """One sentence saying why this layer cannot be segmented, or None where it can. Reads no voxels."""
+    kind = getattr(layer, "_type_string", "")
+    if kind != "image":
+        return f"“{layer.name}” is a {kind or 'special'} layer; choose an image layer."
+    if getattr(layer, "rgb", False):
+        return f"“{layer.name}” is a colour picture (RGB); TransUNet needs one grey value per voxel."
+    shape = voxels_of(layer).shape
+    if len(shape) > 3:
+        return (
+            f"“{layer.name}” has {len(shape)} dimensions ({_sizes(shape)}); "
+            "split it into three-dimensional volumes first, one per channel or time point."
+        )
+    if len(shape) < 3:
+        return f"“{layer.name}” is a single picture ({_sizes(shape)}); a volume needs three dimensions."
+    if 0 in shape:
+        return f"“{layer.name}” holds no voxels ({_sizes(shape)})."
+    if np.dtype(voxels_of(layer).dtype).kind not in "biuf":
+        return f"“{layer.name}” holds {voxels_of(layer).dtype} values; TransUNet needs real numbers."
+    try:
+        geometry_of(layer)
+    except VolumeError as error:
+        return str(error)
+    return None
+
+
+def geometry_of(layer: Layer) -> Geometry:
+    """The grid of an image or labels layer; from its metadata while that still holds, else as it is displayed.
+
+    Raises
+    ------
+    VolumeError
+        The layer has no three dimensions, or is sheared.
+    """
+    kept = _kept_geometry(layer)
+    if kept is not None and kept.shape == tuple(voxels_of(layer).shape) and _is_where_put(layer, kept):
+        return kept
+    return displayed_geometry_of(layer)
+
+
+def displayed_geometry_of(layer: Layer) -> Geometry:
+    """The grid of an image or labels layer as it is shown, whatever else is known of it.
+
+    Raises
+    ------
+    VolumeError
+        The layer has no three dimensions, or is sheared.
+    """
+    shape = tuple(int(n) for n in voxels_of(layer).shape)
+    if len(shape) != 3:
+        raise VolumeError(f"“{layer.name}” has {len(shape)} dimensions; a volume has three.")
+    return _displayed_geometry(layer, (shape[0], shape[1], shape[2]))
+
+
+def volume_of(layer: Image) -> Volume:
+    """The volume behind an image layer; the array is the layer's own, without a copy.
+
+    A layer that came from elsewhere gets its grid from scale, translate, rotation and units. A lazy array (dask,
+    zarr) is computed here, which takes time: call this off the GUI thread for one (see `is_lazy`).
+
+    Raises
+    ------
+    VolumeError
+        RGB, not three-dimensional, empty, or not real numbers.
+    SizeError
+        A lazy array larger than the free memory.
+    """
+    problem = problem_with(layer)
+    if problem is not None:
+        raise VolumeError(problem)
+    geometry = geometry_of(layer)
+    data = _load(layer)
+    kept = record_of(layer).volume
+    if kept is not None and kept.geometry == geometry:
+        return kept if kept.data is data else replace(kept, data=data)
+    source = Source(path=None, format="napari", name=str(layer.name))
+    modality = "CT" if looks_like_ct(data) else None
+    if kept is not None:  # the same scan, cropped or rescaled by the user
+        modality = kept.modality
+    return Volume(data=data, geometry=geometry, modality=modality, source=source)
+
+
+def looks_like_labels(layer: Layer) -> bool:
+    """Whether an image holds few small whole numbers and is of no known modality, as label files without names do."""
+    record, data = record_of(layer), voxels_of(layer)
+    if layer._type_string != "image" or record.volume is None or record.volume.modality is not None:
+        return False
+    if is_lazy(layer) or data.dtype.kind not in "iub":
+        return False
+    sample = sampled(data)
+    if not sample.size or sample.min() < 0 or sample.max() > _MOST_LABELS:
+        return False
+    return len(np.unique(sample)) <= _FEW
+
+
+def is_lazy(layer: Layer) -> bool:
+    """Whether the layer's voxels still have to be computed or read (dask, zarr)."""
+    return not isinstance(voxels_of(layer), np.ndarray)
+
+
+def voxels_in_memory(layer: Layer) -> npt.NDArray[Any] | None:
+    """The layer's voxels, of a pyramid the finest; None where they still have to be computed or read. Takes no time."""
+    data = voxels_of(layer)
+    return data if isinstance(data, np.ndarray) else None
+
+
+def label_set_of(layer: Labels) -> LabelSet:
+    """Names and colours of a labels layer: its metadata, else the `name` column of its features."""
+    kept = record_of(layer).labels
+    if kept is not None and len(kept):
+        return kept
+    features = layer.features
+    if "index" in features and "name" in features:
+        pairs: Iterable[tuple[Any, Any]] = zip(features["index"], features["name"], strict=True)
+        return LabelSet.from_names({int(i): str(n) for i, n in pairs if int(i) > 0})
+    return LabelSet()
+
+
+def source_of(layer: Layer) -> Source | None:
+    """Where the scan behind an image or labels layer came from, as far as it is known."""
+    record = record_of(layer)
+    return record.volume.source if record.volume is not None else record.scan
+
+
+def label_file_of(layer: Labels) -> Source | None:
+    """The label file that a labels layer was read from; None where it was made here."""
+    return record_of(layer).file
+
+
+def notes_of(layer: Layer) -> tuple[str, ...]:
+    """What was assumed or left out when the layer's scan, or else its label file, was read: a sentence each."""
+    source = source_of(layer) or record_of(layer).file
+    return source.notes if source is not None else ()
+
+
+def _create(made: LayerTuple) -> Layer:
+    from napari.layers import Layer as NapariLayer
+
+    return NapariLayer.create(*made)
+
+
+def _kept_geometry(layer: Layer) -> Geometry | None:
+    record = record_of(layer)
+    return record.volume.geometry if record.volume is not None else record.geometry
+
+
+def _is_where_put(layer: Layer, geometry: Geometry) -> bool:
+    """Whether nobody moved, rescaled or rotated the layer since it was placed by this geometry."""
+    placed = placement(geometry)
+    expected = np.diag([*placed["scale"], 1.0])
+    expected[:3, 3] = placed["translate"]
+    return bool(np.allclose(_world_matrix(layer), expected, rtol=0, atol=_MATCH))
+
+
+def _world_matrix(layer: Layer) -> npt.NDArray[np.float64]:
+    """4x4 from voxel index (z, y, x) to world, in the layer's own units."""
+    origin = np.asarray(layer.data_to_world((0.0, 0.0, 0.0)), dtype=np.float64)
+    matrix = np.eye(4)
+    for axis in range(3):
+        unit = np.eye(3)[axis]
+        matrix[:3, axis] = np.asarray(layer.data_to_world(tuple(unit))) - origin
+    matrix[:3, 3] = origin
+    return matrix
+
+
+def _displayed_geometry(layer: Layer, shape: tuple[int, int, int]) -> Geometry:
+    millimetres = np.diag([*(_millimetres(unit) for unit in layer.units), 1.0])
+    swap = np.eye(4)[[2, 1, 0, 3]]  # between (z, y, x) and (x, y, z), on both sides
+    try:
+        return Geometry.from_affine_lps(swap @ millimetres @ _world_matrix(layer) @ swap, shape)
+    except VolumeError as error:
+        raise VolumeError(
+            f"“{layer.name}” is not on a rectangular grid with a voxel size; set its scale to the voxel size in "
+            f"millimetres and remove any shear. ({error})"
+        ) from error
+
+
+def _millimetres(unit: Any) -> float:
+    """Millimetres in one of the layer's units; a unit that is no length (pixel) counts as one."""
+    try:
+        return float((1 * unit).to("mm").magnitude)
+    except Exception:  # noqa: BLE001  pint raises several unrelated classes for "not a length"
+        return 1.0
+
+
+def voxels_of(layer: Layer) -> Any:
+    """The layer's array, of the finest level where there are several; may be lazy."""
+    return layer.data[0] if getattr(layer, "multiscale", False) else layer.data
+
+
+def _load(layer: Layer) -> npt.NDArray[Any]:
+    data = voxels_of(layer)
+    if isinstance(data, np.ndarray):
+        return data
+    needed = int(np.prod(data.shape, dtype=np.int64)) * np.dtype(data.dtype).itemsize
+    if needed > available_memory():
+        raise SizeError(
+            f"“{layer.name}” needs {needed / 2**30:.1f} GiB of memory, more than is free; crop it first."
+        )
+    return np.asarray(data)
+
+
+def _value_range(data: npt.NDArray[Any]) -> tuple[float, float]:
+    sample = sampled(data)
+    return (float(sample.min()), float(sample.max())) if sample.size else (0.0, 1.0)
+
+
+def _on_grain(values: Any) -> npt.NDArray[np.float64]:
+    return np.round(np.asarray(values, dtype=np.float64) * _GRAIN) / _GRAIN
+
+
+def _sizes(shape: Iterable[int]) -> str:
+    return " × ".join(str(int(n)) for n in shape)

@@ -1,0 +1,141 @@
+"""Finished slices into a Labels layer, a few at a time, so that the window never waits for them.
+
+napari's workers have no back-pressure: whatever they yield queues up on the GUI thread. Here the worker puts
+slices into a buffer instead, and a timer on the GUI thread takes out what fits into a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+    from napari_transunet.inference.uncertainty import SliceUncertainty
+    from napari_transunet.viewer.layers.undo import UndoStep
+    from napari_transunet.viewer.sessions.results import Result
+
+BUDGET = 0.006
+"""Seconds of one timer tick that may go into writing slices."""
+
+_ACROSS = 0.25  # s between refreshes where every slice shows only as a line of the view
+_VOLUME = 2.0  # s between refreshes in 3D, where one repaint may take longer than a second
+_SHARE = 8  # a 3D repaint may take up at most one part in this many of the time
+
+
+class SliceBuffer:
+    """Finished slices on their way from the worker to the GUI thread; safe to use from both, and nobody waits."""
+
+    def __init__(self) -> None:
+        self._planes: deque[tuple[int, NDArray[Any], SliceUncertainty | None]] = deque()
+
+    def put(self, index: int, plane: NDArray[Any], uncertainty: SliceUncertainty | None = None) -> None:
+        """Add a finished slice."""
+        self._planes.append((index, plane, uncertainty))
+
+    def take(self) -> tuple[int, NDArray[Any], SliceUncertainty | None] | None:
+        """The oldest slice that was not taken yet."""
+        return self._planes.popleft() if self._planes else None  # taken on one thread alone
+
+    def __len__(self) -> int:
+        return len(self._planes)
+
+
+class LivePainter:
+    """Writes slices into the result's layer and repaints only what is in view. GUI thread only.
+
+    Parameters
+    ----------
+    viewer, result
+        Where the layer is shown, and the layer with its session.
+    step
+        The undo step that does the writing.
+    axis
+        Array axis along which the slices lie.
+    """
+
+    def __init__(self, viewer: ViewerModel, result: Result, step: UndoStep, axis: int) -> None:
+        self._viewer = viewer
+        self._result = result
+        self._step = step
+        self._axis = axis
+        self.session_step = result.session.begin()
+        self._stale = False
+        self._last_refresh = 0.0
+        self._repaint_cost = 0.0
+        self._timing = False
+        self.written = 0
+        self.kept: NDArray[np.int64] = np.zeros(1, np.int64)
+        """By label: voxels that these slices hold more (or fewer) of than was predicted, for edits and locks stayed."""
+
+    def paint(self, buffer: SliceBuffer, *, budget: float | None = BUDGET) -> int:
+        """Write slices for about `budget` seconds (None: all there are); return how many were written."""
+        started = time.perf_counter()
+        if self._timing:
+            # The time since the last refresh was asked for is what repainting took, at most.
+            self._repaint_cost = started - self._last_refresh
+            self._timing = False
+        if not len(buffer) and not self._stale:
+            return 0
+        shown = self._slice_in_view()
+        count, show_now = 0, False
+        while (item := buffer.take()) is not None:
+            index, plane, uncertainty = item
+            session, data = self._result.session, self._result.layer.data
+            merged = session.merge_slice(self.session_step, self._axis, index, plane, data)
+            if index in self.session_step.conflicts:
+                self._count_kept(merged, plane)
+            changed = self._step.write(self._axis, index, merged)
+            if uncertainty is not None:
+                session.unsure_along(self._axis).put(index, uncertainty)
+            count += 1
+            if changed is not None:
+                show_now |= index == shown
+                self._stale |= shown is None
+            if budget is not None and time.perf_counter() - started > budget:
+                break
+        self.written += count
+        if show_now or (self._stale and self._due()):
+            self.refresh()
+        return count
+
+    def _count_kept(self, merged: NDArray[Any], predicted: NDArray[Any]) -> None:
+        differs = merged != predicted
+        highest = int(max(merged.max(), predicted.max(), len(self.kept) - 1))
+        here = np.bincount(merged[differs], minlength=highest + 1)
+        here = here - np.bincount(predicted[differs], minlength=highest + 1)
+        here[: len(self.kept)] += self.kept
+        self.kept = here
+
+    def refresh(self) -> None:
+        """Show what was written."""
+        self._stale = False
+        self._last_refresh = time.perf_counter()
+        self._timing = True
+        self._result.layer.refresh(thumbnail=False, extent=False, highlight=False)
+
+    def _due(self) -> bool:
+        since = time.perf_counter() - self._last_refresh
+        if self._viewer.dims.ndisplay == 3:
+            return since > max(_VOLUME, _SHARE * self._repaint_cost)
+        return since > _ACROSS
+
+    def _slice_in_view(self) -> int | None:
+        """Index of the slice in view; None where the view cuts across the slices or shows the volume in 3D."""
+        dims = self._viewer.dims
+        if dims.ndisplay == 3 or (self._axis + dims.ndim - 3) in dims.displayed:
+            return None
+        return position_in_view(self._viewer, self._result.layer)[self._axis]
+
+
+def position_in_view(viewer: ViewerModel, layer: Any) -> tuple[int, int, int]:
+    """Voxel (z, y, x) of a 3D layer at the viewer's sliders, moved to the nearest one inside the layer."""
+    found = layer.world_to_data(viewer.dims.point)[-3:]
+    return tuple(
+        min(max(round(float(at)), 0), size - 1) for at, size in zip(found, layer.data.shape, strict=True)
+    )

@@ -1,0 +1,104 @@
+"""Commands behind the menu entries; napari calls them without arguments."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+    from napari_transunet.viewer.review.review_dock import ReviewDock
+    from napari_transunet.viewer.segment.segment_dock import SegmentDock
+
+logger = logging.getLogger(__name__)
+
+PLUGIN = "napari-transunet"
+WIDGET = "Segment volume"
+REVIEW = "Review and correct"
+
+
+def segment_selected() -> None:
+    """Layers > Segment: show the dock and choose the selected image in it."""
+    viewer = _viewer()
+    if viewer is None:
+        return
+    image = next((layer for layer in viewer.layers.selection if layer._type_string == "image"), None)
+    dock = show_dock(viewer)
+    if image is not None:
+        dock.volume.choose(image)
+
+
+def review_selected() -> None:
+    """Layers > Annotate: show the dock *Review and correct* with the selected labels."""
+    viewer = _viewer()
+    if viewer is None:
+        return
+    labels = next((layer for layer in viewer.layers.selection if layer._type_string == "labels"), None)
+    dock = show_review_dock(viewer)
+    if labels is not None:
+        dock.follow(labels)
+
+
+def open_volume() -> None:
+    """File > IO Utilities: ask for a file and open it."""
+    viewer = _viewer()
+    if viewer is not None:
+        _opener(viewer).ask_file()
+
+
+def open_labels() -> None:
+    """File > IO Utilities: ask for a file and open it as labels."""
+    viewer = _viewer()
+    if viewer is not None:
+        _opener(viewer).ask_labels()
+
+
+def open_dicom_folder() -> None:
+    """File > IO Utilities: ask for a folder and open its DICOM series."""
+    viewer = _viewer()
+    if viewer is not None:
+        _opener(viewer).ask_folder()
+
+
+def show_dock(viewer: Viewer) -> SegmentDock:
+    """The dock widget *Segment volume* of this viewer, made where there is none, shown and brought to the front."""
+    from napari_transunet.viewer.segment.segment_dock import SegmentDock
+
+    # napari names a dock differently when it comes from the menu and from this call, so look at all of them.
+    widget = next((w for w in viewer.window.dock_widgets.values() if isinstance(w, SegmentDock)), None)
+    if widget is None:
+        _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, WIDGET)
+        assert isinstance(widget, SegmentDock)
+    dock = widget.parentWidget()
+    if dock is not None:
+        dock.show()
+        dock.raise_()
+    return widget
+
+
+def show_review_dock(viewer: Viewer) -> ReviewDock:
+    """The dock widget *Review and correct* of this viewer, made where there is none, shown and brought to the front."""
+    from napari_transunet.viewer.review.review_dock import ReviewDock
+
+    widget = next((w for w in viewer.window.dock_widgets.values() if isinstance(w, ReviewDock)), None)
+    if widget is None:
+        _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, REVIEW, tabify=True)
+        assert isinstance(widget, ReviewDock)
+    dock = widget.parentWidget()
+    if dock is not None:
+        dock.show()
+        dock.raise_()
+    return widget
+
+
+def _viewer() -> Viewer | None:
+    import napari
+
+    return napari.current_viewer()
+
+
+def _opener(viewer: Viewer) -> Any:
+    from napari_transunet.viewer.segment.volume_loader import opener_for
+
+    return opener_for(viewer)

@@ -1,0 +1,277 @@
+"""The tools of the correction kit on the labels that are followed: off the window's thread, one undo step each.
+
+What holds here: what a tool found is applied only to labels and locks that are still what it saw, and a tool for the
+slice in view works only while one is in view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QObject, Signal
+
+from napari_transunet.annotation import corrections
+from napari_transunet.annotation.corrections import Correction, Scope
+from napari_transunet.errors import InputError
+from napari_transunet.viewer.layers.layers import geometry_of, volume_of, voxels_in_memory
+from napari_transunet.viewer.layers.undo import write_as_one_step
+from napari_transunet.viewer.review.paint_constraint import Held, PaintConstraint
+from napari_transunet.viewer.widgets.messages import count, error_sentence, organ, reopened_sentence
+from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+
+if TYPE_CHECKING:
+    from napari_transunet.viewer.review.correction_panel import CorrectionRequest
+    from napari_transunet.viewer.review.review_model import ReviewModel
+    from napari_transunet.viewer.sessions.results import Result
+
+
+_COPIES = ("above", "below")
+_FEW = 20  # voxels of an organ from which its range of values cannot be told
+_FAR = 4.0  # robust standard deviations from the median beyond which voxels are no part of the organ
+
+
+class CorrectionController(QObject):
+    """Emits `said` with a sentence about what a tool did, or why it did nothing; `range_found` with (low, high).
+
+    Attributes
+    ----------
+    guard : holds strokes to a range and away from locked organs.
+    """
+
+    said = Signal(str)
+    range_found = Signal(float, float)
+
+    def __init__(self, bench: ReviewModel, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._bench = bench
+        self._chores = BackgroundTasks(self)
+        self._busy = False
+        self.guard = PaintConstraint(self)
+        self.guard.held.connect(self._on_held)
+        bench.followed.connect(self._on_followed)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a tool is working."""
+        return self._busy
+
+    def detach(self) -> None:
+        """Forget what is under way."""
+        self._chores.drop()
+        self._busy = False
+
+    def correct(self, request: CorrectionRequest, voxel: tuple[int, int, int] | None = None) -> None:
+        """Use a tool: one undo step. `voxel` is the one that was clicked, for the tool that needs it."""
+        by_slice = request.tool in _COPIES or not (request.whole_volume or request.tool == "interpolate")
+        why = self._bench.no_slice_because if by_slice else self._bench.locked_because
+        if why is not None or self._bench.result is None:
+            self.said.emit(why or "")
+            return
+        if self._busy:
+            self.said.emit("The last tool is still working.")
+            return
+        result = self._bench.result
+        layer, session = result.layer, result.session
+        chosen = int(layer.selected_label)
+        if chosen == 0 and not request.all_organs:
+            self.said.emit("The brush paints background; pick an organ first.")
+            return
+        named = tuple(sorted(self._bench.names)) if request.all_organs else (chosen,)
+        data, index = layer.data, self._bench.slice_in_view
+        try:
+            job = _job(request, session.axis, index, voxel, upward=self._bench.numbers.upward)
+            spacing = geometry_of(layer).spacing
+        except InputError as error:
+            self.said.emit(str(error))
+            return
+        plane = (
+            None
+            if request.whole_volume or request.tool in ("interpolate", *_COPIES)
+            else (session.axis, index)
+        )
+
+        seen: list[frozenset[int]] = []
+
+        def work() -> Correction:
+            # What is painted meanwhile is noticed when the change is applied.
+            copy = data.copy()
+            organs = named or _values_in(copy)
+            session.allocate_baseline()
+            seen.append(session.locked)
+            protected = None if request.by_hand_too else session.manual_edit_mask(copy)
+            scope = Scope(organs, plane, seen[0], protected)
+            if request.tool != "interpolate":
+                return job(copy, spacing, scope)
+            others = tuple(axis for axis in range(3) if axis != session.axis)
+            by_hand = session.manual_edit_mask(copy) & np.isin(copy, organs)
+            return job(copy, spacing, scope, slices=np.flatnonzero(by_hand.any(axis=others)).tolist())
+
+        def done(found: Correction) -> None:
+            self._busy = False
+            self._apply(result, found, seen[0])
+
+        def failed(error: Exception) -> None:
+            self._busy = False
+            self._fail(error)
+
+        self._busy = True
+        self.said.emit("Working …")
+        self._chores.run(work, done, failed)
+
+    def lock(self, value: int, on: bool) -> None:
+        """Lock an organ against change, or let it change again."""
+        if self._bench.result is None:
+            return
+        session = self._bench.result.session
+        session.locked = session.locked | {value} if on else session.locked - {value}
+        self.guard.locked = session.locked
+        self._bench.kept()
+
+    def suggest_range(self) -> None:
+        """Find which values the organ that the brush paints has, mean ± 2 SD without what was dabbed astray."""
+        result, image = self._bench.result, self._bench.image
+        if result is None or image is None:
+            self.said.emit("There is no image to take values from.")
+            return
+        layer, axis, index = result.layer, result.session.axis, self._bench.slice_in_view
+        at: list[Any] = [slice(None)] * 3
+        at[axis] = index
+        chosen, labels = int(layer.selected_label), layer.data
+        places: tuple[tuple[Any, ...], ...] = (tuple(at), (slice(None, None, 4),) * 3)
+
+        def find(voxels: Any) -> tuple[float, float] | None:
+            for place in places:
+                held = labels[place] == chosen
+                values = np.asarray(voxels[place])[held]
+                values = values[np.isfinite(values)]
+                if values.size > _FEW:
+                    return _usual_range(values)
+            return None
+
+        voxels = voxels_in_memory(image)
+        if voxels is not None:
+            self._tell_range(find(voxels))
+            return
+        self.said.emit("Reading the image …")
+        self._chores.run(lambda: find(volume_of(image).data), self._tell_range, self._fail)
+
+    def _tell_range(self, found: tuple[float, float] | None) -> None:
+        if found is None:
+            self.said.emit("That organ has no voxels yet; paint a little of it first.")
+        else:
+            self.said.emit(f"The organ's values: {found[0]:,.0f} to {found[1]:,.0f}.")
+            self.range_found.emit(*found)
+
+    def _fail(self, error: Exception) -> None:
+        self.said.emit(error_sentence(error, "The tool"))
+
+    def _apply(self, result: Result, found: Correction, locked: frozenset[int]) -> None:
+        layer = result.layer
+        if self._bench.result is not result or not layer.editable:
+            return
+        result.undo.settle()
+        same = all(np.array_equal(layer.data[write.index], write.before) for write in found.writes)
+        if not same or result.session.locked - locked:
+            self.said.emit("The labels were changed meanwhile; use the tool again.")
+            return
+        again = ""
+        if found.changed:
+            step = result.session.record_correction(found.writes)
+            result.undo.add(write_as_one_step(layer, found.writes), step)
+            again = reopened_sentence(step.reopened, self._bench.numbers.number)
+            self._bench.kept()
+            self._bench.look()
+            self._bench.slice_changed.emit()  # its mark as reviewed may be gone
+        told = (correction_sentence(found, self._bench.names), again)
+        self.said.emit(" ".join(part for part in told if part))
+
+    def _on_held(self, held: Held) -> None:
+        self.said.emit(held_sentence(held, self._bench.names, self.guard.between))
+
+    def _on_followed(self) -> None:
+        result, image = self._bench.result, self._bench.image
+        if result is None:
+            self.guard.follow(None, None)
+            return
+        self.guard.locked = result.session.locked
+        self.guard.follow(result, None if image is None else voxels_in_memory(image))
+
+
+def _values_in(labels: NDArray[Any]) -> tuple[int, ...]:
+    """All labels that occur, for labels without names."""
+    found: set[int] = set()
+    for plane in labels:
+        found |= set(np.unique(plane).tolist())
+    return tuple(sorted(found - {0}))
+
+
+def _usual_range(values: NDArray[Any]) -> tuple[float, float]:
+    """Mean ± 2 SD of values, without those that lie far from the median."""
+    values = np.asarray(values, np.float64)
+    middle = float(np.median(values))
+    spread = 1.4826 * float(np.median(np.abs(values - middle)))
+    if spread:
+        values = values[np.abs(values - middle) <= _FAR * spread]
+    mean, sd = float(values.mean()), float(values.std())
+    return mean - 2 * sd, mean + 2 * sd
+
+
+def held_sentence(held: Held, names: Mapping[int, str], between: tuple[float, float] | None) -> str:
+    """What a stroke was not let change, and why."""
+    why = []
+    if held.outside and between is not None:
+        why.append(f"{count(held.outside, 'voxel')} outside of {between[0]:,.0f} to {between[1]:,.0f}")
+    if held.locked:
+        locked = " and ".join(organ(names.get(value, f"label {value}")) for value in sorted(held.locked))
+        why.append(f"{locked} {'is' if len(held.locked) == 1 else 'are'} locked")
+    return f"{count(held.voxels, 'voxel')} of the stroke stayed as they were: {'; '.join(why)}."
+
+
+def correction_sentence(found: Correction, names: Mapping[int, str]) -> str:
+    """What a tool did."""
+    left = []
+    if found.left_by_hand:
+        left.append(f"{count(found.left_by_hand, 'voxel')} edited by hand")
+    if found.left_locked:
+        left.append(f"{count(found.left_locked, 'voxel')} of locked organs")
+    stayed = f" Left alone: {' and '.join(left)}." if left else ""
+    if not found.changed:
+        return f"Nothing to change.{stayed}"
+    parts = [
+        f"{organ(names.get(value, f'label {value}'))} {number:+,}"
+        for value, number in found.per_organ.items()
+    ]
+    shown = ", ".join(parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")
+    return f"{count(found.changed, 'voxel')} in {count(found.slices, 'slice')} changed: {shown}.{stayed}"
+
+
+def _job(
+    request: CorrectionRequest, axis: int, index: int, voxel: tuple[int, int, int] | None, *, upward: int
+) -> Callable[..., Correction]:
+    """The tool with all that it needs but labels, spacing and scope."""
+    sizes = dict(request.sizes)
+    if request.tool == "clicked":
+        if voxel is None:
+            raise InputError("Click in the image on the part to keep.")
+        return partial(corrections.keep_component_at, voxel=voxel)
+    if request.tool == "holes":
+        along = axis if sizes.get("each_slice") and request.whole_volume else None
+        return partial(corrections.fill_holes, along=along)
+    if request.tool == "interpolate":
+        return partial(corrections.interpolate, axis=axis)
+    if request.tool in _COPIES:
+        source = index + (upward if request.tool == "above" else -upward)
+        return partial(corrections.copy_slice, axis=axis, source=source, target=index)
+    tools: Mapping[str, Callable[..., Correction]] = {
+        "largest": corrections.keep_largest,
+        "islands": corrections.remove_islands,
+        "smooth": corrections.smooth,
+        "grow": corrections.grow,
+        "shrink": corrections.shrink,
+        "replace": corrections.replace_label,
+    }
+    return partial(tools[request.tool], **sizes)

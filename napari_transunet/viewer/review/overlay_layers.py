@@ -1,0 +1,176 @@
+"""Layers that show something about the labels that are followed: uncertainty, disagreement, attention."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QObject, Signal
+
+from napari_transunet.metrics.difference_map import KINDS, Disagreement
+from napari_transunet.viewer.layers.layer_record import METADATA_KEY, LayerRecord
+from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, label_colormap, placement, volume_of
+from napari_transunet.viewer.widgets.messages import error_sentence
+from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+from napari_transunet.volumes.labels import Label, LabelSet
+
+if TYPE_CHECKING:
+    from napari_transunet.viewer.review.review_model import ReviewModel
+
+
+class OverlayLayers(QObject):
+    """Adds and removes them. Emits `failed` with a sentence where one cannot be made, `changed` where one came."""
+
+    failed = Signal(str)
+    changed = Signal()
+
+    def __init__(self, bench: ReviewModel, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._bench = bench
+        self._chores = BackgroundTasks(self)
+        self._maps: dict[str, weakref.ref[Any]] = {}
+        self._pending: set[str] = set()
+        bench.followed.connect(self.drop_all)
+
+    def detach(self) -> None:
+        """Forget what is under way."""
+        self._chores.drop()
+        self._pending.clear()
+        self._maps.clear()
+
+    def drop_all(self) -> None:
+        """Take all away: they say nothing about other labels."""
+        self._chores.drop()
+        self._pending.clear()
+        for name in list(self._maps):
+            self._drop_map(name)
+
+    def show_disagreement(self, found: Disagreement | None) -> None:
+        """Show where two labels differ as a layer; take it away for None."""
+        self._drop_map("disagreement")
+        if found is None or self._bench.result is None:
+            return
+        colors = ((0.9, 0.1, 0.5), (0.1, 0.6, 0.95), (0.95, 0.75, 0.1))
+        kinds = LabelSet(tuple(Label(v, name, c) for (v, name), c in zip(KINDS.items(), colors, strict=True)))
+        layer = self._bench.viewer.add_labels(
+            found.map,
+            name=f"{self._bench.result.layer.name}: disagreement",
+            colormap=label_colormap(kinds),
+            features={"index": [0, *KINDS], "name": ["agree", *KINDS.values()]},
+            metadata={METADATA_KEY: LayerRecord(overlay=True)},
+            **placement(geometry_of(self._bench.result.layer)),
+        )
+        layer.editable = False
+        self._put_map("disagreement", layer)
+        self._bench.viewer.layers.selection.active = self._bench.layer
+
+    def show_uncertainty(self, on: bool) -> None:
+        """Show how unsure the runs were of every voxel as a layer, or take it away."""
+        self._chores.drop()  # a map that is still being made is not wanted any more, or not twice
+        self._pending.discard("uncertainty")
+        self._drop_map("uncertainty")
+        if not on or self._bench.result is None or self._bench.image is None:
+            return
+        result, image = self._bench.result, self._bench.image
+        geometry = geometry_of(result.layer)
+        unsure, cards = result.session.uncertainty, result.session.cards
+        ready = None if is_lazy(image) else volume_of(image)
+        if unsure is None or not unsure.maps() or unsure.img_size is None:
+            self.failed.emit(
+                "There is no uncertainty to show: these labels are not from a run in this session."
+            )
+            return
+        kept, size, card = unsure.maps(), unsure.img_size, cards.get(unsure.sha256 or "")
+        paper = unsure.pipeline == "paper"
+        if card is None and not paper:
+            self.failed.emit(
+                "The checkpoint of that run is not known any more; segment again to see its uncertainty."
+            )
+            return
+
+        def work() -> NDArray[np.float32]:
+            from napari_transunet.checkpoints.card import ModelCard
+            from napari_transunet.inference.slices import SliceSource
+            from napari_transunet.inference.uncertainty import uncertainty_volume
+
+            volume = ready or volume_of(image)
+            if paper:
+                source = SliceSource.from_paper(volume, size)
+            else:
+                read: ModelCard = ModelCard.model_validate(card)
+                source = SliceSource.from_card(volume, read, size)
+            return uncertainty_volume(kept, source).astype(np.float32)
+
+        def show(values: NDArray[np.float32]) -> None:
+            self._pending.discard("uncertainty")
+            if self._bench.result is not result:
+                return
+            layer = self._bench.viewer.add_image(
+                values,
+                name=f"{result.layer.name}: uncertainty",
+                colormap="inferno",
+                contrast_limits=(0, 1),
+                blending="additive",
+                opacity=0.7,
+                metadata={METADATA_KEY: LayerRecord(overlay=True)},
+                **placement(geometry),
+            )
+            self._put_map("uncertainty", layer)
+            self._bench.viewer.layers.selection.active = result.layer
+
+        self._pending.add("uncertainty")
+        self._chores.run(work, show, self._fail)
+        self.changed.emit()
+
+    def show_plane(self, plane: NDArray[np.float32], index: int, name: str) -> None:
+        """Show one slice of values from 0 to 1 as a layer, in place of the last one of that name."""
+        if self._bench.result is None:
+            return
+        axis, geometry = self._bench.result.session.axis, geometry_of(self._bench.result.layer)
+        where = placement(geometry)
+        translate = list(where["translate"])
+        translate[axis] += index * where["scale"][axis]
+        held = self._maps.get(name, lambda: None)()
+        data = np.expand_dims(plane, axis)
+        if held is not None and held in self._bench.viewer.layers:
+            held.data, held.translate = data, translate
+            return
+        active = self._bench.viewer.layers.selection.active
+        layer = self._bench.viewer.add_image(
+            data,
+            name=f"{self._bench.result.layer.name}: {name}",
+            colormap="viridis",
+            contrast_limits=(0, 1),
+            blending="additive",
+            opacity=0.6,
+            metadata={METADATA_KEY: LayerRecord(overlay=True)},
+            **{**where, "translate": translate},
+        )
+        self._put_map(name, layer)
+        self._bench.viewer.layers.selection.active = active
+
+    def drop_plane(self, name: str) -> None:
+        """Take that layer away."""
+        self._drop_map(name)
+
+    def shows(self, name: str) -> bool:
+        """Whether the map of that name is shown, or will be soon: "uncertainty", "disagreement" or "attention"."""
+        if name in self._pending:
+            return True
+        layer = self._maps.get(name, lambda: None)()
+        return layer is not None and layer in self._bench.viewer.layers
+
+    def _fail(self, error: Exception) -> None:
+        self._pending.discard("uncertainty")
+        self.failed.emit(error_sentence(error, "The map of uncertainty"))
+
+    def _put_map(self, name: str, layer: Any) -> None:
+        self._maps[name] = weakref.ref(layer)
+        self.changed.emit()
+
+    def _drop_map(self, name: str) -> None:
+        layer = self._maps.pop(name, lambda: None)()
+        if layer is not None and layer in self._bench.viewer.layers:
+            self._bench.viewer.layers.remove(layer)

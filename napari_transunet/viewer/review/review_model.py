@@ -1,0 +1,408 @@
+"""The labels that the dock works on, and walking through their slices. It owns no widget."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_transunet.annotation.review_order import next_to_check, seconds_left
+from napari_transunet.viewer.layers.layers import label_set_of
+from napari_transunet.viewer.layers.live_update import position_in_view
+from napari_transunet.viewer.layers.slice_numbers import SliceNumbers, index_in_view, slice_numbers
+from napari_transunet.viewer.layers.undo import was_edited, write_as_one_step
+from napari_transunet.viewer.review.label_editing import all_labels
+from napari_transunet.viewer.review.slice_strip import StripData
+from napari_transunet.viewer.sessions.autosave_controller import keep, keeper_of
+from napari_transunet.viewer.sessions.registry import sessions_of
+from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+from napari_transunet.volumes.labels import LabelSet, default_color
+
+if TYPE_CHECKING:
+    from napari.layers import Image, Labels
+    from napari.viewer import Viewer
+
+    from napari_transunet.annotation.session import AnnotationSession
+    from napari_transunet.viewer.sessions.results import Result
+
+logger = logging.getLogger(__name__)
+
+_FEW = 20  # labels
+_QUIET = 400  # ms without a change before the slices are looked at again
+
+
+@dataclass(frozen=True, eq=False)
+class Overview:
+    """What is known of all slices: for the strip, where the last run disagrees, and which organs each slice shows.
+
+    `unnamed` are the values that occur without a name.
+    """
+
+    strip: StripData
+    conflicts: Mapping[int, int]
+    present: Mapping[int, NDArray[np.bool_]]
+    unnamed: tuple[int, ...] = ()
+
+
+class ReviewModel(QObject):
+    """Follows one labels layer of a viewer at a time.
+
+    Signals
+    -------
+    overview_changed(): `overview` is new.
+    slice_changed(): another slice is in view, or something about it changed.
+    followed(): it follows another layer, or none.
+    said(str): a sentence about what was asked for.
+    """
+
+    overview_changed = Signal()
+    slice_changed = Signal()
+    followed = Signal()
+    said = Signal(str)
+
+    def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.viewer = viewer
+        self.sessions = sessions_of(viewer)
+        self.result: Result | None = None
+        self.undecided: Labels | None = None
+        """Labels that were asked for, but of which it is not certain on which image they lie."""
+        self.organ_filter: int | None = None
+        self.overview: Overview | None = None
+        self._proposed: dict[tuple[int, int | None], set[int]] = {}  # by the number of runs and the filter
+        self._chores = BackgroundTasks(self)
+        self._pause = QTimer(self)
+        self._pause.setSingleShot(True)
+        self._pause.setInterval(_QUIET)
+        self._pause.timeout.connect(self.look)
+
+    # -- which labels ---------------------------------------------------------------------------------------
+
+    def follow(self, layer: Labels | None) -> None:
+        """Work on this labels layer from now on; one that no run of ours made gets a session of its own.
+
+        Where it is not certain on which image it lies, it is `undecided` until a person says so.
+        """
+        if layer is self.layer and self.undecided is None:
+            return
+        self._let_go()
+        if layer is None:
+            self._pause.stop()
+            self.followed.emit()
+            self.overview_changed.emit()
+            return
+        result = self.sessions.open(layer)
+        if result is None:
+            self.undecided = layer
+            self.followed.emit()
+            self.overview_changed.emit()
+            return
+        self.result = result
+        self.sessions.use(result)
+        events = layer.events
+        for emitter in (events.set_data, events.paint, events.data):
+            emitter.connect(self._on_changed)
+        for emitter in self._view_events():
+            emitter.connect(self._on_step)
+        self.followed.emit()
+        self.look()
+        self.slice_changed.emit()
+
+    def detach(self) -> None:
+        """Follow nothing any more, and forget what is under way."""
+        self._pause.stop()
+        self._chores.drop()
+        self._let_go()
+        self.followed.emit()
+
+    @property
+    def layer(self) -> Labels | None:
+        """The layer that is followed."""
+        return self.result.layer if self.result is not None else None
+
+    @property
+    def image(self) -> Image | None:
+        """The image on which the followed labels lie; None where it is gone."""
+        return self.sessions.image_of(self.result) if self.result is not None else None
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Names of the labels of the followed layer, "label 3" for one that occurs without a name."""
+        return self.labels.names
+
+    @property
+    def labels(self) -> LabelSet:
+        """The labels of the followed layer, also those that occur in it without a name."""
+        if self.result is None:
+            return LabelSet()
+        unnamed = self.overview.unnamed if self.overview is not None else ()
+        return all_labels(self.result.layer, self.result.label_set, unnamed, self.result.session.names)
+
+    @property
+    def slice_in_view(self) -> int:
+        """Index of the slice in view along the axis that is reviewed; 0 where nothing is followed."""
+        if self.result is None:
+            return 0
+        return position_in_view(self.viewer, self.result.layer)[self.result.session.axis]
+
+    @property
+    def locked_because(self) -> str | None:
+        """Why nothing can be done now; None where it can."""
+        if self.undecided is not None:
+            name, images = self.undecided.name, self.sessions.images_of_its_size(self.undecided)
+            return (
+                f"Choose the image on which “{name}” lies."
+                if images
+                else f"No image here has the size of “{name}”; open the scan of these labels."
+            )
+        if self.result is None:
+            return "Segment a volume first, or open its labels."
+        if not self.result.layer.editable:
+            return "Wait until the segmentation is done, or cancel it."
+        return None
+
+    @property
+    def no_slice_because(self) -> str | None:
+        """Why nothing can be done to the slice in view: as `locked_because`, or because none of them is in view."""
+        if (why := self.locked_because) is not None or self.result is None:
+            return why
+        layer, axis = self.result.layer, self.result.session.axis
+        if index_in_view(self.viewer, layer, axis) is not None:
+            return None
+        numbers = self.numbers
+        if self.viewer.dims.ndisplay == 3 or (axis + self.viewer.dims.ndim - 3) in self.viewer.dims.displayed:
+            return "This view does not show the slices that are reviewed one by one; “Next slice to check” turns it."
+        return (
+            "The slider stands outside of these labels, whose slices are "
+            f"{numbers.lowest} to {numbers.highest}; go to one of them first."
+        )
+
+    @property
+    def numbers(self) -> SliceNumbers:
+        """The slider's numbers of the slices along the axis that is reviewed."""
+        if self.result is None:
+            return SliceNumbers(1)
+        return slice_numbers(self.viewer, self.result.layer, self.result.session.axis, self.image)
+
+    # -- review ---------------------------------------------------------------------------------------------
+
+    def go_to(self, index: int) -> None:
+        """Bring a slice into view."""
+        if self.result is None:
+            return
+        layer, session = self.result.layer, self.result.session
+        voxel = list(position_in_view(self.viewer, layer))
+        voxel[session.axis] = int(index)
+        self._turn(session.axis)
+        self._bring(tuple(voxel))
+
+    def go_to_voxel(self, z: int, y: int, x: int) -> None:
+        """Bring a voxel into view, in the middle of the canvas."""
+        if self.result is None:
+            return
+        self._bring((z, y, x))
+        world = self.result.layer.data_to_world((z, y, x))
+        self.viewer.scene.camera.center = tuple(world[-3:])
+
+    def next_slice(self) -> None:
+        """Go to the slice that most is expected to be wrong in, of those that are neither reviewed nor were proposed.
+
+        With a filter, among the slices that show that organ or nearly do. Once all were proposed it begins anew.
+        """
+        if self.result is None or self.overview is None or self._refused(self.locked_because):
+            return
+        session, organ, here = self.result.session, self.organ_filter, self.slice_in_view
+        expected, _ = self._uncertainty(session)
+        present = None
+        if organ is not None:
+            present = (expected > 0) | self.overview.present.get(organ, np.zeros(len(expected), np.bool_))
+        proposed = self._proposed.setdefault((len(session.runs), organ), set())
+        found = next_to_check(expected, session.reviewed.keys() | proposed, here, present)
+        if found is None:
+            proposed.clear()
+            found = next_to_check(expected, session.reviewed, here, present)
+        if found is None:
+            self.said.emit("All other slices are reviewed.")
+        else:
+            proposed.add(found)
+            self.go_to(found)
+
+    def mark_reviewed(self, on: bool, *, go_on: bool = False) -> None:
+        """Mark the slice in view as reviewed or take the mark back, and go on to the next where asked."""
+        if self.result is None or self._refused(self.no_slice_because):
+            return
+        self.result.session.mark_reviewed(self.slice_in_view, on)
+        self.kept()
+        self.look()
+        self.slice_changed.emit()
+        if on and go_on:
+            self.next_slice()
+
+    def note(self, index: int, text: str) -> None:
+        """Keep a note on a slice."""
+        if self.result is not None and self.result.session.notes.get(index, "") != text.strip():
+            self.result.session.note(index, text)
+            self.kept()
+
+    def progress(self) -> tuple[int, int, float | None]:
+        """Slices reviewed, slices in all, and the estimated seconds that are left."""
+        if self.result is None:
+            return 0, 0, None
+        session = self.result.session
+        total = session.shape[session.axis]
+        return len(session.reviewed), total, seconds_left(session.reviewed, total)
+
+    def next_conflict(self) -> None:
+        """Go to the next slice in which the last run disagrees with edits, round to the first after the last."""
+        slices = sorted(self.overview.conflicts) if self.overview is not None else []
+        if slices:
+            here = self.slice_in_view
+            self.go_to(next((index for index in slices if index > here), slices[0]))
+
+    def accept_prediction(self, *, everywhere: bool) -> None:
+        """Give up edits that the last run disagrees with: one undo step."""
+        if self.result is None or self._refused(self.locked_because if everywhere else self.no_slice_because):
+            return
+        self.result.undo.settle()
+        layer, session = self.result.layer, self.result.session
+        known = sorted(self.overview.conflicts) if self.overview is not None else []
+        slices = known if everywhere else [self.slice_in_view]
+        writes, step = session.accept_prediction(layer.data, axis=session.axis, slices=slices)
+        mark = write_as_one_step(layer, writes)
+        if mark is None:
+            self.said.emit("The last run agrees with your edits here.")
+            return
+        self.result.undo.add(mark, step)
+        self.kept()
+        self.look()
+
+    # -- inside ---------------------------------------------------------------------------------------------
+
+    def _refused(self, why: str | None) -> bool:
+        if why is not None:
+            self.said.emit(why)
+        return why is not None
+
+    def _let_go(self) -> None:
+        if self.result is not None:
+            events = self.result.layer.events
+            for emitter in (events.set_data, events.paint, events.data):
+                emitter.disconnect(self._on_changed)
+            for emitter in self._view_events():
+                emitter.disconnect(self._on_step)
+        self.result = self.undecided = self.overview = None
+        self.organ_filter = None
+        self._proposed = {}
+
+    def _view_events(self) -> tuple[Any, ...]:
+        events = self.viewer.dims.events
+        return events.current_step, events.ndisplay, events.order
+
+    def _turn(self, axis: int) -> None:
+        """Turn a view in which the slices along `axis` are not seen one by one."""
+        dims = self.viewer.dims
+        at = axis + dims.ndim - 3
+        if dims.ndisplay == 3:
+            dims.ndisplay = 2
+        if at in dims.displayed:
+            others = [other for other in range(dims.ndim - 3, dims.ndim) if other != at]
+            dims.order = (*range(dims.ndim - 3), at, *others)
+
+    def _bring(self, voxel: tuple[int, ...]) -> None:
+        assert self.result is not None
+        world = self.result.layer.data_to_world(voxel)
+        dims = self.viewer.dims
+        for axis, value in enumerate(world, start=dims.ndim - len(world)):
+            if axis not in dims.displayed:
+                dims.set_point(axis, value)
+
+    def _uncertainty(self, session: AnnotationSession) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Of each slice, how much is expected to be wrong, and how unsure the network was; NaN where it was not."""
+        unsure = session.uncertainty
+        if unsure is None or unsure.axis != session.axis:
+            unknown = np.full(session.shape[session.axis], np.nan)
+            return unknown, unknown
+        return unsure.expected_error(self.organ_filter), unsure.of(self.organ_filter)
+
+    def look(self) -> None:
+        """Look at all slices anew, off the window's thread."""
+        result = self.result
+        if result is None or not result.layer.editable:
+            return
+        session, labels = result.session, result.layer.data
+        if tuple(labels.shape) != session.shape:
+            return
+        label_set = label_set_of(result.layer)
+        expected, unsure = self._uncertainty(session)
+
+        def work() -> Overview:
+            axis = session.axis
+            unnamed = sorted(_values_in(labels) - set(label_set.names) - {0})
+            present = _presence(labels, axis, [*label_set.names, *unnamed])
+            conflicts = session.conflicts(labels, axis)
+            n = session.shape[axis]
+            reviewed = np.zeros(n, np.bool_)
+            reviewed[[index for index in list(session.reviewed) if index < n]] = True
+            disagreeing = np.zeros(n, np.int64)
+            disagreeing[list(conflicts)] = list(conflicts.values())
+            shown = [label for label in label_set if present[label.value].any()]
+            extents = [(label.name, label.color, present[label.value]) for label in shown]
+            extents += [(f"label {value}", default_color(value), present[value]) for value in unnamed]
+            edited = session.edited_per_slice(labels, axis)
+            strip = StripData(expected, unsure, reviewed, edited, disagreeing, extents)
+            return Overview(strip, conflicts, present, tuple(unnamed))
+
+        def show(found: Overview) -> None:
+            if self.result is result:
+                self.overview = found
+                self.overview_changed.emit()
+
+        self._chores.run(work, show, latest="overview")
+
+    def kept(self) -> None:
+        """Save what was changed soon."""
+        if self.result is not None:
+            keeper = keep(self.viewer, self.result)
+            if keeper is not None:
+                keeper.touch()
+
+    def _on_changed(self, _event: Any = None) -> None:
+        if self.result is not None and self.result.layer.editable:
+            # Labels that are only looked at need not be saved.
+            if keeper_of(self.result) is None and was_edited(self.result.layer):
+                self.kept()
+            self._pause.start()
+
+    def _on_step(self, _event: Any = None) -> None:
+        self.slice_changed.emit()
+
+
+def _values_in(labels: NDArray[Any]) -> set[int]:
+    """All values that occur in labels."""
+    if labels.dtype.itemsize > 2:
+        return set(np.unique(labels).tolist())
+    seen = np.zeros(np.iinfo(labels.dtype).max + 1, np.bool_)
+    for plane in labels:
+        seen[plane] = True
+    return set(np.flatnonzero(seen).tolist())
+
+
+def _presence(labels: NDArray[Any], axis: int, values: list[int]) -> dict[int, NDArray[np.bool_]]:
+    """Of each label, which slices along an axis show it."""
+    found = {value: np.zeros(labels.shape[axis], np.bool_) for value in values}
+    for index, plane in enumerate(np.moveaxis(labels, axis, 0)):
+        if not plane.any():
+            continue
+        if len(values) > _FEW:
+            shown = set(np.unique(plane).tolist())
+            for value in values:
+                found[value][index] = value in shown
+        else:  # comparing lets the window's thread go on, which sorting does not
+            for value in values:
+                found[value][index] = bool((plane == value).any())
+    return found

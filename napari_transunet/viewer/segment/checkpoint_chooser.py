@@ -1,0 +1,371 @@
+"""Which checkpoint, and with it which variant: listed by name, explained in a line, greyed with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QStandardItemModel
+from qtpy.QtWidgets import QComboBox, QFileDialog, QGridLayout, QPushButton, QVBoxLayout, QWidget
+
+from napari_transunet.inference.compatibility import reason_to_choose
+from napari_transunet.viewer.segment.advanced import pixels
+from napari_transunet.viewer.segment.names_chooser import NamesChooser
+from napari_transunet.viewer.widgets.messages import count, facts
+from napari_transunet.viewer.widgets.volume_chooser import ElidingCombo, InfoLine
+from napari_transunet.volumes.labels import LabelSet
+
+if TYPE_CHECKING:
+    from napari_transunet.checkpoints.card import ModelCard
+    from napari_transunet.checkpoints.info import CheckpointInfo
+    from napari_transunet.checkpoints.presets import LabelPreset
+    from napari_transunet.volumes.volume import Volume
+
+_FILTERS = "Checkpoints (*.safetensors *.pth *.pt);;All files (*)"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint that may be chosen, as far as it can be known without loading it.
+
+    Attributes
+    ----------
+    title
+        What is shown in the list.
+    problem
+        Why it cannot be used; None where it can.
+    preset
+        Names that a person has picked for the classes of a checkpoint that names none.
+    shipped
+        Whether it came with the package.
+    """
+
+    name: str
+    title: str
+    path: Path
+    variant: str | None = None
+    num_classes: int | None = None
+    img_size: tuple[int, int] | None = None
+    patch: int | None = None
+    card: ModelCard | None = None
+    problem: str | None = None
+    preset: LabelPreset | None = None
+    shipped: bool = False
+
+    @classmethod
+    def from_report(
+        cls,
+        report: CheckpointInfo,
+        *,
+        name: str | None = None,
+        title: str | None = None,
+        shipped: bool = False,
+    ) -> Candidate:
+        """From what inspecting the file has found."""
+        card = report.card
+        own = (card.title or card.name) if card is not None else None
+        return cls(
+            name=name or report.path.stem,
+            title=title or own or report.path.name,
+            path=report.path,
+            variant=report.variant,
+            num_classes=report.num_classes,
+            img_size=report.img_size,
+            patch=report.patch_size,
+            card=card,
+            problem=" ".join(report.problems) or None,
+            shipped=shipped,
+        )
+
+    @property
+    def names_itself(self) -> bool:
+        """Whether it says what its classes are."""
+        return self.card is not None and bool(self.card.label_names)
+
+    @property
+    def presets(self) -> dict[str, LabelPreset]:
+        """Names from which a person may pick; none where it names its classes itself or cannot be used."""
+        from napari_transunet.checkpoints.presets import presets_for
+
+        if self.names_itself or self.problem is not None or self.num_classes is None:
+            return {}
+        return presets_for(self.num_classes)
+
+    @property
+    def namings(self) -> tuple[LabelSet, ...]:
+        """Every set of names that its classes may have: without names, and with those of each preset."""
+        return tuple(replace(self, preset=preset).label_set for preset in (None, *self.presets.values()))
+
+    @property
+    def label_set(self) -> LabelSet:
+        """Names and colours of what it finds; "class 1", "class 2", … where nothing says."""
+        if self.preset is not None:
+            return LabelSet.from_names(self.preset.names)
+        if self.card is not None:
+            return self.card.label_set()
+        return LabelSet.from_names({value: f"class {value}" for value in range(1, self.num_classes or 1)})
+
+    @property
+    def summary(self) -> str:
+        """What it finds, in one line: "8 organs · CT · R50-ViT-Ti_16 · 224 px"."""
+        if self.problem is not None:
+            return self.problem
+        organs = len(self.label_set)
+        named = self.names_itself or self.preset is not None
+        parts = [count(organs, "organ") if named else count(organs, "unnamed class", "unnamed classes")]
+        if self.card is not None and self.card.modality:
+            parts.append(self.card.modality)
+        if self.variant:
+            parts.append(self.variant)
+        if self.img_size is not None:
+            parts.append(pixels(self.img_size))
+        return facts(*parts)
+
+
+class CheckpointChooser(QWidget):
+    """Lists checkpoints; with it goes `names`, laid out elsewhere, which offers names to one that has none.
+
+    Emits `changed` when another one is chosen, `renamed` when other names are picked for the chosen one, and
+    `browsed` with a path to look at.
+    """
+
+    changed = Signal()
+    renamed = Signal()
+    browsed = Signal(str)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._candidates: list[Candidate] = []
+        self._looking = True
+        # A person's choice is never replaced by a suggestion, also where it was the same as the last one.
+        self._chosen_by_hand = False
+        self._combo = ElidingCombo("checkpoint", self)
+        self._combo.currentIndexChanged.connect(self._on_choice)
+        self._combo.activated.connect(self._on_activated)
+        self._browse = QPushButton("…", self)
+        self._browse.setObjectName("browse_checkpoint")
+        self._browse.setFixedWidth(34)
+        self._browse.setToolTip("Choose a checkpoint file (.safetensors, .pth, .pt).")
+        self._browse.clicked.connect(self.ask_file)
+        self._info = InfoLine("checkpoint_info", self)
+        # What was picked, by checkpoint: it is never carried over to another one.
+        self._presets: dict[Path, str] = {}
+        self.names = NamesChooser(self)
+        self.names.picked.connect(self._on_names)
+        layout = QGridLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setVerticalSpacing(0)
+        layout.addWidget(self._combo, 0, 0)
+        layout.addWidget(self._browse, 0, 1)
+        layout.addWidget(self._info, 1, 0, 1, 2)
+        layout.setColumnStretch(0, 1)
+        self._describe()
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All that are listed."""
+        return tuple(self._candidates)
+
+    @property
+    def candidate(self) -> Candidate | None:
+        """The chosen checkpoint, with the names that were picked for it."""
+        index = self._combo.currentIndex()
+        if not 0 <= index < len(self._candidates):
+            return None
+        candidate = self._candidates[index]
+        preset = candidate.presets.get(self._presets.get(candidate.path, ""))
+        return candidate if preset is None else replace(candidate, preset=preset)
+
+    @property
+    def problem(self) -> str | None:
+        """Why there is nothing to segment with; None where there is."""
+        if self._looking and not self._candidates:
+            return "Looking for checkpoints…"
+        candidate = self.candidate
+        if candidate is None:
+            return "There is no checkpoint yet; choose a file with “…”."
+        return candidate.problem
+
+    def show_candidates(self, candidates: Iterable[Candidate], *, prefer: Path | None = None) -> None:
+        """Replace the list, keeping the choice where it is still there; files that were browsed for stay.
+
+        `prefer` is chosen where nothing was.
+        """
+        self._looking = False
+        chosen = self.candidate.path if self.candidate is not None else prefer
+        fresh = list(candidates)
+        known = {candidate.path for candidate in fresh}
+        kept = [
+            candidate
+            for candidate in self._candidates
+            if candidate.path not in known and candidate.path.exists()
+        ]
+        self._set([*fresh, *kept], chosen)
+
+    def add(self, candidate: Candidate) -> None:
+        """Add a checkpoint that a person has pointed at, or refresh it, and choose it."""
+        others = [known for known in self._candidates if known.path != candidate.path]
+        self._chosen_by_hand = True
+        self._set([*others, candidate], candidate.path)
+
+    def choose(self, candidate: Candidate) -> None:
+        """Choose one of `candidates`, as a person does; no suggestion replaces it."""
+        self._chosen_by_hand = True
+        self._combo.setCurrentIndex([known.path for known in self._candidates].index(candidate.path))
+
+    def suggest_for(self, volume: Volume) -> None:
+        """Choose the shipped checkpoint that fits the volume, unless a person has chosen one, or none fits."""
+        if self._chosen_by_hand:
+            return
+        fitting = [
+            index
+            for index, candidate in enumerate(self._candidates)
+            if candidate.shipped
+            and candidate.problem is None
+            and candidate.card is not None
+            and reason_to_choose(volume, candidate.card) is not None
+        ]
+        if fitting and self._combo.currentIndex() not in fitting:
+            self._show(fitting[0])
+
+    def ask_file(self) -> None:
+        """Ask for a file; it is listed once somebody has looked at it and called `add`."""
+        name, _ = QFileDialog.getOpenFileName(self, "Choose a checkpoint", "", _FILTERS)
+        if name:
+            self.browsed.emit(name)
+
+    def _set(self, candidates: Sequence[Candidate], chosen: Path | None) -> None:
+        self._candidates = list(candidates)
+        self._combo.blockSignals(True)
+        self._combo.clear()
+        for index, candidate in enumerate(self._candidates):
+            self._combo.addItem(candidate.title)
+            self._combo.setItemData(
+                index, candidate.problem or str(candidate.path), Qt.ItemDataRole.ToolTipRole
+            )
+            set_item_enabled(self._combo, index, candidate.problem is None)
+        usable = [at for at, candidate in enumerate(self._candidates) if candidate.problem is None]
+        at = next((at for at, candidate in enumerate(self._candidates) if candidate.path == chosen), -1)
+        if at < 0 and self._candidates:
+            at = usable[0] if usable else 0
+        self._combo.blockSignals(False)
+        if at < 0 or self._candidates[at].path != chosen:
+            self._chosen_by_hand = False  # what was chosen is gone
+        self._show(at)
+
+    def _show(self, index: int) -> None:
+        self._combo.blockSignals(True)
+        self._combo.setCurrentIndex(index)
+        self._combo.blockSignals(False)
+        self._on_index()
+
+    def _on_activated(self, _index: int) -> None:
+        self._chosen_by_hand = True
+
+    def _on_choice(self, _index: int) -> None:
+        self._chosen_by_hand = True
+        self._on_index()
+
+    def _on_index(self) -> None:
+        candidate = self.candidate
+        picked = self._presets.get(candidate.path) if candidate is not None else None
+        self.names.offer(candidate.presets if candidate is not None else {}, picked)
+        self._describe()
+        self.changed.emit()
+
+    def _on_names(self, preset: str) -> None:
+        candidate = self.candidate
+        if candidate is None:
+            return
+        self._presets[candidate.path] = preset
+        self._describe()
+        self.renamed.emit()
+
+    def _describe(self) -> None:
+        candidate = self.candidate
+        self._combo.setEnabled(bool(self._candidates))
+        self._info.setText(candidate.summary if candidate is not None else self.problem or "")
+        self._combo.setToolTip(str(candidate.path) if candidate is not None else "")
+
+
+class VariantChooser(QWidget):
+    """Shows the variant that the checkpoint sets; another one can be picked where a checkpoint of it is listed.
+
+    Emits `wanted` with the name of the variant that was picked.
+    """
+
+    wanted = Signal(str)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._combo = ElidingCombo("variant", self)
+        self._combo.activated.connect(self._on_activated)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._combo)
+        self.show_variants(None, ())
+
+    def show_variants(self, chosen: Candidate | None, candidates: Iterable[Candidate]) -> None:
+        """Show the chosen checkpoint's variant first, then the others, greyed where nothing fits them."""
+        from napari_transunet.model.variants import VARIANTS
+
+        there = {candidate.variant for candidate in candidates if candidate.problem is None}
+        own = chosen.variant if chosen is not None else None
+        self._combo.clear()
+        self._combo.addItem(f"{own} (from file)" if own else "Set by the checkpoint")
+        self._combo.setItemData(0, own)
+        self._combo.setToolTip("The checkpoint sets the variant: its numbers fit this network only.")
+        for name in VARIANTS:
+            if name == own:
+                continue
+            self._combo.addItem(name)
+            index = self._combo.count() - 1
+            self._combo.setItemData(index, name)
+            set_item_enabled(self._combo, index, name in there)
+            self._combo.setItemData(
+                index,
+                "Take the first checkpoint of this variant."
+                if name in there
+                else f"No checkpoint of {name} is listed; add one with “…” or put it into your checkpoint folder.",
+                Qt.ItemDataRole.ToolTipRole,
+            )
+
+    def _on_activated(self, index: int) -> None:
+        if index > 0:
+            name = str(self._combo.itemData(index))
+            self._combo.setCurrentIndex(0)
+            self.wanted.emit(name)
+
+
+def set_item_enabled(combo: QComboBox, index: int, enabled: bool) -> None:
+    """Grey one entry of a combo box, or not."""
+    model = combo.model()
+    if isinstance(model, QStandardItemModel) and (item := model.item(index)) is not None:
+        item.setEnabled(enabled)
+
+
+def find_checkpoints(user_folder: Path | None) -> list[Candidate]:
+    """The shipped checkpoints and those in the user's folder. Reads files: not for the GUI thread."""
+    from napari_transunet.checkpoints.registry import list_checkpoints
+
+    return [
+        Candidate.from_report(entry.report, name=entry.name, title=entry.title, shipped=entry.shipped)
+        for entry in list_checkpoints(user_folder)
+    ]
+
+
+def find_default() -> Path | None:
+    """The checkpoint to begin with. Loads torch: not for the GUI thread."""
+    from napari_transunet.checkpoints.registry import default_checkpoint
+
+    return default_checkpoint()
+
+
+def look_at(path: Path) -> Candidate:
+    """One checkpoint file. Reads it: not for the GUI thread. Raises `FileProblem` where it cannot be read."""
+    from napari_transunet.checkpoints.info import inspect_checkpoint
+
+    return Candidate.from_report(inspect_checkpoint(path))

@@ -1,0 +1,152 @@
+"""Prepared predictors, kept so that a second run starts at once."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_transunet.errors import FileProblem
+
+if TYPE_CHECKING:
+    from napari_transunet.checkpoints.loading import Checkpoint
+    from napari_transunet.inference.predictor import Pipeline, Predictor
+
+
+@dataclass(frozen=True)
+class PredictorSettings:
+    """Everything a predictor is made from.
+
+    Attributes
+    ----------
+    checkpoint
+        File of the checkpoint.
+    device, precision, pipeline
+        As `Predictor` takes them.
+    batch_size
+        Slices per batch; None lets the predictor choose.
+    img_size
+        Side of the network's square input in pixels; None takes the checkpoint's own size.
+    planes, flips
+        As `Predictor` takes them.
+    """
+
+    checkpoint: Path
+    device: str = "auto"
+    precision: str = "auto"
+    pipeline: Pipeline = "card"
+    batch_size: int | None = None
+    img_size: int | None = None
+    planes: int | None = None
+    flips: bool = False
+
+
+@dataclass(frozen=True)
+class PreparedPredictor:
+    """A predictor and the checkpoint it was made from."""
+
+    predictor: Predictor
+    checkpoint: Checkpoint
+
+
+_Key = tuple[PredictorSettings, int, int]
+"""Settings, and when the checkpoint's file was changed last (ns) and its size in bytes."""
+
+
+class PredictorCache:
+    """The last few prepared predictors, by settings and by the state of the checkpoint's file.
+
+    Where only something else than the checkpoint differs, e.g. the precision, its file is not read again.
+
+    `get` may be called from any thread; it loads and prepares, so never call it on the GUI thread.
+    """
+
+    def __init__(self, size: int = 2) -> None:
+        self._size = size
+        self._kept: OrderedDict[_Key, PreparedPredictor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, settings: PredictorSettings) -> PreparedPredictor:
+        """The predictor for these settings, prepared now or before.
+
+        Raises
+        ------
+        FileProblem
+            The checkpoint's file cannot be read.
+        CheckpointError
+            It is not a usable checkpoint.
+        """
+        key = self._key(settings)
+        with self._lock:
+            known = self._kept  # what is loaded while `clear` comes is not kept
+            if key in known:
+                known.move_to_end(key)
+                return known[key]
+            checkpoint = self._loaded(known, key)
+            # Room first: a large network must not be held twice while its successor is loaded.
+            while len(known) >= self._size:
+                known.popitem(last=False)
+            prepared = _prepare(settings, checkpoint)
+            known[key] = prepared
+            return prepared
+
+    @staticmethod
+    def _loaded(known: Mapping[_Key, PreparedPredictor], key: _Key) -> Checkpoint | None:
+        """The checkpoint that this key needs, if one of the kept predictors was made from it."""
+        for kept, prepared in known.items():
+            if _file_of(kept) == _file_of(key):
+                return prepared.checkpoint
+        return None
+
+    def clear(self) -> None:
+        """Let go of all predictors and their memory; waits for none that is being loaded."""
+        self._kept = OrderedDict()
+
+    def __contains__(self, settings: PredictorSettings) -> bool:
+        try:
+            return self._key(settings) in self._kept
+        except FileProblem:
+            return False
+
+    @staticmethod
+    def _key(settings: PredictorSettings) -> _Key:
+        try:
+            state = settings.checkpoint.stat()
+        except OSError as error:
+            raise FileProblem(
+                f"The checkpoint {settings.checkpoint.name} cannot be read: {error.strerror or error}."
+            ) from error
+        return settings, state.st_mtime_ns, state.st_size
+
+
+def load_engine() -> None:
+    """Import what a first run needs, so that it does not hold up the window then; for any thread."""
+    import napari_transunet.checkpoints.loading
+    import napari_transunet.inference.predictor  # noqa: F401
+
+
+def _file_of(key: _Key) -> tuple[Path, int | None, int, int]:
+    """What a loaded checkpoint depends on."""
+    settings, changed, size = key
+    return settings.checkpoint, settings.img_size, changed, size
+
+
+def _prepare(settings: PredictorSettings, checkpoint: Checkpoint | None) -> PreparedPredictor:
+    from napari_transunet.checkpoints.loading import load_checkpoint
+    from napari_transunet.inference.predictor import Predictor
+
+    if checkpoint is None:
+        checkpoint = load_checkpoint(settings.checkpoint, img_size=settings.img_size)
+    predictor = Predictor(
+        checkpoint,
+        device=settings.device,
+        precision=settings.precision,
+        pipeline=settings.pipeline,
+        batch_size=settings.batch_size,
+        planes=settings.planes,
+        flips=settings.flips,
+    )
+    return PreparedPredictor(predictor, checkpoint)

@@ -1,0 +1,173 @@
+"""What is shown of a result: the legend that picks the brush, the count of edits, and *Export…*."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtWidgets import QFrame, QPushButton, QScrollArea, QVBoxLayout, QWidget
+
+from napari_transunet.viewer.layers.brush_rest import BrushRest
+from napari_transunet.viewer.layers.layers import label_set_of
+from napari_transunet.viewer.segment.export import ExportAction
+from napari_transunet.viewer.sessions.registry import sessions_of
+from napari_transunet.viewer.widgets.legend import Legend
+from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+
+if TYPE_CHECKING:
+    from napari.layers import Image, Labels
+    from napari.viewer import Viewer
+
+    from napari_transunet.volumes.labels import LabelSet
+
+_QUIET = 600  # ms without a change before edits are counted
+_HEIGHT = 168  # px; longer legends scroll
+
+
+class ResultPanel(QWidget):
+    """Follows one Labels layer at a time.
+
+    Emits `edited` with the number of voxels that differ from the prediction and whether any label is left, and
+    `said` with a sentence about an export.
+    """
+
+    edited = Signal(int, bool)
+    said = Signal(str)
+
+    def __init__(self, viewer: Viewer, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._viewer = viewer
+        self._sessions = sessions_of(viewer)
+        self._layer: Labels | None = None
+        self._image: Image | None = None
+        self._chores = BackgroundTasks(self)
+        self._brush_rest = BrushRest(viewer, self)
+        self.legend = Legend(self)
+        self.legend.picked.connect(self._on_picked)
+        self._area = QScrollArea(self)
+        self._area.setWidget(self.legend)
+        self._area.setWidgetResizable(True)
+        self._area.setFrameShape(QFrame.Shape.NoFrame)
+        self._area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._button = QPushButton("Export…", self)
+        self._button.setObjectName("export_labels")
+        self._button.clicked.connect(self.export_labels)
+        self.export = ExportAction(self)
+        self.export.started.connect(self.said)
+        self.export.failed.connect(self.said)
+        self.export.exported.connect(self._on_exported)
+        self._pause = QTimer(self)
+        self._pause.setSingleShot(True)
+        self._pause.setInterval(_QUIET)
+        self._pause.timeout.connect(self.count_edits)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(6)
+        layout.addWidget(self._area)
+        layout.addWidget(self._button)
+
+    @property
+    def layer(self) -> Labels | None:
+        """The layer that is shown."""
+        return self._layer
+
+    def show_result(
+        self, layer: Labels | None, image: Image | None, otherwise: LabelSet | None = None
+    ) -> None:
+        """Follow this layer, made on this image; without one show the organs that could be found."""
+        self._image = image
+        if layer is not self._layer:
+            self._follow(False)
+            self._layer = layer
+            self._follow(True)
+            self._brush_rest.follow(layer)
+        self.legend.show_labels(label_set_of(layer) if layer is not None else otherwise)
+        self._on_colormap()
+        self._on_selected_label()
+        self._area.setVisible(len(self.legend) > 0)
+        self._area.setFixedHeight(min(_HEIGHT, self.legend.sizeHint().height() + 4))
+
+    def set_locked(self, why_not: str | None) -> None:
+        """Say why the result can be neither edited nor exported now; None where it can."""
+        if self._layer is None:
+            why_not = "Segment a volume first."
+        self.legend.set_pickable(why_not)
+        self._button.setEnabled(why_not is None)
+        self._button.setToolTip(why_not or "Write the labels on the scan's grid, with their names.")
+
+    def count_edits(self) -> None:
+        """Count in the background what was changed since the prediction; `edited` tells."""
+        layer = self._layer
+        result = self._sessions.result_of(layer)
+        session = result.session if result is not None else None
+        if layer is None or session is None or not session.runs or not layer.editable:
+            return
+        labels = layer.data
+        if tuple(labels.shape) != session.shape:
+            return
+
+        def counted(found: tuple[int, bool]) -> None:
+            if self._layer is layer:
+                self.edited.emit(*found)
+
+        self._chores.run(lambda: (session.edited_voxels(labels), bool(labels.any())), counted, latest="edits")
+
+    def export_labels(self) -> None:
+        """What the button *Export…* does: ask for a file and write."""
+        if self._layer is None:
+            return
+        result = self._sessions.result_of(self._layer)
+        provenance = result.session.provenance if result is not None else None
+        self.export.ask(self._layer, image=self._image, provenance=provenance)
+
+    def detach(self) -> None:
+        """Follow no layer any more, and forget counts that are under way."""
+        self._pause.stop()
+        self._chores.drop()
+        self._follow(False)
+        self._brush_rest.follow(None)
+        self._layer = None
+
+    def _follow(self, on: bool) -> None:
+        if self._layer is None:
+            return
+        events = self._layer.events
+        for emitter, slot in (
+            (events.selected_label, self._on_selected_label),
+            (events.colormap, self._on_colormap),
+            (events.paint, self._on_edit),
+            (events.set_data, self._on_edit),
+        ):
+            (emitter.connect if on else emitter.disconnect)(slot)
+
+    def _on_picked(self, value: int) -> None:
+        layer = self._layer
+        if layer is None:
+            return
+        self._viewer.layers.selection.active = layer
+        layer.selected_label = value
+        if layer.editable and self._viewer.dims.ndisplay == 2:
+            layer.mode = "paint"
+
+    def _on_selected_label(self, _event: Any = None) -> None:
+        self.legend.set_current(int(self._layer.selected_label) if self._layer is not None else None)
+
+    def _on_colormap(self, _event: Any = None) -> None:
+        if self._layer is None:
+            return
+        colors = getattr(self._layer.colormap, "color_dict", {})
+        self.legend.set_colors(
+            {
+                int(value): (float(rgba[0]), float(rgba[1]), float(rgba[2]))
+                for value, rgba in colors.items()
+                if value is not None
+            }
+        )
+
+    def _on_edit(self, _event: Any = None) -> None:
+        # Also called on every repaint, as undo tells nothing else; the timer makes one count of many.
+        if self._layer is not None and self._layer.editable:
+            self._pause.start()
+
+    def _on_exported(self, _path: str, sentence: str) -> None:
+        self.said.emit(sentence)

@@ -1,0 +1,536 @@
+"""One run of the network over a volume: a worker that computes, and a timer on the GUI thread that draws.
+
+The worker loads the checkpoint, prepares the predictor and computes slices; it never touches a layer or the
+viewer. Everything it finds goes into a `_Channel`. The GUI thread looks into the channel thirty times a second.
+
+What holds here: the GUI thread waits for neither the worker nor a lock, but in `wait`, when the window closes; what a
+run computed after it was ended is dropped; and however it ends, what it wrote is one undo step.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_transunet.annotation.provenance import RunRecord, now
+from napari_transunet.errors import InputError
+from napari_transunet.viewer.layers.live_update import LivePainter, SliceBuffer, position_in_view
+from napari_transunet.viewer.layers.slice_numbers import SliceNumbers, slice_numbers
+from napari_transunet.viewer.layers.undo import UndoStep
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+    from napari.viewer import Viewer
+
+    from napari_transunet.viewer.segment.predictors import PredictorCache, PredictorSettings
+    from napari_transunet.viewer.sessions.results import Result
+    from napari_transunet.volumes.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+_TICK = 33  # ms
+_NICENESS = 19  # of the computing thread on Linux, so that the window is served first
+
+Kind = Literal["finished", "cancelled", "failed"]
+Stage = Literal["loading", "segmenting", "stopping"]
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What to compute.
+
+    Attributes
+    ----------
+    settings, checkpoint_name
+        What the predictor is made from, and the name of its checkpoint for the record.
+    cache
+        Where prepared predictors are kept.
+    volume
+        Gives the volume; called on the worker's thread, because a lazy array may have to be computed.
+    only_this_slice
+        Compute the slice in view alone instead of the whole volume.
+    between
+        First and last slice of the range to compute, by the slider's numbers; None for all.
+    """
+
+    settings: PredictorSettings
+    checkpoint_name: str
+    cache: PredictorCache
+    volume: Callable[[], Volume]
+    only_this_slice: bool = False
+    between: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """How far a run is.
+
+    `left` is the estimated remaining time in seconds, None while it cannot be known; `number` is the slider's of the
+    slice that it started at.
+    """
+
+    stage: Stage
+    done: int
+    total: int
+    number: int
+    left: float | None
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How a run ended.
+
+    Attributes
+    ----------
+    kind
+        "finished", "cancelled" (also where `reason` says why it had to stop), or "failed" with an `error`.
+    done, total, first, axis
+        Slices written, slices asked for, the slice it started at, and the array axis along which they lie.
+    seconds
+        From the start, loading included, to the last slice.
+    volumes
+        Label value -> mL of what these slices hold now, for the labels that were found.
+    whole
+        Whether that is the whole volume: every slice was asked for and written.
+    numbers
+        The slider's numbers of the slices along `axis`.
+    record
+        For the session's provenance; None where nothing was written.
+    conflicts
+        Slice -> voxels in which what was computed disagrees with a person's edits, which stayed.
+    reopened
+        Slices that had been reviewed and were changed.
+    """
+
+    kind: Kind
+    done: int
+    total: int
+    first: int
+    axis: int
+    seconds: float
+    volumes: dict[int, float]
+    record: RunRecord | None
+    only_this_slice: bool
+    conflicts: Mapping[int, int] = field(default_factory=dict)
+    reopened: tuple[int, ...] = ()
+    reason: str | None = None
+    error: Exception | None = None
+    whole: bool = True
+    numbers: SliceNumbers = field(default_factory=lambda: SliceNumbers(1))
+
+
+class _Channel:
+    """What the worker and the GUI thread share. Each field is written by one side only."""
+
+    def __init__(
+        self,
+        request: RunRequest,
+        position: tuple[int, int, int],
+        numbers: Sequence[SliceNumbers],
+    ) -> None:
+        self.numbers = tuple(numbers)  # along each axis
+        self.request: RunRequest | None = request
+        self.only_this_slice = request.only_this_slice
+        self.checkpoint_name = request.checkpoint_name
+        self.pipeline = request.settings.pipeline
+        self.started = time.perf_counter()
+        self.date = now()
+        # GUI thread -> worker
+        self.position = position
+        self.stop = threading.Event()
+        self.aborted: Callable[[], bool] = lambda: False
+        # worker -> GUI thread
+        self.buffer = SliceBuffer()
+        self.slicing = threading.Event()
+        self.warm: tuple[int, float] | None = None  # slices of the first batch, and when it was done
+        self.last_slice = self.started
+        self.axis = 0
+        self.first = 0
+        self.total = 0
+        self.voxels: NDArray[np.int64] = np.zeros(1, np.int64)
+        self.voxel_ml = 0.0
+        self.variant = ""
+        self.sha256: str | None = None
+        self.card: dict[str, Any] = {}
+        self.img_size: tuple[int, int] = (0, 0)
+        self.between: tuple[int, int] | None = None  # first and last index, where a range was asked for
+        self.device = ""
+        self.precision = ""
+        self.backend = ""
+        self.planes = 1
+        self.flips = False
+        self.error: Exception | None = None
+        self.ended = threading.Event()
+
+    def cancelled(self) -> bool:
+        """Whether the person, or napari on closing its window, wants the run to stop."""
+        return self.stop.is_set() or self.aborted()
+
+
+class _Task(partial[Generator[None, None, None]]):
+    """The worker's function with a name that napari can show in its list of running tasks."""
+
+    title: str = ""
+
+    def __str__(self) -> str:
+        return self.title
+
+
+def _work(channel: _Channel) -> Generator[None, None, None]:
+    """Load, prepare, compute; one yield per batch. Errors go into the channel, never into napari's popups."""
+    request = channel.request
+    assert request is not None
+    try:
+        _be_nice()
+        prepared = request.cache.get(request.settings)
+        yield
+        volume = request.volume()
+        predictor = prepared.predictor
+        channel.variant = prepared.checkpoint.card.variant
+        channel.sha256 = prepared.checkpoint.sha256
+        channel.card = prepared.checkpoint.card.model_dump(mode="json", exclude_none=True)
+        channel.device, channel.precision = (
+            str(predictor.device),
+            str(predictor.precision).removeprefix("torch."),
+        )
+        channel.backend, channel.planes, channel.flips = predictor.backend, predictor.planes, predictor.flips
+        channel.img_size = predictor.card.img_size
+        channel.axis = int(predictor.slice_axis(volume))
+        channel.first = channel.position[channel.axis]
+        slices = _wanted_slices(request, channel.first, channel.numbers[channel.axis])
+        if request.between is not None and slices is not None and not request.only_this_slice:
+            channel.between = slices[0], slices[-1]
+        if slices is not None and channel.first not in slices:
+            channel.first = min(slices, key=lambda index: abs(index - channel.first))
+        channel.total = volume.data.shape[channel.axis] if slices is None else len(slices)
+        channel.voxel_ml = float(np.prod(volume.geometry.spacing)) / 1000.0
+        channel.slicing.set()
+        yield
+        for batch in predictor.iter_batches(
+            volume, first=channel.first, slices=slices, cancelled=channel.cancelled, uncertainty=True
+        ):
+            channel.last_slice = time.perf_counter()
+            if channel.warm is None:
+                channel.warm = len(batch), channel.last_slice
+            for prediction in batch:
+                channel.voxels = _added(channel.voxels, np.bincount(prediction.plane.ravel()))
+                channel.buffer.put(int(prediction.index), prediction.plane, prediction.uncertainty)
+            yield
+    except Exception as error:
+        logger.exception("The segmentation failed.")
+        channel.error = error
+    finally:
+        # napari keeps every worker, with its arguments, for as long as the window lives.
+        channel.request = None
+        channel.ended.set()
+
+
+def _wanted_slices(request: RunRequest, shown: int, numbers: SliceNumbers) -> Sequence[int] | None:
+    """The indices of the slices to compute; None for all."""
+    if request.only_this_slice:
+        return [shown]
+    if request.between is None:
+        return None
+    found = [numbers.index(number) for number in request.between]
+    ends = sorted(index for index in found if index is not None)
+    if len(ends) < len(found):
+        first, last = request.between
+        raise InputError(
+            f"There are no slices {first} to {last}; this volume's slices are {numbers.lowest} to "
+            f"{numbers.highest}. Change “Slices” under Advanced."
+        )
+    return range(ends[0], ends[1] + 1)
+
+
+def _added(total: NDArray[np.int64], more: NDArray[np.int64]) -> NDArray[np.int64]:
+    if len(more) > len(total):
+        total, more = more, total
+    summed = total.copy()
+    summed[: len(more)] += more
+    return summed
+
+
+def _be_nice() -> None:
+    if sys.platform == "linux":  # elsewhere niceness belongs to the whole process
+        try:
+            thread = threading.get_native_id()
+            usual = os.getpriority(os.PRIO_PROCESS, os.getpid())
+            os.setpriority(os.PRIO_PROCESS, thread, min(19, usual + _NICENESS))
+        except OSError:
+            logger.debug("The priority of the worker's thread could not be lowered.", exc_info=True)
+
+
+class SegmentationRun(QObject):
+    """A run from its start to its last drawn slice. GUI thread only; make a new one for every run.
+
+    While it goes on, the layer is not editable; when it ends, however it ends, what was written is one
+    undo step. Emits `progressed` with a `RunProgress` and, exactly once, `finished` with a `RunOutcome`.
+    """
+
+    progressed = Signal(object)
+    finished = Signal(object)
+
+    def __init__(
+        self, viewer: Viewer, image: Image, result: Result, request: RunRequest, parent: QObject | None = None
+    ) -> None:
+        super().__init__(parent)
+        self._viewer = viewer
+        self._image = image
+        self.result = result
+        numbers = [slice_numbers(viewer, image, axis) for axis in range(3)]
+        self._channel = _Channel(request, position_in_view(viewer, image), numbers)
+        self._title = f"the segmentation of {image.name}"
+        self._image_data = image.data
+        self._reason: str | None = None
+        self._over = False
+        self._painter: LivePainter | None = None
+        self._step: UndoStep | None = None
+        self._worker: Any = None
+        self._estimated_at = (0, 0.0)  # slices done, and when the last one will be
+        self._timer = QTimer(self)
+        self._timer.setInterval(_TICK)
+        self._timer.timeout.connect(self._tick)
+
+    def start(self) -> None:
+        """Lock the layer and start the worker."""
+        from napari.qt.threading import create_worker
+
+        from napari_transunet.viewer.widgets.worker import QuietWorker, serve_window_first
+
+        self.result.undo.settle()
+        self._step = UndoStep(self.result.layer)
+        task = _Task(_work, self._channel)
+        task.title = self._title
+        worker = create_worker(task, _worker_class=QuietWorker, _ignore_errors=True, _start_thread=False)
+        # Only a weak tie from the channel: the worker holds the channel through its generator.
+        self._channel.aborted = _AbortRequested(worker)
+        worker.finished.connect(self._channel.ended.set)
+        self._viewer.layers.events.removed.connect(self._on_layer_removed)
+        self._image.events.data.connect(self._on_image_data)
+        self._timer.start()
+        serve_window_first(True)
+        self._worker = worker
+        worker.start()
+        self._report()
+
+    @property
+    def image(self) -> Image:
+        """The layer that is segmented."""
+        return self._image
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended and its layer is editable again."""
+        return self._over
+
+    @property
+    def reviewed_numbers(self) -> SliceNumbers:
+        """The slider's numbers of the slices that are reviewed, which may lie along another axis than the run's."""
+        return self._channel.numbers[self.result.session.axis]
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._channel.stop.is_set()
+
+    def stop(self, reason: str | None = None) -> None:
+        """Ask the run to end after the current batch, keeping what there is; `reason` goes into the outcome."""
+        if self._reason is None:
+            self._reason = reason
+        self._channel.stop.set()
+        if not self._over:
+            self._report()
+
+    def abandon(self) -> None:
+        """End now, because nobody watches any more: draw what is there and let the worker run out by itself."""
+        self.stop()
+        self._conclude()
+
+    def wait(self, seconds: float) -> bool:
+        """Block until the worker's thread is done with this run, at most so long; whether it is."""
+        return self._worker is None or bool(self._worker.wait(seconds))
+
+    def _tick(self) -> None:
+        if self._over:
+            return
+        channel = self._channel
+        if channel.slicing.is_set():
+            self._paint()
+        elif not channel.only_this_slice and self._image in self._viewer.layers:
+            # The person may scroll while the checkpoint loads; start where they are then.
+            channel.position = position_in_view(self._viewer, self._image)
+        if self._over:
+            return
+        if channel.ended.is_set() and not len(channel.buffer):
+            self._conclude()
+        else:
+            self._report()
+
+    def _paint(self, *, everything: bool = False) -> None:
+        assert self._step is not None
+        if not self._step.intact:
+            self.stop("the labels were replaced while it ran")
+            while self._channel.buffer.take() is not None:
+                pass
+            return
+        if self._painter is None:
+            channel, session = self._channel, self.result.session
+            if not session.reviewed and not session.notes:
+                session.axis = channel.axis
+            session.unsure_along(channel.axis).begin(channel.sha256, channel.pipeline, channel.img_size)
+            self._painter = LivePainter(self._viewer, self.result, self._step, channel.axis)
+        if everything:
+            self._painter.paint(self._channel.buffer, budget=None)
+        else:
+            self._painter.paint(self._channel.buffer)
+
+    def _report(self) -> None:
+        channel = self._channel
+        done = self._painter.written if self._painter is not None else 0
+        stage: Stage = "segmenting" if channel.slicing.is_set() else "loading"
+        left = self._left(done) if done and channel.total else None
+        if channel.stop.is_set():
+            stage = "stopping"
+        self.progressed.emit(
+            RunProgress(stage, done, channel.total, self._numbers.number(channel.first), left)
+        )
+
+    @property
+    def _numbers(self) -> SliceNumbers:
+        return self._channel.numbers[self._channel.axis]
+
+    def _left(self, done: int) -> float | None:
+        """Estimated seconds to the end: from the mean time per slice, counting down between two batches.
+
+        The first batch is left out, for much of its time goes into what happens but once; until the second is there,
+        nothing can be said.
+        """
+        channel, present = self._channel, time.perf_counter()
+        first, began = channel.warm or (done, present)
+        if done <= first:
+            return None
+        if done != self._estimated_at[0]:
+            mean = (channel.last_slice - began) / (done - first)
+            self._estimated_at = (done, present + mean * (channel.total - done))
+        return max(0.0, self._estimated_at[1] - present)
+
+    def _on_layer_removed(self, event: Any) -> None:
+        if event.value is self._image:
+            self.stop("the volume was removed")
+        elif event.value is self.result.layer:
+            self.stop("its labels were removed")
+
+    def _on_image_data(self, _event: Any = None) -> None:
+        if self._image.data is not self._image_data:
+            self.stop("the volume was replaced by another one")
+
+    def _conclude(self) -> None:
+        if self._over:
+            return
+        from napari_transunet.viewer.widgets.worker import serve_window_first
+
+        self._timer.stop()
+        serve_window_first(False)
+        if self._channel.slicing.is_set():
+            self._paint(everything=True)
+        self._over = True
+        self._viewer.layers.events.removed.disconnect(self._on_layer_removed)
+        self._image.events.data.disconnect(self._on_image_data)
+        mark = self._step.close() if self._step is not None else None
+        if self._painter is not None:
+            self.result.undo.add(mark, self._painter.session_step)
+        if self.result.layer in self._viewer.layers:
+            self.result.layer.refresh(extent=False)
+        outcome = self._outcome()
+        if outcome.record is not None and self._painter is not None:
+            session = self.result.session
+            session.add_run(outcome.record, self._painter.session_step)
+            if self._channel.sha256 is not None:
+                session.cards[self._channel.sha256] = self._channel.card
+        self.finished.emit(outcome)
+
+    def _outcome(self) -> RunOutcome:
+        channel = self._channel
+        done = self._painter.written if self._painter is not None else 0
+        step = self._painter.session_step if self._painter is not None else None
+        seconds = channel.last_slice - channel.started
+        voxels = channel.voxels
+        if self._painter is not None:
+            voxels = _added(voxels, self._painter.kept)
+        kind: Kind = "finished"
+        if channel.error is not None:
+            kind = "failed"
+        elif not channel.slicing.is_set() or done < channel.total:
+            kind = "cancelled"
+        record = None
+        if done:
+            first, last = self._range()
+            record = RunRecord(
+                checkpoint=channel.checkpoint_name,
+                sha256=channel.sha256,
+                variant=channel.variant,
+                pipeline=channel.pipeline,
+                device=channel.device,
+                precision=channel.precision,
+                date=channel.date,
+                seconds=round(seconds, 2),
+                slices=done,
+                total=channel.total,
+                first_slice=first,
+                last_slice=last,
+                axis=channel.axis,
+                backend=channel.backend,
+                planes=channel.planes,
+                flips=channel.flips,
+            )
+        return RunOutcome(
+            kind=kind,
+            done=done,
+            total=channel.total,
+            first=channel.first,
+            axis=channel.axis,
+            seconds=seconds,
+            volumes={
+                value: float(count) * channel.voxel_ml
+                for value, count in enumerate(voxels)
+                if value and count
+            },
+            record=record,
+            only_this_slice=channel.only_this_slice,
+            conflicts=dict(sorted(step.conflicts.items())) if step is not None else {},
+            reopened=step.reopened if step is not None else (),
+            reason=self._reason,
+            error=channel.error,
+            whole=kind == "finished" and done == self.result.session.shape[channel.axis],
+            numbers=self._numbers,
+        )
+
+    def _range(self) -> tuple[int, int]:
+        channel = self._channel
+        if channel.only_this_slice:
+            return channel.first, channel.first
+        return channel.between or (0, self.result.session.shape[channel.axis] - 1)
+
+
+class _AbortRequested:
+    """Whether napari asked a worker to quit, as it does when its window closes."""
+
+    def __init__(self, worker: Any) -> None:
+        import weakref
+
+        self._worker = weakref.ref(worker)
+
+    def __call__(self) -> bool:
+        worker = self._worker()
+        return worker is not None and bool(worker.abort_requested)

@@ -1,0 +1,272 @@
+"""*Open…*: a file or a DICOM folder, read off the GUI thread.
+
+Where it holds several series, time points or channels, they become a list to choose from.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QObject, Signal
+from qtpy.QtWidgets import QFileDialog, QMenu, QWidget
+
+from napari_transunet.errors import TransUNetError
+from napari_transunet.io.ambiguous import SeveralVolumesError
+from napari_transunet.io.dicom.series import SeveralSeriesError
+from napari_transunet.viewer.layers.layers import add_volume, labels_to_layer, volume_of, warm_up
+from napari_transunet.viewer.sessions.registry import sessions_of
+from napari_transunet.viewer.widgets.choice_list import series_list, volumes_list
+from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+from napari_transunet.volumes.labels import LabelSet
+
+if TYPE_CHECKING:
+    from napari.layers import Image, Labels
+    from napari.viewer import Viewer
+
+    from napari_transunet.viewer.widgets.choice_list import ChoiceList
+    from napari_transunet.volumes.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+_PATTERNS = (
+    "*.nii *.nii.gz *.hdr *.img *.hdr.gz *.img.gz *.nrrd *.nhdr *.mha *.mhd *.dcm *.dicom *.ima "
+    "*.tif *.tiff *.npy *.npz *.npy.h5 *.npz.h5 *.h5 *.hdf5"
+)
+_OPENER = "transunet_opener"
+_FILTERS = f"Volumes ({_PATTERNS});;All files (*)"
+
+Several = SeveralSeriesError | SeveralVolumesError
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to read: a file or folder, what was chosen in it, how that is called in a layer's name, and as what."""
+
+    path: Path
+    picks: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    titles: tuple[str, ...] = ()
+    as_labels: bool = False
+
+    def with_choice(self, several: Several, index: int) -> Wanted:
+        """The same with one more choice made: the one at `index` (from 0) of what `several` lists."""
+        if isinstance(several, SeveralSeriesError):
+            return replace(self, picks={**self.picks, "series": several.series[index].uid})
+        picks = {**self.picks, several.which: several.choice(index)}
+        return replace(self, picks=picks, titles=(*self.titles, several.title(index)))
+
+
+class VolumeOpener(QObject):
+    """Opens volumes into one viewer, one at a time and without blocking the window.
+
+    Signals
+    -------
+    started(str)
+        A sentence; reading has begun.
+    opened(object)
+        The new layer.
+    labels_opened(object)
+        The new labels layer; it is tied to its image where that is certain.
+    failed(str)
+        A sentence that says why nothing was opened.
+    choice_needed(object)
+        A `SeveralSeriesError` or `SeveralVolumesError` that says of what one must be chosen; the list is shown.
+    cancelled()
+        The list was closed without choosing.
+    """
+
+    started = Signal(str)
+    opened = Signal(object)
+    labels_opened = Signal(object)
+    failed = Signal(str)
+    choice_needed = Signal(object)
+    cancelled = Signal()
+
+    def __init__(self, viewer: Viewer, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._viewer = viewer
+        self._widget = parent
+        self._chores = BackgroundTasks(self)
+        warm_up()  # while the dock comes up nobody waits for it; while a network runs, the window would stand still
+        self._wanted: Wanted | None = None
+        self._chooser: ChoiceList | None = None
+        self._last_folder = ""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a volume is being read."""
+        return self._chores.busy
+
+    @property
+    def chooser(self) -> ChoiceList | None:
+        """The list of what can be chosen while it is open."""
+        return self._chooser
+
+    def menu(self, parent: QWidget | None = None) -> QMenu:
+        """The small menu of the *Open…* button."""
+        menu = QMenu(parent or self._widget)
+        menu.addAction("File…", self.ask_file)
+        menu.addAction("DICOM folder…", self.ask_folder)
+        menu.addAction("Labels…", self.ask_labels)
+        return menu
+
+    def ask_file(self) -> None:
+        """Ask for a file and open it."""
+        name, _ = QFileDialog.getOpenFileName(self._widget, "Open volume", self._last_folder, _FILTERS)
+        if name:
+            self._last_folder = str(Path(name).parent)
+            self.open_path(name)
+
+    def ask_folder(self) -> None:
+        """Ask for a folder and open its DICOM series."""
+        name = QFileDialog.getExistingDirectory(self._widget, "Open DICOM folder", self._last_folder)
+        if name:
+            self._last_folder = str(Path(name).parent)
+            self.open_path(name)
+
+    def ask_labels(self) -> None:
+        """Ask for a file and open it as labels, whatever it looks like."""
+        name, _ = QFileDialog.getOpenFileName(self._widget, "Open labels", self._last_folder, _FILTERS)
+        if name:
+            self._last_folder = str(Path(name).parent)
+            self.open_labels(name)
+
+    def open_labels(self, path: str | os.PathLike[str]) -> None:
+        """Read a file as labels without asking, and tie them to the image on whose grid they lie."""
+        self._open(Wanted(Path(path), as_labels=True))
+
+    def open_path(self, path: str | os.PathLike[str], *, series: str | None = None) -> None:
+        """Read a file or folder without asking; the outcome comes as a signal.
+
+        Where there are several series, time points or channels and none is named, the list to choose from is shown.
+        """
+        self._open(Wanted(Path(path), {} if series is None else {"series": series}))
+
+    def offer(self, path: str | os.PathLike[str], several: Several) -> bool:
+        """Show the list for a file or folder that somebody else tried to read; whether there is room for one now."""
+        if self.busy or self._chooser is not None:
+            return False
+        self._choose(Wanted(Path(path)), several)
+        return True
+
+    def _open(self, wanted: Wanted) -> None:
+        if self.busy:
+            self.failed.emit("A volume is still being read; wait for it to finish.")
+            return
+        self._close_chooser()
+        self._wanted = wanted
+        self.started.emit(f"Reading {wanted.path.name} …")
+        self._chores.run(
+            lambda: _attempt(wanted), lambda result: self._on_read(wanted, result), self._on_error
+        )
+
+    def _on_read(self, wanted: Wanted, result: Volume | TransUNetError) -> None:
+        if isinstance(result, SeveralSeriesError | SeveralVolumesError):
+            self._choose(wanted, result)
+            return
+        if isinstance(result, TransUNetError):
+            self.failed.emit(str(result))
+            return
+        try:
+            name = ", ".join((result.source.name, *wanted.titles)) if wanted.titles else None
+            if wanted.as_labels:
+                labels = self._labels_of(result, name or result.source.name)
+                sessions_of(self._viewer).open(labels)  # tied to its image before anybody sees it
+                self._viewer.add_layer(labels)
+                self.labels_opened.emit(labels)
+                return
+            layer = add_volume(self._viewer, result, name=name)
+        except TransUNetError as error:
+            self.failed.emit(str(error))
+            return
+        self.opened.emit(layer)
+
+    def reopen_as_labels(self, layer: Image) -> None:
+        """Show what was opened as an image as labels instead, without reading it again."""
+        try:
+            labels = self._labels_of(volume_of(layer), str(layer.name))
+        except TransUNetError as error:
+            self.failed.emit(str(error))
+            return
+        self._viewer.layers.remove(layer)
+        # Only now the image itself is no candidate for what its labels lie on.
+        sessions_of(self._viewer).open(labels)
+        self._viewer.add_layer(labels)
+        self.labels_opened.emit(labels)
+
+    def _labels_of(self, volume: Volume, name: str) -> Labels:
+        """A labels layer with the names that the file gives."""
+        from napari.layers import Labels
+
+        label_set = volume.labels if volume.labels is not None else LabelSet()
+        data, meta, _ = labels_to_layer(volume.data, replace(volume, labels=label_set), label_set, name)
+        return Labels(data, **meta)
+
+    def _on_error(self, error: Exception) -> None:
+        name = self._wanted.path.name if self._wanted is not None else "the file"
+        if isinstance(error, MemoryError):
+            self.failed.emit(f"There is not enough memory for {name}; close other volumes and try again.")
+        else:
+            self.failed.emit(f"{name} could not be read ({type(error).__name__}: {error}).")
+
+    def _choose(self, wanted: Wanted, several: Several) -> None:
+        if isinstance(several, SeveralSeriesError):
+            chooser = series_list(wanted.path.name, several, self._widget)
+        else:
+            chooser = volumes_list(wanted.path.name, several, self._widget)
+        chooser.chosen.connect(lambda index: self._open(wanted.with_choice(several, index)))
+        chooser.rejected.connect(self.cancelled)
+        chooser.finished.connect(self._forget_chooser)
+        self._chooser = chooser
+        chooser.show()
+        self.choice_needed.emit(several)
+
+    def _forget_chooser(self) -> None:
+        self._chooser = None
+
+    def _close_chooser(self) -> None:
+        if self._chooser is not None:
+            self._chooser.close()
+            self._chooser = None
+
+
+def read_wanted(wanted: Wanted) -> Volume:
+    """The volume as it was chosen; for any thread. Raises what `read_volume` raises."""
+    from napari_transunet.io.reading import read_volume
+
+    return read_volume(wanted.path, **wanted.picks)
+
+
+def _attempt(wanted: Wanted) -> Volume | TransUNetError:
+    """`read_wanted`, with what is wrong with the file as an answer: that is news for the window, not for the log."""
+    try:
+        return read_wanted(wanted)
+    except TransUNetError as error:
+        return error
+
+
+def open_path(viewer: Viewer, path: str | os.PathLike[str], *, series: str | None = None) -> VolumeOpener:
+    """Open a file or folder into a viewer without a dialog; returns the opener, whose signals tell the outcome."""
+    opener = opener_for(viewer)
+    opener.open_path(path, series=series)
+    return opener
+
+
+def opener_for(viewer: Viewer) -> VolumeOpener:
+    """The viewer's opener for use without the dock: what it has to say appears as napari notifications."""
+    from napari.utils.notifications import show_error, show_info
+
+    window = viewer.window._qt_window
+    opener = window.findChild(VolumeOpener, _OPENER)
+    if isinstance(opener, VolumeOpener):
+        return opener
+    opener = VolumeOpener(viewer, window)
+    opener.setObjectName(_OPENER)
+    opener.failed.connect(show_error)
+    opener.started.connect(show_info)
+    return opener

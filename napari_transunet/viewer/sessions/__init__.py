@@ -1,0 +1,1 @@
+"""Which labels, which image, which session; keeping and restoring them."""

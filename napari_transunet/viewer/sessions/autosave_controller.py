@@ -1,0 +1,266 @@
+"""A result is saved while a person works on it, so that nothing is lost when the window or the machine dies.
+
+What is seen from the window's thread (the layer's array, name, colours) is taken over by `touch`; the saver's own
+thread reads what was taken over and never the layer.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QCoreApplication, QObject, Signal
+
+from napari_transunet.annotation.autosave import Autosaver
+from napari_transunet.annotation.provenance import now
+from napari_transunet.annotation.session_store import SessionAbout, SessionStore
+from napari_transunet.errors import TransUNetError
+from napari_transunet.io.sidecar import as_json
+from napari_transunet.viewer.layers.fingerprints import fingerprint_job
+from napari_transunet.viewer.layers.layers import geometry_of, label_set_of, source_of
+from napari_transunet.viewer.layers.undo import history_of
+from napari_transunet.viewer.sessions.registry import sessions_of
+from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+    from napari.viewer import Viewer
+
+    from napari_transunet.annotation.session_store import SessionFolder
+    from napari_transunet.viewer.sessions.results import Result
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE = 10.0  # s that closing a window waits for the last save
+
+
+class AutosaveController(QObject):
+    """Keeps one result's session folder up to date, from `start` until the layer goes or the window closes.
+
+    Signals
+    -------
+    saved(object)
+        The time (`datetime`, UTC) of a save.
+    problem(str)
+        A sentence that says why saving does not work; once a kind.
+    """
+
+    saved = Signal(object)
+    problem = Signal(str)
+
+    def __init__(
+        self, viewer: Viewer, result: Result, image: Image, folder: SessionFolder | None = None
+    ) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._result = result
+        self._chores = BackgroundTasks(self)
+        self._saver: Autosaver | None = None
+        self._pending = False
+        self._history = history_of(result.layer)
+        self._data = result.layer.data
+        self._front: Mapping[str, Any] = {}
+        self._closed = False
+        self._found = threading.Event()  # set when the folder was made, or could not be
+        self._folder: SessionFolder | None = None
+        self._last_save: threading.Thread | None = None
+        self._take_over()
+        events = result.layer.events
+        for emitter in (events.paint, events.data, events.name, events.features, events.colormap):
+            emitter.connect(self._on_changed)
+        events.set_data.connect(self._on_drawn)
+        viewer.layers.events.removed.connect(self._on_removed)
+        application = QCoreApplication.instance()
+        if application is not None:
+            application.aboutToQuit.connect(self.close)
+        if folder is not None:
+            self._begin(folder)
+        else:
+            self._find_folder(image)
+
+    @property
+    def result(self) -> Result:
+        """What is kept."""
+        return self._result
+
+    def touch(self) -> None:
+        """Something changed that should be saved soon."""
+        if self._closed or not self._result.layer.editable:  # while a run writes, its end is soon enough
+            return
+        self._take_over()
+        if self._saver is None:
+            self._pending = True
+        else:
+            self._saver.touch()
+
+    def flush(self, seconds: float = _PATIENCE) -> bool:
+        """Save now and wait for it, at most so long; whether it is saved."""
+        return self._saver is not None and self._saver.flush(seconds)
+
+    @property
+    def saving(self) -> bool:
+        """Whether the last save, after `close`, is still under way."""
+        return self._last_save is not None and self._last_save.is_alive()
+
+    def close(self, *, wait: bool = True) -> None:
+        """Save what is left and stop; without `wait`, the saving goes on by itself (see `saving`).
+
+        Also where the image's fingerprint, and so the folder, is not known yet: the last save waits for it.
+        """
+        if self._closed:
+            return
+        self.touch()
+        self._closed = True
+        self._chores.drop()
+        events = self._result.layer.events
+        for emitter in (events.paint, events.data, events.name, events.features, events.colormap):
+            emitter.disconnect(self._on_changed)
+        events.set_data.disconnect(self._on_drawn)
+        self._viewer.layers.events.removed.disconnect(self._on_removed)
+        del self._viewer  # the last save must not keep a window that is gone
+        # Not a daemon: a program that ends now must not take the last save with it.
+        self._last_save = threading.Thread(target=self._save_last, name="last save")
+        self._last_save.start()
+        if wait:
+            self._last_save.join(_PATIENCE)
+
+    def _save_last(self) -> None:
+        saver = self._saver
+        if saver is None:
+            self._found.wait()
+            if self._folder is None:
+                return
+            if not self._pending:
+                self._folder.close()
+                return
+            saver = self._saver_in(self._folder)
+            saver.touch()
+        saver.close(_PATIENCE)
+
+    def _find_folder(self, image: Image) -> None:
+        try:
+            fingerprint = fingerprint_job(image)
+            geometry, source = geometry_of(image), source_of(image)
+        except TransUNetError as error:
+            logger.warning("This volume's labels are not saved while you work: %s", error)
+            self._found.set()
+            return
+        path = str(source.path) if source is not None and source.path is not None else None
+        name = str(image.name)
+
+        def create() -> SessionFolder:
+            about = SessionAbout(
+                fingerprint=fingerprint(),
+                image_name=name,
+                image_path=path,
+                shape=geometry.shape,
+                spacing=geometry.spacing,
+                created=now(),
+            )
+            return SessionStore().create(about)
+
+        def find() -> SessionFolder:
+            try:
+                self._folder = create()
+                return self._folder
+            finally:
+                self._found.set()
+
+        self._chores.run(find, self._begin, self._on_no_folder)
+
+    def _begin(self, folder: SessionFolder) -> None:
+        self._saver = self._saver_in(folder)
+        if self._pending:
+            self._saver.touch()
+
+    def _saver_in(self, folder: SessionFolder) -> Autosaver:
+        session = self._result.session
+        sources: dict[str, Callable[[], Any]] = {"labels": lambda: self._data}
+        for name in ("prediction", "machine", "flags", "entropy"):
+            sources[name] = partial(_array, session, name)
+        return Autosaver(
+            folder,
+            sources,
+            self._state,
+            on_saved=self._on_saved,
+            on_problem=self._on_problem,
+        )
+
+    def _on_no_folder(self, error: Exception) -> None:
+        reason = str(error) if isinstance(error, TransUNetError | OSError) else "an unexpected error"
+        self.problem.emit(f"Your labels are not being saved while you work ({reason}); export them often.")
+
+    def _take_over(self) -> None:
+        layer = self._result.layer
+        self._data = layer.data
+        self._front = {
+            "name": str(layer.name),
+            "opacity": float(layer.opacity),
+            "label_set": [as_json(label) for label in label_set_of(layer)],
+        }
+
+    def _state(self) -> dict[str, Any]:
+        """All but the arrays; called on the saver's thread."""
+        session, data = self._result.session, self._data
+        fits = tuple(data.shape) == session.shape
+        return {
+            "session": session.state(),
+            "layer": self._front,
+            "summary": {
+                "edited_voxels": session.edited_voxels(data) if fits else 0,
+                "reviewed": len(session.reviewed),
+                "slices": session.shape[session.axis],
+                "runs": len(session.runs),
+            },
+        }
+
+    def _on_saved(self, when: Any) -> None:
+        self._emit(self.saved, when)
+
+    def _on_problem(self, sentence: str) -> None:
+        self._emit(self.problem, sentence)
+
+    def _emit(self, signal: Any, value: Any) -> None:
+        try:
+            signal.emit(value)
+        except RuntimeError:
+            logger.debug("The window was gone before it could be told: %s", value)
+
+    def _on_changed(self, _event: Any = None) -> None:
+        self.touch()
+
+    def _on_drawn(self, _event: Any = None) -> None:
+        # Drawn anew after an undo, too, of which nothing else tells; but also whenever the slice changes.
+        history = history_of(self._result.layer)
+        if history != self._history:
+            self._history = history
+            self.touch()
+
+    def _on_removed(self, event: Any) -> None:
+        if event.value is self._result.layer:
+            self.close(wait=False)
+
+
+def keep(viewer: Viewer, result: Result, folder: SessionFolder | None = None) -> AutosaveController | None:
+    """The keeper of a result, made where there is none yet; None where its image is gone."""
+    keeper = keeper_of(result)
+    if keeper is not None:
+        return keeper
+    image = sessions_of(viewer).image_of(result)
+    if image is None:
+        return None
+    result.keeper = AutosaveController(viewer, result, image, folder)
+    return result.keeper
+
+
+def keeper_of(result: Result) -> AutosaveController | None:
+    """The keeper of a result; None where it is not kept."""
+    keeper = result.keeper
+    return keeper if keeper is not None and not keeper._closed else None
+
+
+def _array(session: Any, name: str) -> Any:
+    return session.arrays().get(name)

@@ -1,0 +1,173 @@
+"""Labels of an image that were saved in an earlier sitting: finding them, and putting them back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtCore import QObject, Signal
+
+from napari_transunet.annotation.session import AnnotationSession
+from napari_transunet.annotation.session_store import SessionFolder, SessionInfo, SessionStore
+from napari_transunet.errors import InputError, TransUNetError, VolumeError
+from napari_transunet.io.sidecar import labels_from_json
+from napari_transunet.viewer.layers.fingerprints import fingerprint_job
+from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, labels_to_layer, problem_with
+from napari_transunet.viewer.sessions.autosave_controller import keep
+from napari_transunet.viewer.sessions.registry import sessions_of
+from napari_transunet.viewer.sessions.results import SUFFIX, Result
+from napari_transunet.viewer.widgets.messages import count
+from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+    from napari.viewer import Viewer
+
+logger = logging.getLogger(__name__)
+
+
+class Recovery(QObject):
+    """Looks for saved labels of the images of one viewer.
+
+    Signals
+    -------
+    found(object, object, int)
+        An image, the `SessionInfo` of saved labels that no window works on, and how many more of them hold a person's
+        work. Those with a person's work come before those that only a run made, then the newest first.
+    restored(object)
+        The `Result` that was put back.
+    failed(str)
+        A sentence that says why nothing was.
+    """
+
+    found = Signal(object, object, int)
+    restored = Signal(object)
+    failed = Signal(str)
+
+    def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._viewer = viewer
+        self._sessions = sessions_of(viewer)
+        self._chores = BackgroundTasks(self)
+        self._asked: set[str] = set()
+
+    def look(self, image: Image) -> None:
+        """Look for saved labels of an image that has none here; a person is asked about each session but once."""
+        if problem_with(image) is not None or is_lazy(image) or self._sessions.result_on(image) is not None:
+            return
+        fingerprint = fingerprint_job(image)
+
+        def find() -> list[SessionInfo]:
+            return [info for info in SessionStore().find(fingerprint()) if not info.in_use]
+
+        def tell(infos: list[SessionInfo]) -> None:
+            gone = image not in self._viewer.layers or self._sessions.result_on(image) is not None
+            edited = [info for info in infos if _holds_work(info)]
+            info = next(iter(edited or infos), None)
+            if info is None or gone or info.folder.name in self._asked:
+                return
+            self._asked.add(info.folder.name)
+            self.found.emit(image, info, max(0, len(edited) - 1))
+
+        self._chores.run(find, tell)
+
+    def restore(self, image: Image, info: SessionInfo) -> None:
+        """Put saved labels back onto their image, and go on with their session."""
+        try:
+            fingerprint = fingerprint_job(image)
+        except TransUNetError as error:
+            self.failed.emit(str(error))
+            return
+
+        def load() -> tuple[SessionFolder, np.ndarray[Any, Any], AnnotationSession, Mapping[str, Any], bool]:
+            if fingerprint() != info.about.fingerprint:
+                raise VolumeError(
+                    f"These labels belong to another image ({info.about.image_name}); open that one first."
+                )
+            folder = SessionStore().open(info)
+            try:
+                saved = folder.load()
+                session = AnnotationSession.restored(saved.arrays, saved.state["session"])
+                labels = saved.arrays.get("labels")
+                if labels is None or labels.shape != session.shape:
+                    raise InputError("The saved session holds no labels; it was not restored.")
+                return folder, labels, session, saved.state["layer"], saved.lost
+            except BaseException:
+                folder.close()
+                raise
+
+        def show(loaded: tuple[Any, ...]) -> None:
+            folder, labels, session, layer, lost = loaded
+            try:
+                result = self._put_back(image, labels, session, layer)
+            except (TransUNetError, KeyError, TypeError, ValueError) as error:
+                folder.close()
+                self._fail(error)
+                return
+            # Before the layer is shown: whoever sees it then meets this session and its saver.
+            keep(self._viewer, result, folder)
+            self._viewer.add_layer(result.layer)
+            if lost:
+                logger.warning("The last save of %s is damaged; the one before was restored.", info.folder)
+            self.restored.emit(result)
+
+        self._chores.run(load, show, self._fail)
+
+    def detach(self) -> None:
+        """Forget what is under way."""
+        self._chores.drop()
+
+    def _put_back(
+        self, image: Image, labels: Any, session: AnnotationSession, state: Mapping[str, Any]
+    ) -> Result:
+        from napari.layers import Labels
+
+        if image not in self._viewer.layers:
+            raise InputError("The image was removed meanwhile; open it again.")
+        label_set = labels_from_json(state["label_set"])
+        name = str(state.get("name") or f"{image.name}{SUFFIX}")
+        data, meta, _ = labels_to_layer(labels, geometry_of(image), label_set, name)
+        meta["opacity"] = min(1.0, max(0.0, float(state.get("opacity", 0.6))))
+        layer = Labels(data, **meta)
+        if label_set.names:
+            layer.selected_label = min(label_set.names)
+        return self._sessions.tie(layer, image, session, begun_here=bool(session.runs))
+
+    def _fail(self, error: Exception) -> None:
+        known = isinstance(error, TransUNetError)
+        self.failed.emit(
+            str(error)
+            if known
+            else f"The saved labels could not be restored ({type(error).__name__}: {error})."
+        )
+
+
+def _holds_work(info: SessionInfo) -> bool:
+    """Whether a person did anything to saved labels."""
+    return bool(info.summary.get("edited_voxels") or info.summary.get("reviewed"))
+
+
+def recovery_question(info: SessionInfo, others: int = 0) -> str:
+    """What a person is asked before saved labels are put back: from when they are, and how much there is.
+
+    `others` is how many more sessions of the image hold a person's work.
+    """
+    local = info.saved_at.astimezone()
+    when = (
+        f"{local:%H:%M}" if local.date() == datetime.now().astimezone().date() else f"{local:%d %B %Y, %H:%M}"
+    )
+    parts = []
+    if edited := int(info.summary.get("edited_voxels", 0) or 0):
+        parts.append(f"{count(edited, 'voxel')} edited")
+    if reviewed := int(info.summary.get("reviewed", 0) or 0):
+        parts.append(f"{count(reviewed, 'slice')} reviewed")
+    how_much = f" ({', '.join(parts)})" if parts else ""
+    more = (
+        f" {count(others, 'earlier session')} with your work can be found under “Saved…” in “Review and correct”."
+        if others
+        else ""
+    )
+    return f"Labels of this image were saved at {when}{how_much}.{more} Restore them?"

@@ -1,0 +1,248 @@
+"""Which image labels lie on, which session is theirs, and which labels of an image are meant: one answer for a window.
+
+Labels belong to an image because a run made them on it, because they lie on its grid and on no other image's (by the
+position of corners in mm), or because a person says so. Names, order, equal shapes and copies decide nothing.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtCore import QObject, Qt, QTimer, Signal
+
+from napari_transunet.annotation.session import AnnotationSession
+from napari_transunet.errors import VolumeError
+from napari_transunet.viewer.layers.grids import AS_IT_IS, put_on_grid, turn_between
+from napari_transunet.viewer.layers.layer_record import is_overlay
+from napari_transunet.viewer.layers.layers import label_set_of, labels_to_layer, problem_with, voxels_of
+from napari_transunet.viewer.sessions.results import SUFFIX, Result
+
+if TYPE_CHECKING:
+    from napari.layers import Image, Labels
+    from napari.viewer import Viewer
+
+    from napari_transunet.volumes.geometry import Geometry
+    from napari_transunet.volumes.labels import LabelSet
+    from napari_transunet.volumes.volume import Volume
+
+_NAME = "transunet_sessions"
+
+
+class Sessions(QObject):
+    """The results of one window's labels layers.
+
+    Signals
+    -------
+    changed(): labels were tied to an image, or other labels of an image are meant.
+    selected(object): a person selected this labels layer; a layer that napari selects because it is new does not count
+        where it is a copy.
+    """
+
+    changed = Signal()
+    selected = Signal(object)
+
+    def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._viewer = viewer
+        self._results: weakref.WeakKeyDictionary[Any, Result] = weakref.WeakKeyDictionary()
+        self._used: list[weakref.ref[Any]] = []
+        self._new_copy: Any = None
+        self._coming: list[
+            Any
+        ] = []  # layers that have a session and are not in the viewer yet: nobody else holds them
+        viewer.layers.events.inserted.connect(self._on_inserted)
+        viewer.layers.selection.events.active.connect(self._on_active)
+
+    # -- what is known --------------------------------------------------------------------------------------
+
+    def result_of(self, layer: Any) -> Result | None:
+        """The result that a labels layer shows; None where it has no session."""
+        return self._results.get(layer) if layer is not None else None
+
+    def image_of(self, result: Result) -> Image | None:
+        """The image on which labels lie; None where it is gone or its voxels were replaced."""
+        images = (layer for layer in self._viewer.layers if layer._type_string == "image")
+        return next((image for image in images if result.lies_on(image)), None)
+
+    def results_on(self, image: Image) -> list[Result]:
+        """The results whose labels lie on an image, the one that was used last first."""
+        return [
+            result
+            for result in map(self._results.__getitem__, self.by_use())
+            if result.lies_on(image) and tuple(result.layer.data.shape) == result.session.shape
+        ]
+
+    def by_use(self) -> list[Labels]:
+        """The labels layers in the viewer that have a session, the one that was used last first."""
+        return [
+            layer
+            for ref in reversed(self._used)
+            if (layer := ref()) is not None and layer in self._viewer.layers
+        ]
+
+    def result_on(self, image: Image, label_set: LabelSet | None = None) -> Result | None:
+        """The labels of an image that were used last; with `label_set`, of those for the same organs."""
+        return next(
+            (
+                result
+                for result in self.results_on(image)
+                if label_set is None or result.session.names == label_set.names
+            ),
+            None,
+        )
+
+    def images_for(self, layer: Labels) -> list[Image]:
+        """The images on whose grid labels lie, also in another order of axes."""
+        return [image for image in self._images() if turn_between(layer, image) is not None]
+
+    def images_beside(self, image: Image) -> list[Image]:
+        """The other images on the grid of an image."""
+        return [
+            other for other in self._images() if other is not image and turn_between(image, other) is not None
+        ]
+
+    def images_of_its_size(self, layer: Labels) -> list[Image]:
+        """Those and the images of the same shape elsewhere, on which only a person can put the labels."""
+        shape = tuple(layer.data.shape)
+        there = self.images_for(layer)
+        return [
+            *there,
+            *(i for i in self._images() if i not in there and tuple(voxels_of(i).shape) == shape),
+        ]
+
+    def labels_that_may_lie_on(self, image: Image) -> list[Labels]:
+        """Labels layers without a session that lie on an image's grid."""
+        return [
+            layer
+            for layer in self._viewer.layers
+            if is_reviewable(layer) and layer not in self._results and turn_between(layer, image) is not None
+        ]
+
+    # -- what is decided ------------------------------------------------------------------------------------
+
+    def begin(self, image: Image, volume: Volume | Geometry, label_set: LabelSet) -> Result:
+        """An empty Labels layer on an image's grid, not yet in the viewer, with a session of its own."""
+        from napari.layers import Labels
+
+        shape: tuple[int, int, int] = tuple(voxels_of(image).shape)
+        highest = max(label_set.names, default=1)
+        dtype = np.uint8 if highest < 256 else np.uint16
+        data, meta, _ = labels_to_layer(np.zeros(shape, dtype), volume, label_set, f"{image.name}{SUFFIX}")
+        layer = Labels(data, **meta)
+        if label_set.names:
+            layer.selected_label = min(label_set.names)
+        return self.tie(layer, image, AnnotationSession(shape, label_set.names, dtype=dtype), begun_here=True)
+
+    def tie(
+        self, layer: Labels, image: Image, session: AnnotationSession, *, begun_here: bool = False
+    ) -> Result:
+        """Give a labels layer its session, and the image that it lies on.
+
+        Raises
+        ------
+        ValueError
+            It has one already: there is one session a layer.
+        """
+        if layer in self._results:
+            raise ValueError(f"“{layer.name}” has a session already.")
+        result = Result(layer, image, session, begun_here=begun_here)
+        self._results[layer] = result
+        if layer not in self._viewer.layers:
+            self._coming.append(layer)
+        self.use(result)
+        return result
+
+    def open(self, layer: Labels) -> Result | None:
+        """The result of a labels layer; a new one where it is certain on which image it lies, else None."""
+        known = self.result_of(layer)
+        if known is not None:
+            return known
+        images = self.images_for(layer) if is_reviewable(layer) else []
+        return self.put_on(layer, images[0]) if len(images) == 1 else None
+
+    def put_on(self, layer: Labels, image: Image) -> Result:
+        """These are labels of this image, as a person says or as their grid tells.
+
+        Labels that lie elsewhere are moved onto the image's grid, voxel by voxel.
+
+        Raises
+        ------
+        VolumeError
+            They have another shape than the image.
+        """
+        known = self.result_of(layer)
+        if known is not None and known.lies_on(image):
+            return known
+        turn = turn_between(layer, image)
+        if turn is None:
+            if tuple(layer.data.shape) != tuple(voxels_of(image).shape):
+                raise VolumeError(f"“{layer.name}” and “{image.name}” have different sizes.")
+            turn = AS_IT_IS
+        if known is not None and not turn.is_identity:
+            raise VolumeError(f"“{layer.name}” was corrected on another image; duplicate it first.")
+        put_on_grid(layer, image, turn)
+        if known is None:
+            session = AnnotationSession.of_labels(layer.data, label_set_of(layer).names)
+            return self.tie(layer, image, session)
+        if known.keeper is not None:
+            known.keeper.close(wait=False)
+            known.keeper = None
+        known.lie_on(image)
+        self.use(known)
+        return known
+
+    def use(self, result: Result) -> None:
+        """These labels of their image are meant from now on."""
+        layer = result.layer
+        self._used = [ref for ref in self._used if ref() is not None and ref() is not layer]
+        self._used.append(weakref.ref(layer))
+        self.changed.emit()
+
+    # -- inside ---------------------------------------------------------------------------------------------
+
+    def _images(self) -> list[Image]:
+        return [
+            layer
+            for layer in self._viewer.layers
+            if layer._type_string == "image" and not is_overlay(layer) and problem_with(layer) is None
+        ]
+
+    def _on_inserted(self, event: Any) -> None:
+        layer = event.value
+        self._coming = [other for other in self._coming if other is not layer]
+        # napari selects what is new, right after this event.
+        if layer._type_string == "labels" and layer.source.parent is not None:
+            self._new_copy = layer
+            QTimer.singleShot(0, self._forget_copy)
+
+    def _forget_copy(self) -> None:
+        self._new_copy = None
+
+    def _on_active(self, _event: Any = None) -> None:
+        layer = self._viewer.layers.selection.active
+        if layer is None or layer is self._new_copy or not is_reviewable(layer):
+            return
+        result = self.result_of(layer)
+        if result is not None:
+            self.use(result)
+        self.selected.emit(layer)
+
+
+def is_reviewable(layer: Any) -> bool:
+    """Whether a layer holds labels of a volume in memory, and does not only show something about labels."""
+    data = layer.data if layer._type_string == "labels" and not is_overlay(layer) else None
+    return isinstance(data, np.ndarray) and data.ndim == 3
+
+
+def sessions_of(viewer: Viewer) -> Sessions:
+    """The sessions of a viewer's window; they live as long as it."""
+    viewer = getattr(viewer, "__wrapped__", viewer)  # plugins may get the viewer in a wrapper
+    window = viewer.window._qt_window
+    found = window.findChild(Sessions, _NAME, Qt.FindChildOption.FindDirectChildrenOnly)
+    if isinstance(found, Sessions):
+        return found
+    made = Sessions(viewer, window)
+    made.setObjectName(_NAME)
+    return made

@@ -1,0 +1,109 @@
+"""A labels layer with all that belongs to it and to no copy of it: its session, its undo, and the image it was made on.
+
+There is one `Result` a layer; `viewer.sessions` makes them and knows them.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from napari_transunet.annotation.exporting import SourceState, source_state
+from napari_transunet.errors import FileProblem
+from napari_transunet.viewer.layers.layer_record import change_record
+from napari_transunet.viewer.layers.layers import (
+    label_colormap,
+    label_features,
+    label_set_of,
+    source_of,
+    voxels_of,
+)
+from napari_transunet.viewer.layers.undo import SessionUndo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from napari.layers import Image, Labels
+
+    from napari_transunet.annotation.session import AnnotationSession
+    from napari_transunet.viewer.sessions.autosave_controller import AutosaveController
+    from napari_transunet.volumes.labels import LabelSet
+
+SUFFIX = " labels"
+
+
+class Result:
+    """A Labels layer, what is known about its labels, and what keeps that in step with the layer's undo.
+
+    The layer is not kept alive by it.
+
+    Attributes
+    ----------
+    session, undo : what is known about the labels, and what brings it in line with napari's undo.
+    begun_here : the layer was made for a run, not opened or drawn.
+    checkpoints : the checkpoint files that have written into the layer in this window.
+    hidden : label values that are not shown.
+    keeper : saves the labels while a person works; None until there is something to save.
+    """
+
+    def __init__(
+        self, layer: Labels, image: Image, session: AnnotationSession, *, begun_here: bool = False
+    ) -> None:
+        self._layer = weakref.ref(layer)
+        self.session = session
+        self.undo = SessionUndo(layer)
+        self.begun_here = begun_here
+        self.checkpoints: frozenset[Path] = frozenset()
+        self.hidden: frozenset[int] = frozenset()
+        self.keeper: AutosaveController | None = None
+        self.lie_on(image)
+
+    @property
+    def layer(self) -> Labels:
+        """The labels layer.
+
+        Raises
+        ------
+        ReferenceError
+            It is gone from the viewer, and from memory.
+        """
+        layer = self._layer()
+        if layer is None:
+            raise ReferenceError("The labels layer of this result is gone.")
+        return layer
+
+    @property
+    def label_set(self) -> LabelSet:
+        """Names and colours of the labels."""
+        return label_set_of(self.layer)
+
+    def lie_on(self, image: Image) -> None:
+        """From now on these are labels of this image."""
+        self._image, self._voxels = weakref.ref(image), _reference(voxels_of(image))
+        change_record(self.layer, scan=source_of(image), scan_state=_state_of(image))
+
+    def lies_on(self, image: Any) -> bool:
+        """Whether they are labels of this image, whose voxels are those that it had when they were begun."""
+        return self._image() is image and self._voxels() is voxels_of(image)
+
+    def rename(self, label_set: LabelSet) -> None:
+        """Give the same labels other names and colours: in the layer, its features, and what an export writes."""
+        layer = self.layer
+        change_record(layer, labels=label_set)
+        layer.features = label_features(label_set)
+        layer.colormap = label_colormap(label_set)
+
+
+def _reference(array: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(array)
+    except TypeError:  # not every lazy array can be referred to weakly; it holds no voxels
+        return lambda: array
+
+
+def _state_of(image: Image) -> SourceState | None:
+    try:
+        return source_state(source_of(image))
+    except FileProblem:  # what is not there any more cannot change
+        return None

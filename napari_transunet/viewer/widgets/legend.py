@@ -1,0 +1,122 @@
+"""The legend: every organ with its colour; a click takes that organ as the brush."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QSize, Qt, Signal
+from qtpy.QtGui import QColor, QIcon, QPainter, QPixmap
+from qtpy.QtWidgets import QGridLayout, QSizePolicy, QToolButton, QWidget
+
+from napari_transunet.viewer.widgets.messages import millilitres, organ
+
+if TYPE_CHECKING:
+    from napari_transunet.volumes.labels import Color, LabelSet
+
+_SWATCH = 12
+_COLUMNS = 2
+PICKED = "QToolButton:checked { border: 2px solid palette(text); font-weight: bold; }"
+"""How the organ that the brush paints is marked, in every list of organs and theme."""
+
+
+class Legend(QWidget):
+    """A grid of buttons, one per organ. Emits `picked` with the label value of the one clicked."""
+
+    picked = Signal(int)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("legend")
+        self._grid = QGridLayout(self)
+        self._grid.setContentsMargins(0, 0, 0, 0)
+        self._grid.setHorizontalSpacing(4)
+        self._grid.setVerticalSpacing(1)
+        self._buttons: dict[int, QToolButton] = {}
+        self._shown: LabelSet | None = None
+        self._volumes: dict[int, float] = {}
+        self._why_not: str | None = None
+
+    def __len__(self) -> int:
+        """How many organs are shown."""
+        return len(self._buttons)
+
+    def __bool__(self) -> bool:
+        return True  # a widget is there even while it shows nothing
+
+    def show_labels(self, labels: LabelSet | None) -> None:
+        """Show these organs; none where the classes are not known."""
+        if labels == self._shown:
+            return
+        self._shown = labels
+        self._volumes = {}
+        for button in self._buttons.values():
+            self._grid.removeWidget(button)
+            button.hide()
+            button.deleteLater()
+        self._buttons = {}
+        for at, label in enumerate(labels or ()):
+            button = QToolButton(self)
+            button.setObjectName(f"legend_{label.value}")
+            button.setText(organ(label.name, first=True))
+            button.setIcon(swatch(label.color))
+            button.setIconSize(QSize(_SWATCH, _SWATCH))
+            button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+            button.setCheckable(True)
+            button.setAutoRaise(True)
+            button.setStyleSheet(PICKED)
+            button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+            button.clicked.connect(lambda _checked=False, value=label.value: self._pick(value))
+            self._grid.addWidget(button, at // _COLUMNS, at % _COLUMNS)
+            button.show()  # not only when Qt comes to it: the legend's size is asked for at once
+            self._buttons[label.value] = button
+        self._refresh()
+
+    def set_colors(self, colors: Mapping[int, Color]) -> None:
+        """Follow the colours of a layer, which a person may have changed."""
+        for value, button in self._buttons.items():
+            if value in colors:
+                button.setIcon(swatch(colors[value]))
+
+    def set_volumes(self, volumes: Mapping[int, float]) -> None:
+        """Volumes in mL by label value, shown in the tooltips."""
+        self._volumes = dict(volumes)
+        self._refresh()
+
+    def set_current(self, value: int | None) -> None:
+        """Mark the organ that the brush paints."""
+        for label, button in self._buttons.items():
+            button.setChecked(label == value)
+
+    def set_pickable(self, why_not: str | None) -> None:
+        """Let organs be picked (None), or say why they cannot be picked now."""
+        self._why_not = why_not
+        self._refresh()
+
+    def _pick(self, value: int) -> None:
+        self.set_current(value)
+        self.picked.emit(value)
+
+    def _refresh(self) -> None:
+        for value, button in self._buttons.items():
+            button.setEnabled(self._why_not is None)
+            lines = [f"{button.text()} (label {value})"]
+            if value in self._volumes:
+                lines[0] += f": {millilitres(self._volumes[value])}"
+            lines.append(self._why_not or "Click to paint this organ with the brush.")
+            button.setToolTip("\n".join(lines))
+
+
+def swatch(color: Color) -> QIcon:
+    """A filled disc in an RGB colour (0..1), the same whether its button is enabled or not."""
+    pixmap = QPixmap(_SWATCH * 2, _SWATCH * 2)
+    pixmap.fill(Qt.GlobalColor.transparent)
+    painter = QPainter(pixmap)
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    painter.setBrush(QColor.fromRgbF(*(float(part) for part in color[:3])))
+    painter.setPen(Qt.PenStyle.NoPen)
+    painter.drawEllipse(1, 1, _SWATCH * 2 - 2, _SWATCH * 2 - 2)
+    painter.end()
+    icon = QIcon(pixmap)
+    icon.addPixmap(pixmap, QIcon.Mode.Disabled)
+    return icon

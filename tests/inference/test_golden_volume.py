@@ -1,0 +1,51 @@
+"""The published test procedure on real CT, against labels that the published implementation made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import SimpleITK as sitk
+
+from napari_transunet.inference.predictor import Predictor
+from tests.references import OWN_REFERENCE, reference_network
+
+NAME = "R50-ViT-B_16_224_skip3_c9"
+
+
+@pytest.fixture(scope="module")
+def paper() -> Predictor:
+    net = reference_network(NAME, OWN_REFERENCE / f"{NAME}.json")
+    return Predictor(net, device="cpu", pipeline="paper")
+
+
+def golden(folder: Path, stem: str) -> tuple[list[int], npt.NDArray[np.integer]]:
+    """The slices that a reference file holds, by its name, and their labels (n, y, x)."""
+    (path,) = (folder / "golden" / "volume").glob(f"{stem}_slices_*.npz")
+    with np.load(path) as file:
+        (key,) = file.files
+        return [int(part) for part in path.stem.split("_slices_")[1].split("_")], file[key]
+
+
+def equal(
+    paper: Predictor, data: npt.NDArray[np.generic], indices: list[int], expected: npt.NDArray[np.integer]
+) -> float:
+    planes = dict(paper.iter_slices(data, slices=indices))
+    return float((np.stack([planes[index] for index in indices]) == expected).mean())
+
+
+def test_a_nifti_volume(shared_data: Path, paper: Predictor) -> None:
+    indices, expected = golden(shared_data, "example_ct")
+    data = sitk.GetArrayFromImage(sitk.ReadImage(shared_data / "data" / "ct_abdomen" / "example_ct.nii.gz"))
+    assert equal(paper, data, indices, expected) >= 0.999
+
+
+def test_a_dicom_series(shared_data: Path, paper: Predictor) -> None:
+    indices, expected = golden(shared_data, "example_ct_dicom")
+    reader = sitk.ImageSeriesReader()
+    folder = shared_data / "data" / "ct_abdomen" / "example_ct_dicom"
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    data = sitk.GetArrayFromImage(reader.Execute())
+    assert equal(paper, data, indices, expected) >= 0.999

@@ -1,0 +1,96 @@
+"""Saving a labels layer through napari's own Save: grid, names, and what is never overwritten."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from napari.layers import Layer
+
+from napari_transunet.errors import ExistsError, FileProblem
+from napari_transunet.io.reading import read_volume
+from napari_transunet.io.writing import WRITABLE_SUFFIXES, write_volume
+from napari_transunet.viewer.layers.layers import add_volume, labels_to_layer
+from napari_transunet.viewer.segment.export import export_labels
+from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.volume import Source, Volume
+
+SHAPE = (4, 6, 8)
+COS, SIN = np.cos(0.3), np.sin(0.3)
+OBLIQUE = Geometry(
+    SHAPE, (2.5, 0.7, 0.8), (-30.0, 40.0, -500.0), ((COS, -SIN, 0.0), (SIN, COS, 0.0), (0.0, 0.0, -1.0))
+)
+NAMES = LabelSet.from_names({1: "liver", 2: "spleen"})
+
+
+@pytest.fixture
+def layer(make_napari_viewer, tmp_path):
+    viewer = make_napari_viewer()
+    image = Volume(np.zeros(SHAPE, np.int16), OBLIQUE, "CT", Source(None, "test", "scan"))
+    path = write_volume(tmp_path / "scan.nii.gz", image)
+    add_volume(viewer, read_volume(path))
+    data = np.zeros(SHAPE, np.uint8)
+    data[1, 2:4, 3:5], data[2, 1, 1] = 1, 2
+    made = Layer.create(*labels_to_layer(data, read_volume(path), NAMES, "scan labels"))
+    viewer.add_layer(made)
+    return made
+
+
+@pytest.mark.parametrize("suffix", WRITABLE_SUFFIXES)
+def test_napari_saves_labels_on_the_oblique_grid_of_the_scan(layer, tmp_path, suffix):
+    target = tmp_path / f"out{suffix}"
+    layer.data[0, 0, 0] = 2  # a person's brush
+    written = layer.save(str(target), plugin="napari-transunet")
+    assert written == [str(target), str(tmp_path / "out.json")]
+    image = sitk.ReadImage(str(target))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), layer.data)
+    np.testing.assert_allclose(image.GetSpacing(), OBLIQUE.spacing[::-1], atol=1e-4)
+    np.testing.assert_allclose(image.GetOrigin(), OBLIQUE.origin, atol=1e-4)
+    np.testing.assert_allclose(np.reshape(image.GetDirection(), (3, 3)), OBLIQUE.direction, atol=1e-4)
+    described = json.loads((tmp_path / "out.json").read_text())
+    assert {entry["value"]: entry["name"] for entry in described["labels"]} == NAMES.names
+    assert read_volume(target).labels.names == NAMES.names
+
+
+def test_layer_without_our_metadata_is_saved_where_it_is_displayed(make_napari_viewer, tmp_path):
+    viewer = make_napari_viewer()
+    layer = viewer.add_labels(
+        np.ones(SHAPE, np.int32),
+        scale=(2, 1, 1),
+        translate=(5, 6, 7),
+        features={"index": [1], "name": ["aorta"]},
+    )
+    layer.save(str(tmp_path / "out.nii.gz"), plugin="napari-transunet")
+    back = read_volume(tmp_path / "out.nii.gz")
+    assert back.geometry.spacing == (2, 1, 1)
+    np.testing.assert_allclose(back.geometry.origin, (7, 6, 5))
+    assert back.labels.names == {1: "aorta"}
+
+
+def test_the_scan_itself_is_never_written_over(layer, tmp_path):
+    before = (tmp_path / "scan.nii.gz").read_bytes()
+    with pytest.raises(FileProblem, match="scan itself"):
+        layer.save(str(tmp_path / "scan.nii.gz"), plugin="napari-transunet")
+    assert (tmp_path / "scan.nii.gz").read_bytes() == before
+
+
+def test_saving_again_replaces_what_the_dialog_has_asked_about(layer, tmp_path):
+    for value in (1, 2):
+        layer.data[:] = value
+        layer.save(str(tmp_path / "out.nii.gz"), plugin="napari-transunet")
+    assert (read_volume(tmp_path / "out.nii.gz").data == 2).all()
+
+
+def test_the_json_file_of_a_scan_is_never_replaced(layer, tmp_path):
+    (tmp_path / "ct.json").write_text('{"Modality": "CT"}')
+    for save in (
+        lambda path: layer.save(str(path), plugin="napari-transunet"),
+        lambda path: export_labels(layer, path, overwrite=True),
+    ):
+        with pytest.raises(ExistsError, match=r"ct\.json"):
+            save(tmp_path / "ct.nrrd")
+    assert (tmp_path / "ct.json").read_text() == '{"Modality": "CT"}'
+    assert not (tmp_path / "ct.nrrd").exists()

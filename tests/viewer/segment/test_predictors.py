@@ -1,0 +1,113 @@
+"""Prepared predictors are used again, and give what fresh ones give."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from napari_transunet.checkpoints import loading
+from napari_transunet.checkpoints.card import default_card
+from napari_transunet.checkpoints.loading import load_checkpoint
+from napari_transunet.checkpoints.saving import save_checkpoint
+from napari_transunet.errors import FileProblem
+from napari_transunet.inference.predictor import Predictor
+from napari_transunet.model.transunet import TransUNet
+from napari_transunet.viewer.segment.predictors import PredictorCache, PredictorSettings
+from napari_transunet.volumes.phantom import synthetic_ct
+
+
+def saved(path: Path, seed: int) -> Path:
+    torch.manual_seed(seed)
+    net = TransUNet("R50-ViT-Ti_16", num_classes=4, img_size=64)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean, std=0.1)
+    return save_checkpoint(path, net.eval(), default_card(net, modality="CT"), overwrite=True)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> PredictorSettings:
+    return PredictorSettings(saved(tmp_path / "three.safetensors", 0), device="cpu", precision="float32")
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The paths that were loaded."""
+    found: list[Any] = []
+
+    def counted(path: Any, **options: Any) -> Any:
+        found.append(path)
+        return load_checkpoint(path, **options)
+
+    monkeypatch.setattr(loading, "load_checkpoint", counted)
+    return found
+
+
+def test_one_predictor_serves_all_volumes_as_fresh_ones_would(
+    settings: PredictorSettings, loads: list[Any]
+) -> None:
+    cache = PredictorCache()
+    for shape, seed in (((9, 48, 56), 0), ((8, 40, 44), 1), ((9, 48, 56), 0)):
+        volume = synthetic_ct(shape, seed)[0]
+        fresh = Predictor(load_checkpoint(settings.checkpoint), device="cpu", precision="float32")
+        labels = cache.get(replace(settings)).predictor.predict(volume)
+        assert labels.any()
+        assert np.array_equal(labels, fresh.predict(volume))
+    assert len(loads) == 1
+    assert cache.get(settings) is cache.get(replace(settings))
+
+
+@pytest.mark.parametrize("change", [{"precision": "bfloat16"}, {"pipeline": "paper"}, {"batch_size": 2}])
+def test_other_settings_read_no_file_again_and_change_no_label(
+    settings: PredictorSettings, loads: list[Any], change: dict[str, Any]
+) -> None:
+    cache, volume = PredictorCache(1), synthetic_ct((8, 48, 56), 0)[0]
+    first = cache.get(settings)
+    before = first.predictor.predict(volume)
+    other = cache.get(replace(settings, **change))
+    assert other is not first
+    assert other.checkpoint is first.checkpoint
+    options = {"device": "cpu", "precision": "float32"} | change
+    fresh = Predictor(load_checkpoint(settings.checkpoint), **options)
+    assert np.array_equal(other.predictor.predict(volume), fresh.predict(volume))
+    assert settings not in cache
+    assert np.array_equal(cache.get(settings).predictor.predict(volume), before)
+    assert len(loads) == 1
+
+
+def test_another_input_size_needs_the_file_again(settings: PredictorSettings, loads: list[Any]) -> None:
+    cache = PredictorCache()
+    assert cache.get(settings).checkpoint.model.img_size == (64, 64)
+    assert cache.get(replace(settings, img_size=96)).checkpoint.model.img_size == (96, 96)
+    assert len(loads) == 2
+
+
+def test_a_file_that_was_replaced_is_read_again(settings: PredictorSettings, loads: list[Any]) -> None:
+    cache = PredictorCache()
+    old = cache.get(settings)
+    saved(settings.checkpoint, 1)
+    os.utime(settings.checkpoint, ns=(0, 12345))
+    assert settings not in cache
+    new = cache.get(settings)
+    assert new.checkpoint.sha256 != old.checkpoint.sha256
+    assert len(loads) == 2
+    settings.checkpoint.unlink()
+    assert settings not in cache
+    with pytest.raises(FileProblem, match=r"three\.safetensors"):
+        cache.get(settings)
+
+
+def test_no_more_are_kept_than_asked_for(settings: PredictorSettings) -> None:
+    cache = PredictorCache(2)
+    all_settings = [replace(settings, batch_size=size) for size in (1, 2, 3)]
+    for each in all_settings:
+        cache.get(each)
+    assert [each in cache for each in all_settings] == [False, True, True]
+    cache.clear()
+    assert not any(each in cache for each in all_settings)

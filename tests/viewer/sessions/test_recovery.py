@@ -1,0 +1,180 @@
+"""Labels are saved while a person works, and come back in another sitting."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari")
+pytest.importorskip("qtpy")
+
+from napari_transunet.annotation.session_store import SessionAbout, SessionInfo, SessionStore
+from napari_transunet.viewer.layers.layers import add_volume, volume_of
+from napari_transunet.viewer.sessions.autosave_controller import keep, keeper_of
+from napari_transunet.viewer.sessions.recovery import Recovery, recovery_question
+from napari_transunet.viewer.sessions.registry import sessions_of
+from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.phantom import synthetic_ct
+
+SHAPE = (8, 24, 28)
+LABELS = LabelSet.from_names({1: "liver", 2: "spleen"})
+
+
+@pytest.fixture
+def viewer(make_napari_viewer):
+    return make_napari_viewer()
+
+
+def _result(viewer):
+    image = add_volume(viewer, synthetic_ct(SHAPE)[0])
+    volume = volume_of(image)
+    result = sessions_of(viewer).begin(image, volume, LABELS)
+    viewer.add_layer(result.layer)
+    return image, result
+
+
+def _kept(qtbot, viewer, result):
+    keeper = keep(viewer, result)
+    qtbot.waitUntil(lambda: keeper._saver is not None, timeout=10_000)
+    return keeper
+
+
+def test_strokes_undo_and_marks_are_saved_and_come_back(viewer, qtbot, sessions):
+    image, result = _result(viewer)
+    keeper = _kept(qtbot, viewer, result)
+    result.layer.paint((3, 10, 10), 2)
+    result.layer.paint((5, 10, 10), 1)
+    result.layer.undo()
+    result.session.mark_reviewed(3)
+    result.session.note(3, "tip")
+    result.layer.name = "mine"
+    keeper.touch()
+    painted = result.layer.data.copy()
+    assert keeper.flush()
+    viewer.layers.remove(result.layer)  # the session is let go with its layer
+    assert keeper_of(result) is None
+
+    recovery = Recovery(viewer)
+    qtbot.waitUntil(lambda: not SessionStore().sessions()[0].in_use, timeout=10_000)
+    with qtbot.waitSignal(recovery.found, timeout=10_000) as told:
+        recovery.look(image)
+    _, info, others = told.args
+    assert others == 0
+    assert info.summary["reviewed"] == 1
+    with qtbot.waitSignal(recovery.restored, timeout=10_000):
+        recovery.restore(image, info)
+    again = sessions_of(viewer).result_on(image)
+    assert again.layer.name == "mine"
+    assert np.array_equal(again.layer.data, painted)
+    assert again.session.reviewed.keys() == {3}
+    assert again.session.notes == {3: "tip"}
+    assert again.session.edited_voxels(again.layer.data) == np.count_nonzero(painted)
+    assert list(again.layer.features["name"]) == ["background", "liver", "spleen"]
+    # The sitting goes on in the same folder.
+    again.layer.paint((6, 5, 5), 1)
+    assert keeper_of(again).flush()
+    keeper_of(again).close()
+    assert len(SessionStore().sessions()) == 1
+    assert SessionStore().open(SessionStore().sessions()[0]).load().arrays["labels"][6].any()
+
+
+def test_every_way_of_editing_is_noticed(viewer, qtbot):
+    _, result = _result(viewer)
+    keeper = _kept(qtbot, viewer, result)
+    keeper.flush()
+    touched = []
+    keeper._saver.touch = lambda: touched.append(1)
+    layer = result.layer
+    for act in (
+        lambda: layer.paint((3, 10, 10), 2),
+        lambda: layer.fill((3, 10, 10), 1),
+        layer.undo,
+        layer.redo,
+        lambda: layer.data_setitem((np.array([0]), np.array([5]), np.array([5])), 2),
+        lambda: setattr(layer, "data", layer.data.copy()),
+    ):
+        touched.clear()
+        act()
+        assert touched, act
+    touched.clear()
+    viewer.dims.set_current_step(0, 2)
+    assert not touched  # looking is no change
+    keeper.close()
+
+
+def test_a_person_is_asked_once_and_not_about_other_images(viewer, qtbot):
+    image, result = _result(viewer)
+    keeper = _kept(qtbot, viewer, result)
+    result.layer.paint((3, 10, 10), 2)
+    keeper.flush()
+    recovery = Recovery(viewer)
+    found = []
+    recovery.found.connect(lambda *args: found.append(args))
+    recovery.look(image)  # its labels are here
+    viewer.layers.remove(result.layer)
+    qtbot.waitUntil(lambda: not SessionStore().sessions()[0].in_use, timeout=10_000)
+    other = add_volume(viewer, synthetic_ct((8, 24, 30))[0])
+    recovery.look(other)
+    for _ in range(2):
+        recovery.look(image)
+        qtbot.waitUntil(lambda: not recovery._chores.busy, timeout=10_000)
+    assert len(found) == 1
+    with qtbot.waitSignal(recovery.failed, timeout=10_000) as told:
+        recovery.restore(other, found[0][1])
+    assert "another image" in told.args[0]
+
+
+def test_a_folder_that_cannot_be_written_is_said_and_work_goes_on(viewer, qtbot, sessions, monkeypatch):
+    blocked = sessions / "file"
+    blocked.write_text("no folder")
+    monkeypatch.setenv("NAPARI_TRANSUNET_SESSIONS", str(blocked))
+    _, result = _result(viewer)
+    keeper = keep(viewer, result)
+    with qtbot.waitSignal(keeper.problem, timeout=10_000) as told:
+        pass
+    assert "not being saved" in told.args[0]
+    result.layer.paint((3, 10, 10), 2)
+    assert result.layer.data.any()
+    keeper.close()
+
+
+def test_a_copied_layer_has_no_session(viewer):
+    _, result = _result(viewer)
+    from napari.layers import Layer
+
+    copy = Layer.create(*result.layer.as_layer_data_tuple())
+    assert sessions_of(viewer).result_of(copy) is None
+    assert sessions_of(viewer).result_of(result.layer) is not None
+
+
+def test_the_question_says_when_and_how_much():
+    about = SessionAbout("a", "ct", None, SHAPE, (1, 1, 1), "now")
+    info = SessionInfo(
+        None, about, datetime(2025, 3, 4, 12, tzinfo=UTC), 0, False, {"edited_voxels": 1204, "reviewed": 1}
+    )
+    sentence = recovery_question(info)
+    assert "1,204 voxels edited, 1 slice reviewed" in sentence
+    assert "March 2025" in sentence
+
+
+def test_a_session_with_a_persons_work_is_offered_before_a_newer_one_without(viewer, qtbot):
+    image, result = _result(viewer)
+    keeper = _kept(qtbot, viewer, result)
+    result.layer.paint((3, 10, 10), 2)
+    assert keeper.flush()
+    mine = keeper._saver._folder.path.name
+    viewer.layers.remove(result.layer)
+    fresh = sessions_of(viewer).begin(image, volume_of(image), LABELS)
+    viewer.add_layer(fresh.layer)
+    newer = _kept(qtbot, viewer, fresh)
+    newer.touch()
+    assert newer.flush()
+    viewer.layers.remove(fresh.layer)
+    qtbot.waitUntil(lambda: not any(info.in_use for info in SessionStore().sessions()), timeout=10_000)
+    assert len(SessionStore().sessions()) == 2
+    recovery = Recovery(viewer)
+    with qtbot.waitSignal(recovery.found, timeout=10_000) as told:
+        recovery.look(image)
+    assert told.args[1].folder.name == mine

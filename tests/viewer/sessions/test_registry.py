@@ -1,0 +1,150 @@
+"""One answer to which image, which labels, which session: by grids and by what a person says, by nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari")
+pytest.importorskip("qtpy")
+
+from napari.components import ViewerModel
+from napari.layers import Layer
+from napari.layers._layer_actions import _duplicate_layer
+
+from napari_transunet.annotation.session import AnnotationSession
+from napari_transunet.errors import VolumeError
+from napari_transunet.viewer.layers.layers import geometry_of, labels_to_layer, volume_of, volume_to_layer
+from napari_transunet.viewer.sessions.registry import Sessions
+from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.phantom import synthetic_ct
+
+SHAPE = (8, 20, 24)
+LABELS = LabelSet.from_names({1: "liver", 2: "spleen"})
+
+
+@pytest.fixture
+def viewer(qapp):
+    return ViewerModel()
+
+
+@pytest.fixture
+def sessions(viewer):
+    made = Sessions(viewer)
+    yield made
+    made.deleteLater()
+
+
+def _image(viewer, *, at: float = 0.0, name: str = "ct"):
+    volume = synthetic_ct(SHAPE)[0]
+    x, y, z = volume.geometry.origin
+    moved = replace(volume, geometry=replace(volume.geometry, origin=(x, y, z + at)))
+    return viewer.add_layer(Layer.create(*volume_to_layer(moved, name=name)))
+
+
+def _labels(geometry: Geometry, name: str = "labels") -> Layer:
+    data = np.zeros(geometry.shape, np.uint8)
+    data[1, 2, 3] = 1
+    return Layer.create(*labels_to_layer(data, geometry, LABELS, name))
+
+
+def test_labels_belong_to_the_image_on_whose_grid_they_lie_whatever_lies_on_top(viewer, sessions):
+    first = _image(viewer)
+    labels = viewer.add_layer(_labels(geometry_of(first)))
+    _image(viewer, at=400.0)  # of the same shape, and topmost
+    result = sessions.open(labels)
+    assert sessions.image_of(result) is first
+    assert sessions.open(labels) is result  # one session a layer
+    with pytest.raises(ValueError, match="session"):
+        sessions.tie(labels, first, AnnotationSession(SHAPE, {}))
+
+
+def test_where_two_images_share_a_grid_a_person_decides(viewer, sessions):
+    first, second = _image(viewer, name="a"), _image(viewer, name="b")
+    labels = viewer.add_layer(_labels(geometry_of(first)))
+    assert sessions.open(labels) is None
+    assert sessions.images_for(labels) == [first, second]
+    result = sessions.put_on(labels, second)
+    assert sessions.image_of(result) is second
+    assert sessions.result_on(first) is None
+    # Until a run wrote into them, it can be said again.
+    assert sessions.put_on(labels, first) is result
+    assert sessions.result_on(first) is result
+
+
+def test_equal_shapes_elsewhere_decide_nothing(viewer, sessions):
+    image = _image(viewer)
+    labels = viewer.add_labels(np.zeros(SHAPE, np.uint8))  # voxels of 1 mm at the origin
+    assert sessions.open(labels) is None
+    assert sessions.images_of_its_size(labels) == [image]
+    sessions.put_on(labels, image)
+    assert geometry_of(labels) == geometry_of(image)
+    assert np.allclose(labels.data_to_world((5, 4, 3)), image.data_to_world((5, 4, 3)))
+    other = viewer.add_labels(np.zeros((8, 20, 23), np.uint8))
+    with pytest.raises(VolumeError, match="sizes"):
+        sessions.put_on(other, image)
+
+
+def test_labels_stored_in_another_axis_order_come_onto_the_images_voxels(viewer, sessions):
+    image = _image(viewer)
+    wanted = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
+    axes, flips = (2, 0, 1), (True, False, True)
+    turned = np.flip(np.transpose(wanted, axes), [at for at, flip in enumerate(flips) if flip])
+    geometry = geometry_of(image).reoriented(axes, flips)
+    labels = viewer.add_layer(Layer.create(*labels_to_layer(turned, geometry, LABELS, "turned")))
+    result = sessions.open(labels)
+    assert sessions.image_of(result) is image
+    assert np.array_equal(labels.data, wanted)
+    assert result.session.edited_voxels(labels.data) == 0
+    assert geometry_of(labels) == geometry_of(image)
+
+
+def test_a_result_is_found_by_its_image_not_by_its_name_and_not_after_its_voxels_changed(viewer, sessions):
+    image = _image(viewer)
+    result = sessions.begin(image, volume_of(image), LABELS)
+    viewer.add_layer(result.layer)
+    result.layer.name, image.name = "something else", "renamed"
+    assert sessions.result_on(image, LABELS) is result
+    assert sessions.result_on(image, LabelSet.from_names({1: "aorta"})) is None
+    image.data = np.zeros(SHAPE, np.int16)
+    assert sessions.result_on(image) is None
+
+
+def test_a_copy_has_no_session_and_takes_nothing_over(viewer, sessions):
+    image = _image(viewer)
+    result = sessions.begin(image, volume_of(image), LABELS)
+    viewer.add_layer(result.layer)
+    selected = []
+    sessions.selected.connect(selected.append)
+    viewer.layers.selection = {result.layer}
+    _duplicate_layer(viewer.layers)
+    copy = viewer.layers[-1]
+    assert viewer.layers.selection.active is copy  # napari's doing
+    assert sessions.result_of(copy) is None
+    assert sessions.result_on(image) is result
+    assert selected == []
+    assert sessions.labels_that_may_lie_on(image) == [copy]
+    # A person may take the copy all the same.
+    sessions.use(sessions.open(copy))
+    assert sessions.result_on(image).layer is copy
+
+
+def test_the_selected_labels_of_a_volume_are_meant(viewer, sessions):
+    image = _image(viewer)
+    one, two = (sessions.begin(image, volume_of(image), LABELS) for _ in range(2))
+    viewer.add_layer(two.layer)
+    viewer.add_layer(one.layer)
+    for result in (two, one, two):
+        viewer.layers.selection.active = result.layer
+        assert sessions.result_on(image) is result
+
+
+def test_a_removed_layer_takes_its_session_along(viewer, sessions):
+    image = _image(viewer)
+    result = sessions.begin(image, volume_of(image), LABELS)
+    viewer.add_layer(result.layer)
+    viewer.layers.remove(result.layer)
+    assert sessions.result_on(image) is None

@@ -1,0 +1,199 @@
+"""Whenever the window closes, what was there and what came since is kept, and what is under way ends cleanly."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari")
+pytest.importorskip("qtpy")
+
+from napari_transunet.annotation.session_store import SessionStore
+from napari_transunet.io.reading import read_volume
+from napari_transunet.viewer.segment.predictors import PredictorCache
+from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
+from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+from napari_transunet.viewer.widgets.worker import serve_window_first
+from tests.viewer.segment.test_segment_dock import Dock, checkpoints, slow
+from tests.viewer.test_review_dock import Sitting
+
+__all__ = ["checkpoints", "slow"]  # fixtures
+
+
+@pytest.mark.parametrize("how", ["window", "program"])
+@pytest.mark.parametrize("known", [True, False])
+def test_closing_the_window_in_the_first_run_saves_what_is_there(
+    make_napari_viewer, qtbot, checkpoints, monkeypatch, slow, known, how
+):
+    from napari_transunet.viewer import fingerprints
+
+    if not known:
+        find = fingerprints.scan_fingerprint
+
+        def late(volume: Any) -> str:
+            time.sleep(1.5)
+            return find(volume)
+
+        monkeypatch.setattr(fingerprints, "scan_fingerprint", late)
+    monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(checkpoints))
+    viewer = make_napari_viewer()
+    _, widget = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
+    dock = Dock(viewer, widget, qtbot)
+    dock.until(lambda: bool(widget.checkpoint.candidates))
+    dock.choose("checkpoint", "Three organs, CT")
+    dock.add(name="ct")
+    dock.press("segment_volume")
+    dock.until(lambda: dock.progress.value() >= 1)
+    labels = dock.labels("ct")
+    threading.Timer(0.3, slow.release).start()
+    viewer.window._qt_window.close() if how == "window" else viewer.close()
+    (saved,) = SessionStore().sessions()
+    folder = SessionStore().open(saved)
+    found = folder.load()
+    folder.close()
+    assert labels.data.any()
+    assert np.array_equal(found.arrays["labels"], labels.data)
+    assert len(found.state["session"]["runs"]) == 1
+
+
+def _exporting(sitting: Sitting, folder: Path, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """An export of two formats is under way; it goes on when the event is set."""
+    from napari_transunet.annotation import exporting
+
+    go, begun, write = threading.Event(), threading.Event(), exporting._write_one
+
+    def held(*args: Any) -> None:
+        begun.set()
+        go.wait(20)
+        write(*args)
+
+    monkeypatch.setattr(exporting, "_write_one", held)
+    request = sitting.dock.exporter.dialog.request()
+    request = replace(request, folder=folder, stem="out", formats=("nifti", "nrrd"))
+    sitting.dock.exporter.write(sitting.result, sitting.image, request)
+    assert begun.wait(20)
+    return go
+
+
+def test_closing_the_window_in_an_export_leaves_its_files(make_napari_viewer, qtbot, tmp_path, monkeypatch):
+    sitting = Sitting(make_napari_viewer(), qtbot)
+    expected = sitting.layer.data.copy()
+    go = _exporting(sitting, tmp_path, monkeypatch)
+    threading.Timer(0.8, go.set).start()
+    sitting.viewer.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "out.nii.gz", "out.nrrd"]
+    assert np.array_equal(read_volume(tmp_path / "out.nrrd").data, expected)
+
+
+def test_a_cancelled_export_leaves_nothing(make_napari_viewer, qtbot, tmp_path, monkeypatch):
+    sitting = Sitting(make_napari_viewer(), qtbot)
+    (tmp_path / "mine.txt").write_text("kept")
+    go = _exporting(sitting, tmp_path, monkeypatch)
+    sitting.dock.exporter.dialog._cancel.click()
+    go.set()
+    sitting.until(lambda: not sitting.dock.exporter.busy)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    sitting.until(lambda: "cancelled" in sitting.text("review_status"))
+
+
+def test_what_is_waited_for_is_named_and_can_be_ended(qtbot, qapp):
+    stopped = threading.Event()
+    seen: list[str] = []
+
+    def done() -> bool:
+        from qtpy.QtWidgets import QLabel, QPushButton
+
+        for widget in qapp.topLevelWidgets():
+            if widget.objectName() == "closing" and widget.isVisible():
+                seen.append(widget.findChild(QLabel).text())
+                widget.findChild(QPushButton).click()
+        return stopped.is_set()
+
+    assert wait_for([Unfinished("the export", done, stopped.set)], 10)
+    assert any("the export" in text for text in seen)
+    assert not wait_for([Unfinished("nothing", lambda: False)], 0.1)
+
+
+def test_only_the_newest_answer_of_a_name_is_heard(qtbot):
+    chores, heard = BackgroundTasks(), []
+    slow_one = threading.Event()
+    chores.run(lambda: slow_one.wait(10) and "old", heard.append, latest="look")
+    chores.run(lambda: "new", heard.append, latest="look")
+    chores.run(lambda: "other", heard.append)
+    qtbot.waitUntil(lambda: len(heard) == 2, timeout=10_000)
+    slow_one.set()
+    qtbot.wait(50)
+    assert sorted(heard) == ["new", "other"]
+    chores.run(lambda: "late", heard.append)
+    chores.drop()
+    qtbot.wait(50)
+    assert "late" not in heard
+    assert not chores.busy
+
+
+def test_runs_that_overlap_leave_the_interpreter_as_it_was(qapp):
+    usual = sys.getswitchinterval()
+    serve_window_first(True)
+    serve_window_first(True)
+    assert sys.getswitchinterval() < usual
+    serve_window_first(False)
+    assert sys.getswitchinterval() < usual
+    serve_window_first(False)
+    assert sys.getswitchinterval() == usual
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness belongs to threads on Linux alone")
+def test_the_low_priority_of_a_run_stays_with_no_thread(make_napari_viewer, qtbot, checkpoints, monkeypatch):
+    import os
+
+    from qtpy.QtCore import QRunnable, QThreadPool
+
+    monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(checkpoints))
+    viewer = make_napari_viewer()
+    _, widget = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
+    dock = Dock(viewer, widget, qtbot)
+    dock.until(lambda: bool(widget.checkpoint.candidates))
+    dock.choose("checkpoint", "Three organs, CT")
+    dock.add(name="ct")
+    dock.segment()
+    found: list[int] = []
+
+    class Look(QRunnable):
+        def run(self) -> None:
+            found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    QThreadPool.globalInstance().start(Look())
+    QThreadPool.globalInstance().waitForDone()
+    assert found == [os.getpriority(os.PRIO_PROCESS, os.getpid())]
+
+
+def test_letting_predictors_go_waits_for_none_that_is_loaded(monkeypatch, tmp_path):
+    from napari_transunet.viewer import predictors
+
+    begun, go = threading.Event(), threading.Event()
+
+    def slowly(*_args: Any) -> Any:
+        begun.set()
+        go.wait(10)
+        return object()
+
+    monkeypatch.setattr(predictors, "_prepare", slowly)
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(b"")
+    cache, settings = PredictorCache(), predictors.PredictorSettings(checkpoint=file)
+    thread = threading.Thread(target=cache.get, args=(settings,))
+    thread.start()
+    assert begun.wait(10)
+    started = time.monotonic()
+    cache.clear()
+    assert time.monotonic() - started < 1
+    go.set()
+    thread.join()
+    assert settings not in cache

@@ -1,0 +1,116 @@
+"""The dock's sentences."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("napari")
+
+from napari_transunet.annotation.provenance import RunRecord
+from napari_transunet.errors import CheckpointError
+from napari_transunet.viewer.segment.segmentation_run import RunOutcome, RunProgress
+from napari_transunet.viewer.widgets import messages as wording
+
+RECORD = RunRecord(
+    checkpoint="abdomen",
+    sha256=None,
+    variant="R50-ViT-Ti_16",
+    pipeline="card",
+    device="cpu",
+    precision="bfloat16",
+    date="2024-05-01T10:00:00+00:00",
+    seconds=11.2,
+    slices=133,
+    total=133,
+)
+FINISHED = RunOutcome(
+    kind="finished",
+    done=133,
+    total=133,
+    first=40,
+    axis=0,
+    seconds=11.2,
+    volumes={1: 1412.4, 2: 187.2},
+    record=RECORD,
+    only_this_slice=False,
+)
+
+
+def _outcome(**changes):
+    from dataclasses import replace
+
+    return replace(FINISHED, **changes)
+
+
+def test_a_finished_run_names_time_place_and_volumes():
+    sentence = wording.outcome_sentence(FINISHED, {1: "liver", 2: "spleen"})
+    assert sentence == "133 slices in 11 s on CPU (bfloat16). Liver 1,412 mL, spleen 187 mL."
+
+
+@pytest.mark.parametrize(
+    ("outcome", "sentence"),
+    [
+        (
+            _outcome(kind="cancelled", done=61),
+            "Stopped after 61 of 133 slices; the labels that are there can be edited.",
+        ),
+        (
+            _outcome(kind="cancelled", done=61, reason="the volume was removed"),
+            "Stopped after 61 of 133 slices because the volume was removed.",
+        ),
+        (_outcome(kind="cancelled", done=0), "Stopped before the first slice."),
+        (_outcome(kind="failed", done=0, error=CheckpointError("It is damaged.")), "It is damaged."),
+        (_outcome(volumes={}), "133 slices in 11 s on CPU (bfloat16). No organ was found."),
+        (
+            _outcome(only_this_slice=True, done=1, total=1, seconds=0.42),
+            "Slice 40 in 0.4 s on CPU (bfloat16). Liver, spleen.",
+        ),
+    ],
+)
+def test_every_ending_has_its_sentence(outcome, sentence):
+    assert wording.outcome_sentence(outcome, {1: "liver", 2: "spleen"}) == sentence
+
+
+def test_progress_says_where_it_began():
+    assert wording.progress_sentence(RunProgress("segmenting", 3, 133, 40, 6.0)).endswith("from slice 40.")
+    assert "Loading" in wording.progress_sentence(RunProgress("loading", 0, 0, 0, None))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (11.2, "11 s"), (125, "2 min 5 s"), (4210, "1 h 10 min")],
+)
+def test_durations(seconds, text):
+    assert wording.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "1 s"), (6.4, "6 s"), (9.7, "10 s"), (110, "1 min 50 s")]
+)
+def test_countdowns_are_whole_and_never_zero(seconds, text):
+    assert wording.countdown(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("kidney_left", "kidney left"), ("Liver", "liver"), ("IVC", "IVC"), ("Kidney L", "kidney L")],
+)
+def test_organs_in_running_text(name, text):
+    assert wording.organ(name) == text
+
+
+def test_long_lists_are_cut():
+    volumes = {f"organ {n}": 10.0 * n for n in range(1, 10)}
+    assert wording.organ_volumes(volumes).endswith("and 3 more")
+
+
+def test_an_unexpected_error_is_one_sentence():
+    sentence = wording.error_sentence(RuntimeError("first line\nsecond line"))
+    assert "\n" not in sentence
+    assert "first line second line" in sentence
+
+
+def test_the_line_under_a_volume_breaks_only_between_facts():
+    line = wording.size_and_spacing((133, 512, 512), (2.5, 0.703125, 0.703125), "CT")
+    assert line.replace("\N{NO-BREAK SPACE}", " ") == "512 × 512 × 133 · 0.70 × 0.70 × 2.5 mm · CT"
+    assert line.count(" ") == 4

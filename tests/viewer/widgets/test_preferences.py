@@ -1,0 +1,63 @@
+"""The Preferences page: declared, read, validated, and followed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from napari_transunet.viewer.widgets.preferences import (
+    PLUGIN,
+    Preferences,
+    load_preferences,
+    watch_preferences,
+)
+
+
+@pytest.fixture
+def settings(plugin_settings, npe2pm):
+    from napari.settings import get_plugin_settings
+    from npe2 import PluginManifest
+
+    npe2pm.register(PluginManifest.from_distribution(PLUGIN))
+    return get_plugin_settings(PLUGIN)
+
+
+def test_defaults_of_the_manifest_are_those_of_the_code(settings):
+    assert load_preferences() == Preferences()
+
+
+def test_unregistered_plugin_has_the_defaults(plugin_settings, npe2pm):
+    assert load_preferences() == Preferences()
+    watch_preferences(lambda: None)()
+
+
+def test_changes_are_read_and_announced(settings):
+    calls = []
+    stop = watch_preferences(lambda: calls.append(load_preferences()))
+    settings.segmentation.device = "cpu"
+    settings.segmentation.batch_size = 4
+    settings.segmentation.checkpoint_folder = "~/checkpoints"
+    settings.display.export_format = ".seg.nrrd"
+    assert calls[-1] == Preferences(
+        checkpoint_folder=Path.home() / "checkpoints", device="cpu", batch_size=4, export_format=".seg.nrrd"
+    )
+    assert len(calls) == 4
+    stop()
+    settings.segmentation.device = "cuda"
+    assert len(calls) == 4
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value"),
+    [
+        ("segmentation", "device", "tpu"),
+        ("segmentation", "batch_size", -1),
+        ("display", "label_opacity", 1.5),
+        ("display", "export_format", ".png"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(settings, group, name, value):
+    with pytest.raises(ValidationError):
+        setattr(getattr(settings, group), name, value)
