@@ -208,7 +208,7 @@ AGAIN_NOTHING = ("largest", "islands", "holes", "holes in slices", "copy", "inte
 
 
 @pytest.mark.parametrize("name", TOOLS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_no_tool_oversteps_its_scope(name, data):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))

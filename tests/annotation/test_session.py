@@ -313,7 +313,7 @@ def _boxes(draw):
     return tuple(box)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_no_run_changes_an_edit_and_undo_and_redo_in_any_order_end_alike(data):
     bench = Bench()

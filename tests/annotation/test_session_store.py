@@ -37,7 +37,7 @@ def _save(folder, labels, state, indices=None):
     return folder.save(planes, {"labels": ArraySpec.of(labels)}, state, whole=whole)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 255)), min_size=1, max_size=60))
 def test_what_was_saved_last_is_loaded(tmp_path_factory, edits):
     store = SessionStore(tmp_path_factory.mktemp("s"))

@@ -97,7 +97,7 @@ def test_the_end_is_held_against_the_start():
     slope=st.floats(1e-3, 1),
     lengths=st.lists(st.integers(1, 2000), min_size=2, max_size=6, unique=True),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_line_is_found_again(start, slope, lengths):
     lengths.sort()
     found = line_through(lengths, [start + slope * n for n in lengths])

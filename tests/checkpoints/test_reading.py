@@ -141,7 +141,7 @@ def test_every_wrapping(tmp_path: Path, wrappers: tuple[str, ...], legacy: bool)
 
 
 @given(prefixes=st.lists(st.sampled_from(PREFIXES), max_size=4))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 def test_every_prefix_in_any_order(tmp_path: Path, prefixes: list[str]) -> None:
     path = tmp_path / "weights.pth"
     torch.save({"".join(prefixes) + key: value for key, value in STATE.items()}, path)
@@ -287,7 +287,7 @@ _DTYPES = (
     ),
     seed=st.integers(0, 99),
 )
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 def test_what_is_read_once_is_what_the_format_s_own_library_maps(
     tmp_path: Path, parts: list[tuple[torch.dtype, list[int]]], seed: int
 ) -> None:
@@ -374,7 +374,7 @@ def test_a_file_cut_off_anywhere_is_one_sentence(tmp_path: Path, kind: str) -> N
 
 
 @given(position=st.integers(0, 10_000), value=st.integers(0, 255), kind=st.sampled_from([True, False, None]))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 def test_a_wrong_byte_is_an_error_of_the_package_or_harmless(
     tmp_path: Path, position: int, value: int, kind: bool | None
 ) -> None:

@@ -37,13 +37,12 @@ def test_squash_brings_logits_back_bilinearly() -> None:
     )
 
 
-@settings(deadline=None)
 @given(sides, sides)
 def test_a_resize_keeps_a_constant(n_in: int, n_out: int) -> None:
     np.testing.assert_allclose(sampling_matrix(n_in, n_out, n_in / n_out).sum(axis=1), 1)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(h=sides, w=sides, dy=st.floats(0.3, 3), dx=st.floats(0.3, 3), target=st.floats(0.3, 5))
 def test_padding_keeps_places_and_comes_back(h: int, w: int, dy: float, dx: float, target: float) -> None:
     step = target * max(1.0, h * dy / (96 * target), w * dx / (96 * target))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_transunet.errors import InputError
@@ -16,7 +16,6 @@ def test_outward_goes_both_ways_and_then_the_longer_one() -> None:
     assert outward(1, 0) == [0]
 
 
-@settings(deadline=None)
 @given(st.data(), st.integers(1, 60))
 def test_every_slice_once_and_never_nearer_again(data: st.DataObject, n: int) -> None:
     first = data.draw(st.integers(0, n - 1))

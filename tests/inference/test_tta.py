@@ -43,7 +43,7 @@ def blurred(images: torch.Tensor) -> torch.Tensor:
 
 
 @given(st.integers(0, 99), st.sampled_from([1, 3]), st.integers(2, 9), st.integers(2, 9))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_network_that_mirrors_with_its_input_says_the_same(
     seed: int, channels: int, height: int, width: int
 ) -> None:

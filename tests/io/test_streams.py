@@ -43,7 +43,7 @@ def _plainly(values: npt.NDArray[Any], slope: int, intercept: int) -> npt.NDArra
     return np.array(results, kind).reshape(values.shape)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     values=st.sampled_from(INTEGERS).flatmap(lambda kind: arrays.arrays(kind, (2, 3, 2))),
     slope=st.one_of(st.integers(-3, 3).filter(bool), st.integers(-70_000, 70_000).filter(bool)),

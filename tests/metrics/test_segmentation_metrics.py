@@ -58,7 +58,7 @@ def test_shifted_balls_match_brute_force_on_anisotropic_voxels(spacing):
         assert scores[1][metric] == pytest.approx(value, rel=1e-5, abs=1e-6), metric
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     masks=arrays(np.bool_, (2, 4, 5, 3)),
     spacing=st.tuples(*[st.sampled_from([0.5, 1.0, 2.5, 5.0])] * 3),
@@ -84,7 +84,7 @@ def published_brute_force(mask, reference):
     return (1, 0) if mask.any() else (0, 0)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(masks=st.tuples(*[st.one_of(arrays(np.bool_, (4, 5, 3)), st.just(np.zeros((4, 5, 3), np.bool_)))] * 2))
 def test_published_scoring_matches_brute_force_in_voxels(masks):
     first, second = masks

@@ -13,7 +13,7 @@ from napari_transunet.model.positions import fit_pretrained_positions, resize_po
 sides = st.integers(2, 12)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(sides, sides, sides, sides)
 def test_it_is_the_corner_aligned_linear_zoom(h: int, w: int, new_h: int, new_w: int) -> None:
     embeddings = torch.randn(1, h * w, 4)

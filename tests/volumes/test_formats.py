@@ -23,7 +23,7 @@ from napari_transunet.volumes.volume import Source, Volume
 from tests.volumes.making import geometries, rotation
 
 TYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8", "i8"]
-quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def _image(geometry: Geometry, dtype: str = "i2") -> Volume:

@@ -138,7 +138,7 @@ def test_an_image_in_several_pieces(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_pixels(header, None), pixels)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     stored=st.integers(1, 16),
     signed=st.booleans(),

@@ -38,7 +38,7 @@ def test_slices_are_ordered_by_position_not_by_name(tmp_path: Path) -> None:
     assert volume.source.series_uid == "1.2.3.4"
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(geometry=geometries())
 def test_any_orientation_puts_every_voxel_where_it_was(
     tmp_path_factory: pytest.TempPathFactory, geometry: Geometry

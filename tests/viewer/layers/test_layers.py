@@ -81,7 +81,7 @@ def test_volumes_stored_in_different_directions_lie_on_each_other():
     shape=st.tuples(*[st.integers(2, 700)] * 3),
     angles=st.tuples(*[st.floats(-3.1, 3.1)] * 3),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_slider_reaches_every_slice(spacing, origin, shape, angles):
     direction = tuple(tuple(row) for row in rotation(angles))
     placed = layers.placement(Geometry(shape, spacing, origin, direction))
@@ -91,7 +91,7 @@ def test_the_slider_reaches_every_slice(spacing, origin, shape, angles):
 
 
 @given(angles=st.tuples(*[st.floats(-3.1, 3.1)] * 3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_oblique_geometry_survives_display_exactly(angles):
     volume = make_volume(tuple(tuple(row) for row in rotation(angles)))
     layer = image_layer(volume)
