@@ -146,7 +146,7 @@ REFUSED: list[tuple[str, str]] = [
     ("dicom_generic/rgb/001", r"in colour \(RGB"),
     ("nifti/5D_small.nii", r"holds 3 channels, not one volume; choose one with channel \(0 to 2\)"),
     ("nifti/5D_zeros.nii.gz", r"holds 3 channels, not one volume; choose one with channel \(0 to 2\)"),
-    ("nifti/shear.nii.gz", r"sheared .* qform puts voxels up to 35\.6 mm elsewhere"),
+    ("nifti/shear.nii.gz", r"sheared .* qform puts voxels up to 35\.8 mm elsewhere"),
     ("nifti/not-nifti.nii", r"not a NIfTI file"),
     ("nrrd/SegmentationOverlapping.seg.nrrd", r"segments overlap and lie in 2 layers"),
     ("dicom_seg/24x38x3", r"3 DICOM series, choose one with --series"),
