@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import signal
 import subprocess
@@ -193,21 +194,23 @@ def test_fifty_kills_lose_no_edit_older_than_the_delay(tmp_path):
     opened, judged = 0, 0
     # A save may begin AT_MOST after an edit; the rest is for hashing, writing and a busy machine.
     allowed = AT_MOST + 0.5
+    nursery = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path), str(QUIET), str(AT_MOST)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    )
     for kill in range(KILLS):
-        process = subprocess.Popen(
-            [sys.executable, str(script), str(tmp_path), str(QUIET), str(AT_MOST), str(kill)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout.readline() == "ready\n"
+        nursery.stdin.write(f"{kill}\n")
+        word, pid = nursery.stdout.readline().split()
+        assert word == "ready"
         # Most kills fall into the first saves; the others come when edits are old enough to be judged.
-        time.sleep(rng.uniform(0, 0.3) if kill % 4 else rng.uniform(0.9, 1.4))
-        process.send_signal(signal.SIGKILL)
+        time.sleep(rng.uniform(0, 0.3) if kill % 7 else rng.uniform(0.9, 1.4))
+        os.kill(int(pid), signal.SIGKILL)
         killed = time.monotonic()
-        lines = process.stdout.read().splitlines()
-        process.wait()
         edits = {}
-        for line in lines:
+        for line in iter(nursery.stdout.readline, "dead\n"):
             with contextlib.suppress(ValueError):  # the last line may be cut off
                 _, number, moment = line.split()
                 edits[int(number)] = float(moment)
@@ -227,6 +230,8 @@ def test_fifty_kills_lose_no_edit_older_than_the_delay(tmp_path):
             assert labels[plane].max() >= owed, f"kill {kill} lost edit {owed}"
         opened += 1
         judged += bool(due)
+    nursery.stdin.close()
+    assert nursery.wait(10) == 0
     assert opened > KILLS * 0.8
     assert judged >= 5, "too few edits were old enough to be missed"
     assert len(store.sessions()) == 1
