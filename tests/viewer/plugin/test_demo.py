@@ -153,7 +153,8 @@ def test_headless_demo_presses_the_button_and_leaves_screenshot_labels_and_repor
         import os
         from pathlib import Path
         from napari_transunet.checkpoints import registry
-        from napari_transunet.viewer import display, samples
+        from napari_transunet.viewer.layers import display
+        from napari_transunet.viewer.plugin import samples
         from napari_transunet.viewer.plugin.demo import run_demo
         registry.shipped_folder = lambda: None
         samples.real_ct_path = lambda: None
@@ -207,7 +208,7 @@ def test_headless_demo_without_a_checkpoint_says_so_and_closes_everything(tmp_pa
         from pathlib import Path
         from napari_transunet.checkpoints import registry
         from napari_transunet.errors import TransUNetError
-        from napari_transunet.viewer import samples
+        from napari_transunet.viewer.plugin import samples
         from napari_transunet.viewer.plugin.demo import run_demo
         registry.shipped_folder = lambda: None
         samples.real_ct_path = lambda: None

@@ -381,7 +381,7 @@ def test_an_undone_run_is_no_edit_and_runs_again(dock):
 def test_a_second_run_uses_the_prepared_predictor(dock, monkeypatch):
     dock.add(name="ct")
     dock.segment()
-    from napari_transunet.viewer import predictors
+    from napari_transunet.viewer.segment import predictors
 
     monkeypatch.setattr(predictors, "_prepare", lambda *_: pytest.fail("prepared again"))
     dock.segment()

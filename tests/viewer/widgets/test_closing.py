@@ -32,7 +32,7 @@ __all__ = ["checkpoints", "slow"]  # fixtures
 def test_closing_the_window_in_the_first_run_saves_what_is_there(
     make_napari_viewer, qtbot, checkpoints, monkeypatch, slow, known, how
 ):
-    from napari_transunet.viewer import fingerprints
+    from napari_transunet.viewer.layers import fingerprints
 
     if not known:
         find = fingerprints.scan_fingerprint
@@ -175,7 +175,7 @@ def test_the_low_priority_of_a_run_stays_with_no_thread(make_napari_viewer, qtbo
 
 
 def test_letting_predictors_go_waits_for_none_that_is_loaded(monkeypatch, tmp_path):
-    from napari_transunet.viewer import predictors
+    from napari_transunet.viewer.segment import predictors
 
     begun, go = threading.Event(), threading.Event()
 
