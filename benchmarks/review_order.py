@@ -171,13 +171,16 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", type=Path)
+    parser.add_argument(
+        "--ct-checkpoint", help="one that did not learn from the four CTs; without it they are left out"
+    )
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="a folder that keeps each scan's numbers per slice")
     asked = parser.parse_args(arguments)
     rng = np.random.default_rng(0)
     predictors: dict[str, Predictor] = {}
     rows: list[dict[str, Any]] = []
-    for scan in scans_in(asked.data):
+    for scan in scans_in(asked.data, asked.ct_checkpoint):
         slices = kept(scan, asked.cache, predictors)
         shares, worse = judged(slices, rng)
         rows.append(

@@ -359,12 +359,15 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", type=Path)
+    parser.add_argument(
+        "--ct-checkpoint", help="one that did not learn from the four CTs; without it they are left out"
+    )
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--plot", type=Path, help="a picture of the courses, .png")
     parser.add_argument("--scans", nargs="+", metavar="NAME", help="only these; all otherwise")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
     asked = parser.parse_args(arguments)
-    scans = {scan.name: scan for scan in scans_in(asked.data)}
+    scans = {scan.name: scan for scan in scans_in(asked.data, asked.ct_checkpoint)}
     if unknown := set(asked.scans or ()) - scans.keys():
         parser.error(f"there is no scan {', '.join(sorted(unknown))}; there are {', '.join(scans)}")
     rows: list[dict[str, Any]] = []
