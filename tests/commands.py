@@ -16,3 +16,11 @@ def invoke(*arguments: object, **more: Any) -> Result:
         raise result.exception
     assert "Traceback" not in result.stderr
     return result
+
+
+def error_line(result):
+    """The one line that tells what was wrong."""
+    assert result.exit_code == 2
+    lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1, result.stderr
+    return lines[0]

@@ -26,7 +26,7 @@ from napari_transunet.errors import TransUNetError
 from napari_transunet.io.reading import is_readable, list_series, read_volume
 from napari_transunet.io.writing import write_labels
 from napari_transunet.volumes.geometry import Geometry
-from tests.volumes.test_damaged import MAKERS
+from tests.io.test_damaged import MAKERS
 
 SECONDS, BYTES = 20.0, 1_000_000_000
 _WORDS = (b"0", b"-1", b"1", b"nan", b"inf", b"-inf", b"1e999", b"2147483648", b"18446744073709551616", b"9" * 400, b"",

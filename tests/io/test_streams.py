@@ -24,7 +24,7 @@ from napari_transunet.io.streams import read_array, rescaled
 from napari_transunet.io.writing import write_volume
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.volume import Source, Volume
-from tests.volumes.making import ct_slice, save
+from tests.io.samples import ct_slice, save
 
 INTEGERS = ("u1", "i1", "u2", "i2", "u4", "i4")
 WIDE = (np.int16, np.int32, np.int64)

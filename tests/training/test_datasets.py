@@ -15,7 +15,7 @@ from napari_transunet.io.writing import write_volume
 from napari_transunet.training.datasets import Dataset, label_values, open_dataset, values_in, whole_labels
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.volume import Source, Volume
-from tests.volumes.making import series
+from tests.io.samples import series
 
 SHAPE = (3, 4, 5)
 IMAGE = np.arange(60, dtype=np.int16).reshape(SHAPE)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from napari_transunet.errors import VolumeError
 from napari_transunet.volumes.geometry import Geometry, corner_displacement, nearest_grid
 from napari_transunet.volumes.orientation import Reorientation
-from tests.volumes.making import geometries, rotation
+from tests.io.samples import geometries, rotation
 
 CODES = [
     "".join(letters)

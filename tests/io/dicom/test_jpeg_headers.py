@@ -28,7 +28,7 @@ from napari_transunet.io.dicom.headers import read_header
 from napari_transunet.io.dicom.jpeg_headers import Packed, checked_image
 from napari_transunet.io.dicom.pixels import Plane, read_pixels, read_planes, stored_type
 from tests.io.dicom.test_pixels import _packed_image, _put_frames
-from tests.volumes.making import ct_slice, save
+from tests.io.samples import ct_slice, save
 
 # 11 × 13, 12 bits; the numbers are what the standards' annexes say of each segment.
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"

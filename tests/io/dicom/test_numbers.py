@@ -16,7 +16,7 @@ from pydicom.tag import Tag
 from napari_transunet.errors import VolumeError
 from napari_transunet.io.dicom.numbers import number, numbers, whole_number
 from napari_transunet.io.reading import read_volume
-from tests.volumes.making import ct_slice, enhanced, save, segmentation, series
+from tests.io.samples import ct_slice, enhanced, save, segmentation, series
 
 
 def put(dataset: Dataset, name: str, text: str) -> Dataset:

@@ -27,7 +27,7 @@ from napari_transunet.errors import VolumeError
 from napari_transunet.io.dicom.headers import Header, read_header
 from napari_transunet.io.dicom.pixels import Plane, read_pixels, read_planes
 from napari_transunet.io.reading import read_volume
-from tests.volumes.making import ct_slice, enhanced, save
+from tests.io.samples import ct_slice, enhanced, save
 
 PLAIN = (
     ExplicitVRLittleEndian,

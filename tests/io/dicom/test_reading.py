@@ -24,7 +24,7 @@ from napari_transunet.io.dicom.series import SeveralSeriesError
 from napari_transunet.io.reading import is_readable, list_series, read_volume
 from napari_transunet.io.writing import write_labels
 from napari_transunet.volumes.geometry import Geometry
-from tests.volumes.making import ct_slice, enhanced, geometries, rotation, save, segmentation, series
+from tests.io.samples import ct_slice, enhanced, geometries, rotation, save, segmentation, series
 
 
 def test_slices_are_ordered_by_position_not_by_name(tmp_path: Path) -> None:

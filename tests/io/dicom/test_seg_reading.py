@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless
 from napari_transunet.errors import VolumeError
 from napari_transunet.io.ambiguous import SeveralVolumesError
 from napari_transunet.io.reading import read_volume
-from tests.volumes.making import ct_slice, enhanced, save, segmentation, series
+from tests.io.samples import ct_slice, enhanced, save, segmentation, series
 
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 

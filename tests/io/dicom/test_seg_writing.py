@@ -18,7 +18,7 @@ from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import Label, LabelSet
 from napari_transunet.volumes.orientation import Reorientation
 from napari_transunet.volumes.volume import Volume
-from tests.volumes.making import ct_slice, save
+from tests.io.samples import ct_slice, save
 
 LABELS = LabelSet(
     (

@@ -17,7 +17,7 @@ from pydicom.uid import RLELossless, generate_uid
 from napari_transunet.errors import VolumeError
 from napari_transunet.io.dicom.headers import read_header
 from napari_transunet.io.reading import is_readable, list_series, read_volume
-from tests.volumes.making import ct_slice, save, series
+from tests.io.samples import ct_slice, save, series
 
 
 def _hu(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -13,7 +13,7 @@ pytest.importorskip("qtpy")
 
 from napari.utils.interactions import mouse_press_callbacks, mouse_release_callbacks
 
-from tests.viewer.test_review_dock import Sitting
+from tests.viewer.review.test_review_dock import Sitting
 
 ISLAND = (5, 41, 51)
 

@@ -13,7 +13,7 @@ pytest.importorskip("qtpy")
 
 from qtpy.QtWidgets import QDoubleSpinBox
 
-from tests.viewer.test_review_dock import SHAPE, Sitting, _prediction
+from tests.viewer.review.test_review_dock import SHAPE, Sitting, _prediction
 
 
 @pytest.fixture

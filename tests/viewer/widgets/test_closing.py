@@ -21,8 +21,8 @@ from napari_transunet.viewer.segment.predictors import PredictorCache
 from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.viewer.widgets.worker import serve_window_first
+from tests.viewer.review.test_review_dock import Sitting
 from tests.viewer.segment.test_segment_dock import Dock, checkpoints, slow
-from tests.viewer.test_review_dock import Sitting
 
 __all__ = ["checkpoints", "slow"]  # fixtures
 

@@ -18,7 +18,7 @@ from napari_transunet.io.reading import SeveralVolumesError, is_readable, list_s
 from napari_transunet.io.writing import write_labels, write_volume
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.volume import Volume
-from tests.volumes.making import ct_slice, enhanced, save, segmentation
+from tests.io.samples import ct_slice, enhanced, save, segmentation
 
 GEOMETRY = Geometry((3, 8, 9), (2.0, 0.7, 0.8), (1, 2, 3))
 VALUES = np.random.default_rng(0).integers(-1000, 1000, GEOMETRY.shape).astype(np.int16)

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("napari")
 pytest.importorskip("qtpy")
 
-from tests.viewer.test_review_dock import SHAPE, Sitting, _prediction
+from tests.viewer.review.test_review_dock import SHAPE, Sitting, _prediction
 
 
 class Walk:

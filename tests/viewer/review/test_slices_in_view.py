@@ -17,7 +17,7 @@ from napari_transunet.viewer.layers.layers import add_volume
 from napari_transunet.viewer.layers.slice_numbers import index_in_view, slice_numbers
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.volume import Source, Volume
-from tests.viewer.test_review_dock import SHAPE, Sitting
+from tests.viewer.review.test_review_dock import SHAPE, Sitting
 
 
 @pytest.fixture

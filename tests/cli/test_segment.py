@@ -1,11 +1,9 @@
-"""The command line as scripts use it: exit status, one line for an error, clean stdout."""
+"""The command `segment`: what it writes, which checkpoint it takes, and what it never replaces."""
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -14,105 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
 
 from napari_transunet import __version__
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.saving import save_checkpoint
-from napari_transunet.io.reading import read_volume
-from napari_transunet.io.writing import write_labels
 from napari_transunet.model.transunet import TransUNet
-from napari_transunet.model.variants import VARIANTS
-from tests.commands import invoke
-
-SPACING_ZYX = (2.5, 0.7, 0.8)
-DIRECTION = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Runs a command line in an empty folder with no checkpoints of the user's."""
-    monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(tmp_path / "no-checkpoints"))
-    monkeypatch.chdir(tmp_path)
-
-    return invoke
-
-
-def error_line(result):
-    """The one line that tells what was wrong."""
-    assert result.exit_code == 2
-    lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(lines) == 1, result.stderr
-    return lines[0]
-
-
-def write_image(path, data, spacing=SPACING_ZYX):
-    image = sitk.GetImageFromArray(data)
-    image.SetSpacing(spacing[::-1])
-    image.SetOrigin((10.0, -20.0, 30.0))
-    image.SetDirection(DIRECTION)
-    sitk.WriteImage(image, str(path))
-    return path
-
-
-@pytest.fixture
-def scan(tmp_path):
-    values = np.random.default_rng(0).integers(-1000, 1000, (5, 40, 36)).astype(np.int16)
-    return write_image(tmp_path / "scan.nii.gz", values)
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory):
-    """A network of two named organs whose answer is all organ 2, so that results can be foretold."""
-    torch.manual_seed(0)
-    net = TransUNet("testing", num_classes=3, img_size=32)
-    with torch.no_grad():
-        head = net.segmentation_head[0]
-        head.weight.zero_()
-        head.bias.copy_(torch.tensor([0.0, 1.0, 2.0]))
-    card = default_card(net, labels={1: "spleen", 2: "liver"}, modality="CT")
-    return save_checkpoint(tmp_path_factory.mktemp("checkpoints") / "organs.safetensors", net, card)
-
-
-def test_version_and_help_go_to_stdout(run):
-    assert run("--version").stdout.strip() == f"napari-transunet {__version__}"
-    help_text = run("--help")
-    assert help_text.exit_code == 0
-    for command in ("demo", "segment", "inspect", "variants", "convert", "evaluate"):
-        assert command in help_text.stdout
-    assert run().stdout == help_text.stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("nonsense",), "nonsense"),
-        (("segment",), "INPUT"),
-        (("segment", "scan.nii.gz"), "--output"),
-        (("segment", "a", "-o", "b.nii.gz", "--precision", "float8"), "float8"),
-        (("segment", "a", "-o", "b.nii.gz", "--batch-size", "0"), "batch-size"),
-        (("segment", "a", "-o", "b.nii.gz", "--img-size", "12x3x4"), "image size"),
-        (("segment", "a", "-o", "b.nii.gz", "--planes", "2"), "--planes is 1 or 3, not 2"),
-        (("segment", "a.nii.gz", "-o", "labels.png"), ".nii.gz"),
-        (("segment", "a.nii.gz", "b.nii.gz", "-o", "labels.nii.gz"), "folder"),
-        (("segment", "a/ct.nii.gz", "b/ct.nii.gz", "-o", "out"), "ct.nii.gz"),
-        (("inspect", "missing.pth"), "missing.pth"),
-        (("inspect", "nobody"), "nobody"),
-        (("convert", "missing.nii.gz", "out.nrrd"), "missing.nii.gz"),
-        (("evaluate", "missing.nii.gz", "other.nii.gz"), "missing.nii.gz"),
-    ],
-)
-def test_bad_usage_is_one_line_and_status_2(run, arguments, words):
-    result = run(*arguments)
-    assert words in error_line(result)
-    assert result.stdout == ""
-    assert len(result.stderr.splitlines()) == 1
-
-
-def test_variants_lists_all_ten(run):
-    assert [entry["name"] for entry in json.loads(run("variants", "--json").stdout)] == list(VARIANTS)
-    table = run("variants").stdout
-    assert all(name in table for name in VARIANTS)
+from tests.cli.conftest import write_image
+from tests.commands import error_line
 
 
 def test_segment_writes_labels_on_the_scan_s_grid_and_says_what_made_them(run, scan, checkpoint):
@@ -234,18 +140,6 @@ def test_a_strangers_json_is_found_before_the_work(run, scan, checkpoint, tmp_pa
 def test_a_wrong_checkpoint_leaves_no_folder_behind(run, scan, tmp_path):
     assert run("segment", scan, "-o", tmp_path / "results", "-c", "no-such").exit_code == 2
     assert not (tmp_path / "results").exists()
-
-
-def test_a_terminal_without_unicode_gets_a_question_mark_and_the_rest():
-    result = subprocess.run(
-        [sys.executable, "-m", "napari_transunet", "variants"],
-        env={**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert "R50-ViT-Ti_16" in result.stdout
 
 
 def test_a_checkpoint_that_cannot_be_used_stops_before_any_input_is_read(run, scan, tmp_path):
@@ -386,143 +280,3 @@ def test_ctrl_c_in_a_real_run_leaves_no_half_file(checkpoint, tmp_path):
     assert "Traceback" not in stderr
     assert stdout == ""
     assert [path.name for path in tmp_path.iterdir()] == ["long.nii"]
-
-
-def test_real_process_has_a_clean_stdout_and_status(tmp_path):
-    def call(*arguments):
-        environment = os.environ | {"NAPARI_TRANSUNET_CHECKPOINTS": str(tmp_path)}
-        command = [sys.executable, "-m", "napari_transunet", *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path
-        )
-
-    good = call("variants", "--json")
-    assert good.returncode == 0
-    assert len(json.loads(good.stdout)) == len(VARIANTS)
-    assert good.stderr == ""
-
-    bad = call("convert", "missing.nii.gz", "out.nrrd")
-    assert bad.returncode == 2
-    assert bad.stdout == ""
-    assert bad.stderr.count("\n") == 1
-    assert "Traceback" not in bad.stderr
-
-
-def test_inspect_tells_the_network_and_its_card(run, checkpoint):
-    facts = json.loads(run("inspect", checkpoint, "--json").stdout)
-    assert (facts["variant"], facts["num_classes"], facts["img_size"]) == ("testing", 3, [32, 32])
-    assert facts["card"]["labels"][1]["name"] == "liver"
-    assert facts["ok"] is True
-
-    shown = run("inspect", checkpoint)
-    assert shown.exit_code == 0
-    assert "testing" in shown.stdout
-    assert "1 spleen, 2 liver" in shown.stdout
-
-
-def test_inspect_of_something_else_fails_in_one_line_but_still_reports(run, tmp_path):
-    (tmp_path / "weights.safetensors").write_bytes(b"\x00" * 100)
-    result = run("inspect", "weights.safetensors", "--json")
-    assert "weights.safetensors" in error_line(result)
-    report = json.loads(result.stdout)
-    assert report["ok"] is False
-    assert report["problems"]
-
-
-def test_convert_keeps_values_and_grid(run, scan):
-    result = run("convert", scan, "copy.nrrd")
-    assert result.exit_code == 0
-    assert result.stdout.strip() == "copy.nrrd"
-    source, copy = sitk.ReadImage(str(scan)), sitk.ReadImage("copy.nrrd")
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(copy), sitk.GetArrayFromImage(source))
-    for get in ("GetSpacing", "GetOrigin", "GetDirection"):
-        np.testing.assert_allclose(getattr(copy, get)(), getattr(source, get)(), atol=1e-4)
-
-    assert "--overwrite" in error_line(run("convert", scan, "copy.nrrd"))
-    assert "same" not in run("convert", scan, "copy.nrrd", "--overwrite").stderr
-    assert "both" in error_line(run("convert", scan, scan, "--overwrite"))
-    assert ".nii.gz" in error_line(run("convert", scan, "copy.png"))
-
-
-def test_convert_keeps_label_names(run, scan, checkpoint, tmp_path):
-    assert run("segment", scan, "-o", "labels.seg.nrrd", "-c", checkpoint).exit_code == 0
-    assert run("convert", "labels.seg.nrrd", "again.nii.gz").exit_code == 0
-    names = [label["name"] for label in json.loads((tmp_path / "again.json").read_text())["labels"]]
-    assert "liver" in names
-
-
-def test_convert_makes_a_safetensors_file_of_a_pth(run, checkpoint, tmp_path):
-    from safetensors.torch import load_file
-
-    weights = load_file(checkpoint)
-    torch.save({"model": weights}, tmp_path / "weights.pth")
-
-    assert run("convert", "weights.pth", "weights.safetensors").exit_code == 0
-
-    again = load_file("weights.safetensors")
-    assert set(again) == set(weights)
-    assert all(torch.equal(again[key], weights[key]) for key in weights)
-
-
-@pytest.fixture
-def pair(tmp_path):
-    """A prediction that lies one voxel along x off its reference, with a label that only the prediction has."""
-    reference = np.zeros((6, 12, 12), np.uint8)
-    reference[2:4, 3:8, 3:8] = 1
-    prediction = np.roll(reference, 1, axis=2)
-    prediction[0, 0, 0] = 4
-    return (
-        write_image(tmp_path / "prediction.nii.gz", prediction),
-        write_image(tmp_path / "reference.nii.gz", reference),
-    )
-
-
-def test_evaluate_gives_a_table_strict_json_and_csv(run, pair, tmp_path):
-    result = run("evaluate", *pair, "--json", "--csv", "scores.csv")
-    assert result.exit_code == 0
-    scores = json.loads(result.stdout, parse_constant=pytest.fail)
-    one, four = scores["labels"]["1"], scores["labels"]["4"]
-    assert one["dice"] == pytest.approx(0.8)
-    assert one["hd95"] == pytest.approx(0.8, abs=1e-4)
-    assert one["reference_ml"] == pytest.approx(50 * math.prod(SPACING_ZYX) / 1000, rel=1e-4)
-    assert (four["dice"], four["hd95"]) == (0, "inf")
-    assert scores["mean"]["dice"] == pytest.approx(0.4)
-
-    with (tmp_path / "scores.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["label"] for row in rows] == ["1", "4"]
-    assert float(rows[0]["dice"]) == pytest.approx(0.8)
-    assert float(rows[1]["hd95"]) == math.inf
-
-    table = run("evaluate", *pair).stdout
-    assert "0.800" in table
-    assert "∞" in table
-    assert "--overwrite" in error_line(run("evaluate", *pair, "--csv", "scores.csv"))
-
-
-def test_evaluate_notes_where_the_files_name_a_value_differently(run, pair, tmp_path):
-    for name, organ in (("a", "Liver"), ("b", "liver"), ("c", "spleen")):
-        volume = read_volume(pair[0])
-        write_labels(tmp_path / f"{name}.nii.gz", volume.data, volume, {1: organ, 4: "aorta"})
-    assert run("evaluate", "a.nii.gz", "b.nii.gz").stderr == ""
-    result = run("evaluate", "a.nii.gz", "c.nii.gz")
-    assert result.exit_code == 0
-    assert result.stderr.splitlines() == [
-        "Note: label 1 is 'Liver' in the one and 'spleen' in the other file."
-    ]
-
-
-def test_evaluate_refuses_another_grid(run, pair, tmp_path):
-    other = write_image(tmp_path / "other.nii.gz", np.zeros((6, 12, 12), np.uint8), spacing=(2.5, 0.7, 0.7))
-    assert "same grid" in error_line(run("evaluate", pair[0], other))
-
-
-def test_names_from_a_file_cannot_steer_the_terminal(run, tmp_path):
-    result = run("convert", "missing\x1b[31m\nname.nii.gz", "out.nrrd")
-    assert "\x1b" not in error_line(result)
-    assert len(result.stderr.splitlines()) == 1
-
-
-def test_demo_without_napari_says_what_to_install(run, monkeypatch):
-    monkeypatch.setitem(sys.modules, "napari", None)
-    assert "napari-transunet[gui]" in error_line(run("demo", "--headless"))

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from napari_transunet.checkpoints.loading import load_checkpoint
-from tests.commands import invoke
+from tests.commands import error_line, invoke
 from tests.training.samples import write_dataset
 
 NETWORK = ("--variant", "testing", "--img-size", "32", "--device", "cpu", "--precision", "float32")
@@ -25,22 +25,6 @@ no_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("train") / "data")
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Runs `train` or another command in an empty folder."""
-    monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(tmp_path / "no-checkpoints"))
-    monkeypatch.chdir(tmp_path)
-
-    return invoke
-
-
-def error_line(result):
-    """The one line that tells what was wrong."""
-    assert result.exit_code == 2
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    return line
 
 
 class Process:

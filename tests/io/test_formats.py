@@ -20,7 +20,7 @@ from napari_transunet.io.writing import WRITABLE_SUFFIXES, write_labels, write_v
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import Label, LabelSet
 from napari_transunet.volumes.volume import Source, Volume
-from tests.volumes.making import geometries, rotation
+from tests.io.samples import geometries, rotation
 
 TYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8", "i8"]
 quick = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,0 +1,59 @@
+"""Docks come back as they were left."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("napari")
+pytest.importorskip("qtpy")
+
+from qtpy.QtWidgets import QDoubleSpinBox, QPushButton, QTabWidget, QToolButton, QWidget
+
+from napari_transunet.viewer.review.correction_panel import REMEMBERED, CorrectionPanel
+from napari_transunet.viewer.widgets.widget_state import Memory
+
+
+def test_a_dock_remembers_its_choices(qtbot, tmp_path, monkeypatch):
+    monkeypatch.setenv("NAPARI_CONFIG", str(tmp_path / "settings.yaml"))
+    monkeypatch.setattr(
+        "napari_transunet.viewer.widgets.widget_state.platformdirs.user_state_dir",
+        lambda _name: str(tmp_path / "state"),
+    )
+
+    def dock():
+        box = QTabWidget()
+        box.setObjectName("review_tabs")
+        box.addTab(CorrectionPanel(), "a")
+        box.addTab(QWidget(), "b")
+        outer = QWidget()
+        box.setParent(outer)
+        qtbot.addWidget(outer)
+        return outer, Memory(outer, "test", (*REMEMBERED, "review_tabs"))
+
+    first, memory = dock()
+    first.findChild(QDoubleSpinBox, "grow_mm").setValue(7.5)
+    first.findChild(QPushButton, "scope_slices_1").setChecked(True)
+    first.findChild(QTabWidget, "review_tabs").setCurrentIndex(1)
+    memory.keep()
+    second, _ = dock()
+    assert second.findChild(QDoubleSpinBox, "grow_mm").value() == 7.5
+    assert second.findChild(QPushButton, "scope_slices_1").isChecked()
+    assert second.findChild(QTabWidget, "review_tabs").currentIndex() == 1
+    (tmp_path / "state" / "test.json").write_text('{"grow_mm": "many", "count": [1]}')
+    third, _ = dock()
+    assert third.findChild(QDoubleSpinBox, "grow_mm").value() == 2.0
+
+
+def test_the_other_dock_remembers_its_fold(make_napari_viewer, tmp_path, monkeypatch):
+    viewer = make_napari_viewer()
+    monkeypatch.setenv("NAPARI_CONFIG", str(tmp_path / "settings.yaml"))
+    monkeypatch.setattr(
+        "napari_transunet.viewer.widgets.widget_state.platformdirs.user_state_dir",
+        lambda _name: str(tmp_path / "state"),
+    )
+    for expected in (False, True):
+        _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
+        fold = dock.findChild(QToolButton, "advanced")
+        assert fold.isChecked() is expected
+        fold.setChecked(True)
+        viewer.window.remove_dock_widget(dock.parent())
