@@ -492,7 +492,7 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
         ("page.pth", b"<!doctype html><title>404</title>", "a web page"),
         ("pointer.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS"),
         ("ct.nii", bytes(344) + b"n+1\0" + bytes(200), "a NIfTI image"),
-        ("ct.nii.gz", gzip.compress(bytes(1000)), "a gzip file"),
+        ("ct.nii.gz", gzip.compress(bytes(1000), mtime=0), "a gzip file"),
         ("ct.dcm", bytes(128) + b"DICM" + bytes(100), "a DICOM image"),
         ("zeros.safetensors", bytes(1000), "is no checkpoint"),
     ],

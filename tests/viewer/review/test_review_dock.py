@@ -222,7 +222,7 @@ def test_a_new_run_disagrees_and_edits_are_given_up_one_slice_at_a_time(sitting)
     sitting.settle()
     assert np.array_equal(sitting.layer.data, painted)
     assert "differently" in sitting.text("conflicts")
-    assert "in 2 slices" in sitting.text("conflicts")
+    assert "2 slices" in sitting.text("conflicts")
     sitting.dock.bench.go_to(0)
     sitting.press("next_conflict")
     assert sitting.slice == 4
