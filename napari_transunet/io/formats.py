@@ -1,0 +1,190 @@
+"""The formats that can be read, in one table: add a format here, with a function that gives its `Volume`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_transunet.io.arrays import read_h5, read_npy, read_npz
+from napari_transunet.io.dicom.reading import is_dicom, read_dicom
+from napari_transunet.io.metaimage import read_metaimage
+from napari_transunet.io.nifti import read_comments, read_nifti
+from napari_transunet.io.nrrd import read_nrrd
+from napari_transunet.io.sidecar import believed, labels_from_json, stem_of
+from napari_transunet.io.tiff import read_tiff
+from napari_transunet.io.writing import LABELS_KEY
+from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.volume import Source, Volume
+
+if TYPE_CHECKING:
+    from napari_transunet.volumes.labels import LabelSet
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the caller of `read_volume` asked for; its documentation explains them."""
+
+    path: Path
+    series: str | int | None = None
+    channel: int | None = None
+    time: int | None = None
+    key: str | None = None
+    max_bytes: int | None = None
+
+    @property
+    def which(self) -> dict[str, Any]:
+        """The arguments that all readers of single files take."""
+        return {"channel": self.channel, "time": self.time, "max_bytes": self.max_bytes}
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format.
+
+    Attributes
+    ----------
+    name : as sentences name it.
+    suffixes : of file names, in lower case.
+    read : gives the volume, or raises a `VolumeError` whose text says why not; the file's name is put before it.
+    recognise : whether a file without a known suffix is one, from its path and its first 16 bytes.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    read: Callable[[Request], Volume]
+    recognise: Callable[[Path, bytes], bool] = lambda _path, _start: False
+
+
+def _nifti(request: Request) -> Volume:
+    data, geometry, notes = read_nifti(request.path, **request.which)
+    volume = on_grid(request.path, "NIfTI", data, geometry, notes)
+    if volume.labels is None and data.dtype.kind in "iu":
+        labels, said = _commented(request.path)
+        source = replace(volume.source, notes=(*volume.source.notes, *said))
+        volume = replace(volume, labels=labels, source=source)
+    return volume
+
+
+def _nrrd(request: Request) -> Volume:
+    data, geometry, notes, header, segments = read_nrrd(request.path, **request.which)
+    if segments is None:
+        segments, said = _embedded(header.keys)
+        notes += said
+    kind = "NRRD segmentation" if segments is not None else "NRRD"
+    modality = header.keys.get("modality") or header.keys.get("DICOM_0008_0060")
+    return on_grid(request.path, kind, data, geometry, notes, labels=segments, modality=modality)
+
+
+def _metaimage(request: Request) -> Volume:
+    data, geometry, notes, header = read_metaimage(request.path, **request.which)
+    modality = (header.get("Modality") or "").removeprefix("MET_MOD_")
+    labels, said = _embedded(header.fields)
+    known = modality if modality not in ("", "UNKNOWN", "OTHER") else None
+    return on_grid(request.path, "MetaImage", data, geometry, notes + said, labels=labels, modality=known)
+
+
+def _tiff(request: Request) -> Volume:
+    return on_grid(request.path, "TIFF", *read_tiff(request.path, **request.which))
+
+
+def _npy(request: Request) -> Volume:
+    return without_grid(request.path, "npy", read_npy(request.path, **request.which), None)
+
+
+def _npz(request: Request) -> Volume:
+    return without_grid(request.path, "npz", *read_npz(request.path, key=request.key, **request.which))
+
+
+def _h5(request: Request) -> Volume:
+    return without_grid(request.path, "HDF5", *read_h5(request.path, key=request.key, **request.which))
+
+
+def _dicom(request: Request) -> Volume:
+    return read_dicom(request.path, series=request.series, **request.which)
+
+
+DICOM = Format("DICOM", (".dcm", ".dicom", ".ima"), _dicom, lambda path, _start: is_dicom(path))
+"""Reads folders too."""
+
+FORMATS: tuple[Format, ...] = (
+    DICOM,
+    Format("NIfTI", (".nii.gz", ".nii", ".hdr", ".img", ".hdr.gz", ".img.gz"), _nifti),
+    Format("NRRD", (".seg.nrrd", ".nrrd", ".nhdr"), _nrrd, lambda _path, start: start.startswith(b"NRRD000")),
+    Format("MetaImage", (".mha", ".mhd"), _metaimage, lambda _path, start: start.startswith(b"ObjectType")),
+    Format("TIFF", (".tif", ".tiff"), _tiff),
+    Format("npy", (".npy",), _npy),
+    Format("npz", (".npz",), _npz),
+    Format("HDF5", (".npy.h5", ".npz.h5", ".h5", ".hdf5"), _h5),
+)
+"""In the order in which they are tried, by name and then by content. `napari.yaml` repeats the suffixes."""
+
+READABLE_SUFFIXES = tuple(suffix for format_ in FORMATS for suffix in format_.suffixes)
+
+
+def format_of(path: Path) -> Format | None:
+    """The format of a file by its name, else by its first bytes.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    """
+    lower = path.name.lower()
+    named = next((one for one in FORMATS if lower.endswith(one.suffixes)), None)
+    if named is not None:
+        return named
+    with path.open("rb") as file:
+        start = file.read(16)
+    return next((one for one in FORMATS if one.recognise(path, start)), None)
+
+
+def on_grid(
+    path: Path,
+    kind: str,
+    data: npt.NDArray[Any],
+    geometry: Geometry,
+    notes: tuple[str, ...],
+    *,
+    labels: LabelSet | None = None,
+    modality: str | None = None,
+) -> Volume:
+    """The volume of a file that says where its voxels (z, y, x) lie, with what the JSON file beside it adds."""
+    beside = believed(path)
+    if labels is None and np.asarray(data).dtype.kind in "iu":
+        labels = beside.labels
+    source = Source(path, kind, stem_of(path), notes=(*notes, *beside.notes))
+    return Volume(data, geometry, modality or beside.modality, source, labels)
+
+
+def without_grid(path: Path, kind: str, data: npt.NDArray[Any], key: str | None) -> Volume:
+    """The volume of a file of voxels (z, y, x) alone; `key` is the array that was read of several."""
+    shape = (data.shape[0], data.shape[1], data.shape[2])
+    notes: tuple[str, ...] = () if key is None else (f"Array {key!r} was read.",)
+    notes += ("The file says nothing about voxel size or orientation; 1 mm voxels were assumed.",)
+    return Volume(data, Geometry.default(shape), None, Source(path, kind, stem_of(path), notes=notes))
+
+
+def _commented(path: Path) -> tuple[LabelSet | None, tuple[str, ...]]:
+    """The labels that `write_labels` put into a comment of a NIfTI header, one `key = value` a line."""
+    for comment in read_comments(path):
+        keys = dict(line.split(" = ", 1) for line in comment.splitlines() if " = " in line)
+        if LABELS_KEY in keys:
+            return _embedded(keys)
+    return None, ()
+
+
+def _embedded(keys: Mapping[str, str]) -> tuple[LabelSet | None, tuple[str, ...]]:
+    """The labels that `write_labels` put into a header, and what to say where they cannot be understood."""
+    text = keys.get(LABELS_KEY)
+    if text is None:
+        return None, ()
+    try:
+        return labels_from_json(json.loads(text)), ()
+    except (ValueError, RecursionError) as error:
+        return None, (f"The label names in the header were ignored: {str(error)[:200].rstrip('.')}.",)
