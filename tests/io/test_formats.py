@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from napari_transunet.errors import ExistsError, FileProblem, VolumeError
+from napari_transunet.io.formats import FORMATS, Format, format_of
 from napari_transunet.io.reading import read_volume
 from napari_transunet.io.writing import WRITABLE_SUFFIXES, write_labels, write_volume
 from napari_transunet.volumes.geometry import Geometry
@@ -310,3 +311,32 @@ def test_a_sidecar_that_is_not_ours_or_broken_is_no_obstacle(tmp_path: Path) -> 
     ):
         (tmp_path / "ct.json").write_text(text)
         assert read_volume(path).labels is None
+
+
+@pytest.mark.parametrize("entry", FORMATS, ids=lambda entry: entry.name)
+def test_every_suffix_leads_to_its_own_format(tmp_path: Path, entry: Format) -> None:
+    for suffix in entry.suffixes:
+        assert format_of(tmp_path / f"a.b{suffix.upper()}") is entry
+
+
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        (bytes(128) + b"DICM", "DICOM"),
+        (b"NRRD0004\n", "NRRD"),
+        (b"ObjectType = Image\n", "MetaImage"),
+        (b"?", None),
+        (b"", None),
+    ],
+)
+def test_without_a_known_suffix_the_content_tells(tmp_path: Path, start: bytes, name: str | None) -> None:
+    (tmp_path / "a.image").write_bytes(start)
+    found = format_of(tmp_path / "a.image")
+    assert (found.name if found else None) == name
+
+
+def test_a_file_of_no_format_is_told_which_there_are(tmp_path: Path) -> None:
+    (tmp_path / "a.image").write_bytes(b"?")
+    with pytest.raises(VolumeError) as caught:
+        read_volume(tmp_path / "a.image")
+    assert all(entry.name in str(caught.value) for entry in FORMATS)
