@@ -19,14 +19,17 @@ if TYPE_CHECKING:
     from napari_transunet.metrics.segmentation_metrics import evaluate
     from napari_transunet.model.transunet import TransUNet
     from napari_transunet.model.variants import VARIANTS
+    from napari_transunet.training.adaptation import Correction, adapt
 
 __version__ = "0.1.0"
 
 __all__ = [
     "VARIANTS",
+    "Correction",
     "Predictor",
     "TransUNet",
     "__version__",
+    "adapt",
     "evaluate",
     "inspect_checkpoint",
     "load_checkpoint",
@@ -38,8 +41,10 @@ __all__ = [
 
 _HOMES = {
     "VARIANTS": "model.variants",
+    "Correction": "training.adaptation",
     "Predictor": "inference.predictor",
     "TransUNet": "model.transunet",
+    "adapt": "training.adaptation",
     "evaluate": "metrics.segmentation_metrics",
     "inspect_checkpoint": "checkpoints.info",
     "load_checkpoint": "checkpoints.loading",

@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from napari_transunet.checkpoints.json_files import check_length, read_text, what_is_wrong
+from napari_transunet.checkpoints.lineage import MAX_GENERATIONS, Adaptation
 from napari_transunet.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ class ModelCard(BaseModel):
         "squash": stretched to `img_size`. "pad": scaled alike in both directions and padded with air.
     training, split, scores, licence, source, limits
         Where the model comes from and what it may be used for, in the author's words or as JSON.
+    lineage
+        How it was adapted by corrections, the last time last; empty where it was not.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", validate_default=True)
@@ -134,6 +137,7 @@ class ModelCard(BaseModel):
     licence: Any = None
     source: Any = None
     limits: Any = None
+    lineage: tuple[Adaptation, ...] = Field(default=(), max_length=MAX_GENERATIONS)
 
     @model_validator(mode="before")
     @classmethod
@@ -247,7 +251,8 @@ class ModelCard(BaseModel):
 
     def to_json(self, *, indent: int | None = None) -> str:
         """The card as JSON text; fields without a value are left out."""
-        return self.model_dump_json(exclude_none=True, indent=indent)
+        silent = None if self.lineage else {"lineage"}
+        return self.model_dump_json(exclude_none=True, exclude=silent, indent=indent)
 
     @classmethod
     def from_mapping(cls, fields: Mapping[str, Any], *, origin: str = "The model card") -> ModelCard:

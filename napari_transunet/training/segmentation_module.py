@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from napari_transunet.errors import InputError
 from napari_transunet.training.losses import UNKNOWN, PartialDiceCELoss
+from napari_transunet.training.optimiser import parameter_groups
 from napari_transunet.training.slices import SliceStore, mixed_seed
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ class SegmentationModule(lightning.LightningModule):
         else:
             # A fused optimiser would unscale float16's gradients itself, after they were cut.
             fused = not str(self.trainer.precision).startswith("16")
-            groups = _parameter_groups(self.net, recipe.weight_decay)
+            groups = parameter_groups(self.net, recipe.weight_decay)
             optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=fused)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser, lambda step: recipe.learning_rate_at(step, steps)
@@ -229,12 +230,3 @@ def dice_of(counts: Tensor) -> Tensor:
     """(classes − 1,) of what `overlap` counted; NaN where a class is in neither."""
     both, first, second = counts.cpu()
     return torch.where(first + second > 0, 2 * both / (first + second), math.nan)
-
-
-def _parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weights decay; norms, biases and position embeddings do not."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in net.named_parameters():
-        (plain if parameter.ndim < 2 or "position_embeddings" in name else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]

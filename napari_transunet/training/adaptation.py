@@ -1,0 +1,719 @@
+"""Learning from corrections: a checkpoint and the slices that somebody put right make a better checkpoint.
+
+A part of the corrections is held out. The network learns from the others until the held-out ones no longer gain, and
+their Dice before and after is what the result's lineage tells. Only then, and for fewer steps, does it learn from all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from napari_transunet.checkpoints.lineage import MAX_GENERATIONS, Adaptation, DiceChange, LearntScan
+from napari_transunet.checkpoints.loading import Checkpoint, load_checkpoint
+from napari_transunet.checkpoints.registry import resolve_checkpoint
+from napari_transunet.checkpoints.saving import SUFFIX
+from napari_transunet.errors import InputError, TransUNetError
+from napari_transunet.inference.devices import free_cached_memory, resolve_device, resolve_precision
+from napari_transunet.inference.slices import PLANES, Plane, orientation_for
+from napari_transunet.training.augmentation import Augmentation
+from napari_transunet.training.datasets import values_in, whole_labels
+from napari_transunet.training.heads import with_classes
+from napari_transunet.training.losses import UNKNOWN, PartialDiceCELoss
+from napari_transunet.training.optimiser import parameter_groups
+from napari_transunet.training.partial_slices import PartialSlices, partial_slices
+from napari_transunet.training.replay import ReplayPack, replay_beside
+from napari_transunet.training.slices import mixed_seed
+from napari_transunet.volumes.fingerprint import scan_fingerprint
+
+if TYPE_CHECKING:
+    import os
+
+    from torch import Tensor
+
+    from napari_transunet.checkpoints.card import ModelCard
+    from napari_transunet.model.transunet import TransUNet
+    from napari_transunet.volumes.volume import Volume
+
+STEPS = 120
+SECONDS = 105.0
+"""For how long to learn where nobody says: so many steps, or so many seconds where that is less."""
+
+_FEWEST_STEPS = 30  # however slow the machine is
+_BATCH = 6
+_REPLAYED = 2  # of a batch
+_LEARNING_RATE, _WEIGHT_DECAY, _CLIP = 5e-4, 0.05, 1.0
+_WARM_UP = 0.1
+_HELD_SHARE = 2 / 3
+"""Of the steps or seconds, that are taken without the held-out slices."""
+
+_AFTERWARDS = 0.3
+"""The learning rate of the further steps, as a share of the first one."""
+
+_CHECKS = 6
+_PATIENCE = 3  # checks without a better Dice, after which learning without the held-out slices ends
+_FOLDS = 4
+_SINGLE_VOXELS = 0.25
+"""How often a slice is drawn in which single voxels are vouched for, where one as a whole is drawn once."""
+
+_DISTANCES, _DISTANCE_SHARES = (0, 1, 2), (0.15, 0.65, 0.2)
+
+
+class AdaptationCancelled(TransUNetError):
+    """`adapt` was asked to stop. Nothing has changed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """What somebody vouches for in one scan.
+
+    Attributes
+    ----------
+    volume : the scan
+    labels : (z, y, x) label values on the volume's grid; 255 is unknown, unless an organ has that value
+    slices : vouched for as a whole; indices along the axis that the network takes slices along (`Predictor.slice_axis`)
+    organs : names or label values of the organs that are vouched for there; None: all of the card and all new ones
+    voxels : (z, y, x) of which single voxels are vouched for too, wherever they are; None for none
+    """
+
+    volume: Volume
+    labels: npt.NDArray[Any]
+    slices: Sequence[int]
+    organs: Sequence[str | int] | None = None
+    voxels: npt.NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptationProgress:
+    """How far it is.
+
+    Attributes
+    ----------
+    done : share of the whole, 0..1
+    step : optimiser steps so far
+    seconds, remaining : since the start, and that are likely left
+    loss : of the last step
+    dice : mean Dice on the held-out slices when they were last scored; None before, and where nothing is held out
+    """
+
+    done: float
+    step: int
+    seconds: float
+    remaining: float
+    loss: float
+    dice: float | None
+
+
+def adapt(
+    checkpoint: Checkpoint | str | os.PathLike[str],
+    corrections: Sequence[Correction],
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: Callable[[AdaptationProgress], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    new_organs: Mapping[int, str] | None = None,
+    drop: Collection[str] = (),
+    earlier: Sequence[Correction] = (),
+    replay: ReplayPack | None = None,
+    steps: int | None = None,
+    seconds: float = SECONDS,
+    seed: int = 0,
+) -> Checkpoint:
+    """A checkpoint that learnt from corrections; the given one stays as it is, and nothing is written.
+
+    The last entry of the result's `card.lineage` tells what it learnt from, and the Dice of each organ on slices that
+    were held out, before and after. Is it not better there, the weights are those of the given checkpoint.
+
+    Parameters
+    ----------
+    checkpoint : as loaded, or its name or path
+    corrections : scans with the slices, organs and voxels that are vouched for; nothing else is learnt from
+    device, precision : as for `Predictor`; weights stay float32
+    progress : told after every step
+    cancelled : asked before every step
+    new_organs : label value → name of organs that the card lacks. They become the next classes, in this order
+    drop : names of organs of the card to forget; the classes after them move up
+    earlier : corrections of other scans that it learnt from before; they are replayed
+    replay : slices that it learnt from before; None: those beside the checkpoint's file, where there are any
+    steps : optimiser steps in all; None: as many as `seconds` allow, at most 120 and at least 30
+    seconds : for how long to learn, where `steps` is None
+    seed : of all random draws; with `steps` the result is the same on the same machine
+
+    Raises
+    ------
+    InputError
+        Nothing is vouched for; slices, organs or label values that do not exist; labels of another shape than their
+        volume; or a device or precision that is not here.
+    CheckpointError
+        The checkpoint or its replay pack cannot be used.
+    AdaptationCancelled
+        `cancelled` said so.
+    """
+    start = time.monotonic()
+    where = resolve_device(device)
+    dtype = resolve_precision(precision, where)
+    if steps is not None and steps < 1:
+        raise InputError(f"At least 1 step is needed, not {steps}.")
+    parent = (
+        checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(resolve_checkpoint(checkpoint))
+    )
+    classes = _Classes.of(parent.card, new_organs or {}, drop)
+    card = _card_with(parent.card, classes)
+    stop = _Stop(cancelled)
+    parts = [_prepared(one, card, classes, stop) for one in corrections]
+    if not sum(map(len, parts)):
+        raise InputError("Nothing is vouched for, so nothing can be learnt; name the slices that are right.")
+    if replay is None:
+        replay = replay_beside(parent.path)
+    known = [_prepared(one, card, classes, stop) for one in earlier]
+    if replay is not None:
+        known.append(replay.for_card(card))
+    samples = PartialSlices.joined(parts)
+    replayed = PartialSlices.joined(known) if sum(map(len, known)) else None
+    held = held_out(samples)
+
+    with _private_random_state(where):
+        net = with_classes(parent.model, classes.origins)
+        learnt = _Learning(
+            net=net.to(where, memory_format=torch.channels_last),  # type: ignore[call-overload]
+            card=card,
+            samples=samples,
+            replayed=replayed,
+            held=held,
+            device=where,
+            dtype=dtype,
+            seed=seed,
+            progress=progress,
+            stop=stop,
+            start=start,
+        ).run(steps, seconds)
+    net.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    free_cached_memory(where)
+    story = Adaptation(
+        parent=parent.sha256,
+        parent_name=parent.name[:200] or None,
+        scans=_scans(corrections, parts, held, classes),
+        added=tuple(classes.added.values()),
+        dropped=classes.dropped,
+        dice={
+            classes.names[value]: DiceChange(before=_plain(before), after=_plain(after))
+            for value, (before, after) in learnt.dice.items()
+        },
+        steps=learnt.steps,
+        further_steps=learnt.further_steps,
+        replayed=0 if replayed is None else len(replayed),
+        seconds=round(time.monotonic() - start, 1),
+        seed=seed,
+        device=f"{where} ({str(dtype).removeprefix('torch.')})",
+    )
+    lineage = (*parent.card.lineage, story)[-MAX_GENERATIONS:]
+    return Checkpoint(
+        model=net,
+        card=card.model_copy(update={"lineage": lineage}),
+        path=parent.path.with_name(f"{parent.path.stem}-adapted{SUFFIX}"),
+        sha256=weights_sha256(net),
+        format="memory",
+    )
+
+
+def replay_pack(
+    card: ModelCard, scans: Sequence[Correction], *, slices: int = 48, source: str | None = None
+) -> ReplayPack:
+    """What a checkpoint with that card learnt from, for it to be replayed: so many slices, evenly spaced, in all.
+
+    Slices with organs are taken before those without. Of a network that looks along three axes the slices are along
+    all three where a whole scan is vouched for. `source` says where they come from and their licence; by default what
+    the card says.
+
+    Raises
+    ------
+    InputError
+        As `adapt`.
+    """
+    classes = _Classes.of(card, {}, ())
+    parts = []
+    for one in scans:
+        planes = PLANES[: card.planes] if _is_whole(one, card) else PLANES[:1]
+        for plane in planes:
+            part = _prepared(one, card, classes, _Stop(None), plane)
+            holds = ((part.labels > 0) & (part.labels != UNKNOWN)).flatten(1).any(1)
+            order = torch.cat((torch.nonzero(holds)[:, 0], torch.nonzero(~holds)[:, 0]))
+            share = max(1, slices // (len(scans) * len(planes)))
+            among = order[: max(share, int(holds.sum()))]
+            parts.append(part.pick(among[torch.linspace(0, len(among) - 1, min(share, len(among))).long()]))
+    if not sum(map(len, parts)):
+        raise InputError("Nothing is vouched for, so there is nothing to replay.")
+    if source is None:
+        source = "; ".join(str(said) for said in (card.source, card.licence) if said)
+    return ReplayPack(PartialSlices.joined(parts), card.label_set().names, source)
+
+
+def held_out(samples: PartialSlices) -> list[int]:
+    """Which slices are scored and not learnt from: a quarter of those that are vouched for as a whole, every fourth.
+
+    Of the four such choices it is the one with most organs both within and without. Fewer than two slices: none.
+    """
+    whole = torch.nonzero(samples.whole)[:, 0].tolist()
+    if len(whole) < 2:
+        return []
+    there = [set(samples.labels[number].unique().tolist()) - {0, UNKNOWN} for number in whole]
+    folds = min(_FOLDS, len(whole))
+
+    def organs_on_both_sides(fold: int) -> int:
+        inside = set().union(*there[fold::folds])
+        outside = set().union(*(one for at, one in enumerate(there) if at % folds != fold))
+        return len(inside & outside)
+
+    middle_first = sorted(range(folds), key=lambda fold: abs(2 * fold - folds))
+    return whole[max(middle_first, key=organs_on_both_sides) :: folds]
+
+
+def weights_sha256(net: nn.Module) -> str:
+    """Hexadecimal SHA-256 of a network's weights, with their names: what tells networks without a file apart."""
+    digest = hashlib.sha256()
+    for key, value in sorted(net.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """Which classes the result has, and what label values mean.
+
+    Attributes
+    ----------
+    of_value : label value → class of the result; dropped organs are background
+    origins : of each class of the result that of the parent, None where it is new
+    names : class of the result → name
+    added : the new ones among them
+    dropped : names
+    """
+
+    of_value: Mapping[int, int]
+    origins: tuple[int | None, ...]
+    names: Mapping[int, str]
+    added: Mapping[int, str]
+    dropped: tuple[str, ...]
+
+    @classmethod
+    def of(cls, card: ModelCard, new: Mapping[int, str], drop: Collection[str]) -> _Classes:
+        """Of a card, with organs added and dropped. Raises `InputError` where that cannot be."""
+        names = card.label_set().names
+        by_name = {_key(name): value for value, name in names.items()}
+        gone = set()
+        for name in drop:
+            if _key(name) not in by_name:
+                raise InputError(
+                    f"There is no {name!r} to drop; the checkpoint has {_listed(names.values())}."
+                )
+            gone.add(by_name[_key(name)])
+        kept = [value for value in range(card.num_classes) if value not in gone]
+        for value, name in new.items():
+            if value in range(card.num_classes):
+                raise InputError(
+                    f"Label {value} is {names.get(value, 'the background')!r} already; give the new organ {name!r} "
+                    f"a value from {card.num_classes} on."
+                )
+            if not 0 < value < 1 << 16:
+                raise InputError(f"A label value is from 1 to 65535, not {value}.")
+            if by_name.get(_key(name), 0) in kept[1:]:
+                raise InputError(
+                    f"The checkpoint has {name!r} already; its label value is {by_name[_key(name)]}."
+                )
+            if not name.strip():
+                raise InputError(f"The new organ with the label value {value} needs a name.")
+        if len({_key(name) for name in new.values()}) < len(new):
+            raise InputError("Two new organs have the same name.")
+        count = len(kept) + len(new)
+        if count > UNKNOWN:
+            raise InputError(
+                f"A network that learns from corrections has at most {UNKNOWN} classes, not {count}."
+            )
+        if count < 2:
+            raise InputError("No organ would be left; keep one, or add one.")
+        added = {len(kept) + at: name.strip() for at, name in enumerate(new.values())}
+        of_value = {value: at for at, value in enumerate(kept)} | dict.fromkeys(gone, 0)
+        of_value |= dict(zip(new, added, strict=True))
+        return cls(
+            {UNKNOWN: UNKNOWN} | of_value,
+            (*kept, *(None for _ in new)),
+            {at: names[value] for at, value in enumerate(kept) if value} | added,
+            added,
+            tuple(names[value] for value in sorted(gone)),
+        )
+
+    def vouched(self, organs: Sequence[str | int] | None) -> list[int]:
+        """Classes of the organs that somebody vouches for; None: all."""
+        if organs is None:
+            return sorted(self.names)
+        by_name = {_key(name): value for value, name in self.names.items()}
+        found = set()
+        for organ in organs:
+            value = self.of_value.get(organ) if isinstance(organ, int) else by_name.get(_key(organ))
+            if value in (None, UNKNOWN):
+                raise InputError(
+                    f"There is no organ {organ!r} to vouch for; there are {_listed(self.names.values())}."
+                )
+            assert value is not None
+            found.add(value)
+        return sorted(found - {0})
+
+
+def _card_with(card: ModelCard, classes: _Classes) -> ModelCard:
+    """The result's card: its classes, and no scores, which were those of its parent."""
+    given = {label.value: label for label in card.labels}
+    labels = [
+        {**given[origin].model_dump(exclude_none=True), "value": value}
+        for value, origin in enumerate(classes.origins)
+        if origin is not None and origin in given
+    ]
+    labels += [{"value": value, "name": name} for value, name in classes.added.items()]
+    return card.updated(num_classes=len(classes.origins), labels=labels, scores=None)
+
+
+def _is_whole(one: Correction, card: ModelCard) -> bool:
+    axis = orientation_for(one.volume, card).slice_axis
+    return len(set(one.slices)) == one.volume.data.shape[axis]
+
+
+def _prepared(
+    one: Correction, card: ModelCard, classes: _Classes, stop: _Stop, plane: Plane = "z"
+) -> PartialSlices:
+    """A correction at the network's size; along another plane than z all slices, which all have to be vouched for.
+
+    Raises `InputError` where it cannot be used.
+    """
+    stop.check()
+    name, shape = one.volume.source.name, one.volume.data.shape
+    labels = whole_labels(np.asarray(one.labels), name)
+    for what, array in (("labels", labels), ("mask of voxels", one.voxels)):
+        if array is not None and array.shape != shape:
+            raise InputError(
+                f"{name}: the {what} have the shape {array.shape}, but the volume {shape}; they must lie on one grid."
+            )
+    axis = orientation_for(one.volume, card).slice_axis
+    slices = sorted({int(index) for index in one.slices})
+    if slices and not 0 <= slices[0] <= slices[-1] < shape[axis]:
+        wrong = next(index for index in slices if not 0 <= index < shape[axis])
+        raise InputError(
+            f"{name}: there is no slice {wrong}; they are 0 to {shape[axis] - 1} along axis {axis}."
+        )
+    voxels = None if one.voxels is None else np.asarray(one.voxels, bool)
+    along = np.moveaxis(labels, axis, 0)[slices]
+    values = {*values_in(along), *(() if voxels is None else np.unique(labels[voxels]).tolist())}
+    if strangers := sorted(value for value in values if value not in classes.of_value):
+        raise InputError(
+            f"{name}: its labels hold {_listed(map(str, strangers))}, which the checkpoint has no organ for; "
+            "give the new organ a name, or take the label away."
+        )
+    return partial_slices(
+        one.volume,
+        labels,
+        card,
+        slices=slices if plane == "z" else None,
+        voxels=voxels,
+        classes=classes.of_value,
+        annotated=classes.vouched(one.organs),
+        plane=plane,
+    )
+
+
+def _scans(
+    corrections: Sequence[Correction], parts: Sequence[PartialSlices], held: Sequence[int], classes: _Classes
+) -> tuple[LearntScan, ...]:
+    """What was learnt from, for the card."""
+    scans, first = [], 0
+    for one, part in zip(corrections, parts, strict=True):
+        own = [number - first for number in held if first <= number < first + len(part)]
+        first += len(part)
+        scans.append(
+            LearntScan(
+                fingerprint=scan_fingerprint(one.volume),
+                slices=sorted(part.numbers[part.whole].tolist()),
+                held_out=sorted(part.numbers[own].tolist()),
+                voxels=0 if one.voxels is None else int(np.count_nonzero(one.voxels)),
+                organs=[classes.names[value] for value in classes.vouched(one.organs)],
+            )
+        )
+    return tuple(scans)
+
+
+@dataclass(frozen=True)
+class _Stop:
+    """Ends the work where somebody asked for it."""
+
+    cancelled: Callable[[], bool] | None
+
+    def check(self) -> None:
+        """Raise `AdaptationCancelled` where it shall end."""
+        if self.cancelled is not None and self.cancelled():
+            raise AdaptationCancelled("Learning was cancelled; nothing has changed.")
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """How much of a phase is over: by steps, or by time where that is faster."""
+
+    steps: int
+    seconds: float | None
+    fewest: int
+    start: float = field(default_factory=time.monotonic)
+
+    def done(self, step: int) -> float:
+        """The share after so many steps, 0..1."""
+        share = step / self.steps
+        if self.seconds is not None:
+            by_time = (time.monotonic() - self.start) / self.seconds
+            share = max(share, min(by_time, step / self.fewest))
+        return min(1.0, share)
+
+    def part(self, share: float) -> _Clock:
+        """A clock that starts now, for a share of the whole."""
+        return replace(
+            self,
+            steps=max(1, round(share * self.steps)),
+            seconds=None if self.seconds is None else share * self.seconds,
+            fewest=max(1, round(share * self.fewest)),
+            start=time.monotonic(),
+        )
+
+
+@dataclass(eq=False)
+class _Learning:
+    """One adaptation at work. Afterwards `net` has the weights that were best.
+
+    Attributes
+    ----------
+    held : which of the samples are scored before all are learnt from
+    steps, further_steps, dice : what came of it, as in `Adaptation`; Dice by class, before and after
+    """
+
+    net: TransUNet
+    card: ModelCard
+    samples: PartialSlices
+    replayed: PartialSlices | None
+    held: Sequence[int]
+    device: torch.device
+    dtype: torch.dtype
+    seed: int
+    progress: Callable[[AdaptationProgress], None] | None
+    stop: _Stop
+    start: float
+    steps: int = 0
+    further_steps: int = 0
+    dice: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._views = Augmentation(beyond="reflection" if self.card.resize == "squash" else "zeros")
+        self._loss_of = PartialDiceCELoss()
+        self._optimiser = torch.optim.AdamW(
+            parameter_groups(self.net, _WEIGHT_DECAY), lr=_LEARNING_RATE, fused=self.device.type != "mps"
+        )
+        self._taken = 0
+        self._began = time.monotonic()
+        self._mean: float | None = None
+
+    def run(self, steps: int | None, seconds: float) -> _Learning:
+        """Learn; itself."""
+        whole = _Clock(steps or STEPS, None if steps else seconds, _FEWEST_STEPS)
+        everything = list(range(len(self.samples)))
+        before = self._score() if self.held else {}
+        if not before:
+            self._learn(everything, whole, (0.0, 1.0), 1.0)
+            self.steps = self._taken
+            return self
+        self._learn_scored([number for number in everything if number not in set(self.held)], whole, before)
+        if self.steps:
+            taken = self._taken
+            self._learn(everything, whole.part(1 - _HELD_SHARE), (_HELD_SHARE, 1.0), _AFTERWARDS)
+            self.further_steps = self._taken - taken
+        return self
+
+    def _learn_scored(self, chosen: Sequence[int], whole: _Clock, before: Mapping[int, float]) -> None:
+        """Learn without the held-out slices as long as these gain, and go back to where they were best."""
+        best, best_dice = _mean(before), before
+        weights = _copied(self.net)
+        since = checked = 0
+
+        def check(done: float) -> bool:
+            nonlocal best, best_dice, weights, since, checked
+            if done * _CHECKS < checked + 1:
+                return True
+            checked, since = int(done * _CHECKS), since + 1
+            dice = self._score()
+            self._mean = _mean(dice)
+            if self._mean > best:
+                best, best_dice, weights, since = self._mean, dice, _copied(self.net), 0
+                self.steps = self._taken
+            return since < _PATIENCE
+
+        self._mean = best
+        self._learn(chosen, whole.part(_HELD_SHARE), (0.0, _HELD_SHARE), 1.0, check)
+        self.net.load_state_dict(weights)
+        self.dice = {value: (before[value], best_dice[value]) for value in before}
+
+    def _learn(
+        self,
+        chosen: Sequence[int],
+        clock: _Clock,
+        span: tuple[float, float],
+        peak: float,
+        go_on: Callable[[float], bool] | None = None,
+    ) -> None:
+        """Steps on these samples until the clock has run out, or `go_on`, told its share after each, says no."""
+        pool = torch.tensor(chosen)
+        weight = torch.where(self.samples.whole[pool], 1.0, _SINGLE_VOXELS).double()
+        step, done = 0, 0.0
+        while done < 1:
+            self.stop.check()
+            warm = min(1.0, (step + 1) / max(1.0, _WARM_UP * clock.steps)) if peak == 1.0 else 1.0
+            factor = peak * warm * 0.5 * (1 + math.cos(math.pi * done))
+            for group in self._optimiser.param_groups:
+                group["lr"] = _LEARNING_RATE * factor
+            loss = self._step(pool, weight)
+            step, self._taken = step + 1, self._taken + 1
+            done = clock.done(step)
+            self._tell(span[0] + (span[1] - span[0]) * done, loss)
+            if go_on is not None and not go_on(done):
+                return
+
+    def _step(self, pool: Tensor, weight: Tensor) -> float:
+        """One step of the optimiser; its loss."""
+        images, labels, annotated, partly = self._drawn(pool, weight)
+        self._train_mode()
+        torch.manual_seed(mixed_seed(self.seed, self._taken, 1))
+        # Beyond the image lies air where a slice is known as a whole, and else the unknown.
+        shift = partly.to(labels.dtype)[:, None, None]
+        images, labels = self._views(images, labels + shift)
+        labels = labels - shift
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits = self.net(images.contiguous(memory_format=torch.channels_last))
+        loss: Tensor = self._loss_of(logits.float(), labels, annotated)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise InputError(
+                "Learning diverged; look for damaged values in the scan, or use precision float32."
+            )
+        self.stop.check()
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), _CLIP)
+        self._optimiser.step()
+        return value
+
+    def _drawn(self, pool: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The slices of the next step, by the seed and its number: images, labels, annotated, whether partly known."""
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self._taken))
+        new = _BATCH if self.replayed is None else _BATCH - _REPLAYED
+        drawn = [(self.samples, pool[_multinomial(weight, new, generator)])]
+        if self.replayed is not None:
+            drawn.append((self.replayed, _multinomial(torch.ones(len(self.replayed)), _REPLAYED, generator)))
+        parts = []
+        for source, chosen in drawn:
+            which = torch.multinomial(
+                torch.tensor(_DISTANCE_SHARES), len(chosen), replacement=True, generator=generator
+            )
+            distance = torch.tensor(_DISTANCES)[which]
+            partly = ~source.whole[chosen].to(self.device)
+            parts.append((*source.batch(chosen, distance, self.card.context, self.device), partly))
+        images, labels, annotated, partly = (torch.cat(side) for side in zip(*parts, strict=True))
+        return images, labels, annotated, partly
+
+    def _train_mode(self) -> None:
+        """Train all weights, but keep the statistics of batch norms: a few slices of one scan would spoil them."""
+        self.net.train()
+        for module in self.net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+
+    def _score(self) -> dict[int, float]:
+        """Dice on the held-out slices of each class that is vouched for and there."""
+        self.net.eval()
+        counts = torch.zeros(2, self.card.num_classes, dtype=torch.long)
+        with torch.inference_mode():
+            for begin in range(0, len(self.held), _BATCH):
+                self.stop.check()
+                chosen = torch.tensor(self.held[begin : begin + _BATCH])
+                images, labels, annotated = self.samples.batch(
+                    chosen, torch.ones(len(chosen), dtype=torch.long), self.card.context, self.device
+                )
+                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                    logits = self.net(images.contiguous(memory_format=torch.channels_last))
+                counts += _overlap(logits.argmax(1), labels, annotated).cpu()
+        both, sizes = counts
+        return {
+            value: float(2 * both[value] / sizes[value])
+            for value in range(1, self.card.num_classes)
+            if any((self.samples.labels[number] == value).any() for number in self.held)
+        }
+
+    def _tell(self, done: float, loss: float) -> None:
+        if self.progress is None:
+            return
+        spent = time.monotonic() - self._began
+        self.progress(
+            AdaptationProgress(
+                done=done,
+                step=self._taken,
+                seconds=time.monotonic() - self.start,
+                remaining=spent * (1 - done) / max(done, 1e-6),
+                loss=loss,
+                dice=self._mean,
+            )
+        )
+
+
+def _overlap(predicted: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
+    """(2, classes): voxels of both, and of each summed, in the slices where a class is annotated."""
+    counts = []
+    for value in range(annotated.shape[1]):
+        known = (labels != UNKNOWN) & annotated[:, value, None, None]
+        own, true = (predicted == value) & known, (labels == value) & known
+        counts.append(torch.stack(((own & true).sum(), own.sum() + true.sum())))
+    return torch.stack(counts, 1)
+
+
+def _multinomial(weight: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """So many numbers of slices; each but once where there are enough."""
+    return torch.multinomial(weight, count, replacement=len(weight) < count, generator=generator)
+
+
+def _mean(dice: Mapping[int, float]) -> float:
+    return sum(dice.values()) / len(dice)
+
+
+def _copied(net: nn.Module) -> dict[str, Tensor]:
+    return {key: value.detach().clone() for key, value in net.state_dict().items()}
+
+
+@contextmanager
+def _private_random_state(device: torch.device) -> Iterator[None]:
+    """Draws within change nothing for those who draw afterwards."""
+    with torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []):
+        yield
+
+
+def _plain(dice: float) -> float:
+    return round(dice, 4)
+
+
+def _key(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more

@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from napari_transunet.checkpoints.card import default_card
+from napari_transunet.checkpoints.loading import Checkpoint, load_checkpoint
+from napari_transunet.checkpoints.saving import save_checkpoint
+from napari_transunet.errors import InputError
+from napari_transunet.inference.predictor import Predictor
+from napari_transunet.training import adaptation
+from napari_transunet.training.adaptation import (
+    AdaptationCancelled,
+    AdaptationProgress,
+    Correction,
+    adapt,
+    held_out,
+    weights_sha256,
+)
+from napari_transunet.training.losses import UNKNOWN
+from napari_transunet.training.partial_slices import PartialSlices, partial_slices
+from napari_transunet.training.replay import ReplayPack, replay_path
+from napari_transunet.volumes.fingerprint import scan_fingerprint
+from napari_transunet.volumes.volume import Volume
+from tests.training.samples import PLAIN, case, network, same_weights
+
+QUICK: dict[str, Any] = {"device": "cpu", "precision": "float32", "steps": 3}
+NAMES = {1: "body", 2: "head"}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Checkpoint:
+    net = network(PLAIN)
+    card = default_card(net, labels=NAMES, window=(0, 1), context=3)
+    # The sizes were never published, so the file alone would not tell the variant.
+    path = tmp_path / "start.safetensors"
+    path.touch()
+    return Checkpoint(net.eval(), card, path, "ab" * 32, "safetensors")
+
+
+def scan(number: int = 0, slices: int = 8) -> tuple[Volume, np.ndarray]:
+    made = case(number, slices)
+    return Volume.from_array(made.planes.float().numpy(), name=made.name), made.labels.numpy().copy()
+
+
+def correction(number: int = 0, **changes: Any) -> Correction:
+    volume, labels = scan(number)
+    return Correction(**{"volume": volume, "labels": labels, "slices": [1, 3, 5, 6], **changes})
+
+
+def unscored(number: int = 0, **changes: Any) -> Correction:
+    """One slice: too few to hold any out, so whatever is learnt stays."""
+    return correction(number, **{"slices": [3], **changes})
+
+
+def test_it_learns_and_tells_what_from(checkpoint: Checkpoint) -> None:
+    told: list[AdaptationProgress] = []
+    before = weights_sha256(checkpoint.model)
+    one = correction(organs=["body"])
+
+    better = adapt(checkpoint, [one], progress=told.append, **QUICK | {"steps": 16})
+
+    assert weights_sha256(checkpoint.model) == before
+    (story,) = better.card.lineage
+    assert story.parent == checkpoint.sha256
+    assert story.scans[0].fingerprint == scan_fingerprint(one.volume)
+    assert story.scans[0].slices == (1, 3, 5, 6)
+    assert len(story.scans[0].held_out) == 1
+    assert set(story.scans[0].held_out) < {1, 3, 5, 6}
+    assert story.scans[0].organs == ("body",)
+    assert set(story.dice) == {"body"}
+    assert story.better
+    assert story.steps > 0
+    assert story.further_steps > 0
+    assert not same_weights(better.model, checkpoint.model)
+    assert [one.step for one in told] == list(range(1, len(told) + 1))
+    assert told[-1].done == 1
+    assert told[0].remaining > 0
+    assert not better.model.training
+
+
+def test_what_nobody_vouches_for_changes_nothing(checkpoint: Checkpoint) -> None:
+    volume, labels = scan()
+    voxels = np.zeros(labels.shape, bool)
+    voxels[7, 8:24, 8:24] = True
+    other = labels.copy()
+    vouched = voxels.copy()
+    vouched[3] = True
+    other[~vouched] = 2 - other[~vouched]
+    other[labels == 2] = np.where(vouched[labels == 2], 0, other[labels == 2])  # the head is not vouched for
+
+    results = [
+        adapt(checkpoint, [Correction(volume, one, [3], ["body"], voxels)], **QUICK)
+        for one in (labels, other)
+    ]
+
+    assert not np.array_equal(labels, other)
+    assert same_weights(results[0].model, results[1].model)
+    labels[3, 16] = 1 - labels[3, 16].clip(max=1)
+    vouched_for = adapt(checkpoint, [Correction(volume, labels, [3], ["body"], voxels)], **QUICK)
+    assert not same_weights(results[0].model, vouched_for.model)
+
+
+def test_single_voxels_are_learnt_from(checkpoint: Checkpoint) -> None:
+    volume, labels = scan()
+    voxels = np.zeros(labels.shape, bool)
+    voxels[2, 10:20] = True
+
+    better = adapt(checkpoint, [Correction(volume, labels, [], voxels=voxels)], **QUICK)
+
+    assert not same_weights(better.model, checkpoint.model)
+    (story,) = better.card.lineage
+    assert story.scans[0].voxels == 10 * 32
+    assert story.better is None
+    part = partial_slices(
+        volume,
+        labels,
+        checkpoint.card,
+        slices=[],
+        voxels=voxels,
+        classes={0: 0, 1: 1, 2: 2},
+        annotated=[1, 2],
+    )
+    assert (part.labels[0] != UNKNOWN).numpy().tolist() == voxels[2].tolist()
+
+
+def test_the_same_seed_gives_the_same_weights(checkpoint: Checkpoint) -> None:
+    state = torch.random.get_rng_state()
+
+    first, second, third = (adapt(checkpoint, [unscored()], seed=seed, **QUICK) for seed in (1, 1, 2))
+
+    assert same_weights(first.model, second.model)
+    assert not same_weights(first.model, third.model)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_no_slice_is_scored_once_it_was_learnt_from(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[tuple[str, set[int]]] = []
+    batch = PartialSlices.batch
+
+    def spied(self: PartialSlices, chosen: torch.Tensor, *rest: Any) -> Any:
+        kind = "learnt" if torch.is_grad_enabled() else "scored"
+        events.append((kind, set(self.numbers[chosen].tolist())))
+        return batch(self, chosen, *rest)
+
+    monkeypatch.setattr(PartialSlices, "batch", spied)
+
+    better = adapt(checkpoint, [correction(slices=range(8))], **QUICK | {"steps": 12})
+
+    last = max(at for at, (kind, _) in enumerate(events) if kind == "scored")
+    learnt = set().union(*(numbers for kind, numbers in events[:last] if kind == "learnt"))
+    scored = set().union(*(numbers for kind, numbers in events if kind == "scored"))
+    assert learnt
+    assert scored == set(better.card.lineage[0].scans[0].held_out)
+    assert not learnt & scored
+
+
+def test_batch_norms_keep_their_statistics(checkpoint: Checkpoint) -> None:
+    better = adapt(checkpoint, [unscored()], **QUICK)
+
+    before, after = checkpoint.model.state_dict(), better.model.state_dict()
+    statistics = [key for key in before if "running_" in key]
+    assert statistics
+    assert all(torch.equal(before[key], after[key]) for key in statistics)
+
+
+def test_cancelling_leaves_everything(checkpoint: Checkpoint) -> None:
+    before, threads = weights_sha256(checkpoint.model), threading.active_count()
+    asked = []
+
+    def cancelled() -> bool:
+        asked.append(1)
+        return len(asked) > 8
+
+    with pytest.raises(AdaptationCancelled):
+        adapt(checkpoint, [correction()], cancelled=cancelled, **QUICK)
+
+    assert weights_sha256(checkpoint.model) == before
+    assert threading.active_count() == threads
+
+
+def test_where_it_does_not_help_the_weights_stay(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adaptation, "_LEARNING_RATE", 0.0)
+
+    same = adapt(checkpoint, [correction()], **QUICK)
+
+    assert same_weights(same.model, checkpoint.model)
+    assert same.card.lineage[0].steps == same.card.lineage[0].further_steps == 0
+    assert same.card.lineage[0].better is False
+
+
+def test_a_new_organ_widens_the_head(checkpoint: Checkpoint) -> None:
+    volume, labels = scan()
+    labels[2:7, 0:6, 22:30] = 7
+
+    wider = adapt(
+        checkpoint,
+        [Correction(volume, labels, [1, 3, 5, 6])],
+        new_organs={7: "cyst"},
+        **QUICK | {"steps": 30},
+    )
+
+    assert wider.card.label_names == {**NAMES, 3: "cyst"}
+    assert wider.model.num_classes == 4
+    assert wider.card.lineage[0].added == ("cyst",)
+    assert wider.card.lineage[0].dice["cyst"].before == 0
+
+
+def test_a_dropped_organ_is_background(checkpoint: Checkpoint) -> None:
+    smaller = adapt(checkpoint, [correction()], drop=["Body"], **QUICK)
+
+    assert smaller.card.label_names == {1: "head"}
+    assert smaller.card.lineage[0].dropped == ("body",)
+    assert Predictor(smaller, **QUICK_PREDICTION).predict(scan()[0]).max() <= 1
+
+
+QUICK_PREDICTION: dict[str, Any] = {"device": "cpu", "precision": "float32", "backend": "torch"}
+
+
+def test_a_result_can_be_saved_and_learn_again(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    once = adapt(checkpoint, [correction()], **QUICK)
+    path = save_checkpoint(tmp_path / "once.safetensors", once)
+    read = load_checkpoint(path, variant=PLAIN)
+
+    twice = adapt(read, [correction(1)], earlier=[correction()], **QUICK)
+
+    assert [story.parent for story in twice.card.lineage] == [checkpoint.sha256, read.sha256]
+    assert twice.card.lineage[1].replayed == 4
+    assert read.card.lineage == once.card.lineage
+
+
+def test_what_was_known_is_replayed(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume, labels = scan(3)
+    slices = partial_slices(
+        volume,
+        labels,
+        checkpoint.card,
+        slices=range(8),
+        voxels=None,
+        classes={0: 0, 1: 1, 2: 2},
+        annotated=[1, 2],
+    )
+    ReplayPack(slices, NAMES).write(replay_path(checkpoint.path))
+    drawn: list[int] = []
+    batch = PartialSlices.batch
+
+    def spied(self: PartialSlices, chosen: torch.Tensor, *rest: Any) -> Any:
+        if torch.is_grad_enabled():
+            drawn.append(len(chosen))
+        return batch(self, chosen, *rest)
+
+    monkeypatch.setattr(PartialSlices, "batch", spied)
+
+    better = adapt(checkpoint, [correction()], **QUICK)
+
+    assert set(zip(drawn[::2], drawn[1::2], strict=True)) == {(4, 2)}
+    assert better.card.lineage[0].replayed == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"slices": []}, "vouched"),
+        ({"slices": [8]}, "8"),
+        ({"organs": ["liver"]}, "liver"),
+        ({"labels": np.zeros((8, 32, 30), np.uint8)}, "32, 30"),
+        ({"labels": np.full((8, 32, 32), 9)}, "9"),
+    ],
+)
+def test_what_cannot_be_learnt_from_is_said(
+    checkpoint: Checkpoint, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        adapt(checkpoint, [correction(**changes)], **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"new_organs": {2: "cyst"}}, "head"),
+        ({"new_organs": {7: "Head"}}, "Head"),
+        ({"drop": ["liver"]}, "liver"),
+        ({"drop": ["body", "head"]}, "organ"),
+        ({"steps": 0}, "step"),
+    ],
+)
+def test_impossible_wishes_are_refused(checkpoint: Checkpoint, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        adapt(checkpoint, [correction()], **QUICK | options)
+
+
+def test_held_out_slices_show_the_organs() -> None:
+    labels = torch.zeros(8, 4, 4, dtype=torch.uint8)
+    labels[[2, 6], 0] = 1
+    labels[[0, 4], 1] = 1
+    labels[[2, 0], 2] = 2
+    slices = PartialSlices(
+        torch.zeros(8, 4, 4),
+        torch.arange(8)[:, None].expand(8, 5),
+        labels,
+        torch.ones(8, 3, dtype=torch.bool),
+        torch.ones(8, dtype=torch.bool),
+        torch.arange(8),
+    )
+
+    assert held_out(slices) in ([2, 6], [0, 4])
+    assert held_out(slices.pick([0])) == []
