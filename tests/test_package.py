@@ -57,7 +57,7 @@ assert "torch._dynamo" not in sys.modules
 
 
 def test_volumes_need_no_torch():
-    imports = "\n".join(f"import {name}" for name in modules_in("volumes"))
+    imports = "\n".join(f"import {name}" for package in ("io", "volumes") for name in modules_in(package))
     assert "napari_transunet.io.reading" in imports
     assert not modules_after(imports) & (GUI | {"torch", "monai"})
 

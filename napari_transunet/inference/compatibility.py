@@ -43,17 +43,20 @@ def doubt_about_looks(card: ModelCard, *, planes: int | None, flips: bool) -> st
 def reason_to_choose(volume: Volume, card: ModelCard) -> str | None:
     """Why to take the checkpoint for the volume unasked, as half a sentence about the volume; None: do not.
 
-    The modality decides, where the volume has one. Where it has none, values that look like Hounsfield units stand
-    for CT. No values stand for MR: a checkpoint of another modality than CT is taken only where it says how large the
-    volumes were that it was trained on, because size is then all that tells a crop of its organ from other scans.
+    For CT the modality decides, where the volume has one. Where it has none, values that look like Hounsfield units
+    stand for CT. No values stand for MR, and MR alone says neither sequence nor part of the body: a checkpoint of
+    another modality than CT is taken only where it says how large the volumes were that it was trained on, because size
+    is then all that tells a crop of its organ from other scans.
     """
     if card.modality is None or doubt_about(volume, card) is not None:
+        return None
+    if card.modality != "CT" and card.extent is None:
         return None
     if volume.modality is not None:
         return f"it is {volume.modality}"
     if card.modality == "CT":
         return f"it looks like CT ({value_range(volume.data)})"
-    if card.extent is None or not _may_be_magnitudes(volume):
+    if not _may_be_magnitudes(volume):
         return None
     return (
         f"it may be {card.modality} ({value_range(volume.data)}), and of the size that the checkpoint was trained on "

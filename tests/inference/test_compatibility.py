@@ -46,7 +46,9 @@ def volume_of(
 def test_a_known_modality_decides() -> None:
     ct, mr = volume_of(low=0, modality="CT"), volume_of(low=-1000, modality="MR")
     assert reason_to_choose(ct, CT) == "it is CT"
-    assert reason_to_choose(mr, MR) == reason_to_choose(mr, CROPS) == "it is MR"
+    assert reason_to_choose(mr, CROPS) == "it is MR"
+    assert reason_to_choose(mr, MR) is None, "MR says neither sequence nor part of the body"
+    assert doubt_about(mr, MR) is None
     assert reason_to_choose(ct, MR) is None
     assert reason_to_choose(mr, CT) is None
     assert "expects CT; the volume is MR" in (doubt_about(mr, CT) or "")
