@@ -16,7 +16,7 @@ import napari_transunet
 
 ROOT = Path(__file__).parents[1]
 GUI = {"napari", "qtpy", "PyQt6", "PySide6", "magicgui", "superqt", "vispy"}
-SUBPACKAGES = ("annotation", "checkpoints", "model", "segmentation", "training", "volumes")
+SUBPACKAGES = ("annotation", "checkpoints", "inference", "io", "metrics", "model", "training", "volumes")
 
 
 def modules_after(code):

@@ -122,6 +122,8 @@ def test_what_the_checkout_ships_says_what_it_is_for(tmp_path: Path) -> None:
         assert entry.card.modality is not None
         assert entry.card.label_names
     # What tells a crop of the hippocampus from other MR is its size; abdominal MR is chosen by name alone.
-    extents = {entry.name: entry.card.extent for entry in list_checkpoints(tmp_path) if entry.card is not None}
+    extents = {
+        entry.name: entry.card.extent for entry in list_checkpoints(tmp_path) if entry.card is not None
+    }
     assert extents["hippocampus-mr"] is not None
     assert extents["abdominal-organs-mr"] is None
