@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +65,14 @@ class CorrectionRequest:
     sizes: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Tool:
+    """What stands beside a tool's button, and the arguments that it gives the tool."""
+
+    widget: QWidget | None = None
+    sizes: Callable[[], dict[str, Any]] = dict
+
+
 class CorrectionPanel(QWidget):
     """Emits `wanted` with a `CorrectionRequest`, and `range_changed` with (low, high) or None."""
 
@@ -91,6 +99,26 @@ class CorrectionPanel(QWidget):
         self._shrink = _size(self, "shrink_mm", 2.0, 0.1, 50.0, " mm")
         self._label = QComboBox(self)
         self._label.setObjectName("replace_by")
+        both = QWidget(self)
+        row = QHBoxLayout(both)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self._islands)
+        row.addWidget(self._islands_mm2)
+        self._tools: dict[str, _Tool] = {
+            "largest": _Tool(self._count, lambda: {"count": self._count.value()}),
+            "clicked": _Tool(),
+            "islands": _Tool(
+                both, lambda: {"below_ml": self._islands.value(), "below_mm2": self._islands_mm2.value()}
+            ),
+            "holes": _Tool(self._holes, lambda: {"each_slice": self._holes.currentIndex() == 1}),
+            "smooth": _Tool(self._smooth, lambda: {"radius_mm": self._smooth.value()}),
+            "grow": _Tool(self._grow, lambda: {"by_mm": self._grow.value()}),
+            "shrink": _Tool(self._shrink, lambda: {"by_mm": self._shrink.value()}),
+            "interpolate": _Tool(),
+            "replace": _Tool(self._label, lambda: {"by": self._label.currentData()}),
+            "above": _Tool(),
+            "below": _Tool(),
+        }
         self._range = QCheckBox("Paint only within HU range", self)
         self._range.setObjectName("paint_range")
         self._range.setToolTip(ACTIONS["range"].hint)
@@ -146,21 +174,12 @@ class CorrectionPanel(QWidget):
 
     def request(self, tool: str) -> CorrectionRequest:
         """What pressing that tool's button asks for now."""
-        every: dict[str, dict[str, Any]] = {
-            "largest": {"count": self._count.value()},
-            "islands": {"below_ml": self._islands.value(), "below_mm2": self._islands_mm2.value()},
-            "holes": {"each_slice": self._holes.currentIndex() == 1},
-            "smooth": {"radius_mm": self._smooth.value()},
-            "grow": {"by_mm": self._grow.value()},
-            "shrink": {"by_mm": self._shrink.value()},
-            "replace": {"by": self._label.currentData()},
-        }
         return CorrectionRequest(
             tool,
             all_organs=self._organs[1].checkedId() == 1,
             whole_volume=self._slices[1].checkedId() == 1,
             by_hand_too=self._by_hand.isChecked(),
-            sizes=every.get(tool, {}),
+            sizes=self._tools[tool].sizes(),
         )
 
     def press(self, tool: str) -> None:
@@ -185,30 +204,12 @@ class CorrectionPanel(QWidget):
         grid.setColumnStretch(0, 1)
         grid.setColumnStretch(1, 1)
         grid.setColumnMinimumWidth(1, 136)  # for "background", and a size with its unit between its buttons
-        both = QWidget(self)
-        sizes = QHBoxLayout(both)
-        sizes.setContentsMargins(0, 0, 0, 0)
-        sizes.addWidget(self._islands)
-        sizes.addWidget(self._islands_mm2)
-        rows: tuple[tuple[str, QWidget | None], ...] = (
-            ("largest", self._count),
-            ("clicked", None),
-            ("islands", both),
-            ("holes", self._holes),
-            ("smooth", self._smooth),
-            ("grow", self._grow),
-            ("shrink", self._shrink),
-            ("interpolate", None),
-            ("replace", self._label),
-        )
-        for row, (name, size) in enumerate(rows):
-            grid.addWidget(self._tool(name), row, 0, 1, 1 if size is not None else 2)
-            if size is not None:
-                grid.addWidget(size, row, 1)
-        grid.addWidget(self._tool("above"), len(rows), 0, 1, 2)
-        grid.addWidget(self._tool("below"), len(rows) + 1, 0, 1, 2)
-        grid.addWidget(self._range, len(rows) + 2, 0)
-        grid.addWidget(self._suggest, len(rows) + 2, 1)
+        for row, (name, tool) in enumerate(self._tools.items()):
+            grid.addWidget(self._tool(name), row, 0, 1, 1 if tool.widget is not None else 2)
+            if tool.widget is not None:
+                grid.addWidget(tool.widget, row, 1)
+        grid.addWidget(self._range, len(self._tools), 0)
+        grid.addWidget(self._suggest, len(self._tools), 1)
         limits = QHBoxLayout()
         limits.addWidget(self._low, 1)
         limits.addWidget(QLabel("to", self))
