@@ -16,6 +16,7 @@ from napari_transunet.viewer.layers.layers import geometry_of, label_set_of, vol
 from napari_transunet.viewer.plugin.reader import napari_get_reader, read_layers
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.volume import Source, Volume
+from tests.viewer.waiting import TIMEOUT
 
 PLUGIN = "napari-transunet"
 SHAPE = (4, 6, 8)
@@ -143,7 +144,7 @@ def test_dropped_file_of_several_time_points_offers_them(make_napari_viewer, tmp
     assert other.endswith("Open it by itself to choose from a list.")
     assert not [text for text in said if "first.npy" in text]
     opener.chooser.select(1)
-    with qtbot.waitSignal(opener.opened, timeout=10_000):
+    with qtbot.waitSignal(opener.opened, timeout=TIMEOUT):
         opener.chooser._accept_row()
     assert viewer.layers["first, channel 2"].data.min() == 1
 

@@ -18,6 +18,7 @@ from napari_transunet.viewer.layers.layers import add_volume, volume_of
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.phantom import synthetic_ct
+from tests.viewer.waiting import TIMEOUT
 
 
 def test_a_click_shows_what_its_patch_attends_to(make_napari_viewer, qtbot, tmp_path):
@@ -37,7 +38,7 @@ def test_a_click_shows_what_its_patch_attends_to(make_napari_viewer, qtbot, tmp_
     result.checkpoints = frozenset({path})
     dock.findChild(QCheckBox, "attention_on").setChecked(True)
     dock.attention_clicks.show((3, 20, 20))
-    qtbot.waitUntil(lambda: "Brighter" in status.text(), timeout=60_000)
+    qtbot.waitUntil(lambda: "Brighter" in status.text(), timeout=TIMEOUT)
     layer = next(layer for layer in viewer.layers if "attention" in layer.name)
     assert layer.data.shape == (1, 48, 56)
     assert layer.data.max() == pytest.approx(1)
@@ -47,6 +48,6 @@ def test_a_click_shows_what_its_patch_attends_to(make_napari_viewer, qtbot, tmp_
     before = layer.data.copy()
     blocks.setCurrentIndex(1)
     blocks.activated.emit(1)
-    qtbot.waitUntil(lambda: not np.array_equal(layer.data, before), timeout=60_000)
+    qtbot.waitUntil(lambda: not np.array_equal(layer.data, before), timeout=TIMEOUT)
     dock.findChild(QCheckBox, "attention_on").setChecked(False)
     assert not any("attention" in layer.name for layer in viewer.layers)

@@ -34,10 +34,10 @@ from napari_transunet.viewer.sessions.autosave_controller import keep, keeper_of
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.phantom import synthetic_ct
+from tests.viewer.waiting import TIMEOUT
 
 SHAPE = (12, 48, 56)
 NAMES = {1: "liver", 2: "spleen", 3: "kidney_left"}
-TIMEOUT = 30_000
 
 
 def _prediction() -> np.ndarray:

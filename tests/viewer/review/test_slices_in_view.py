@@ -18,6 +18,7 @@ from napari_transunet.viewer.layers.slice_numbers import index_in_view, slice_nu
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.volume import Source, Volume
 from tests.viewer.review.test_review_dock import SHAPE, Sitting
+from tests.viewer.waiting import TIMEOUT
 
 
 @pytest.fixture
@@ -140,9 +141,9 @@ def test_the_slice_above_is_the_one_nearer_to_the_head(make_napari_viewer, qtbot
     _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
     dock.bench.go_to(11)  # one nearer to the feet
     assert viewer.dims.current_step[0] == 28
-    qtbot.waitUntil(lambda: dock.bench.overview is not None, timeout=10_000)
+    qtbot.waitUntil(lambda: dock.bench.overview is not None, timeout=TIMEOUT)
     assert "Slice 28" in dock.review.strip.words_for(11)
     assert dock.review.strip._slice_at(0) == 39
     dock.tools.press("above")
-    qtbot.waitUntil(lambda: not dock.toolbox.busy, timeout=10_000)
+    qtbot.waitUntil(lambda: not dock.toolbox.busy, timeout=TIMEOUT)
     assert (result.layer.data[11] == result.layer.data[10]).all()

@@ -31,6 +31,7 @@ from napari_transunet.viewer.segment.export import (
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.volume import Source, Volume
+from tests.viewer.waiting import TIMEOUT
 
 SHAPE = (4, 6, 8)
 COS, SIN = np.cos(0.3), np.sin(0.3)
@@ -181,7 +182,7 @@ def test_action_writes_off_the_gui_thread(make_napari_viewer, labels, image, tmp
         threads.append(threading.get_ident())
         return {"voxels": int(array.sum())}
 
-    with qtbot.waitSignal(action.exported, timeout=10_000) as caught:
+    with qtbot.waitSignal(action.exported, timeout=TIMEOUT) as caught:
         action.save(labels, tmp_path / "out.mha", image=image, provenance=provenance)
     assert caught.args[0] == str(tmp_path / "out.mha")
     assert "out.json" in caught.args[1]
@@ -193,9 +194,9 @@ def test_action_writes_off_the_gui_thread(make_napari_viewer, labels, image, tmp
 
 def test_second_export_while_one_is_written_is_refused_in_words(make_napari_viewer, labels, tmp_path, qtbot):
     action = action_in(make_napari_viewer())
-    with qtbot.waitSignal(action.exported, timeout=10_000):
+    with qtbot.waitSignal(action.exported, timeout=TIMEOUT):
         action.save(labels, tmp_path / "one.nii.gz")
-        with qtbot.waitSignal(action.failed, timeout=1000) as caught:
+        with qtbot.waitSignal(action.failed, timeout=TIMEOUT) as caught:
             action.save(labels, tmp_path / "two.nii.gz")
     assert "still being written" in caught.args[0]
     assert not (tmp_path / "two.nii.gz").exists()
@@ -203,14 +204,14 @@ def test_second_export_while_one_is_written_is_refused_in_words(make_napari_view
 
 def test_failures_are_sentences(make_napari_viewer, labels, image, tmp_path, qtbot):
     action = action_in(make_napari_viewer())
-    with qtbot.waitSignal(action.failed, timeout=10_000) as caught:
+    with qtbot.waitSignal(action.failed, timeout=TIMEOUT) as caught:
         action.save(labels, tmp_path / "no such folder" / "out.nii.gz")
     assert "no such folder" in caught.args[0]
-    with qtbot.waitSignal(action.failed, timeout=10_000) as caught:
+    with qtbot.waitSignal(action.failed, timeout=TIMEOUT) as caught:
         action.save(labels, tmp_path / "out.png")
     assert "out.png" in caught.args[0]
     image.data = image.data[1:]
-    with qtbot.waitSignal(action.failed, timeout=10_000) as caught:
+    with qtbot.waitSignal(action.failed, timeout=TIMEOUT) as caught:
         action.save(labels, tmp_path / "out.nii.gz", image=image)
     assert "no longer fits" in caught.args[0]
 
@@ -218,7 +219,7 @@ def test_failures_are_sentences(make_napari_viewer, labels, image, tmp_path, qtb
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root may write to")
 def test_read_only_folder_is_a_sentence(make_napari_viewer, labels, qtbot):
     action = action_in(make_napari_viewer())
-    with qtbot.waitSignal(action.failed, timeout=10_000) as caught:
+    with qtbot.waitSignal(action.failed, timeout=TIMEOUT) as caught:
         action.save(labels, "/proc/out.nii.gz")
     assert caught.args[0].startswith("Cannot write to /proc")
 
@@ -230,7 +231,7 @@ def test_full_disk_is_a_sentence(make_napari_viewer, labels, tmp_path, qtbot, mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(export, "write_snapshot", full)
-    with qtbot.waitSignal(action.failed, timeout=10_000) as caught:
+    with qtbot.waitSignal(action.failed, timeout=TIMEOUT) as caught:
         action.save(labels, tmp_path / "out.nii.gz")
     assert caught.args[0] == "The labels could not be written: No space left on device."
 
@@ -246,7 +247,7 @@ def test_dialog_proposes_the_preferred_format_and_its_answer_is_written(
         return str(tmp_path / "chosen"), FORMATS[".seg.nrrd"]
 
     monkeypatch.setattr(QFileDialog, "getSaveFileName", answer)
-    with qtbot.waitSignal(action.exported, timeout=10_000):
+    with qtbot.waitSignal(action.exported, timeout=TIMEOUT):
         action.ask(labels, image=image)
     ((proposal, filters),) = asked
     assert proposal == str(tmp_path / "ct_labels.nii.gz")

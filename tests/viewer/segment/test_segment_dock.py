@@ -29,13 +29,13 @@ from napari_transunet.viewer.layers.undo import write_as_one_step
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.phantom import synthetic_ct
 from napari_transunet.volumes.volume import Volume
+from tests.viewer.waiting import TIMEOUT
 
 if TYPE_CHECKING:
     from napari_transunet.viewer.segment.segment_dock import SegmentDock
 
 NAMES = {1: "liver", 2: "spleen", 3: "kidney_left"}
 SHAPE = (12, 48, 56)
-TIMEOUT = 60_000  # ms; machines that run tests may be busy
 
 
 def _tiny_network(seed: int = 0) -> TransUNet:

@@ -25,6 +25,7 @@ from napari_transunet.viewer.segment.volume_loader import VolumeOpener, opener_f
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.volume import Source, Volume
+from tests.viewer.waiting import TIMEOUT
 
 SHAPE = (4, 6, 8)
 
@@ -79,7 +80,7 @@ def test_file_is_read_on_another_thread_and_added_here(make_napari_viewer, scan,
         return read(*args)
 
     monkeypatch.setattr(opening, "read_wanted", noting)
-    with qtbot.waitSignals([opener.started, opener.opened], timeout=10_000) as caught:
+    with qtbot.waitSignals([opener.started, opener.opened], timeout=TIMEOUT) as caught:
         opener.open_path(scan)
     layer = caught.all_signals_and_args[-1].args[0]
     assert list(opener._viewer.layers) == [layer]
@@ -103,7 +104,7 @@ def test_window_lives_while_a_slow_file_is_read(make_napari_viewer, scan, qtbot,
     timer.setInterval(10)
     timer.timeout.connect(lambda: ticks.append(time.perf_counter()))
     timer.start()
-    with qtbot.waitSignal(opener.opened, timeout=10_000):
+    with qtbot.waitSignal(opener.opened, timeout=TIMEOUT):
         opener.open_path(scan)
         opener.open_path(scan)  # a second click says so, and does not read twice
     timer.stop()
@@ -114,9 +115,9 @@ def test_window_lives_while_a_slow_file_is_read(make_napari_viewer, scan, qtbot,
 
 def test_second_request_while_reading_is_refused_in_words(make_napari_viewer, scan, qtbot):
     opener = opener_in(make_napari_viewer())
-    with qtbot.waitSignal(opener.opened, timeout=10_000):
+    with qtbot.waitSignal(opener.opened, timeout=TIMEOUT):
         opener.open_path(scan)
-        with qtbot.waitSignal(opener.failed, timeout=1000) as caught:
+        with qtbot.waitSignal(opener.failed, timeout=TIMEOUT) as caught:
             opener.open_path(scan)
     assert "still being read" in caught.args[0]
 
@@ -128,7 +129,7 @@ def test_file_that_is_no_volume_fails_with_a_sentence(
     opener = opener_in(make_napari_viewer())
     path = tmp_path / name
     path.write_bytes(content)
-    with qtbot.waitSignal(opener.failed, timeout=10_000) as caught:
+    with qtbot.waitSignal(opener.failed, timeout=TIMEOUT) as caught:
         opener.open_path(path)
     assert name in caught.args[0]
     assert caught.args[0].endswith(".")
@@ -143,7 +144,7 @@ def test_error_nobody_thought_of_becomes_a_sentence_too(make_napari_viewer, scan
         raise RuntimeError("something unforeseen")
 
     monkeypatch.setattr(opening, "read_wanted", broken)
-    with qtbot.waitSignal(opener.failed, timeout=10_000) as caught:
+    with qtbot.waitSignal(opener.failed, timeout=TIMEOUT) as caught:
         opener.open_path(scan)
     assert caught.args[0] == "scan.nrrd could not be read (RuntimeError: something unforeseen)."
 
@@ -151,7 +152,7 @@ def test_error_nobody_thought_of_becomes_a_sentence_too(make_napari_viewer, scan
 def test_folder_with_one_series_opens_at_once(make_napari_viewer, tmp_path, qtbot):
     opener = opener_in(make_napari_viewer())
     write_series(tmp_path, "abdomen", 3)
-    with qtbot.waitSignal(opener.opened, timeout=10_000) as caught:
+    with qtbot.waitSignal(opener.opened, timeout=TIMEOUT) as caught:
         opener.open_path(tmp_path)
     assert caught.args[0].data.shape == (3, 6, 8)
     assert opener.chooser is None
@@ -161,7 +162,7 @@ def test_several_series_are_offered_and_the_chosen_one_is_opened(make_napari_vie
     opener = opener_in(make_napari_viewer())
     write_series(tmp_path, "scout", 2)
     write_series(tmp_path, "portal venous", 5)
-    with qtbot.waitSignal(opener.choice_needed, timeout=10_000):
+    with qtbot.waitSignal(opener.choice_needed, timeout=TIMEOUT):
         opener.open_path(tmp_path)
     chooser = opener.chooser
     assert chooser.isVisible()
@@ -169,7 +170,7 @@ def test_several_series_are_offered_and_the_chosen_one_is_opened(make_napari_vie
     assert sorted(chooser.rows) == [["portal venous", "CT", "5", "8 × 6"], ["scout", "CT", "2", "8 × 6"]]
     assert chooser.rows[chooser.row][0] == "portal venous"  # the most slices
     button = chooser.findChild(QDialogButtonBox).button(QDialogButtonBox.StandardButton.Open)
-    with qtbot.waitSignal(opener.opened, timeout=10_000) as caught:
+    with qtbot.waitSignal(opener.opened, timeout=TIMEOUT) as caught:
         QTest.mouseClick(button, Qt.MouseButton.LeftButton)
     layer = caught.args[0]
     assert layer.data.shape == (5, 6, 8)
@@ -181,11 +182,11 @@ def test_another_row_can_be_chosen(make_napari_viewer, tmp_path, qtbot):
     opener = opener_in(make_napari_viewer())
     write_series(tmp_path, "scout", 2)
     write_series(tmp_path, "portal venous", 5)
-    with qtbot.waitSignal(opener.choice_needed, timeout=10_000) as needed:
+    with qtbot.waitSignal(opener.choice_needed, timeout=TIMEOUT) as needed:
         opener.open_path(tmp_path)
     row = [info.description for info in needed.args[0].series].index("scout")
     opener.chooser.select(row)
-    with qtbot.waitSignal(opener.opened, timeout=10_000) as caught:
+    with qtbot.waitSignal(opener.opened, timeout=TIMEOUT) as caught:
         opener.chooser._accept_row()
     assert caught.args[0].data.shape == (2, 6, 8)
 
@@ -194,9 +195,9 @@ def test_cancelled_choice_opens_nothing(make_napari_viewer, tmp_path, qtbot):
     opener = opener_in(make_napari_viewer())
     write_series(tmp_path, "one", 2)
     write_series(tmp_path, "two", 2)
-    with qtbot.waitSignal(opener.choice_needed, timeout=10_000):
+    with qtbot.waitSignal(opener.choice_needed, timeout=TIMEOUT):
         opener.open_path(tmp_path)
-    with qtbot.waitSignal(opener.cancelled, timeout=1000):
+    with qtbot.waitSignal(opener.cancelled, timeout=TIMEOUT):
         opener.chooser.reject()
     assert opener.chooser is None
     assert len(opener._viewer.layers) == 0
@@ -212,7 +213,7 @@ def test_time_points_are_offered_and_the_chosen_one_is_opened(make_napari_viewer
     path = tmp_path / "perfusion.nii.gz"
     values = np.arange(8 * 6 * 4 * 3, dtype=np.int16).reshape(8, 6, 4, 3)
     nibabel.save(nibabel.Nifti1Image(values, np.diag([0.7, 0.8, 2.5, 1])), path)
-    with qtbot.waitSignal(opener.choice_needed, timeout=10_000):
+    with qtbot.waitSignal(opener.choice_needed, timeout=TIMEOUT):
         opener.open_path(path)
     chooser = opener.chooser
     assert chooser.isVisible()
@@ -221,7 +222,7 @@ def test_time_points_are_offered_and_the_chosen_one_is_opened(make_napari_viewer
     assert chooser.rows == [[f"Time point {number} of 3"] for number in (1, 2, 3)]
     assert len(opener._viewer.layers) == 0
     chooser.select(1)
-    with qtbot.waitSignal(opener.opened, timeout=10_000) as caught:
+    with qtbot.waitSignal(opener.opened, timeout=TIMEOUT) as caught:
         press_open(opener)
     layer = caught.args[0]
     np.testing.assert_array_equal(layer.data, values[..., 1].T)
@@ -235,15 +236,15 @@ def test_channel_and_time_point_are_asked_for_one_after_the_other(make_napari_vi
     path = tmp_path / "cells.ome.tif"
     values = np.arange(2 * 3 * 4 * 6 * 8, dtype=np.uint16).reshape(2, 3, 4, 6, 8)
     tifffile.imwrite(path, values, metadata={"axes": "CTZYX", "Channel": {"Name": ["DAPI", "a & b"]}})
-    with qtbot.waitSignal(opener.choice_needed, timeout=10_000):
+    with qtbot.waitSignal(opener.choice_needed, timeout=TIMEOUT):
         opener.open_path(path)
     assert opener.chooser.rows == [["Channel 1 of 2: DAPI"], ["Channel 2 of 2: a & b"]]
     opener.chooser.select(1)
-    with qtbot.waitSignal(opener.choice_needed, timeout=10_000):
+    with qtbot.waitSignal(opener.choice_needed, timeout=TIMEOUT):
         press_open(opener)
     assert opener.chooser.rows == [[f"Time point {number} of 3"] for number in (1, 2, 3)]
     opener.chooser.select(2)
-    with qtbot.waitSignal(opener.opened, timeout=10_000) as caught:
+    with qtbot.waitSignal(opener.opened, timeout=TIMEOUT) as caught:
         press_open(opener)
     np.testing.assert_array_equal(caught.args[0].data, values[1, 2])
     assert caught.args[0].name == "cells, channel 2 (a & b), time point 3"
@@ -253,12 +254,12 @@ def test_arrays_of_an_archive_are_offered_by_name(make_napari_viewer, tmp_path, 
     opener = opener_in(make_napari_viewer())
     values = np.arange(192.0).reshape(SHAPE)
     np.savez(tmp_path / "two.npz", before=values, after=values + 1)
-    with qtbot.waitSignal(opener.choice_needed, timeout=10_000):
+    with qtbot.waitSignal(opener.choice_needed, timeout=TIMEOUT):
         opener.open_path(tmp_path / "two.npz")
     assert opener.chooser.windowTitle() == "Choose an array"
     assert opener.chooser.rows == [["Array 1 of 2: before"], ["Array 2 of 2: after"]]
     opener.chooser.select(1)
-    with qtbot.waitSignal(opener.opened, timeout=10_000) as caught:
+    with qtbot.waitSignal(opener.opened, timeout=TIMEOUT) as caught:
         press_open(opener)
     np.testing.assert_array_equal(caught.args[0].data, values + 1)
 
@@ -275,7 +276,7 @@ def test_series_can_be_named_at_once(make_napari_viewer, tmp_path, qtbot):
     opener = opener_in(make_napari_viewer())
     uid = write_series(tmp_path, "scout", 2)
     write_series(tmp_path, "portal venous", 5)
-    with qtbot.waitSignal(opener.opened, timeout=10_000) as caught:
+    with qtbot.waitSignal(opener.opened, timeout=TIMEOUT) as caught:
         opener.open_path(tmp_path, series=uid)
     assert caught.args[0].data.shape == (2, 6, 8)
 
@@ -287,12 +288,12 @@ def test_open_path_needs_no_dialog_and_says_errors_as_notifications(
 
     viewer = make_napari_viewer()
     opener = opening.open_path(viewer, scan)
-    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=10_000)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=TIMEOUT)
     assert opener_for(viewer) is opener
     empty = tmp_path / "empty.nii"
     empty.touch()
     before = len(notification_manager.records)
-    with qtbot.waitSignal(opener.failed, timeout=10_000):
+    with qtbot.waitSignal(opener.failed, timeout=TIMEOUT):
         opening.open_path(viewer, empty)
     assert any("empty.nii" in record.message for record in notification_manager.records[before:])
 
@@ -309,16 +310,16 @@ def test_window_closed_while_reading_leaves_nothing_behind(make_napari_viewer, s
     monkeypatch.setattr(opening, "read_wanted", slow)
     viewer = make_napari_viewer()
     VolumeOpener(viewer, viewer.window._qt_window).open_path(scan)
-    qtbot.waitUntil(entered.is_set, timeout=5000)
+    qtbot.waitUntil(entered.is_set, timeout=TIMEOUT)
     viewer.close()
     leave.set()
     qtbot.wait(200)
     assert len(viewer.layers) == 0
 
 
-def test_menu_offers_a_file_and_a_folder(make_napari_viewer):
+def test_menu_offers_a_file_a_folder_and_labels(make_napari_viewer):
     opener = opener_in(make_napari_viewer())
-    assert [action.text() for action in opener.menu().actions()] == ["File…", "DICOM folder…"]
+    assert [action.text() for action in opener.menu().actions()] == ["File…", "DICOM folder…", "Labels…"]
 
 
 def test_a_label_file_without_names_opens_as_labels_of_the_image_on_whose_grid_it_lies(
@@ -337,7 +338,7 @@ def test_a_label_file_without_names_opens_as_labels_of_the_image_on_whose_grid_i
     )
     path = write_volume(tmp_path / "seg.nii.gz", turned)
     opener = opener_in(viewer)
-    with qtbot.waitSignal(opener.labels_opened, timeout=30_000) as told:
+    with qtbot.waitSignal(opener.labels_opened, timeout=TIMEOUT) as told:
         opener.open_labels(path)
     (layer,) = told.args
     assert layer._type_string == "labels"

@@ -17,6 +17,7 @@ from napari_transunet.viewer.sessions.recovery import Recovery, recovery_questio
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.phantom import synthetic_ct
+from tests.viewer.waiting import TIMEOUT
 
 SHAPE = (8, 24, 28)
 LABELS = LabelSet.from_names({1: "liver", 2: "spleen"})
@@ -37,7 +38,7 @@ def _result(viewer):
 
 def _kept(qtbot, viewer, result):
     keeper = keep(viewer, result)
-    qtbot.waitUntil(lambda: keeper._saver is not None, timeout=10_000)
+    qtbot.waitUntil(lambda: keeper._saver is not None, timeout=TIMEOUT)
     return keeper
 
 
@@ -57,13 +58,13 @@ def test_strokes_undo_and_marks_are_saved_and_come_back(viewer, qtbot, sessions)
     assert keeper_of(result) is None
 
     recovery = Recovery(viewer)
-    qtbot.waitUntil(lambda: not SessionStore().sessions()[0].in_use, timeout=10_000)
-    with qtbot.waitSignal(recovery.found, timeout=10_000) as told:
+    qtbot.waitUntil(lambda: not SessionStore().sessions()[0].in_use, timeout=TIMEOUT)
+    with qtbot.waitSignal(recovery.found, timeout=TIMEOUT) as told:
         recovery.look(image)
     _, info, others = told.args
     assert others == 0
     assert info.summary["reviewed"] == 1
-    with qtbot.waitSignal(recovery.restored, timeout=10_000):
+    with qtbot.waitSignal(recovery.restored, timeout=TIMEOUT):
         recovery.restore(image, info)
     again = sessions_of(viewer).result_on(image)
     assert again.layer.name == "mine"
@@ -114,14 +115,14 @@ def test_a_person_is_asked_once_and_not_about_other_images(viewer, qtbot):
     recovery.found.connect(lambda *args: found.append(args))
     recovery.look(image)  # its labels are here
     viewer.layers.remove(result.layer)
-    qtbot.waitUntil(lambda: not SessionStore().sessions()[0].in_use, timeout=10_000)
+    qtbot.waitUntil(lambda: not SessionStore().sessions()[0].in_use, timeout=TIMEOUT)
     other = add_volume(viewer, synthetic_ct((8, 24, 30))[0])
     recovery.look(other)
     for _ in range(2):
         recovery.look(image)
-        qtbot.waitUntil(lambda: not recovery._chores.busy, timeout=10_000)
+        qtbot.waitUntil(lambda: not recovery._chores.busy, timeout=TIMEOUT)
     assert len(found) == 1
-    with qtbot.waitSignal(recovery.failed, timeout=10_000) as told:
+    with qtbot.waitSignal(recovery.failed, timeout=TIMEOUT) as told:
         recovery.restore(other, found[0][1])
     assert "another image" in told.args[0]
 
@@ -132,7 +133,7 @@ def test_a_folder_that_cannot_be_written_is_said_and_work_goes_on(viewer, qtbot,
     monkeypatch.setenv("NAPARI_TRANSUNET_SESSIONS", str(blocked))
     _, result = _result(viewer)
     keeper = keep(viewer, result)
-    with qtbot.waitSignal(keeper.problem, timeout=10_000) as told:
+    with qtbot.waitSignal(keeper.problem, timeout=TIMEOUT) as told:
         pass
     assert "not being saved" in told.args[0]
     result.layer.paint((3, 10, 10), 2)
@@ -172,9 +173,9 @@ def test_a_session_with_a_persons_work_is_offered_before_a_newer_one_without(vie
     newer.touch()
     assert newer.flush()
     viewer.layers.remove(fresh.layer)
-    qtbot.waitUntil(lambda: not any(info.in_use for info in SessionStore().sessions()), timeout=10_000)
+    qtbot.waitUntil(lambda: not any(info.in_use for info in SessionStore().sessions()), timeout=TIMEOUT)
     assert len(SessionStore().sessions()) == 2
     recovery = Recovery(viewer)
-    with qtbot.waitSignal(recovery.found, timeout=10_000) as told:
+    with qtbot.waitSignal(recovery.found, timeout=TIMEOUT) as told:
         recovery.look(image)
     assert told.args[1].folder.name == mine

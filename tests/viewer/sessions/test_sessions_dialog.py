@@ -14,6 +14,7 @@ from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton, QTableWidget
 from napari_transunet.annotation.session_file import ArraySpec
 from napari_transunet.annotation.session_store import SessionAbout, SessionStore
 from napari_transunet.viewer.sessions.sessions_dialog import SessionsDialog
+from tests.viewer.waiting import TIMEOUT
 
 IMAGE = Image(np.zeros((2, 3, 4)), name="ct")
 
@@ -31,7 +32,7 @@ def dialog(qtbot):
     qtbot.addWidget(dialog)
     dialog.show_for(IMAGE, "a" * 64)
     table = dialog.findChild(QTableWidget, "sessions_table")
-    qtbot.waitUntil(lambda: table.rowCount() == 2, timeout=10_000)
+    qtbot.waitUntil(lambda: table.rowCount() == 2, timeout=TIMEOUT)
     return dialog
 
 
@@ -49,7 +50,7 @@ def test_only_labels_of_the_open_image_are_restored(dialog, qtbot):
     _select(dialog, "ct_b")
     assert not _button(dialog, "session_restore").isEnabled()
     _select(dialog, "ct_a")
-    with qtbot.waitSignal(dialog.restore_wanted) as told:
+    with qtbot.waitSignal(dialog.restore_wanted, timeout=TIMEOUT) as told:
         _button(dialog, "session_restore").click()
     assert told.args[1].about.image_name == "ct_a"
 
@@ -62,13 +63,13 @@ def test_a_session_is_exported_deleted_and_imported(dialog, qtbot, tmp_path, mon
     table = dialog.findChild(QTableWidget, "sessions_table")
     _select(dialog, "ct_b")
     _button(dialog, "session_export").click()
-    qtbot.waitUntil(lambda: "Exported" in status.text(), timeout=10_000)
+    qtbot.waitUntil(lambda: "Exported" in status.text(), timeout=TIMEOUT)
     _button(dialog, "session_delete").click()
     assert table.rowCount() == 2  # asked first
     _button(dialog, "question_yes").click()
-    qtbot.waitUntil(lambda: table.rowCount() == 1, timeout=10_000)
+    qtbot.waitUntil(lambda: table.rowCount() == 1, timeout=TIMEOUT)
     _button(dialog, "session_import").click()
-    qtbot.waitUntil(lambda: table.rowCount() == 2, timeout=10_000)
+    qtbot.waitUntil(lambda: table.rowCount() == 2, timeout=TIMEOUT)
     target.write_bytes(b"noise")
     _button(dialog, "session_import").click()
-    qtbot.waitUntil(lambda: "no exported session" in status.text(), timeout=10_000)
+    qtbot.waitUntil(lambda: "no exported session" in status.text(), timeout=TIMEOUT)

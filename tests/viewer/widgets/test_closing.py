@@ -23,6 +23,7 @@ from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.viewer.widgets.worker import serve_window_first
 from tests.viewer.review.test_review_dock import Sitting
 from tests.viewer.segment.test_segment_dock import Dock, checkpoints, slow
+from tests.viewer.waiting import TIMEOUT
 
 __all__ = ["checkpoints", "slow"]  # fixtures
 
@@ -127,7 +128,7 @@ def test_only_the_newest_answer_of_a_name_is_heard(qtbot):
     chores.run(lambda: slow_one.wait(10) and "old", heard.append, latest="look")
     chores.run(lambda: "new", heard.append, latest="look")
     chores.run(lambda: "other", heard.append)
-    qtbot.waitUntil(lambda: len(heard) == 2, timeout=10_000)
+    qtbot.waitUntil(lambda: len(heard) == 2, timeout=TIMEOUT)
     slow_one.set()
     qtbot.wait(50)
     assert sorted(heard) == ["new", "other"]
