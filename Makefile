@@ -22,11 +22,11 @@ system:
 demo: setup  ## segment a real CT in napari; without a display, into demo-output/
 	@$(BIN)/napari-transunet demo
 
-test: setup  ## all tests but the slow ones (JOBS=2: the engine's in two processes)
+test: setup  ## all tests but the slow ones (JOBS=1: in one process, not in two)
 	@JOBS=$(JOBS) scripts/test.sh
 
-test-slow: setup  ## the slow tests
-	@scripts/test.sh -m slow
+test-slow: setup  ## the slow tests, in one process, since some measure memory and time
+	@JOBS=1 scripts/test.sh -m slow
 
 bench: setup  ## the benchmarks (ARGS=--quick: small ones)
 	@scripts/bench.sh $(ARGS)

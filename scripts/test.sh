@@ -1,24 +1,26 @@
 #!/usr/bin/env bash
 # Run the tests: first the engine's, with Qt and napari kept out, then the viewer's on a virtual display.
-# JOBS=N runs the engine's in N processes. Arguments go to both runs. Both always run; the status is that of the first
-# that failed.
+# Each run takes JOBS processes (2). Arguments go to both runs. Both always run; the status is that of the first that
+# failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 python="${VENV:-.venv}/bin/python"
-export NAPARI_CONFIG="" PYTHONDONTWRITEBYTECODE=1
+jobs="${JOBS:-2}"
+export NAPARI_CONFIG=""
+pytest=("$python" -m pytest -q --durations=10)
+if [[ "$jobs" -gt 1 ]]; then
+    # One thread each: processes that all use every core are slower together than one alone.
+    export OMP_NUM_THREADS=1
+    pytest+=(-n "$jobs" --dist loadscope)
+fi
 status=0
 
 echo "== engine =="
-engine=("$python" -m pytest)
-if [[ "${JOBS:-1}" -gt 1 ]]; then
-    # One thread each: processes that all use every core are slower together than one alone.
-    engine=(env OMP_NUM_THREADS=1 "${engine[@]}" -n "$JOBS" --dist loadscope)
-fi
-"${engine[@]}" -p no:napari -p no:pytest-qt -p no:npe2 -p no:napari-plugin-engine -q --durations=10 --ignore=tests/viewer "$@" || status=$?
+"${pytest[@]}" -p no:napari -p no:pytest-qt -p no:npe2 -p no:napari-plugin-engine --ignore=tests/viewer "$@" || status=$?
 
 echo "== viewer =="
-scripts/with-display.sh "$python" -m pytest -q --durations=10 tests/viewer "$@"
+scripts/with-display.sh "${pytest[@]}" tests/viewer "$@"
 viewer=$?
 # With a selection (-m slow, -k …) it is no failure that the viewer has no test of that kind.
 if [[ $viewer -eq 5 && $# -gt 0 ]]; then viewer=0; fi

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ["NAPARI_CONFIG"] = ""
@@ -12,6 +13,21 @@ import pytest
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+@pytest.fixture(autouse=True, scope="session")
+def libraries() -> None:
+    """Load once what all tests use, and leave it out of the searches for garbage after each viewer.
+
+    A million objects of napari, torch and MONAI, none of which ever goes, took most of the time of every search.
+    """
+    import napari._qt.qt_main_window  # noqa: F401
+
+    import napari_transunet.viewer.review.review_dock
+    import napari_transunet.viewer.segment.segment_dock  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
