@@ -31,6 +31,14 @@ def libraries() -> None:
 
 
 @pytest.fixture(autouse=True)
+def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs do not give way to other processes: where these keep every core, a run would never end."""
+    from napari_transunet.viewer.segment import segmentation_run
+
+    monkeypatch.setattr(segmentation_run, "_NICENESS", 0)
+
+
+@pytest.fixture(autouse=True)
 def sessions(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the labels of this test are saved; the user's own sessions are left alone."""
     folder = tmp_path_factory.mktemp("sessions")

@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 TIMEOUT = 180_000
-"""ms. Nobody waits longer than it takes, and a busy machine may need long: runs give way to all else."""
+"""ms. Nobody waits longer than it takes, and a busy machine may need long."""
