@@ -273,7 +273,7 @@ def test_ctrl_c_in_a_real_run_leaves_no_half_file(checkpoint, tmp_path):
         started = process.stderr.readline()
         assert started.startswith("Segmenting long"), started
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=600)
     finally:
         process.kill()
     assert process.returncode == 130, stderr

@@ -62,7 +62,7 @@ class Process:
 
     def end(self):
         """Its exit status, once it has ended."""
-        stdout, stderr = self._process.communicate(timeout=180)
+        stdout, stderr = self._process.communicate(timeout=600)
         self.stdout = stdout
         self.said += stderr.splitlines(keepends=True)
         assert "Traceback" not in "".join(self.said), "".join(self.said)

@@ -184,7 +184,7 @@ class TestResuming:
             for _ in range(9):
                 assert process.stdout.readline() == "step\n"
             process.kill()
-            said, _ = process.communicate(timeout=60)
+            said, _ = process.communicate(timeout=600)
         finally:
             process.kill()
         assert process.returncode == -signal.SIGKILL
@@ -267,7 +267,7 @@ def test_two_processes_learn_nearly_what_one_does(tmp_path: Path) -> None:
         subprocess.run(
             [sys.executable, script, tmp_path, str(devices)],
             env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            timeout=120,
+            timeout=600,
             check=True,
         )
     first, one, two = (

@@ -271,6 +271,6 @@ def test_damaged_images_do_not_end_the_process(tmp_path: Path) -> None:
         text=True,
         env=environment,
         cwd=root,
-        timeout=60,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-2000:]
