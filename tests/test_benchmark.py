@@ -79,7 +79,7 @@ def test_speedups_are_of_the_same_round(monkeypatch):
 def test_seconds_are_seconds():
     seconds, result = timed(lambda: time.sleep(0.02) or 7, CPU)
     assert result == 7
-    assert 0.02 <= seconds < 1
+    assert 0.02 <= seconds < 20
 
 
 def test_operations_of_the_published_network():

@@ -53,7 +53,7 @@ def desk(tmp_path):
     desk.saver.stop()
 
 
-def _until(condition, seconds=10.0):
+def _until(condition, seconds=60.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come about in time"
@@ -85,7 +85,7 @@ def test_nothing_is_written_where_nothing_changed(desk):
 
 def test_ceaseless_strokes_are_saved_too(tmp_path):
     desk = Desk(tmp_path, quiet=5.0, at_most=0.2)
-    end = time.monotonic() + 1.5
+    end = time.monotonic() + 4
     while time.monotonic() < end and not desk.saves:
         desk.labels[0, 0, 0] += 1
         desk.saver.touch()
@@ -171,7 +171,7 @@ def test_the_lock_is_kept_as_long_as_a_save_is_under_way(tmp_path, monkeypatch):
     desk = Desk(tmp_path)
     go = threading.Event()
     real = session_store.write_part
-    monkeypatch.setattr(session_store, "write_part", lambda *a, **k: (go.wait(10), real(*a, **k))[1])
+    monkeypatch.setattr(session_store, "write_part", lambda *a, **k: (go.wait(60), real(*a, **k))[1])
     desk.saver.touch()
     time.sleep(0.2)
     desk.saver.stop(0.1)
@@ -193,7 +193,7 @@ def test_fifty_kills_lose_no_edit_older_than_the_delay(tmp_path):
     store = SessionStore(tmp_path)
     opened, judged = 0, 0
     # A save may begin AT_MOST after an edit; the rest is for hashing, writing and a busy machine.
-    allowed = AT_MOST + 0.5
+    allowed = AT_MOST + 1.0
     nursery = subprocess.Popen(
         [sys.executable, str(script), str(tmp_path), str(QUIET), str(AT_MOST)],
         stdin=subprocess.PIPE,
@@ -206,7 +206,7 @@ def test_fifty_kills_lose_no_edit_older_than_the_delay(tmp_path):
         word, pid = nursery.stdout.readline().split()
         assert word == "ready"
         # Most kills fall into the first saves; the others come when edits are old enough to be judged.
-        time.sleep(rng.uniform(0, 0.3) if kill % 7 else rng.uniform(0.9, 1.4))
+        time.sleep(rng.uniform(0, 0.3) if kill % 7 else rng.uniform(1.4, 1.9))
         os.kill(int(pid), signal.SIGKILL)
         killed = time.monotonic()
         edits = {}
@@ -231,7 +231,7 @@ def test_fifty_kills_lose_no_edit_older_than_the_delay(tmp_path):
         opened += 1
         judged += bool(due)
     nursery.stdin.close()
-    assert nursery.wait(10) == 0
+    assert nursery.wait(60) == 0
     assert opened > KILLS * 0.8
     assert judged >= 5, "too few edits were old enough to be missed"
     assert len(store.sessions()) == 1

@@ -271,7 +271,7 @@ def test_window_closed_while_writing_still_gets_its_file(make_napari_viewer, lab
 
     def slow(*args, **kwargs):
         entered.set()
-        leave.wait(10)
+        leave.wait(60)
         try:
             return write(*args, **kwargs)
         finally:
@@ -280,11 +280,11 @@ def test_window_closed_while_writing_still_gets_its_file(make_napari_viewer, lab
     monkeypatch.setattr(export, "write_snapshot", slow)
     viewer = make_napari_viewer()
     action_in(viewer).save(labels, tmp_path / "out.nii.gz")
-    assert entered.wait(5)
+    assert entered.wait(60)
     (thread,) = (thread for thread in threading.enumerate() if thread.name == "export")
     assert not thread.daemon  # the interpreter waits for it
     viewer.close()
     leave.set()
-    assert written.wait(10)
+    assert written.wait(60)
     thread.join(10)
     assert read_volume(tmp_path / "out.nii.gz").data.shape == SHAPE

@@ -304,7 +304,7 @@ def test_window_closed_while_reading_leaves_nothing_behind(make_napari_viewer, s
 
     def slow(*args):
         entered.set()
-        leave.wait(10)
+        leave.wait(60)
         return read(*args)
 
     monkeypatch.setattr(opening, "read_wanted", slow)

@@ -125,7 +125,7 @@ def test_what_is_waited_for_is_named_and_can_be_ended(qtbot, qapp):
 def test_only_the_newest_answer_of_a_name_is_heard(qtbot):
     chores, heard = BackgroundTasks(), []
     slow_one = threading.Event()
-    chores.run(lambda: slow_one.wait(10) and "old", heard.append, latest="look")
+    chores.run(lambda: slow_one.wait(60) and "old", heard.append, latest="look")
     chores.run(lambda: "new", heard.append, latest="look")
     chores.run(lambda: "other", heard.append)
     qtbot.waitUntil(lambda: len(heard) == 2, timeout=TIMEOUT)
@@ -185,7 +185,7 @@ def test_letting_predictors_go_waits_for_none_that_is_loaded(monkeypatch, tmp_pa
 
     def slowly(*_args: Any) -> Any:
         begun.set()
-        go.wait(10)
+        go.wait(60)
         return object()
 
     monkeypatch.setattr(predictors, "_prepare", slowly)
@@ -194,7 +194,7 @@ def test_letting_predictors_go_waits_for_none_that_is_loaded(monkeypatch, tmp_pa
     cache, settings = PredictorCache(), predictors.PredictorSettings(checkpoint=file)
     thread = threading.Thread(target=cache.get, args=(settings,))
     thread.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     started = time.monotonic()
     cache.clear()
     assert time.monotonic() - started < 1
