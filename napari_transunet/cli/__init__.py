@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from napari_transunet import __version__
+from napari_transunet.cli.adapt import adapt
 from napari_transunet.cli.benchmark import benchmark
 from napari_transunet.cli.calibrate import calibrate
 from napari_transunet.cli.checkpoints import inspect, variants
@@ -75,6 +76,6 @@ def _start(
         typer.echo(context.get_help())
 
 
-for _command in (demo, segment, inspect, variants, convert, train, calibrate, evaluate, benchmark):
+for _command in (demo, segment, inspect, variants, convert, train, adapt, calibrate, evaluate, benchmark):
     app.command()(_command)
 app.add_typer(sessions, name="sessions")

@@ -34,6 +34,8 @@ def inspect(
             # What the tensors tell is above; the rest is the card's.
             shown |= {key: value for key, value in facts["card"].items() if key not in shown}
             shown["labels"] = ", ".join(f"{value} {name}" for value, name in report.card.label_names.items())
+            if report.card.lineage:
+                shown["lineage"] = " → ".join(one.sentence() for one in report.card.lineage)
         print_facts(shown)
         for note in report.notes:
             typer.echo(one_line(f"Note: {note}"))

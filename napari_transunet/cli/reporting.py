@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import typer
@@ -35,6 +38,26 @@ def sentence_of(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         return "There is not enough memory for this volume; close other programs or use a smaller one."
     return None
+
+
+@contextmanager
+def interruptible(*, told: bool = True) -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C lets the work end in good order, and is `told`; a second one ends it at once."""
+    pressed = False
+
+    def press(*_: int | FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+        if told:
+            say("Stopping after this step; Ctrl-C again stops at once.")
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Commands(TyperGroup):

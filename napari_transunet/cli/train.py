@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import math
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import typer
@@ -22,7 +18,7 @@ from napari_transunet.cli.options import (
     one_or_three,
 )
 from napari_transunet.cli.printing import number, print_table, progress_bar
-from napari_transunet.cli.reporting import BAD_INPUT, INTERRUPTED, one_line, say
+from napari_transunet.cli.reporting import BAD_INPUT, INTERRUPTED, interruptible, one_line, say
 from napari_transunet.errors import InputError, TransUNetError
 
 if TYPE_CHECKING:
@@ -308,7 +304,7 @@ def train(
         init=init,
         init_cnn=init_cnn,
     )
-    with _interruptible() as cancelled, _Display() as display:
+    with interruptible(told=_is_first()) as cancelled, _Display() as display:
         try:
             trained = train_checkpoint(
                 course,
@@ -403,26 +399,6 @@ def _pair(text: str | None, option: str) -> tuple[float, float] | None:
     except ValueError:
         raise InputError(f"{option} takes two numbers, such as 0.5,99.5, not {text!r}.") from None
     return low, high
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C lets the training end in good order; a second one ends it at once."""
-    pressed = False
-
-    def press(*_: int | FrameType | None) -> None:
-        nonlocal pressed
-        if pressed:
-            raise KeyboardInterrupt
-        pressed = True
-        if _is_first():
-            say("Stopping after this step; Ctrl-C again stops at once.")
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 class _Display:

@@ -228,9 +228,17 @@ def adapt(
 
 
 def replay_pack(
-    card: ModelCard, scans: Sequence[Correction], *, slices: int = 48, source: str | None = None
+    card: ModelCard,
+    scans: Sequence[Correction],
+    *,
+    slices: int = 48,
+    source: str | None = None,
+    new_organs: Mapping[int, str] | None = None,
+    drop: Collection[str] = (),
 ) -> ReplayPack:
     """What a checkpoint with that card learnt from, for it to be replayed: so many slices, evenly spaced, in all.
+
+    With `new_organs` and `drop` the pack is for what `adapt` made of the checkpoint with the same wishes.
 
     Slices with organs are taken before those without. Of a network that looks along three axes the slices are along
     all three where a whole scan is vouched for. `source` says where they come from and their licence; by default what
@@ -241,7 +249,8 @@ def replay_pack(
     InputError
         As `adapt`.
     """
-    classes = _Classes.of(card, {}, ())
+    classes = _Classes.of(card, new_organs or {}, drop)
+    card = _card_with(card, classes)
     parts = []
     for one in scans:
         planes = PLANES[: card.planes] if _is_whole(one, card) else PLANES[:1]

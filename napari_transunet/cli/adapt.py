@@ -1,0 +1,196 @@
+"""The command `adapt`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from napari_transunet.cli.options import JsonOption, OverwriteOption, check_target, read
+from napari_transunet.cli.printing import print_facts, print_json, progress_bar
+from napari_transunet.cli.reporting import INTERRUPTED, interruptible, say
+from napari_transunet.errors import InputError
+from napari_transunet.volumes.orientation import Reorientation
+
+if TYPE_CHECKING:
+    from napari_transunet.checkpoints.card import ModelCard
+    from napari_transunet.training.adaptation import AdaptationProgress, Correction
+
+_MOST_REPLAYED = 32  # slices of the new corrections that are kept for the next time
+
+
+def adapt(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="A file, or the name of a known one.")
+    ],
+    pairs: Annotated[
+        list[Path],
+        typer.Argument(metavar="SCAN LABELS...", help="A scan and its corrected labels; more such pairs."),
+    ],
+    out: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="The .safetensors file to write.")
+    ],
+    slices: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="5,21,30-38",
+            help="The slices that are right, from 0, along the axis the network takes slices along; for several "
+            "pairs once for each, in their order. All, if not said.",
+        ),
+    ] = None,
+    organs: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,…", help="The organs that are right in these slices. All, if not said."),
+    ] = None,
+    new_organ: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--new-organ", metavar="VALUE=NAME", help="An organ that the checkpoint lacks; repeatable."
+        ),
+    ] = None,
+    drop: Annotated[
+        str | None, typer.Option(metavar="NAME,…", help="Organs of the checkpoint to forget.")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps")] = "auto",
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="By default as many as fit in 105 s, up to 120.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0)] = 0,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a checkpoint learn from corrected slices, and tell by how much held-out ones gained.
+
+    OUT is written where they gained, or where a single slice leaves none to hold out. Beside it, in OUT's name with
+    .replay.npz, is a selection of the slices that it learnt from, so that nothing is forgotten the next time.
+    """
+    from napari_transunet.checkpoints.loading import load_checkpoint
+    from napari_transunet.checkpoints.registry import resolve_checkpoint
+    from napari_transunet.checkpoints.saving import SUFFIX, save_checkpoint
+    from napari_transunet.training.adaptation import AdaptationCancelled, replay_pack
+    from napari_transunet.training.adaptation import adapt as adapted
+    from napari_transunet.training.replay import ReplayPack, replay_beside, replay_path
+
+    if out.suffix != SUFFIX:
+        raise InputError(f"Checkpoints are written as {SUFFIX}, so {out.name} cannot be the name of one.")
+    check_target(out, replay_path(out), overwrite=overwrite)
+    if len(pairs) % 2:
+        raise InputError("Scans and labels come in pairs: SCAN LABELS, then perhaps SCAN LABELS again.")
+    names = _new_organs(new_organ or ())
+    start = load_checkpoint(resolve_checkpoint(checkpoint))
+    corrections = _corrections(pairs, slices or (), _listed(organs), start.card)
+    with interruptible() as cancelled, progress_bar() as bar:
+        task = bar.add_task("learning", total=100)
+
+        def told(progress: AdaptationProgress) -> None:
+            dice = "" if progress.dice is None else f", held-out Dice {progress.dice:.3f}"
+            bar.update(
+                task, completed=round(100 * progress.done), description=f"loss {progress.loss:.3f}{dice}"
+            )
+
+        try:
+            better = adapted(
+                start,
+                corrections,
+                device=device,
+                progress=told,
+                cancelled=cancelled,
+                new_organs=names,
+                drop=_listed(drop) or (),
+                steps=steps,
+                seed=seed,
+            )
+        except AdaptationCancelled:
+            say("Interrupted; nothing was written.")
+            raise typer.Exit(INTERRUPTED) from None
+    story = better.card.lineage[-1]
+    if story.mean_dice is not None and not story.better:
+        raise InputError(
+            f"Learning did not help: mean Dice on held-out slices stayed at {story.mean_dice[0]:.3f}, so nothing was "
+            "written; correct more slices, or others."
+        )
+    before = replay_beside(start.path)
+    kept = [] if before is None else [before]
+    kept.append(
+        replay_pack(
+            start.card,
+            corrections,
+            slices=_MOST_REPLAYED,
+            source="corrections",
+            new_organs=names,
+            drop=_listed(drop) or (),
+        )
+    )
+    save_checkpoint(out, better, better.card.updated(name=out.stem), overwrite=overwrite)
+    ReplayPack.joined(kept, better.card).write(replay_path(out), overwrite=overwrite)
+    say(f"{replay_path(out)} holds slices of these scans; keep it where the scans may be.")
+    facts = {
+        "written": str(out),
+        "replay": str(replay_path(out)),
+        "steps": story.steps + story.further_steps,
+        "seconds": story.seconds,
+        "held_out_dice": {name: one.model_dump() for name, one in story.dice.items()},
+    }
+    if as_json:
+        print_json(facts | {"lineage": story.model_dump(mode="json")})
+        return
+    changes = [f"{name} {one.before:.3f} → {one.after:.3f}" for name, one in story.dice.items()]
+    print_facts(facts | {"held_out_dice": ", ".join(changes) or "none was held out"})
+
+
+def _corrections(
+    pairs: Sequence[Path], slices: Sequence[str], organs: Sequence[str] | None, card: ModelCard
+) -> list[Correction]:
+    """What is vouched for, of every pair of files."""
+    from napari_transunet.inference.slices import orientation_for
+    from napari_transunet.training.adaptation import Correction
+
+    if slices and len(slices) != len(pairs) // 2:
+        raise InputError(
+            f"--slices was given {len(slices)} times for {len(pairs) // 2} pairs; give it once for each, or not at all."
+        )
+    corrections = []
+    for at, (scan, labels) in enumerate(zip(pairs[::2], pairs[1::2], strict=True)):
+        volume, drawn = read(scan), read(labels)
+        turn = Reorientation.between(drawn.geometry, volume.geometry.axis_codes)
+        if not volume.geometry.matches(drawn.geometry.reoriented(turn.axes, turn.flips)):
+            raise InputError(f"{scan} and {labels} do not lie on the same grid; resample the labels first.")
+        count = volume.data.shape[orientation_for(volume, card).slice_axis]
+        if not slices:
+            say(f"{labels}: all {count} slices are taken as right; --slices names others.")
+        chosen = _slices(slices[at], count) if slices else list(range(count))
+        corrections.append(Correction(volume, turn.apply(drawn.data), chosen, organs))
+    return corrections
+
+
+def _slices(text: str, count: int) -> list[int]:
+    """`5,21,30-38` as numbers."""
+    found: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
+            raise InputError(f"--slices takes numbers and ranges, such as 5,21,30-38; not {text!r}.")
+        if last >= count:
+            raise InputError(f"There is no slice {last}; they are 0 to {count - 1}.")
+        found.update(range(first, last + 1))
+    return sorted(found)
+
+
+def _listed(text: str | None) -> list[str] | None:
+    """`liver,spleen` as names; None where nothing was said."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _new_organs(texts: Sequence[str]) -> dict[int, str]:
+    """`9=bladder` as value and name."""
+    found = {}
+    for text in texts:
+        value, _, name = text.partition("=")
+        if not re.fullmatch(r"\s*[0-9]{1,5}\s*", value) or not name.strip():
+            raise InputError(f"--new-organ takes a label value and a name, such as 9=bladder; not {text!r}.")
+        found[int(value)] = name.strip()
+    return found

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from napari_transunet.checkpoints.card import default_card
+from napari_transunet.checkpoints.loading import load_checkpoint
+from napari_transunet.checkpoints.saving import save_checkpoint
+from napari_transunet.model.transunet import TransUNet
+from napari_transunet.training.replay import ReplayPack
+from tests.cli.conftest import write_image
+from tests.commands import error_line
+
+
+@pytest.fixture
+def start(tmp_path):
+    torch.manual_seed(0)
+    net = TransUNet("testing", num_classes=3, img_size=32)
+    card = default_card(net, labels={1: "spleen", 2: "liver"}, modality="CT")
+    return save_checkpoint(tmp_path / "start.safetensors", net, card)
+
+
+@pytest.fixture
+def labels(tmp_path, scan):
+    data = np.zeros((5, 40, 36), np.uint8)
+    data[:, 5:30, 5:15], data[:, 5:30, 20:30] = 1, 2
+    return write_image(tmp_path / "labels.nii.gz", data)
+
+
+def test_it_writes_a_checkpoint_with_lineage_and_what_to_replay(run, start, scan, labels, tmp_path):
+    result = run(
+        "adapt", start, scan, labels, "-o", "out.safetensors", "--slices", "2", "--steps", 2, "--json"
+    )
+
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    better = load_checkpoint(tmp_path / "out.safetensors")
+    (story,) = better.card.lineage
+    assert story.scans[0].slices == (2,)
+    assert told["lineage"]["parent"] == story.parent == load_checkpoint(start).sha256
+    assert str(tmp_path) not in better.card.to_json()
+    assert len(ReplayPack.read(tmp_path / "out.replay.npz")) == 1
+    shown = run("inspect", "out.safetensors")
+    assert "start" in shown.stdout
+    assert "1 slice of 1 scan" in shown.stdout
+
+
+def test_a_new_organ_is_named(run, start, scan, labels, tmp_path):
+    image = sitk.ReadImage(str(labels))
+    data = sitk.GetArrayFromImage(image)
+    data[:, 32:38, 5:30] = 7
+    write_image(labels, data)
+    wanted = ("adapt", start, scan, labels, "-o", "out.safetensors", "--slices", "1", "--steps", 1)
+
+    assert "7" in error_line(run(*wanted))
+    assert run(*wanted, "--new-organ", "7=cyst").exit_code == 0
+    assert load_checkpoint(tmp_path / "out.safetensors").card.label_names[3] == "cyst"
+    assert int(ReplayPack.read(tmp_path / "out.replay.npz").slices.labels.max()) == 3
+
+
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [
+        (["--slices", "9"], "9"),
+        (["--slices", "a"], "--slices"),
+        (["--slices", "1", "--slices", "2"], "pairs"),
+        (["--organs", "heart"], "heart"),
+        (["--drop", "heart"], "heart"),
+        (["--new-organ", "cyst"], "--new-organ"),
+        (["-o", "out.pth"], "out.pth"),
+    ],
+)
+def test_bad_usage_is_one_sentence(run, start, scan, labels, more, word):
+    assert word in error_line(run("adapt", start, scan, labels, "-o", "out.safetensors", *more))
+
+
+def test_scans_without_labels_and_other_grids_are_refused(run, start, scan, labels, tmp_path):
+    other = write_image(tmp_path / "other.nii.gz", np.zeros((5, 40, 36), np.uint8), (2.5, 0.7, 0.9))
+
+    assert "pairs" in error_line(run("adapt", start, scan, "-o", "out.safetensors"))
+    assert "grid" in error_line(run("adapt", start, scan, other, "-o", "out.safetensors"))
+    assert not (tmp_path / "out.safetensors").exists()
