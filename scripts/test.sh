@@ -12,7 +12,7 @@ pytest=("$python" -m pytest -q --durations=10)
 if [[ "$jobs" -gt 1 ]]; then
     # One thread each: processes that all use every core are slower together than one alone.
     export OMP_NUM_THREADS=1
-    pytest+=(-n "$jobs" --dist loadscope)
+    pytest+=(-n "$jobs" --dist worksteal)
 fi
 status=0
 
