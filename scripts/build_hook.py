@@ -10,7 +10,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-_SHIPPED = ("*.safetensors", "*.card.json", "*.ranges.json", "README.md")
+_SHIPPED = ("*.safetensors", "*.card.json", "*.ranges.json", "*.replay.npz", "README.md")
 
 
 class ShippedCheckpoints(BuildHookInterface):
