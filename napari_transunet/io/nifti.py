@@ -19,17 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.errors import VolumeError
-from napari_transunet.io.streams import (
-    check_claim,
-    checked_size,
-    chosen,
-    float_type,
-    gives_floats,
-    is_gzip,
-    open_maybe_gzip,
-    read_array,
-    verify_end,
-)
+from napari_transunet.io.streams import chosen, open_maybe_gzip, read_voxels
 from napari_transunet.volumes.geometry import (
     GRID_TOLERANCE,
     RECTANGLE_TOLERANCE,
@@ -338,17 +328,18 @@ def read_nifti(
         notes += ("The header's scl_slope is no number (NaN); values were taken as they are stored.",)
     frame = chosen(header.dim[4], channel, "channel", "channel") * header.dim[3]
     frame += chosen(header.dim[3], time, "time point", "time")
-    size = checked_size(header.shape, header.dtype.itemsize, max_bytes)
-    if gives_floats(header.dtype, header.slope, header.intercept):
-        checked_size(header.shape, float_type(header.dtype).itemsize, max_bytes)
-    start = header.offset + frame * size
     if not data_path.is_file():
         raise VolumeError(f"its voxels are missing; {data_path.name} must lie in the same folder.")
-    check_claim(start + size, data_path.stat().st_size, compressed=is_gzip(data_path))
-    with open_maybe_gzip(data_path) as stream:
-        stream.seek(start)
-        data = read_array(stream, header.dtype, header.shape, header.slope, header.intercept)
-        verify_end(stream)
+    data = read_voxels(
+        data_path,
+        header.offset,
+        header.dtype,
+        header.shape,
+        frame=frame,
+        slope=header.slope,
+        intercept=header.intercept,
+        max_bytes=max_bytes,
+    )
     return data, geometry, notes
 
 

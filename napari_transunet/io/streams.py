@@ -114,6 +114,40 @@ class SeekableBytes(Bytes, Protocol):
         ...
 
 
+def read_voxels(
+    path: Path,
+    start: int,
+    dtype: np.dtype[Any],
+    shape: Sequence[int],
+    *,
+    frame: int = 0,
+    slope: float = 1.0,
+    intercept: float = 0.0,
+    max_bytes: int | None = None,
+) -> npt.NDArray[Any]:
+    """The array that begins at byte `start` of a file, or the `frame`th after it, as `read_array` gives it.
+
+    The file may be gzipped; `start` counts the bytes within. Sizes are checked before anything is read.
+
+    Raises
+    ------
+    VolumeError
+        The file is too short for it, or damaged.
+    SizeError
+        It does not fit into memory.
+    """
+    size = checked_size(shape, dtype.itemsize, max_bytes)
+    if gives_floats(dtype, slope, intercept):
+        checked_size(shape, float_type(dtype).itemsize, max_bytes)
+    start += frame * size
+    check_claim(start + size, path.stat().st_size, compressed=is_gzip(path))
+    with open_maybe_gzip(path) as stream:
+        stream.seek(start)
+        array = read_array(stream, dtype, shape, slope, intercept)
+        verify_end(stream)
+    return array
+
+
 def read_array(
     stream: Bytes, dtype: np.dtype[Any], shape: Sequence[int], slope: float = 1.0, intercept: float = 0.0
 ) -> npt.NDArray[Any]:
