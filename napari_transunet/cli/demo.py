@@ -11,7 +11,7 @@ import typer
 from napari_transunet.cli.reporting import say
 from napari_transunet.errors import InputError
 
-_NEEDED = ("napari", "qtpy", "magicgui", "superqt")
+_NEEDED = ("napari", "qtpy", "magicgui")
 
 
 def demo(
