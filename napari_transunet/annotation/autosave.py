@@ -5,7 +5,8 @@ interrupted, and at the latest some time after the first one that is not saved y
 each plane's digest with that of the plane as last saved, so that it need not be known who changed it or how.
 
 Arrays are read while a person paints on them. A plane that a stroke is changing at that moment may be saved half-way;
-the stroke's own touch then saves it again.
+the stroke's own touch then saves it again. Who writes several arrays that must agree, as a run does, holds `writing`
+meanwhile, which the saver holds while it copies; who must not wait tries to take it, and writes a little later.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +50,8 @@ class Autosaver:
         Array name -> function that gives the array now, or None while there is none. Called on the saver's thread.
     state
         Gives the state as JSON has it. Called on the saver's thread, so it must copy what other threads change.
+    writing
+        Held while state and arrays are read, so that they agree.
     quiet, at_most
         Seconds from the last touch, and at most from the first unsaved one, to the start of a save.
     on_saved
@@ -62,6 +66,7 @@ class Autosaver:
         sources: Mapping[str, Callable[[], NDArray[Any] | None]],
         state: Callable[[], dict[str, Any]],
         *,
+        writing: AbstractContextManager[Any] | None = None,
         quiet: float = QUIET,
         at_most: float = AT_MOST,
         on_saved: Callable[[datetime], None] = lambda _when: None,
@@ -70,6 +75,7 @@ class Autosaver:
         self._folder = folder
         self._sources = dict(sources)
         self._state = state
+        self._writing = writing if writing is not None else nullcontext()
         self._quiet, self._at_most = quiet, at_most
         self._on_saved, self._on_problem = on_saved, on_problem
         self._digests: dict[str, tuple[ArraySpec, list[bytes]]] = {}
@@ -162,22 +168,23 @@ class Autosaver:
                 self._changed.wait(left)
 
     def _save(self) -> datetime | None:
-        # The state first: should a stroke come between, the arrays know more than the state, never less.
-        state = self._state()
         whole = self._folder.wants_whole
         planes: dict[str, dict[int, NDArray[Any]]] = {}
         digests: dict[str, tuple[ArraySpec, list[bytes]]] = {}
-        for name, source in self._sources.items():
-            array = source()
-            if array is None:
-                continue
-            spec = ArraySpec.of(array)
-            known = self._digests.get(name)
-            before = known[1] if known is not None and known[0] == spec else None
-            changed, now = _changed_planes(array, None if whole else before)
-            digests[name] = (spec, now)
-            if changed:
-                planes[name] = changed
+        with self._writing:
+            # The state first: should a stroke come between, the arrays know more than the state, never less.
+            state = self._state()
+            for name, source in self._sources.items():
+                array = source()
+                if array is None:
+                    continue
+                spec = ArraySpec.of(array)
+                known = self._digests.get(name)
+                before = known[1] if known is not None and known[0] == spec else None
+                changed, now = _changed_planes(array, None if whole else before)
+                digests[name] = (spec, now)
+                if changed:
+                    planes[name] = changed
         specs = {name: spec for name, (spec, _) in digests.items()}
         same = not planes and state == self._last_state and specs.keys() == self._digests.keys()
         if same and not whole:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari_transunet.viewer.layers.layer_record import change_record, record_of
 from napari_transunet.viewer.layers.layers import is_lazy, volume_of, voxels_of
@@ -13,6 +13,8 @@ from napari_transunet.volumes.fingerprint import scan_fingerprint
 
 if TYPE_CHECKING:
     from napari.layers import Image
+
+    from napari_transunet.volumes.volume import Volume
 
 
 def fingerprint_job(image: Image) -> Callable[[], str]:
@@ -29,11 +31,21 @@ def fingerprint_job(image: Image) -> Callable[[], str]:
     # A lazy array is computed where the function is called: that may take long.
     volume = None if is_lazy(image) else volume_of(image)
 
-    def find() -> str:
-        found = scan_fingerprint(volume_of(image) if volume is None else volume)
-        with contextlib.suppress(TypeError):  # not every array can be referred to weakly
-            # Metadata is a dictionary: it can be written to from any thread, which a layer must not be.
-            change_record(image, fingerprint=(weakref.ref(data), found))
-        return found
+    return lambda: _found(image, data, volume_of(image) if volume is None else volume)
 
-    return find
+
+def fingerprinted_volume(image: Image) -> Volume:
+    """The volume of a lazy image, computed here; its fingerprint is found while its voxels are at hand."""
+    known, data = record_of(image).fingerprint, voxels_of(image)
+    volume = volume_of(image)
+    if known is None or known[0]() is not data:
+        _found(image, data, volume)
+    return volume
+
+
+def _found(image: Image, data: Any, volume: Volume) -> str:
+    found = scan_fingerprint(volume)
+    with contextlib.suppress(TypeError):  # not every array can be referred to weakly
+        # Metadata is a dictionary: it can be written to from any thread, which a layer must not be.
+        change_record(image, fingerprint=(weakref.ref(data), found))
+    return found

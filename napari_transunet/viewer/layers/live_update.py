@@ -82,6 +82,22 @@ class LivePainter:
             self._timing = False
         if not len(buffer) and not self._stale:
             return 0
+        # Labels and session change together, never while a save copies them; at the end of a run, nobody waits.
+        free = self._result.writing.acquire(blocking=False)
+        if not free and budget is not None:
+            return 0
+        try:
+            count, show_now = self._write(buffer, started, budget)
+        finally:
+            if free:
+                self._result.writing.release()
+        self.written += count
+        if show_now or (self._stale and self._due()):
+            self.refresh()
+        return count
+
+    def _write(self, buffer: SliceBuffer, started: float, budget: float | None) -> tuple[int, bool]:
+        """Take slices out of the buffer; how many, and whether the one in view changed."""
         shown = self._slice_in_view()
         count, show_now = 0, False
         while (item := buffer.take()) is not None:
@@ -99,10 +115,7 @@ class LivePainter:
                 self._stale |= shown is None
             if budget is not None and time.perf_counter() - started > budget:
                 break
-        self.written += count
-        if show_now or (self._stale and self._due()):
-            self.refresh()
-        return count
+        return count, show_now
 
     def _count_kept(self, merged: NDArray[Any], predicted: NDArray[Any]) -> None:
         differs = merged != predicted

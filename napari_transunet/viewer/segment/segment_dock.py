@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
 
 from napari_transunet.errors import TransUNetError
 from napari_transunet.inference.compatibility import doubt_about, doubt_about_looks
+from napari_transunet.viewer.layers.fingerprints import fingerprinted_volume
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, looks_like_labels, volume_of
 from napari_transunet.viewer.layers.showing import show_volume
 from napari_transunet.viewer.layers.slice_numbers import is_outside
@@ -58,6 +59,7 @@ from napari_transunet.viewer.widgets.messages import (
     outcome_sentence,
     progress_sentence,
     reopened_sentence,
+    restored_sentence,
 )
 from napari_transunet.viewer.widgets.preferences import load_preferences, watch_preferences
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
@@ -438,7 +440,9 @@ class SegmentDock(QWidget):
 
     def _on_restored(self, result: Result) -> None:
         self._watch_keeper(result)
-        self._stories[result.layer] = _Story("Restored.", 0, 0, {})
+        run = result.session.runs[-1] if result.session.runs else None
+        done, total = (run.slices, run.total) if run is not None and not run.complete else (0, 0)
+        self._stories[result.layer] = _Story(restored_sentence(done, total), done, total, {})
         self._refresh()
 
     def _watch_keeper(self, result: Result) -> None:
@@ -597,12 +601,13 @@ class SegmentDock(QWidget):
             ),
             checkpoint_name=candidate.name,
             cache=self._cache,
-            volume=(lambda: volume_of(image)) if volume is None else (lambda: volume),
+            volume=(lambda: fingerprinted_volume(image)) if volume is None else (lambda: volume),
             only_this_slice=plan.only_this_slice,
             between=self.advanced.between,
         )
         self._run = SegmentationRun(self._viewer, image, result, request, self)
         self._run.progressed.connect(self._on_progress)
+        self._run.wrote.connect(partial(self._watch_keeper, result))
         self._run.finished.connect(self._on_finished)
         self._stories.pop(result.layer, None)
         self.question.withdraw()
@@ -636,7 +641,7 @@ class SegmentDock(QWidget):
             self._watch_keeper(run.result)
         elif outcome.done:
             # The labels went while it ran, by the person or with the window: what it found can be restored.
-            keeper = AutosaveController(self._viewer, run.result, run.image)
+            keeper = keeper_of(run.result) or AutosaveController(self._viewer, run.result, run.image)
             self._heard.add(keeper)
             self._ended.append(keeper)
             keeper.touch()

@@ -275,10 +275,12 @@ class SegmentationRun(QObject):
     """A run from its start to its last drawn slice. GUI thread only; make a new one for every run.
 
     While it goes on, the layer is not editable; when it ends, however it ends, what was written is one
-    undo step. Emits `progressed` with a `RunProgress` and, exactly once, `finished` with a `RunOutcome`.
+    undo step. Emits `progressed` with a `RunProgress`, `wrote` when slices were drawn and, exactly once,
+    `finished` with a `RunOutcome`.
     """
 
     progressed = Signal(object)
+    wrote = Signal()
     finished = Signal(object)
 
     def __init__(
@@ -389,11 +391,17 @@ class SegmentationRun(QObject):
             if not session.reviewed and not session.notes:
                 session.axis = channel.axis
             session.unsure_along(channel.axis).begin(channel.sha256, channel.pipeline, channel.img_size)
+            if channel.sha256 is not None:
+                session.cards[channel.sha256] = channel.card
             self._painter = LivePainter(self._viewer, self.result, self._step, channel.axis)
+        before = self._painter.written
         if everything:
             self._painter.paint(self._channel.buffer, budget=None)
         else:
             self._painter.paint(self._channel.buffer)
+        if self._painter.written > before:
+            self.result.run = self._record()
+            self.wrote.emit()
 
     def _report(self) -> None:
         channel = self._channel
@@ -453,11 +461,9 @@ class SegmentationRun(QObject):
         if self.result.layer in self._viewer.layers:
             self.result.layer.refresh(extent=False)
         outcome = self._outcome()
+        self.result.run = None
         if outcome.record is not None and self._painter is not None:
-            session = self.result.session
-            session.add_run(outcome.record, self._painter.session_step)
-            if self._channel.sha256 is not None:
-                session.cards[self._channel.sha256] = self._channel.card
+            self.result.session.add_run(outcome.record, self._painter.session_step)
         self.finished.emit(outcome)
 
     def _outcome(self) -> RunOutcome:
@@ -473,27 +479,6 @@ class SegmentationRun(QObject):
             kind = "failed"
         elif not channel.slicing.is_set() or done < channel.total:
             kind = "cancelled"
-        record = None
-        if done:
-            first, last = self._range()
-            record = RunRecord(
-                checkpoint=channel.checkpoint_name,
-                sha256=channel.sha256,
-                variant=channel.variant,
-                pipeline=channel.pipeline,
-                device=channel.device,
-                precision=channel.precision,
-                date=channel.date,
-                seconds=round(seconds, 2),
-                slices=done,
-                total=channel.total,
-                first_slice=first,
-                last_slice=last,
-                axis=channel.axis,
-                backend=channel.backend,
-                planes=channel.planes,
-                flips=channel.flips,
-            )
         return RunOutcome(
             kind=kind,
             done=done,
@@ -506,7 +491,7 @@ class SegmentationRun(QObject):
                 for value, count in enumerate(voxels)
                 if value and count
             },
-            record=record,
+            record=self._record() if done else None,
             only_this_slice=channel.only_this_slice,
             conflicts=dict(sorted(step.conflicts.items())) if step is not None else {},
             reopened=step.reopened if step is not None else (),
@@ -514,6 +499,30 @@ class SegmentationRun(QObject):
             error=channel.error,
             whole=kind == "finished" and done == self.result.session.shape[channel.axis],
             numbers=self._numbers,
+        )
+
+    def _record(self) -> RunRecord:
+        """What is known of the run, whose painter has begun."""
+        assert self._painter is not None
+        channel = self._channel
+        first, last = self._range()
+        return RunRecord(
+            checkpoint=channel.checkpoint_name,
+            sha256=channel.sha256,
+            variant=channel.variant,
+            pipeline=channel.pipeline,
+            device=channel.device,
+            precision=channel.precision,
+            date=channel.date,
+            seconds=round(channel.last_slice - channel.started, 2),
+            slices=self._painter.written,
+            total=channel.total,
+            first_slice=first,
+            last_slice=last,
+            axis=channel.axis,
+            backend=channel.backend,
+            planes=channel.planes,
+            flips=channel.flips,
         )
 
     def _range(self) -> tuple[int, int]:

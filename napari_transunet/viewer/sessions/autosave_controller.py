@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,7 @@ class AutosaveController(QObject):
 
     def touch(self) -> None:
         """Something changed that should be saved soon."""
-        if self._closed or not self._result.layer.editable:  # while a run writes, its end is soon enough
+        if self._closed:
             return
         self._take_over()
         if self._saver is None:
@@ -185,6 +186,7 @@ class AutosaveController(QObject):
             folder,
             sources,
             self._state,
+            writing=self._result.writing,
             on_saved=self._on_saved,
             on_problem=self._on_problem,
         )
@@ -204,16 +206,19 @@ class AutosaveController(QObject):
 
     def _state(self) -> dict[str, Any]:
         """All but the arrays; called on the saver's thread."""
-        session, data = self._result.session, self._data
+        session, data, run = self._result.session, self._data, self._result.run
         fits = tuple(data.shape) == session.shape
+        # What a run wrote so far has a record too, should the program end before the run does.
+        runs = session.runs if run is None else (*session.runs, run)
         return {
-            "session": session.state(),
+            "session": session.state() | {"runs": [asdict(one) for one in runs]},
             "layer": self._front,
             "summary": {
                 "edited_voxels": session.edited_voxels(data) if fits else 0,
                 "reviewed": len(session.reviewed),
                 "slices": session.shape[session.axis],
-                "runs": len(session.runs),
+                "runs": len(runs),
+                "segmented": [runs[-1].slices, runs[-1].total] if runs else None,
             },
         }
 
@@ -240,7 +245,8 @@ class AutosaveController(QObject):
             self.touch()
 
     def _on_removed(self, event: Any) -> None:
-        if event.value is self._result.layer:
+        # A run that still has slices in hand closes it when they are written.
+        if event.value is self._result.layer and self._result.run is None:
             self.close(wait=False)
 
 

@@ -150,6 +150,15 @@ def _holds_work(info: SessionInfo) -> bool:
     return bool(info.summary.get("edited_voxels") or info.summary.get("reviewed"))
 
 
+def _part_segmented(info: SessionInfo) -> tuple[int, int] | None:
+    """Slices that the last run wrote, and those asked for, where it did not write them all."""
+    try:
+        done, total = (int(number) for number in info.summary["segmented"])
+    except (KeyError, TypeError, ValueError):  # an older version did not save it
+        return None
+    return (done, total) if done < total else None
+
+
 def recovery_question(info: SessionInfo, others: int = 0) -> str:
     """What a person is asked before saved labels are put back: from when they are, and how much there is.
 
@@ -160,6 +169,8 @@ def recovery_question(info: SessionInfo, others: int = 0) -> str:
         f"{local:%H:%M}" if local.date() == datetime.now().astimezone().date() else f"{local:%d %B %Y, %H:%M}"
     )
     parts = []
+    if segmented := _part_segmented(info):
+        parts.append("{} of {} slices segmented".format(*segmented))
     if edited := int(info.summary.get("edited_voxels", 0) or 0):
         parts.append(f"{count(edited, 'voxel')} edited")
     if reviewed := int(info.summary.get("reviewed", 0) or 0):

@@ -5,12 +5,13 @@ There is one `Result` a layer; `viewer.sessions` makes them and knows them.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from napari_transunet.annotation.exporting import SourceState, source_state
 from napari_transunet.errors import FileProblem
+from napari_transunet.annotation.exporting import SourceState, source_state
 from napari_transunet.viewer.layers.layer_record import change_record
 from napari_transunet.viewer.layers.layers import (
     label_colormap,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from napari.layers import Image, Labels
 
+    from napari_transunet.annotation.provenance import RunRecord
     from napari_transunet.annotation.session import AnnotationSession
     from napari_transunet.viewer.sessions.autosave_controller import AutosaveController
     from napari_transunet.volumes.labels import LabelSet
@@ -45,6 +47,9 @@ class Result:
     checkpoints : the checkpoint files that have written into the layer in this window.
     hidden : label values that are not shown.
     keeper : saves the labels while a person works; None until there is something to save.
+    run : what is known of the run that writes into the layer now, as far as it is; None where none does.
+    writing : held by what writes labels and session so that a save between would find them at odds, and by the save
+        while it copies them. The window's thread tries to take it and never waits for it.
     """
 
     def __init__(
@@ -57,6 +62,8 @@ class Result:
         self.checkpoints: frozenset[Path] = frozenset()
         self.hidden: frozenset[int] = frozenset()
         self.keeper: AutosaveController | None = None
+        self.run: RunRecord | None = None
+        self.writing = threading.Lock()
         self.lie_on(image)
 
     @property

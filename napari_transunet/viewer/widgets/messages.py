@@ -176,6 +176,11 @@ def where_sentence(slices: Sequence[int], number: Callable[[int], int] = int) ->
     return f"slice {number(slices[0])}" if len(slices) == 1 else count(len(slices), "slice")
 
 
+def restored_sentence(done: int, total: int) -> str:
+    """What is said of labels that were restored; `done` of `total` slices where the run that made them was stopped."""
+    return f"Restored: {done} of {total} slices are segmented." if done < total else "Restored."
+
+
 def reopened_sentence(slices: Sequence[int], number: Callable[[int], int] = int) -> str:
     """Which reviewed slices were changed; empty where there are none. `number` names a slice."""
     if not slices:

@@ -1,0 +1,55 @@
+"""Segments a volume for the first time, slowly, until it is killed. Says "written N TIME" after each slice drawn.
+
+Arguments: the checkpoint, quiet and at_most of the saver and seconds a slice, and the volume's shape.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import napari
+from qtpy.QtCore import QTimer
+
+from napari_transunet.annotation.autosave import Autosaver
+from napari_transunet.inference.predictor import Predictor
+from napari_transunet.viewer.layers.layers import add_volume
+from napari_transunet.viewer.segment.segment_dock import SegmentDock
+from napari_transunet.volumes.phantom import synthetic_ct
+
+
+def main() -> None:
+    checkpoint = Path(sys.argv[1])
+    quiet, at_most, pause = (float(text) for text in sys.argv[2:5])
+    Autosaver.__init__.__kwdefaults__.update(quiet=quiet, at_most=at_most)
+    plain = Predictor.iter_batches
+
+    def slowly(self, *args, **kwargs):
+        for batch in plain(self, *args, **kwargs):
+            for prediction in batch:
+                time.sleep(pause)
+                yield [prediction]
+
+    Predictor.iter_batches = slowly
+    viewer = napari.Viewer(show=False)
+    dock = SegmentDock(viewer)
+    add_volume(viewer, synthetic_ct(tuple(int(text) for text in sys.argv[5:8]))[0], name="ct")
+    dock.add_checkpoint(checkpoint)
+
+    def say():
+        sys.stdout.write(f"written {dock._run._painter.written} {time.monotonic()}\n")
+        sys.stdout.flush()
+
+    def begin():
+        candidate = dock.checkpoint.candidate
+        if candidate is None or candidate.path != checkpoint:
+            QTimer.singleShot(20, begin)
+            return
+        dock.segment_volume()
+        dock._run.wrote.connect(say)
+
+    begin()
+    napari.run(force=True)
+
+
+if __name__ == "__main__":
+    main()
