@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import psutil
 from napari_transunet.errors import ExistsError, FileProblem
 
 _CHUNK = 1 << 20
+_OLD = 3600.0  # s
 
 
 @contextlib.contextmanager
@@ -53,6 +56,14 @@ def atomic_path(target: str | os.PathLike[str], *, overwrite: bool = False) -> I
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
             folder.rmdir()
+
+
+def remove_leftovers(folder: Path, pattern: str) -> None:
+    """Remove folders that a killed process left half-done; one younger than an hour may still be somebody's work."""
+    for leftover in folder.glob(pattern):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > _OLD:
+                shutil.rmtree(leftover)
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -38,7 +38,7 @@ from napari_transunet.annotation.session_file import (
     write_part,
 )
 from napari_transunet.errors import ExistsError, FileProblem, InputError, SizeError
-from napari_transunet.files import atomic_path, available_memory
+from napari_transunet.files import atomic_path, available_memory, remove_leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,6 @@ _LOCK = "lock"
 _PART = re.compile(r"(\d{8})\.part")
 _MAX_PARTS = 40  # after a whole one, before the next whole one
 _MAX_CHANGES = 8 << 20  # bytes after a whole one, if they are also twice its own
-_OLD = 3600.0  # s
 _MAX_ABOUT = 1 << 20
 _MAX_ARCHIVE = 1 << 33
 
@@ -118,7 +117,7 @@ class SessionFolder:
         # Whatever lies there, the first save of this process is whole: it need not trust what came before.
         self._since_whole = _MAX_PARTS
         self._whole_size, self._changes_size = 0, 0
-        _remove_leftovers(path, ".writing-*")
+        remove_leftovers(path, ".writing-*")
 
     @property
     def wants_whole(self) -> bool:
@@ -229,7 +228,7 @@ class SessionStore:
 
     def sessions(self) -> list[SessionInfo]:
         """All sessions that hold something, the newest save first. What cannot be read is left out and logged."""
-        _remove_leftovers(self.root, ".importing-*")
+        remove_leftovers(self.root, ".importing-*")
         return self._listed(None)
 
     def find(self, fingerprint: str) -> list[SessionInfo]:
@@ -434,14 +433,6 @@ def _size(folder: Path) -> int:
             with contextlib.suppress(OSError):
                 size += file.stat().st_size
     return size
-
-
-def _remove_leftovers(folder: Path, pattern: str) -> None:
-    """Remove what a killed process left half-done; what is younger than an hour may still be somebody's work."""
-    for leftover in folder.glob(pattern):
-        with contextlib.suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > _OLD:
-                shutil.rmtree(leftover)
 
 
 def _read_about(folder: Path) -> SessionAbout:

@@ -20,7 +20,7 @@ from napari_transunet.io.nifti import write_nifti
 from napari_transunet.io.nrrd import segment_keys, write_nrrd
 from napari_transunet.io.sidecar import as_json, describe, is_ours, plain, sidecar_path
 from napari_transunet.volumes.label_values import as_labels
-from napari_transunet.volumes.labels import Label, LabelSet, color_for
+from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.volume import Volume
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def write_labels(
         names = volume.labels
     values, counts = np.unique(array, return_counts=True)
     voxels = {int(value): int(count) for value, count in zip(values, counts, strict=True) if value}
-    label_set = _complete(names, voxels)
+    given = names if isinstance(names, LabelSet) else LabelSet.from_names(names or {})
+    label_set = given.completed(voxels)
     record = {"software": f"napari-transunet {__version__}"} | plain(dict(provenance or {}))
     beside = sidecar_path(target)
     for file in (target, beside):
@@ -187,15 +188,6 @@ def label_array(labels: npt.ArrayLike, geometry: Geometry) -> npt.NDArray[Any]:
         )
     found = as_labels(array)
     return found.astype(np.uint8) if found.dtype != np.uint8 and found.max() < 256 else found
-
-
-def _complete(names: Mapping[int, str] | LabelSet | None, voxels: Mapping[int, int]) -> LabelSet:
-    """The given labels, and one with a made-up name for every other value that occurs."""
-    given = names if isinstance(names, LabelSet) else LabelSet.from_names(names or {})
-    named = given.names
-    missing = [value for value in voxels if value not in named]
-    made = tuple(Label(v, f"label {v}", color_for(f"label {v}", v)) for v in missing)
-    return LabelSet((*given, *made))
 
 
 def _label_keys(labels: LabelSet) -> dict[str, str]:

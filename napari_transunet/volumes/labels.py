@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -219,6 +219,13 @@ class LabelSet:
     def get(self, value: int) -> Label | None:
         """The label with this value, or None."""
         return next((label for label in self.labels if label.value == value), None)
+
+    def completed(self, values: Iterable[int]) -> LabelSet:
+        """The same with a made-up name for each of these values that has none."""
+        known = self.names
+        missing = [value for value in values if value and value not in known]
+        made = (Label(value, f"label {value}", color_for(f"label {value}", value)) for value in missing)
+        return LabelSet((*self, *made))
 
     def __iter__(self) -> Iterator[Label]:
         return iter(self.labels)

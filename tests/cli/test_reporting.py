@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from napari_transunet.annotation.exporting import ExportRequest, export
 from napari_transunet.checkpoints.card import ModelCard, default_card
 from napari_transunet.checkpoints.saving import save_checkpoint
+from napari_transunet.export.writing import ExportRequest, export
 from napari_transunet.io.reading import read_volume
 from napari_transunet.io.writing import write_volume
 from napari_transunet.model.transunet import TransUNet

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from napari_transunet.annotation.exporting import SourceState
+    from napari_transunet.export.source import SourceState
     from napari_transunet.volumes.geometry import Geometry
     from napari_transunet.volumes.labels import LabelSet
     from napari_transunet.volumes.volume import Source, Volume

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_transunet.errors import FileProblem, TransUNetError
+from napari_transunet.export.writing import request_for
 from napari_transunet.files import atomic_path
 from napari_transunet.viewer.layers.display import has_display, require_libraries, virtual_display
 from napari_transunet.viewer.plugin.demo_report import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from qtpy.QtWidgets import QPushButton
 
     from napari_transunet.viewer.segment.segment_dock import SegmentDock
+    from napari_transunet.viewer.sessions.results import Result
     from napari_transunet.volumes.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -147,7 +149,7 @@ def _record(out: Path, say: Callable[[str], None]) -> None:
         _look_at(viewer, image, shown)
         _settle(0.5)
         viewer.screenshot(str(out / "window.png"), canvas_only=False, flash=False)
-        _export(dock, result.layer, image, out / "labels.nii.gz", result.session.provenance)
+        _export(dock, result, image, out / "labels.nii.gz")
         candidate = dock.checkpoint.candidate
         card = candidate.card if candidate is not None else None
         report = {
@@ -285,26 +287,21 @@ def _gaps(gaps: tuple[float, ...]) -> dict[str, float | int]:
     }
 
 
-def _export(dock: SegmentDock, layer: Labels, image: Image, path: Path, provenance: Any) -> None:
+def _export(dock: SegmentDock, result: Result, image: Image, path: Path) -> None:
     """Export as the dock's button does, but to a path that is known."""
-    outcome: dict[str, str] = {}
-
-    def exported(_path: str, sentence: str) -> None:
-        outcome["done"] = sentence
-
-    def failed(sentence: str) -> None:
-        outcome["failed"] = sentence
-
-    dock.export.exported.connect(exported)
-    dock.export.failed.connect(failed)
+    written: list[Any] = []
+    failed: list[str] = []
+    on_written, on_failed = written.append, failed.append
+    dock.exporter.exported.connect(on_written)
+    dock.exporter.failed.connect(on_failed)
     try:
-        dock.export.save(layer, path, image=image, provenance=provenance, overwrite=True)
-        _wait(lambda: bool(outcome), _WRITTEN)
+        dock.exporter.write(result, image, request_for(path, overwrite=True))
+        _wait(lambda: bool(written or failed), _WRITTEN)
     finally:
-        dock.export.exported.disconnect(exported)
-        dock.export.failed.disconnect(failed)
-    if "done" not in outcome:
-        raise FileProblem(outcome.get("failed", f"{path} could not be written in time."))
+        dock.exporter.exported.disconnect(on_written)
+        dock.exporter.failed.disconnect(on_failed)
+    if not written:
+        raise FileProblem(failed[0] if failed else f"{path} could not be written in time.")
 
 
 def _agreement(layer: Labels, volume: Volume) -> dict[str, Any] | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
-from napari_transunet.viewer.segment.export import snapshot, write_snapshot
+from napari_transunet.export.writing import request_for
+from napari_transunet.viewer.export.snapshot import snapshot, write_snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +30,8 @@ def write_labels_layer(path: str | os.PathLike[str], data: Any, meta: dict[str, 
 
     known = {key: value for key, value in meta.items() if key in _KEPT}
     layer = Labels(data, **known)
-    return [str(written) for written in write_snapshot(snapshot(layer), path, overwrite=True)]
+    request = request_for(Path(path), overwrite=True)
+    return [str(written) for written in write_snapshot(snapshot(layer), request)]
 
 
 # What places and names the labels; the rest of a layer's state is its looks.

@@ -26,6 +26,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_transunet.errors import VolumeError
+from napari_transunet.viewer.export.exporter import exporter_of
 from napari_transunet.viewer.layers.brush_rest import BrushRest
 from napari_transunet.viewer.layers.fingerprints import fingerprint_job
 from napari_transunet.viewer.layers.layer_record import is_overlay
@@ -37,7 +38,6 @@ from napari_transunet.viewer.review.attention_panel import AttentionPanel
 from napari_transunet.viewer.review.click_picker import ClickPicker
 from napari_transunet.viewer.review.correction_controller import CorrectionController
 from napari_transunet.viewer.review.correction_panel import REMEMBERED, CorrectionPanel, CorrectionRequest
-from napari_transunet.viewer.review.exporter import Exporter
 from napari_transunet.viewer.review.help_page import HelpPage
 from napari_transunet.viewer.review.keys import ReviewKeys
 from napari_transunet.viewer.review.label_editing import LabelEditor, highest_value
@@ -50,7 +50,6 @@ from napari_transunet.viewer.review.review_panel import ReviewPanel
 from napari_transunet.viewer.sessions.recovery import Recovery
 from napari_transunet.viewer.sessions.registry import is_reviewable
 from napari_transunet.viewer.sessions.sessions_dialog import SessionsDialog
-from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
 from napari_transunet.viewer.widgets.confirm_bar import QuestionBar
 from napari_transunet.viewer.widgets.dock_events import Lifetime
 from napari_transunet.viewer.widgets.messages import organ
@@ -69,7 +68,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE = 600.0  # s that a window that closes waits for an export, which can be cancelled
 _TOOLS = (
     "largest",
     "islands",
@@ -110,7 +108,7 @@ class ReviewDock(QWidget):
         self.keys = ReviewKeys(self._viewer)
         self.clicks = ClickPicker(self._viewer, self)
         self.brush_rest = BrushRest(self._viewer, self)
-        self.exporter = Exporter(self)
+        self.exporter = exporter_of(self._viewer)
         self.recovery = Recovery(self._viewer, self)
         self._labels = QComboBox(self)
         self._labels.setObjectName("review_labels")
@@ -321,15 +319,14 @@ class ReviewDock(QWidget):
             part.detach()
         self.recovery.detach()
         self._chores.drop()
-        for window in (self._page, self._saved, self.exporter.open_dialog):
+        for window in (self._page, self._saved):
             if window is not None:
                 window.close()
 
     def _shut_down(self) -> None:
         """The window closes: wait in sight for what is being written."""
         self._detach()
-        exporter = self.exporter
-        wait_for([Unfinished("the export", lambda: not exporter.busy, exporter.cancel)], _PATIENCE, self)
+        self.exporter.finish_in_sight(self)
 
     def _handlers(self) -> Mapping[str, Callable[[], object]]:
         bench = self.bench

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import QFrame, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
+from napari_transunet.viewer.export.exporter import exporter_of
 from napari_transunet.viewer.layers.brush_rest import BrushRest
 from napari_transunet.viewer.layers.layers import label_set_of
-from napari_transunet.viewer.segment.export import ExportAction
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.legend import Legend
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
@@ -52,10 +52,8 @@ class ResultPanel(QWidget):
         self._button = QPushButton("Export…", self)
         self._button.setObjectName("export_labels")
         self._button.clicked.connect(self.export_labels)
-        self.export = ExportAction(self)
-        self.export.started.connect(self.said)
-        self.export.failed.connect(self.said)
-        self.export.exported.connect(self._on_exported)
+        self.exporter = exporter_of(viewer)
+        self.exporter.said.connect(self.said)
         self._pause = QTimer(self)
         self._pause.setSingleShot(True)
         self._pause.setInterval(_QUIET)
@@ -113,12 +111,10 @@ class ResultPanel(QWidget):
         self._chores.run(lambda: (session.edited_voxels(labels), bool(labels.any())), counted, latest="edits")
 
     def export_labels(self) -> None:
-        """What the button *Export…* does: ask for a file and write."""
-        if self._layer is None:
-            return
+        """What the button *Export…* does: ask for formats and a folder."""
         result = self._sessions.result_of(self._layer)
-        provenance = result.session.provenance if result is not None else None
-        self.export.ask(self._layer, image=self._image, provenance=provenance)
+        if result is not None:
+            self.exporter.ask(result, self._image)
 
     def detach(self) -> None:
         """Follow no layer any more, and forget counts that are under way."""
@@ -168,6 +164,3 @@ class ResultPanel(QWidget):
         # Also called on every repaint, as undo tells nothing else; the timer makes one count of many.
         if self._layer is not None and self._layer.editable:
             self._pause.start()
-
-    def _on_exported(self, _path: str, sentence: str) -> None:
-        self.said.emit(sentence)

@@ -71,8 +71,8 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
     from napari_transunet.annotation.session_store import SessionInfo
+    from napari_transunet.viewer.export.exporter import Exporter
     from napari_transunet.viewer.segment.device_chooser import FoundDevice
-    from napari_transunet.viewer.segment.export import ExportAction
     from napari_transunet.viewer.sessions.results import Result
 
 logger = logging.getLogger(__name__)
@@ -172,9 +172,9 @@ class SegmentDock(QWidget):
         return self._why_not() is None and not self.running
 
     @property
-    def export(self) -> ExportAction:
+    def exporter(self) -> Exporter:
         """What writes the labels; the demo uses it with a path instead of a dialog."""
-        return self.panel.export
+        return self.panel.exporter
 
     @property
     def status(self) -> str:
@@ -321,8 +321,6 @@ class SegmentDock(QWidget):
         run = self._run
         self._detach()
         left = [Unfinished("the segmentation's last slices", lambda: run is None or run.wait(0))]
-        if self.export.busy:
-            left.append(Unfinished("the export", lambda: not self.export.busy))
         for layer in self._viewer.layers:
             result = self._sessions.result_of(layer)
             keeper = keeper_of(result) if result is not None else None
@@ -336,6 +334,7 @@ class SegmentDock(QWidget):
         if not wait_for(left, _PATIENCE, self):
             names = ", ".join(job.name for job in left if not job.done())
             logger.warning("Not done within %d seconds: %s.", _PATIENCE, names)
+        self.exporter.finish_in_sight(self)
 
     # -- what can be chosen ---------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from napari_transunet.errors import FileProblem
-from napari_transunet.annotation.exporting import SourceState, source_state
+from napari_transunet.export.source import SourceState, source_state
 from napari_transunet.viewer.layers.layer_record import change_record
 from napari_transunet.viewer.layers.layers import (
     label_colormap,

@@ -10,9 +10,9 @@ import pytest
 from npe2 import PluginManifest
 
 import napari_transunet
+from napari_transunet.export.formats import FORMATS, VOLUMES
 from napari_transunet.io.reading import READABLE_SUFFIXES
 from napari_transunet.io.writing import WRITABLE_SUFFIXES
-from napari_transunet.viewer.segment.export import FORMATS
 from napari_transunet.viewer.segment.volume_loader import _FILTERS
 
 ROOT = Path(napari_transunet.__file__).parent
@@ -40,7 +40,7 @@ def test_every_readable_suffix_is_claimed(manifest):
 
 def test_every_writable_suffix_is_offered(manifest):
     writer = manifest.contributions.writers[0]
-    assert set(writer.filename_extensions) == set(WRITABLE_SUFFIXES) == set(FORMATS)
+    assert set(writer.filename_extensions) == set(WRITABLE_SUFFIXES) == {FORMATS[name][0] for name in VOLUMES}
     assert writer.layer_types == ["labels"]
     configuration = manifest.contributions.configurations["display"].properties["export_format"]
     assert set(configuration.enum) == set(WRITABLE_SUFFIXES)

@@ -10,10 +10,11 @@ import SimpleITK as sitk
 from napari.layers import Layer
 
 from napari_transunet.errors import ExistsError, FileProblem
+from napari_transunet.export.writing import request_for
 from napari_transunet.io.reading import read_volume
 from napari_transunet.io.writing import WRITABLE_SUFFIXES, write_volume
+from napari_transunet.viewer.export.snapshot import snapshot, write_snapshot
 from napari_transunet.viewer.layers.layers import add_volume, labels_to_layer
-from napari_transunet.viewer.segment.export import export_labels
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.volume import Source, Volume
@@ -88,7 +89,7 @@ def test_the_json_file_of_a_scan_is_never_replaced(layer, tmp_path):
     (tmp_path / "ct.json").write_text('{"Modality": "CT"}')
     for save in (
         lambda path: layer.save(str(path), plugin="napari-transunet"),
-        lambda path: export_labels(layer, path, overwrite=True),
+        lambda path: write_snapshot(snapshot(layer), request_for(path, overwrite=True)),
     ):
         with pytest.raises(ExistsError, match=r"ct\.json"):
             save(tmp_path / "ct.nrrd")

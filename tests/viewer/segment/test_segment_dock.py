@@ -16,7 +16,7 @@ pytest.importorskip("napari")
 pytest.importorskip("qtpy")
 
 import torch
-from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel, QProgressBar, QPushButton
+from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel, QLineEdit, QProgressBar, QPushButton
 
 from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.checkpoints.card import default_card
@@ -119,6 +119,17 @@ class Dock:
         self.press("segment_volume")
         self.until(lambda: not self.widget.running)
 
+    def exported(self, folder: Path) -> Path:
+        """The file that *Export…* makes in this folder."""
+        self.press("export_labels")
+        dialog = self.widget.exporter.dialog
+        dialog.findChild(QLineEdit, "export_folder").setText(str(folder))
+        dialog.findChild(QLineEdit, "export_name").setText("labels")
+        dialog.findChild(QPushButton, "export_go").click()
+        self.until(lambda: "Exported" in self.status)
+        dialog.close()
+        return folder / "labels.nii.gz"
+
     def labels(self, name: str) -> Any:
         return self.viewer.layers[f"{name} labels"]
 
@@ -186,7 +197,6 @@ def test_a_checkpoint_says_what_it_finds_and_sets_the_variant(dock):
 def test_the_whole_sitting(dock, checkpoints, tmp_path, monkeypatch):
     """Open, segment, undo, redo, paint, segment again, give edits up, undo, export and read back."""
     import SimpleITK as sitk
-    from qtpy.QtWidgets import QFileDialog
 
     image = dock.add(name="ct")
     volume = volume_of(image)
@@ -235,10 +245,7 @@ def test_the_whole_sitting(dock, checkpoints, tmp_path, monkeypatch):
     assert np.array_equal(labels.data, painted)
     assert session.conflicts(labels.data) == {7: changed}
 
-    target = tmp_path / "labels.nii.gz"
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a, **k: (str(target), ""))
-    dock.press("export_labels")
-    dock.until(lambda: "Exported" in dock.status)
+    target = dock.exported(tmp_path)
     read = sitk.ReadImage(str(target))
     assert np.array_equal(sitk.GetArrayFromImage(read), painted)
     assert np.allclose(read.GetSpacing(), volume.geometry.spacing[::-1], atol=1e-4)
@@ -493,10 +500,7 @@ def test_classes_without_names_get_the_names_that_a_person_picks(dock, nameless,
 
     dock.segment()
     assert [layer.name for layer in dock.viewer.layers] == ["ct", "ct labels"]
-    target = tmp_path / "labels.nii.gz"
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a, **k: (str(target), ""))
-    dock.press("export_labels")
-    dock.until(lambda: "Exported" in dock.status)
+    target = dock.exported(tmp_path)
     exported = read_volume(target)
     assert exported.labels is not None
     assert exported.labels.names == btcv.names

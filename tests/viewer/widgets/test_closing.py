@@ -66,16 +66,16 @@ def test_closing_the_window_in_the_first_run_saves_what_is_there(
 
 def _exporting(sitting: Sitting, folder: Path, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """An export of two formats is under way; it goes on when the event is set."""
-    from napari_transunet.annotation import exporting
+    from napari_transunet.export import writing
 
-    go, begun, write = threading.Event(), threading.Event(), exporting._write_one
+    go, begun, write = threading.Event(), threading.Event(), writing._write_one
 
     def held(*args: Any) -> None:
         begun.set()
         go.wait(20)
         write(*args)
 
-    monkeypatch.setattr(exporting, "_write_one", held)
+    monkeypatch.setattr(writing, "_write_one", held)
     request = sitting.dock.exporter.dialog.request()
     request = replace(request, folder=folder, stem="out", formats=("nifti", "nrrd"))
     sitting.dock.exporter.write(sitting.result, sitting.image, request)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,12 +20,15 @@ from numpy.typing import NDArray
 from napari_transunet import __version__
 from napari_transunet.annotation.provenance import now
 from napari_transunet.errors import ExistsError, FileProblem, InputError, VolumeError
-from napari_transunet.io.dicom.seg_writing import why_not, write_dicom_seg
+from napari_transunet.export.formats import FORMATS, PER_ORGAN, VOLUMES, format_of
+from napari_transunet.export.source import is_scan
+from napari_transunet.files import remove_leftovers
+from napari_transunet.io.dicom.seg_writing import write_dicom_seg
 from napari_transunet.io.label_tables import write_label_table
 from napari_transunet.io.meshes import Coordinates, mesh_of, write_mesh
 from napari_transunet.io.sidecar import describe, is_ours, plain
 from napari_transunet.io.writing import write_labels
-from napari_transunet.volumes.labels import Label, LabelSet, color_for
+from napari_transunet.volumes.labels import Label, LabelSet
 
 if TYPE_CHECKING:
     from napari_transunet.volumes.geometry import Geometry
@@ -34,24 +36,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-FORMATS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {
-        "nifti": (".nii.gz", "NIfTI, compressed"),
-        "nrrd": (".nrrd", "NRRD"),
-        "slicer": (".seg.nrrd", "3D Slicer segmentation, with names and colours"),
-        "metaimage": (".mha", "MetaImage"),
-        "dicom-seg": (".dcm", "DICOM segmentation that refers to the scan's series"),
-        "masks": ("_*.nii.gz", "One binary mask for each organ (NIfTI)"),
-        "stl": ("_*.stl", "One surface for each organ (STL)"),
-        "ply": ("_*.ply", "One surface for each organ, coloured (PLY)"),
-        "label-table": (".label.txt", "Names and colours for ITK-SNAP"),
-    }
-)
-"""Format -> ending (a star stands for the organ's name) and what it is."""
-
-_VOLUMES = ("nifti", "nrrd", "slicer", "metaimage")
-_PER_ORGAN = ("masks", "stl", "ply")
 MESH_SMOOTHING = 1.0  # mm
+_UNFINISHED = ".exporting-"  # folders with files that do not have their names yet
 
 
 @dataclass(frozen=True)
@@ -73,56 +59,19 @@ class ExportRequest:
     overwrite: bool = False
 
 
-@dataclass(frozen=True)
-class SourceState:
-    """What a scan's file or folder was like when it was opened, to see whether it still is."""
-
-    path: Path
-    files: int
-    size: int
-    modified: int
-
-
-def source_state(source: Source | None) -> SourceState | None:
-    """The state of a scan on disk now; None for a scan without a file.
+def request_for(path: Path, *, overwrite: bool = False) -> ExportRequest:
+    """The request that writes one file of this name.
 
     Raises
     ------
-    FileProblem
-        It is gone.
-    """
-    if source is None or source.path is None:
-        return None
-    path = source.path
-    try:
-        files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
-        stats = [file.stat() for file in files]
-    except OSError as error:
-        raise FileProblem(
-            f"The scan {path.name} is gone; put it back, or open it again from where it is now, and export then."
-        ) from error
-    return SourceState(
-        path,
-        len(stats),
-        sum(stat.st_size for stat in stats),
-        max((stat.st_mtime_ns for stat in stats), default=0),
-    )
-
-
-def check_source(source: Source | None, before: SourceState | None) -> None:
-    """Refuse where the scan on disk is no longer what the labels were made on.
-
-    Raises
-    ------
-    FileProblem
-        It is gone.
     VolumeError
-        It has changed.
+        No format for all labels has its ending.
     """
-    if before is not None and source_state(source) != before:
-        raise VolumeError(
-            f"The scan {before.path.name} was changed since it was opened; open it again and compare before you export."
-        )
+    name = format_of(path)
+    stem = path.name[: -len(FORMATS[name][0])]
+    # Endings are written small: where that makes another name, nobody agreed to replace what has it.
+    same = path.name == stem + FORMATS[name][0]
+    return ExportRequest(path.parent, stem, (name,), overwrite=overwrite and same)
 
 
 def export(
@@ -146,8 +95,8 @@ def export(
     label_set : names and colours; values without a name get one
     source : the scan; needed for a DICOM segmentation, and never written over
     provenance : what the session says of runs and edits; versions and the time are added
-    progress : called with the formats done and their number
-    cancelled : asked before each file
+    progress : called with the files done and their number, but for the JSON
+    cancelled : asked before each file, and before all of them get their names
     noted : gets a sentence on each thing that is other in a file than in the labels or the scan; the JSON has them too
 
     Raises
@@ -161,22 +110,23 @@ def export(
     """
     wanted = _checked(labels, geometry, request)
     values = [int(value) for value in np.unique(labels) if value]
-    named = _complete(label_set, values)
+    named = label_set.completed(values)
     targets = _targets(request, wanted, named, values)
     every = [path for paths in targets.values() for path in paths.values()]
     sidecar = request.folder / f"{request.stem}.json"
     _check_free([*every, sidecar], request, source)
     record = _record(provenance, request, wanted, source, every)
     notes: list[str] = []
+    remove_leftovers(request.folder, f"{_UNFINISHED}*")
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=".exporting-", dir=request.folder))
+        temporary = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=request.folder))
     except OSError as error:
         raise FileProblem(f"Cannot write to {request.folder}: {error.strerror or error}.") from error
     try:
-        for done, name in enumerate(wanted, 1):
+        done = 0
+        for name in wanted:
             for value, path in targets[name].items():
-                if cancelled is not None and cancelled():
-                    raise InputError("The export was cancelled; nothing was written.")
+                _heed(cancelled)
                 _write_one(
                     name,
                     value,
@@ -189,14 +139,16 @@ def export(
                     record,
                     notes,
                 )
-            if progress is not None:
-                progress(done, len(wanted))
+                done += 1
+                if progress is not None:
+                    progress(done, len(every))
         voxels = {value: int(np.count_nonzero(labels == value)) for value in values}
         if notes:
             record["export_notes"] = notes
         first = every[0] if every else sidecar
         text = json.dumps(describe(first, geometry, named, record, voxels), indent=2, ensure_ascii=False)
         (temporary / sidecar.name).write_text(text + "\n", encoding="utf-8")
+        _heed(cancelled)
         # The JSON first: whoever sees the labels finds their description already there.
         _move([sidecar, *every], temporary, overwrite=request.overwrite)
     finally:
@@ -207,16 +159,9 @@ def export(
     return [*every, sidecar]
 
 
-def unavailable(format_name: str, source: Source | None) -> str | None:
-    """Why a format cannot be made of labels of this scan; None where it can."""
-    if format_name == "dicom-seg":
-        if (reason := why_not(source)) is not None:
-            return reason
-        if not _installed("highdicom"):
-            return 'Needs highdicom: pip install "napari-transunet[export]".'
-    if format_name in ("stl", "ply") and not _installed("scikit-image"):
-        return 'Needs scikit-image: pip install "napari-transunet[export]".'
-    return None
+def _heed(cancelled: Callable[[], bool] | None) -> None:
+    if cancelled is not None and cancelled():
+        raise InputError("The export was cancelled; nothing was written.")
 
 
 def _checked(labels: NDArray[Any], geometry: Geometry, request: ExportRequest) -> list[str]:
@@ -235,12 +180,6 @@ def _checked(labels: NDArray[Any], geometry: Geometry, request: ExportRequest) -
     return [name for name in FORMATS if name in request.formats]
 
 
-def _complete(label_set: LabelSet, values: list[int]) -> LabelSet:
-    missing = [value for value in values if label_set.get(value) is None]
-    made = [Label(value, f"label {value}", color_for(f"label {value}", value)) for value in missing]
-    return LabelSet((*label_set, *made))
-
-
 def _targets(
     request: ExportRequest, wanted: list[str], labels: LabelSet, values: list[int]
 ) -> dict[str, dict[int, Path]]:
@@ -255,7 +194,7 @@ def _targets(
     found: dict[str, dict[int, Path]] = {}
     for name in wanted:
         ending = FORMATS[name][0]
-        if name in _PER_ORGAN:
+        if name in PER_ORGAN:
             found[name] = {
                 value: request.folder / (request.stem + ending.replace("*", safe[value])) for value in values
             }
@@ -269,7 +208,7 @@ def _check_free(paths: list[Path], request: ExportRequest, source: Source | None
         raise FileProblem(f"The folder {request.folder} is not there; choose another one.")
     scan = source.path if source is not None else None
     for path in paths:
-        if scan is not None and _same(path, scan):
+        if scan is not None and is_scan(path, scan):
             raise FileProblem(f"{path.name} is the scan itself; give the labels another name.")
         if path.exists() and not request.overwrite:
             raise ExistsError(f"{path} exists already; choose another name or ask to overwrite it.")
@@ -291,7 +230,7 @@ def _write_one(
     notes: list[str],
 ) -> None:
     label = label_set.get(value)
-    if name in _VOLUMES:
+    if name in VOLUMES:
         write_labels(path, labels, geometry, label_set, provenance=record, overwrite=True)
     elif name == "masks" and label is not None:
         alone = LabelSet((Label(1, label.name, label.color, label.snomed),))
@@ -365,18 +304,3 @@ def _move(paths: list[Path], temporary: Path, *, overwrite: bool) -> None:
 def _file_name(name: str) -> str:
     kept = "".join(c if c.isalnum() or c in "-_" else "_" for c in name).strip("_")
     return kept[:60] or "organ"
-
-
-def _same(path: Path, scan: Path) -> bool:
-    try:
-        return path.samefile(scan)
-    except OSError:
-        return path.absolute() == scan.absolute()
-
-
-def _installed(package: str) -> bool:
-    try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

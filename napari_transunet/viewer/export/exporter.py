@@ -1,39 +1,57 @@
-"""Export of a result in several formats: asked for in a dialog, written off the window's thread."""
+"""The one export of a window: asked for in a dialog from either dock, written off the window's thread."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, Qt, Signal
 
-from napari_transunet.annotation.exporting import ExportRequest, check_source, export
 from napari_transunet.errors import TransUNetError, VolumeError
 from napari_transunet.io.sidecar import stem_of
+from napari_transunet.viewer.export.dialog import ExportDialog
+from napari_transunet.viewer.export.snapshot import propose_path, snapshot, write_snapshot
 from napari_transunet.viewer.layers.fingerprints import fingerprint_job
 from napari_transunet.viewer.layers.layers import source_of
-from napari_transunet.viewer.review.export_dialog import ExportDialog
-from napari_transunet.viewer.segment.export import propose_path, snapshot
+from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
 from napari_transunet.viewer.widgets.messages import count
+from napari_transunet.viewer.widgets.preferences import load_preferences
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
 if TYPE_CHECKING:
     from napari.layers import Image
+    from napari.viewer import Viewer
     from qtpy.QtWidgets import QWidget
 
+    from napari_transunet.export.writing import ExportRequest
     from napari_transunet.viewer.sessions.results import Result
 
 logger = logging.getLogger(__name__)
 
+_NAME = "transunet_exporter"
+_PATIENCE = 600.0  # s that a window that closes waits for an export, which can be cancelled
+
 
 class Exporter(QObject):
-    """Emits `said` with a sentence about an export, and `exported` with the list of files."""
+    """Writes one export at a time.
+
+    Signals
+    -------
+    said(str)
+        A sentence about an export.
+    exported(object)
+        The list of files.
+    failed(str)
+        A sentence that says why nothing was written.
+    """
 
     said = Signal(str)
     exported = Signal(object)
+    failed = Signal(str)
     _progressed = Signal(int, int)
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -45,11 +63,6 @@ class Exporter(QObject):
         self._progressed.connect(self._on_progress)
         self._result: Result | None = None
         self._image: Image | None = None
-
-    @property
-    def open_dialog(self) -> ExportDialog | None:
-        """The dialog, if it was ever needed."""
-        return self._dialog
 
     @property
     def dialog(self) -> ExportDialog:
@@ -69,53 +82,59 @@ class Exporter(QObject):
         """End the export before its next file; nothing of it stays."""
         self._cancelled.set()
 
+    def close(self) -> None:
+        """Close the dialog and let go of what it was for; an export that is being written goes on."""
+        self._result = self._image = None
+        if self._dialog is not None:
+            self._dialog.close()
+
+    def finish_in_sight(self, parent: QWidget) -> None:
+        """The window closes: wait until what is being written is there, or until a person cancels it."""
+        self.close()
+        wait_for([Unfinished("the export", lambda: not self.busy, self.cancel)], _PATIENCE, parent)
+
     def ask(self, result: Result, image: Image | None) -> None:
         """Ask which formats, and where to."""
         self._result, self._image = result, image
         source = source_of(image) if image is not None else source_of(result.layer)
-        proposal = propose_path(result.layer, scan=source.path if source is not None else None)
-        self.dialog.offer(source, proposal.parent, stem_of(proposal))
+        preferred = load_preferences().export_format
+        proposal = propose_path(
+            result.layer, suffix=preferred, scan=source.path if source is not None else None
+        )
+        self.dialog.offer(source, proposal.parent, stem_of(proposal), preferred)
         self.dialog.show()
         self.dialog.raise_()
 
     def write(self, result: Result, image: Image | None, request: ExportRequest) -> None:
         """Export now, without asking; the outcome comes as a signal."""
         if self._chores.busy:
-            self._say("The last export is still being written; wait for it to finish.")
+            self._fail("The last export is still being written; wait for it to finish.")
             return
+        session = result.session
         try:
             if image is None:
                 raise VolumeError(
                     "The image that these labels were made on is gone; open it again and restore its labels to export."
                 )
-            taken = snapshot(result.layer, image=image)
             fingerprint = fingerprint_job(image)
+
+            def provenance(labels: Any) -> Mapping[str, Any]:
+                return session.provenance(labels) | {"source": {"fingerprint": fingerprint()}}
+
+            taken = snapshot(result.layer, image=image, provenance=provenance)
         except TransUNetError as error:
-            self._say(str(error))
+            self._fail(str(error))
             return
-        source = taken.source
-        session = result.session
 
         def work() -> tuple[list[Path], list[str]]:
             notes: list[str] = []
-            check_source(source, taken.state)
-            provenance = session.provenance(taken.labels)
-            provenance["source"] = {"fingerprint": fingerprint()}
-            paths = export(
-                taken.labels,
-                taken.geometry,
-                taken.label_set,
-                request,
-                source=source,
-                provenance=provenance,
-                progress=self._tell,
-                cancelled=cancelled.is_set,
-                noted=notes.append,
+            paths = write_snapshot(
+                taken, request, progress=self._tell, cancelled=cancelled.is_set, noted=notes.append
             )
             return paths, notes
 
         cancelled = self._cancelled = threading.Event()
-        self.dialog.set_busy(True)
+        self.dialog.set_progress(0, 0)
         self._say("Writing …")
         # A window that is closed now must not take the files with it that a person asked for.
         self._chores.run(work, self._on_written, self._on_failed, finish=True)
@@ -126,7 +145,8 @@ class Exporter(QObject):
 
     def _on_progress(self, done: int, total: int) -> None:
         if self._chores.busy and not self._cancelled.is_set():
-            self._say(f"Writing: {done} of {count(total, 'format')} done …")
+            self.dialog.set_progress(done, total)
+            self._say(f"Writing: {done} of {count(total, 'file')} done …")
 
     def _on_wanted(self, request: Any) -> None:
         if self._result is not None:
@@ -134,19 +154,41 @@ class Exporter(QObject):
 
     def _on_written(self, written: tuple[list[Path], list[str]]) -> None:
         paths, notes = written
-        self.dialog.set_busy(False)
-        self._say(" ".join([f"Exported {count(len(paths), 'file')} to {paths[0].parent}.", *notes]))
+        self.dialog.set_idle()
+        what = str(paths[0]) if len(paths) == 2 else f"{count(len(paths), 'file')} to {paths[0].parent}"
+        told = f"Exported {what}; names and provenance are in {paths[-1].name}."
+        self._say(" ".join([told, *notes]))
         self.exported.emit(paths)
 
     def _on_failed(self, error: Exception) -> None:
-        self.dialog.set_busy(False)
+        self.dialog.set_idle()
         if isinstance(error, TransUNetError):
-            self._say(str(error))
+            self._fail(str(error))
+        elif isinstance(error, MemoryError):
+            self._fail("There is not enough memory to write the labels; close other programs and try again.")
         elif isinstance(error, OSError):
-            self._say(f"The labels could not be written: {error.strerror or error}. Nothing was left behind.")
+            self._fail(
+                f"The labels could not be written: {error.strerror or error}. Nothing was left behind."
+            )
         else:
-            self._say(f"The labels could not be written ({type(error).__name__}: {error}).")
+            self._fail(f"The labels could not be written ({type(error).__name__}: {error}).")
 
     def _say(self, sentence: str) -> None:
         self.dialog.say(sentence)
         self.said.emit(sentence)
+
+    def _fail(self, sentence: str) -> None:
+        self._say(sentence)
+        self.failed.emit(sentence)
+
+
+def exporter_of(viewer: Viewer) -> Exporter:
+    """The exporter of a viewer's window; it lives as long as it."""
+    viewer = getattr(viewer, "__wrapped__", viewer)  # plugins may get the viewer in a wrapper
+    window = viewer.window._qt_window
+    found = window.findChild(Exporter, _NAME, Qt.FindChildOption.FindDirectChildrenOnly)
+    if isinstance(found, Exporter):
+        return found
+    made = Exporter(window)
+    made.setObjectName(_NAME)
+    return made

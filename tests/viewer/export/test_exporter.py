@@ -10,24 +10,21 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from napari.layers import Layer
-from qtpy.QtWidgets import QFileDialog
+from qtpy.QtWidgets import QProgressBar, QPushButton
 
 from napari_transunet.annotation.provenance import RunRecord
 from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.errors import ExistsError, FileProblem, VolumeError
+from napari_transunet.export.writing import request_for
 from napari_transunet.io.reading import read_volume
 from napari_transunet.io.writing import write_labels, write_volume
+from napari_transunet.viewer.export import exporter
+from napari_transunet.viewer.export import snapshot as snapshots
+from napari_transunet.viewer.export.exporter import exporter_of
+from napari_transunet.viewer.export.snapshot import propose_path, snapshot, write_snapshot
 from napari_transunet.viewer.layers.layers import geometry_of, labels_to_layer, volume_of, volume_to_layer
-from napari_transunet.viewer.segment import export
-from napari_transunet.viewer.segment.export import (
-    FORMATS,
-    ExportAction,
-    complete_name,
-    export_labels,
-    propose_path,
-    snapshot,
-    write_snapshot,
-)
+from napari_transunet.viewer.sessions.registry import sessions_of
+from napari_transunet.viewer.widgets.preferences import Preferences
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.volume import Source, Volume
@@ -55,9 +52,10 @@ def labels(image):
     return Layer.create(*labels_to_layer(data, volume, NAMES, "ct labels"))
 
 
-# No fixture: pytest would hold its value, and with it the window, longer than napari's check for leaks allows.
-def action_in(viewer) -> ExportAction:
-    return ExportAction(viewer.window._qt_window)
+def export_labels(layer, path, *, image=None, provenance=None, overwrite=False):
+    """Write a labels layer now, in this thread."""
+    taken = snapshot(layer, image=image, provenance=provenance)
+    return write_snapshot(taken, request_for(path, overwrite=overwrite))[0]
 
 
 def test_export_lies_on_the_scans_exact_grid_and_says_where_it_comes_from(labels, image, tmp_path):
@@ -80,7 +78,7 @@ def test_export_lies_on_the_scans_exact_grid_and_says_where_it_comes_from(labels
 def test_labels_painted_after_the_snapshot_are_not_in_the_file(labels, tmp_path):
     taken = snapshot(labels)
     labels.data[:] = 2
-    path, _ = write_snapshot(taken, tmp_path / "out.nii.gz")
+    path, _ = write_snapshot(taken, request_for(tmp_path / "out.nii.gz"))
     assert np.count_nonzero(read_volume(path).data == 2) == 1
 
 
@@ -156,135 +154,144 @@ def test_dicom_labels_are_proposed_beside_the_folder_not_in_it(tmp_path):
 def test_unwritable_folder_is_not_proposed(labels, monkeypatch, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
-    monkeypatch.setattr(export.os, "access", lambda *_: False)
-    monkeypatch.setattr(export.Path, "home", lambda: home)
+    monkeypatch.setattr(snapshots.os, "access", lambda *_: False)
+    monkeypatch.setattr(snapshots.Path, "home", lambda: home)
     assert propose_path(labels) == home / "ct_labels.nii.gz"
 
 
-@pytest.mark.parametrize(
-    ("typed", "written", "confirmed"),
-    [
-        ("a.nii.gz", "a.nii.gz", True),
-        ("a.NRRD", "a.NRRD", True),
-        ("a", "a.seg.nrrd", False),
-        ("patient.1", "patient.1.seg.nrrd", False),
-    ],
-)
-def test_name_without_a_suffix_gets_one_and_is_not_confirmed(tmp_path, typed, written, confirmed):
-    assert complete_name(tmp_path / typed, ".seg.nrrd") == (tmp_path / written, confirmed)
+def test_a_name_with_an_ending_in_capitals_replaces_nothing(tmp_path):
+    assert request_for(tmp_path / "a.nrrd", overwrite=True).overwrite
+    capital = request_for(tmp_path / "patient.1.NRRD", overwrite=True)
+    assert (capital.stem, capital.formats, capital.overwrite) == ("patient.1", ("nrrd",), False)
+    with pytest.raises(VolumeError, match="cannot be written"):
+        request_for(tmp_path / "out.png")
 
 
-def test_action_writes_off_the_gui_thread(make_napari_viewer, labels, image, tmp_path, qtbot):
-    action = action_in(make_napari_viewer())
+# No fixture: pytest would hold its value, and with it the window, longer than napari's check for leaks allows.
+class Desk:
+    """A viewer with labels of an image, and its exporter."""
+
+    def __init__(self, viewer, image, labels):
+        self.image, self.labels = image, labels
+        viewer.add_layer(image)
+        viewer.add_layer(labels)
+        session = AnnotationSession(SHAPE, NAMES.names)
+        self.result = sessions_of(viewer).tie(labels, image, session)
+        self.exporter = exporter_of(viewer)
+
+    def write(self, path, **more):
+        self.exporter.write(self.result, self.image, request_for(path, **more))
+
+
+def test_a_window_has_one_exporter(make_napari_viewer):
+    viewer = make_napari_viewer()
+    assert exporter_of(viewer) is exporter_of(viewer)
+
+
+def test_it_is_written_off_the_gui_thread(make_napari_viewer, image, labels, tmp_path, qtbot, monkeypatch):
+    desk = Desk(make_napari_viewer(), image, labels)
     threads = []
+    plain = AnnotationSession.provenance
 
-    def provenance(array):
+    def provenance(session, array=None):
         threads.append(threading.get_ident())
-        return {"voxels": int(array.sum())}
+        return plain(session, array)
 
-    with qtbot.waitSignal(action.exported, timeout=TIMEOUT) as caught:
-        action.save(labels, tmp_path / "out.mha", image=image, provenance=provenance)
-    assert caught.args[0] == str(tmp_path / "out.mha")
-    assert "out.json" in caught.args[1]
+    monkeypatch.setattr(AnnotationSession, "provenance", provenance)
+    with qtbot.waitSignal(desk.exporter.exported, timeout=TIMEOUT) as caught:
+        desk.write(tmp_path / "out.mha")
+    assert caught.args[0] == [tmp_path / "out.mha", tmp_path / "out.json"]
     assert len(threads) == 1
     assert threads[0] != threading.get_ident()
-    assert json.loads((tmp_path / "out.json").read_text())["provenance"]["voxels"] == int(labels.data.sum())
-    assert not action.busy
+    written = json.loads((tmp_path / "out.json").read_text())["provenance"]
+    assert written["edited_voxels"] == np.count_nonzero(desk.labels.data)
+    assert written["source"]["fingerprint"]
+    qtbot.waitUntil(lambda: not desk.exporter.busy)
 
 
-def test_second_export_while_one_is_written_is_refused_in_words(make_napari_viewer, labels, tmp_path, qtbot):
-    action = action_in(make_napari_viewer())
-    with qtbot.waitSignal(action.exported, timeout=TIMEOUT):
-        action.save(labels, tmp_path / "one.nii.gz")
-        with qtbot.waitSignal(action.failed, timeout=TIMEOUT) as caught:
-            action.save(labels, tmp_path / "two.nii.gz")
+def test_second_export_while_one_is_written_is_refused_in_words(
+    make_napari_viewer, image, labels, tmp_path, qtbot
+):
+    desk = Desk(make_napari_viewer(), image, labels)
+    with qtbot.waitSignal(desk.exporter.exported, timeout=TIMEOUT):
+        desk.write(tmp_path / "one.nii.gz")
+        with qtbot.waitSignal(desk.exporter.failed, timeout=TIMEOUT) as caught:
+            desk.write(tmp_path / "two.nii.gz")
     assert "still being written" in caught.args[0]
     assert not (tmp_path / "two.nii.gz").exists()
 
 
-def test_failures_are_sentences(make_napari_viewer, labels, image, tmp_path, qtbot):
-    action = action_in(make_napari_viewer())
-    with qtbot.waitSignal(action.failed, timeout=TIMEOUT) as caught:
-        action.save(labels, tmp_path / "no such folder" / "out.nii.gz")
+def test_failures_are_sentences(make_napari_viewer, image, labels, tmp_path, qtbot):
+    desk = Desk(make_napari_viewer(), image, labels)
+    with qtbot.waitSignal(desk.exporter.failed, timeout=TIMEOUT) as caught:
+        desk.write(tmp_path / "no such folder" / "out.nii.gz")
     assert "no such folder" in caught.args[0]
-    with qtbot.waitSignal(action.failed, timeout=TIMEOUT) as caught:
-        action.save(labels, tmp_path / "out.png")
-    assert "out.png" in caught.args[0]
-    image.data = image.data[1:]
-    with qtbot.waitSignal(action.failed, timeout=TIMEOUT) as caught:
-        action.save(labels, tmp_path / "out.nii.gz", image=image)
+    desk.image.data = desk.image.data[1:]
+    with qtbot.waitSignal(desk.exporter.failed, timeout=TIMEOUT) as caught:
+        desk.write(tmp_path / "out.nii.gz")
     assert "no longer fits" in caught.args[0]
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root may write to")
-def test_read_only_folder_is_a_sentence(make_napari_viewer, labels, qtbot):
-    action = action_in(make_napari_viewer())
-    with qtbot.waitSignal(action.failed, timeout=TIMEOUT) as caught:
-        action.save(labels, "/proc/out.nii.gz")
+def test_read_only_folder_is_a_sentence(make_napari_viewer, image, labels, qtbot):
+    desk = Desk(make_napari_viewer(), image, labels)
+    with qtbot.waitSignal(desk.exporter.failed, timeout=TIMEOUT) as caught:
+        desk.write(Path("/proc/out.nii.gz"))
     assert caught.args[0].startswith("Cannot write to /proc")
 
 
-def test_full_disk_is_a_sentence(make_napari_viewer, labels, tmp_path, qtbot, monkeypatch):
-    action = action_in(make_napari_viewer())
+def test_full_disk_is_a_sentence(make_napari_viewer, image, labels, tmp_path, qtbot, monkeypatch):
+    desk = Desk(make_napari_viewer(), image, labels)
 
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export, "write_snapshot", full)
-    with qtbot.waitSignal(action.failed, timeout=TIMEOUT) as caught:
-        action.save(labels, tmp_path / "out.nii.gz")
-    assert caught.args[0] == "The labels could not be written: No space left on device."
+    monkeypatch.setattr(exporter, "write_snapshot", full)
+    with qtbot.waitSignal(desk.exporter.failed, timeout=TIMEOUT) as caught:
+        desk.write(tmp_path / "out.nii.gz")
+    assert "No space left on device" in caught.args[0]
 
 
 def test_dialog_proposes_the_preferred_format_and_its_answer_is_written(
-    make_napari_viewer, labels, image, tmp_path, qtbot, monkeypatch
+    make_napari_viewer, image, labels, tmp_path, qtbot, monkeypatch
 ):
-    action = action_in(make_napari_viewer())
-    asked = []
-
-    def answer(parent, title, proposal, filters):
-        asked.append((proposal, filters))
-        return str(tmp_path / "chosen"), FORMATS[".seg.nrrd"]
-
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", answer)
-    with qtbot.waitSignal(action.exported, timeout=TIMEOUT):
-        action.ask(labels, image=image)
-    ((proposal, filters),) = asked
-    assert proposal == str(tmp_path / "ct_labels.nii.gz")
-    assert filters.split(";;")[0] == FORMATS[".nii.gz"]
-    assert read_volume(tmp_path / "chosen.seg.nrrd").labels.names == NAMES.names
-
-
-def test_dialog_that_is_cancelled_writes_nothing(make_napari_viewer, labels, tmp_path, qtbot, monkeypatch):
-    action = action_in(make_napari_viewer())
-    before = sorted(tmp_path.iterdir())
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: ("", ""))
-    action.ask(labels)
-    qtbot.wait(50)
-    assert sorted(tmp_path.iterdir()) == before
-    assert not action.busy
+    desk = Desk(make_napari_viewer(), image, labels)
+    monkeypatch.setattr(exporter, "load_preferences", lambda: Preferences(export_format=".seg.nrrd"))
+    desk.exporter.ask(desk.result, desk.image)
+    dialog = desk.exporter.dialog
+    request = dialog.request()
+    assert (request.folder, request.stem, request.formats) == (tmp_path, "ct_labels", ("slicer",))
+    with qtbot.waitSignal(desk.exporter.exported, timeout=TIMEOUT):
+        dialog.findChild(QPushButton, "export_go").click()
+        assert not dialog.findChild(QPushButton, "export_go").isEnabled()
+        assert dialog.findChild(QPushButton, "export_cancel").isEnabled()
+        assert dialog.findChild(QProgressBar, "export_progress").isVisible()
+    assert not dialog.findChild(QProgressBar, "export_progress").isVisible()
+    assert read_volume(tmp_path / "ct_labels.seg.nrrd").labels.names == NAMES.names
 
 
-def test_window_closed_while_writing_still_gets_its_file(make_napari_viewer, labels, tmp_path, monkeypatch):
-    write = export.write_snapshot
+def test_window_closed_while_writing_still_gets_its_file(
+    make_napari_viewer, image, labels, tmp_path, monkeypatch
+):
+    desk = Desk(make_napari_viewer(), image, labels)
+    write = exporter.write_snapshot
     entered, leave, written = threading.Event(), threading.Event(), threading.Event()
 
     def slow(*args, **kwargs):
         entered.set()
-        leave.wait(60)
+        leave.wait(10)
         try:
             return write(*args, **kwargs)
         finally:
             written.set()
 
-    monkeypatch.setattr(export, "write_snapshot", slow)
-    viewer = make_napari_viewer()
-    action_in(viewer).save(labels, tmp_path / "out.nii.gz")
-    assert entered.wait(60)
-    (thread,) = (thread for thread in threading.enumerate() if thread.name == "export")
+    monkeypatch.setattr(exporter, "write_snapshot", slow)
+    desk.write(tmp_path / "out.nii.gz")
+    assert entered.wait(5)
+    (thread,) = desk.exporter._chores._finishing
     assert not thread.daemon  # the interpreter waits for it
-    viewer.close()
+    desk.exporter.close()
     leave.set()
-    assert written.wait(60)
+    assert written.wait(10)
     thread.join(10)
     assert read_volume(tmp_path / "out.nii.gz").data.shape == SHAPE

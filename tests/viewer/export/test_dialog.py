@@ -9,7 +9,7 @@ pytest.importorskip("qtpy")
 
 from qtpy.QtWidgets import QCheckBox, QComboBox, QPushButton
 
-from napari_transunet.viewer.review.export_dialog import ExportDialog
+from napari_transunet.viewer.export.dialog import ExportDialog
 
 
 def test_the_export_dialog_asks_for_a_request(qtbot, tmp_path):

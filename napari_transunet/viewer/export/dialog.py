@@ -16,13 +16,15 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QLineEdit,
+    QProgressBar,
     QPushButton,
     QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
 
-from napari_transunet.annotation.exporting import FORMATS, ExportRequest, unavailable
+from napari_transunet.export.formats import FORMATS, unavailable
+from napari_transunet.export.writing import ExportRequest
 
 if TYPE_CHECKING:
     from napari_transunet.volumes.volume import Source
@@ -65,6 +67,10 @@ class ExportDialog(QDialog):
         self._status.setWordWrap(True)
         self._status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
         self._status.setMinimumHeight(34)
+        self._progress = QProgressBar(self)
+        self._progress.setObjectName("export_progress")
+        self._progress.setTextVisible(False)
+        self._progress.hide()
         self._go = QPushButton("Export", self)
         self._go.setObjectName("export_go")
         self._go.setDefault(True)
@@ -97,11 +103,12 @@ class ExportDialog(QDialog):
         layout.addLayout(form)
         layout.addWidget(self._overwrite)
         layout.addWidget(self._status)
+        layout.addWidget(self._progress)
         layout.addLayout(buttons)
         self.resize(520, self.sizeHint().height())
 
-    def offer(self, source: Source | None, folder: Path, stem: str) -> None:
-        """Set the dialog up for labels of this scan."""
+    def offer(self, source: Source | None, folder: Path, stem: str, preferred: str = ".nii.gz") -> None:
+        """Set the dialog up for labels of this scan; where no format is chosen yet, the one of this ending is."""
         for name, box in self._boxes.items():
             why = unavailable(name, source)
             box.setEnabled(why is None)
@@ -109,11 +116,12 @@ class ExportDialog(QDialog):
             if why is not None:
                 box.setChecked(False)
         if not any(box.isChecked() for box in self._boxes.values()):
-            self._boxes["nifti"].setChecked(True)
+            self._boxes[next(name for name, (end, _) in FORMATS.items() if end == preferred)].setChecked(True)
         self._folder.setText(str(folder))
         self._stem.setText(stem)
         self._overwrite.setChecked(False)
-        self.say("")
+        if not self._busy:
+            self.say("")
         self._refresh()
 
     def request(self) -> ExportRequest:
@@ -130,9 +138,19 @@ class ExportDialog(QDialog):
         """Say how the export went."""
         self._status.setText(sentence)
 
-    def set_busy(self, busy: bool) -> None:
-        """Whether an export is being written."""
+    def set_progress(self, done: int, total: int) -> None:
+        """An export is being written, of which so many files are done; `total` 0 where that is not known yet."""
+        self._progress.setRange(0, total)
+        self._progress.setValue(done)
+        self._set_busy(True)
+
+    def set_idle(self) -> None:
+        """No export is being written."""
+        self._set_busy(False)
+
+    def _set_busy(self, busy: bool) -> None:
         self._busy = busy
+        self._progress.setVisible(busy)
         self._cancel.setEnabled(busy)
         self._refresh()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import nibabel
@@ -10,16 +11,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from napari_transunet.annotation import exporting
-from napari_transunet.annotation.exporting import (
-    FORMATS,
-    ExportRequest,
-    check_source,
-    export,
-    source_state,
-    unavailable,
-)
 from napari_transunet.errors import ExistsError, FileProblem, InputError, VolumeError
+from napari_transunet.export import writing
+from napari_transunet.export.formats import FORMATS, unavailable
+from napari_transunet.export.source import check_source, source_state
+from napari_transunet.export.writing import ExportRequest, export
 from napari_transunet.io.reading import read_volume
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
@@ -52,9 +48,9 @@ def test_every_format_is_there_and_reopens(labels, tmp_path):
         labels, GEOMETRY, NAMES, request, provenance=PROVENANCE, progress=lambda *at: seen.append(at)
     )
     assert {path.name for path in paths} == {path.name for path in tmp_path.iterdir()}
-    assert len(paths) == 4 + 2 + 2 + 2 + 1 + 1
-    assert seen[-1] == (8, 8)
-    for ending in (".nii.gz", ".nrrd", ".seg.nrrd", ".mha"):
+    assert len(paths) == 5 + 2 + 2 + 2 + 1 + 1
+    assert seen[-1] == (12, 12)
+    for ending in (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".mha"):
         again = read_volume(tmp_path / f"ct_labels{ending}")
         assert np.array_equal(again.data, labels)
         assert again.labels.names == NAMES.names
@@ -75,7 +71,7 @@ def test_every_format_is_there_and_reopens(labels, tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", ["nifti", "nrrd", "slicer", "metaimage"])
+@pytest.mark.parametrize("name", ["nifti", "nii", "nrrd", "slicer", "metaimage"])
 def test_exported_reopened_and_exported_again_is_the_same_to_the_byte(labels, tmp_path, name):
     first, second = tmp_path / "a", tmp_path / "b"
     first.mkdir()
@@ -102,16 +98,38 @@ def test_nothing_is_replaced_unasked_and_nothing_is_left_half_done(labels, tmp_p
     empty = tmp_path / "empty"
     empty.mkdir()
     with monkeypatch.context() as patch:
-        patch.setattr(exporting, "write_label_table", _full)
+        patch.setattr(writing, "write_label_table", _full)
         with pytest.raises(OSError, match="No space"):
             export(labels, GEOMETRY, NAMES, _request(empty))
     assert not list(empty.iterdir())
     with pytest.raises(InputError, match="cancelled"):
         export(labels, GEOMETRY, NAMES, _request(empty), cancelled=lambda: True)
     assert not list(empty.iterdir())
+    told = []
+    with pytest.raises(InputError, match="cancelled"):  # when the last file is already written
+        export(
+            labels,
+            GEOMETRY,
+            NAMES,
+            _request(empty, "nifti"),
+            progress=lambda *at: told.append(at),
+            cancelled=lambda: bool(told),
+        )
+    assert not list(empty.iterdir())
     (empty / "ct_labels.json").write_text('{"Modality": "CT"}')
     with pytest.raises(ExistsError, match="does not describe labels"):
         export(labels, GEOMETRY, NAMES, _request(empty, "nifti", overwrite=True))
+
+
+def test_what_a_killed_export_left_goes_with_the_next_one(labels, tmp_path):
+    old, young = tmp_path / ".exporting-old", tmp_path / ".exporting-young"
+    for folder in (old, young):
+        folder.mkdir()
+        (folder / "ct_labels.nii.gz").touch()
+    os.utime(old, (0, 0))
+    export(labels, GEOMETRY, NAMES, _request(tmp_path, "nifti"))
+    assert not old.exists()
+    assert young.exists()  # it may be another program's that goes on
 
 
 def _full(*_args, **_kwargs):

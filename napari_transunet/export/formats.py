@@ -1,0 +1,68 @@
+"""The formats of an export, and which of them can be made of a scan's labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from napari_transunet.io.dicom.seg_writing import why_not
+from napari_transunet.io.writing import writable_suffix
+
+if TYPE_CHECKING:
+    from napari_transunet.volumes.volume import Source
+
+FORMATS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "nifti": (".nii.gz", "NIfTI, compressed"),
+        "nii": (".nii", "NIfTI, not compressed"),
+        "nrrd": (".nrrd", "NRRD"),
+        "slicer": (".seg.nrrd", "3D Slicer segmentation, with names and colours"),
+        "metaimage": (".mha", "MetaImage"),
+        "dicom-seg": (".dcm", "DICOM segmentation that refers to the scan's series"),
+        "masks": ("_*.nii.gz", "One binary mask for each organ (NIfTI)"),
+        "stl": ("_*.stl", "One surface for each organ (STL)"),
+        "ply": ("_*.ply", "One surface for each organ, coloured (PLY)"),
+        "label-table": (".label.txt", "Names and colours for ITK-SNAP"),
+    }
+)
+"""Format -> ending (a star stands for the organ's name) and what it is."""
+
+VOLUMES = ("nifti", "nii", "nrrd", "slicer", "metaimage")
+"""Those that hold all labels in one file that napari reads."""
+
+PER_ORGAN = ("masks", "stl", "ply")
+
+
+def format_of(path: Path) -> str:
+    """The format of one file for all labels, by its ending.
+
+    Raises
+    ------
+    VolumeError
+        No such format has this ending.
+    """
+    suffix = writable_suffix(path)
+    return next(name for name in VOLUMES if FORMATS[name][0] == suffix)
+
+
+def unavailable(format_name: str, source: Source | None) -> str | None:
+    """Why a format cannot be made of labels of this scan; None where it can."""
+    if format_name == "dicom-seg":
+        if (reason := why_not(source)) is not None:
+            return reason
+        if not _installed("highdicom"):
+            return 'Needs highdicom: pip install "napari-transunet[export]".'
+    if format_name in ("stl", "ply") and not _installed("scikit-image"):
+        return 'Needs scikit-image: pip install "napari-transunet[export]".'
+    return None
+
+
+def _installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
