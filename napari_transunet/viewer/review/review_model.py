@@ -13,12 +13,12 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_transunet.annotation.review_order import next_to_check, seconds_left
 from napari_transunet.viewer.layers.layers import label_set_of
-from napari_transunet.viewer.layers.live_update import position_in_view
 from napari_transunet.viewer.layers.slice_numbers import SliceNumbers, index_in_view, slice_numbers
 from napari_transunet.viewer.layers.undo import was_edited, write_as_one_step
 from napari_transunet.viewer.review.label_editing import all_labels
 from napari_transunet.viewer.review.slice_strip import StripData
 from napari_transunet.viewer.sessions.autosave_controller import keep, keeper_of
+from napari_transunet.viewer.sessions.live_update import position_in_view
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.volumes.labels import LabelSet, default_color

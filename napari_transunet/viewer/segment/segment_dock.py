@@ -23,7 +23,6 @@ from napari_transunet.errors import TransUNetError
 from napari_transunet.inference.compatibility import doubt_about, doubt_about_looks
 from napari_transunet.viewer.layers.fingerprints import fingerprinted_volume
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, looks_like_labels, volume_of
-from napari_transunet.viewer.layers.showing import show_volume
 from napari_transunet.viewer.layers.slice_numbers import is_outside
 from napari_transunet.viewer.segment.advanced import AdvancedOptions
 from napari_transunet.viewer.segment.checkpoint_chooser import (
@@ -44,6 +43,7 @@ from napari_transunet.viewer.segment.segmentation_run import (
     RunRequest,
     SegmentationRun,
 )
+from napari_transunet.viewer.segment.showing import show_volume
 from napari_transunet.viewer.segment.volume_loader import VolumeOpener
 from napari_transunet.viewer.sessions.autosave_controller import AutosaveController, keep, keeper_of
 from napari_transunet.viewer.sessions.recovery import Recovery, recovery_question

@@ -25,9 +25,9 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_transunet.annotation.provenance import RunRecord, now
 from napari_transunet.errors import InputError
-from napari_transunet.viewer.layers.live_update import LivePainter, SliceBuffer, position_in_view
 from napari_transunet.viewer.layers.slice_numbers import SliceNumbers, slice_numbers
 from napari_transunet.viewer.layers.undo import UndoStep
+from napari_transunet.viewer.sessions.live_update import LivePainter, SliceBuffer, position_in_view
 
 if TYPE_CHECKING:
     from napari.layers import Image

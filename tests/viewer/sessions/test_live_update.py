@@ -11,8 +11,8 @@ pytest.importorskip("napari")
 
 from napari.components import ViewerModel
 
-from napari_transunet.viewer.layers.live_update import LivePainter, SliceBuffer, position_in_view
 from napari_transunet.viewer.layers.undo import UndoStep
+from napari_transunet.viewer.sessions.live_update import LivePainter, SliceBuffer, position_in_view
 from napari_transunet.viewer.sessions.registry import Sessions
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
