@@ -116,7 +116,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
         check=False,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         env=settings | environment,
     )
 

@@ -158,7 +158,7 @@ def test_the_low_priority_of_a_run_stays_with_no_thread(make_napari_viewer, qtbo
 
     from napari_transunet.viewer.segment import segmentation_run
 
-    monkeypatch.setattr(segmentation_run, "_NICENESS", 19)
+    monkeypatch.setattr(segmentation_run, "_NICENESS", 1)
     monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(checkpoints))
     viewer = make_napari_viewer()
     _, widget = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
