@@ -7,18 +7,22 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
 from napari_transunet.cli.options import JsonOption, OverwriteOption, check_target
 from napari_transunet.cli.printing import print_json, print_table
 from napari_transunet.cli.reporting import BAD_INPUT, say, sentence_of
-from napari_transunet.errors import InputError, VolumeError
+from napari_transunet.errors import DatasetError, InputError, VolumeError
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from napari_transunet.cli.pairing import Pair, Pairing
     from napari_transunet.metrics.summary import LabelScores
+    from napari_transunet.training.dataset_json import Description
     from napari_transunet.volumes.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -36,6 +40,7 @@ class _Scoring:
     tolerance: float
     labels: tuple[int, ...] | None
     published: bool
+    described: Description
 
 
 @dataclass(frozen=True)
@@ -97,13 +102,17 @@ def evaluate(
     A label absent from both is left out of the mean; absent from one it has Dice 0 and infinite distances (in JSON:
     null and "inf").
 
+    Voxels of the label 255 in the reference are unknown and count for nothing, unless an organ has that value. Where a
+    dataset.json beside the references, or a folder above, lists which organs are annotated in a case ("labelled"), the
+    others are not scored in it.
+
     Of two folders, files of one name are a case each: case.nii.gz and case.nrrd, also case_0000.nii.gz or
     case_labels.nii.gz where a name has no partner. The table then shows, for each label, mean and standard
     deviation, median and the worst case. Infinite distances are not in the mean but counted beside it (∞ ×2), and in
     the mean over labels each label weighs the same. Where a case fails, the others are still scored, and the exit
     status is 2.
     """
-    scoring = _Scoring(tolerance, _values(labels), published_scoring)
+    scoring = _Scoring(tolerance, _values(labels), published_scoring, _description(reference))
     output = _Output(as_json, csv_file, overwrite)
     if csv_file is not None:
         check_target(csv_file, overwrite=overwrite)
@@ -122,6 +131,19 @@ def evaluate(
     if not pairing.pairs:
         raise InputError(f"No file in {prediction} has the name of one in {reference}; rename them.")
     _evaluate_cases(prediction, reference, pairing, scoring, output)
+
+
+def _description(reference: Path) -> Description:
+    """What a `dataset.json` beside the references, or a folder above, says of what is annotated in each case."""
+    from napari_transunet.training.dataset_json import FILE_NAME, Description, read_description
+
+    folder = reference if reference.is_dir() else reference.parent
+    beside = (folder, folder.resolve().parent)
+    try:
+        return read_description(next((place for place in beside if (place / FILE_NAME).is_file()), folder))
+    except DatasetError as error:
+        say(f"Note: what is annotated is not known, since {error}")
+        return Description()
 
 
 def _values(text: str | None) -> tuple[int, ...] | None:
@@ -168,6 +190,8 @@ def _read(path: Path) -> Volume:
 
 
 def _score(prediction: Path, reference: Path, scoring: _Scoring) -> _Scored:
+    from napari_transunet.cli.pairing import plain_name
+    from napari_transunet.io.sidecar import stem_of
     from napari_transunet.metrics.segmentation_metrics import evaluate as score
 
     first, second = _read(prediction), _read(reference)
@@ -177,17 +201,44 @@ def _score(prediction: Path, reference: Path, scoring: _Scoring) -> _Scored:
             f"{second.geometry.shape}, spacing {_millimetres(first)} and "
             f"{_millimetres(second)} mm{_apart(first, second)}); resample one of them first."
         )
+    own, true, unknown = _known(first, second, scoring.described)
+    annotated = scoring.described.annotated.get(plain_name(stem_of(reference)))
+    scored = scoring.labels
+    if annotated is not None:
+        scored = tuple(value for value in scored or sorted(annotated) if value in annotated)
     scores = score(
-        first.data,
-        second.data,
+        own,
+        true,
         spacing=first.geometry.spacing,
-        labels_to_score=scoring.labels,
+        labels_to_score=scored,
         tolerance_mm=scoring.tolerance,
         published_scoring=scoring.published,
     )
     names = (first.labels.names if first.labels else {}) | (second.labels.names if second.labels else {})
-    notes = [*_reading_notes(first, second), *_other_names(first, second)]
+    notes = [*_reading_notes(first, second), *_other_names(first, second), *unknown]
+    if annotated is not None:
+        notes.append("Note: only the organs that dataset.json lists as annotated in a case are scored there.")
     return _Scored(scores, names, first.geometry.spacing, notes)
+
+
+def _known(
+    prediction: Volume, reference: Volume, described: Description
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], list[str]]:
+    """Both labels without the voxels that the reference calls unknown, and what to tell about that.
+
+    255, or what `dataset.json` calls unknown, is it unless an organ has that value: a named one, or the only one there
+    is, as in masks of 0 and 255.
+    """
+    from napari_transunet.training.losses import UNKNOWN
+
+    own, true, value = prediction.data, reference.data, described.unknown
+    named = reference.labels is not None and value in reference.labels.names
+    if value is None or named or not (hidden := true == value).any():
+        return own, true, []
+    if described.unknown == UNKNOWN and not ((true != 0) & ~hidden).any():
+        return own, true, []
+    note = f"Note: voxels that the reference labels {value} are unknown, and count for nothing."
+    return np.where(hidden, 0, own), np.where(hidden, 0, true), [note]
 
 
 def _evaluate_pair(prediction: Path, reference: Path, scoring: _Scoring, output: _Output) -> None:

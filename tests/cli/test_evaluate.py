@@ -308,3 +308,51 @@ def test_two_files_of_one_case_are_refused(run, folders, twice):
         write(Path("predictions") / name, block())
     error = only_error(run(*folders, "--skip-unmatched"))
     assert all(name in error for name in twice)
+
+
+def test_unknown_voxels_of_the_reference_count_for_nothing(run, folders):
+    prediction, reference = map(Path, folders)
+    data = block()
+    data[:, :4] = 255
+    write(reference / "a.nrrd", data)
+    guess = block()
+    guess[:, :4] = 2
+    write(prediction / "a.nii.gz", guess)
+
+    result = run(prediction / "a.nii.gz", reference / "a.nrrd", "--json")
+
+    assert {label["dice"] for label in results(result)["labels"].values()} == {1.0}
+    assert "255" in result.stderr
+
+
+def test_masks_of_0_and_255_are_scored(run, folders):
+    prediction, reference = map(Path, folders)
+    mask = np.where(block() > 0, 255, 0).astype(np.uint8)
+    write(prediction / "a.nii.gz", mask)
+    write(reference / "a.nrrd", mask)
+
+    result = run(prediction / "a.nii.gz", reference / "a.nrrd", "--json")
+
+    assert list(results(result)["labels"]) == ["255"]
+
+
+def test_organs_that_are_not_annotated_in_a_case_are_not_scored_there(run, folders):
+    prediction, reference = map(Path, folders)
+    about = {"labels": {"background": 0, "body": 1, "head": 2}, "labelled": {"a": ["body"]}}
+    Path("dataset.json").write_text(json.dumps(about))
+
+    result = run(prediction, reference, "--json")
+
+    cases = {case["case"]: case["labels"] for case in results(result)["cases"]}
+    assert cases["a"]["2"]["dice"] is None
+    assert cases["a"]["1"]["dice"] is not None
+    assert cases["b"]["2"]["dice"] is not None
+
+
+def test_a_dataset_json_that_cannot_be_used_is_said(run, folders):
+    Path("dataset.json").write_text('{"labelled": 3}')
+
+    result = run(*folders, "--json")
+
+    assert len(results(result)["cases"]) == 3
+    assert "dataset.json" in result.stderr
