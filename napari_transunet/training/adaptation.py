@@ -28,6 +28,7 @@ from napari_transunet.inference.devices import free_cached_memory, resolve_devic
 from napari_transunet.inference.slices import PLANES, Plane, orientation_for
 from napari_transunet.training.augmentation import Augmentation
 from napari_transunet.training.datasets import values_in, whole_labels
+from napari_transunet.training.first_network import first_network
 from napari_transunet.training.heads import with_classes
 from napari_transunet.training.losses import UNKNOWN, PartialDiceCELoss
 from napari_transunet.training.optimiser import parameter_groups
@@ -115,7 +116,7 @@ class AdaptationProgress:
 
 
 def adapt(
-    checkpoint: Checkpoint | str | os.PathLike[str],
+    checkpoint: Checkpoint | str | os.PathLike[str] | None,
     corrections: Sequence[Correction],
     *,
     device: str = "auto",
@@ -137,7 +138,8 @@ def adapt(
 
     Parameters
     ----------
-    checkpoint : as loaded, or its name or path
+    checkpoint : as loaded, or its name or path; None: a first network for the `new_organs`, as `first_network` makes it
+        of the first scan
     corrections : scans with the slices, organs and voxels that are vouched for; nothing else is learnt from
     device, precision : as for `Predictor`; weights stay float32
     progress : told after every step
@@ -165,10 +167,16 @@ def adapt(
     dtype = resolve_precision(precision, where)
     if steps is not None and steps < 1:
         raise InputError(f"At least 1 step is needed, not {steps}.")
-    parent = (
-        checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(resolve_checkpoint(checkpoint))
-    )
-    classes = _Classes.of(parent.card, new_organs or {}, drop)
+    if not corrections:
+        raise InputError("There are no corrections, so nothing can be learnt.")
+    added = new_organs or {}
+    if checkpoint is None:
+        parent, added = first_network(corrections[0].volume, added), {}
+    elif isinstance(checkpoint, Checkpoint):
+        parent = checkpoint
+    else:
+        parent = load_checkpoint(resolve_checkpoint(checkpoint))
+    classes = _Classes.of(parent.card, added, drop)
     card = _card_with(parent.card, classes)
     stop = _Stop(cancelled)
     parts = [_prepared(one, card, classes, stop) for one in corrections]
@@ -197,12 +205,13 @@ def adapt(
             progress=progress,
             stop=stop,
             start=start,
+            from_scratch=not parent.sha256,
         ).run(steps, seconds)
     net.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     free_cached_memory(where)
     story = Adaptation(
-        parent=parent.sha256,
-        parent_name=parent.name[:200] or None,
+        parent=parent.sha256 or None,
+        parent_name=parent.name[:200] or None if parent.sha256 else None,
         scans=_scans(corrections, parts, held, classes),
         added=tuple(classes.added.values()),
         dropped=classes.dropped,
@@ -506,6 +515,7 @@ class _Learning:
     Attributes
     ----------
     held : which of the samples are scored before all are learnt from
+    from_scratch : whether the batch norms have no statistics yet, and so have to learn them
     steps, further_steps, dice : what came of it, as in `Adaptation`; Dice by class, before and after
     """
 
@@ -520,6 +530,7 @@ class _Learning:
     progress: Callable[[AdaptationProgress], None] | None
     stop: _Stop
     start: float
+    from_scratch: bool
     steps: int = 0
     further_steps: int = 0
     dice: Mapping[int, tuple[float, float]] = field(default_factory=dict)
@@ -641,8 +652,10 @@ class _Learning:
         return images, labels, annotated, partly
 
     def _train_mode(self) -> None:
-        """Train all weights, but keep the statistics of batch norms: a few slices of one scan would spoil them."""
+        """Train all weights, but keep what batch norms know of many scans: a few slices of one would spoil it."""
         self.net.train()
+        if self.from_scratch:
+            return
         for module in self.net.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()

@@ -128,8 +128,8 @@ def partial_slices(
     single = set() if marked is None else set(np.flatnonzero(marked.any(axis=(1, 2))).tolist()) - whole
     chosen = np.array(sorted(whole | single), np.int64)
     table = np.zeros(1 << 16, np.uint8)
-    for value, target in classes.items():
-        table[value] = target if target in (*annotated, UNKNOWN) else 0
+    for value, own in classes.items():
+        table[value] = own if own in (*annotated, UNKNOWN) else 0
 
     reach = np.arange(-REACH, REACH + 1) if card.context == 3 else np.zeros(2 * REACH + 1, np.int64)
     wanted = np.clip(np.add.outer(chosen, reach), 0, len(source) - 1)

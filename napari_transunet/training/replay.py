@@ -10,6 +10,7 @@ import json
 import math
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ class ReplayPack:
         with atomic_path(path, overwrite=overwrite) as partial:
             try:
                 with partial.open("wb") as file:
-                    np.savez_compressed(file, **arrays)
+                    np.savez_compressed(file, allow_pickle=False, **arrays)
             except OSError as error:
                 raise FileProblem(f"{path} cannot be written: {error.strerror or error}.") from error
 
@@ -131,6 +132,7 @@ class ReplayPack:
             KeyError,
             EOFError,
             zipfile.BadZipFile,
+            zlib.error,
             NotImplementedError,
             RuntimeError,
         ) as error:
