@@ -16,7 +16,6 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QPushButton,
-    QSizePolicy,
     QSpinBox,
     QToolButton,
     QVBoxLayout,
@@ -25,6 +24,7 @@ from qtpy.QtWidgets import (
 
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.widgets.messages import organ
+from napari_transunet.viewer.widgets.status_line import StatusLine
 
 REMEMBERED = (
     "count",
@@ -130,10 +130,9 @@ class CorrectionPanel(QWidget):
         self._suggest.setToolTip(
             "Take the mean of the organ's values, and two standard deviations to each side"
         )
-        self._status = QLabel(self)
-        self._status.setObjectName("correction_status")
-        self._status.setWordWrap(True)
-        self._status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
+        self.status = StatusLine("correction_status", self)
+        """What a tool did; the dock shows it where it is always in sight."""
+
         self._lay_out()
         self._range.toggled.connect(self._on_range)
         self._low.valueChanged.connect(self._on_range)
@@ -189,7 +188,7 @@ class CorrectionPanel(QWidget):
 
     def say(self, sentence: str) -> None:
         """What a tool did, or why it did nothing."""
-        self._status.setText(sentence)
+        self.status.setText(sentence)
 
     def set_enabled_because(self, why_not: str | None) -> None:
         """Let tools be used (None), or say why they cannot be."""
@@ -222,7 +221,6 @@ class CorrectionPanel(QWidget):
         layout.addWidget(self._by_hand)
         layout.addLayout(grid)
         layout.addLayout(limits)
-        layout.addWidget(self._status)
         layout.addStretch(1)
 
     def _tool(self, name: str) -> QPushButton:

@@ -20,7 +20,6 @@ from qtpy.QtWidgets import (
     QSizePolicy,
     QTableWidget,
     QTableWidgetItem,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -29,6 +28,7 @@ from napari_transunet.errors import TransUNetError
 from napari_transunet.metrics.difference_map import Matching
 from napari_transunet.metrics.region_properties import as_csv, write_measures
 from napari_transunet.viewer.review.actions import ACTIONS
+from napari_transunet.viewer.widgets.fold import Fold
 from napari_transunet.viewer.widgets.messages import millilitres, organ, organs
 
 if TYPE_CHECKING:
@@ -168,14 +168,6 @@ class ComparePanel(QWidget):
         self.button.setObjectName("compare")
         self.button.setToolTip(ACTIONS["compare"].hint)
         self.button.clicked.connect(self.press)
-        self._fold = QToolButton(self)
-        self._fold.setObjectName("reference_fold")
-        self._fold.setText("What the reference's labels stand for")
-        self._fold.setCheckable(True)
-        self._fold.setAutoRaise(True)
-        self._fold.setArrowType(Qt.ArrowType.RightArrow)
-        self._fold.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self._fold.toggled.connect(self._on_fold)
         self._table = QTableWidget(0, 2, self)
         self._table.setObjectName("reference_table")
         self._table.setHorizontalHeaderLabels(["Reference", "These labels"])
@@ -183,7 +175,7 @@ class ComparePanel(QWidget):
         header = self._table.verticalHeader()
         if header is not None:
             header.setVisible(False)
-        self._table.hide()
+        self._fold = Fold("What the reference's labels stand for", self._table, "reference_fold", self)
         self._map = QCheckBox("Show disagreement as a layer", self)
         self._map.setObjectName("show_disagreement")
         self._map.toggled.connect(self.map_wanted)
@@ -200,7 +192,6 @@ class ComparePanel(QWidget):
         layout.setContentsMargins(0, 6, 0, 0)
         layout.addLayout(first)
         layout.addWidget(self._fold)
-        layout.addWidget(self._table)
         layout.addWidget(self._map)
         layout.addWidget(self._status)
         layout.addWidget(self._scores, 1)
@@ -267,7 +258,7 @@ class ComparePanel(QWidget):
             stretching.setStretchLastSection(True)
         unsure = found.matching.by == "number" or None in found.matching.organs.values()
         self._fold.setEnabled(bool(self._choices))
-        self._fold.setChecked(unsure and bool(self._choices))
+        self._fold.set_open(unsure and bool(self._choices))
         if found.matching.by == "number" and self._choices:
             self.say(
                 "The reference has no names; its numbers are taken for those of these labels. Check the table."
@@ -326,7 +317,7 @@ class ComparePanel(QWidget):
         """Forget what was compared: it says nothing about other labels."""
         self._reference, self._choices = None, {}
         self._table.setRowCount(0)
-        self._fold.setChecked(False)
+        self._fold.set_open(False)
         for table in (self._scores, self._slices):
             _fill(table, [])
         self.set_busy(False)
@@ -343,13 +334,9 @@ class ComparePanel(QWidget):
         self._reference, self._choices = None, {}
         self._table.setRowCount(0)
         self._fold.setEnabled(False)
-        self._fold.setChecked(False)
+        self._fold.set_open(False)
         if self.reference is not None:
             self.chosen.emit(self.reference)
-
-    def _on_fold(self, on: bool) -> None:
-        self._table.setVisible(on)
-        self._fold.setArrowType(Qt.ArrowType.DownArrow if on else Qt.ArrowType.RightArrow)
 
     def _on_selected(self) -> None:
         items = self._slices.selectedItems()

@@ -7,19 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QComboBox,
-    QFrame,
     QGridLayout,
     QHBoxLayout,
     QLabel,
     QPushButton,
-    QScrollArea,
     QSizePolicy,
     QTableWidget,
-    QTabWidget,
     QToolButton,
     QVBoxLayout,
     QWidget,
@@ -52,7 +49,11 @@ from napari_transunet.viewer.sessions.registry import is_reviewable
 from napari_transunet.viewer.sessions.sessions_dialog import SessionsDialog
 from napari_transunet.viewer.widgets.confirm_bar import QuestionBar
 from napari_transunet.viewer.widgets.dock_events import Lifetime
+from napari_transunet.viewer.widgets.fitting_area import FittingArea
+from napari_transunet.viewer.widgets.fold import Fold
 from napari_transunet.viewer.widgets.messages import organ
+from napari_transunet.viewer.widgets.status_line import StatusLine
+from napari_transunet.viewer.widgets.tab_group import join_tabs
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.viewer.widgets.volume_chooser import InfoLine
 from napari_transunet.viewer.widgets.widget_state import Memory
@@ -67,6 +68,9 @@ if TYPE_CHECKING:
     from napari_transunet.volumes.labels import Label
 
 logger = logging.getLogger(__name__)
+
+_SECTIONS = ("section_correct", "section_measure", "section_compare", "section_advanced")
+"""Object names of the sections' headings, open or folded as they were left."""
 
 _TOOLS = (
     "largest",
@@ -135,12 +139,14 @@ class ReviewDock(QWidget):
         self.comparison = ComparePanel(self)
         self.attention = AttentionPanel(self)
         self.attention_clicks = AttentionClicks(self.bench, self.maps, self.attention, self)
-        self._tabs = QTabWidget(self)
-        self._tabs.setObjectName("review_tabs")
-        self._status = QLabel(self)
-        self._status.setObjectName("review_status")
-        self._status.setWordWrap(True)
-        self._status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
+        self._content = QWidget(self)  # what scrolls in a low window
+        self._sections = QVBoxLayout()
+        self._opened: Fold | None = None
+        self._into_view = QTimer(self)  # what was just unfolded has its place only after the layout's turn
+        self._into_view.setSingleShot(True)
+        self._into_view.setInterval(0)
+        self._into_view.timeout.connect(self._bring_into_view)
+        self._status = StatusLine("review_status", self)
         self._export = QPushButton(ACTIONS["export"].title, self)
         self._export.setObjectName("review_export")
         self._sessions = QPushButton("Saved…", self)
@@ -152,7 +158,7 @@ class ReviewDock(QWidget):
         self._saved: SessionsDialog | None = None
         self._lifetime = Lifetime(self)
         self._lay_out()
-        self._memory = Memory(self, "review", (*REMEMBERED, "review_tabs"))
+        self._memory = Memory(self, "review", (*REMEMBERED, *_SECTIONS))
         self._connect()
         self._attach()
 
@@ -170,18 +176,18 @@ class ReviewDock(QWidget):
 
     # -- construction ---------------------------------------------------------------------------------------
 
+    def add_section(self, title: str, name: str, panel: QWidget, *, is_open: bool = False) -> Fold:
+        """Add a section that folds below those that are there; `name` is the object name of its heading."""
+        section = Fold(title, panel, name, self._content, is_open=is_open)
+        self._sections.addWidget(section)
+        return section
+
     def _lay_out(self) -> None:
-        for title, panel in (
-            ("Correct", self.tools),
-            ("Measure", self.measures),
-            ("Compare", self.comparison),
-            ("Attention", self.attention),
-        ):
-            self._tabs.addTab(panel, title)
-        inner = QWidget(self)
-        layout = QVBoxLayout(inner)
-        layout.setContentsMargins(8, 8, 8, 8)
-        layout.setSpacing(6)
+        self._sections.setSpacing(2)
+        self.add_section("Correct", "section_correct", self.tools, is_open=True)
+        self._measure_section = self.add_section("Measure", "section_measure", self.measures)
+        self._compare_section = self.add_section("Compare", "section_compare", self.comparison)
+        self._advanced_section = self.add_section("Advanced: attention", "section_advanced", self.attention)
         buttons = QHBoxLayout()
         buttons.addWidget(self._export, 1)
         buttons.addWidget(self._sessions, 1)
@@ -191,23 +197,36 @@ class ReviewDock(QWidget):
         for row, (text, chooser) in enumerate((("Labels", self._labels), ("Image", self._image))):
             which.addWidget(QLabel(text, self), row, 0)
             which.addWidget(chooser, row, 1)
-        layout.addLayout(which)
         editing = QHBoxLayout()
         for tool in (self._add_label, self._edit_label, self._delete_label):
             editing.addWidget(tool)
         editing.addStretch(1)
-        for above in (self._notes, self.review, self.organs):
-            layout.addWidget(above)
-        layout.addLayout(editing)
-        for below in (self.editor, self._question, self._tabs, self._status):
-            layout.addWidget(below, 1 if below is self._tabs else 0)
+        scrolled = QVBoxLayout(self._content)
+        scrolled.setContentsMargins(0, 0, 0, 0)
+        scrolled.setSpacing(6)
+        for above in (self.review.more, self.organs):
+            scrolled.addWidget(above)
+        scrolled.addLayout(editing)
+        scrolled.addWidget(self.editor)
+        scrolled.addLayout(self._sections)
+        scrolled.addWidget(self._notes)
+        scrolled.addStretch(1)
+        # Which labels, which slice, what was done and what to do next are always in sight.
+        self._area = FittingArea(self._content, self)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(8, 8, 8, 8)
+        layout.setSpacing(6)
+        layout.addLayout(which)
+        for part in (self.review, self._area, self._question, self.tools.status, self._status):
+            layout.addWidget(part)
         layout.addLayout(buttons)
+        layout.addStretch(1)
         own_width = [
             self.comparison.button,
             *self.editor.findChildren(QWidget),
             *self._question.findChildren(QWidget),
         ]
-        for child in inner.findChildren(QWidget):
+        for child in self.findChildren(QWidget):
             if child not in own_width and isinstance(
                 child, QPushButton | QComboBox | QAbstractSpinBox | QTableWidget
             ):
@@ -216,14 +235,6 @@ class ReviewDock(QWidget):
             if isinstance(child, QPushButton):
                 # A click leaves the keyboard to the canvas: Space moves the view and repeats no tool.
                 child.setFocusPolicy(Qt.FocusPolicy.TabFocus)
-        area = QScrollArea(self)
-        area.setWidget(inner)
-        area.setWidgetResizable(True)
-        area.setFrameShape(QFrame.Shape.NoFrame)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        outer = QVBoxLayout(self)
-        outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(area)
         self.setMinimumWidth(330)
         for button, name in ((self._export, "export"), (self._help, "help")):
             button.setToolTip(ACTIONS[name].hint)
@@ -280,6 +291,7 @@ class ReviewDock(QWidget):
         self.recovery.failed.connect(self._status.setText)
         self.exporter.said.connect(self._status.setText)
         self._lifetime.arrived.connect(self._attach)
+        self._lifetime.settled.connect(lambda: join_tabs(self, "Review and correct"))
         self._lifetime.left.connect(self._on_left)
         self._lifetime.window_closed.connect(self._shut_down)
 
@@ -699,9 +711,19 @@ class ReviewDock(QWidget):
         shown = self.maps.shows("uncertainty")
         self.maps.show_uncertainty(not shown)
 
+    def _open(self, section: Fold) -> None:
+        """Open a section and bring it into view, if it is not there."""
+        section.set_open(True)
+        self._opened = section
+        self._into_view.start()
+
+    def _bring_into_view(self) -> None:
+        if self._opened is not None:
+            self._area.ensureWidgetVisible(self._opened, 0, 0)
+
     def _on_measure(self) -> None:
         if self.bench.result is not None:
-            self._tabs.setCurrentWidget(self.measures)
+            self._open(self._measure_section)
             self.measures.set_busy(True)
             self.findings.measure()
 
@@ -710,7 +732,7 @@ class ReviewDock(QWidget):
         self.measures.show_measures(found, warnings)
 
     def _on_compare(self, other: Labels, matching: Matching | None) -> None:
-        self._tabs.setCurrentWidget(self.comparison)
+        self._open(self._compare_section)
         self.comparison.set_busy(True)
         self.findings.compare(other, matching)
 
@@ -734,7 +756,7 @@ class ReviewDock(QWidget):
     def _on_attention(self, on: bool) -> None:
         layer = self.bench.layer
         if on and layer is not None:
-            self._tabs.setCurrentWidget(self.attention)
+            self._open(self._advanced_section)
             self.clicks.always(layer, self.attention_clicks.show)
         else:
             self.clicks.stop()

@@ -80,7 +80,10 @@ class ReviewPanel(QWidget):
         self._shown_note = (
             ""  # as it is kept; what differs from it is being written on the slice that is shown
         )
-        self._conflicts = _ConflictBar(self)
+        self.more = QWidget(self)
+        """The note, and where the last run disagrees with edits: what may scroll away in a low window."""
+
+        self._conflicts = _ConflictBar(self.more)
         self._conflicts.next.clicked.connect(self.conflict_wanted)
         self._conflicts.this.clicked.connect(lambda: self.prediction_wanted.emit(False))
         self._conflicts.every.clicked.connect(lambda: self.prediction_wanted.emit(True))
@@ -98,8 +101,10 @@ class ReviewPanel(QWidget):
         layout.addLayout(choice)
         layout.addLayout(buttons)
         layout.addWidget(self._progress)
-        layout.addWidget(self._conflicts)
-        layout.addWidget(self._note)
+        below = QVBoxLayout(self.more)
+        below.setContentsMargins(0, 0, 0, 0)
+        below.addWidget(self._conflicts)
+        below.addWidget(self._note)
 
     def show_organs(self, names: Mapping[int, str]) -> None:
         """Offer these organs as a filter; the one that was chosen stays if it is among them."""

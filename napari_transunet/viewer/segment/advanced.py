@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from magicgui.widgets import CheckBox, ComboBox, Container, LineEdit
-from qtpy.QtCore import QRegularExpression, Qt, Signal
+from qtpy.QtCore import QRegularExpression, Signal
 from qtpy.QtGui import QRegularExpressionValidator
-from qtpy.QtWidgets import QToolButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QVBoxLayout, QWidget
 
+from napari_transunet.viewer.widgets.fold import Fold
 from napari_transunet.viewer.widgets.messages import count
 
 if TYPE_CHECKING:
@@ -113,19 +114,9 @@ class AdvancedOptions(QWidget):
         self._container.margins = (12, 0, 0, 0)
         self._precision.label = "Precision"  # said again, this makes the labels equally wide
         self._container.changed.connect(self._on_changed)
-        self._fold = QToolButton(self)
-        self._fold.setObjectName("advanced")
-        self._fold.setText("Advanced")
-        self._fold.setCheckable(True)
-        self._fold.setAutoRaise(True)
-        self._fold.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self._fold.toggled.connect(self._show_options)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(0)
-        layout.addWidget(self._fold)
-        layout.addWidget(self._container.native)
-        self._show_options(False)
+        layout.addWidget(Fold("Advanced", self._container.native, "advanced", self))
 
     @property
     def precision(self) -> str:
@@ -181,10 +172,6 @@ class AdvancedOptions(QWidget):
 
     def _on_changed(self) -> None:
         self.changed.emit()
-
-    def _show_options(self, on: bool) -> None:
-        self._fold.setArrowType(Qt.ArrowType.DownArrow if on else Qt.ArrowType.RightArrow)
-        self._container.native.setVisible(on)
 
 
 def pixels(size: tuple[int, int]) -> str:

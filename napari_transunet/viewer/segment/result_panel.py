@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt, QTimer, Signal
-from qtpy.QtWidgets import QFrame, QPushButton, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtCore import QTimer, Signal
+from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
 from napari_transunet.viewer.export.exporter import exporter_of
 from napari_transunet.viewer.layers.brush_rest import BrushRest
 from napari_transunet.viewer.layers.layers import label_set_of
 from napari_transunet.viewer.sessions.registry import sessions_of
+from napari_transunet.viewer.widgets.fitting_area import FittingArea
 from napari_transunet.viewer.widgets.legend import Legend
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
@@ -27,11 +28,12 @@ _HEIGHT = 168  # px; longer legends scroll
 class ResultPanel(QWidget):
     """Follows one Labels layer at a time.
 
-    Emits `edited` with the number of voxels that differ from the prediction and whether any label is left, and
-    `said` with a sentence about an export.
+    Emits `edited` with the number of voxels that differ from the prediction and whether any label is left,
+    `said` with a sentence about an export, and `review_wanted`.
     """
 
     edited = Signal(int, bool)
+    review_wanted = Signal()
     said = Signal(str)
 
     def __init__(self, viewer: Viewer, parent: QWidget | None = None) -> None:
@@ -44,11 +46,11 @@ class ResultPanel(QWidget):
         self._brush_rest = BrushRest(viewer, self)
         self.legend = Legend(self)
         self.legend.picked.connect(self._on_picked)
-        self._area = QScrollArea(self)
-        self._area.setWidget(self.legend)
-        self._area.setWidgetResizable(True)
-        self._area.setFrameShape(QFrame.Shape.NoFrame)
-        self._area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._area = FittingArea(self.legend, self, least=2)
+        self._area.setMaximumHeight(_HEIGHT)
+        self._review = QPushButton("Review these labels ▸", self)
+        self._review.setObjectName("review_these")
+        self._review.clicked.connect(self.review_wanted)
         self._button = QPushButton("Export…", self)
         self._button.setObjectName("export_labels")
         self._button.clicked.connect(self.export_labels)
@@ -62,7 +64,10 @@ class ResultPanel(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(6)
         layout.addWidget(self._area)
-        layout.addWidget(self._button)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self._review, 2)
+        buttons.addWidget(self._button, 1)
+        layout.addLayout(buttons)
 
     @property
     def layer(self) -> Labels | None:
@@ -83,7 +88,6 @@ class ResultPanel(QWidget):
         self._on_colormap()
         self._on_selected_label()
         self._area.setVisible(len(self.legend) > 0)
-        self._area.setFixedHeight(min(_HEIGHT, self.legend.sizeHint().height() + 4))
 
     def set_locked(self, why_not: str | None) -> None:
         """Say why the result can be neither edited nor exported now; None where it can."""
@@ -91,6 +95,8 @@ class ResultPanel(QWidget):
             why_not = "Segment a volume first."
         self.legend.set_pickable(why_not)
         self._button.setEnabled(why_not is None)
+        self._review.setEnabled(why_not is None)
+        self._review.setToolTip(why_not or "Go through the slices, most to correct first, and correct them.")
         self._button.setToolTip(why_not or "Write the labels on the scan's grid, with their names.")
 
     def count_edits(self) -> None:

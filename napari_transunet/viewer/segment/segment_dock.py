@@ -51,6 +51,7 @@ from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
 from napari_transunet.viewer.widgets.confirm_bar import QuestionBar
 from napari_transunet.viewer.widgets.dock_events import Lifetime
+from napari_transunet.viewer.widgets.fitting_area import FittingArea
 from napari_transunet.viewer.widgets.labels_chooser import LabelsChooser
 from napari_transunet.viewer.widgets.messages import (
     conflict_sentence,
@@ -62,6 +63,7 @@ from napari_transunet.viewer.widgets.messages import (
     restored_sentence,
 )
 from napari_transunet.viewer.widgets.preferences import load_preferences, watch_preferences
+from napari_transunet.viewer.widgets.tab_group import join_tabs
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.viewer.widgets.volume_chooser import VolumeChooser
 from napari_transunet.viewer.widgets.widget_state import Memory
@@ -206,6 +208,13 @@ class SegmentDock(QWidget):
         """What the button *This slice* does."""
         self._ask_to_run(only_this_slice=True)
 
+    def review(self) -> None:
+        """What the button *Review these labels* does: the other dock comes to the front, with these labels."""
+        from napari_transunet.viewer.plugin.menus import show_review_dock
+
+        if self.panel.layer is not None:
+            show_review_dock(self._viewer).follow(self.panel.layer)
+
     def cancel(self) -> None:
         """What the button *Cancel* does: the run ends after the current batch and keeps what it has."""
         if self._run is not None:
@@ -242,11 +251,17 @@ class SegmentDock(QWidget):
         self._status.setMinimumHeight(34)
         self._status.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
 
+        # What is chosen once may scroll away in a low window; the buttons, what goes on and the result may not.
+        choices = QWidget(self)
+        above = QVBoxLayout(choices)
+        above.setContentsMargins(0, 0, 0, 0)
+        above.setSpacing(6)
+        above.addLayout(form)
+        above.addWidget(self.advanced)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(8, 8, 8, 8)
         layout.setSpacing(6)
-        layout.addLayout(form)
-        for widget in (self.advanced, self.bar, self.question, self._status, self.panel):
+        for widget in (FittingArea(choices, self), self.bar, self.question, self._status, self.panel):
             layout.addWidget(widget)
         layout.addStretch(1)
         self.setMinimumWidth(300)
@@ -277,6 +292,8 @@ class SegmentDock(QWidget):
         self.recovery.failed.connect(self._say)
         self.panel.said.connect(self._say)
         self.panel.edited.connect(self._on_edited)
+        self.panel.review_wanted.connect(self.review)
+        self._lifetime.settled.connect(lambda: join_tabs(self, "Segment volume"))
         self._lifetime.arrived.connect(self._attach)
         self._lifetime.left.connect(self._detach)
         self._lifetime.window_closed.connect(self._shut_down)

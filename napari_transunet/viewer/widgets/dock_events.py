@@ -23,6 +23,8 @@ class Lifetime(QObject):
     -------
     arrived
         The widget was put into a dock, or shown.
+    settled
+        It is in its window, a moment after it arrived.
     left
         It was taken out of its dock, or closed where it is a window of its own.
     window_closed
@@ -30,6 +32,7 @@ class Lifetime(QObject):
     """
 
     arrived = Signal()
+    settled = Signal()
     left = Signal()
     window_closed = Signal()
 
@@ -74,6 +77,7 @@ class Lifetime(QObject):
 
     def _watch_now(self) -> None:
         self._watch(self._widget.window())
+        self.settled.emit()
 
     def _watch(self, window: QWidget | None) -> None:
         known = self._window()
