@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QSignalBlocker, Signal
+from qtpy.QtCore import QEvent, QSignalBlocker, Signal
 from qtpy.QtWidgets import (
     QButtonGroup,
     QCheckBox,
@@ -25,6 +25,9 @@ from qtpy.QtWidgets import (
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.widgets.messages import organ
 from napari_transunet.viewer.widgets.status_line import StatusLine
+
+if TYPE_CHECKING:
+    from qtpy.QtGui import QShowEvent
 
 REMEMBERED = (
     "count",
@@ -197,12 +200,11 @@ class CorrectionPanel(QWidget):
             button.setToolTip(why_not or ACTIONS[name].hint)
 
     def _lay_out(self) -> None:
-        grid = QGridLayout()
+        grid = self._grid = QGridLayout()
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setVerticalSpacing(4)
         grid.setColumnStretch(0, 1)
         grid.setColumnStretch(1, 1)
-        grid.setColumnMinimumWidth(1, 136)  # for "background", and a size with its unit between its buttons
         for row, (name, tool) in enumerate(self._tools.items()):
             grid.addWidget(self._tool(name), row, 0, 1, 1 if tool.widget is not None else 2)
             if tool.widget is not None:
@@ -222,6 +224,22 @@ class CorrectionPanel(QWidget):
         layout.addLayout(grid)
         layout.addLayout(limits)
         layout.addStretch(1)
+
+    def changeEvent(self, event: QEvent | None) -> None:  # noqa: N802
+        """Qt's hook: other letters need another width."""
+        super().changeEvent(event)
+        if event is not None and event.type() in (QEvent.Type.FontChange, QEvent.Type.StyleChange):
+            self._fit()
+
+    def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802
+        """Qt's hook: only now the style of the window is known."""
+        super().showEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        """Give sizes the width that they need with their units; styles take less for the least."""
+        sizes = (self._count, self._islands, self._islands_mm2, self._holes, self._smooth, self._grow)
+        self._grid.setColumnMinimumWidth(1, max(box.sizeHint().width() for box in sizes))
 
     def _tool(self, name: str) -> QPushButton:
         button = QPushButton(ACTIONS[name].title, self)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import (
-    QAbstractSpinBox,
     QComboBox,
     QGridLayout,
     QHBoxLayout,
@@ -221,21 +220,13 @@ class ReviewDock(QWidget):
             layout.addWidget(part)
         layout.addLayout(buttons)
         layout.addStretch(1)
-        own_width = [
-            self.comparison.button,
-            *self.editor.findChildren(QWidget),
-            *self._question.findChildren(QWidget),
-        ]
         for child in self.findChildren(QWidget):
-            if child not in own_width and isinstance(
-                child, QPushButton | QComboBox | QAbstractSpinBox | QTableWidget
-            ):
-                # They share what width there is, instead of making the dock wider than it is.
+            if isinstance(child, QComboBox | QTableWidget):
+                # They take what width there is, instead of making the dock as wide as the longest name.
                 child.setSizePolicy(QSizePolicy.Policy.Ignored, child.sizePolicy().verticalPolicy())
             if isinstance(child, QPushButton):
                 # A click leaves the keyboard to the canvas: Space moves the view and repeats no tool.
                 child.setFocusPolicy(Qt.FocusPolicy.TabFocus)
-        self.setMinimumWidth(330)
         for button, name in ((self._export, "export"), (self._help, "help")):
             button.setToolTip(ACTIONS[name].hint)
 

@@ -264,7 +264,6 @@ class SegmentDock(QWidget):
         for widget in (FittingArea(choices, self), self.bar, self.question, self._status, self.panel):
             layout.addWidget(widget)
         layout.addStretch(1)
-        self.setMinimumWidth(300)
 
     def _connect(self) -> None:
         self.volume.changed.connect(self._on_volume)

@@ -36,7 +36,7 @@ class FittingArea(QScrollArea):
         wanted = content.sizeHint()
         layout = content.layout()
         if layout is not None and layout.hasHeightForWidth():
-            wanted.setHeight(layout.totalHeightForWidth(max(1, self.viewport().width())))
+            wanted.setHeight(layout.totalHeightForWidth(max(1, (self.viewport() or self).width())))
         return wanted + QSize(0, self._margin)
 
     def minimumSizeHint(self) -> QSize:  # noqa: N802

@@ -1,4 +1,4 @@
-"""What a person chose in a dock, kept for the next time: sizes, switches, the open tab."""
+"""What a person chose in a dock, kept for the next time: sizes, switches, open sections."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from qtpy.QtWidgets import QAbstractButton, QComboBox, QDoubleSpinBox, QSpinBox, QTabWidget, QWidget
+from qtpy.QtWidgets import QAbstractButton, QComboBox, QDoubleSpinBox, QSpinBox, QWidget
 
 from napari_transunet.files import atomic_path
 
@@ -74,7 +74,7 @@ def _value_of(widget: QWidget | None) -> Any:
             return widget.value()
         case QAbstractButton():
             return widget.isChecked()
-        case QComboBox() | QTabWidget():
+        case QComboBox():
             return widget.currentIndex()
         case _:
             return None
@@ -88,5 +88,5 @@ def _set_value(widget: QWidget | None, value: Any) -> None:
             widget.setValue(float(value))
         case QAbstractButton():
             widget.setChecked(bool(value))
-        case QComboBox() | QTabWidget():
+        case QComboBox():
             widget.setCurrentIndex(int(value))

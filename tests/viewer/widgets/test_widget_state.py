@@ -7,9 +7,10 @@ import pytest
 pytest.importorskip("napari")
 pytest.importorskip("qtpy")
 
-from qtpy.QtWidgets import QDoubleSpinBox, QPushButton, QTabWidget, QToolButton, QWidget
+from qtpy.QtWidgets import QDoubleSpinBox, QPushButton, QToolButton, QWidget
 
 from napari_transunet.viewer.review.correction_panel import REMEMBERED, CorrectionPanel
+from napari_transunet.viewer.widgets.fold import Fold
 from napari_transunet.viewer.widgets.widget_state import Memory
 
 
@@ -21,24 +22,20 @@ def test_a_dock_remembers_its_choices(qtbot, tmp_path, monkeypatch):
     )
 
     def dock():
-        box = QTabWidget()
-        box.setObjectName("review_tabs")
-        box.addTab(CorrectionPanel(), "a")
-        box.addTab(QWidget(), "b")
         outer = QWidget()
-        box.setParent(outer)
+        Fold("Correct", CorrectionPanel(), "section_correct", outer)
         qtbot.addWidget(outer)
-        return outer, Memory(outer, "test", (*REMEMBERED, "review_tabs"))
+        return outer, Memory(outer, "test", (*REMEMBERED, "section_correct"))
 
     first, memory = dock()
     first.findChild(QDoubleSpinBox, "grow_mm").setValue(7.5)
     first.findChild(QPushButton, "scope_slices_1").setChecked(True)
-    first.findChild(QTabWidget, "review_tabs").setCurrentIndex(1)
+    first.findChild(QToolButton, "section_correct").setChecked(True)
     memory.keep()
     second, _ = dock()
     assert second.findChild(QDoubleSpinBox, "grow_mm").value() == 7.5
     assert second.findChild(QPushButton, "scope_slices_1").isChecked()
-    assert second.findChild(QTabWidget, "review_tabs").currentIndex() == 1
+    assert second.findChild(QToolButton, "section_correct").isChecked()
     (tmp_path / "state" / "test.json").write_text('{"grow_mm": "many", "count": [1]}')
     third, _ = dock()
     assert third.findChild(QDoubleSpinBox, "grow_mm").value() == 2.0
