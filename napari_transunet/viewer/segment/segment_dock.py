@@ -57,6 +57,7 @@ from napari_transunet.viewer.widgets.messages import (
     conflict_sentence,
     edits_sentence,
     error_sentence,
+    outcome_detail,
     outcome_sentence,
     progress_sentence,
     reopened_sentence,
@@ -662,7 +663,7 @@ class SegmentDock(QWidget):
             keeper.touch()
             keeper.close(wait=False)
         self._refresh()
-        self._say(sentence)
+        self._say(sentence, outcome_detail(outcome))
         self.run_finished.emit(outcome)
 
     # -- the result -----------------------------------------------------------------------------------------
@@ -695,7 +696,10 @@ class SegmentDock(QWidget):
         )
         if self.question.open:
             return
-        self._say(self._why_not() or (story.sentence if story is not None else _READY))
+        self._say(
+            self._why_not() or (story.sentence if story is not None else _READY),
+            outcome_detail(story.outcome) if story is not None and story.outcome is not None else "",
+        )
         if story is not None:
             self.panel.count_edits()
 
@@ -724,8 +728,9 @@ class SegmentDock(QWidget):
         if story is not None and self._run is None and not self.question.open and self._why_not() is None:
             self._say(f"{story.sentence} {edits_sentence(voxels, any_label)}".strip())
 
-    def _say(self, sentence: str) -> None:
+    def _say(self, sentence: str, detail: str = "") -> None:
         self._status.setText(sentence)
+        self._status.setToolTip(detail)
 
 
 def _is_saved(keeper: AutosaveController) -> bool:

@@ -10,6 +10,8 @@ from napari_transunet.errors import TransUNetError
 if TYPE_CHECKING:
     from napari_transunet.viewer.segment.segmentation_run import RunOutcome, RunProgress
 
+_MANY = 16  # organs that a sentence names
+
 
 def duration(seconds: float) -> str:
     """A time as people say it: "0.4 s", "11 s", "2 min 5 s", "1 h 10 min"."""
@@ -52,14 +54,14 @@ def organ(name: str, *, first: bool = False) -> str:
     return text[:1].upper() + text[1:] if first else text
 
 
-def organs(names: Sequence[str], *, limit: int = 6) -> str:
+def organs(names: Sequence[str], *, limit: int = _MANY) -> str:
     """Several organs in running text: "Liver, spleen and 3 more"."""
     shown = [organ(name, first=at == 0) for at, name in enumerate(names[:limit])]
     left = len(names) - len(shown)
     return ", ".join(shown) + (f" and {left} more" if left else "")
 
 
-def organ_volumes(volumes: Mapping[str, float], *, limit: int = 6) -> str:
+def organ_volumes(volumes: Mapping[str, float], *, limit: int = _MANY) -> str:
     """Organs with their volumes in mL, in the order given: "Liver 1,412 mL, spleen 187 mL"."""
     parts = [
         f"{organ(name, first=at == 0)} {millilitres(volume)}"
@@ -69,9 +71,17 @@ def organ_volumes(volumes: Mapping[str, float], *, limit: int = 6) -> str:
     return ", ".join(parts) + (f" and {left} more" if left else "")
 
 
-def place(device: str, precision: str) -> str:
-    """Where the network ran: "CPU (float32)", "GPU (bfloat16)"."""
-    return f"{device_name(device)} ({precision})"
+def place(device: str) -> str:
+    """Where the network ran: "on the processor", "on the GPU"."""
+    return "on the processor" if device == "cpu" else f"on the {device_name(device)}"
+
+
+def outcome_detail(outcome: RunOutcome) -> str:
+    """How a run was computed, for those who want to know; empty where none was recorded."""
+    record = outcome.record
+    if record is None:
+        return ""
+    return f"{record.checkpoint}, {record.variant}, on {device_name(record.device)} with {record.precision}"
 
 
 def device_name(device: str) -> str:
@@ -137,7 +147,7 @@ def outcome_sentence(outcome: RunOutcome, names: Mapping[int, str]) -> str:
         stay = "" if outcome.reason else "; the labels that are there can be edited"
         return f"Stopped after {outcome.done:,} of {count(outcome.total, 'slice')}{because}{stay}."
     record = outcome.record
-    where = f" on {place(record.device, record.precision)}" if record is not None else ""
+    where = f" {place(record.device)}" if record is not None else ""
     found = {names.get(value, f"label {value}"): volume for value, volume in outcome.volumes.items()}
     if outcome.only_this_slice:
         what = organs(list(found)) if found else "No organ was found in it"
@@ -145,7 +155,12 @@ def outcome_sentence(outcome: RunOutcome, names: Mapping[int, str]) -> str:
     what = organ_volumes(found) if found else "No organ was found"
     part = "" if outcome.whole else "In this part of the volume alone: "
     what = what if outcome.whole or found else "No organ was found in them"
-    return f"{count(outcome.done, 'slice')} in {duration(outcome.seconds)}{where}. {part if found else ''}{what}."
+    missing = [name for value, name in names.items() if value and value not in outcome.volumes]
+    absent = f" Not found: {organs(missing)}." if found and missing and outcome.whole else ""
+    return (
+        f"{count(outcome.done, 'slice')} in {duration(outcome.seconds)}{where}. "
+        f"{part if found else ''}{what}.{absent}"
+    )
 
 
 def edits_sentence(edited: int, any_label: bool) -> str:

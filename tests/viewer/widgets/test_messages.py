@@ -44,7 +44,7 @@ def _outcome(**changes):
 
 def test_a_finished_run_names_time_place_and_volumes():
     sentence = wording.outcome_sentence(FINISHED, {1: "liver", 2: "spleen"})
-    assert sentence == "133 slices in 11 s on CPU (bfloat16). Liver 1,412 mL, spleen 187 mL."
+    assert sentence == "133 slices in 11 s on the processor. Liver 1,412 mL, spleen 187 mL."
 
 
 @pytest.mark.parametrize(
@@ -60,10 +60,10 @@ def test_a_finished_run_names_time_place_and_volumes():
         ),
         (_outcome(kind="cancelled", done=0), "Stopped before the first slice."),
         (_outcome(kind="failed", done=0, error=CheckpointError("It is damaged.")), "It is damaged."),
-        (_outcome(volumes={}), "133 slices in 11 s on CPU (bfloat16). No organ was found."),
+        (_outcome(volumes={}), "133 slices in 11 s on the processor. No organ was found."),
         (
             _outcome(only_this_slice=True, done=1, total=1, seconds=0.42),
-            "Slice 40 in 0.4 s on CPU (bfloat16). Liver, spleen.",
+            "Slice 40 in 0.4 s on the processor. Liver, spleen.",
         ),
     ],
 )
@@ -99,9 +99,21 @@ def test_organs_in_running_text(name, text):
     assert wording.organ(name) == text
 
 
-def test_long_lists_are_cut():
-    volumes = {f"organ {n}": 10.0 * n for n in range(1, 10)}
-    assert wording.organ_volumes(volumes).endswith("and 3 more")
+def test_all_organs_are_named_those_not_found_too_and_only_very_long_lists_are_cut():
+    sentence = wording.outcome_sentence(
+        FINISHED, {0: "background", 1: "liver", 2: "spleen", 4: "gallbladder"}
+    )
+    assert "Not found: gallbladder" in sentence.replace("Gallbladder", "gallbladder")
+    assert "background" not in sentence
+    part = wording.outcome_sentence(_outcome(done=61, total=61, whole=False), {1: "liver", 4: "gallbladder"})
+    assert "allbladder" not in part
+    assert "more" not in wording.organ_volumes({f"organ {n}": 10.0 * n for n in range(1, 10)})
+    assert wording.organ_volumes({f"organ {n}": 10.0 * n for n in range(1, 20)}).endswith("and 3 more")
+
+
+def test_how_it_was_computed_is_a_detail():
+    assert "bfloat16" not in wording.outcome_sentence(FINISHED, {1: "liver"})
+    assert "bfloat16" in wording.outcome_detail(FINISHED)
 
 
 def test_an_unexpected_error_is_one_sentence():
