@@ -54,14 +54,14 @@ class Way:
     """One way of looking. `context` 1 shows the network the slice itself in place of its neighbours."""
 
     planes: int
-    flips: bool = False
+    mirrored: bool = False
     context: int = 3
 
     @property
     def name(self) -> str:
         parts = [
             "three planes" if self.planes == 3 else "one plane",
-            "mirrored" if self.flips else "",
+            "mirrored" if self.mirrored else "",
             "the slice alone" if self.context == 1 else "",
         ]
         return ", ".join(part for part in parts if part)
@@ -78,13 +78,13 @@ class Case:
 
 HIPPOCAMPUS_WAYS = (
     Way(1),
-    Way(1, flips=True),
+    Way(1, mirrored=True),
     Way(3),
-    Way(3, flips=True),
+    Way(3, mirrored=True),
     Way(1, context=1),
     Way(3, context=1),
 )
-LIVER_WAYS = (Way(1), Way(1, flips=True), Way(1, context=1), Way(3))
+LIVER_WAYS = (Way(1), Way(1, mirrored=True), Way(1, context=1), Way(3))
 
 
 def hippocampi(folder: Path, done: set[str]) -> Iterator[Case]:
@@ -110,7 +110,9 @@ def predictor_for(checkpoint: Checkpoint, way: Way) -> Predictor:
     card = checkpoint.card.model_copy(update={"context": way.context})
     if way.planes == 3 and card.spacing is not None:
         card = card.model_copy(update={"spacing": tuple(step or card.spacing[2] for step in card.spacing)})
-    return Predictor(checkpoint, device="cpu", card=card, planes=way.planes, flips=way.flips)
+    return Predictor(
+        checkpoint, device="cpu", card=card, orthogonal_planes=way.planes == 3, mirror_tta=way.mirrored
+    )
 
 
 def measured(case: Case, predictors: dict[Way, Predictor], labels: dict[int, str]) -> dict[str, Any]:
@@ -185,7 +187,7 @@ def added(
             "torch": torch.__version__,
             "python": platform.python_version(),
             "threads": torch.get_num_threads(),
-            "precision": str(predictors[ways[0]].precision).removeprefix("torch."),
+            "precision": predictors[ways[0]].precision_name,
             "sha256": checkpoint.sha256,
             "cases": {},
         },
@@ -193,7 +195,7 @@ def added(
     for at, case in enumerate(cases(set(part["cases"]))):
         if at == 0:  # the first call of each network is slower
             for predictor in predictors.values():
-                if predictor.planes == 1:
+                if not predictor.orthogonal_planes:
                     predictor.predict(case.image)
         part["cases"][case.name] = measured(case, predictors, labels)
         yield

@@ -55,7 +55,7 @@ class Timed:
         usual = Predictor.iter_batches
 
         def timed(predictor: Predictor, *args: Any, **options: Any) -> Iterator[Any]:
-            self.network = f"{predictor.backend}, {str(predictor.precision).removeprefix('torch.')}"
+            self.network = f"{predictor.backend}, {predictor.precision_name}"
             started = time.perf_counter()
             yield from usual(predictor, *args, **options)
             self.seconds.append(time.perf_counter() - started)

@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,13 +28,15 @@ from napari_transunet.checkpoints.card import CT_WINDOW
 from napari_transunet.checkpoints.loading import Checkpoint
 from napari_transunet.errors import InputError, TransUNetError
 from napari_transunet.inference.devices import available_devices, has_fast_bfloat16
+from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.inference.predictor import Predictor
 from napari_transunet.model.transunet import TransUNet
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.quantization import ActivationRanges
     from napari_transunet.inference.backends import Backend
-    from napari_transunet.inference.predictor import Labels
+    from napari_transunet.inference.options import Pipeline
+    from napari_transunet.inference.prediction import Labels
     from napari_transunet.volumes.volume import Volume
 
 T = TypeVar("T")
@@ -47,9 +49,9 @@ REFERENCE = "reference implementation, float32"
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """One way to run a `Predictor`, which takes these as they are."""
+    """The options of a `Predictor` that are compared."""
 
-    pipeline: str
+    pipeline: Pipeline
     backend: Backend
     precision: str
 
@@ -70,10 +72,15 @@ class BenchmarkConfig:
         """A new predictor; TransUNetError, ImportError or RuntimeError where that is not possible here."""
         if self.precision == "bfloat16" and not has_fast_bfloat16(device):
             raise InputError(f"{device} has no arithmetic units for bfloat16; float32 is faster.")
-        options: dict[str, Any] = {"planes": 1} if self.pipeline == "card" else {}
-        if self.precision == "int8" and device.type == "cpu" and model.ranges is not None:
-            options["ranges"] = model.ranges
-        return Predictor(model.model, device=device, **asdict(self), **options)
+        options = PredictorOptions(
+            device=str(device),
+            precision=self.precision,
+            pipeline=self.pipeline,
+            backend=self.backend,
+            orthogonal_planes=False,
+        )
+        in_8_bits = self.precision == "int8" and device.type == "cpu"
+        return Predictor(model.model, options, ranges=model.ranges if in_8_bits else None)
 
 
 EXACT = BenchmarkConfig("card", "torch", "float32")

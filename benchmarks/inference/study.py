@@ -26,7 +26,7 @@ from napari_transunet.inference.calibration import observe_ranges
 from napari_transunet.model.transunet import TransUNet
 
 if TYPE_CHECKING:
-    from napari_transunet.inference.predictor import Labels
+    from napari_transunet.inference.prediction import Labels
     from napari_transunet.model.variants import Variant
     from napari_transunet.volumes.volume import Volume
 

@@ -1,9 +1,30 @@
-"""One run of a network over a volume, as it goes into the session's history and an export's provenance."""
+"""What made labels: the runs of networks over a volume, as sessions and exports keep them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from napari_transunet import __version__
+
+if TYPE_CHECKING:
+    from napari_transunet.inference.predictor import Predictor
+
+_NEWEST = (
+    "checkpoint",
+    "sha256",
+    "variant",
+    "pipeline",
+    "device",
+    "precision",
+    "backend",
+    "planes",
+    "flips",
+    "date",
+)
+"""What of the newest run lies at the top of a provenance too, where a reader of a file's header looks for it."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +46,8 @@ class RunRecord:
     first_slice, last_slice, axis
         The range that was asked for, and the array axis along which it lies; None where nobody said.
     backend, planes, flips
-        What ran the network, and how often it looked at each slice, as the predictor says.
+        What ran the network; 1, or 3 where slices were taken along all three axes; whether mirror images were
+        averaged. These are the names in files, older than those of `PredictorOptions`.
     """
 
     checkpoint: str
@@ -45,6 +67,48 @@ class RunRecord:
     planes: int = 1
     flips: bool = False
 
+    @classmethod
+    def from_predictor(
+        cls,
+        predictor: Predictor,
+        *,
+        date: str,
+        seconds: float,
+        slices: int,
+        total: int,
+        axis: int,
+        between: tuple[int, int] | None = None,
+        name: str | None = None,
+    ) -> RunRecord:
+        """A run of this predictor.
+
+        Parameters
+        ----------
+        between : the first and the last slice asked for
+        name : of the checkpoint, where it is called otherwise than in its file; the variant for a bare network
+        """
+        checkpoint = predictor.checkpoint
+        own = checkpoint.name if checkpoint is not None else predictor.card.variant
+        first, last = between or (None, None)
+        return cls(
+            checkpoint=own if name is None else name,
+            sha256=checkpoint.sha256 if checkpoint is not None else None,
+            variant=predictor.card.variant,
+            pipeline=predictor.pipeline,
+            device=str(predictor.device),
+            precision=predictor.precision_name,
+            date=date,
+            seconds=round(seconds, 2),
+            slices=slices,
+            total=total,
+            first_slice=first,
+            last_slice=last,
+            axis=axis,
+            backend=predictor.backend,
+            planes=3 if predictor.orthogonal_planes else 1,
+            flips=predictor.mirror_tta,
+        )
+
     @property
     def complete(self) -> bool:
         """Whether every slice asked for was written."""
@@ -54,3 +118,12 @@ class RunRecord:
 def now() -> str:
     """The current time as ISO 8601 to the second, in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def provenance_of(runs: Sequence[RunRecord], edits: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What made labels, as plain values for a JSON file: the newest run, all runs in their order, and the edits."""
+    newest = asdict(runs[-1]) if runs else {}
+    top = {key: newest[key] for key in _NEWEST if key in newest}
+    if runs:
+        top["version"] = __version__
+    return {**top, **(edits or {}), "runs": [asdict(run) for run in runs]}

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from napari_transunet.annotation.provenance import RunRecord, now
+from napari_transunet.annotation.provenance import RunRecord, now, provenance_of
 from napari_transunet.annotation.uncertainty import SliceUncertainties
 from napari_transunet.errors import InputError
 
@@ -406,15 +406,7 @@ class AnnotationSession:
         `edited_voxels` counts those by hand and by tools, `edited_by_hand` the former alone; the fractions are of the
         voxels that hold a label or did so in the prediction. They are told where `labels` (z, y, x) are given.
         """
-        found: dict[str, Any] = {"runs": [asdict(run) for run in self._runs]}
-        if self._runs:
-            last = self._runs[-1]
-            found |= {
-                "checkpoint": last.checkpoint,
-                "sha256": last.sha256,
-                "variant": last.variant,
-                "date": last.date,
-            }
+        found: dict[str, Any] = {}
         if self.cards:
             ran = {run.sha256 for run in self._runs}
             found["cards"] = {sha256: card for sha256, card in self.cards.items() if sha256 in ran}
@@ -431,7 +423,7 @@ class AnnotationSession:
             found["slices"] = self.shape[self.axis]
         if self.notes:
             found["notes"] = {str(index): self.notes[index] for index in sorted(self.notes)}
-        return found
+        return provenance_of(self._runs, found)
 
     # -- inside ---------------------------------------------------------------------------------------------
 

@@ -12,7 +12,14 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from napari_transunet.cli.options import JsonOption, OverwriteOption, check_target, image_size, read
+from napari_transunet.cli.options import (
+    DeviceOption,
+    JsonOption,
+    OverwriteOption,
+    check_target,
+    image_size,
+    read,
+)
 from napari_transunet.cli.printing import print_json, print_table, progress_bar, strict
 from napari_transunet.cli.reporting import one_line
 from napari_transunet.errors import InputError
@@ -40,7 +47,7 @@ def benchmark(
             help="A checkpoint's name or file; the shipped one for abdominal CT without it.",
         ),
     ] = None,
-    device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N|mps")] = "auto",
+    device: DeviceOption = "auto",
     img_size: Annotated[
         str | None,
         typer.Option(

@@ -10,6 +10,7 @@ import typer
 
 from napari_transunet.cli.reporting import say
 from napari_transunet.errors import InputError
+from napari_transunet.inference.options import BackendChoice, Pipeline, Precision, option_text
 
 if TYPE_CHECKING:
     from napari_transunet.volumes.volume import Volume
@@ -35,6 +36,20 @@ WeightsOption = Annotated[
         help="Which weights of a checkpoint that holds several: averaged ones (ema), or those under a name.",
     ),
 ]
+DeviceOption = Annotated[
+    str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N|mps", help=option_text("device").usage)
+]
+PrecisionOption = Annotated[Precision, typer.Option("--precision", help=option_text("precision").usage)]
+BatchSizeOption = Annotated[
+    int | None, typer.Option("--batch-size", metavar="N", min=1, help=option_text("batch_size").usage)
+]
+PipelineOption = Annotated[Pipeline, typer.Option("--pipeline", help=option_text("pipeline").usage)]
+BackendOption = Annotated[BackendChoice, typer.Option("--backend", help=option_text("backend").usage)]
+OrthogonalPlanesOption = Annotated[
+    bool | None,
+    typer.Option("--orthogonal-planes/--one-plane", help=option_text("orthogonal_planes").usage),
+]
+MirrorOption = Annotated[bool, typer.Option("--mirror-tta", help=option_text("mirror_tta").usage)]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 _LARGEST = 16384  # pixels along a side
 

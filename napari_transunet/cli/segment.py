@@ -7,17 +7,23 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_transunet import __version__
 from napari_transunet.cli.options import (
+    BackendOption,
+    BatchSizeOption,
     ChannelOption,
+    DeviceOption,
+    MirrorOption,
+    OrthogonalPlanesOption,
     OverwriteOption,
+    PipelineOption,
+    PrecisionOption,
     SeriesOption,
     TimeOption,
     WeightsOption,
@@ -29,13 +35,12 @@ from napari_transunet.cli.options import (
 from napari_transunet.cli.printing import progress_bar
 from napari_transunet.cli.reporting import BAD_INPUT, one_line, say, sentence_of
 from napari_transunet.errors import InputError
+from napari_transunet.inference.options import PredictorOptions
 
 if TYPE_CHECKING:
     from napari_transunet.inference.predictor import Predictor
     from napari_transunet.volumes.volume import Volume
 
-Pipeline = Literal["card", "paper"]
-Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 _ENDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "S": ("feet", "head"),
@@ -47,7 +52,6 @@ _ENDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     }
 )
 """Where the first and the last slice lie, by the side of the patient that the axis points to."""
-Backend = Literal["auto", "torch", "openvino"]
 
 _WORTH_SAYING, _WORTH_KEEPING = 10, 50  # slices of the order in which they are worth looking at
 
@@ -82,39 +86,19 @@ def segment(
         ),
     ] = None,
     weights: WeightsOption = None,
-    pipeline: Annotated[
-        Pipeline, typer.Option("--pipeline", help="As the model card says, or as in the TransUNet paper.")
-    ] = "card",
-    device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N|mps")] = "auto",
-    precision: Annotated[Precision, typer.Option("--precision", help="Arithmetic of the network.")] = "auto",
-    backend: Annotated[
-        Backend,
-        typer.Option("--backend", help="What runs the network; OpenVINO on the CPU, where installed."),
-    ] = "auto",
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", metavar="N", min=1, help="Slices at a time.")
-    ] = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    batch_size: BatchSizeOption = None,
+    pipeline: PipelineOption = "card",
+    backend: BackendOption = "auto",
+    orthogonal_planes: OrthogonalPlanesOption = None,
+    mirror_tta: MirrorOption = False,
     img_size: Annotated[
         str | None,
         typer.Option(
             "--img-size", metavar="N|HxW", help="Pixels of the network's input, instead of its own."
         ),
     ] = None,
-    planes: Annotated[
-        str | None,
-        typer.Option(
-            "--planes",
-            metavar="1|3",
-            help="Slices along one axis, or along all three, averaged (3 times the time); by default as the card says.",
-        ),
-    ] = None,
-    flips: Annotated[
-        bool,
-        typer.Option(
-            "--flips",
-            help="Average each slice with its mirror images (4 times the time); only for checkpoints that learnt so.",
-        ),
-    ] = False,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -125,6 +109,8 @@ def segment(
     channel: ChannelOption = None,
     time_point: TimeOption = None,
     overwrite: OverwriteOption = False,
+    planes: Annotated[str | None, typer.Option("--planes", hidden=True)] = None,
+    flips: Annotated[bool, typer.Option("--flips", hidden=True)] = False,
 ) -> None:
     """Segment volumes and write labels on their grids.
 
@@ -134,19 +120,29 @@ def segment(
     """
     from napari_transunet.io.sidecar import is_ours, sidecar_path
 
+    if planes is not None:
+        orthogonal_planes = one_or_three(planes, "--planes") == 3
+        say(
+            "Note: --planes is called --orthogonal-planes or --one-plane now; the next version drops the old name."
+        )
+    if flips:
+        mirror_tta = True
+        say("Note: --flips is called --mirror-tta now; the next version drops the old name.")
     targets = _targets(inputs, out)
     predictors = _Predictors(
         checkpoint,
+        PredictorOptions(
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+            pipeline=pipeline,
+            backend=backend,
+            orthogonal_planes=orthogonal_planes,
+            mirror_tta=mirror_tta,
+        ),
         preset=preset,
         weights=weights,
         img_size=image_size(img_size),
-        pipeline=pipeline,
-        device=device,
-        precision=precision,
-        backend=backend,
-        batch_size=batch_size,
-        planes=None if planes is None else one_or_three(planes, "--planes"),
-        flips=flips,
     )
     if checkpoint is not None:
         predictors.named(checkpoint)  # a wrong checkpoint, device or precision is the same for all inputs
@@ -218,11 +214,11 @@ class _Predictors:
     def __init__(
         self,
         checkpoint: str | None,
+        options: PredictorOptions,
         *,
         preset: str | None,
         weights: str | None,
         img_size: tuple[int, int] | None,
-        **options: Any,
     ) -> None:
         self._checkpoint = checkpoint
         self._preset = preset
@@ -250,7 +246,7 @@ class _Predictors:
                 say(f"Note: {note}")
             if self._preset is not None:
                 checkpoint = checkpoint.with_labels(preset_names(self._preset))
-            self._made[name] = Predictor(checkpoint, **self._options)
+            self._made[name] = Predictor(checkpoint, self._options)
         return self._made[name]
 
 
@@ -285,59 +281,32 @@ def _fitting_checkpoint(volume: Volume) -> str:
 def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrite: bool) -> Path:
     import numpy as np
 
-    from napari_transunet.annotation.provenance import RunRecord, now
+    from napari_transunet.annotation.provenance import RunRecord, now, provenance_of
     from napari_transunet.annotation.review_order import review_order
     from napari_transunet.annotation.uncertainty import SliceUncertainties
-    from napari_transunet.inference.compatibility import doubt_about, doubt_about_looks
+    from napari_transunet.inference.compatibility import doubt_about, doubt_about_augmentation
     from napari_transunet.io.writing import write_labels
 
-    looks = doubt_about_looks(predictor.card, planes=predictor.planes, flips=predictor.flips)
-    doubts = [doubt for doubt in (doubt_about(volume, predictor.card), looks) if doubt is not None]
+    checkpoint, card = predictor.checkpoint, predictor.card
+    found_doubts = (doubt_about(volume, card), doubt_about_augmentation(card, predictor.options))
+    doubts = [doubt for doubt in found_doubts if doubt is not None]
     for doubt in doubts:
         say(f"Note on {volume.source.name}: {doubt}")
-    checkpoint = predictor.checkpoint
-    name = checkpoint.name if checkpoint is not None else predictor.card.variant
+    name = checkpoint.name if checkpoint is not None else card.variant
     axis = predictor.slice_axis(volume)
     slices = volume.data.shape[axis]
     unsure = SliceUncertainties(axis, slices)
-    where = f"{predictor.device} ({str(predictor.precision).removeprefix('torch.')})"
+    where = f"{predictor.device} ({predictor.precision_name})"
     say(f"Segmenting {volume.source.name}: {slices} slices with {name} on {where}.")
     started, date = time.perf_counter(), now()
     with _progress(volume.source.name) as report:
         labels = predictor.predict(volume, progress=report, unsure=unsure.put)
     seconds = time.perf_counter() - started
-    record = RunRecord(
-        checkpoint=name,
-        sha256=checkpoint.sha256 if checkpoint is not None else None,
-        variant=predictor.card.variant,
-        pipeline=predictor.pipeline,
-        device=str(predictor.device),
-        precision=str(predictor.precision).removeprefix("torch."),
-        date=date,
-        seconds=round(seconds, 2),
-        slices=slices,
-        total=slices,
-        axis=axis,
-        backend=predictor.backend,
-        planes=predictor.planes,
-        flips=predictor.flips,
+    record = RunRecord.from_predictor(
+        predictor, date=date, seconds=seconds, slices=slices, total=slices, axis=axis
     )
-    names = predictor.card.label_set()
-    # The newest run's fields lie at the top too, where a reader of the header looks for them.
-    top = (
-        "checkpoint",
-        "sha256",
-        "variant",
-        "pipeline",
-        "device",
-        "precision",
-        "backend",
-        "planes",
-        "flips",
-        "date",
-    )
-    run = asdict(record)
-    provenance = {key: run[key] for key in top} | {"version": __version__, "runs": [run]}
+    names = card.label_set()
+    provenance = provenance_of([record])
     order = review_order(unsure.expected_error())
     provenance["review_order"] = order[:_WORTH_KEEPING]
     notes = {"reading_notes": list(volume.source.notes), "compatibility_notes": doubts}

@@ -10,6 +10,7 @@ from napari_transunet.volumes.orientation import Reorientation
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.card import ModelCard
+    from napari_transunet.inference.options import PredictorOptions
     from napari_transunet.volumes.geometry import Geometry, Vector
     from napari_transunet.volumes.volume import Volume
 
@@ -25,15 +26,19 @@ def doubt_about(volume: Volume, card: ModelCard) -> str | None:
     return _doubt_about_modality(volume, card) or _doubt_about_size(volume.geometry, card)
 
 
-def doubt_about_looks(card: ModelCard, *, planes: int | None, flips: bool) -> str | None:
-    """A sentence that says which looks the checkpoint did not learn from; None where it may know all of them.
+def doubt_about_augmentation(card: ModelCard, options: PredictorOptions) -> str | None:
+    """A sentence that says which planes or mirror images the checkpoint did not learn from; None where it may have.
 
-    `planes` and `flips` as `Predictor` takes them. That nothing was mirrored is read from the recipe that `train`
+    That nothing was mirrored is read from the recipe that `train`
     writes into the card; another card may be silent about it.
     """
-    if flips and isinstance(card.training, Mapping) and NEVER_MIRRORED in str(card.training.get("recipe")):
+    if (
+        options.mirror_tta
+        and isinstance(card.training, Mapping)
+        and NEVER_MIRRORED in str(card.training.get("recipe"))
+    ):
         return "This checkpoint learnt from slices that were never mirrored; averaging mirrored ones spoils its labels."
-    if planes == 3 and card.planes == 1:
+    if options.orthogonal_planes and card.planes == 1:
         return (
             "This checkpoint learnt from slices along one axis alone; averaging three may spoil its labels."
         )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,29 +16,24 @@ import torch
 from napari_transunet.checkpoints.card import ModelCard, default_card
 from napari_transunet.checkpoints.loading import Checkpoint
 from napari_transunet.checkpoints.quantization import ActivationRanges, ranges_beside
-from napari_transunet.errors import CheckpointError, InputError, TransUNetError
-from napari_transunet.files import available_memory
-from napari_transunet.inference.backends import (
-    Backend,
-    BackendChoice,
-    make_network,
-    resolve_backend,
-    resolve_dtype,
+from napari_transunet.errors import CheckpointError, InputError
+from napari_transunet.inference.backends import make_network, resolve_backend, resolve_dtype
+from napari_transunet.inference.batching import (
+    BatchRunner,
+    OutOfMemoryError,
+    default_batch_size,
+    fits_in_memory,
+    if_it_fits,
 )
-from napari_transunet.inference.devices import (
-    free_cached_memory,
-    is_out_of_memory,
-    resolve_device,
-)
+from napari_transunet.inference.constant_slices import ConstantSliceCache
+from napari_transunet.inference.devices import resolve_device
+from napari_transunet.inference.multiplanar import MultiplanarPredictions, Probabilities, check_three_planes
+from napari_transunet.inference.options import PredictorOptions
+from napari_transunet.inference.prediction import Labels, PredictionCancelled, SlicePrediction
 from napari_transunet.inference.slice_order import nearest_first, outward
 from napari_transunet.inference.slices import PLANES, SliceSource, SliceStack, as_volume, orientation_for
-from napari_transunet.inference.tta import check_three_planes, mean_over_mirrors
-from napari_transunet.inference.uncertainty import (
-    SliceUncertainty,
-    inside_of,
-    uncertainty_of,
-    uncertainty_of_shares,
-)
+from napari_transunet.inference.tta import mean_over_mirrors
+from napari_transunet.inference.uncertainty import SliceUncertainty, inside_of, uncertainty_of
 from napari_transunet.model.checks import is_finite
 from napari_transunet.model.inference import InferenceTransUNet
 from napari_transunet.model.transunet import TransUNet
@@ -47,47 +42,7 @@ from napari_transunet.volumes.volume import Volume
 if TYPE_CHECKING:
     from torch import Tensor
 
-Pipeline = Literal["card", "paper"]
-Labels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-
 _log = logging.getLogger(__name__)
-
-_BATCH_PIXELS = {"cpu": 4 * 224 * 224, "mps": 8 * 224 * 224, "cuda": 32 * 224 * 224}
-"""Pixels of a batch by default. On the CPU more gains nothing and would only be longer to cancel."""
-
-_OPENVINO_BATCH_PIXELS = 2 * 224 * 224
-"""The same for OpenVINO, which gains little beyond and fills a first slice up to a whole batch."""
-
-_KNOWN_PLANES = 8
-"""Different slices of one value whose labels are kept: air, and whatever else a volume is padded with."""
-
-
-_MEMORY_SHARE = 0.8
-"""Of the free memory, that the probabilities of several planes, or attention maps, may take."""
-
-_ONE_LOOK = "choose the pipeline 'card' for more looks"
-
-_Result = TypeVar("_Result")
-
-
-class OutOfMemoryError(InputError):
-    """The memory cannot hold even a single slice, or what its tokens attend to."""
-
-
-class PredictionCancelled(TransUNetError):
-    """`Predictor.predict` was asked to stop."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SlicePrediction:
-    """Labels of one slice: its index along the volume's `slice_axis`, and the plane of labels across that axis.
-
-    `uncertainty` is there where it was asked for.
-    """
-
-    index: int
-    plane: Labels
-    uncertainty: SliceUncertainty | None = None
 
 
 class Predictor:
@@ -97,36 +52,23 @@ class Predictor:
     ----------
     model
         What `load_checkpoint` returned, or a bare `TransUNet` (then the published CT window, or `card`).
-    device
-        "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda", "cuda:N" or "mps".
-    precision
-        "auto" (8 bits where the checkpoint's activation ranges say that this gives float32's labels, else bfloat16
-        where it is fast, else float32; always float32 with the paper's pipeline), "float32", "bfloat16", "float16"
-        on a GPU, or "int8" with OpenVINO.
-    pipeline
-        "card" prepares slices as the model card says. "paper" is the published test procedure (Chen et al.,
-        arXiv 2102.04306): CT window −125..275 HU, cubic-spline zoom, argmax, nearest zoom back, slices as stored.
-    batch_size
-        Slices a batch; by default what suits the device. It is halved as often as memory runs out.
+    options
+        How to predict; the defaults of `PredictorOptions` without it.
     card
         Takes the place of the checkpoint's card.
-    planes
-        1: slices along z alone. 3: slices along all three axes, whose probabilities are averaged. By default as the
-        card says.
-    flips
-        Average the probabilities of each slice with those of its three mirror images, which takes four times as long.
-    backend
-        What runs the network: "torch", "openvino" (the CPU alone), or "auto": OpenVINO on the CPU where it is
-        installed, but for float32.
     ranges
         Activation ranges for 8 bits; by default those that lie beside the checkpoint's file.
+    **changes
+        Fields of `PredictorOptions` that take the place of those in `options`: `device`, `precision`, `batch_size`,
+        `pipeline`, `backend`, `orthogonal_planes`, `mirror_tta`.
 
     Attributes
     ----------
+    options : as given
     device, precision, backend : `torch.device`, `torch.dtype` and name in use
     pipeline, batch_size : as given or chosen
     card : the model card in use
-    planes, flips : how each slice is looked at
+    orthogonal_planes, mirror_tta : whether slices are taken along all three axes, and averaged with mirror images
     checkpoint : the checkpoint; None for a bare network
     labels_dtype : uint8, or uint16 above 255 classes
 
@@ -134,27 +76,19 @@ class Predictor:
     ------
     InputError
         A device, precision or pipeline that does not exist or is not here, a batch size below 1, a card that
-        describes another network, or looks that this card or pipeline does not allow.
+        describes another network, or planes or mirror images that this card or pipeline does not allow.
     """
 
     def __init__(
         self,
         model: Checkpoint | TransUNet,
+        options: PredictorOptions | None = None,
         *,
-        device: str | torch.device = "auto",
-        precision: str | torch.dtype = "auto",
-        pipeline: Pipeline = "card",
-        batch_size: int | None = None,
         card: ModelCard | None = None,
-        planes: int | None = None,
-        flips: bool = False,
-        backend: BackendChoice = "auto",
         ranges: ActivationRanges | None = None,
+        **changes: Any,
     ) -> None:
-        if pipeline not in get_args(Pipeline):
-            raise InputError(f"Unknown pipeline {pipeline!r}; choose one of {', '.join(get_args(Pipeline))}.")
-        if batch_size is not None and batch_size < 1:
-            raise InputError(f"The batch size must be at least 1, not {batch_size}.")
+        self.options = options = (options or PredictorOptions()).changed(**changes)
         self.checkpoint = model if isinstance(model, Checkpoint) else None
         net = model.model if isinstance(model, Checkpoint) else model
         if not isinstance(net, TransUNet):
@@ -164,21 +98,19 @@ class Predictor:
         own_card = self.checkpoint.card if self.checkpoint else default_card(net)
         self.card = own_card if card is None else card
         _check_card(self.card, net)
-        self.pipeline: Pipeline = pipeline
-        self.planes = _planes(planes, self.card, pipeline)
-        if flips and pipeline == "paper":
-            raise InputError(f"The published procedure mirrors no slices; {_ONE_LOOK}.")
-        self.flips = flips
-        self.device = resolve_device(device)
-        self.backend = resolve_backend(backend, self.device)
-        if pipeline == "paper" and str(precision) == "auto":
-            precision = "float32"
+        self.pipeline = options.pipeline
+        self.orthogonal_planes = _orthogonal_planes(options, self.card)
+        self.mirror_tta = options.mirror_tta
+        self.device = resolve_device(options.device)
+        self.backend = resolve_backend(options.backend, self.device)
+        exact = options.pipeline == "paper" and options.precision == "auto"
+        precision = "float32" if exact else options.precision
         if ranges is None and self.backend == "openvino" and self.checkpoint is not None:
             ranges = _own_ranges(self.checkpoint, precision)
         self.precision = resolve_dtype(precision, self.device, self.backend, ranges, net.img_size)
-        if backend == "auto" and self.precision == torch.float32:
+        if options.backend == "auto" and self.precision == torch.float32:
             self.backend = "torch"  # nearer to what was trained, and ready sooner; OpenVINO gains little here
-        self.batch_size = batch_size or _default_batch(self.device, self.backend, net.img_size)
+        self.batch_size = options.batch_size or default_batch_size(self.device, self.backend, net.img_size)
         self.labels_dtype = np.dtype(np.uint8 if net.num_classes <= 255 else np.uint16)
         self._size = net.img_size
         self._grid = net.grid
@@ -192,6 +124,23 @@ class Predictor:
             batch=self.batch_size,
             ranges=ranges,
         )
+
+    @property
+    def precision_name(self) -> str:
+        """The precision in use as people write it, e.g. "bfloat16"."""
+        return str(self.precision).removeprefix("torch.")
+
+    @property
+    def planes(self) -> int:
+        """The old name of `orthogonal_planes`: 1 or 3."""
+        warnings.warn("Predictor.planes is called orthogonal_planes now.", DeprecationWarning, stacklevel=2)
+        return 3 if self.orthogonal_planes else 1
+
+    @property
+    def flips(self) -> bool:
+        """The old name of `mirror_tta`."""
+        warnings.warn("Predictor.flips is called mirror_tta now.", DeprecationWarning, stacklevel=2)
+        return self.mirror_tta
 
     def slice_axis(self, volume: Volume | npt.NDArray[Any]) -> int:
         """The axis of the volume's array along which slices are taken: 0 unless the card wants them otherwise."""
@@ -272,7 +221,7 @@ class Predictor:
             once; the others follow outward from it
         slices : only these, in this order unless `first` is given
         cancelled : asked before every batch
-        uncertainty : tell of each slice how unsure the network is; the labels are the same
+        uncertainty : report of each slice how unsure the network is; the labels are the same
 
         Raises
         ------
@@ -282,9 +231,8 @@ class Predictor:
         """
         sources = self._sources(volume)
         order = _order(len(sources[0]), first, slices)
-        return self._run(
-            sources, order, alone=first is not None, cancelled=cancelled, uncertainty=uncertainty
-        )
+        runner = BatchRunner(self.device, self.batch_size, self._size, cancelled or _never)
+        return self._run(sources, order, runner, first_alone=first is not None, uncertainty=uncertainty)
 
     @property
     def token_grid(self) -> tuple[tuple[int, int], int]:
@@ -312,13 +260,13 @@ class Predictor:
             f"The attention maps of {self._size[0]}×{self._size[1]} pixels take {size / 1e9:.1f} GB, more than is "
             "free; choose a smaller image size, or close other programs."
         )
-        if size > _MEMORY_SHARE * available_memory():
+        if not fits_in_memory(size):
             raise OutOfMemoryError(message)
 
         def maps_of(indices: Sequence[int]) -> list[Tensor]:
             return [maps[0].float().cpu() for maps in self._in_torch.attention_maps(source.images(indices))]
 
-        found = self._if_it_fits(maps_of, [wanted])
+        found = if_it_fits(maps_of, [wanted], self.device)
         if found is None:
             raise OutOfMemoryError(message)
         return found
@@ -335,7 +283,7 @@ class Predictor:
         return volume if isinstance(volume, Volume) else as_volume(volume).data
 
     def _sources(self, volume: Volume | npt.NDArray[Any]) -> list[SliceSource]:
-        """The slices to label; and where other planes are looked at too, theirs."""
+        """The slices to label; and with orthogonal planes, those along the other axes."""
         card = self.card
         if not isinstance(volume, Volume):
             # Nothing says how a bare array lies, so it is taken to lie as the card wants it.
@@ -344,199 +292,85 @@ class Predictor:
             return [SliceSource.from_paper(volume, self._size).on(self.device)]
         return [
             SliceSource.from_card(volume, card, self._size, plane).on(self.device)
-            for plane in PLANES[: self.planes]
+            for plane in PLANES[: 3 if self.orthogonal_planes else 1]
         ]
 
     def _run(
         self,
         sources: Sequence[SliceSource],
         order: Sequence[int],
+        runner: BatchRunner,
         *,
-        alone: bool,
-        cancelled: Callable[[], bool] | None,
+        first_alone: bool,
         uncertainty: bool,
     ) -> Iterator[list[SlicePrediction]]:
-        source, others = sources[0], sources[1:]
+        source = sources[0]
         inside = inside_of(source.resize) if uncertainty else None
-        votes: npt.NDArray[np.float16] | None = None
-        if others:
-            votes = self._votes(others, cancelled)
-            if cancelled is not None and cancelled():
-                return
-        known: dict[_Key, _Answer] = {}
-
-        def answers(indices: Sequence[int]) -> list[_Answer]:
-            if votes is None:
-                return self._classified(source, indices, known, inside, cancelled)
-            along = np.moveaxis(votes, source.orientation.slice_axis + 1, 1)
-            shares = self._probabilities(source, cancelled, indices)
-            return [
-                self._voted(along[:, index].astype(np.float32) + share, source, inside)
-                for index, share in zip(indices, shares, strict=True)
-            ]
-
-        for indices, found in self._batches(order, answers, alone=alone, cancelled=cancelled):
-            yield [SlicePrediction(index, *answer) for index, answer in zip(indices, found, strict=True)]
-
-    def _voted(self, votes: npt.NDArray[np.float32], source: SliceSource, inside: Tensor | None) -> _Answer:
-        """What the summed-up probabilities (classes, …) of several planes say of one slice of the volume."""
-        labels = votes.argmax(0).astype(self.labels_dtype)
-        if inside is None:
-            return labels, None
-        shares = np.stack([source.from_volume(plane) for plane in votes / self.planes])
-        on_grid = source.resize.forward(torch.from_numpy(shares).to(self.device))[None]
-        return labels, uncertainty_of_shares(on_grid, inside)[0]
-
-    def _votes(
-        self, sources: Sequence[SliceSource], cancelled: Callable[[], bool] | None
-    ) -> npt.NDArray[np.float16]:
-        """Probabilities (classes, *the volume's shape) of slices along other axes, summed up.
-
-        Incomplete once `cancelled` says so.
-        """
-        shape = (self.card.num_classes, *sources[0].orientation.invert(sources[0].data).shape)
-        if 2 * math.prod(shape) > _MEMORY_SHARE * available_memory():
-            raise InputError(
-                f"Looking at three planes takes {2 * math.prod(shape) / 1e9:.1f} GB for this volume, more than is "
-                "free; close other programs, crop the volume, or look at one plane."
+        compute: Callable[[Sequence[int]], list[SlicePrediction]]
+        if len(sources) > 1:
+            compute = MultiplanarPredictions(
+                sources,
+                self.card.num_classes,
+                runner,
+                lambda source, indices: self._probabilities(source, indices, runner.cancelled),
+                labels_dtype=self.labels_dtype,
+                inside=inside,
             )
-        votes = np.zeros(shape, np.float16)
-        for source in sources:
-            along = np.moveaxis(votes, source.orientation.slice_axis + 1, 1)
-            for indices, shares in self._batches(
-                range(len(source)),
-                partial(self._probabilities, source, cancelled),
-                alone=False,
-                cancelled=cancelled,
-            ):
-                for index, share in zip(indices, shares, strict=True):
-                    along[:, index] += share
-        return votes
+        else:
+            cache = ConstantSliceCache()
 
-    def _batches(
-        self,
-        order: Sequence[int],
-        compute: Callable[[Sequence[int]], list[_Result]],
-        *,
-        alone: bool,
-        cancelled: Callable[[], bool] | None,
-    ) -> Iterator[tuple[Sequence[int], list[_Result]]]:
-        """What `compute` makes of the slices, a batch at a time; batches get smaller where memory runs out."""
-        limit, done = self.batch_size, 0
-        while done < len(order):
-            if cancelled is not None and cancelled():
-                return
-            indices = order[done : done + (1 if alone and done == 0 else limit)]
-            try:
-                results = self._if_it_fits(compute, indices)
-            except PredictionCancelled:
-                return
-            if results is None:
-                limit = self._halved(len(indices))
-                continue
-            yield indices, results
-            done += len(indices)
+            def compute(indices: Sequence[int]) -> list[SlicePrediction]:
+                return cache.predictions(
+                    indices,
+                    source.stack(indices),
+                    lambda stack, indices: self._classified(stack, indices, source, inside, runner.cancelled),
+                )
 
-    def _if_it_fits(
-        self, compute: Callable[[Sequence[int]], list[_Result]], indices: Sequence[int]
-    ) -> list[_Result] | None:
-        """What `compute` makes of these slices; None where memory ran out."""
-        try:
-            return compute(indices)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        # The traceback held the tensors until here.
-        free_cached_memory(self.device)
-        return None
-
-    def _halved(self, size: int) -> int:
-        if size == 1:
-            raise OutOfMemoryError(
-                f"The memory of {self.device} does not hold a single slice at {self._size[0]}×{self._size[1]}; "
-                "choose another device, a smaller variant, or a smaller image size."
-            )
-        _log.warning(
-            "Out of memory on %s with %d slices a batch; going on with %d.", self.device, size, size // 2
-        )
-        return size // 2
+        for _, predictions in runner.run(order, compute, first_alone=first_alone):
+            yield predictions
 
     def _classified(
         self,
-        source: SliceSource,
-        indices: Sequence[int],
-        known: dict[_Key, _Answer],
-        inside: Tensor | None,
-        cancelled: Callable[[], bool] | None,
-    ) -> list[_Answer]:
-        """Planes of labels, in the volume's orientation, each with its uncertainty where `inside` is given.
-
-        A slice of one value (air, once clipped to the window) is the same input wherever it lies, so its labels
-        are computed once a run and kept in `known`.
-        """
-        stack = source.stack(indices)
-        keys = [
-            index if values is None else values
-            for index, values in zip(indices, stack.constants(), strict=True)
-        ]
-        fresh = {key: position for position, key in enumerate(keys) if key not in known}
-        answers = dict(known)
-        if fresh:
-            computed = self._answers(stack.pick(list(fresh.values())), source, inside, cancelled)
-            answers.update(zip(fresh, computed, strict=True))
-        for key in fresh:
-            if isinstance(key, tuple) and len(known) < _KNOWN_PLANES:
-                known[key] = answers[key]
-        # Copies, so that writing into one empty slice does not write into the others.
-        return [
-            (source.to_volume(labels.copy() if isinstance(key, tuple) else labels), uncertainty)
-            for key, (labels, uncertainty) in ((key, answers[key]) for key in keys)
-        ]
-
-    def _answers(
-        self,
         stack: SliceStack,
+        indices: Sequence[int],
         source: SliceSource,
         inside: Tensor | None,
-        cancelled: Callable[[], bool] | None,
-    ) -> list[_Answer]:
-        """Of each image, labels (h, w) and how unsure they are."""
+        cancelled: Callable[[], bool],
+    ) -> list[SlicePrediction]:
+        """The labels of each image, and with `inside` how unsure they are."""
         logits = self._logits(stack, source, cancelled)
         labels = source.resize.labels(logits).cpu().numpy().astype(self.labels_dtype, copy=False)
-        if inside is None:
-            return [(plane, None) for plane in labels]
-        return list(zip(labels, uncertainty_of(logits, inside), strict=True))
+        planes = [source.to_volume(plane) for plane in labels]
+        uncertainties = [None] * len(planes) if inside is None else uncertainty_of(logits, inside)
+        return list(map(SlicePrediction, indices, planes, uncertainties))
 
     def _probabilities(
-        self, source: SliceSource, cancelled: Callable[[], bool] | None, indices: Sequence[int]
-    ) -> list[npt.NDArray[np.float16]]:
+        self, source: SliceSource, indices: Sequence[int], cancelled: Callable[[], bool]
+    ) -> list[Probabilities]:
         """Of each class, on each slice as it lies in the volume: (classes, …)."""
         logits = source.resize.inverse(self._logits(source.stack(indices), source, cancelled))
-        shares = logits.softmax(dim=1).half().cpu().numpy()
-        return [np.stack([source.to_volume(plane) for plane in share]) for share in shares]
+        probabilities = logits.softmax(dim=1).half().cpu().numpy()
+        return [np.stack([source.to_volume(plane) for plane in planes]) for planes in probabilities]
 
     @torch.inference_mode()
-    def _logits(
-        self, stack: SliceStack, source: SliceSource, cancelled: Callable[[], bool] | None = None
-    ) -> Tensor:
-        """Scaled slices on the CPU -> float32 logits (B, classes, H, W) on the device.
+    def _logits(self, stack: SliceStack, source: SliceSource, cancelled: Callable[[], bool]) -> Tensor:
+        """Scaled slices -> float32 logits (B, classes, H, W) on the device.
 
-        With `flips`, the logarithm of the mean probabilities; `PredictionCancelled` once `cancelled` says so.
+        With `mirror_tta`, the logarithm of the mean probabilities; `PredictionCancelled` once `cancelled` says so.
         """
         images = stack.images(source.resize)
-        logits = mean_over_mirrors(self._network, images, cancelled) if self.flips else self._network(images)
-        if logits is None:
-            raise PredictionCancelled("Cancelled between two looks at a batch.")
+        logits = (
+            mean_over_mirrors(self._network, images, cancelled) if self.mirror_tta else self._network(images)
+        )
         if not is_finite(logits):
             raise InputError(
-                f"The network's output overflows in {str(self.precision).removeprefix('torch.')}; "
-                "choose precision 'float32'."
+                f"The network's output overflows in {self.precision_name}; choose precision 'float32'."
             )
         return logits
 
 
-_Key = int | tuple[float, ...]
-_Answer = tuple[Labels, SliceUncertainty | None]
+def _never() -> bool:
+    return False
 
 
 def _order(n: int, first: int | None, slices: Sequence[int] | None) -> Sequence[int]:
@@ -549,36 +383,26 @@ def _order(n: int, first: int | None, slices: Sequence[int] | None) -> Sequence[
     return wanted if first is None else nearest_first(wanted, first)
 
 
-def _own_ranges(checkpoint: Checkpoint, precision: str | torch.dtype) -> ActivationRanges | None:
+def _own_ranges(checkpoint: Checkpoint, precision: str) -> ActivationRanges | None:
     """The activation ranges beside the checkpoint; unusable ones matter only to somebody who asks for 8 bits."""
-    wanted = str(precision).removeprefix("torch.")
-    if wanted not in ("auto", "int8"):
+    if precision not in ("auto", "int8"):
         return None
     try:
         return ranges_beside(checkpoint.path, checkpoint.sha256)
     except CheckpointError as error:
-        if wanted == "int8":
+        if precision == "int8":
             raise
         _log.warning("8 bits are not used: %s", error)
         return None
 
 
-def _default_batch(device: torch.device, backend: Backend, size: tuple[int, int]) -> int:
-    pixels = _OPENVINO_BATCH_PIXELS if backend == "openvino" else _BATCH_PIXELS[device.type]
-    return max(1, pixels // (size[0] * size[1]))
-
-
-def _planes(planes: int | None, card: ModelCard, pipeline: Pipeline) -> int:
-    """How many axes slices are taken along: what was asked for, else what the card says."""
-    if planes not in (None, 1, 3):
-        raise InputError(f"Slices are taken along 1 or 3 axes, not {planes!r}.")
-    if pipeline == "paper":
-        if planes == 3:
-            raise InputError(f"The published procedure looks along one axis alone; {_ONE_LOOK}.")
-        return 1
-    if planes == 3:
+def _orthogonal_planes(options: PredictorOptions, card: ModelCard) -> bool:
+    """Whether slices are taken along all three axes: as was asked for, else as the card says."""
+    if options.pipeline == "paper":
+        return False
+    if options.orthogonal_planes:
         check_three_planes(card)
-    return card.planes if planes is None else planes
+    return card.planes == 3 if options.orthogonal_planes is None else options.orthogonal_planes
 
 
 def _check_card(card: ModelCard, net: TransUNet) -> None:
@@ -590,7 +414,7 @@ def _check_card(card: ModelCard, net: TransUNet) -> None:
         "n_skip": (net.n_skip if card.n_skip is None else card.n_skip, net.n_skip),
     }
     wrong = [
-        f"{name} {told!r} (the network's is {own!r})" for name, (told, own) in facts.items() if told != own
+        f"{name} {said!r} (the network's is {own!r})" for name, (said, own) in facts.items() if said != own
     ]
     if wrong:
         raise InputError(f"The model card describes another network: {', '.join(wrong)}.")

@@ -67,12 +67,12 @@ def uncertainty_of(logits: Tensor, inside: Tensor) -> list[SliceUncertainty]:
     logits : float32 (B, classes, H, W)
     inside : bool (H, W), as `inside_of` gives it; the rest does not count
     """
-    shares = logits.log_softmax(dim=1)
-    probabilities = shares.exp()
-    return _measured(-(probabilities * shares).sum(dim=1), probabilities, inside)
+    log_probabilities = logits.log_softmax(dim=1)
+    probabilities = log_probabilities.exp()
+    return _measured(-(probabilities * log_probabilities).sum(dim=1), probabilities, inside)
 
 
-def uncertainty_of_shares(probabilities: Tensor, inside: Tensor) -> list[SliceUncertainty]:
+def uncertainty_of_probabilities(probabilities: Tensor, inside: Tensor) -> list[SliceUncertainty]:
     """The same from probabilities (B, classes, H, W) that sum to 1, or to 0 in padding."""
     return _measured(-torch.xlogy(probabilities, probabilities).sum(dim=1), probabilities, inside)
 

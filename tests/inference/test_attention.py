@@ -8,9 +8,10 @@ import torch
 
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.errors import InputError
-from napari_transunet.inference import predictor as predictor_module
+from napari_transunet.inference import batching
 from napari_transunet.inference.attention import attention_plane
-from napari_transunet.inference.predictor import OutOfMemoryError, Predictor
+from napari_transunet.inference.batching import OutOfMemoryError
+from napari_transunet.inference.predictor import Predictor
 from napari_transunet.inference.resize import nearest_matrix
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.volume import Source, Volume
@@ -99,16 +100,16 @@ def test_maps_that_the_memory_does_not_hold_are_refused(plain, monkeypatch):
     predictor = Predictor(plain, device="cpu")
     volume = np.zeros((1, 64, 64), np.float32)
     needed = 4 * 1 * 2 * 16**2  # float32, blocks, heads, tokens²
-    monkeypatch.setattr(predictor_module, "available_memory", lambda: 2 * needed)
+    monkeypatch.setattr(batching, "available_memory", lambda: 2 * needed)
     assert predictor.attention(volume, 0)[0].shape == (2, 16, 16)
-    monkeypatch.setattr(predictor_module, "available_memory", lambda: needed)
+    monkeypatch.setattr(batching, "available_memory", lambda: needed)
     with pytest.raises(OutOfMemoryError, match="smaller image size"):
         predictor.attention(volume, 0)
 
     def full(_images):
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr(predictor_module, "available_memory", lambda: 2 * needed)
+    monkeypatch.setattr(batching, "available_memory", lambda: 2 * needed)
     predictor._in_torch.attention_maps = full
     with pytest.raises(OutOfMemoryError, match="smaller image size"):
         predictor.attention(volume, 0)

@@ -11,9 +11,10 @@ from napari_transunet.checkpoints.card import ModelCard
 from napari_transunet.inference.compatibility import (
     MUCH_LARGER,
     doubt_about,
-    doubt_about_looks,
+    doubt_about_augmentation,
     reason_to_choose,
 )
+from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.io.reading import read_volume
 from napari_transunet.training.augmentation import Augmentation
 from napari_transunet.volumes.geometry import Geometry
@@ -136,9 +137,10 @@ def test_looks_that_the_network_did_not_learn_from_are_doubted() -> None:
     def learnt(*, mirror: bool) -> ModelCard:
         return MR.updated(training={"recipe": Augmentation(mirror=mirror).sentence()})
 
-    assert doubt_about_looks(learnt(mirror=False), planes=None, flips=False) is None
-    assert "never mirrored" in str(doubt_about_looks(learnt(mirror=False), planes=None, flips=True))
-    assert doubt_about_looks(learnt(mirror=True), planes=1, flips=True) is None
-    assert doubt_about_looks(MR, planes=None, flips=True) is None  # it does not say
-    assert "one axis alone" in str(doubt_about_looks(MR, planes=3, flips=False))
-    assert doubt_about_looks(MR.updated(planes=3), planes=3, flips=False) is None
+    mirrored, three = PredictorOptions(mirror_tta=True), PredictorOptions(orthogonal_planes=True)
+    assert doubt_about_augmentation(learnt(mirror=False), PredictorOptions()) is None
+    assert "never mirrored" in str(doubt_about_augmentation(learnt(mirror=False), mirrored))
+    assert doubt_about_augmentation(learnt(mirror=True), mirrored) is None
+    assert doubt_about_augmentation(MR, mirrored) is None  # it does not say
+    assert "one axis alone" in str(doubt_about_augmentation(MR, three))
+    assert doubt_about_augmentation(MR.updated(planes=3), three) is None

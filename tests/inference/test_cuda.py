@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from napari_transunet.inference.predictor import PredictionCancelled, Predictor
+from napari_transunet.inference.prediction import PredictionCancelled
+from napari_transunet.inference.predictor import Predictor
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.training.cases import Case
 from napari_transunet.training.fitting import fit

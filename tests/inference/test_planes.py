@@ -10,7 +10,7 @@ import torch
 
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.errors import InputError
-from napari_transunet.inference.predictor import PredictionCancelled
+from napari_transunet.inference.prediction import PredictionCancelled
 from napari_transunet.inference.resize import make_resize
 from napari_transunet.volumes.geometry import Geometry
 from tests.inference.test_predictor import Array, ct, on_cpu, volume
@@ -101,7 +101,7 @@ def test_cancelling_acts_in_the_other_planes_too(small: TransUNet) -> None:
 def test_a_volume_whose_probabilities_do_not_fit_is_refused(
     small: TransUNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("napari_transunet.inference.predictor.available_memory", lambda: 1000)
+    monkeypatch.setattr("napari_transunet.inference.batching.available_memory", lambda: 1000)
     with pytest.raises(InputError, match="three planes"):
         in_three_planes(small).predict(volume(ct(SHAPE)))
 

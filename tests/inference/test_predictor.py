@@ -19,12 +19,9 @@ from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.errors import InputError
-from napari_transunet.inference.predictor import (
-    OutOfMemoryError,
-    PredictionCancelled,
-    Predictor,
-    SlicePrediction,
-)
+from napari_transunet.inference.batching import OutOfMemoryError
+from napari_transunet.inference.prediction import PredictionCancelled, SlicePrediction
+from napari_transunet.inference.predictor import Predictor
 from napari_transunet.model.inference import InferenceTransUNet
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.volume import Source, Volume

@@ -1,4 +1,4 @@
-"""Mirrored looks and looks along other axes than the card's, asked for at the predictor."""
+"""Mirror images, and slices along other axes than the card's, asked for at the predictor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.errors import InputError
-from napari_transunet.inference.predictor import PredictionCancelled
+from napari_transunet.inference.prediction import PredictionCancelled
 from napari_transunet.inference.tta import MIRRORS, mean_over_mirrors
 from napari_transunet.model.inference import InferenceTransUNet
 from napari_transunet.volumes.geometry import Geometry
@@ -80,12 +80,14 @@ def test_hopeless_classes_stay_finite() -> None:
 @pytest.mark.parametrize(("planes", "context"), [(1, 1), (1, 3), (3, 1)])
 def test_labels_mirror_with_the_volume(sharp: TransUNet, planes: int, context: int) -> None:
     data = ct(SHAPE)
-    predictor = on_cpu(sharp, card=default_card(sharp, context=context), planes=planes, flips=True)
+    predictor = on_cpu(
+        sharp, card=default_card(sharp, context=context), orthogonal_planes=planes == 3, mirror_tta=True
+    )
     there = predictor.predict(volume(data))
     back = predictor.predict(volume(data[:, ::-1, ::-1]))[:, ::-1, ::-1]
     assert len(np.unique(there)) > 2
     assert (there == back).mean() > 0.998
-    once = on_cpu(sharp, card=default_card(sharp, context=context), planes=planes)
+    once = on_cpu(sharp, card=default_card(sharp, context=context), orthogonal_planes=planes == 3)
     unmirrored = once.predict(volume(data[:, ::-1, ::-1]))[:, ::-1, ::-1]
     assert (once.predict(volume(data)) == unmirrored).mean() < 0.99
 
@@ -93,27 +95,27 @@ def test_labels_mirror_with_the_volume(sharp: TransUNet, planes: int, context: i
 def test_labels_without_options_are_those_of_one_look(small: TransUNet) -> None:
     data = volume(ct(SHAPE))
     plain = on_cpu(small).predict(data)
-    assert np.array_equal(on_cpu(small, planes=1, flips=False).predict(data), plain)
+    assert np.array_equal(on_cpu(small, orthogonal_planes=False, mirror_tta=False).predict(data), plain)
     card = default_card(small, planes=3)
-    assert np.array_equal(on_cpu(small, card=card, planes=1).predict(data), plain)
+    assert np.array_equal(on_cpu(small, card=card, orthogonal_planes=False).predict(data), plain)
     three = on_cpu(small, card=card).predict(data)
-    assert np.array_equal(on_cpu(small, planes=3).predict(data), three)
+    assert np.array_equal(on_cpu(small, orthogonal_planes=True).predict(data), three)
     assert not np.array_equal(plain, three)
 
 
 def test_three_planes_that_are_asked_for_are_summed_up(small: TransUNet) -> None:
     data = ct(SHAPE)
     expected = summed_probabilities(small, data)
-    predictor = on_cpu(small, planes=3)
-    assert predictor.planes == 3
+    predictor = on_cpu(small, orthogonal_planes=True)
+    assert predictor.orthogonal_planes
     assert predictor.card.planes == 1  # what the checkpoint learnt from stays told
     assert (predictor.predict(volume(data)) == expected.argmax(0)).mean() > 0.99
 
 
 @pytest.mark.parametrize("planes", [1, 3])
 def test_uncertainty_is_that_of_the_mean(sharp: TransUNet, planes: int) -> None:
-    predictor = on_cpu(sharp, planes=planes, flips=True)
-    single = on_cpu(sharp, planes=planes)
+    predictor = on_cpu(sharp, orthogonal_planes=planes == 3, mirror_tta=True)
+    single = on_cpu(sharp, orthogonal_planes=planes == 3)
 
     def unsure(data: np.ndarray[Any, Any], of: Any = predictor) -> np.ndarray[Any, Any]:
         (item,) = next(of.iter_batches(volume(data), slices=[4], uncertainty=True))
@@ -128,7 +130,7 @@ def test_uncertainty_is_that_of_the_mean(sharp: TransUNet, planes: int) -> None:
 
 
 def test_slices_agree_with_the_whole(small: TransUNet) -> None:
-    predictor = on_cpu(small, flips=True, batch_size=4)
+    predictor = on_cpu(small, mirror_tta=True, batch_size=4)
     whole = predictor.predict(volume(ct(SHAPE)))
     for index, plane in predictor.iter_slices(volume(ct(SHAPE)), first=4, slices=[2, 4, 9]):
         assert np.array_equal(plane, whole[index])
@@ -136,7 +138,7 @@ def test_slices_agree_with_the_whole(small: TransUNet) -> None:
 
 def test_progress_counts_slices_not_looks(small: TransUNet) -> None:
     seen: list[tuple[int, int]] = []
-    on_cpu(small, flips=True, batch_size=8).predict(
+    on_cpu(small, mirror_tta=True, batch_size=8).predict(
         volume(ct(SHAPE)), progress=lambda done, total: seen.append((done, total))
     )
     assert seen == [(8, 18), (16, 18), (18, 18)]
@@ -146,7 +148,7 @@ def test_progress_counts_slices_not_looks(small: TransUNet) -> None:
 def test_cancelling_acts_between_two_looks(
     small: TransUNet, monkeypatch: pytest.MonkeyPatch, planes: int
 ) -> None:
-    predictor = on_cpu(small, planes=planes, flips=True, batch_size=8)
+    predictor = on_cpu(small, orthogonal_planes=planes == 3, mirror_tta=True, batch_size=8)
     calls = Calls(monkeypatch)
     with pytest.raises(PredictionCancelled, match="after 0 of 18"):
         predictor.predict(volume(ct(SHAPE)), cancelled=lambda: len(calls.batches) >= 2)
@@ -154,14 +156,14 @@ def test_cancelling_acts_between_two_looks(
 
 
 def test_a_batch_is_no_larger_than_without(small: TransUNet, monkeypatch: pytest.MonkeyPatch) -> None:
-    predictor = on_cpu(small, flips=True, batch_size=9)
+    predictor = on_cpu(small, mirror_tta=True, batch_size=9)
     calls = Calls(monkeypatch)
     predictor.predict(volume(ct(SHAPE)))
     assert calls.batches == [9] * 8
 
 
 def test_an_overflow_is_said_of_the_mean_too(small: TransUNet, monkeypatch: pytest.MonkeyPatch) -> None:
-    predictor = on_cpu(small, flips=True)
+    predictor = on_cpu(small, mirror_tta=True)
     forward = InferenceTransUNet.forward
     monkeypatch.setattr(InferenceTransUNet, "forward", lambda self, x: forward(self, x) * float("inf"))
     with pytest.raises(InputError, match="overflows"):
@@ -171,9 +173,9 @@ def test_an_overflow_is_said_of_the_mean_too(small: TransUNet, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"planes": 2}, "1 or 3 axes, not 2"),
-        ({"planes": 3, "pipeline": "paper"}, "one axis alone; choose the pipeline 'card'"),
-        ({"flips": True, "pipeline": "paper"}, "mirrors no slices; choose the pipeline 'card'"),
+        ({"planes": 2}, "1 or 3 axes, not 2"),  # the old name
+        ({"orthogonal_planes": True, "pipeline": "paper"}, "one axis alone; choose the pipeline 'card'"),
+        ({"mirror_tta": True, "pipeline": "paper"}, "mirrors no slices; choose the pipeline 'card'"),
     ],
 )
 def test_looks_that_cannot_be(small: TransUNet, options: dict[str, Any], sentence: str) -> None:
@@ -184,10 +186,10 @@ def test_looks_that_cannot_be(small: TransUNet, options: dict[str, Any], sentenc
 def test_three_planes_need_a_spacing_along_each_axis(small: TransUNet) -> None:
     card = default_card(small, name="organs", spacing=(None, 2.0, 2.0), **PADDED)
     with pytest.raises(InputError, match=r"organs cannot look along three axes: .* no spacing along z,"):
-        on_cpu(small, card=card, planes=3)
-    assert on_cpu(small, card=card).planes == 1
+        on_cpu(small, card=card, orthogonal_planes=True)
+    assert not on_cpu(small, card=card).orthogonal_planes
     learnt = card.model_copy(update={"planes": 3})
-    assert on_cpu(small, card=learnt, planes=3).planes == 3
+    assert on_cpu(small, card=learnt, orthogonal_planes=True).orthogonal_planes
 
 
 @pytest.mark.parametrize(
@@ -195,5 +197,7 @@ def test_three_planes_need_a_spacing_along_each_axis(small: TransUNet) -> None:
 )
 def test_three_planes_where_each_axis_can_be_scaled(small: TransUNet, fields: dict[str, Any]) -> None:
     data = volume(ct(SHAPE), Geometry(SHAPE, (3.0, 1.0, 1.0)))
-    labels = on_cpu(small, card=default_card(small, **fields), planes=3, flips=True).predict(data)
+    labels = on_cpu(
+        small, card=default_card(small, **fields), orthogonal_planes=True, mirror_tta=True
+    ).predict(data)
     assert labels.shape == SHAPE

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject
 
+from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.viewer.layers.layers import is_lazy, volume_of
 from napari_transunet.viewer.segment.predictors import PredictorCache, PredictorSettings
 from napari_transunet.viewer.widgets.messages import error_sentence
@@ -51,7 +52,8 @@ class AttentionClicks(QObject):
                 "Segment this volume first: attention is that of the one checkpoint that wrote its labels."
             )
             return
-        settings = PredictorSettings(checkpoint=next(iter(checkpoints)), pipeline=_pipeline(run.pipeline))
+        options = PredictorOptions(pipeline="paper" if run.pipeline == "paper" else "card")
+        settings = PredictorSettings(next(iter(checkpoints)), options)
         block, head = self._panel.block, self._panel.head
         ready = None if is_lazy(image) else volume_of(image)  # a lazy one is computed below, off this thread
         self._panel.say("Looking …")
@@ -88,7 +90,3 @@ class AttentionClicks(QObject):
 
     def _fail(self, error: Exception) -> None:
         self._panel.say(error_sentence(error, "The attention map"))
-
-
-def _pipeline(name: str) -> Any:
-    return "paper" if name == "paper" else "card"

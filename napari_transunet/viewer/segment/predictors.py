@@ -5,15 +5,16 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_transunet.errors import FileProblem
+from napari_transunet.inference.options import PredictorOptions
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.loading import Checkpoint
-    from napari_transunet.inference.predictor import Pipeline, Predictor
+    from napari_transunet.inference.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -24,24 +25,15 @@ class PredictorSettings:
     ----------
     checkpoint
         File of the checkpoint.
-    device, precision, pipeline
-        As `Predictor` takes them.
-    batch_size
-        Slices per batch; None lets the predictor choose.
+    options
+        How it predicts.
     img_size
         Side of the network's square input in pixels; None takes the checkpoint's own size.
-    planes, flips
-        As `Predictor` takes them.
     """
 
     checkpoint: Path
-    device: str = "auto"
-    precision: str = "auto"
-    pipeline: Pipeline = "card"
-    batch_size: int | None = None
+    options: PredictorOptions = field(default_factory=PredictorOptions)
     img_size: int | None = None
-    planes: int | None = None
-    flips: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,13 +132,4 @@ def _prepare(settings: PredictorSettings, checkpoint: Checkpoint | None) -> Prep
 
     if checkpoint is None:
         checkpoint = load_checkpoint(settings.checkpoint, img_size=settings.img_size)
-    predictor = Predictor(
-        checkpoint,
-        device=settings.device,
-        precision=settings.precision,
-        pipeline=settings.pipeline,
-        batch_size=settings.batch_size,
-        planes=settings.planes,
-        flips=settings.flips,
-    )
-    return PreparedPredictor(predictor, checkpoint)
+    return PreparedPredictor(Predictor(checkpoint, settings.options), checkpoint)

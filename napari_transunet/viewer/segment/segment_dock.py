@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_transunet.errors import TransUNetError
-from napari_transunet.inference.compatibility import doubt_about, doubt_about_looks
+from napari_transunet.inference.compatibility import doubt_about, doubt_about_augmentation
 from napari_transunet.viewer.layers.fingerprints import fingerprinted_volume
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, looks_like_labels, volume_of
 from napari_transunet.viewer.layers.slice_numbers import is_outside
@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
     from napari_transunet.annotation.session_store import SessionInfo
+    from napari_transunet.inference.options import PredictorOptions
     from napari_transunet.viewer.export.exporter import Exporter
     from napari_transunet.viewer.segment.device_chooser import FoundDevice
     from napari_transunet.viewer.sessions.results import Result
@@ -148,10 +149,8 @@ class SegmentDock(QWidget):
         self.labels = LabelsChooser(self)
         self.checkpoint = CheckpointChooser(self)
         self.variant = VariantChooser(self)
-        self.device = DeviceChooser(preferences.device, self)
-        self.advanced = AdvancedOptions(
-            precision=preferences.precision, batch_size=preferences.batch_size, parent=self
-        )
+        self.device = DeviceChooser(preferences.options.device, self)
+        self.advanced = AdvancedOptions(preferences.options, self)
         self.bar = RunBar(self)
         self.question = QuestionBar(self)
         self.panel = ResultPanel(self._viewer, self)
@@ -160,9 +159,13 @@ class SegmentDock(QWidget):
         self._status = QLabel(self)
         self._lifetime = Lifetime(self)
         self._lay_out()
-        self._memory = Memory(self, "segment", ("advanced", "planes", "flips"))
+        self._memory = Memory(self, "segment", ("advanced", "orthogonal_planes", "mirror_tta"))
         self._connect()
         self._attach()
+
+    @property
+    def _predictor_options(self) -> PredictorOptions:
+        return replace(self.advanced.options, device=self.device.device)
 
     @property
     def running(self) -> bool:
@@ -547,7 +550,7 @@ class SegmentDock(QWidget):
         if card is not None:
             if not is_lazy(plan.image):
                 doubts.append(doubt_about(volume_of(plan.image), card))
-            doubts.append(doubt_about_looks(card, planes=self.advanced.planes, flips=self.advanced.flips))
+            doubts.append(doubt_about_augmentation(card, self._predictor_options))
         doubt = " ".join(sentence for sentence in doubts if sentence)
         if not doubt:
             self._ask_about_labels(plan)
@@ -606,14 +609,7 @@ class SegmentDock(QWidget):
         self._sessions.use(result)
         request = RunRequest(
             settings=PredictorSettings(
-                checkpoint=candidate.path,
-                device=self.device.device,
-                precision=self.advanced.precision,
-                pipeline=self.advanced.pipeline,
-                batch_size=self.advanced.batch_size,
-                img_size=self.advanced.img_size,
-                planes=self.advanced.planes,
-                flips=self.advanced.flips,
+                candidate.path, self._predictor_options, img_size=self.advanced.img_size
             ),
             checkpoint_name=candidate.name,
             cache=self._cache,

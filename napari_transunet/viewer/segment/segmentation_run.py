@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -142,8 +142,6 @@ class _Channel:
         self.numbers = tuple(numbers)  # along each axis
         self.request: RunRequest | None = request
         self.only_this_slice = request.only_this_slice
-        self.checkpoint_name = request.checkpoint_name
-        self.pipeline = request.settings.pipeline
         self.started = time.perf_counter()
         self.date = now()
         # GUI thread -> worker
@@ -160,16 +158,9 @@ class _Channel:
         self.total = 0
         self.voxels: NDArray[np.int64] = np.zeros(1, np.int64)
         self.voxel_ml = 0.0
-        self.variant = ""
-        self.sha256: str | None = None
+        self.record: RunRecord | None = None  # as it is before the first slice
         self.card: dict[str, Any] = {}
         self.img_size: tuple[int, int] = (0, 0)
-        self.between: tuple[int, int] | None = None  # first and last index, where a range was asked for
-        self.device = ""
-        self.precision = ""
-        self.backend = ""
-        self.planes = 1
-        self.flips = False
         self.error: Exception | None = None
         self.ended = threading.Event()
 
@@ -197,23 +188,25 @@ def _work(channel: _Channel) -> Generator[None, None, None]:
         yield
         volume = request.volume()
         predictor = prepared.predictor
-        channel.variant = prepared.checkpoint.card.variant
-        channel.sha256 = prepared.checkpoint.sha256
         channel.card = prepared.checkpoint.card.model_dump(mode="json", exclude_none=True)
-        channel.device, channel.precision = (
-            str(predictor.device),
-            str(predictor.precision).removeprefix("torch."),
-        )
-        channel.backend, channel.planes, channel.flips = predictor.backend, predictor.planes, predictor.flips
         channel.img_size = predictor.card.img_size
         channel.axis = int(predictor.slice_axis(volume))
         channel.first = channel.position[channel.axis]
         slices = _wanted_slices(request, channel.first, channel.numbers[channel.axis])
-        if request.between is not None and slices is not None and not request.only_this_slice:
-            channel.between = slices[0], slices[-1]
         if slices is not None and channel.first not in slices:
             channel.first = min(slices, key=lambda index: abs(index - channel.first))
-        channel.total = volume.data.shape[channel.axis] if slices is None else len(slices)
+        wanted = range(volume.data.shape[channel.axis]) if slices is None else slices
+        channel.total = len(wanted)
+        channel.record = RunRecord.from_predictor(
+            predictor,
+            date=channel.date,
+            seconds=0.0,
+            slices=0,
+            total=channel.total,
+            axis=channel.axis,
+            between=(wanted[0], wanted[-1]),
+            name=request.checkpoint_name,
+        )
         channel.voxel_ml = float(np.prod(volume.geometry.spacing)) / 1000.0
         channel.slicing.set()
         yield
@@ -390,9 +383,11 @@ class SegmentationRun(QObject):
             channel, session = self._channel, self.result.session
             if not session.reviewed and not session.notes:
                 session.axis = channel.axis
-            session.unsure_along(channel.axis).begin(channel.sha256, channel.pipeline, channel.img_size)
-            if channel.sha256 is not None:
-                session.cards[channel.sha256] = channel.card
+            record = channel.record
+            assert record is not None  # there since the first slice
+            session.unsure_along(channel.axis).begin(record.sha256, record.pipeline, channel.img_size)
+            if record.sha256 is not None:
+                session.cards[record.sha256] = channel.card
             self._painter = LivePainter(self._viewer, self.result, self._step, channel.axis)
         before = self._painter.written
         if everything:
@@ -503,33 +498,11 @@ class SegmentationRun(QObject):
 
     def _record(self) -> RunRecord:
         """What is known of the run, whose painter has begun."""
+        channel = self._channel
         assert self._painter is not None
-        channel = self._channel
-        first, last = self._range()
-        return RunRecord(
-            checkpoint=channel.checkpoint_name,
-            sha256=channel.sha256,
-            variant=channel.variant,
-            pipeline=channel.pipeline,
-            device=channel.device,
-            precision=channel.precision,
-            date=channel.date,
-            seconds=round(channel.last_slice - channel.started, 2),
-            slices=self._painter.written,
-            total=channel.total,
-            first_slice=first,
-            last_slice=last,
-            axis=channel.axis,
-            backend=channel.backend,
-            planes=channel.planes,
-            flips=channel.flips,
-        )
-
-    def _range(self) -> tuple[int, int]:
-        channel = self._channel
-        if channel.only_this_slice:
-            return channel.first, channel.first
-        return channel.between or (0, self.result.session.shape[channel.axis] - 1)
+        assert channel.record is not None
+        seconds = round(channel.last_slice - channel.started, 2)
+        return replace(channel.record, slices=self._painter.written, seconds=seconds)
 
 
 class _AbortRequested:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from napari_transunet.inference.options import PredictorOptions
 
 PLUGIN = "napari-transunet"
 
@@ -24,10 +26,8 @@ class Preferences:
     ----------
     checkpoint_folder
         Folder whose checkpoints are offered; None for the package's own user folder.
-    device, precision
-        As `Predictor` takes them.
-    batch_size
-        Slices per batch; None leaves the choice to the predictor.
+    options
+        How to predict, where nothing else is chosen in the dock.
     label_opacity
         Opacity of new labels layers, 0 to 1.
     export_format
@@ -35,9 +35,7 @@ class Preferences:
     """
 
     checkpoint_folder: Path | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    batch_size: int | None = None
+    options: PredictorOptions = field(default_factory=PredictorOptions)
     label_opacity: float = 0.6
     export_format: str = ".nii.gz"
 
@@ -55,9 +53,11 @@ def load_preferences() -> Preferences:
     folder = str(segmentation.checkpoint_folder).strip()
     return Preferences(
         checkpoint_folder=Path(folder).expanduser() if folder else None,
-        device=str(segmentation.device),
-        precision=str(segmentation.precision),
-        batch_size=int(segmentation.batch_size) or None,
+        options=PredictorOptions(
+            device=str(segmentation.device),
+            precision=str(segmentation.precision),
+            batch_size=int(segmentation.batch_size) or None,
+        ),
         label_opacity=float(display.label_opacity),
         export_format=str(display.export_format),
     )

@@ -16,6 +16,7 @@ from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.errors import FileProblem
+from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.inference.predictor import Predictor
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.viewer.segment.predictors import PredictorCache, PredictorSettings
@@ -33,7 +34,8 @@ def saved(path: Path, seed: int) -> Path:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> PredictorSettings:
-    return PredictorSettings(saved(tmp_path / "three.safetensors", 0), device="cpu", precision="float32")
+    options = PredictorOptions(device="cpu", precision="float32")
+    return PredictorSettings(saved(tmp_path / "three.safetensors", 0), options)
 
 
 @pytest.fixture
@@ -70,11 +72,10 @@ def test_other_settings_read_no_file_again_and_change_no_label(
     cache, volume = PredictorCache(1), synthetic_ct((8, 48, 56), 0)[0]
     first = cache.get(settings)
     before = first.predictor.predict(volume)
-    other = cache.get(replace(settings, **change))
+    other = cache.get(replace(settings, options=settings.options.changed(**change)))
     assert other is not first
     assert other.checkpoint is first.checkpoint
-    options = {"device": "cpu", "precision": "float32"} | change
-    fresh = Predictor(load_checkpoint(settings.checkpoint), **options)
+    fresh = Predictor(load_checkpoint(settings.checkpoint), settings.options, **change)
     assert np.array_equal(other.predictor.predict(volume), fresh.predict(volume))
     assert settings not in cache
     assert np.array_equal(cache.get(settings).predictor.predict(volume), before)
@@ -105,7 +106,9 @@ def test_a_file_that_was_replaced_is_read_again(settings: PredictorSettings, loa
 
 def test_no_more_are_kept_than_asked_for(settings: PredictorSettings) -> None:
     cache = PredictorCache(2)
-    all_settings = [replace(settings, batch_size=size) for size in (1, 2, 3)]
+    all_settings = [
+        replace(settings, options=settings.options.changed(batch_size=size)) for size in (1, 2, 3)
+    ]
     for each in all_settings:
         cache.get(each)
     assert [each in cache for each in all_settings] == [False, True, True]

@@ -341,19 +341,19 @@ def test_mirrored_slices_and_three_planes_are_averaged_where_asked_for(dock, che
     image = dock.add(name="ct")
     volume = volume_of(image)
     checkpoint = load_checkpoint(checkpoints / "three.safetensors")
-    dock.widget.findChild(QCheckBox, "flips").setChecked(True)
+    dock.widget.findChild(QCheckBox, "mirror_tta").setChecked(True)
     dock.segment()
-    expected = Predictor(checkpoint, flips=True).predict(volume)
+    expected = Predictor(checkpoint, mirror_tta=True).predict(volume)
     assert np.mean(dock.labels("ct").data == expected) > 0.999
     assert np.mean(expected == _expected(checkpoints, volume)) < 0.999
 
-    dock.widget.findChild(QCheckBox, "flips").setChecked(False)
-    dock.choose("planes", "Three, averaged")
+    dock.widget.findChild(QCheckBox, "mirror_tta").setChecked(False)
+    dock.choose("orthogonal_planes", "Three, averaged")
     dock.press("segment_volume")
     assert "learnt from slices along one axis alone" in dock.question
     dock.press("question_yes")
     dock.until(lambda: not dock.widget.running)
-    expected = Predictor(checkpoint, planes=3).predict(volume)
+    expected = Predictor(checkpoint, orthogonal_planes=True).predict(volume)
     assert np.mean(dock.labels("ct").data == expected) > 0.999
 
 
@@ -363,11 +363,12 @@ def test_the_dock_remembers_how_slices_are_looked_at(viewer, tmp_path, monkeypat
         "napari_transunet.viewer.widgets.widget_state.platformdirs.user_state_dir",
         lambda _name: str(tmp_path / "state"),
     )
-    for planes, flips in ((None, False), (1, True)):
+    for planes, mirrored in ((None, False), (False, True)):
         _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
-        assert (dock.advanced.planes, dock.advanced.flips) == (planes, flips)
-        dock.findChild(QComboBox, "planes").setCurrentIndex(1)
-        dock.findChild(QCheckBox, "flips").setChecked(True)
+        options = dock.advanced.options
+        assert (options.orthogonal_planes, options.mirror_tta) == (planes, mirrored)
+        dock.findChild(QComboBox, "orthogonal_planes").setCurrentIndex(1)
+        dock.findChild(QCheckBox, "mirror_tta").setChecked(True)
         viewer.window.remove_dock_widget(dock.parent())
 
 

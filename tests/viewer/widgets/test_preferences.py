@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.viewer.widgets.preferences import (
     PLUGIN,
     Preferences,
@@ -41,7 +42,9 @@ def test_changes_are_read_and_announced(settings):
     settings.segmentation.checkpoint_folder = "~/checkpoints"
     settings.display.export_format = ".seg.nrrd"
     assert calls[-1] == Preferences(
-        checkpoint_folder=Path.home() / "checkpoints", device="cpu", batch_size=4, export_format=".seg.nrrd"
+        checkpoint_folder=Path.home() / "checkpoints",
+        options=PredictorOptions(device="cpu", batch_size=4),
+        export_format=".seg.nrrd",
     )
     assert len(calls) == 4
     stop()
