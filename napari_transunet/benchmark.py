@@ -7,7 +7,6 @@ speed-up is the ratio of two times of one round, so that a machine whose speed d
 from __future__ import annotations
 
 import copy
-import importlib.metadata
 import os
 import platform
 import statistics
@@ -24,6 +23,7 @@ import torch
 from scipy import ndimage
 from torch.utils.flop_counter import FlopCounterMode
 
+from napari_transunet.annotation.provenance import versions
 from napari_transunet.checkpoints.card import CT_WINDOW
 from napari_transunet.checkpoints.loading import Checkpoint
 from napari_transunet.errors import InputError, TransUNetError
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from napari_transunet.volumes.volume import Volume
 
 T = TypeVar("T")
-
-_PACKAGES = ("napari-transunet", "torch", "openvino", "numpy", "scipy", "napari")
 
 REFERENCE = "reference implementation, float32"
 """The name of what every speed is relative to; see `ReferenceImplementation`."""
@@ -259,7 +257,6 @@ def _least_seconds(product: Callable[[], object], device: torch.device, end: flo
 def describe_machine() -> dict[str, Any]:
     """What this machine is, how busy it is, and which versions run on it."""
     devices = available_devices()
-    found = importlib.metadata.distributions()
     return {
         "processor": devices[-1].label.removeprefix("CPU – "),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -268,8 +265,7 @@ def describe_machine() -> dict[str, Any]:
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "system": f"{platform.system()} {platform.release()}",
-        "versions": {"python": platform.python_version(), "cuda": torch.version.cuda}
-        | {one.name: one.version for one in found if one.name in _PACKAGES},
+        "versions": versions() | {"cuda": torch.version.cuda},
     }
 
 

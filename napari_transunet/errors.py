@@ -33,3 +33,20 @@ class FileProblem(TransUNetError, OSError):
 
 class ExistsError(FileProblem):
     """A file that exists already and may not be replaced without being asked."""
+
+
+def sentence_of(
+    error: BaseException, memory: str = "close other programs or use a smaller one"
+) -> str | None:
+    """What to tell a person about an error that is theirs to mend; None where it is a fault of the program.
+
+    `memory` is what to do where there is not enough of it.
+    """
+    if isinstance(error, TransUNetError):
+        return str(error)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}."
+    if isinstance(error, MemoryError):
+        return f"There is not enough memory for this volume; {memory}."
+    return None

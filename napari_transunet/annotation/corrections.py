@@ -20,13 +20,13 @@ from scipy import ndimage
 
 from napari_transunet.annotation.session import Write
 from napari_transunet.errors import InputError
+from napari_transunet.volumes.boxes import Box, bounding_box
+from napari_transunet.volumes.geometry import voxel_ml
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
-Box = tuple[slice, slice, slice]
 
 _NEIGHBOURS = np.ones((3, 3, 3), np.bool_)
-_MM3_PER_ML = 1000.0
 _TAIL = 4.0  # standard deviations beyond which a Gaussian is nothing
 
 
@@ -120,7 +120,7 @@ def remove_islands(
 ) -> Correction:
     """Remove components smaller than a volume in mL; in a single slice, than an area in mm²."""
     if scope.plane is None:
-        limit, unit = below_ml, math.prod(spacing) / _MM3_PER_ML
+        limit, unit = below_ml, voxel_ml(spacing)
     else:
         limit, unit = below_mm2, math.prod(spacing) / spacing[scope.plane[0]]
     if not limit > 0:
@@ -146,7 +146,7 @@ def fill_holes(
         keep[tuple(at)] = True
         structure &= keep
     for organ in scope.organs:
-        inner = _box_of(region == organ)
+        inner = bounding_box(region == organ)
         if inner is None:
             continue
         part = region[inner]
@@ -173,7 +173,7 @@ def smooth(labels: Array, spacing: Sequence[float], scope: Scope, *, radius_mm: 
     if scope.plane is not None:
         sigma[scope.plane[0]] = 0.0
     for organ in scope.organs:
-        around = _box_of(region == organ, [math.ceil(_TAIL * width) + 1 for width in sigma])
+        around = bounding_box(region == organ, [math.ceil(_TAIL * width) + 1 for width in sigma])
         if around is None:
             continue
         mask = region[around] == organ
@@ -193,7 +193,7 @@ def grow(labels: Array, spacing: Sequence[float], scope: Scope, *, by_mm: float)
     nearest = np.full(region.shape, np.inf, np.float32)
     winner = np.zeros(region.shape, region.dtype)
     for organ in scope.organs:
-        around = _box_of(region == organ, [math.ceil(by_mm / step) + 1 for step in spacing])
+        around = bounding_box(region == organ, [math.ceil(by_mm / step) + 1 for step in spacing])
         if around is None:
             continue
         distance = ndimage.distance_transform_edt(region[around] != organ, sampling=_steps(spacing, scope))
@@ -210,7 +210,7 @@ def shrink(labels: Array, spacing: Sequence[float], scope: Scope, *, by_mm: floa
     region = labels[box]
     wanted = region.copy()
     for organ in scope.organs:
-        around = _box_of(region == organ, [1, 1, 1])
+        around = bounding_box(region == organ, [1, 1, 1])
         if around is None:
             continue
         part = region[around]
@@ -329,7 +329,7 @@ def _by_component(labels: Array, scope: Scope, chosen: Any) -> Correction:
     region = labels[box]
     wanted = region.copy()
     for organ in scope.organs:
-        inner = _box_of(region == organ)
+        inner = bounding_box(region == organ)
         if inner is None:
             continue
         found, count = ndimage.label(region[inner] == organ, _NEIGHBOURS)
@@ -395,18 +395,6 @@ def _shifted(part: tuple[slice, ...], box: Box) -> Box:
         for inner, outer in zip(part, box, strict=True)
     )
     return z, y, x
-
-
-def _box_of(mask: Mask, margin: Sequence[int] = (0, 0, 0)) -> Box | None:
-    """The smallest box around a mask and a margin in voxels, within the array; None for an empty mask."""
-    box = []
-    for axis in range(3):
-        hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        if not hit.size:
-            return None
-        low, high = int(hit[0]) - margin[axis], int(hit[-1]) + 1 + margin[axis]
-        box.append(slice(max(0, low), min(mask.shape[axis], high)))
-    return (box[0], box[1], box[2])
 
 
 def _movable(region: Array, scope: Scope) -> Mask:

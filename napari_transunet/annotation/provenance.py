@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import platform
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from napari_transunet import __version__
 
 if TYPE_CHECKING:
     from napari_transunet.inference.predictor import Predictor
+
+_PACKAGES = (
+    "numpy",
+    "scipy",
+    "torch",
+    "openvino",
+    "SimpleITK",
+    "pydicom",
+    "highdicom",
+    "napari",
+    "npe2",
+    "PyQt6",
+    "qtpy",
+)
 
 _NEWEST = (
     "checkpoint",
@@ -113,6 +131,16 @@ class RunRecord:
     def complete(self) -> bool:
         """Whether every slice asked for was written."""
         return self.slices == self.total
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that have a part in labels, as far as they are in use."""
+    found = {"napari-transunet": __version__, "python": platform.python_version()}
+    for module in _PACKAGES:
+        if module in sys.modules:
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                found[module] = metadata.version(module)
+    return found
 
 
 def now() -> str:

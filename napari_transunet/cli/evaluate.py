@@ -14,8 +14,9 @@ import typer
 
 from napari_transunet.cli.options import JsonOption, OverwriteOption, check_target
 from napari_transunet.cli.printing import print_json, print_table
-from napari_transunet.cli.reporting import BAD_INPUT, say, sentence_of
-from napari_transunet.errors import DatasetError, InputError, VolumeError
+from napari_transunet.cli.reporting import BAD_INPUT, say
+from napari_transunet.errors import DatasetError, InputError, VolumeError, sentence_of
+from napari_transunet.volumes.labels import organ_key
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -365,7 +366,7 @@ def _names_of_all(scored: Mapping[str, _Scored]) -> dict[int, str]:
     for case, one in scored.items():
         for value, name in one.names.items():
             known = names.setdefault(value, name)
-            if known.casefold() != name.casefold() and value not in differing:
+            if organ_key(known) != organ_key(name) and value not in differing:
                 differing.add(value)
                 say(f"Note: label {value} is {known!r} in earlier cases, but {name!r} in {case}.")
     return names
@@ -384,7 +385,7 @@ def _other_names(first: Volume, second: Volume) -> Iterator[str]:
         return
     others = second.labels.names
     for value, name in first.labels.names.items():
-        if value in others and others[value].casefold() != name.casefold():
+        if value in others and organ_key(others[value]) != organ_key(name):
             yield f"Note: label {value} is {name!r} in the one and {others[value]!r} in the other file."
 
 

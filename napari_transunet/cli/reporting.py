@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from napari_transunet.errors import TransUNetError
+from napari_transunet.errors import sentence_of
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -26,18 +26,6 @@ def one_line(text: object) -> str:
 def say(text: object) -> None:
     """Tell one line on stderr; stdout is for results."""
     typer.echo(one_line(text), err=True)
-
-
-def sentence_of(error: BaseException) -> str | None:
-    """What to tell the user about an error that is theirs, or None where it is a fault of the program."""
-    if isinstance(error, TransUNetError):
-        return str(error)
-    if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or error}."
-    if isinstance(error, MemoryError):
-        return "There is not enough memory for this volume; close other programs or use a smaller one."
-    return None
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,8 +32,8 @@ from napari_transunet.cli.options import (
     read,
 )
 from napari_transunet.cli.printing import progress_bar
-from napari_transunet.cli.reporting import BAD_INPUT, one_line, say, sentence_of
-from napari_transunet.errors import InputError
+from napari_transunet.cli.reporting import BAD_INPUT, one_line, say
+from napari_transunet.errors import InputError, sentence_of
 from napari_transunet.inference.options import PredictorOptions
 
 if TYPE_CHECKING:
@@ -286,6 +285,7 @@ def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrit
     from napari_transunet.annotation.uncertainty import SliceUncertainties
     from napari_transunet.inference.compatibility import doubt_about, doubt_about_augmentation
     from napari_transunet.io.writing import write_labels
+    from napari_transunet.volumes.geometry import voxel_ml
 
     checkpoint, card = predictor.checkpoint, predictor.card
     found_doubts = (doubt_about(volume, card), doubt_about_augmentation(card, predictor.options))
@@ -315,10 +315,10 @@ def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrit
     provenance |= {key: sentences for key, sentences in notes.items() if sentences}
     written = write_labels(target, labels, volume, names, provenance=provenance, overwrite=overwrite)
 
-    voxel_ml = math.prod(volume.geometry.spacing) / 1000
+    one = voxel_ml(volume.geometry.spacing)
     counts = np.bincount(labels.ravel(), minlength=1)
     found = [
-        f"{names.names.get(int(value), f'label {value}')} {counts[value] * voxel_ml:,.0f} mL"
+        f"{names.names.get(int(value), f'label {value}')} {counts[value] * one:,.0f} mL"
         for value in np.flatnonzero(counts)
         if value
     ]

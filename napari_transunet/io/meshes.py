@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from napari_transunet.errors import InputError
 from napari_transunet.files import atomic_path
+from napari_transunet.volumes.boxes import bounding_box
 
 if TYPE_CHECKING:
     from napari_transunet.volumes.geometry import Geometry
@@ -53,10 +54,9 @@ def mesh_of(
         raise InputError(
             'Meshes need scikit-image; install it with: pip install "napari-transunet[export]".'
         ) from error
-    boxes = ndimage.find_objects(mask.astype(np.uint8))
-    if not boxes or boxes[0] is None:
+    box = bounding_box(mask.astype(bool))
+    if box is None:
         raise InputError("There is nothing to make a mesh of.")
-    box = boxes[0]
     sigma = [smooth_mm / step for step in geometry.spacing]
     # Air around it, so that the surface is closed at the border of the volume too.
     margin = [int(np.ceil(4 * width)) + 1 for width in sigma]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from napari_transunet.errors import InputError
 from napari_transunet.metrics.segmentation_metrics import evaluate, mean_scores
+from napari_transunet.volumes.labels import organ_key
 
 ONLY_HERE, ONLY_THERE, ANOTHER_ORGAN = 1, 2, 3
 KINDS: Mapping[int, str] = {
@@ -106,10 +107,10 @@ def match_labels(
     values = sorted({*reference_names, *present} - {0})
     if not reference_names:
         return Matching({value: value if value in names else None for value in values}, "number")
-    own = {_plain(name): value for value, name in names.items()}
+    own = {organ_key(name): value for value, name in names.items()}
     return Matching(
         {
-            value: own.get(_plain(reference_names[value])) if value in reference_names else None
+            value: own.get(organ_key(reference_names[value])) if value in reference_names else None
             for value in values
         },
         "name",
@@ -133,9 +134,3 @@ def renumber(reference: NDArray[Any], matching: Matching) -> NDArray[Any]:
             table[value] = other
     renumbered: NDArray[Any] = table[reference]
     return renumbered
-
-
-def _plain(name: str) -> tuple[str, ...]:
-    """A name free of its spelling: its words in lower case, sorted."""
-    words = "".join(c if c.isalnum() else " " for c in name.lower()).split()
-    return tuple(sorted({"l": "left", "r": "right"}.get(word, word) for word in words))

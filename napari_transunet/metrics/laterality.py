@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from napari_transunet.volumes.labels import organ_words
 
 if TYPE_CHECKING:
     from napari_transunet.volumes.geometry import Geometry
@@ -80,6 +81,6 @@ def _left_positions(
 
 def _parted(name: str) -> tuple[str, str]:
     """An organ's name without its side, and the side."""
-    words = [{"l": "left", "r": "right"}.get(word, word) for word in re.findall(r"[a-z0-9]+", name.lower())]
+    words = organ_words(name)
     side = next((word for word in words if word in ("left", "right")), "")
     return " ".join(word for word in words if word != side), side

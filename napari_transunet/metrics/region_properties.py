@@ -17,11 +17,11 @@ from scipy import ndimage
 
 from napari_transunet.errors import InputError
 from napari_transunet.files import atomic_path
+from napari_transunet.volumes.geometry import voxel_ml
 
 if TYPE_CHECKING:
     from napari_transunet.volumes.geometry import Geometry
 
-_MM3_PER_ML = 1000.0
 _NEIGHBOURS = np.ones((3, 3, 3), np.bool_)
 
 
@@ -133,7 +133,7 @@ def measure(
                 value=value,
                 name=name,
                 voxels=count,
-                volume_ml=count * math.prod(geometry.spacing) / _MM3_PER_ML,
+                volume_ml=count * voxel_ml(geometry.spacing),
                 surface_mm2=surface(mask, geometry.spacing),
                 mean=mean,
                 sd=math.sqrt(variance),

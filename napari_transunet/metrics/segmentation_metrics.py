@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_transunet.errors import InputError, VolumeError
+from napari_transunet.volumes.boxes import bounding_box
+from napari_transunet.volumes.geometry import voxel_ml
 from napari_transunet.volumes.label_values import whole_numbers
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ METRICS = (*AGREEMENT, "volume_ml", "reference_ml", "volume_difference_ml")
 """The keys of every label's scores, in the order in which tables show them."""
 
 _TOLERANCE_ROUNDING = 1e-6  # distances come as float32, so that one of exactly the tolerance may lie above it
-_MM3_PER_ML = 1000.0
 _VOXELS = (1.0, 1.0, 1.0)
 
 
@@ -159,11 +160,11 @@ def _dice(mask: Mask, reference: Mask) -> float:
 
 def _volumes(mask: Mask, reference: Mask, spacing: tuple[float, ...]) -> dict[str, float]:
     voxels, reference_voxels = int(np.count_nonzero(mask)), int(np.count_nonzero(reference))
-    voxel_ml = math.prod(spacing) / _MM3_PER_ML
+    one = voxel_ml(spacing)
     return {
-        "volume_ml": voxels * voxel_ml,
-        "reference_ml": reference_voxels * voxel_ml,
-        "volume_difference_ml": (voxels - reference_voxels) * voxel_ml,
+        "volume_ml": voxels * one,
+        "reference_ml": reference_voxels * one,
+        "volume_difference_ml": (voxels - reference_voxels) * one,
     }
 
 
@@ -191,22 +192,14 @@ def surface_distances(
     """
     from monai.metrics.utils import get_mask_edges, get_surface_distance
 
-    box = _bounding_box(mask | reference)
+    box = bounding_box(mask | reference)
+    assert box is not None  # neither is empty
     # The box is tight, and MONAI's own crop pads it with background, so that a label which touches the volume's
     # border has its surface there.
     edges, reference_edges = get_mask_edges(mask[box], reference[box])
     forth = get_surface_distance(edges, reference_edges, spacing=tuple(spacing))
     back = get_surface_distance(reference_edges, edges, spacing=tuple(spacing))
     return np.asarray(forth, dtype=np.float64), np.asarray(back, dtype=np.float64)
-
-
-def _bounding_box(mask: Mask) -> tuple[slice, ...]:
-    box = []
-    for axis in range(mask.ndim):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        hit = np.flatnonzero(mask.any(axis=others))
-        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
-    return tuple(box)
 
 
 def _label_array(values: ArrayLike, name: str) -> NDArray[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -197,6 +198,11 @@ class Geometry:
             origin=_vector((affine @ corner)[:3], "origin"),
             direction=_matrix(direction),
         )
+
+
+def voxel_ml(spacing: Sequence[float]) -> float:
+    """The volume of a voxel in mL, of its size in mm along each axis."""
+    return math.prod(spacing) / 1000
 
 
 def corner_displacement(

@@ -108,16 +108,23 @@ _SYNONYMS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def _key(name: str) -> str:
-    """An organ name free of its spelling: lower-case words, sorted ("Left-Kidney" is "kidney_left")."""
-    words = re.findall(r"[a-z0-9]+", name.lower().replace("gall bladder", "gallbladder"))
-    words = [{"l": "left", "lt": "left", "r": "right", "rt": "right"}.get(word, word) for word in words]
-    return " ".join(sorted(words))
+_SIDES: Mapping[str, str] = MappingProxyType({"l": "left", "lt": "left", "r": "right", "rt": "right"})
+
+
+def organ_words(name: str) -> list[str]:
+    """The words of an organ's name, free of their spelling: "Kidney_L" -> ["kidney", "left"]."""
+    words = re.findall(r"[^\W_]+", name.casefold().replace("gall bladder", "gallbladder"))
+    return [_SIDES.get(word, word) for word in words]
+
+
+def organ_key(name: str) -> str:
+    """The same for every spelling of an organ's name: "Left-Kidney", "kidney_left" and "Kidney L"."""
+    return " ".join(sorted(organ_words(name)))
 
 
 _COLORS: Mapping[str, str] = MappingProxyType(
-    {_key(name): color for name, color in _ORGANS.items()}
-    | {_key(synonym): _ORGANS[name] for synonym, name in _SYNONYMS.items()}
+    {organ_key(name): color for name, color in _ORGANS.items()}
+    | {organ_key(synonym): _ORGANS[name] for synonym, name in _SYNONYMS.items()}
 )
 
 
@@ -133,7 +140,7 @@ def default_color(value: int) -> Color:
 
 def color_for(name: str, value: int) -> Color:
     """The fixed colour of a known organ, else the default colour of the value; RGB in 0..1."""
-    known = _COLORS.get(_key(name))
+    known = _COLORS.get(organ_key(name))
     if known is None:
         return default_color(value)
     return (int(known[1:3], 16) / 255, int(known[3:5], 16) / 255, int(known[5:7], 16) / 255)

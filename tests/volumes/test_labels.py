@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from napari_transunet.errors import VolumeError
-from napari_transunet.volumes.labels import Label, LabelSet, color_for, default_color
+from napari_transunet.volumes.labels import Label, LabelSet, color_for, default_color, organ_key
 
 
 def test_one_organ_has_one_colour_however_it_is_spelled() -> None:
@@ -51,3 +51,12 @@ def test_refuses_what_is_no_label(value: int, name: str, color: tuple[float, flo
 def test_refuses_two_names_for_one_value() -> None:
     with pytest.raises(VolumeError, match="named twice"):
         LabelSet((Label(1, "a", (0, 0, 0)), Label(1, "b", (0, 0, 0))))
+
+
+def test_spellings_of_an_organ_have_one_key() -> None:
+    assert (
+        len({organ_key(name) for name in ("Left-Kidney", "kidney_left", "Kidney L", " kidney  (lt) ")}) == 1
+    )
+    assert organ_key("Gall bladder") == organ_key("gallbladder")
+    different = ["kidney left", "kidney right", "kidney", "肝臓", "脾臓", "Rate 1", "Rate 2"]
+    assert len({organ_key(name) for name in different}) == len(different)

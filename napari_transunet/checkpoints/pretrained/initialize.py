@@ -30,6 +30,7 @@ from napari_transunet.checkpoints.reading import StoredTensors, open_checkpoint
 from napari_transunet.checkpoints.registry import resolve_checkpoint
 from napari_transunet.errors import CheckpointError, InputError
 from napari_transunet.model.transunet import TransUNet
+from napari_transunet.volumes.labels import organ_key
 
 if TYPE_CHECKING:
     from napari_transunet.model.variants import Variant
@@ -171,14 +172,14 @@ def initialise(
 
 
 def shared_classes(ours: Mapping[int, str], theirs: Mapping[int, str]) -> dict[int, int]:
-    """Class → the other checkpoint's class of the same name, for `class_sources`. Case does not matter.
+    """Class → the other checkpoint's class of the same name, for `class_sources`. Spelling does not matter.
 
     Both are value → name, as in `ModelCard.label_names`. A name that is there twice is left out.
     """
     values: dict[str, list[int]] = {}
     for value, name in theirs.items():
-        values.setdefault(name.strip().casefold(), []).append(value)
-    found = {value: values.get(name.strip().casefold(), []) for value, name in ours.items()}
+        values.setdefault(organ_key(name), []).append(value)
+    found = {value: values.get(organ_key(name), []) for value, name in ours.items()}
     return {value: same[0] for value, same in found.items() if len(same) == 1}
 
 

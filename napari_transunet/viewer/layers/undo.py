@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_transunet.volumes.boxes import Box, bounding_box
+
 if TYPE_CHECKING:
     from napari.layers import Labels
 
     from napari_transunet.annotation.session import SessionStep, Write
 
-Box: TypeAlias = tuple[slice, slice, slice]
 Atom: TypeAlias = tuple[Box, NDArray[Any], NDArray[Any]]
 
 
@@ -164,7 +165,9 @@ def write_as_one_step(layer: Labels, writes: Iterable[Write]) -> Atom | None:
         raise RuntimeError("The layer is being written to.")
     atoms: list[Atom] = []
     for write in writes:
-        box = _box_around(layer.data[write.index] != write.after, write.index)
+        box = bounding_box(
+            layer.data[write.index] != write.after, origin=[part.start or 0 for part in write.index]
+        )
         if box is None:
             continue
         inside = tuple(
@@ -280,26 +283,9 @@ def _ends(queue: Iterable[list[Any]]) -> set[int]:
     return {id(step[at]) for step in queue if step for at in (0, -1)}
 
 
-def _box_around(differs: NDArray[np.bool_], at: Box) -> Box | None:
-    """The smallest box around what is true in `differs`, which lies at `at`; None where nothing is."""
-    box = []
-    for axis, part in enumerate(at):
-        others = tuple(other for other in range(3) if other != axis)
-        hit = np.flatnonzero(differs.any(axis=others))
-        if not hit.size:
-            return None
-        start = part.start or 0
-        box.append(slice(start + int(hit[0]), start + int(hit[-1]) + 1))
-    return (box[0], box[1], box[2])
-
-
 def changed_box(data: NDArray[Any], axis: int, index: int, plane: NDArray[Any]) -> Box | None:
     """The smallest box around the voxels of one slice of `data` that differ from `plane`; None if none do."""
+    origin = [0, 0, 0]
+    origin[axis] = int(index)
     differs = data[(slice(None),) * axis + (index,)] != plane
-    rows = np.flatnonzero(differs.any(axis=1))
-    if not rows.size:
-        return None
-    columns = np.flatnonzero(differs.any(axis=0))
-    box = [slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)]
-    box.insert(axis, slice(int(index), int(index) + 1))
-    return (box[0], box[1], box[2])
+    return bounding_box(np.expand_dims(differs, axis), origin=origin)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
+import platform
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_transunet.annotation.provenance import versions
 from napari_transunet.errors import FileProblem, TransUNetError
 from napari_transunet.export.writing import request_for
 from napari_transunet.files import atomic_path
@@ -27,7 +30,6 @@ from napari_transunet.viewer.plugin.demo_report import (
     organ_volumes,
     structure_names,
     trained_on,
-    versions,
 )
 
 if TYPE_CHECKING:
@@ -180,7 +182,7 @@ def _record(out: Path, say: Callable[[str], None]) -> None:
             "status": status,
             "slice_shown": shown,
             "files": ["window.png", "labels.nii.gz", "labels.json"],
-            "versions": versions(),
+            "versions": versions() | {"system": platform.platform(), "cpus": str(os.cpu_count())},
         }
         with atomic_path(out / "report.json", overwrite=True) as temporary:
             temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import platform
-import re
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from napari_transunet.volumes.geometry import voxel_ml
+from napari_transunet.volumes.labels import organ_key
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.card import ModelCard
@@ -21,16 +20,15 @@ if TYPE_CHECKING:
     from napari_transunet.volumes.labels import LabelSet
     from napari_transunet.volumes.volume import Volume
 
-_PACKAGES = ("napari-transunet", "napari", "npe2", "torch", "numpy", "SimpleITK", "pydicom", "PyQt6", "QtPy")
 _SEEN_AREA = 150.0  # mm² of an organ in a slice before it counts as shown
 
 
 def organ_volumes(labels: npt.NDArray[Any], geometry: Geometry, label_set: LabelSet) -> dict[str, float]:
     """Millilitres of every named organ, 0 for one that was not found."""
     counts = np.bincount(labels.ravel())
-    millilitres = float(np.prod(geometry.spacing)) / 1000.0
+    one = voxel_ml(geometry.spacing)
     return {
-        label.name: round(float(counts[label.value]) * millilitres if label.value < len(counts) else 0.0, 1)
+        label.name: round(float(counts[label.value]) * one if label.value < len(counts) else 0.0, 1)
         for label in label_set
     }
 
@@ -61,10 +59,10 @@ def agreement(
     names
         Value -> name in the reference.
     """
-    by_words = {_words(name): value for value, name in names.items()}
+    by_words = {organ_key(name): value for value, name in names.items()}
     found: dict[str, float | None] = {}
     for label in label_set:
-        value = by_words.get(_words(label.name))
+        value = by_words.get(organ_key(label.name))
         if value is None:
             continue
         ours, theirs = labels == label.value, reference == value
@@ -118,18 +116,3 @@ def describe_checkpoint(card: ModelCard | None) -> dict[str, Any]:
         "scores": card.scores,
         "limits": card.limits,
     }
-
-
-def versions() -> dict[str, str]:
-    """Python, the packages that matter, the system and its processors."""
-    found = {"python": platform.python_version(), "system": platform.platform(), "cpus": str(os.cpu_count())}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _words(name: str) -> str:
-    return " ".join(sorted(re.findall(r"[a-z0-9]+", name.lower())))

@@ -22,7 +22,7 @@ from qtpy.QtWidgets import (
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.widgets.legend import swatch
-from napari_transunet.volumes.labels import Label, LabelSet, color_for, default_color
+from napari_transunet.volumes.labels import Label, LabelSet, color_for, default_color, organ_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -127,7 +127,7 @@ class LabelEditor(QFrame):
         if self._before is None and any(label.value == value for label in others):
             self._say(f"Label {value} is there already.")
             return
-        if any(label.name.casefold() == name.casefold() for label in others):
+        if any(organ_key(label.name) == organ_key(name) for label in others):
             self._say(f"There is a label “{name}” already.")
             return
         try:

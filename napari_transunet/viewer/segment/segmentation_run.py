@@ -28,6 +28,7 @@ from napari_transunet.errors import InputError
 from napari_transunet.viewer.layers.slice_numbers import SliceNumbers, slice_numbers
 from napari_transunet.viewer.layers.undo import UndoStep
 from napari_transunet.viewer.sessions.live_update import LivePainter, SliceBuffer, position_in_view
+from napari_transunet.volumes.geometry import voxel_ml
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -207,7 +208,7 @@ def _work(channel: _Channel) -> Generator[None, None, None]:
             between=(wanted[0], wanted[-1]),
             name=request.checkpoint_name,
         )
-        channel.voxel_ml = float(np.prod(volume.geometry.spacing)) / 1000.0
+        channel.voxel_ml = voxel_ml(volume.geometry.spacing)
         channel.slicing.set()
         yield
         for batch in predictor.iter_batches(

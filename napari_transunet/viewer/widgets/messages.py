@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from napari_transunet.errors import TransUNetError
+from napari_transunet.errors import TransUNetError, sentence_of
 
 if TYPE_CHECKING:
     from napari_transunet.viewer.segment.segmentation_run import RunOutcome, RunProgress
@@ -110,15 +110,14 @@ def _millimetres(step: float) -> str:
 
 def error_sentence(error: BaseException, what: str = "The segmentation") -> str:
     """What to tell a person about an error of what was going on; the traceback belongs in the log."""
-    if isinstance(error, TransUNetError):
-        return str(error)
-    if type(error).__name__ == "OutOfMemoryError":
+    if type(error).__name__ == "OutOfMemoryError" and not isinstance(error, TransUNetError):
         return (
             "The GPU ran out of memory even with the smallest batch; close other programs that use it, "
             "or choose CPU as the device."
         )
-    if isinstance(error, MemoryError):
-        return "There is not enough memory for this volume; close other volumes or programs and try again."
+    known = sentence_of(error, "close other volumes or programs and try again")
+    if known is not None:
+        return known
     text = " ".join(str(error).split())
     reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"{what} stopped because of an unexpected error ({reason[:200]}); the log has the details."
