@@ -150,7 +150,10 @@ def train(
     patience: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Stop after so many rounds without a better one.", rich_help_panel=_HOW
+            metavar="N",
+            min=1,
+            help="Stop after so many validations without a better one.",
+            rich_help_panel=_HOW,
         ),
     ] = None,
     mirror: Annotated[

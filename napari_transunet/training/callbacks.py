@@ -50,18 +50,27 @@ class Progress:
     remaining: float
 
 
-class Best(lightning.Callback):
+class BestWeights(lightning.Callback):
     """Keeps the weights that scored best, or the last ones of a training that is not validated.
 
     In memory, and where there is a folder also there, for a training that is resumed.
     """
 
     def __init__(
-        self, folder: Path | None, told: Callable[[nn.Module, float | None], None] | None, *, validated: bool
+        self,
+        folder: Path | None,
+        report: Callable[[nn.Module, float | None], None] | None,
+        *,
+        validated: bool,
     ) -> None:
         self.dice: float | None = None
         self.weights: dict[str, Tensor] | None = None
-        self._folder, self._told, self._validated = folder, told, validated
+        self._folder, self._report, self._validated = folder, report, validated
+
+    @property
+    def state_key(self) -> str:
+        """What the state is called in files; older than the class's name."""
+        return "Best"
 
     def state_dict(self) -> dict[str, Any]:
         """What the state of the training remembers."""
@@ -106,21 +115,21 @@ class Best(lightning.Callback):
         if self._folder is not None:
             with atomic_path(self._folder / BEST, overwrite=True) as temporary:
                 save_file({key: value.contiguous() for key, value in self.weights.items()}, temporary)
-        if self._told is not None:
-            self._told(net, dice)
+        if self._report is not None:
+            self._report(net, dice)
 
 
-class State(lightning.Callback):
-    """Keeps the state of the training after every round, so that it can be resumed after a kill at any moment.
+class ResumeState(lightning.Callback):
+    """Keeps the state after every validation interval, so that a training can be resumed after a kill at any moment.
 
-    A round that was cut off is done again, so that the result is that of a training that was not.
+    An interval that was cut off is done again, so that the result is that of a training that was not.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def on_train_start(self, trainer: lightning.Trainer, *_: object) -> None:
-        """The first round can be cut off too."""
+        """The first interval can be cut off too."""
         if trainer.global_step == 0:
             self._save(trainer)
 
@@ -138,13 +147,16 @@ class State(lightning.Callback):
             beside.replace(self._folder / LAST)
 
 
-class Watch(lightning.Callback):
-    """Tells the progress, and stops the training when asked to."""
+class ProgressReporter(lightning.Callback):
+    """Reports the progress, and stops the training when asked to."""
 
     def __init__(
-        self, best: Best, told: Callable[[Progress], None] | None, cancelled: Callable[[], bool] | None
+        self,
+        best: BestWeights,
+        report: Callable[[Progress], None] | None,
+        cancelled: Callable[[], bool] | None,
     ) -> None:
-        self._best, self._told, self._cancelled = best, told, cancelled
+        self._best, self._report, self._cancelled = best, report, cancelled
         self._losses: list[Tensor] = []
         self._start = self._last = time.monotonic()
         self._first_step = 0
@@ -160,13 +172,13 @@ class Watch(lightning.Callback):
         """After every step."""
         assert isinstance(learner, SegmentationModule)
         self._ask(trainer, learner)
-        if self._told is None or not trainer.is_global_zero:
+        if self._report is None or not trainer.is_global_zero:
             return
         self._losses.append(outputs["loss"].detach())
         now = time.monotonic()
         if now - self._last >= _REPORT_SECONDS or trainer.global_step == learner.plan.steps:
             self._last = now
-            self._told(self._progress(trainer, learner.plan.steps, now - self._start))
+            self._report(self._progress(trainer, learner.plan.steps, now - self._start))
             self._losses.clear()
 
     def on_validation_batch_end(
@@ -197,7 +209,7 @@ class Watch(lightning.Callback):
         )
 
 
-class Pictures(lightning.Callback):
+class ImageLogger(lightning.Callback):
     """Shows a few validation slices in TensorBoard, with the labels of the reference and of the network."""
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, learner: lightning.LightningModule) -> None:

@@ -235,8 +235,8 @@ def train_checkpoint(
     plan = course.recipe.plan(sum(len(case) for case in training))
     told.stage(
         f"Training {card.variant} on {len(course.split.training)} patients ({sum(map(len, training))} slices of "
-        f"{card.img_size[0]}×{card.img_size[1]}), {plan.steps} steps in {plan.rounds} rounds, on {device} "
-        f"({precision})."
+        f"{card.img_size[0]}×{card.img_size[1]}), {plan.steps} steps in {plan.intervals} validation "
+        f"intervals, on {device} ({precision})."
     )
 
     def keep(best: nn.Module, dice: float | None) -> None:

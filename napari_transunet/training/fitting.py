@@ -78,8 +78,8 @@ def fit(
     net : (B, 1 or 3, H, W) float -> logits (B, classes, H, W): a `TransUNet`, or any other module
     device, precision : as for `Predictor`; weights stay float32, activations are in `precision`
     devices, nodes : processes on each node, one a GPU (or so many on the CPU), and nodes
-    folder : where to keep the state after every round, for `resume`; without it none is kept
-    resume : go on from the last whole round in `folder`, with the same cases and recipe
+    folder : where to keep the state after every validation interval, for `resume`; without it none is kept
+    resume : go on from the last whole interval in `folder`, with the same cases and recipe
     compiled : run the steps through `torch.compile`, which takes minutes first
     on_progress : called about twice a second
     on_best : called with the network and its Dice whenever there is a better one; it must not change it
@@ -98,7 +98,13 @@ def fit(
             f"A batch of {recipe.batch} slices cannot be shared among {devices * nodes} processes; make it larger."
         )
     lightning = lightning_or_sentence()
-    from napari_transunet.training.callbacks import LAST, Best, Pictures, State, Watch
+    from napari_transunet.training.callbacks import (
+        LAST,
+        BestWeights,
+        ImageLogger,
+        ProgressReporter,
+        ResumeState,
+    )
     from napari_transunet.training.segmentation_module import VALIDATION_DICE, SegmentationModule
 
     where = resolve_device(device)
@@ -107,9 +113,9 @@ def fit(
         raise InputError(f"There is no training to resume in {folder}; start it anew, without resuming.")
     plan = recipe.plan(sum(len(case) for case in cases))
     learner = SegmentationModule(net, cases, validation, recipe, plan, compiled=compiled)
-    best = Best(folder, on_best, validated=bool(validation))
-    watch = Watch(best, on_progress, cancelled)
-    callbacks = [best, watch, Pictures()]
+    best = BestWeights(folder, on_best, validated=bool(validation))
+    reporter = ProgressReporter(best, on_progress, cancelled)
+    callbacks = [best, reporter, ImageLogger()]
     if recipe.patience is not None and validation:
         callbacks.append(
             lightning.callbacks.EarlyStopping(
@@ -120,7 +126,7 @@ def fit(
             )
         )
     if folder is not None:
-        callbacks.append(State(folder))
+        callbacks.append(ResumeState(folder))
     several = devices * nodes > 1
     start = time.monotonic()
     with _silence():
@@ -130,7 +136,7 @@ def fit(
             num_nodes=nodes,
             strategy="ddp" if several else "auto",
             precision=_PRECISIONS[resolve_precision(precision, where)],
-            max_epochs=plan.rounds,
+            max_epochs=plan.intervals,
             limit_val_batches=None if validation else 0,
             num_sanity_val_steps=0,
             callbacks=callbacks,

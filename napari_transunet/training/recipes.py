@@ -16,10 +16,10 @@ from napari_transunet.training.augmentation import Augmentation, Rot90Flip
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MAX_ROUND = 500
+MAX_INTERVAL = 500
 """Steps between two validations, at most; a pass over a large dataset has several."""
 
-MIN_ROUNDS = 10
+MIN_INTERVALS = 10
 """Validations in a training, at least."""
 
 
@@ -35,7 +35,7 @@ class Recipe:
     schedule : "polynomial" ((1 − done) to the power 0.9) or "cosine", both to zero at the end
     warmup : share of the steps over which the learning rate rises linearly
     batch, epochs : slices a step, over all devices; and passes over the training slices
-    steps : optimiser steps in all, in place of `epochs`; a few more, so that all rounds are of one length
+    steps : optimiser steps in all, in place of `epochs`; a few more, so that all validation intervals are of one length
     ema : decay of the averaged weights, which are then the result; None for the weights themselves
     foreground : share of slices drawn from those that hold a label, each case alike; None takes every slice once a pass
     background_in_dice : whether the Dice loss has a term for the background
@@ -43,7 +43,7 @@ class Recipe:
     context : 1, or 3 for the slices below and above as further channels
     dropout : of the network's embeddings and feed-forward layers
     augmentation : (images, labels) -> the same seen anew; see `Augmentation`
-    patience : rounds without a better validation Dice after which training ends; None for never
+    patience : validation intervals without a better validation Dice after which training ends; None for never
     seed : of every random draw
     """
 
@@ -91,11 +91,11 @@ class Recipe:
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
     def plan(self, slices: int) -> Plan:
-        """The rounds of a training on that many slices."""
+        """The steps and validation intervals of a training on that many slices."""
         one_pass = max(1, math.ceil(slices / self.batch))
         wanted = self.steps or self.epochs * one_pass
-        rounds = math.ceil(wanted / min(one_pass, MAX_ROUND, math.ceil(wanted / MIN_ROUNDS)))
-        return Plan(one_pass, rounds, math.ceil(wanted / rounds))
+        intervals = math.ceil(wanted / min(one_pass, MAX_INTERVAL, math.ceil(wanted / MIN_INTERVALS)))
+        return Plan(one_pass, intervals, math.ceil(wanted / intervals))
 
     def learning_rate_at(self, step: int, steps: int) -> float:
         """The factor of the learning rate at a step, counted from 0."""
@@ -124,16 +124,16 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The course of a training: steps of one pass over the slices; rounds, each ended by a validation; their steps."""
+    """A training: the steps of one pass over the slices; intervals, each ended by a validation; the steps of each."""
 
     one_pass: int
-    rounds: int
-    round_steps: int
+    intervals: int
+    interval_steps: int
 
     @property
     def steps(self) -> int:
         """Optimiser steps in all."""
-        return self.rounds * self.round_steps
+        return self.intervals * self.interval_steps
 
 
 PAPER = Recipe(

@@ -40,7 +40,7 @@ class SegmentationModule(lightning.LightningModule):
     Parameters
     ----------
     net : (B, 1 or 3, H, W) float -> logits (B, classes, H, W); any such module
-    cases, validation : to learn from, and to be scored on after each round
+    cases, validation : to learn from, and to be scored on after each validation interval
     recipe, plan : how, and for how long
     compiled : whether the training step runs through `torch.compile`
     """
@@ -69,7 +69,7 @@ class SegmentationModule(lightning.LightningModule):
         self.examples: list[tuple[Tensor, Tensor, Tensor]] = []
         """A few slices of the last validation: (H, W) in 0..1, and the (H, W) labels of reference and network."""
         self.stopped = False
-        """Whether the training was asked to stop. The round that it is in then counts for nothing."""
+        """Whether the training was asked to stop. The validation interval that it is in then counts for nothing."""
         if compiled:
             self.net.compile()
 
@@ -83,8 +83,8 @@ class SegmentationModule(lightning.LightningModule):
         self._slices.to(self.device)
 
     def train_dataloader(self) -> DataLoader[int]:
-        """The steps of a round; their slices are drawn by the step's number."""
-        return DataLoader(range(self.plan.round_steps), batch_size=None)  # type: ignore[arg-type]
+        """The steps of a validation interval; their slices are drawn by the step's number."""
+        return DataLoader(range(self.plan.interval_steps), batch_size=None)  # type: ignore[arg-type]
 
     def val_dataloader(self) -> DataLoader[int]:
         """The numbers of this process's share of the validation cases.

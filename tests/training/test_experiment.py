@@ -152,7 +152,7 @@ def test_logs_hold_the_loss_and_the_validation_dice(run: Run) -> None:
     plan = run.course.recipe.plan(24)
     assert losses
     assert all(map(math.isfinite, losses))
-    assert len(dice) == plan.rounds
+    assert len(dice) == plan.intervals
     assert max(dice) == pytest.approx(run.trained.outcome.dice)
 
     events = EventAccumulator(str(next(run.folder.glob("tensorboard/*"))))
@@ -174,7 +174,10 @@ def test_pictures_are_written(run: Run, which: str) -> None:
 
 def test_what_happens_is_told(run: Run) -> None:
     assert [stage.split()[0] for stage in run.stages] == ["Reading", "Training", "Scoring"]
-    assert "4 patients (24 slices of 32×32), 30 steps in 10 rounds, on cpu (float32)" in run.stages[1]
+    assert (
+        "4 patients (24 slices of 32×32), 30 steps in 10 validation intervals, on cpu (float32)"
+        in run.stages[1]
+    )
     assert run.reports[-1].step == run.reports[-1].steps == 30
 
 

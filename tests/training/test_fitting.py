@@ -122,7 +122,7 @@ def test_two_slices_are_learnt_by_heart(variant: Variant, size: int) -> None:
 def whole() -> tuple[TransUNet, Outcome]:
     """A training that was never cut off."""
     plan = TestResuming.RECIPE.plan(12)
-    assert (plan.rounds, plan.round_steps) == (6, 2)
+    assert (plan.intervals, plan.interval_steps) == (6, 2)
     return TestResuming.train()
 
 
@@ -142,9 +142,9 @@ class TestResuming:
         assert (outcome.steps, outcome.dice, outcome.cancelled) == (12, whole[1].dice, False)
         assert same_weights(net, whole[0])
 
-    # Four questions a round: after each of two steps, and after each of two validation cases.
+    # Four questions an interval: after each of two steps, and after each of two validation cases.
     @pytest.mark.parametrize(
-        ("asked", "steps"), [(1, 1), (9, 5), (7, 4)], ids=["first round", "mid-round", "validation"]
+        ("asked", "steps"), [(1, 1), (9, 5), (7, 4)], ids=["first interval", "mid-interval", "validation"]
     )
     def test_cancelled(
         self, asked: int, steps: int, tmp_path: Path, whole: tuple[TransUNet, Outcome]
@@ -180,7 +180,7 @@ class TestResuming:
         )
         assert process.stdout is not None
         try:
-            # Two rounds and a half, and then wherever it is, be it while a file is written.
+            # Two intervals and a half, and then wherever it is, be it while a file is written.
             for _ in range(9):
                 assert process.stdout.readline() == "step\n"
             process.kill()
@@ -392,7 +392,7 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
 def test_patience_ends_a_training_that_gets_no_better() -> None:
     recipe = FADING.with_changes(steps=50, patience=2)
     outcome = fit(Fading(), [bright_case()], recipe, validation=[bright_case()], **ON_CPU)
-    assert (outcome.steps, outcome.dice, outcome.cancelled) == (3 * recipe.plan(2).round_steps, 1, False)
+    assert (outcome.steps, outcome.dice, outcome.cancelled) == (3 * recipe.plan(2).interval_steps, 1, False)
 
 
 def test_patience_waits_for_a_validation_that_never_came() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_transunet.errors import InputError
-from napari_transunet.training.recipes import DEFAULT, MAX_ROUND, PAPER, RECIPES, Recipe, get_recipe
+from napari_transunet.training.recipes import DEFAULT, MAX_INTERVAL, PAPER, RECIPES, Recipe, get_recipe
 from tests.training.samples import case
 
 
@@ -67,9 +67,9 @@ def test_rounds_are_of_one_length_and_hold_all_steps(
     plan = DEFAULT.with_changes(batch=batch, epochs=epochs, steps=steps).plan(slices)
     assert plan.one_pass == math.ceil(slices / batch)
     wanted = steps or epochs * plan.one_pass
-    assert wanted <= plan.steps == plan.rounds * plan.round_steps < wanted + plan.rounds
-    assert 1 <= plan.round_steps <= min(MAX_ROUND, plan.one_pass)
-    assert plan.rounds >= min(5, wanted)
+    assert wanted <= plan.steps == plan.intervals * plan.interval_steps < wanted + plan.intervals
+    assert 1 <= plan.interval_steps <= min(MAX_INTERVAL, plan.one_pass)
+    assert plan.intervals >= min(5, wanted)
 
 
 def test_a_change_to_none_is_no_change() -> None:
