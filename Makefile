@@ -5,7 +5,7 @@ export VENV
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup system demo test test-slow bench sitting lint format types imports manifest check wheel-check clean
+.PHONY: help setup system demo test test-slow bench review-session lint format types imports manifest check wheel-check clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -50,8 +50,8 @@ manifest: setup  ## the plugin manifest, as napari sees it
 
 check: lint types imports manifest  ## all of the above four
 
-sitting: setup  ## a whole sitting at the annotator's bench on the real CT, killed and restored, with pictures
-	@scripts/with-display.sh $(BIN)/python scripts/sitting.py $(ARGS)
+review-session: setup  ## a whole review of labels on the real CT, killed and restored, with pictures
+	@scripts/with-display.sh $(BIN)/python scripts/review_session.py $(ARGS)
 
 wheel-check: setup  ## build the wheel and use it alone in a clean environment
 	@scripts/wheel-check.sh

@@ -131,7 +131,7 @@ class AnnotationSession:
     reviewed : slice -> when it was marked as reviewed, ISO 8601.
     notes : slice -> what a person wrote about it.
     cards : hash of a checkpoint's file -> its model card, of the checkpoints that ran.
-    uncertainty : how unsure the runs were of each slice; None before the first that told it.
+    uncertainty : how unsure the runs were of each slice; None before the first that reported it.
     locked : labels that neither a run nor a tool may give a voxel or take one from.
     """
 
@@ -333,7 +333,7 @@ class AnnotationSession:
         else:
             self.notes.pop(int(index), None)
 
-    # -- what is kept and told ------------------------------------------------------------------------------
+    # -- what is kept and reported ------------------------------------------------------------------------------
 
     @property
     def machine(self) -> NDArray[np.unsignedinteger[Any]]:
@@ -404,7 +404,7 @@ class AnnotationSession:
         """What an export says about where its labels come from: runs, cards, and what was edited and reviewed.
 
         `edited_voxels` counts those by hand and by tools, `edited_by_hand` the former alone; the fractions are of the
-        voxels that hold a label or did so in the prediction. They are told where `labels` (z, y, x) are given.
+        voxels that hold a label or did so in the prediction. They are given where `labels` (z, y, x) are given.
         """
         found: dict[str, Any] = {}
         if self.cards:

@@ -1,4 +1,4 @@
-"""Session folders on disk: one a volume and sitting, found again by the volume's fingerprint.
+"""Session folders on disk: one a volume and work session, found again by the volume's fingerprint.
 
 A folder holds `about.json` and numbered files (`session_file`): one that is whole, then what changed since. When there
 are many, a new whole one is written; the files before the last whole one but one are removed only then. So a file that

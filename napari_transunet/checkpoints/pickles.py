@@ -1,4 +1,4 @@
-"""What a pickle would import, told from its opcodes without running it.
+"""What a pickle would import, read from its opcodes without running it.
 
 `torch.load(weights_only=True)` is the wall that nothing gets past; this looks over it first, so that a refusal
 names what was blocked whatever the pickle's protocol, and so that only what a state dict needs gets that far.

@@ -1,6 +1,6 @@
 """Reading tensors from checkpoints of strangers: shapes first, numbers only once the shapes fit.
 
-Nothing in a file is ever run. The format is told by the first bytes, not by the name; the archive's table of
+Nothing in a file is ever run. The format is recognised by the first bytes, not by the name; the archive's table of
 contents and the pickle's imports are checked before torch sees either; sizes are checked before memory is taken.
 """
 

@@ -61,7 +61,7 @@ def _tell_version(wanted: bool) -> None:
 @app.callback(invoke_without_command=True)
 def _start(
     context: typer.Context,
-    version: Annotated[  # noqa: ARG001 - its callback has told it
+    version: Annotated[  # noqa: ARG001 - its callback has printed it
         bool,
         typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version and leave."),
     ] = False,

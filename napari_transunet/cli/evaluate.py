@@ -288,8 +288,8 @@ def _evaluate_cases(
     from napari_transunet.metrics.summary import completed, summarise
 
     scored, failed = _score_all(pairing.pairs, scoring)
-    told = f"; failed: {', '.join(failed)}" if failed else ""
-    say(f"{len(scored)} of {len(pairing.pairs)} cases scored{told}.")
+    failures = f"; failed: {', '.join(failed)}" if failed else ""
+    say(f"{len(scored)} of {len(pairing.pairs)} cases scored{failures}.")
     if not scored:
         raise typer.Exit(BAD_INPUT)
     cases = completed({case: one.scores for case, one in scored.items()}, published_scoring=scoring.published)
@@ -337,10 +337,10 @@ def _evaluate_cases(
 
 
 def _score_all(pairs: Sequence[Pair], scoring: _Scoring) -> tuple[dict[str, _Scored], dict[str, str]]:
-    """The scores by case, and for the cases that could not be scored the reason, which is told at once."""
+    """The scores by case, and for the cases that could not be scored the reason, which is reported at once."""
     scored: dict[str, _Scored] = {}
     failed: dict[str, str] = {}
-    told: set[str] = set()
+    reported: set[str] = set()
     for number, pair in enumerate(pairs, 1):
         logger.info("Case %d of %d: %s", number, len(pairs), pair.case)
         try:
@@ -353,8 +353,8 @@ def _score_all(pairs: Sequence[Pair], scoring: _Scoring) -> tuple[dict[str, _Sco
             continue
         scored[pair.case] = one
         for note in one.notes:
-            if note not in told:  # what differs does so in every case, as a rule
-                told.add(note)
+            if note not in reported:  # what differs does so in every case, as a rule
+                reported.add(note)
                 say(f"{note} (First in {pair.case}.)")
     return scored, failed
 
@@ -373,7 +373,7 @@ def _names_of_all(scored: Mapping[str, _Scored]) -> dict[int, str]:
 
 
 def _reading_notes(prediction: Volume, reference: Volume) -> Iterator[str]:
-    """What the readers had to assume; in the same words for every case, so that it is told once."""
+    """What the readers had to assume; in the same words for every case, so that it is reported once."""
     for which, volume in (("prediction", prediction), ("reference", reference)):
         for note in volume.source.notes:
             yield f"Note on the {which}: {note}"

@@ -1,4 +1,4 @@
-"""What is told to the person at the terminal, and how errors become one line and an exit status."""
+"""What is reported at the terminal, and how errors become one line and an exit status."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def interruptible(*, told: bool = True) -> Iterator[Callable[[], bool]]:
 
 
 class Commands(TyperGroup):
-    """The commands, with every error that a user can cause told in one line."""
+    """The commands, with every error that a user can cause reported in one line."""
 
     def main(
         self,

@@ -316,7 +316,7 @@ def train(
                 half=half,
                 resume=resume,
                 overwrite=overwrite,
-                told=ProgressCallbacks(display.stage, display.counted, display.trained, cancelled),
+                callbacks=ProgressCallbacks(display.stage, display.counted, display.trained, cancelled),
             )
         except PreparationCancelled:
             raise typer.Exit(INTERRUPTED) from None

@@ -112,7 +112,7 @@ def calibrate(
     ----------
     volumes : like those that will be segmented, with every organ
     slices : of each volume, evenly spread
-    progress : told in a few words what is done next
+    progress : called with a few words on what is done next
 
     Raises
     ------

@@ -100,7 +100,7 @@ def open_dataset(
     patient_pattern: str | None = None,
     names: Mapping[int, str] | None = None,
 ) -> Dataset:
-    """The dataset in a folder; its layout is told by the folders in it.
+    """The dataset in a folder; its layout is recognised by the folders in it.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def open_dataset(
 def label_values(dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> dict[int, int]:
     """Label value → number of cases that hold it, ascending, without background (0) and unknown. Reads all labels.
 
-    `progress` is told the cases that are done and how many there are.
+    `progress` is called with the cases that are done and how many there are.
 
     Raises
     ------

@@ -177,7 +177,7 @@ def train_checkpoint(
     half: bool = True,
     resume: bool = False,
     overwrite: bool = False,
-    told: ProgressCallbacks | None = None,
+    callbacks: ProgressCallbacks | None = None,
 ) -> Trained | None:
     """Train, keep the best, score it, and write it with its card; None in a process that is not the main one.
 
@@ -194,14 +194,14 @@ def train_checkpoint(
     Raises
     ------
     DatasetError, InputError
-        Cases or settings that cannot be used, told before the training starts; a loss that is not finite.
+        Cases or settings that cannot be used, said before the training starts; a loss that is not finite.
     ExistsError, FileProblem
         `out` or the folder cannot be written, or is there already.
     """
     lightning = lightning_or_sentence()
-    machine, told = machine or HardwareConfig(), told or ProgressCallbacks()
+    machine, callbacks = machine or HardwareConfig(), callbacks or ProgressCallbacks()
     if not is_first_process():
-        told = ProgressCallbacks(cancelled=told.cancelled)  # the first one tells the same
+        callbacks = ProgressCallbacks(cancelled=callbacks.cancelled)  # the first one tells the same
     folder = run_folder(out)
     dtype: Literal["float16"] | None = "float16" if half else None
     if is_first_process():
@@ -217,7 +217,7 @@ def train_checkpoint(
             card.variant, card.num_classes, card.img_size, card.n_skip, dropout=course.recipe.dropout
         )
         origin = _initialised(net, course, names)
-    told.stage(f"Reading {len(course.dataset.cases)} cases.")
+    callbacks.stage(f"Reading {len(course.dataset.cases)} cases.")
     cases = prepare_cases(
         course.dataset.cases,
         classes,
@@ -225,15 +225,15 @@ def train_checkpoint(
         others_are_background=course.others_are_background,
         scaled=course.dataset.scaled,
         annotated=annotated,
-        progress=told.done,
-        cancelled=told.cancelled,
-        noted=told.stage,
+        progress=callbacks.done,
+        cancelled=callbacks.cancelled,
+        noted=callbacks.stage,
     )
     training, validation = (course.split.part(cases, part) for part in ("training", "validation"))
     if is_first_process():
         _make_folder(folder, course, resume=resume)
     plan = course.recipe.plan(sum(len(case) for case in training))
-    told.stage(
+    callbacks.stage(
         f"Training {card.variant} on {len(course.split.training)} patients ({sum(map(len, training))} slices of "
         f"{card.img_size[0]}×{card.img_size[1]}), {plan.steps} steps in {plan.intervals} validation "
         f"intervals, on {device} ({precision})."
@@ -262,9 +262,9 @@ def train_checkpoint(
         resume=resume,
         compiled=machine.compiled,
         loggers=loggers,
-        on_progress=told.progress,
+        on_progress=callbacks.progress,
         on_best=keep,
-        cancelled=told.cancelled,
+        cancelled=callbacks.cancelled,
     )
     if not outcome.main:
         return None
@@ -275,7 +275,7 @@ def train_checkpoint(
     save_checkpoint(out, net, finished, dtype=dtype, overwrite=True)
     if outcome.cancelled:
         return Trained(out, finished, outcome, {}, None)
-    finished, scores, part = _scored(out, finished, course, classes, names, machine, folder, told)
+    finished, scores, part = _scored(out, finished, course, classes, names, machine, folder, callbacks)
     # The card alone is new: the weights are those that were scored.
     save_checkpoint(out, load_checkpoint(out).model, finished, dtype=dtype, overwrite=True)
     return Trained(out, finished, outcome, scores, part)
@@ -482,14 +482,14 @@ def _scored(
     names: Mapping[int, str],
     machine: HardwareConfig,
     folder: Path,
-    told: ProgressCallbacks,
+    callbacks: ProgressCallbacks,
 ) -> tuple[ModelCard, Mapping[str, LabelScores], str | None]:
     """The stored checkpoint, scored on the patients that it did not learn from; scores and pictures in the folder."""
     part: Part | None = "test" if course.split.test else "validation" if course.split.validation else None
     if part is None:
         return card, {}, None
     volumes = course.split.part(course.dataset.cases, part)
-    told.stage(f"Scoring {len(volumes)} {part} cases on the scans' own grids.")
+    callbacks.stage(f"Scoring {len(volumes)} {part} cases on the scans' own grids.")
     used = card.updated(window=(0.0, 1.0), normalisation="window") if course.dataset.scaled else card
     predictor = Predictor(
         load_checkpoint(out).model, device=machine.device, precision=machine.precision, card=used
@@ -499,10 +499,10 @@ def _scored(
         volumes,
         classes,
         annotated=annotated_classes(course.dataset, classes),
-        progress=told.done,
-        cancelled=told.cancelled,
+        progress=callbacks.done,
+        cancelled=callbacks.cancelled,
     )
-    if told.cancelled is not None and told.cancelled():
+    if callbacks.cancelled is not None and callbacks.cancelled():
         return card, {}, None
     finished = card.updated(scores={part: card_scores(scores, names)})
     _write(folder / "scores.json", json.dumps({part: _plain_scores(scores)}, indent=2))

@@ -1,6 +1,6 @@
 """Training a network on cases, for any caller: the command line, a script, or a window that fine-tunes.
 
-Lightning runs it, silently; what happens is told through callbacks.
+Lightning runs it, silently; what happens is reported through callbacks.
 """
 
 from __future__ import annotations

@@ -74,9 +74,9 @@ def card_scores(scores: Mapping[str, LabelScores], names: Mapping[int, str]) -> 
         "cases": len(scores),
         "labels": {
             names.get(value, f"class {value}"): {
-                "dice": _told(metrics["dice"]),
-                "hd95_mm": _told(metrics["hd95"]),
-                "nsd_2mm": _told(metrics["nsd"]),
+                "dice": _plain(metrics["dice"]),
+                "hd95_mm": _plain(metrics["hd95"]),
+                "nsd_2mm": _plain(metrics["nsd"]),
             }
             for value, metrics in summaries.items()
         },
@@ -153,7 +153,7 @@ def _enlarged(
     )
 
 
-def _told(summary: Summary) -> dict[str, Any]:
+def _plain(summary: Summary) -> dict[str, Any]:
     return {
         "mean": _rounded(summary.mean),
         "sd": _rounded(summary.sd),

@@ -105,7 +105,7 @@ class Split:
             shuffled[held + tested :],
             shuffled[:held],
             aside or shuffled[held : held + tested],
-            f"by patient, at random with the seed {seed}" + _told(aside),
+            f"by patient, at random with the seed {seed}" + _aside_in_words(aside),
         )
 
     @classmethod
@@ -137,7 +137,7 @@ class Split:
             [patient for patient in shuffled if patient not in set(held)],
             held,
             aside,
-            f"by patient, fold {fold} (from 0) of {folds} with the seed {seed}" + _told(aside),
+            f"by patient, fold {fold} (from 0) of {folds} with the seed {seed}" + _aside_in_words(aside),
         )
 
     @classmethod
@@ -216,7 +216,7 @@ def _count(share: float, of: int) -> int:
     return max(1, math.floor(share * of + 0.5)) if share > 0 else 0
 
 
-def _told(aside: Sequence[str]) -> str:
+def _aside_in_words(aside: Sequence[str]) -> str:
     return "; the test patients are those that the dataset sets aside" if aside else ""
 
 

@@ -11,7 +11,7 @@ _SAMPLES = 200_000
 
 
 def sampled(data: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Evenly spread finite voxels, about 200,000 at most: enough for limits, and fast on a window's thread."""
+    """Evenly spread finite voxels, about 200,000 at most: enough for limits, and fast enough for the GUI thread."""
     if data.size == 0:
         return np.empty(0, np.float32)
     step = max(1, round((data.size / _SAMPLES) ** (1 / data.ndim)))

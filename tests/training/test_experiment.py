@@ -86,7 +86,7 @@ def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     course = course_on(root, preparation={"name": "blocks", "limits": "Blocks alone."})
     out = tmp_path_factory.mktemp("trained") / "blocks.safetensors"
     trained = train_checkpoint(
-        course, out, machine=ON_CPU, told=ProgressCallbacks(stage=stages.append, progress=reports.append)
+        course, out, machine=ON_CPU, callbacks=ProgressCallbacks(stage=stages.append, progress=reports.append)
     )
     assert trained is not None
     return Run(course, trained, stages, reports)
@@ -224,7 +224,7 @@ def test_another_course_is_not_resumed(
             run.trained.checkpoint,
             machine=ON_CPU,
             resume=True,
-            told=ProgressCallbacks(stages.append),
+            callbacks=ProgressCallbacks(stages.append),
         )
     assert not stages, "cases were read first"
 
@@ -233,7 +233,7 @@ def test_an_earlier_training_is_not_replaced_unasked(run: Run) -> None:
     stages: list[str] = []
     with pytest.raises(FileProblem, match="holds an earlier training"):
         train_checkpoint(
-            run.course, run.trained.checkpoint, machine=ON_CPU, told=ProgressCallbacks(stages.append)
+            run.course, run.trained.checkpoint, machine=ON_CPU, callbacks=ProgressCallbacks(stages.append)
         )
     assert not stages, "cases were read first"
 
@@ -256,7 +256,7 @@ def test_cancelled_it_leaves_what_was_learnt_and_can_go_on(root: Path, tmp_path:
         questions += 1
         return questions >= 6 + 4  # one a case, then steps and validation cases
 
-    stopped = train_checkpoint(course, out, machine=ON_CPU, told=ProgressCallbacks(cancelled=cancelled))
+    stopped = train_checkpoint(course, out, machine=ON_CPU, callbacks=ProgressCallbacks(cancelled=cancelled))
     assert stopped is not None
     assert stopped.outcome.cancelled
     assert stopped.scores == {}
@@ -280,7 +280,7 @@ def test_cancelled_while_reading_nothing_is_left(root: Path, tmp_path: Path) -> 
             course_on(root),
             tmp_path / "new.safetensors",
             machine=ON_CPU,
-            told=ProgressCallbacks(cancelled=lambda: True),
+            callbacks=ProgressCallbacks(cancelled=lambda: True),
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -295,7 +295,7 @@ def test_cancelled_while_scoring_no_scores_of_a_part_are_told(root: Path, tmp_pa
     out = tmp_path / "new.safetensors"
     trained = train_checkpoint(
         course_on(root, steps=2), out, machine=ON_CPU,
-        told=ProgressCallbacks(stage=tell, cancelled=lambda: stage.startswith("Scoring")),
+        callbacks=ProgressCallbacks(stage=tell, cancelled=lambda: stage.startswith("Scoring")),
     )  # fmt: skip
     assert trained is not None
     assert (trained.scores, trained.part, trained.outcome.cancelled) == ({}, None, False)
@@ -359,7 +359,7 @@ def test_settings_that_no_network_has_are_told_before_the_cases_are_read(
     with pytest.raises(TransUNetError):
         train_checkpoint(
             course_on(root, preparation=preparation), tmp_path / "new.safetensors", machine=ON_CPU,
-            told=ProgressCallbacks(stages.append),
+            callbacks=ProgressCallbacks(stages.append),
         )  # fmt: skip
     assert not stages
     assert list(tmp_path.iterdir()) == []
@@ -375,6 +375,6 @@ def test_only_the_first_process_writes_and_speaks(
     with pytest.raises(PreparationCancelled):
         train_checkpoint(
             course_on(root), tmp_path / "new.safetensors", machine=ON_CPU,
-            told=ProgressCallbacks(stages.append, cancelled=lambda: True),
+            callbacks=ProgressCallbacks(stages.append, cancelled=lambda: True),
         )  # fmt: skip
     assert not stages

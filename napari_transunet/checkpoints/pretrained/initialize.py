@@ -106,7 +106,7 @@ class InitReport:
             for source in dict.fromkeys(name for key, name in self.origins.items() if _part(key) == part):
                 partial = part == "head" and taken < classes
                 name = f"{taken} of the head's {classes} classes" if partial else part
-                if part != "patch embedding":  # It is told only where it is from scratch.
+                if part != "patch embedding":  # It is mentioned only where it is from scratch.
                     sources.setdefault(source, []).append(name)
         return sources
 

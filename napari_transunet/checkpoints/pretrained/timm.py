@@ -83,7 +83,7 @@ def load_timm(net: TransUNet, source: Source, *, cnn: Source | None = None) -> L
 
 
 def timm_weights(source: Source, *, name: str | None = None) -> Pretrained:
-    """What `set_transformer` takes, of a source as for `load_timm`. `name` is told in errors in place of the file's.
+    """What `set_transformer` takes, of a source as for `load_timm`. `name` is given in errors in place of the file's.
 
     Raises
     ------

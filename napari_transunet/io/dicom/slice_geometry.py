@@ -156,7 +156,7 @@ def _one_per_position(
         )
     count = counts.pop()
     if count > 1:
-        _check_told_apart(slices, positions)
+        _check_distinguishable(slices, positions)
     if time is None and count > 1:
         raise SeveralVolumesError(
             f"each of its {len(positions)} positions has {count} images (points in time, echoes or the like);"
@@ -172,7 +172,7 @@ def _one_per_position(
     return [_in_order(slices, group)[time or 0] for group in positions]
 
 
-def _check_told_apart(slices: Sequence[Slice], positions: list[list[int]]) -> None:
+def _check_distinguishable(slices: Sequence[Slice], positions: list[list[int]]) -> None:
     """Refuses images at one position that nothing puts in order, so that it is unknown which belong together."""
     for group in positions:
         images = [slices[index] for index in _in_order(slices, group)]

@@ -1,4 +1,4 @@
-"""The one export of a window: asked for in a dialog from either dock, written off the window's thread."""
+"""The one export of a window: asked for in a dialog from either dock, written off the GUI thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tells one scan from another, found off the window's thread and remembered with the image."""
+"""What tells one scan from another, found off the GUI thread and remembered with the image."""
 
 from __future__ import annotations
 

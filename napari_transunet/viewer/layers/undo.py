@@ -244,7 +244,7 @@ def labels_before(strokes: Iterable[list[Any]], box: Box, labels: NDArray[Any]) 
 
 
 def stroke_box(atoms: Iterable[Any]) -> Box | None:
-    """The box of a three-dimensional array that undo steps change; None where it cannot be told.
+    """The box of a three-dimensional array that undo steps change; None where it cannot be determined.
 
     `atoms` are those of the steps that the layer's `paint` events carried.
     """

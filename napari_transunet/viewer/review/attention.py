@@ -1,4 +1,4 @@
-"""Clicks become attention: the network looks at the slice, off the window's thread, and the map is shown."""
+"""Clicks become attention: the network looks at the slice, off the GUI thread, and the map is shown."""
 
 from __future__ import annotations
 

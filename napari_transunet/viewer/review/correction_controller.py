@@ -1,4 +1,4 @@
-"""The tools of the correction kit on the labels that are followed: off the window's thread, one undo step each.
+"""The tools of the correction kit on the labels that are followed: off the GUI thread, one undo step each.
 
 What holds here: what a tool found is applied only to labels and locks that are still what it saw, and a tool for the
 slice in view works only while one is in view.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 _COPIES = ("above", "below")
-_FEW = 20  # voxels of an organ from which its range of values cannot be told
+_FEW = 20  # voxels of an organ from which its range of values cannot be estimated
 _FAR = 4.0  # robust standard deviations from the median beyond which voxels are no part of the organ
 
 
@@ -186,8 +186,8 @@ class CorrectionController(QObject):
             self._bench.kept()
             self._bench.look()
             self._bench.slice_changed.emit()  # its mark as reviewed may be gone
-        told = (correction_sentence(found, self._bench.names), again)
-        self.said.emit(" ".join(part for part in told if part))
+        sentences = (correction_sentence(found, self._bench.names), again)
+        self.said.emit(" ".join(part for part in sentences if part))
 
     def _on_held(self, held: Held) -> None:
         self.said.emit(held_sentence(held, self._bench.names, self.guard.between))

@@ -45,7 +45,7 @@ REMEMBERED = (
     "scope_slices_0",
     "scope_slices_1",
 )
-"""Object names of what is worth keeping from one sitting to the next."""
+"""Object names of what is worth keeping from one session to the next."""
 
 
 @dataclass(frozen=True)

@@ -292,14 +292,14 @@ class ComparePanel(QWidget):
             self._slices,
             [[(f"Slice {number(at)}", number(at), at), (f"{area:,.0f}", area, at)] for at, area in worst],
         )
-        told = [] if worst else ["Both are the same."]
+        sentences = [] if worst else ["Both are the same."]
         if matching.by == "number":
-            told.append("Matched by number alone: the reference has no names.")
+            sentences.append("Matched by number alone: the reference has no names.")
         if unknown := [name for value, name in names.items() if value not in matching.known]:
-            told.append(f"Not in the reference, and not in the mean: {organs(unknown)}.")
+            sentences.append(f"Not in the reference, and not in the mean: {organs(unknown)}.")
         if left := [value for value, own in matching.organs.items() if own is None]:
-            told.append(f"Labels of the reference that were left out: {', '.join(map(str, left))}.")
-        self.say(" ".join(told))
+            sentences.append(f"Labels of the reference that were left out: {', '.join(map(str, left))}.")
+        self.say(" ".join(sentences))
 
     def say(self, sentence: str) -> None:
         """Say something above the tables."""

@@ -1,4 +1,4 @@
-"""Measuring the labels that are followed, and comparing them with others, off the window's thread."""
+"""Measuring the labels that are followed, and comparing them with others, off the GUI thread."""
 
 from __future__ import annotations
 

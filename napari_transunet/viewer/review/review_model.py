@@ -330,7 +330,7 @@ class ReviewModel(QObject):
         return unsure.expected_error(self.organ_filter), unsure.of(self.organ_filter)
 
     def look(self) -> None:
-        """Look at all slices anew, off the window's thread."""
+        """Look at all slices anew, off the GUI thread."""
         result = self.result
         if result is None or not result.layer.editable:
             return
@@ -402,7 +402,7 @@ def _presence(labels: NDArray[Any], axis: int, values: list[int]) -> dict[int, N
             shown = set(np.unique(plane).tolist())
             for value in values:
                 found[value][index] = value in shown
-        else:  # comparing lets the window's thread go on, which sorting does not
+        else:  # comparing lets the GUI thread go on, which sorting does not
             for value in values:
                 found[value][index] = bool((plane == value).any())
     return found

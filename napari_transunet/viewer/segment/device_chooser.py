@@ -52,8 +52,8 @@ class DeviceChooser(QWidget):
         self._combo.clear()
         if devices:
             best = devices[0]
-            told = ", ".join(filter(None, (device_name(best.name), best.precision)))
-            self._combo.addItem(f"Automatic ({told})", "auto")
+            found = ", ".join(filter(None, (device_name(best.name), best.precision)))
+            self._combo.addItem(f"Automatic ({found})", "auto")
         else:
             self._combo.addItem("Automatic", "auto")
         for device in devices:

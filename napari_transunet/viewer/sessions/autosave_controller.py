@@ -1,6 +1,6 @@
 """A result is saved while a person works on it, so that nothing is lost when the window or the machine dies.
 
-What is seen from the window's thread (the layer's array, name, colours) is taken over by `touch`; the saver's own
+What is seen from the GUI thread (the layer's array, name, colours) is taken over by `touch`; the saver's own
 thread reads what was taken over and never the layer.
 """
 
@@ -232,7 +232,7 @@ class AutosaveController(QObject):
         try:
             signal.emit(value)
         except RuntimeError:
-            logger.debug("The window was gone before it could be told: %s", value)
+            logger.debug("The window was gone before this could be shown: %s", value)
 
     def _on_changed(self, _event: Any = None) -> None:
         self.touch()

@@ -1,4 +1,4 @@
-"""Labels of an image that were saved in an earlier sitting: finding them, and putting them back."""
+"""Labels of an image that were saved in an earlier session: finding them, and putting them back."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class SessionsDialog(QDialog):
         self.refresh()
 
     def refresh(self) -> None:
-        """List the sessions anew, off the window's thread."""
+        """List the sessions anew, off the GUI thread."""
         self._chores.run(lambda: SessionStore().sessions(), self._on_listed, self._on_failed)
 
     def detach(self) -> None:

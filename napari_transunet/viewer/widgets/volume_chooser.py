@@ -217,5 +217,5 @@ class VolumeChooser(QWidget):
             self.problem = str(error)
             self._info.setText(self.problem)
             return
-        told = size_and_spacing(geometry.shape, geometry.spacing, modality)
-        self._info.setText("\n".join((told, *notes_of(layer))))
+        facts_line = size_and_spacing(geometry.shape, geometry.spacing, modality)
+        self._info.setText("\n".join((facts_line, *notes_of(layer))))

@@ -1,7 +1,8 @@
-"""A sitting at the annotator's bench, with real buttons in a real window: what docs/annotating.md shows.
+"""A session of reviewing and correcting labels, with real buttons in a real window: what docs/annotating.md shows.
 
-Run by `make sitting`, on a virtual display. The first process segments a CT, corrects it, runs another checkpoint, and
-is killed in the middle of painting. The second one restores, compares, exports everything, and reads it all back.
+Run by `make review-session`, on a virtual display. The first process segments a CT, corrects it, runs another
+checkpoint, and is killed in the middle of painting. The second one restores, compares, exports everything, and reads it
+all back.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ ORGAN = 5  # the liver
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("sitting-output"))
+    parser.add_argument("--work", type=Path, default=Path("review-output"))
     parser.add_argument("--pictures", type=Path, default=None, help="where to put the screenshots")
     parser.add_argument("--part", choices=["first", "second"], default=None)
     arguments = parser.parse_args()
@@ -102,7 +103,7 @@ class Window:
         from PIL import Image
 
         self.wait(0.4)
-        path = self.pictures / f"sitting-{name}.png"
+        path = self.pictures / f"review-{name}.png"
         pixels = self.viewer.screenshot(canvas_only=False, flash=False)
         image = Image.fromarray(pixels[..., :3]).resize((1290, 825), Image.Resampling.LANCZOS)
         image.quantize(256, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
@@ -247,7 +248,7 @@ def second(work: Path, pictures: Path) -> None:
     dialog._folder.setText(export.name)
     dialog._stem.setText("ct_labels")
     window.wait(0.3)
-    dialog.grab().save(str(pictures / "sitting-8-export.png"))
+    dialog.grab().save(str(pictures / "review-8-export.png"))
     dialog._go.click()
     window.until(lambda: "Exported" in dialog.findChild(QLabel, "export_status").text(), 300)
     print(dialog.findChild(QLabel, "export_status").text(), flush=True)
