@@ -34,6 +34,7 @@ from napari_transunet.viewer.review.attention_panel import AttentionPanel
 from napari_transunet.viewer.review.click_picker import ClickPicker
 from napari_transunet.viewer.review.correction_controller import CorrectionController
 from napari_transunet.viewer.review.correction_panel import REMEMBERED, CorrectionPanel, CorrectionRequest
+from napari_transunet.viewer.review.cursor_readout import CursorReadout
 from napari_transunet.viewer.review.help_page import HelpPage
 from napari_transunet.viewer.review.keys import ReviewKeys
 from napari_transunet.viewer.review.label_editing import LabelEditor, highest_value
@@ -109,6 +110,7 @@ class ReviewDock(QWidget):
         self.findings = MeasurementController(self.bench, self)
         self.maps = OverlayLayers(self.bench, self)
         self.keys = ReviewKeys(self._viewer)
+        self.readout = CursorReadout(self.bench)
         self.clicks = ClickPicker(self._viewer, self)
         self.brush_rest = BrushRest(self._viewer, self)
         self.exporter = exporter_of(self._viewer)
@@ -282,7 +284,7 @@ class ReviewDock(QWidget):
         self.recovery.failed.connect(self._status.setText)
         self.exporter.said.connect(self._status.setText)
         self._lifetime.arrived.connect(self._attach)
-        self._lifetime.settled.connect(lambda: join_tabs(self, "Review and correct"))
+        self._lifetime.settled.connect(self._on_settled)
         self._lifetime.left.connect(self._on_left)
         self._lifetime.window_closed.connect(self._shut_down)
 
@@ -297,6 +299,11 @@ class ReviewDock(QWidget):
         self.keys.bind(self._handlers())
         self._on_layers()
 
+    def _on_settled(self) -> None:
+        join_tabs(self, "Review and correct")
+        if self._attached:
+            self.readout.attach(self)
+
     def _on_left(self) -> None:
         if self._attached:
             self.maps.drop_all()
@@ -308,6 +315,7 @@ class ReviewDock(QWidget):
             return
         self._attached = False
         self._memory.keep()
+        self.readout.detach()
         self.review.finish_note()
         self.keys.unbind()
         self.clicks.stop()
@@ -696,7 +704,7 @@ class ReviewDock(QWidget):
             self.tools.say("Cancelled: nothing was changed.")
 
     def _on_range(self, between: tuple[float, float] | None) -> None:
-        self.toolbox.guard.between = between
+        self.toolbox.guard.between = self.readout.between = between
 
     def _toggle_uncertainty(self) -> None:
         shown = self.maps.shows("uncertainty")
