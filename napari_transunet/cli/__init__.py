@@ -63,11 +63,9 @@ def _start(
     context: typer.Context,
     version: Annotated[  # noqa: ARG001 - its callback has printed it
         bool,
-        typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version and leave."),
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit."),
     ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Tell on stderr what is being done.")
-    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Report progress on stderr.")] = False,
 ) -> None:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     if verbose:

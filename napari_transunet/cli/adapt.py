@@ -43,7 +43,7 @@ def adapt(
     ] = None,
     organs: Annotated[
         str | None,
-        typer.Option(metavar="NAME,…", help="The organs that are right in these slices. All, if not said."),
+        typer.Option(metavar="NAME,…", help="The organs that are right in these slices; all by default."),
     ] = None,
     new_organ: Annotated[
         list[str] | None,
@@ -56,7 +56,8 @@ def adapt(
     ] = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps")] = "auto",
     steps: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="By default as many as fit in 105 s, up to 120.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Steps; by default as many as fit in 105 s, up to 120."),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0)] = 0,
     overwrite: OverwriteOption = False,

@@ -65,7 +65,7 @@ def benchmark(
         ),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A small volume, once: whether it runs, not how fast.")
+        bool, typer.Option("--quick", help="A small volume, once: a check that it runs, not a measurement.")
     ] = False,
     as_json: JsonOption = False,
     out: Annotated[

@@ -22,10 +22,12 @@ def calibrate(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="By default CHECKPOINT.ranges.json, where it is found."
+            "--output", "-o", metavar="FILE", help="Default: CHECKPOINT.ranges.json, beside the checkpoint."
         ),
     ] = None,
-    slices: Annotated[int, typer.Option("--slices", metavar="N", min=1, help="Of each volume.")] = 32,
+    slices: Annotated[
+        int, typer.Option("--slices", metavar="N", min=1, help="Slices of each volume to use.")
+    ] = 32,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -26,7 +26,7 @@ Kind = Literal["auto", "image", "labels"]
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A volume, a DICOM folder, or a checkpoint.")],
     target: Annotated[
-        Path, typer.Argument(metavar="OUT", help="The file to write; its suffix says the format.")
+        Path, typer.Argument(metavar="OUT", help="The file to write; its suffix sets the format.")
     ],
     kind: Annotated[
         Kind, typer.Option("--as", help="Whether the volume is an image or labels; auto asks the file.")

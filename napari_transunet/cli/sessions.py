@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="List, export, import and delete the labels that the window saves while you work.")
 
 NameArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="Of a session, or as much of it as no other begins with.")
+    str, typer.Argument(metavar="NAME", help="Name of a session, or a beginning that no other shares.")
 ]
 
 

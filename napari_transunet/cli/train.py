@@ -71,7 +71,9 @@ def train(
     channel: ChannelOption = None,
     modality: Annotated[
         str | None,
-        typer.Option(metavar="CT|MR|…", help="Where the dataset does not tell it.", rich_help_panel=_WHAT),
+        typer.Option(
+            metavar="CT|MR|…", help="Modality, if the dataset does not state it.", rich_help_panel=_WHAT
+        ),
     ] = None,
     window: Annotated[
         str | None,
@@ -81,7 +83,9 @@ def train(
     ] = None,
     percentiles: Annotated[
         str | None,
-        typer.Option(metavar="LOW,HIGH", help="The same, by each volume's own.", rich_help_panel=_WHAT),
+        typer.Option(
+            metavar="LOW,HIGH", help="The same, as percentiles of each volume.", rich_help_panel=_WHAT
+        ),
     ] = None,
     orientation: Annotated[
         str | None,
@@ -188,14 +192,20 @@ def train(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Of the split and of training.", rich_help_panel=_HOW)
+        int,
+        typer.Option(
+            metavar="N", min=0, help="Random seed of the split and of training.", rich_help_panel=_HOW
+        ),
     ] = 0,
     validation: Annotated[
-        float, typer.Option(metavar="SHARE", help="Of the patients, to choose by.", rich_help_panel=_SPLIT)
+        float,
+        typer.Option(metavar="SHARE", help="Share of the patients for validation.", rich_help_panel=_SPLIT),
     ] = 0.15,
     test: Annotated[
         float,
-        typer.Option(metavar="SHARE", help="Of the patients, to score at the end.", rich_help_panel=_SPLIT),
+        typer.Option(
+            metavar="SHARE", help="Share of the patients for the final test.", rich_help_panel=_SPLIT
+        ),
     ] = 0.15,
     fold: Annotated[
         str | None,
@@ -243,7 +253,7 @@ def train(
             rich_help_panel=_WHERE,
         ),
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was cut off.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training.")] = False,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Train a checkpoint on labelled volumes, and score it on patients that it never saw.

@@ -53,7 +53,7 @@ class CursorReadout:
         self._attached = True
         self._label = QLabel(bar)
         self._label.setObjectName("cursor_readout")
-        bar.insertPermanentWidget(0, self._label)
+        bar.addPermanentWidget(self._label)
         self._bench.viewer.cursor.events.position.connect(self._look)
 
     def detach(self) -> None:
