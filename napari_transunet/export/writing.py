@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import platform
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_transunet import __version__
-from napari_transunet.annotation.provenance import now
+from napari_transunet.annotation.provenance import now, versions
 from napari_transunet.errors import ExistsError, FileProblem, InputError, VolumeError
 from napari_transunet.export.formats import FORMATS, PER_ORGAN, VOLUMES, format_of
 from napari_transunet.export.source import is_scan
@@ -258,30 +254,14 @@ def _record(
     record: dict[str, Any] = {"software": f"napari-transunet {__version__}"} | plain(dict(provenance or {}))
     record |= {"exported": now(), "versions": versions(), "files": [path.name for path in files]}
     if source is not None:
-        told = {"name": source.name, "format": source.format, "series_uid": source.series_uid}
+        facts = {"name": source.name, "format": source.format, "series_uid": source.series_uid}
         known = record.get("source")
-        record["source"] = (known if isinstance(known, dict) else {}) | {k: v for k, v in told.items() if v}
+        record["source"] = (known if isinstance(known, dict) else {}) | {k: v for k, v in facts.items() if v}
         if source.notes:
             record["reading_notes"] = list(source.notes)
     if {"stl", "ply"} & set(wanted):
         record["meshes"] = {"coordinates": request.coordinates, "unit": "mm", "smoothed_mm": MESH_SMOOTHING}
     return record
-
-
-def versions() -> dict[str, str]:
-    """Versions of what has a part in the labels, as far as it is in use."""
-    found = {"napari-transunet": __version__, "python": platform.python_version()}
-    for module, package in (
-        ("numpy", "numpy"),
-        ("SimpleITK", "SimpleITK"),
-        ("torch", "torch"),
-        ("napari", "napari"),
-        ("highdicom", "highdicom"),
-    ):
-        if module in sys.modules:
-            with contextlib.suppress(metadata.PackageNotFoundError):
-                found[package] = metadata.version(package)
-    return found
 
 
 def _move(paths: list[Path], temporary: Path, *, overwrite: bool) -> None:

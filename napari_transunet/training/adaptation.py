@@ -36,6 +36,7 @@ from napari_transunet.training.partial_slices import PartialSlices, partial_slic
 from napari_transunet.training.replay import ReplayPack, replay_beside
 from napari_transunet.training.slices import mixed_seed
 from napari_transunet.volumes.fingerprint import scan_fingerprint
+from napari_transunet.volumes.labels import organ_key
 
 if TYPE_CHECKING:
     import os
@@ -329,14 +330,14 @@ class _Classes:
     def of(cls, card: ModelCard, new: Mapping[int, str], drop: Collection[str]) -> _Classes:
         """Of a card, with organs added and dropped. Raises `InputError` where that cannot be."""
         names = card.label_set().names
-        by_name = {_key(name): value for value, name in names.items()}
+        by_name = {organ_key(name): value for value, name in names.items()}
         gone = set()
         for name in drop:
-            if _key(name) not in by_name:
+            if organ_key(name) not in by_name:
                 raise InputError(
                     f"There is no {name!r} to drop; the checkpoint has {_listed(names.values())}."
                 )
-            gone.add(by_name[_key(name)])
+            gone.add(by_name[organ_key(name)])
         kept = [value for value in range(card.num_classes) if value not in gone]
         for value, name in new.items():
             if value in range(card.num_classes):
@@ -346,13 +347,13 @@ class _Classes:
                 )
             if not 0 < value < 1 << 16:
                 raise InputError(f"A label value is from 1 to 65535, not {value}.")
-            if by_name.get(_key(name), 0) in kept[1:]:
+            if by_name.get(organ_key(name), 0) in kept[1:]:
                 raise InputError(
-                    f"The checkpoint has {name!r} already; its label value is {by_name[_key(name)]}."
+                    f"The checkpoint has {name!r} already; its label value is {by_name[organ_key(name)]}."
                 )
             if not name.strip():
                 raise InputError(f"The new organ with the label value {value} needs a name.")
-        if len({_key(name) for name in new.values()}) < len(new):
+        if len({organ_key(name) for name in new.values()}) < len(new):
             raise InputError("Two new organs have the same name.")
         count = len(kept) + len(new)
         if count > UNKNOWN:
@@ -376,10 +377,10 @@ class _Classes:
         """Classes of the organs that somebody vouches for; None: all."""
         if organs is None:
             return sorted(self.names)
-        by_name = {_key(name): value for value, name in self.names.items()}
+        by_name = {organ_key(name): value for value, name in self.names.items()}
         found = set()
         for organ in organs:
-            value = self.of_value.get(organ) if isinstance(organ, int) else by_name.get(_key(organ))
+            value = self.of_value.get(organ) if isinstance(organ, int) else by_name.get(organ_key(organ))
             if value in (None, UNKNOWN):
                 raise InputError(
                     f"There is no organ {organ!r} to vouch for; there are {_listed(self.names.values())}."
@@ -729,10 +730,6 @@ def _private_random_state(device: torch.device) -> Iterator[None]:
 
 def _plain(dice: float) -> float:
     return round(dice, 4)
-
-
-def _key(name: str) -> str:
-    return name.strip().casefold()
 
 
 def _listed(names: Iterable[str]) -> str:

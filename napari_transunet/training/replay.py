@@ -24,6 +24,7 @@ from napari_transunet.errors import CheckpointError, FileProblem, InputError
 from napari_transunet.files import atomic_path
 from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.training.partial_slices import REACH, PartialSlices
+from napari_transunet.volumes.labels import organ_key
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.card import ModelCard
@@ -68,13 +69,13 @@ class ReplayPack:
                 f"The replay pack holds slices of {size[0]}×{size[1]} pixels, but this network takes "
                 f"{card.img_size[0]}×{card.img_size[1]}; make it again."
             )
-        theirs = {_key(name): value for value, name in self.names.items()}
+        theirs = {organ_key(name): value for value, name in self.names.items()}
         table = torch.zeros(256, dtype=torch.uint8)
         table[UNKNOWN] = UNKNOWN
         annotated = torch.zeros(len(self.slices), card.num_classes, dtype=torch.bool)
         annotated[:, 0] = True
         for value, name in card.label_set().names.items():
-            if (there := theirs.get(_key(name))) is not None:
+            if (there := theirs.get(organ_key(name))) is not None:
                 table[there] = value
                 annotated[:, value] = self.slices.annotated[:, there]
         own = self.slices
@@ -218,7 +219,3 @@ def _names(about: object) -> dict[int, str]:
     if any(not 0 < value < UNKNOWN for value in found):
         raise ValueError("it names classes that cannot be")
     return found
-
-
-def _key(name: str) -> str:
-    return name.strip().casefold()

@@ -18,7 +18,7 @@ from napari_transunet.viewer.export.snapshot import propose_path, snapshot, writ
 from napari_transunet.viewer.layers.fingerprints import fingerprint_job
 from napari_transunet.viewer.layers.layers import source_of
 from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
-from napari_transunet.viewer.widgets.messages import count
+from napari_transunet.viewer.widgets.messages import count, error_sentence
 from napari_transunet.viewer.widgets.preferences import load_preferences
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
@@ -156,22 +156,13 @@ class Exporter(QObject):
         paths, notes = written
         self.dialog.set_idle()
         what = str(paths[0]) if len(paths) == 2 else f"{count(len(paths), 'file')} to {paths[0].parent}"
-        told = f"Exported {what}; names and provenance are in {paths[-1].name}."
-        self._say(" ".join([told, *notes]))
+        sentence = f"Exported {what}; names and provenance are in {paths[-1].name}."
+        self._say(" ".join([sentence, *notes]))
         self.exported.emit(paths)
 
     def _on_failed(self, error: Exception) -> None:
         self.dialog.set_idle()
-        if isinstance(error, TransUNetError):
-            self._fail(str(error))
-        elif isinstance(error, MemoryError):
-            self._fail("There is not enough memory to write the labels; close other programs and try again.")
-        elif isinstance(error, OSError):
-            self._fail(
-                f"The labels could not be written: {error.strerror or error}. Nothing was left behind."
-            )
-        else:
-            self._fail(f"The labels could not be written ({type(error).__name__}: {error}).")
+        self._fail(error_sentence(error, "The export"))
 
     def _say(self, sentence: str) -> None:
         self.dialog.say(sentence)
