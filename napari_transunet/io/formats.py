@@ -14,7 +14,7 @@ import numpy.typing as npt
 from napari_transunet.io.arrays import read_h5, read_npy, read_npz
 from napari_transunet.io.dicom.reading import is_dicom, read_dicom
 from napari_transunet.io.metaimage import read_metaimage
-from napari_transunet.io.nifti import read_comments, read_nifti
+from napari_transunet.io.nifti import read_nifti
 from napari_transunet.io.nrrd import read_nrrd
 from napari_transunet.io.sidecar import believed, labels_from_json, stem_of
 from napari_transunet.io.tiff import read_tiff
@@ -62,10 +62,10 @@ class Format:
 
 
 def _nifti(request: Request) -> Volume:
-    data, geometry, notes = read_nifti(request.path, **request.which)
+    data, geometry, notes, comments = read_nifti(request.path, **request.which)
     volume = on_grid(request.path, "NIfTI", data, geometry, notes)
     if volume.labels is None and data.dtype.kind in "iu":
-        labels, said = _commented(request.path)
+        labels, said = _commented(comments)
         source = replace(volume.source, notes=(*volume.source.notes, *said))
         volume = replace(volume, labels=labels, source=source)
     return volume
@@ -170,9 +170,9 @@ def without_grid(path: Path, kind: str, data: npt.NDArray[Any], key: str | None)
     return Volume(data, Geometry.default(shape), None, Source(path, kind, stem_of(path), notes=notes))
 
 
-def _commented(path: Path) -> tuple[LabelSet | None, tuple[str, ...]]:
+def _commented(comments: list[str]) -> tuple[LabelSet | None, tuple[str, ...]]:
     """The labels that `write_labels` put into a comment of a NIfTI header, one `key = value` a line."""
-    for comment in read_comments(path):
+    for comment in comments:
         keys = dict(line.split(" = ", 1) for line in comment.splitlines() if " = " in line)
         if LABELS_KEY in keys:
             return _embedded(keys)

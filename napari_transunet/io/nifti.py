@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.errors import VolumeError
-from napari_transunet.io.streams import chosen, open_maybe_gzip, read_voxels
+from napari_transunet.io.streams import OpenFile, SeekableBytes, chosen, opened, read_voxels
 from napari_transunet.volumes.geometry import (
     GRID_TOLERANCE,
     RECTANGLE_TOLERANCE,
@@ -306,8 +306,10 @@ def _qform(header: NiftiHeader) -> npt.NDArray[np.float64]:
 
 def read_nifti(
     path: Path, *, channel: int | None = None, time: int | None = None, max_bytes: int | None = None
-) -> tuple[npt.NDArray[Any], Geometry, tuple[str, ...]]:
-    """Voxels (z, y, x) with the header's scaling applied, their grid, and notes worth showing.
+) -> tuple[npt.NDArray[Any], Geometry, tuple[str, ...], list[str]]:
+    """Voxels (z, y, x) with the header's scaling applied, their grid, notes worth showing, and the header's comments.
+
+    A single file is opened once and read from front to back.
 
     Raises
     ------
@@ -317,21 +319,35 @@ def read_nifti(
         It does not fit into memory.
     """
     header_path, data_path = _pair(path)
-    with open_maybe_gzip(header_path) as stream:
-        header = parse_header(stream.read(540))
-    if header.single_file:
-        data_path = header_path
-    elif data_path == header_path:
-        raise VolumeError("it is the header of a .hdr/.img pair under another name; rename it to .hdr.")
-    geometry, notes = geometry_of(header)
-    if header.slope_is_nan:
-        notes += ("The header's scl_slope is no number (NaN); values were taken as they are stored.",)
-    frame = chosen(header.dim[4], channel, "channel", "channel") * header.dim[3]
-    frame += chosen(header.dim[3], time, "time point", "time")
+    with opened(header_path) as file:
+        raw = _header_bytes(file.bytes)
+        header = parse_header(raw)
+        if not header.single_file and data_path == header_path:
+            raise VolumeError("it is the header of a .hdr/.img pair under another name; rename it to .hdr.")
+        geometry, notes = geometry_of(header)
+        if header.slope_is_nan:
+            notes += ("The header's scl_slope is no number (NaN); values were taken as they are stored.",)
+        frame = chosen(header.dim[4], channel, "channel", "channel") * header.dim[3]
+        frame += chosen(header.dim[3], time, "time point", "time")
+        if header.single_file:
+            raw += file.bytes.read(max(0, min(header.offset, _MAX_EXTENSIONS) - len(raw)))
+            return _voxels(file, header, frame, max_bytes), geometry, notes, _comments(header, raw)
     if not data_path.is_file():
         raise VolumeError(f"its voxels are missing; {data_path.name} must lie in the same folder.")
-    data = read_voxels(
-        data_path,
+    with opened(data_path) as file:
+        return _voxels(file, header, frame, max_bytes), geometry, notes, []
+
+
+def _header_bytes(stream: SeekableBytes) -> bytes:
+    """As many of the first bytes as the header is long, and no more: a compressed stream does not go back."""
+    raw = stream.read(348)
+    is_2 = any(len(raw) >= 4 and struct.unpack_from(f"{order}i", raw)[0] == 540 for order in "<>")
+    return raw + stream.read(540 - 348) if is_2 else raw
+
+
+def _voxels(file: OpenFile, header: NiftiHeader, frame: int, max_bytes: int | None) -> npt.NDArray[Any]:
+    return read_voxels(
+        file,
         header.offset,
         header.dtype,
         header.shape,
@@ -340,26 +356,16 @@ def read_nifti(
         intercept=header.intercept,
         max_bytes=max_bytes,
     )
-    return data, geometry, notes
 
 
-def read_comments(path: Path) -> list[str]:
-    """The comments among the header extensions of a single-file NIfTI, in the file's order.
+def _comments(header: NiftiHeader, raw: bytes) -> list[str]:
+    """The comments among the header extensions of a single file, whose first bytes these are, in the file's order.
 
     Format: `nifti1_extender` and `nifti1_extension` in nifti1.h of the standard.
-
-    Raises
-    ------
-    VolumeError
-        The file is no NIfTI.
     """
-    with open_maybe_gzip(_pair(path)[0]) as stream:
-        raw = stream.read(540)
-        header = parse_header(raw)
-        raw += stream.read(max(0, min(header.offset, _MAX_EXTENSIONS) - len(raw)))
     position = {1: 348, 2: 540}[header.version]
     order = "<" if struct.unpack_from("<i", raw)[0] == position else ">"
-    if not header.single_file or raw[position : position + 1] in (b"", b"\0"):
+    if raw[position : position + 1] in (b"", b"\0"):
         return []
     comments = []
     position, end = position + 4, min(header.offset, len(raw))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -69,18 +71,35 @@ def _readable(count: int) -> str:
     return f"{size:,.0f} TB" if size < 1e6 else f"{size:.1e} TB"
 
 
-def is_gzip(path: Path) -> bool:
-    """Whether the file starts as gzip does."""
-    with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
+@dataclass(frozen=True)
+class OpenFile:
+    """A file that is open, whose bytes are decompressed on the way when they are gzip.
+
+    Attributes
+    ----------
+    bytes : from its start; compressed ones forward only
+    stored : bytes on disk
+    compressed : whether it starts as gzip does, whatever it is called
+    """
+
+    bytes: SeekableBytes
+    stored: int
+    compressed: bool
 
 
 @contextmanager
-def open_maybe_gzip(path: Path) -> Iterator[SeekableBytes]:
-    """The file's bytes, decompressed on the way when they are gzip, whatever the file is called."""
-    compressed = is_gzip(path)
+def opened(path: Path) -> Iterator[OpenFile]:
+    """The file, opened once for all that is read from it.
+
+    Raises
+    ------
+    VolumeError
+        The compressed data is damaged.
+    """
     with path.open("rb") as file, damage_as_volume_error():
-        yield Inflated(file) if compressed else file
+        compressed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        yield OpenFile(Inflated(file) if compressed else file, os.fstat(file.fileno()).st_size, compressed)
 
 
 def check_claim(needed: int, stored: int, *, compressed: bool) -> None:
@@ -115,7 +134,7 @@ class SeekableBytes(Bytes, Protocol):
 
 
 def read_voxels(
-    path: Path,
+    file: OpenFile,
     start: int,
     dtype: np.dtype[Any],
     shape: Sequence[int],
@@ -127,7 +146,7 @@ def read_voxels(
 ) -> npt.NDArray[Any]:
     """The array that begins at byte `start` of a file, or the `frame`th after it, as `read_array` gives it.
 
-    The file may be gzipped; `start` counts the bytes within. Sizes are checked before anything is read.
+    `start` counts the bytes within a compressed file. Sizes are checked before any voxel is read.
 
     Raises
     ------
@@ -140,11 +159,10 @@ def read_voxels(
     if gives_floats(dtype, slope, intercept):
         checked_size(shape, float_type(dtype).itemsize, max_bytes)
     start += frame * size
-    check_claim(start + size, path.stat().st_size, compressed=is_gzip(path))
-    with open_maybe_gzip(path) as stream:
-        stream.seek(start)
-        array = read_array(stream, dtype, shape, slope, intercept)
-        verify_end(stream)
+    check_claim(start + size, file.stored, compressed=file.compressed)
+    file.bytes.seek(start)
+    array = read_array(file.bytes, dtype, shape, slope, intercept)
+    verify_end(file.bytes)
     return array
 
 

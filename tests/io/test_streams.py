@@ -20,7 +20,7 @@ from napari_transunet.errors import SizeError, VolumeError
 from napari_transunet.io import streams as limits
 from napari_transunet.io.gzip_stream import Inflated
 from napari_transunet.io.reading import read_volume
-from napari_transunet.io.streams import read_array, read_voxels, rescaled
+from napari_transunet.io.streams import opened, read_array, read_voxels, rescaled
 from napari_transunet.io.writing import write_volume
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.volume import Source, Volume
@@ -140,14 +140,18 @@ def test_voxels_of_a_frame_are_read_and_what_cannot_be_there_is_refused(
 ) -> None:
     frames = np.arange(48, dtype=">i2").reshape(2, 2, 3, 4)
     (tmp_path / "a.raw").write_bytes(pack(b"header" + frames.tobytes()))
-    shape = frames.shape[1:]
-    found = read_voxels(tmp_path / "a.raw", 6, frames.dtype, shape, frame=1, slope=2, intercept=-1)
+
+    def read(frame: int, shape: tuple[int, ...] = frames.shape[1:], **options: Any) -> npt.NDArray[Any]:
+        with opened(tmp_path / "a.raw") as file:
+            return read_voxels(file, 6, frames.dtype, shape, frame=frame, **options)
+
+    found = read(1, slope=2, intercept=-1)
     assert found.dtype == np.int16
     np.testing.assert_array_equal(found, frames[1] * 2 - 1)
     with pytest.raises(VolumeError, match="truncated"):
-        read_voxels(tmp_path / "a.raw", 6, frames.dtype, shape, frame=2)
+        read(2)
     with pytest.raises(VolumeError, match="promises"):
-        read_voxels(tmp_path / "a.raw", 6, frames.dtype, (1000, 1000, 4), frame=2)
+        read(2, (1000, 1000, 4))
     # The limit holds for the floats that the scaling gives.
     with pytest.raises(SizeError):
-        read_voxels(tmp_path / "a.raw", 6, frames.dtype, shape, slope=0.5, max_bytes=frames[0].nbytes)
+        read(0, slope=0.5, max_bytes=frames[0].nbytes)

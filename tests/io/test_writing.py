@@ -15,7 +15,7 @@ import pytest
 import SimpleITK
 
 from napari_transunet.errors import ExistsError, VolumeError
-from napari_transunet.io.nifti import read_comments
+from napari_transunet.io.nifti import read_nifti
 from napari_transunet.io.reading import read_volume
 from napari_transunet.io.writing import WRITABLE_SUFFIXES, write_labels, write_volume
 from napari_transunet.volumes.geometry import Geometry
@@ -154,6 +154,29 @@ def test_a_nifti_alone_names_its_labels(tmp_path: Path, suffix: str, shape: tupl
         np.testing.assert_array_equal(_itk(path), labels)
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("shape", [GRID.shape, (2, 2, 40000)])  # the second is a NIfTI-2
+def test_nifti_is_opened_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, shape: tuple[int, int, int]
+) -> None:
+    labels = np.ones(shape, np.uint8)
+    path = write_labels(tmp_path / f"a{suffix}", labels, Geometry.default(shape), {1: "liver"})
+    (tmp_path / "a.json").unlink()
+    paths: list[Path] = []
+    really = Path.open
+
+    def counted(self: Path, *args: Any, **options: Any) -> Any:
+        paths.append(self)
+        return really(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", counted)
+    again = read_volume(path)
+    assert paths.count(path) == 1
+    np.testing.assert_array_equal(again.data, labels)
+    assert again.labels is not None
+    assert again.labels.names == {1: "liver"}
+
+
 @pytest.mark.parametrize("size", [-16, 0, 8, 1 << 30])
 def test_extensions_that_lie_are_ignored(tmp_path: Path, size: int) -> None:
     path = write_labels(tmp_path / "a.nii", SOME, GRID, {1: "liver"})
@@ -161,7 +184,7 @@ def test_extensions_that_lie_are_ignored(tmp_path: Path, size: int) -> None:
     raw = bytearray(path.read_bytes())
     raw[352:356] = size.to_bytes(4, "little", signed=True)
     path.write_bytes(raw)
-    assert read_comments(path) == []
+    assert read_nifti(path)[-1] == []
     again = read_volume(path)
     np.testing.assert_array_equal(again.data, SOME)
     assert again.labels is None
