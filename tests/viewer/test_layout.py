@@ -75,11 +75,10 @@ class Docks:
 def docks(request: Any, make_napari_viewer: Callable[..., Any], qtbot: Any) -> Iterator[Docks]:
     from napari.settings import get_settings
 
-    appearance = get_settings().appearance
-    before = appearance.font_size
-    appearance.font_size = request.param
-    yield Docks(make_napari_viewer(show=True), qtbot)
-    appearance.font_size = before
+    get_settings().appearance.font_size = request.param  # the next viewer of a test has the usual size again
+    docks = Docks(make_napari_viewer(show=True), qtbot)
+    yield docks
+    vars(docks).clear()  # pytest keeps what a fixture gave until the viewer was looked for
 
 
 def faults(dock: QWidget) -> list[str]:
