@@ -147,7 +147,7 @@ class CorrectionPanel(QWidget):
     @property
     def paint_range(self) -> tuple[float, float] | None:
         """The values that may be painted on; None for all."""
-        if not self._range.isChecked():
+        if not self._range.isChecked() or not self._range.isEnabled():
             return None
         low, high = sorted((self._low.value(), self._high.value()))
         return float(low), float(high)
@@ -171,8 +171,16 @@ class CorrectionPanel(QWidget):
         self._on_range()
 
     def toggle_range(self) -> None:
-        """Turn the range on or off."""
-        self._range.toggle()
+        """Turn the range on or off, where the image has one."""
+        if self._range.isEnabled():
+            self._range.toggle()
+
+    def offer_range(self, why_not: str | None) -> None:
+        """Whether strokes can be held to a range, and if not, why."""
+        for widget in (self._range, self._low, self._high, self._suggest):
+            widget.setEnabled(why_not is None)
+        self._range.setToolTip(why_not or ACTIONS["range"].hint)
+        self._on_range()
 
     def request(self, tool: str) -> CorrectionRequest:
         """What pressing that tool's button asks for now."""

@@ -72,6 +72,9 @@ logger = logging.getLogger(__name__)
 _SECTIONS = ("section_correct", "section_measure", "section_compare", "section_advanced")
 """Object names of the sections' headings, open or folded as they were left."""
 
+_NO_RANGE = (
+    "This image is computed where it is shown, so that strokes cannot be held to a range of its values."
+)
 _TOOLS = (
     "largest",
     "islands",
@@ -484,6 +487,8 @@ class ReviewDock(QWidget):
         why = self.bench.locked_because
         self.review.set_enabled_because(why, self.bench.no_slice_because)
         self.tools.set_enabled_because(why)
+        image = self.bench.image
+        self.tools.offer_range(_NO_RANGE if image is not None and is_lazy(image) else None)
         self.organs.set_pickable(why)
         for tool in (self._add_label, self._edit_label, self._delete_label):
             tool.setEnabled(why is None)

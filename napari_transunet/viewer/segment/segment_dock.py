@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QGridLayout,
     QLabel,
@@ -340,7 +340,9 @@ class SegmentDock(QWidget):
         """The window closes: leave no thread behind, and wait in sight for what is not saved or written yet."""
         run = self._run
         self._detach()
-        left = [Unfinished("the segmentation's last slices", lambda: run is None or run.wait(0))]
+        left = []
+        if run is not None and not run.loading:  # what only loads is dropped: it ends by itself
+            left.append(Unfinished("the segmentation's last slices", lambda: run.wait(0)))
         for layer in self._viewer.layers:
             result = self._sessions.result_of(layer)
             keeper = keeper_of(result) if result is not None else None
@@ -386,9 +388,14 @@ class SegmentDock(QWidget):
         self._list_checkpoints()
 
     def _on_opened(self, layer: Any) -> None:
-        others = self._sessions.images_beside(layer) if looks_like_labels(layer) else []
         self.volume.choose(layer)
         self._refresh()
+
+    def _offer_as_labels(self, layer: Any) -> None:
+        """Ask about an image that looks like labels of another one, however it was opened."""
+        if not self._attached or self.running or layer not in self._viewer.layers:
+            return
+        others = self._sessions.images_beside(layer) if looks_like_labels(layer) else []
         if others:
             self.question.ask(
                 f"“{layer.name}” looks like labels of “{others[0].name}”, on whose grid it lies. Open it as labels?",
@@ -522,8 +529,11 @@ class SegmentDock(QWidget):
         self.question.withdraw()
         self._refresh()
 
-    def _on_layers(self, _event: Any = None) -> None:
+    def _on_layers(self, event: Any = None) -> None:
         self._refresh()
+        if event is not None and event.type == "inserted" and event.value._type_string == "image":
+            # Dropped onto the window, perhaps; after this event, when everybody knows the layer.
+            QTimer.singleShot(0, partial(self._offer_as_labels, event.value))
 
     def _on_theme(self, _event: Any = None) -> None:
         from napari.utils.theme import get_theme

@@ -186,6 +186,8 @@ def _work(channel: _Channel) -> Generator[None, None, None]:
     try:
         _be_nice()
         prepared = request.cache.get(request.settings)
+        if channel.cancelled():  # the window may have been closed since: nobody waits for the rest
+            return
         yield
         volume = request.volume()
         predictor = prepared.predictor
@@ -334,6 +336,11 @@ class SegmentationRun(QObject):
     def reviewed_numbers(self) -> SliceNumbers:
         """The slider's numbers of the slices that are reviewed, which may lie along another axis than the run's."""
         return self._channel.numbers[self.result.session.axis]
+
+    @property
+    def loading(self) -> bool:
+        """Whether its checkpoint is still being read: nothing was computed yet that could be lost."""
+        return not self._channel.slicing.is_set()
 
     @property
     def stopping(self) -> bool:

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("napari")
 pytest.importorskip("qtpy")
 
-from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QPushButton
+from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QPushButton
 
 from napari_transunet.viewer.review.correction_panel import CorrectionPanel
 
@@ -41,3 +41,21 @@ def test_tools_ask_for_what_is_chosen(qtbot):
     panel.press("smooth")
     assert len(asked) == 2
     assert panel.findChild(QPushButton, "tool_smooth").toolTip() == "Wait."
+
+
+def test_a_range_that_an_image_does_not_have_is_greyed_with_the_reason(qtbot):
+    panel = CorrectionPanel()
+    qtbot.addWidget(panel)
+    ranges = []
+    panel.range_changed.connect(ranges.append)
+    panel.set_range(-20, 100)
+    panel.offer_range("It is computed where it is shown.")
+    box = panel.findChild(QCheckBox, "paint_range")
+    assert not box.isEnabled()
+    assert box.toolTip() == "It is computed where it is shown."
+    assert ranges[-1] is None
+    panel.toggle_range()
+    assert panel.paint_range is None
+    panel.offer_range(None)  # another image is chosen
+    assert box.isEnabled()
+    assert ranges[-1] == (-20.0, 100.0)

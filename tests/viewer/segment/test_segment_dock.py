@@ -888,7 +888,8 @@ def test_a_backup_copy_is_neither_written_into_nor_exported(dock):
     assert dock.widget.panel.layer is copy
 
 
-def test_a_label_file_that_was_opened_as_an_image_is_asked_about(dock, tmp_path):
+@pytest.mark.parametrize("dropped", [False, True])
+def test_a_label_file_that_was_opened_as_an_image_is_asked_about(dock, tmp_path, dropped):
     from napari_transunet.io.writing import write_volume
     from napari_transunet.volumes.volume import Source
 
@@ -896,7 +897,11 @@ def test_a_label_file_that_was_opened_as_an_image_is_asked_about(dock, tmp_path)
     numbers = np.zeros(SHAPE, np.uint8)
     numbers[3:6, 4:9, 4:9] = 2
     file = Volume(numbers, volume_of(image).geometry, None, Source(None, "", "seg"))
-    dock.widget.opener.open_path(write_volume(tmp_path / "seg.nii.gz", file))
+    path = write_volume(tmp_path / "seg.nii.gz", file)
+    if dropped:
+        dock.viewer.open(str(path), plugin="napari-transunet")
+    else:
+        dock.widget.opener.open_path(path)
     dock.until(lambda: dock.question is not None)
     assert "looks like labels" in dock.question
     dock.press("question_yes")

@@ -64,6 +64,34 @@ def test_closing_the_window_in_the_first_run_saves_what_is_there(
     assert len(found.state["session"]["runs"]) == 1
 
 
+def test_closing_the_window_drops_a_checkpoint_that_is_being_read(
+    make_napari_viewer, qtbot, checkpoints, monkeypatch
+):
+    go, get = threading.Event(), PredictorCache.get
+
+    def held(*args: Any) -> Any:
+        go.wait(TIMEOUT / 1000)
+        return get(*args)
+
+    monkeypatch.setattr(PredictorCache, "get", held)
+    monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(checkpoints))
+    viewer = make_napari_viewer()
+    _, widget = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
+    dock = Dock(viewer, widget, qtbot)
+    dock.until(lambda: bool(widget.checkpoint.candidates))
+    dock.choose("checkpoint", "Three organs, CT")
+    dock.add(name="ct")
+    dock.press("segment_volume")
+    run = widget._run
+    try:
+        viewer.close()
+        assert not run.wait(0), "the window waited for the checkpoint"
+    finally:
+        go.set()
+    assert run.wait(TIMEOUT / 1000)
+    assert run.loading, "it went on with what nobody waits for"
+
+
 def _exporting(sitting: Sitting, folder: Path, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """An export of two formats is under way; it goes on when the event is set."""
     from napari_transunet.export import writing
