@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
 from napari_transunet.viewer.export.exporter import exporter_of
 from napari_transunet.viewer.layers.brush_rest import BrushRest
-from napari_transunet.viewer.layers.layers import label_set_of
+from napari_transunet.viewer.layers.layers import geometry_of, label_set_of
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.fitting_area import FittingArea
 from napari_transunet.viewer.widgets.legend import Legend
@@ -28,11 +30,11 @@ _HEIGHT = 168  # px; longer legends scroll
 class ResultPanel(QWidget):
     """Follows one Labels layer at a time.
 
-    Emits `edited` with the number of voxels that differ from the prediction and whether any label is left,
+    Emits `edited` with the number of voxels that differ from the prediction and the volume of each label in mL,
     `said` with a sentence about an export, and `review_wanted`.
     """
 
-    edited = Signal(int, bool)
+    edited = Signal(int, object)
     review_wanted = Signal()
     said = Signal(str)
 
@@ -100,7 +102,7 @@ class ResultPanel(QWidget):
         self._button.setToolTip(why_not or "Write the labels on the scan's grid, with their names.")
 
     def count_edits(self) -> None:
-        """Count in the background what was changed since the prediction; `edited` tells."""
+        """Count in the background what was changed since the prediction, and what there is now; `edited` tells."""
         layer = self._layer
         result = self._sessions.result_of(layer)
         session = result.session if result is not None else None
@@ -110,11 +112,15 @@ class ResultPanel(QWidget):
         if tuple(labels.shape) != session.shape:
             return
 
-        def counted(found: tuple[int, bool]) -> None:
+        voxel_ml = float(np.prod(geometry_of(layer).spacing)) / 1000.0
+
+        def counted(found: tuple[int, dict[int, float]]) -> None:
             if self._layer is layer:
                 self.edited.emit(*found)
 
-        self._chores.run(lambda: (session.edited_voxels(labels), bool(labels.any())), counted, latest="edits")
+        self._chores.run(
+            lambda: (session.edited_voxels(labels), _volumes(labels, voxel_ml)), counted, latest="edits"
+        )
 
     def export_labels(self) -> None:
         """What the button *Export…* does: ask for formats and a folder."""
@@ -170,3 +176,12 @@ class ResultPanel(QWidget):
         # Also called on every repaint, as undo tells nothing else; the timer makes one count of many.
         if self._layer is not None and self._layer.editable:
             self._pause.start()
+
+
+def _volumes(labels: np.ndarray[Any, Any], voxel_ml: float) -> dict[int, float]:
+    """Label value -> mL, a slice at a time; those that do not occur are left out."""
+    voxels: Counter[int] = Counter()
+    for plane in labels:
+        values, counts = np.unique(plane, return_counts=True)
+        voxels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    return {value: count * voxel_ml for value, count in sorted(voxels.items()) if value}

@@ -728,15 +728,25 @@ class SegmentDock(QWidget):
             told = f"Segmenting writes into “{into.layer.name}”."
         self.labels.show_labels(choices, current, told)
 
-    def _on_edited(self, voxels: int, any_label: bool) -> None:
+    def _on_edited(self, voxels: int, volumes: Mapping[int, float]) -> None:
         layer = self.panel.layer
         story = self._stories.get(layer) if layer is not None else None
+        result = self._sessions.result_of(layer)
+        if story is not None and result is not None and _is_whole(result):
+            story = self._stories[result.layer] = replace(story, volumes=volumes)
+            self.panel.legend.set_volumes(volumes)
         if story is not None and self._run is None and not self.question.open and self._why_not() is None:
-            self._say(f"{story.sentence} {edits_sentence(voxels, any_label)}".strip())
+            self._say(f"{story.sentence} {edits_sentence(voxels, bool(volumes))}".strip())
 
     def _say(self, sentence: str, detail: str = "") -> None:
         self._status.setText(sentence)
         self._status.setToolTip(detail)
+
+
+def _is_whole(result: Result) -> bool:
+    """Whether a run wrote every slice, so that what the labels hold are whole organs."""
+    session = result.session
+    return any(run.slices == session.shape[run.axis] for run in session.runs)
 
 
 def _is_saved(keeper: AutosaveController) -> bool:

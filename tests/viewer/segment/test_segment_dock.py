@@ -535,6 +535,19 @@ def test_names_cannot_be_picked_while_a_run_goes_on(dock, nameless, slow):
     assert names.isEnabled()
 
 
+def test_the_legend_s_volumes_follow_the_brush(dock):
+    image = dock.add(name="ct")
+    dock.segment()
+    labels = dock.labels("ct")
+    voxel_ml = float(np.prod(volume_of(image).geometry.spacing)) / 1000
+    labels.data_setitem(np.nonzero(np.ones((4, *SHAPE[1:]), bool)), 3)
+    expected = {v: np.count_nonzero(labels.data == v) * voxel_ml for v in np.unique(labels.data) if v}
+    legend = dock.widget.panel.legend
+    dock.until(lambda: legend._volumes == pytest.approx(expected))
+    labels.undo()
+    dock.until(lambda: legend._volumes != pytest.approx(expected))
+
+
 def test_the_legend_picks_the_brush(dock):
     dock.add(name="ct")
     dock.segment()
