@@ -54,6 +54,7 @@ from napari_transunet.viewer.widgets.dock_events import Lifetime
 from napari_transunet.viewer.widgets.fitting_area import FittingArea
 from napari_transunet.viewer.widgets.labels_chooser import LabelsChooser
 from napari_transunet.viewer.widgets.messages import (
+    across_sentence,
     conflict_sentence,
     edits_sentence,
     error_sentence,
@@ -654,6 +655,7 @@ class SegmentDock(QWidget):
             outcome_sentence(outcome, run.result.session.names),
             conflict_sentence(outcome.conflicts, outcome.numbers.number),
             reopened_sentence(outcome.reopened, run.reviewed_numbers.number),
+            across_sentence(outcome.axis, run.result.session.axis) if outcome.done else "",
         )
         sentence = " ".join(part for part in told if part)
         if layer in self._viewer.layers:

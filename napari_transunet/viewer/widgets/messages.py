@@ -190,6 +190,16 @@ def where_sentence(slices: Sequence[int], number: Callable[[int], int] = int) ->
     return f"slice {number(slices[0])}" if len(slices) == 1 else count(len(slices), "slice")
 
 
+def across_sentence(run_axis: int, review_axis: int) -> str:
+    """Where a run's uncertainty is found if its slices lie across those that are reviewed; empty where they do not."""
+    if run_axis == review_axis:
+        return ""
+    return (
+        "Its slices lie across those that are reviewed, so that how unsure it was is shown by the map “Uncertainty” "
+        "alone, not by the strip."
+    )
+
+
 def restored_sentence(done: int, total: int) -> str:
     """What is said of labels that were restored; `done` of `total` slices where the run that made them was stopped."""
     return f"Restored: {done} of {total} slices are segmented." if done < total else "Restored."
