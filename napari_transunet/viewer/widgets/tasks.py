@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -106,6 +107,8 @@ class BackgroundTasks(QObject):
         if error is None:
             asked.then(value)
             return
-        logger.warning("A chore in the background failed.", exc_info=error)
+        # As text, and the error without its frames: whoever keeps either must not keep the window.
+        logger.warning("A chore in the background failed.\n%s", "".join(traceback.format_exception(error)))
+        error.with_traceback(None)
         if asked.otherwise is not None:
             asked.otherwise(error)

@@ -129,10 +129,10 @@ def test_the_line_under_a_volume_breaks_only_between_facts():
 
 
 def test_a_run_across_the_reviewed_slices_says_where_its_uncertainty_is():
-    assert across_sentence(0, 0) == ""
-    assert "map" in across_sentence(1, 0)
+    assert wording.across_sentence(0, 0) == ""
+    assert "map" in wording.across_sentence(1, 0)
 
 
 def test_what_was_restored_of_a_stopped_run_is_counted():
-    assert "36 of 40" in restored_sentence(36, 40)
-    assert "of" not in restored_sentence(40, 40)
+    assert "36 of 40" in wording.restored_sentence(36, 40)
+    assert "of" not in wording.restored_sentence(40, 40)
