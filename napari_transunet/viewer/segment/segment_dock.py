@@ -136,6 +136,7 @@ class SegmentDock(QWidget):
         self._run: SegmentationRun | None = None
         self._sessions = sessions_of(self._viewer)
         self._begun: Labels | None = None  # the labels layer that was made for the run that goes on
+        self._newest: Callable[[], Any] = lambda: None  # the image that came last
         self._wants_new = False
         self._cache = PredictorCache()
         self._chores = BackgroundTasks(self)
@@ -392,9 +393,10 @@ class SegmentDock(QWidget):
         self.volume.choose(layer)
         self._refresh()
 
-    def _offer_as_labels(self, layer: Any) -> None:
-        """Ask about an image that looks like labels of another one, however it was opened."""
-        if not self._attached or self.running or layer not in self._viewer.layers:
+    def _offer_as_labels(self) -> None:
+        """Ask about the newest image if it looks like labels of another one, however it was opened."""
+        layer = self._newest()
+        if not self._attached or self.running or layer is None or layer not in self._viewer.layers:
             return
         others = self._sessions.images_beside(layer) if looks_like_labels(layer) else []
         if others:
@@ -534,7 +536,8 @@ class SegmentDock(QWidget):
         self._refresh()
         if event is not None and event.type == "inserted" and event.value._type_string == "image":
             # Dropped onto the window, perhaps; after this event, when everybody knows the layer.
-            QTimer.singleShot(0, partial(self._offer_as_labels, event.value))
+            self._newest = weakref.ref(event.value)
+            QTimer.singleShot(0, self._offer_as_labels)
 
     def _on_theme(self, _event: Any = None) -> None:
         from napari.utils.theme import get_theme
