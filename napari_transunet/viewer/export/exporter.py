@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtWidgets import QWidget
 
 from napari_transunet.errors import TransUNetError, VolumeError
 from napari_transunet.io.sidecar import stem_of
@@ -25,7 +26,6 @@ from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 if TYPE_CHECKING:
     from napari.layers import Image
     from napari.viewer import Viewer
-    from qtpy.QtWidgets import QWidget
 
     from napari_transunet.export.writing import ExportRequest
     from napari_transunet.viewer.sessions.results import Result
@@ -56,7 +56,6 @@ class Exporter(QObject):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._widget = parent
         self._dialog: ExportDialog | None = None
         self._chores = BackgroundTasks(self)
         self._cancelled = threading.Event()
@@ -68,7 +67,8 @@ class Exporter(QObject):
     def dialog(self) -> ExportDialog:
         """The dialog, made when it is first needed."""
         if self._dialog is None:
-            self._dialog = ExportDialog(self._widget)
+            parent = self.parent()
+            self._dialog = ExportDialog(parent if isinstance(parent, QWidget) else None)
             self._dialog.wanted.connect(self._on_wanted)
             self._dialog.cancel_wanted.connect(self.cancel)
         return self._dialog
