@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from napari_transunet.viewer.widgets import docks
+
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
@@ -12,10 +14,6 @@ if TYPE_CHECKING:
     from napari_transunet.viewer.segment.segment_dock import SegmentDock
 
 logger = logging.getLogger(__name__)
-
-PLUGIN = "napari-transunet"
-WIDGET = "Segment volume"
-REVIEW = "Review and correct"
 
 
 def segment_selected() -> None:
@@ -63,33 +61,14 @@ def open_dicom_folder() -> None:
 
 def show_dock(viewer: Viewer) -> SegmentDock:
     """The dock widget *Segment volume* of this viewer, made where there is none, shown and brought to the front."""
-    from napari_transunet.viewer.segment.segment_dock import SegmentDock
-
-    # napari names a dock differently when it comes from the menu and from this call, so look at all of them.
-    widget = next((w for w in viewer.window.dock_widgets.values() if isinstance(w, SegmentDock)), None)
-    if widget is None:
-        _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, WIDGET)
-        assert isinstance(widget, SegmentDock)
-    dock = widget.parentWidget()
-    if dock is not None:
-        dock.show()
-        dock.raise_()
-    return widget
+    dock: SegmentDock = docks.show_dock(viewer, docks.SEGMENT)
+    return dock
 
 
 def show_review_dock(viewer: Viewer) -> ReviewDock:
     """The dock widget *Review and correct* of this viewer, made where there is none, shown and brought to the front."""
-    from napari_transunet.viewer.review.review_dock import ReviewDock
-
-    widget = next((w for w in viewer.window.dock_widgets.values() if isinstance(w, ReviewDock)), None)
-    if widget is None:
-        _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, REVIEW, tabify=True)
-        assert isinstance(widget, ReviewDock)
-    dock = widget.parentWidget()
-    if dock is not None:
-        dock.show()
-        dock.raise_()
-    return widget
+    dock: ReviewDock = docks.show_dock(viewer, docks.REVIEW, tabify=True)
+    return dock
 
 
 def _viewer() -> Viewer | None:

@@ -47,6 +47,7 @@ from napari_transunet.viewer.review.review_panel import ReviewPanel
 from napari_transunet.viewer.sessions.recovery import Recovery
 from napari_transunet.viewer.sessions.registry import is_reviewable
 from napari_transunet.viewer.sessions.sessions_dialog import SessionsDialog
+from napari_transunet.viewer.widgets import docks
 from napari_transunet.viewer.widgets.confirm_bar import QuestionBar
 from napari_transunet.viewer.widgets.dock_events import Lifetime
 from napari_transunet.viewer.widgets.fitting_area import FittingArea
@@ -97,6 +98,8 @@ class ReviewDock(QWidget):
     napari_viewer
         The viewer whose labels are reviewed.
     """
+
+    dock_name = docks.REVIEW
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__()

@@ -48,6 +48,7 @@ from napari_transunet.viewer.segment.volume_loader import VolumeOpener
 from napari_transunet.viewer.sessions.autosave_controller import AutosaveController, keep, keeper_of
 from napari_transunet.viewer.sessions.recovery import Recovery, recovery_question
 from napari_transunet.viewer.sessions.registry import sessions_of
+from napari_transunet.viewer.widgets import docks
 from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
 from napari_transunet.viewer.widgets.confirm_bar import QuestionBar
 from napari_transunet.viewer.widgets.dock_events import Lifetime
@@ -125,6 +126,8 @@ class SegmentDock(QWidget):
     napari_viewer
         The viewer whose layers are segmented.
     """
+
+    dock_name = docks.SEGMENT
 
     run_started = Signal()
     run_finished = Signal(object)
@@ -216,10 +219,8 @@ class SegmentDock(QWidget):
 
     def review(self) -> None:
         """What the button *Review these labels* does: the other dock comes to the front, with these labels."""
-        from napari_transunet.viewer.plugin.menus import show_review_dock
-
         if self.panel.layer is not None:
-            show_review_dock(self._viewer).follow(self.panel.layer)
+            docks.show_dock(self._viewer, docks.REVIEW, tabify=True).follow(self.panel.layer)
 
     def cancel(self) -> None:
         """What the button *Cancel* does: the run ends after the current batch and keeps what it has."""

@@ -1,0 +1,29 @@
+"""The plugin's two docks by their names, so that one can lead to the other without knowing it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+PLUGIN = "napari-transunet"
+SEGMENT = "Segment volume"
+REVIEW = "Review and correct"
+
+
+def show_dock(viewer: Viewer, name: str, *, tabify: bool = False) -> Any:
+    """The dock widget of that name in this viewer, made where there is none, shown and brought to the front.
+
+    `tabify` puts a new one behind the tab of the docks that are there.
+    """
+    # napari names a dock differently when it comes from the menu and from this call, so ask all of them.
+    widgets = viewer.window.dock_widgets.values()
+    widget = next((each for each in widgets if getattr(each, "dock_name", None) == name), None)
+    if widget is None:
+        _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, name, tabify=tabify)
+    dock = widget.parentWidget()
+    if dock is not None:
+        dock.show()
+        dock.raise_()
+    return widget
