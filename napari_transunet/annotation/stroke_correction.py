@@ -197,7 +197,8 @@ class _Grid:
         found, _ = cg(
             matrix, towards.ravel(), x0=start.ravel(), rtol=0, atol=enough, maxiter=100, M=preconditioner
         )
-        return np.clip(found, 0, 1).reshape(pull.shape).astype(np.float32)
+        shares: Floats = np.clip(found, 0, 1).reshape(pull.shape).astype(np.float32)
+        return shares
 
     def _near(self, strokes: Floats) -> Floats:
         """How much a stroke puts into doubt what was believed, from 1 at the stroke to 0 far away."""
