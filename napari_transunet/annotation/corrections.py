@@ -107,7 +107,7 @@ def keep_component_at(
         raise InputError("You clicked outside of this slice; click in it, or choose the whole volume.")
     wanted = labels[box].copy()
     wanted[(wanted == value) & (found != found[place])] = 0
-    return _finished(labels, box, wanted, scope)
+    return finished(labels, box, wanted, scope)
 
 
 def remove_islands(
@@ -154,7 +154,7 @@ def fill_holes(
         solid = _filled(np.pad(part == organ, pad), structure, flat)
         core = tuple(slice(a, size - b) for (a, b), size in zip(pad, solid.shape, strict=True))
         wanted[inner][solid[core] & (part == 0)] = organ
-    return _finished(labels, box, wanted, scope)
+    return finished(labels, box, wanted, scope)
 
 
 def smooth(labels: Array, spacing: Sequence[float], scope: Scope, *, radius_mm: float) -> Correction:
@@ -182,7 +182,7 @@ def smooth(labels: Array, spacing: Sequence[float], scope: Scope, *, radius_mm: 
         ahead = above > best[around]
         best[around][ahead] = above[ahead]
         winner[around][ahead] = organ
-    return _finished(labels, box, np.where(movable, winner, region), scope)
+    return finished(labels, box, np.where(movable, winner, region), scope)
 
 
 def grow(labels: Array, spacing: Sequence[float], scope: Scope, *, by_mm: float) -> Correction:
@@ -200,7 +200,7 @@ def grow(labels: Array, spacing: Sequence[float], scope: Scope, *, by_mm: float)
         closer = (distance <= by_mm * (1 + 1e-6)) & (distance < nearest[around])
         nearest[around][closer] = distance[closer]
         winner[around][closer] = organ
-    return _finished(labels, box, np.where(region == 0, winner, region), scope)
+    return finished(labels, box, np.where(region == 0, winner, region), scope)
 
 
 def shrink(labels: Array, spacing: Sequence[float], scope: Scope, *, by_mm: float) -> Correction:
@@ -219,7 +219,7 @@ def shrink(labels: Array, spacing: Sequence[float], scope: Scope, *, by_mm: floa
         # A voxel's centre lies half a voxel within its border, which is where the rim begins.
         depth = ndimage.distance_transform_edt(part == organ, sampling=_steps(spacing, scope))
         wanted[around][(part == organ) & (depth <= by_mm * (1 + 1e-6))] = 0
-    return _finished(labels, box, wanted, scope)
+    return finished(labels, box, wanted, scope)
 
 
 def interpolate(
@@ -267,7 +267,7 @@ def interpolate(
         between = along[first + 1 : last]
         free = (between == 0) | touched
         result[first + 1 : last] = np.where(free, winner, between)
-    return _finished(labels, _everything(labels), wanted, scope)
+    return finished(labels, _everything(labels), wanted, scope)
 
 
 def replace_label(labels: Array, _spacing: Sequence[float], scope: Scope, *, by: int) -> Correction:
@@ -277,7 +277,7 @@ def replace_label(labels: Array, _spacing: Sequence[float], scope: Scope, *, by:
     box = _region(labels, scope)
     wanted = labels[box].copy()
     wanted[np.isin(wanted, scope.organs)] = by
-    return _finished(labels, box, wanted, scope)
+    return finished(labels, box, wanted, scope)
 
 
 def copy_slice(
@@ -297,7 +297,7 @@ def copy_slice(
     region = labels[box]
     shown = np.where(np.isin(other, scope.organs), other, 0).astype(labels.dtype)
     wanted = np.where(_movable(region, scope), shown, region)
-    return _finished(labels, box, wanted, scope)
+    return finished(labels, box, wanted, scope)
 
 
 def allowed_stroke(
@@ -337,10 +337,10 @@ def _by_component(labels: Array, scope: Scope, chosen: Any) -> Correction:
             continue
         keep = np.concatenate([[True], chosen(np.bincount(found.ravel(), minlength=count + 1)[1:])])
         wanted[inner][~keep[found]] = 0
-    return _finished(labels, box, wanted, scope)
+    return finished(labels, box, wanted, scope)
 
 
-def _finished(labels: Array, box: Box, wanted: Array, scope: Scope) -> Correction:
+def finished(labels: Array, box: Box, wanted: Array, scope: Scope) -> Correction:
     """The change from the labels in `box` to `wanted`, as far as the scope allows it."""
     region = labels[box]
     differs = wanted != region

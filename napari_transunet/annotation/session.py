@@ -246,10 +246,11 @@ class AnnotationSession:
         self._check(labels)
         return self._edited(labels, _EVERYWHERE)
 
-    def manual_edit_mask(self, labels: Array) -> Mask:
-        """True where `labels` (z, y, x) were edited by hand: what no tool changes unasked."""
-        self._check(labels)
-        return self._by_hand(labels, _EVERYWHERE)
+    def manual_edit_mask(self, labels: Array, at: tuple[slice, slice, slice] | None = None) -> Mask:
+        """True where `labels` (z, y, x), or a part at `at`, were edited by hand: what no tool changes unasked."""
+        if at is None:
+            self._check(labels)
+        return self._by_hand(labels, _EVERYWHERE if at is None else at)
 
     def edited_voxels(self, labels: Array, *, axis: int = 0, slices: Iterable[int] | None = None) -> int:
         """How many voxels are edited, in the whole volume or in some slices along `axis`."""

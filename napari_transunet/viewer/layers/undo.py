@@ -32,6 +32,10 @@ class WrittenStep(list[Any]):
     """A step of the layer's history that a run or a tool left there: no stroke of the person's."""
 
 
+class TrimmedStroke(WrittenStep):
+    """What a stroke that overstepped was let do."""
+
+
 class UndoStep:
     """Collects the writes of one run into a Labels layer and leaves them as one undo step.
 
@@ -153,7 +157,9 @@ class SessionUndo:
         self._steps = [(mark, step) for mark, step in self._steps if id(mark) in done or id(mark) in undone]
 
 
-def write_as_one_step(layer: Labels, writes: Iterable[Write]) -> Atom | None:
+def write_as_one_step(
+    layer: Labels, writes: Iterable[Write], kind: type[WrittenStep] = WrittenStep
+) -> Atom | None:
     """Put labels into a layer as one undo step, and show them; returns the step's mark, None where nothing changed.
 
     Raises
@@ -177,7 +183,7 @@ def write_as_one_step(layer: Labels, writes: Iterable[Write]) -> Atom | None:
         new = write.after[inside].astype(layer.data.dtype)
         atoms.append((box, layer.data[box].copy(), new))
         layer.data[box] = new
-    mark = _append(layer, atoms)
+    mark = _append(layer, atoms, kind)
     if mark is not None:
         layer.refresh(thumbnail=False, extent=False, highlight=False)
     return mark
@@ -227,17 +233,25 @@ def forget_undone(layer: Labels, steps: list[list[Any]]) -> list[list[Any]]:
     return [step for step in steps if not _ends([step]) & gone]
 
 
+def still_done(layer: Labels, steps: list[list[Any]]) -> list[list[Any]]:
+    """Those of these steps, as the layer's `paint` events carried them, that are not undone at present."""
+    done = _ends(layer._undo_history)
+    return [step for step in steps if _ends([step]) & done]
+
+
 def labels_before(strokes: Iterable[list[Any]], box: Box, labels: NDArray[Any]) -> NDArray[Any]:
     """What the labels of a box were before these strokes (the newest, oldest first), which lie inside of it."""
     earlier = labels.copy()
     for stroke in reversed(list(strokes)):
         for atom in reversed(stroke):
+            masked = hasattr(atom, "mask")  # a stroke's own; a trimmed one's is (index, before, after)
+            index, old = (atom.slice_key, atom.old_values) if masked else (atom[0], atom[1])
             inside = tuple(
                 slice(part.start - at.start, part.stop - at.start)
-                for part, at in zip(atom.slice_key, box, strict=True)
+                for part, at in zip(index, box, strict=True)
             )
-            if atom.mask is None:
-                earlier[inside] = atom.old_values
+            if not masked or atom.mask is None:
+                earlier[inside] = old
             else:
                 earlier[inside][atom.mask] = atom.old_values
     return earlier
@@ -270,11 +284,11 @@ def stroke_box(atoms: Iterable[Any]) -> Box | None:
     return z, y, x
 
 
-def _append(layer: Labels, atoms: list[Atom]) -> Atom | None:
+def _append(layer: Labels, atoms: list[Atom], kind: type[WrittenStep] = WrittenStep) -> Atom | None:
     if not atoms:
         return None
     layer._redo_history.clear()
-    layer._append_to_undo_history(WrittenStep(atoms))
+    layer._append_to_undo_history(kind(atoms))
     return atoms[0]
 
 

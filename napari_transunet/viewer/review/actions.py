@@ -74,6 +74,12 @@ def _table() -> dict[str, Action]:
         ),
         "hide": Action("Hide organ", "Shift+H", "Hide or show the organ that the brush paints.", organs),
         "only": Action("Show only this organ", "H", "Hide all other organs, or show all again.", organs),
+        "strokes": Action(
+            "Fix from strokes",
+            "Shift+X",
+            "Then paint a few strokes of the organ, or erase some: the whole structure around them follows, in 3D.",
+            correct,
+        ),
         "largest": Action(
             "Keep largest", "Shift+Q", "Remove all but the largest parts of the organ.", correct
         ),

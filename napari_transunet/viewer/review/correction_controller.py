@@ -112,7 +112,7 @@ class CorrectionController(QObject):
 
         def done(found: Correction) -> None:
             self._busy = False
-            self._apply(result, found, seen[0])
+            self.apply(result, found, seen[0])
 
         def failed(error: Exception) -> None:
             self._busy = False
@@ -169,7 +169,8 @@ class CorrectionController(QObject):
     def _fail(self, error: Exception) -> None:
         self.said.emit(error_sentence(error, "The tool"))
 
-    def _apply(self, result: Result, found: Correction, locked: frozenset[int]) -> None:
+    def apply(self, result: Result, found: Correction, locked: frozenset[int]) -> None:
+        """Make what was found so, unless labels or locks are not those that it was found for: one undo step."""
         layer = result.layer
         if self._bench.result is not result or not layer.editable:
             return

@@ -77,11 +77,17 @@ class _Tool:
 
 
 class CorrectionPanel(QWidget):
-    """Emits `wanted` with a `CorrectionRequest`, and `range_changed` with (low, high) or None."""
+    """Emits `wanted` with a `CorrectionRequest`, and `range_changed` with (low, high) or None.
+
+    The tool "strokes" has buttons of its own while it collects strokes: `preview_wanted`, `accepted`, `discarded`.
+    """
 
     wanted = Signal(object)
     range_changed = Signal(object)
     range_suggestion_wanted = Signal()
+    preview_wanted = Signal()
+    accepted = Signal()
+    discarded = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -136,7 +142,20 @@ class CorrectionPanel(QWidget):
         self.status = StatusLine("correction_status", self)
         """What a tool did; the dock shows it where it is always in sight."""
 
+        self._stroke_row = QWidget(self)
+        self._preview, self._accept, self._discard = (
+            self._answer(*texts)
+            for texts in (
+                ("Preview", "strokes_preview", "Show what would change; nothing is changed yet (key: Enter)"),
+                ("Accept", "strokes_accept", "Make it so, as one step of undo (key: Enter)"),
+                ("Discard", "strokes_discard", "Take the preview back; again, end the tool (key: Escape)"),
+            )
+        )
         self._lay_out()
+        self._preview.clicked.connect(self.preview_wanted)
+        self._accept.clicked.connect(self.accepted)
+        self._discard.clicked.connect(self.discarded)
+        self.show_strokes(armed=False, previewed=False)
         self._range.toggled.connect(self._on_range)
         self._low.valueChanged.connect(self._on_range)
         self._high.valueChanged.connect(self._on_range)
@@ -189,7 +208,7 @@ class CorrectionPanel(QWidget):
             all_organs=self._organs[1].checkedId() == 1,
             whole_volume=self._slices[1].checkedId() == 1,
             by_hand_too=self._by_hand.isChecked(),
-            sizes=self._tools[tool].sizes(),
+            sizes=self._tools[tool].sizes() if tool in self._tools else {},
         )
 
     def press(self, tool: str) -> None:
@@ -200,6 +219,12 @@ class CorrectionPanel(QWidget):
     def say(self, sentence: str) -> None:
         """What a tool did, or why it did nothing."""
         self.status.setText(sentence)
+
+    def show_strokes(self, *, armed: bool, previewed: bool) -> None:
+        """Show whether strokes are collected, and whether there is something to accept."""
+        self._buttons["strokes"].setChecked(armed)
+        self._stroke_row.setVisible(armed)
+        self._accept.setEnabled(previewed)
 
     def set_enabled_because(self, why_not: str | None) -> None:
         """Let tools be used (None), or say why they cannot be."""
@@ -213,6 +238,8 @@ class CorrectionPanel(QWidget):
         grid.setVerticalSpacing(4)
         grid.setColumnStretch(0, 1)
         grid.setColumnStretch(1, 1)
+        strokes = self._tool("strokes")
+        strokes.setCheckable(True)
         for row, (name, tool) in enumerate(self._tools.items()):
             grid.addWidget(self._tool(name), row, 0, 1, 1 if tool.widget is not None else 2)
             if tool.widget is not None:
@@ -223,12 +250,18 @@ class CorrectionPanel(QWidget):
         limits.addWidget(self._low, 1)
         limits.addWidget(QLabel("to", self))
         limits.addWidget(self._high, 1)
+        answers = QHBoxLayout(self._stroke_row)
+        answers.setContentsMargins(0, 0, 0, 0)
+        for answer in (self._preview, self._accept, self._discard):
+            answers.addWidget(answer, 1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 6, 0, 0)
         layout.setSpacing(6)
         layout.addWidget(self._organs[0])
         layout.addWidget(self._slices[0])
         layout.addWidget(self._by_hand)
+        layout.addWidget(strokes)
+        layout.addWidget(self._stroke_row)
         layout.addLayout(grid)
         layout.addLayout(limits)
         layout.addStretch(1)
@@ -248,6 +281,12 @@ class CorrectionPanel(QWidget):
         """Give sizes the width that they need with their units; styles take less for the least."""
         sizes = (self._count, self._islands, self._islands_mm2, self._holes, self._smooth, self._grow)
         self._grid.setColumnMinimumWidth(1, max(box.sizeHint().width() for box in sizes))
+
+    def _answer(self, text: str, name: str, tip: str) -> QPushButton:
+        button = QPushButton(text, self._stroke_row)
+        button.setObjectName(name)
+        button.setToolTip(tip)
+        return button
 
     def _tool(self, name: str) -> QPushButton:
         button = QPushButton(ACTIONS[name].title, self)

@@ -17,6 +17,7 @@ from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.volumes.labels import Label, LabelSet
 
 if TYPE_CHECKING:
+    from napari_transunet.annotation.corrections import Box, Correction
     from napari_transunet.viewer.review.review_model import ReviewModel
 
 
@@ -123,6 +124,34 @@ class OverlayLayers(QObject):
         self._pending.add("uncertainty")
         self._chores.run(work, show, self._fail)
         self.changed.emit()
+
+    def show_preview(self, found: Correction | None, box: Box | None = None) -> None:
+        """Show what a correction would change within a box of the labels as a layer; take it away for None."""
+        self._drop_map("preview")
+        if found is None or box is None or self._bench.result is None:
+            return
+        start = np.array([part.start for part in box])
+        shown = np.zeros([part.stop - part.start for part in box], np.uint8)
+        for write in found.writes:
+            at = tuple(slice(a.start - s, a.stop - s) for a, s in zip(write.index, start, strict=True))
+            differs = write.after != write.before
+            shown[at][differs] = np.where(write.after[differs] > 0, 1, 2)
+        kinds = LabelSet((Label(1, "added", (0.2, 0.9, 0.9)), Label(2, "removed", (0.95, 0.1, 0.5))))
+        layer = self._bench.result.layer
+        where = placement(geometry_of(layer))
+        translate = np.asarray(where["translate"]) + start * np.asarray(where["scale"])
+        overlay = self._bench.viewer.add_labels(
+            shown,
+            name=f"{layer.name}: preview",
+            colormap=label_colormap(kinds),
+            opacity=0.6,
+            features={"index": [0, 1, 2], "name": ["stays", "added", "removed"]},
+            metadata={METADATA_KEY: LayerRecord(overlay=True)},
+            **{**where, "translate": translate},
+        )
+        overlay.editable = False
+        self._put_map("preview", overlay)
+        self._bench.viewer.layers.selection.active = layer
 
     def show_plane(self, plane: NDArray[np.float32], index: int, name: str) -> None:
         """Show one slice of values from 0 to 1 as a layer, in place of the last one of that name."""

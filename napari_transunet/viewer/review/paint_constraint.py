@@ -19,6 +19,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_transunet.annotation.corrections import allowed_stroke
 from napari_transunet.annotation.session import Write
 from napari_transunet.viewer.layers.undo import (
+    TrimmedStroke,
     are_newest,
     forget_undone,
     is_stroke,
@@ -115,7 +116,7 @@ class PaintConstraint(QObject):
         if not refused.any():
             return None
         take_back(layer, len(strokes))
-        write_as_one_step(layer, [Write(box, before, allowed)])
+        write_as_one_step(layer, [Write(box, before, allowed)], TrimmedStroke)
         outside = (
             int(np.count_nonzero(changed & ((image < between[0]) | (image > between[1]))))
             if image is not None and between is not None

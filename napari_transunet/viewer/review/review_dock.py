@@ -44,6 +44,7 @@ from napari_transunet.viewer.review.organ_list import OrganList
 from napari_transunet.viewer.review.overlay_layers import OverlayLayers
 from napari_transunet.viewer.review.review_model import ReviewModel
 from napari_transunet.viewer.review.review_panel import ReviewPanel
+from napari_transunet.viewer.review.stroke_controller import StrokeController
 from napari_transunet.viewer.sessions.recovery import Recovery
 from napari_transunet.viewer.sessions.registry import is_reviewable
 from napari_transunet.viewer.sessions.sessions_dialog import SessionsDialog
@@ -115,6 +116,7 @@ class ReviewDock(QWidget):
         self.toolbox = CorrectionController(self.bench, self)
         self.findings = MeasurementController(self.bench, self)
         self.maps = OverlayLayers(self.bench, self)
+        self.strokes = StrokeController(self.bench, self.toolbox, self.maps, self)
         self.keys = ReviewKeys(self._viewer)
         self.readout = CursorReadout(self.bench)
         self.clicks = ClickPicker(self._viewer, self)
@@ -244,6 +246,11 @@ class ReviewDock(QWidget):
         bench.slice_changed.connect(self._on_slice)
         bench.said.connect(self.tools.say)
         self.toolbox.said.connect(self.tools.say)
+        self.strokes.said.connect(self.tools.say)
+        self.strokes.changed.connect(self._on_strokes)
+        self.tools.preview_wanted.connect(self.strokes.preview)
+        self.tools.accepted.connect(self.strokes.accept)
+        self.tools.discarded.connect(self.strokes.discard)
         self.findings.measured.connect(self._on_measured)
         self.findings.compared.connect(self._on_compared)
         self.findings.failed.connect(self._on_failed)
@@ -332,7 +339,7 @@ class ReviewDock(QWidget):
         self.bench.sessions.selected.disconnect(self._on_selected)
         self._follow_names(())
         self._unwatch()
-        for part in (self.attention_clicks, self.toolbox, self.findings, self.maps, self.bench):
+        for part in (self.attention_clicks, self.strokes, self.toolbox, self.findings, self.maps, self.bench):
             part.detach()
         self.recovery.detach()
         self._chores.drop()
@@ -357,6 +364,7 @@ class ReviewDock(QWidget):
             "hide": self._toggle_hidden,
             "only": self._toggle_only,
             "clicked": lambda: self.tools.press("clicked"),
+            "strokes": lambda: self.tools.press("strokes"),
             "range": self.tools.toggle_range,
             "uncertainty": self._toggle_uncertainty,
             "attention": self.attention.toggle,
@@ -687,7 +695,13 @@ class ReviewDock(QWidget):
         if result is not None:
             self.bench.mark_reviewed(self.bench.slice_in_view not in result.session.reviewed)
 
+    def _on_strokes(self) -> None:
+        self.tools.show_strokes(armed=self.strokes.armed, previewed=self.strokes.previewed)
+
     def _on_tool(self, request: Any) -> None:
+        if request.tool == "strokes":
+            self._on_stroke_tool(request)
+            return
         if request.tool != "clicked":
             self.toolbox.correct(request)
             return
@@ -704,6 +718,15 @@ class ReviewDock(QWidget):
             self.toolbox.correct(request, voxel)
 
         self.clicks.once(layer, clicked)
+
+    def _on_stroke_tool(self, request: CorrectionRequest) -> None:
+        if self.strokes.armed:
+            self.strokes.stop()
+            self.tools.say("Your strokes stay as you painted them.")
+            return
+        self.clicks.stop()
+        self.attention.set_on(False)
+        self.strokes.start(by_hand_too=request.by_hand_too)
 
     def _on_click_given_up(self) -> None:
         if self.attention.on:
