@@ -17,8 +17,9 @@ from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.volumes.labels import Label, LabelSet
 
 if TYPE_CHECKING:
-    from napari_transunet.annotation.corrections import Box, Correction
+    from napari_transunet.annotation.corrections import Correction
     from napari_transunet.viewer.review.review_model import ReviewModel
+    from napari_transunet.volumes.boxes import Box
 
 
 class OverlayLayers(QObject):
