@@ -199,7 +199,16 @@ class AnnotationSession:
         if self._machine is not None:
             self._machine[at] = plane
 
-    def merge_slice(self, step: SessionStep, axis: int, index: int, plane: Array, labels: Array) -> Array:
+    def merge_slice(
+        self,
+        step: SessionStep,
+        axis: int,
+        index: int,
+        plane: Array,
+        labels: Array,
+        *,
+        keep_reviewed: bool = False,
+    ) -> Array:
         """Take a new prediction of one slice in, and return what the labels of that slice become.
 
         Voxels that were edited keep their labels, and so do those that a locked organ has or would get; the others
@@ -213,25 +222,36 @@ class AnnotationSession:
             As for `write_slice`.
         labels
             The labels (z, y, x) as they are now; not changed here.
+        keep_reviewed
+            Whether slices that were reviewed stay as they are, with all that is known about them.
         """
         at = slice_index(axis, index)
         present = labels[at]
+        kept = self._reviewed_in(axis, index) if keep_reviewed else None
+        if kept is not None:
+            plane = np.where(kept, self.prediction[at], plane)
         hand, edited = self._by_hand(present, at), self._edited(present, at)
         if self.locked:
             locked = list(self.locked)
             edited |= (present != plane) & (np.isin(present, locked) | np.isin(plane, locked))
+        if kept is not None:
+            # What a person approved is no edit that the run met, and no conflict with it.
+            hand, edited = hand & ~kept, edited & ~kept
         step._remember(at)
-        if edited.any():
+        if edited.any() or kept is not None:
+            stay = edited if kept is None else edited | kept
             flags = self._flags_now()
             flags[at] |= np.where(hand, BY_HAND, np.where(edited, BY_TOOL, np.uint8(0)))
             tool = (flags[at] & BY_TOOL) != 0
+            if kept is not None:
+                tool |= kept
             if self._machine is not None or tool.any():
                 machine = self._machine_now()
                 machine[at] = np.where(tool & ~hand, machine[at], plane)
             self.prediction[at] = plane
             if disagreeing := int(np.count_nonzero(edited & (present != plane))):
                 step.conflicts[index] = disagreeing
-            merged = np.where(edited, present, plane).astype(present.dtype, copy=False)
+            merged = np.where(stay, present, plane).astype(present.dtype, copy=False)
         else:
             self.write_slice(axis, index, plane)
             merged = np.asarray(plane).astype(present.dtype, copy=False)
@@ -442,6 +462,18 @@ class AnnotationSession:
         if self._flags is not None:
             edited |= self._flags[at] != 0
         return edited
+
+    def _reviewed_in(self, axis: int, index: int) -> Mask | None:
+        """Which voxels of one slice lie in slices that were reviewed, along whichever axis; None where none does."""
+        if not self.reviewed or (axis == self.axis and index not in self.reviewed):
+            return None
+        mask = np.zeros([size for at, size in enumerate(self.shape) if at != axis], np.bool_)
+        if axis == self.axis:
+            mask[...] = True
+        else:
+            across = self.axis if self.axis < axis else self.axis - 1
+            np.moveaxis(mask, across, 0)[sorted(self.reviewed)] = True
+        return mask
 
     def _conflicting(self, labels: Array, at: Index) -> Mask:
         differs = np.asarray(labels != self.prediction[at], dtype=np.bool_)

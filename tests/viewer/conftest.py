@@ -33,9 +33,9 @@ def libraries() -> None:
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs do not give way to other processes: where these keep every core, a run would never end."""
-    from napari_transunet.viewer.segment import segmentation_run
+    from napari_transunet.viewer.widgets import priority
 
-    monkeypatch.setattr(segmentation_run, "_NICENESS", 0)
+    monkeypatch.setattr(priority, "_NICENESS", 0)
 
 
 @pytest.fixture(autouse=True)

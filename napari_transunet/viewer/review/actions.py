@@ -116,6 +116,12 @@ def _table() -> dict[str, Action]:
             "Let the brush change only voxels whose values lie in the range.",
             correct,
         ),
+        "learn": Action(
+            "Learn from my corrections",
+            "",
+            "Let the chosen checkpoint learn from the reviewed slices; you work on meanwhile.",
+            correct,
+        ),
         "uncertainty": Action(
             "Show uncertainty", "U", "Show or hide how unsure the network was of every voxel.", look
         ),

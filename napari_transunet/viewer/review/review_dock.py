@@ -38,6 +38,8 @@ from napari_transunet.viewer.review.cursor_readout import CursorReadout
 from napari_transunet.viewer.review.help_page import HelpPage
 from napari_transunet.viewer.review.keys import ReviewKeys
 from napari_transunet.viewer.review.label_editing import LabelEditor, highest_value
+from napari_transunet.viewer.review.learning_controller import LearningController
+from napari_transunet.viewer.review.learning_panel import LearningPanel
 from napari_transunet.viewer.review.measure_panel import ComparePanel, MeasurePanel
 from napari_transunet.viewer.review.measurement_controller import MeasurementController
 from napari_transunet.viewer.review.organ_list import OrganList
@@ -49,6 +51,7 @@ from napari_transunet.viewer.sessions.recovery import Recovery
 from napari_transunet.viewer.sessions.registry import is_reviewable
 from napari_transunet.viewer.sessions.sessions_dialog import SessionsDialog
 from napari_transunet.viewer.widgets import docks
+from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
 from napari_transunet.viewer.widgets.confirm_bar import QuestionBar
 from napari_transunet.viewer.widgets.dock_events import Lifetime
 from napari_transunet.viewer.widgets.fitting_area import FittingArea
@@ -71,7 +74,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SECTIONS = ("section_correct", "section_measure", "section_compare", "section_advanced")
+_PATIENCE = 120.0  # s that a window that closes waits for a step of learning to end
+_SECTIONS = ("section_correct", "section_learn", "section_measure", "section_compare", "section_advanced")
 """Object names of the sections' headings, open or folded as they were left."""
 
 _NO_RANGE = (
@@ -146,6 +150,8 @@ class ReviewDock(QWidget):
         self.tools = CorrectionPanel(self)
         self.measures = MeasurePanel(self)
         self.comparison = ComparePanel(self)
+        self.learning = LearningPanel(self)
+        self.learner = LearningController(self.bench, self.learning, self)
         self.attention = AttentionPanel(self)
         self.attention_clicks = AttentionClicks(self.bench, self.maps, self.attention, self)
         self._content = QWidget(self)  # what scrolls in a low window
@@ -194,6 +200,7 @@ class ReviewDock(QWidget):
     def _lay_out(self) -> None:
         self._sections.setSpacing(2)
         self.add_section("Correct", "section_correct", self.tools, is_open=True)
+        self.add_section("Learn", "section_learn", self.learning)
         self._measure_section = self.add_section("Measure", "section_measure", self.measures)
         self._compare_section = self.add_section("Compare", "section_compare", self.comparison)
         self._advanced_section = self.add_section("Advanced: attention", "section_advanced", self.attention)
@@ -311,6 +318,7 @@ class ReviewDock(QWidget):
         self.bench.sessions.selected.connect(self._on_selected)
         self.keys.bind(self._handlers())
         self._on_layers()
+        self.learner.attach()
 
     def _on_settled(self) -> None:
         join_tabs(self, "Review and correct")
@@ -339,7 +347,15 @@ class ReviewDock(QWidget):
         self.bench.sessions.selected.disconnect(self._on_selected)
         self._follow_names(())
         self._unwatch()
-        for part in (self.attention_clicks, self.strokes, self.toolbox, self.findings, self.maps, self.bench):
+        for part in (
+            self.learner,
+            self.attention_clicks,
+            self.strokes,
+            self.toolbox,
+            self.findings,
+            self.maps,
+            self.bench,
+        ):
             part.detach()
         self.recovery.detach()
         self._chores.drop()
@@ -351,6 +367,8 @@ class ReviewDock(QWidget):
         """The window closes: wait in sight for what is being written."""
         self._detach()
         self.exporter.finish_in_sight(self)
+        learner = self.learner
+        wait_for([Unfinished("the last step of learning", lambda: not learner.busy)], _PATIENCE, self)
 
     def _handlers(self) -> Mapping[str, Callable[[], object]]:
         bench = self.bench
@@ -368,6 +386,7 @@ class ReviewDock(QWidget):
             "range": self.tools.toggle_range,
             "uncertainty": self._toggle_uncertainty,
             "attention": self.attention.toggle,
+            "learn": self.learning.button.click,
             "measure": self._on_measure,
             "compare": self.comparison.press,
             "export": self.export,

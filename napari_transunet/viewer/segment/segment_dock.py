@@ -107,12 +107,18 @@ class _Story:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A run as it was asked for, before its questions are answered; `into` no labels it makes new ones."""
+    """A run as it was asked for, before its questions are answered; `into` no labels it makes new ones.
+
+    `again` leaves reviewed slices alone; `values` are the label values of the network's classes, None where they are
+    the same.
+    """
 
     image: Image
     candidate: Candidate
     only_this_slice: bool
     into: Result | None = None
+    again: bool = False
+    values: tuple[int, ...] | None = None
 
 
 class SegmentDock(QWidget):
@@ -221,6 +227,25 @@ class SegmentDock(QWidget):
         """What the button *Review these labels* does: the other dock comes to the front, with these labels."""
         if self.panel.layer is not None:
             docks.show_dock(self._viewer, docks.REVIEW, tabify=True).follow(self.panel.layer)
+
+    def segment_again(
+        self, result: Result, candidate: Candidate, values: tuple[int, ...] | None = None
+    ) -> str | None:
+        """Choose a checkpoint and let it label anew what is neither edited nor reviewed: one undo step.
+
+        `values` are the label values of the network's classes; None where they are the same. Returns why it cannot be
+        done now, None where it has begun.
+        """
+        image = self._sessions.image_of(result)
+        if self.running:
+            return "Wait until the segmentation is done, or cancel it."
+        if image is None or image not in self._viewer.layers:
+            return "The image of these labels is gone."
+        self.checkpoint.add(candidate)
+        self.volume.choose(image)
+        result.session.names = dict((candidate.label_set if values is None else result.label_set).names)
+        self._start(_Plan(image, candidate, only_this_slice=False, into=result, again=True, values=values))
+        return None if self.running else self.status
 
     def cancel(self) -> None:
         """What the button *Cancel* does: the run ends after the current batch and keeps what it has."""
@@ -630,7 +655,9 @@ class SegmentDock(QWidget):
             cache=self._cache,
             volume=(lambda: fingerprinted_volume(image)) if volume is None else (lambda: volume),
             only_this_slice=plan.only_this_slice,
-            between=self.advanced.between,
+            between=None if plan.again else self.advanced.between,
+            keep_reviewed=plan.again,
+            values=plan.values,
         )
         self._run = SegmentationRun(self._viewer, image, result, request, self)
         self._run.progressed.connect(self._on_progress)

@@ -10,8 +10,6 @@ run computed after it was ended is dropped; and however it ends, what it wrote i
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -28,12 +26,15 @@ from napari_transunet.errors import InputError
 from napari_transunet.viewer.layers.slice_numbers import SliceNumbers, slice_numbers
 from napari_transunet.viewer.layers.undo import UndoStep
 from napari_transunet.viewer.sessions.live_update import LivePainter, SliceBuffer, position_in_view
+from napari_transunet.viewer.widgets.priority import be_nice
 from napari_transunet.volumes.geometry import voxel_ml
 
 if TYPE_CHECKING:
     from napari.layers import Image
     from napari.viewer import Viewer
 
+    from napari_transunet.inference.prediction import SlicePrediction
+    from napari_transunet.inference.uncertainty import SliceUncertainty
     from napari_transunet.viewer.segment.predictors import PredictorCache, PredictorSettings
     from napari_transunet.viewer.sessions.results import Result
     from napari_transunet.volumes.volume import Volume
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TICK = 33  # ms
-_NICENESS = 19  # of the computing thread on Linux, so that the window is served first
 
 Kind = Literal["finished", "cancelled", "failed"]
 Stage = Literal["loading", "segmenting", "stopping"]
@@ -63,6 +63,10 @@ class RunRequest:
         Compute the slice in view alone instead of the whole volume.
     between
         First and last slice of the range to compute, by the slider's numbers; None for all.
+    keep_reviewed
+        Whether slices that were reviewed stay as they are.
+    values
+        Label value of each of the network's classes, where they are not the same.
     """
 
     settings: PredictorSettings
@@ -71,6 +75,8 @@ class RunRequest:
     volume: Callable[[], Volume]
     only_this_slice: bool = False
     between: tuple[int, int] | None = None
+    keep_reviewed: bool = False
+    values: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +149,7 @@ class _Channel:
         self.numbers = tuple(numbers)  # along each axis
         self.request: RunRequest | None = request
         self.only_this_slice = request.only_this_slice
+        self.keep_reviewed = request.keep_reviewed
         self.started = time.perf_counter()
         self.date = now()
         # GUI thread -> worker
@@ -184,7 +191,7 @@ def _work(channel: _Channel) -> Generator[None, None, None]:
     request = channel.request
     assert request is not None
     try:
-        _be_nice()
+        be_nice()
         prepared = request.cache.get(request.settings)
         if channel.cancelled():  # the window may have been closed since: nobody waits for the rest
             return
@@ -219,7 +226,7 @@ def _work(channel: _Channel) -> Generator[None, None, None]:
             channel.last_slice = time.perf_counter()
             if channel.warm is None:
                 channel.warm = len(batch), channel.last_slice
-            for prediction in batch:
+            for prediction in _renumbered(batch, request.values):
                 channel.voxels = _added(channel.voxels, np.bincount(prediction.plane.ravel()))
                 channel.buffer.put(int(prediction.index), prediction.plane, prediction.uncertainty)
             yield
@@ -230,6 +237,27 @@ def _work(channel: _Channel) -> Generator[None, None, None]:
         # napari keeps every worker, with its arguments, for as long as the window lives.
         channel.request = None
         channel.ended.set()
+
+
+def _renumbered(batch: Sequence[SlicePrediction], values: Sequence[int] | None) -> Sequence[SlicePrediction]:
+    """The same slices with label values in place of the network's classes."""
+    if values is None:
+        return batch
+    table = np.asarray(values)
+    table = table.astype(np.uint8 if table.max() < 256 else np.uint16)
+    return [replace(one, plane=table[one.plane], uncertainty=_moved(one.uncertainty, table)) for one in batch]
+
+
+def _moved(found: SliceUncertainty | None, table: NDArray[Any]) -> SliceUncertainty | None:
+    if found is None:
+        return None
+    rows = []
+    for row in (found.per_class, found.expected_error_per_class):
+        moved = np.full(int(table.max()) + 1, np.nan, row.dtype)
+        moved[table] = row[: len(table)]
+        moved[0] = np.nan
+        rows.append(moved)
+    return replace(found, per_class=rows[0], expected_error_per_class=rows[1])
 
 
 def _wanted_slices(request: RunRequest, shown: int, numbers: SliceNumbers) -> Sequence[int] | None:
@@ -255,16 +283,6 @@ def _added(total: NDArray[np.int64], more: NDArray[np.int64]) -> NDArray[np.int6
     summed = total.copy()
     summed[: len(more)] += more
     return summed
-
-
-def _be_nice() -> None:
-    if sys.platform == "linux":  # elsewhere niceness belongs to the whole process
-        try:
-            thread = threading.get_native_id()
-            usual = os.getpriority(os.PRIO_PROCESS, os.getpid())
-            os.setpriority(os.PRIO_PROCESS, thread, min(19, usual + _NICENESS))
-        except OSError:
-            logger.debug("The priority of the worker's thread could not be lowered.", exc_info=True)
 
 
 class SegmentationRun(QObject):
@@ -396,7 +414,9 @@ class SegmentationRun(QObject):
             session.unsure_along(channel.axis).begin(record.sha256, record.pipeline, channel.img_size)
             if record.sha256 is not None:
                 session.cards[record.sha256] = channel.card
-            self._painter = LivePainter(self._viewer, self.result, self._step, channel.axis)
+            self._painter = LivePainter(
+                self._viewer, self.result, self._step, channel.axis, keep_reviewed=channel.keep_reviewed
+            )
         before = self._painter.written
         if everything:
             self._painter.paint(self._channel.buffer, budget=None)

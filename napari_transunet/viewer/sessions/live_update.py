@@ -57,13 +57,18 @@ class LivePainter:
         The undo step that does the writing.
     axis
         Array axis along which the slices lie.
+    keep_reviewed
+        Whether slices that were reviewed stay as they are.
     """
 
-    def __init__(self, viewer: ViewerModel, result: Result, step: UndoStep, axis: int) -> None:
+    def __init__(
+        self, viewer: ViewerModel, result: Result, step: UndoStep, axis: int, *, keep_reviewed: bool = False
+    ) -> None:
         self._viewer = viewer
         self._result = result
         self._step = step
         self._axis = axis
+        self._keep_reviewed = keep_reviewed
         self.session_step = result.session.begin()
         self._stale = False
         self._last_refresh = 0.0
@@ -103,8 +108,10 @@ class LivePainter:
         while (item := buffer.take()) is not None:
             index, plane, uncertainty = item
             session, data = self._result.session, self._result.layer.data
-            merged = session.merge_slice(self.session_step, self._axis, index, plane, data)
-            if index in self.session_step.conflicts:
+            merged = session.merge_slice(
+                self.session_step, self._axis, index, plane, data, keep_reviewed=self._keep_reviewed
+            )
+            if index in self.session_step.conflicts or self._keep_reviewed:
                 self._count_kept(merged, plane)
             changed = self._step.write(self._axis, index, merged)
             if uncertainty is not None:

@@ -12,14 +12,19 @@ SEGMENT = "Segment volume"
 REVIEW = "Review and correct"
 
 
+def find_dock(viewer: Viewer, name: str) -> Any:
+    """The dock widget of that name in this viewer; None where it is not open."""
+    # napari names a dock differently when it comes from the menu and from `show_dock`, so ask all of them.
+    widgets = viewer.window.dock_widgets.values()
+    return next((each for each in widgets if getattr(each, "dock_name", None) == name), None)
+
+
 def show_dock(viewer: Viewer, name: str, *, tabify: bool = False) -> Any:
     """The dock widget of that name in this viewer, made where there is none, shown and brought to the front.
 
     `tabify` puts a new one behind the tab of the docks that are there.
     """
-    # napari names a dock differently when it comes from the menu and from this call, so ask all of them.
-    widgets = viewer.window.dock_widgets.values()
-    widget = next((each for each in widgets if getattr(each, "dock_name", None) == name), None)
+    widget = find_dock(viewer, name)
     if widget is None:
         _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, name, tabify=tabify)
     dock = widget.parentWidget()

@@ -184,9 +184,9 @@ def test_the_low_priority_of_a_run_stays_with_no_thread(make_napari_viewer, qtbo
 
     from qtpy.QtCore import QRunnable, QThreadPool
 
-    from napari_transunet.viewer.segment import segmentation_run
+    from napari_transunet.viewer.widgets import priority
 
-    monkeypatch.setattr(segmentation_run, "_NICENESS", 1)
+    monkeypatch.setattr(priority, "_NICENESS", 1)
     monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(checkpoints))
     viewer = make_napari_viewer()
     _, widget = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")

@@ -1,0 +1,423 @@
+"""Learning beside the person's work: when it can begin, how far it is, and what is done with what came of it.
+
+What holds here: one lesson at a time; an answer is heard only from the lesson that goes on, and only while its labels
+and their image are what they were; nothing is written before a person says *Use it*.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtCore import QObject, QTimer
+
+from napari_transunet.viewer.layers.layers import is_lazy, volume_of
+from napari_transunet.viewer.review.learning import (
+    Hashes,
+    Learnt,
+    Lesson,
+    Organs,
+    Relative,
+    find_file,
+    learn,
+    relatives,
+    write_learnt,
+)
+from napari_transunet.viewer.widgets import docks
+from napari_transunet.viewer.widgets.messages import count, countdown, duration, error_sentence, organ, organs
+from napari_transunet.viewer.widgets.preferences import load_preferences
+from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari.layers import Image, Labels
+
+    from napari_transunet.checkpoints.lineage import Adaptation
+    from napari_transunet.training.adaptation import AdaptationProgress
+    from napari_transunet.viewer.review.learning_panel import LearningPanel
+    from napari_transunet.viewer.review.review_model import ReviewModel
+    from napari_transunet.viewer.segment.checkpoint_chooser import Candidate
+    from napari_transunet.viewer.segment.segment_dock import SegmentDock
+    from napari_transunet.viewer.sessions.results import Result
+
+_FEWEST = 2  # reviewed slices: one to learn from and one to hold back
+_TICK = 150  # ms
+
+
+@dataclass(eq=False)
+class _Job:
+    """A lesson that goes on. The worker writes `progress` alone, the GUI thread all else."""
+
+    result: Result
+    labels: Callable[[], Any]  # the array that the layer held, weakly
+    stop: threading.Event = field(default_factory=threading.Event)
+    progress: AdaptationProgress | None = None
+    because: str = ""
+
+    def told(self, progress: AdaptationProgress) -> None:
+        """On the worker's thread."""
+        self.progress = progress
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What would be learnt from, before anything is copied; fields as in `Lesson`."""
+
+    candidate: Candidate
+    device: str
+    reviewed: tuple[int, ...]
+    organs: Organs
+    named: tuple[int, ...]
+
+    def lesson(self, result: Result, image: Image) -> Lesson:
+        """With the labels as they are now."""
+        ready = None if is_lazy(image) else volume_of(image)
+        session = result.session
+        along = np.moveaxis(result.layer.data, session.axis, 0)
+        return Lesson(
+            candidate=self.candidate,
+            device=self.device,
+            volume=lambda: ready or volume_of(image),
+            planes={index: along[index].copy() for index in self.reviewed},
+            axis=session.axis,
+            shape=session.shape,
+            organs=self.organs,
+            named=self.named,
+        )
+
+
+class LearningController(QObject):
+    """Lets the checkpoint that is chosen in *Segment volume* learn from the reviewed slices of the followed labels."""
+
+    def __init__(self, bench: ReviewModel, panel: LearningPanel, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._bench = bench
+        self._panel = panel
+        self._chores = BackgroundTasks(self)
+        self._looks = BackgroundTasks(self)  # at checkpoint files
+        self._hashes = Hashes()
+        self._job: _Job | None = None
+        self._attached = False
+        self._saving = False
+        self._answer: tuple[_Job, Learnt] | None = None
+        self._dock: Callable[[], SegmentDock | None] = lambda: None
+        self._timer = QTimer(self)
+        self._timer.setInterval(_TICK)
+        self._timer.timeout.connect(self._tick)
+        panel.looked_at.connect(self.refresh)
+        panel.wanted.connect(self.start)
+        panel.cancelled.connect(self.cancel)
+        panel.used.connect(self.use)
+        panel.discarded.connect(self.discard)
+        panel.relative_wanted.connect(self.choose_relative)
+        for signal in (bench.overview_changed, bench.followed):
+            signal.connect(self.refresh)
+
+    @property
+    def busy(self) -> bool:
+        """Whether it learns, or writes what it learnt; also while a cancelled lesson ends."""
+        return self._chores.finishing
+
+    def start(self) -> None:
+        """What the button does."""
+        from napari_transunet.viewer.widgets.worker import serve_window_first
+
+        self.refresh()
+        result, image, plan = self._bench.result, self._bench.image, self._plan()
+        if result is None or image is None or isinstance(plan, str) or self.busy:
+            return
+        lesson = plan.lesson(result, image)
+        self._answer = None
+        self._job = job = _Job(result, weakref.ref(result.layer.data))
+        serve_window_first(True)
+        self._timer.start()
+        self._panel.show_working("Getting ready …", None)
+        self._chores.run(
+            partial(learn, lesson, job.told, job.stop.is_set),
+            partial(self._on_learnt, job),
+            partial(self._on_failed, job),
+            finish=True,
+        )
+        self.refresh()
+
+    def cancel(self, because: str = "") -> None:
+        """Stop learning within a step; nothing changes."""
+        if self._job is not None:
+            self._job.stop.set()
+            self._job.because = self._job.because or because
+            self._tick()
+
+    def discard(self) -> None:
+        """Forget what was learnt."""
+        self._answer = None
+        self._panel.show_idle("Discarded; nothing was written.")
+        self.refresh()
+
+    def use(self) -> None:
+        """Write the new checkpoint, choose it, and label again what is neither edited nor reviewed."""
+        if self._answer is None or self._saving:
+            return
+        job, learnt = self._answer
+        if (why := self._gone(job)) is not None:
+            self._answer = None
+            self._panel.show_idle(why)
+            return
+        if (why := self._not_now()) is not None:
+            self._panel.say(why)
+            return
+        self._saving = True
+        self._panel.show_working("Saving the new checkpoint …", None, stoppable=False)
+        folder = load_preferences().checkpoint_folder
+        self._chores.run(
+            partial(write_learnt, learnt, folder),
+            partial(self._on_written, job, learnt),
+            self._on_not_written,
+            finish=True,
+        )
+
+    def choose_relative(self, wanted: Relative) -> None:
+        """Choose a checkpoint of the lineage in *Segment volume*."""
+        dock = self._dock()
+        if dock is None:
+            return
+        listed = dock.checkpoint.candidates
+        self._looks.run(
+            lambda: find_file(wanted, listed, self._hashes),
+            partial(self._on_found, wanted),
+            latest="relative",
+        )
+
+    def attach(self) -> None:
+        """The dock is there."""
+        self._attached = True
+        self.refresh()
+
+    def detach(self) -> None:
+        """The dock goes: stop learning, and hear of nothing any more."""
+        self._attached = False
+        self._end()
+        self._answer, self._saving = None, False
+        self._chores.drop()
+        self._looks.drop()
+        self._follow_dock(None)
+        self._panel.show_idle("")
+
+    def refresh(self, _event: Any = None) -> None:
+        """Say what would be learnt from, or why nothing can be."""
+        if not self._attached:
+            return
+        dock = docks.find_dock(self._bench.viewer, docks.SEGMENT)
+        if dock is not self._dock():
+            self._follow_dock(dock)
+        plan = self._plan()
+        if isinstance(plan, str):
+            self._panel.offer("", plan)
+        else:
+            told = f"{count(len(plan.reviewed), 'reviewed slice')}, {count(len(plan.organs), 'organ')}"
+            if plan.organs.added:
+                told += f" (new: {organs(list(plan.organs.new_names.values()))})"
+            busy = "It is learning; wait, or cancel it." if self._job is not None or self._saving else None
+            self._panel.offer(f"Learns from {told}, starting from “{plan.candidate.title}”.", busy)
+        self._panel.set_usable(self._not_now())
+
+    # -- what can be done -----------------------------------------------------------------------------------
+
+    def _candidate(self) -> Candidate | None:
+        dock = self._dock()
+        candidate = dock.checkpoint.candidate if dock is not None else None
+        return candidate if candidate is not None and candidate.problem is None else None
+
+    def _plan(self) -> _Plan | str:
+        """What would be learnt from now, or why nothing can be."""
+        bench, candidate, dock = self._bench, self._candidate(), self._dock()
+        result, image, overview = bench.result, bench.image, bench.overview
+        if bench.undecided is not None or result is None:
+            return bench.locked_because or "Segment a volume first, or open its labels."
+        if image is None:
+            return "The image of these labels is gone; open it again."
+        session = result.session
+        reviewed = sorted(index for index in session.reviewed if index < session.shape[session.axis])
+        if len(reviewed) < _FEWEST:
+            missing = _FEWEST - len(reviewed)
+            return (
+                f"Correct slices and mark them as reviewed: {missing} more "
+                f"{'is' if missing == 1 else 'are'} needed to learn from."
+            )
+        if dock is None:
+            return f"Open “{docks.SEGMENT}” and choose the checkpoint that shall learn."
+        if candidate is None:
+            return dock.checkpoint.problem or f"Choose a checkpoint in “{docks.SEGMENT}” first."
+        if overview is None:
+            return "Looking at the slices …"
+        shown = {value for value, where in overview.present.items() if where[reviewed].any()}
+        names = bench.names
+        named = {value: names[value] for value in names if value not in overview.unnamed}
+        found = Organs.of(candidate, named, shown)
+        if not len(found):
+            return (
+                f"“{candidate.title}” knows none of these labels, and no reviewed slice shows a new one; "
+                "name what you drew with “Edit…”, or choose another checkpoint."
+            )
+        return _Plan(candidate, dock.device.device, tuple(reviewed), found, tuple(named))
+
+    def _not_now(self) -> str | None:
+        """Why labels cannot be made anew now; None where they can."""
+        dock = self._dock()
+        if dock is not None and dock.running:
+            return "Wait until the segmentation is done, or cancel it."
+        return None
+
+    def _gone(self, job: _Job) -> str | None:
+        """Why an answer about these labels would be too late; None where it would not."""
+        layer = self._layer_of(job.result)
+        if layer is None:
+            return "Stopped learning, because the labels were removed."
+        if layer.data is not job.labels():
+            return "Stopped learning, because the labels were replaced by others."
+        if self._bench.sessions.image_of(job.result) is None:
+            return "Stopped learning, because the image of these labels was removed or replaced."
+        return None
+
+    def _layer_of(self, result: Result) -> Labels | None:
+        try:
+            layer = result.layer
+        except ReferenceError:
+            return None
+        return layer if layer in self._bench.viewer.layers else None
+
+    # -- while it goes on -----------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        job = self._job
+        if job is None:
+            return
+        if not job.stop.is_set() and (why := self._gone(job)) is not None:
+            job.stop.set()
+            job.because = why
+        progress = job.progress
+        if job.stop.is_set():
+            self._panel.show_working("Stopping …", None, stoppable=False)
+        elif progress is not None:
+            dice = "" if progress.dice is None else f" · Dice on slices held back {progress.dice:.2f}"
+            self._panel.show_working(f"Learning · {countdown(progress.remaining)} left{dice}", progress.done)
+
+    def _end(self) -> None:
+        """The lesson is over, or nobody waits for it any more."""
+        from napari_transunet.viewer.widgets.worker import serve_window_first
+
+        job, self._job = self._job, None
+        if job is not None:
+            job.stop.set()
+            self._timer.stop()
+            serve_window_first(False)
+
+    def _on_learnt(self, job: _Job, learnt: Learnt | None) -> None:
+        if job is not self._job:
+            return
+        self._end()
+        if (why := self._gone(job)) is not None:
+            self._panel.show_idle(why)
+        elif learnt is None or job.because:
+            self._panel.show_idle(job.because or "Cancelled; nothing has changed.")
+        else:
+            self._answer = job, learnt
+            story = learnt.story
+            self._panel.show_answer(_answer_sentence(story), recommended=bool(story.better))
+        self.refresh()
+
+    def _on_failed(self, job: _Job, error: Exception) -> None:
+        if job is not self._job:
+            return
+        self._end()
+        self._panel.show_idle(error_sentence(error, "Learning"))
+        self.refresh()
+
+    def _on_written(self, job: _Job, learnt: Learnt, candidate: Candidate) -> None:
+        self._saving, self._answer = False, None
+        told = f"Saved as {candidate.path.name}, with a few slices of this scan beside it to be learnt from again."
+        if (why := self._gone(job)) is not None:
+            self._panel.show_idle(f"{told} The labels that it learnt from are gone.")
+            self.refresh()
+            return
+        dock = self._dock() or docks.show_dock(self._bench.viewer, docks.SEGMENT)
+        why = dock.segment_again(job.result, candidate, learnt.values)
+        if why is None:
+            told += " It labels again what is neither edited nor reviewed; one undo takes that back."
+        else:
+            told += f" {why}"
+        self._panel.show_idle(told)
+        self.refresh()
+
+    def _on_not_written(self, error: Exception) -> None:
+        self._saving = False
+        if self._answer is not None:
+            story = self._answer[1].story
+            self._panel.show_answer(error_sentence(error, "Saving"), recommended=bool(story.better))
+        self.refresh()
+
+    # -- lineage --------------------------------------------------------------------------------------------
+
+    def _follow_dock(self, dock: SegmentDock | None) -> None:
+        before = self._dock()
+        if before is not None:
+            with contextlib.suppress(RuntimeError, TypeError):  # Qt may have deleted it
+                before.checkpoint.changed.disconnect(self._on_checkpoint)
+                before.run_started.disconnect(self.refresh)
+                before.run_finished.disconnect(self.refresh)
+        self._dock = (lambda: None) if dock is None else weakref.ref(dock)
+        if dock is not None:
+            dock.checkpoint.changed.connect(self._on_checkpoint)
+            dock.run_started.connect(self.refresh)
+            dock.run_finished.connect(self.refresh)
+        self._on_checkpoint()
+
+    def _on_checkpoint(self) -> None:
+        candidate, dock = self._candidate(), self._dock()
+        if candidate is None or dock is None:
+            self._panel.show_relatives(())
+        else:
+            listed = dock.checkpoint.candidates
+            self._looks.run(
+                lambda: relatives(candidate, listed, self._hashes),
+                self._panel.show_relatives,
+                latest="relatives",
+            )
+            self.refresh()
+
+    def _on_found(self, wanted: Relative, path: Any) -> None:
+        dock = self._dock()
+        if dock is None:
+            return
+        known = next((one for one in dock.checkpoint.candidates if one.path == path), None)
+        if known is None or known.problem is not None:
+            hint = f" ({wanted.sha256[:8]})" if wanted.sha256 else ""
+            self._panel.say(
+                f"“{wanted.name}”{hint} is not among your checkpoints; add its file with “…” in “{docks.SEGMENT}”."
+            )
+            return
+        dock.checkpoint.choose(known)
+        self._panel.say(
+            f"“{known.title}” is chosen in “{docks.SEGMENT}”. Undo takes back labels that came of another."
+        )
+
+
+def _answer_sentence(story: Adaptation) -> str:
+    """What came of it: Liver 0.92 → 0.96, right kidney 0.36 → 0.94 on 2 slices held back."""
+    changes = [
+        f"{organ(name)} {one.before or 0:.2f} → {one.after:.2f}"
+        for name, one in story.dice.items()
+        if one.after is not None
+    ]
+    took = f"Learnt for {duration(story.seconds)}."
+    if not changes:
+        return f"{took} No slice could be held back, so it is not known whether it is better."
+    held = sum(len(scan.held_out) for scan in story.scans)
+    told = ", ".join(changes)
+    where = f"{told[:1].upper()}{told[1:]} on {count(held, 'slice')} held back (Dice)."
+    return f"{took} {where}" if story.better else f"{took} It did not get better: {where}"

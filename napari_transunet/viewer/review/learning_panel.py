@@ -1,0 +1,172 @@
+"""*Learn from my corrections*: the button, how far it is, what came of it, and the checkpoints that came before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QEvent, Signal
+from qtpy.QtWidgets import (
+    QComboBox,
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_transunet.viewer.review.actions import ACTIONS
+
+if TYPE_CHECKING:
+    from napari_transunet.viewer.review.learning import Relative
+
+_SHORT = 8  # characters of a hash that are shown
+
+
+class LearningPanel(QWidget):
+    """Knows sentences and numbers alone.
+
+    Signals
+    -------
+    looked_at(): it came into sight, or the mouse onto it.
+    wanted(), cancelled(): learn, or stop learning.
+    used(), discarded(): what is to be done with what was learnt.
+    relative_wanted(object): a `Relative` shall be chosen.
+    """
+
+    looked_at = Signal()
+    wanted = Signal()
+    cancelled = Signal()
+    used = Signal()
+    discarded = Signal()
+    relative_wanted = Signal(object)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._from = _sentence("learn_from", self)
+        self.button = QPushButton(ACTIONS["learn"].title, self)
+        self.button.setObjectName("learn")
+        self.button.clicked.connect(self.wanted)
+        self._bar = QProgressBar(self)
+        self._bar.setObjectName("learn_progress")
+        self._bar.setRange(0, 1000)
+        self._cancel = QPushButton("Cancel", self)
+        self._cancel.setObjectName("learn_cancel")
+        self._cancel.clicked.connect(self.cancelled)
+        self._status = _sentence("learn_status", self)
+        self._use = QPushButton("Use it", self)
+        self._use.setObjectName("learn_use")
+        self._use.clicked.connect(self.used)
+        self._discard = QPushButton("Discard", self)
+        self._discard.setObjectName("learn_discard")
+        self._discard.setToolTip("Forget what was learnt; nothing was written")
+        self._discard.clicked.connect(self.discarded)
+        self._relatives = QComboBox(self)
+        self._relatives.setObjectName("lineage")
+        self._relatives.setToolTip("Checkpoints that the chosen one came from, or that came from it")
+        self._relatives.currentIndexChanged.connect(self._on_relative)
+        self._back = QPushButton("Go back", self)
+        self._back.setObjectName("go_back")
+        self._back.clicked.connect(self._on_back)
+        self._working, self._answers, self._lineage = QWidget(self), QWidget(self), QWidget(self)
+        self._answer_row = _row(self._answers, self._use, self._discard)
+        _row(self._working, self._bar, self._cancel)
+        _row(self._lineage, self._relatives, self._back)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 6, 0, 0)
+        for part in (self._from, self.button, self._working, self._status, self._answers, self._lineage):
+            layout.addWidget(part)
+        layout.addStretch(1)
+        self.show_idle("")
+        self.show_relatives(())
+
+    def event(self, event: QEvent | None) -> bool:
+        """Qt's hook: somebody looks at it."""
+        if event is not None and event.type() in (QEvent.Type.Show, QEvent.Type.Enter):
+            self.looked_at.emit()
+        return super().event(event)
+
+    def offer(self, what: str, why_not: str | None) -> None:
+        """Say what would be learnt from, and why it cannot be now; None where it can."""
+        self._from.setText(what)
+        self._from.setVisible(bool(what))
+        self.button.setEnabled(why_not is None)
+        self.button.setToolTip(why_not or ACTIONS["learn"].hint)
+
+    def show_idle(self, sentence: str) -> None:
+        """Nothing goes on."""
+        self._show(sentence, working=False, answers=False)
+
+    def show_working(self, sentence: str, done: float | None, *, stoppable: bool = True) -> None:
+        """Something goes on; `done` from 0 to 1, None where it is not known."""
+        self._bar.setRange(0, 0 if done is None else 1000)
+        if done is not None:
+            self._bar.setValue(round(1000 * done))
+        self._cancel.setEnabled(stoppable)
+        self._show(sentence, working=True, answers=False)
+
+    def show_answer(self, sentence: str, *, recommended: bool) -> None:
+        """What came of it; what is recommended stands first."""
+        self._show(sentence, working=False, answers=True)
+        first, last = (self._use, self._discard) if recommended else (self._discard, self._use)
+        for at, button in enumerate((first, last)):
+            self._answer_row.insertWidget(at, button)
+            button.setDefault(button is first)
+
+    def set_usable(self, why_not: str | None) -> None:
+        """Whether what was learnt can be used now."""
+        self._use.setEnabled(why_not is None)
+        self._use.setToolTip(
+            why_not
+            or "Save the new checkpoint, choose it, and label again what is neither edited nor reviewed"
+        )
+
+    def show_relatives(self, relatives: Sequence[Relative]) -> None:
+        """Offer these checkpoints."""
+        self._relatives.clear()
+        for one in relatives:
+            told = f" ({one.sha256[:_SHORT]})" if one.sha256 is not None else ""
+            self._relatives.addItem(f"{one.name}{told}", one)
+        self._lineage.setVisible(bool(relatives))
+
+    def say(self, sentence: str) -> None:
+        """Say something without changing what goes on."""
+        self._status.setText(sentence)
+        self._status.setVisible(bool(sentence))
+
+    def _show(self, sentence: str, *, working: bool, answers: bool) -> None:
+        self.say(sentence)
+        self._working.setVisible(working)
+        self._answers.setVisible(answers)
+
+    def _on_relative(self, _at: int) -> None:
+        one = self._relatives.currentData()
+        back = one is None or one.is_ancestor
+        self._back.setText("Go back" if back else "Go on")
+        self._back.setToolTip(
+            "Choose the checkpoint that this one came from"
+            if back
+            else "Choose the checkpoint that learnt from this one"
+        )
+
+    def _on_back(self) -> None:
+        if (one := self._relatives.currentData()) is not None:
+            self.relative_wanted.emit(one)
+
+
+def _sentence(name: str, parent: QWidget) -> QLabel:
+    label = QLabel(parent)
+    label.setObjectName(name)
+    label.setWordWrap(True)
+    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
+    return label
+
+
+def _row(holder: QWidget, *parts: QWidget) -> QHBoxLayout:
+    layout = QHBoxLayout(holder)
+    layout.setContentsMargins(0, 0, 0, 0)
+    for at, part in enumerate(parts):
+        layout.addWidget(part, 1 if at == 0 or isinstance(part, QPushButton) else 0)
+    return layout

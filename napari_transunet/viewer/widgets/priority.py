@@ -1,0 +1,23 @@
+"""The window is served before what computes beside it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+
+logger = logging.getLogger(__name__)
+
+_NICENESS = 19
+
+
+def be_nice() -> None:
+    """Lower the priority of the thread that calls this, where that does not lower the whole program's."""
+    if sys.platform == "linux":  # elsewhere niceness belongs to the whole process
+        try:
+            thread = threading.get_native_id()
+            usual = os.getpriority(os.PRIO_PROCESS, os.getpid())
+            os.setpriority(os.PRIO_PROCESS, thread, min(19, usual + _NICENESS))
+        except OSError:
+            logger.debug("The priority of the worker's thread could not be lowered.", exc_info=True)
