@@ -250,7 +250,7 @@ def test_what_is_not_better_is_to_be_discarded(window: Window, monkeypatch: pyte
 
 def test_a_new_organ_is_learnt_by_its_name(window: Window, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adaptation, "adapt", partial(adaptation.adapt, steps=1))
-    window.dock._on_label(None, Label(4, "bladder"))
+    window.dock._on_label(None, Label(4, "bladder", (0.1, 0.8, 0.2)))
     window.correct(2, 5)
     window.layer.data[2, 20:30, 20:30] = 4
     window.dock.bench.look()
