@@ -63,7 +63,7 @@ def test_it_learns_and_tells_what_from(checkpoint: Checkpoint) -> None:
     before = weights_sha256(checkpoint.model)
     one = correction(organs=["body"])
 
-    better = adapt(checkpoint, [one], progress=told.append, **QUICK | {"steps": 16})
+    better = adapt(checkpoint, [one], progress=told.append, **QUICK | {"steps": 40})
 
     assert weights_sha256(checkpoint.model) == before
     (story,) = better.card.lineage
@@ -177,7 +177,7 @@ def test_cancelling_leaves_everything(checkpoint: Checkpoint) -> None:
 
     def cancelled() -> bool:
         asked.append(1)
-        return len(asked) > 8
+        return len(asked) > 4
 
     with pytest.raises(AdaptationCancelled):
         adapt(checkpoint, [correction()], cancelled=cancelled, **QUICK)
