@@ -377,10 +377,11 @@ class SegmentDock(QWidget):
             if keeper is not None:
                 keeper.close(wait=False)
                 self._heard.add(keeper)
-        for keeper in self._heard:
-            if keeper.saving:
-                name = keeper.result.layer.name
-                left.append(Unfinished(f"the saving of “{name}”", partial(_is_saved, keeper)))
+        left.extend(
+            Unfinished(f"the saving of {keeper.result.quoted_name}", partial(_is_saved, keeper))
+            for keeper in self._heard
+            if keeper.saving
+        )
         if not wait_for(left, _PATIENCE, self):
             names = ", ".join(job.name for job in left if not job.done())
             logger.warning("Not done within %d seconds: %s.", _PATIENCE, names)

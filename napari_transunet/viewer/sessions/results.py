@@ -81,6 +81,12 @@ class Result:
         return layer
 
     @property
+    def quoted_name(self) -> str:
+        """What a sentence calls the labels, also when their layer is gone."""
+        layer = self._layer()
+        return "labels that were removed" if layer is None else f"“{layer.name}”"
+
+    @property
     def label_set(self) -> LabelSet:
         """Names and colours of the labels."""
         return label_set_of(self.layer)

@@ -477,7 +477,7 @@ def test_classes_without_names_get_the_names_that_a_person_picks(dock, nameless,
     assert legend(1) == "Class 1"
     dock.choose("label_names", table.title)
     assert legend(1) == "Aorta"
-    assert dock.widget.panel._area.height() > 4 * dock.widget.fontMetrics().height()  # four rows are in sight
+    assert dock.widget.panel._area.sizeHint().height() > 4 * dock.widget.fontMetrics().height()  # four rows
     assert info.text().startswith("8\N{NO-BREAK SPACE}organs")
     dock.choose("label_names", "No names (class 1, class 2, …)")
     assert legend(1) == "Class 1"
