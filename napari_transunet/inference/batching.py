@@ -23,8 +23,8 @@ _log = logging.getLogger(__name__)
 _BATCH_PIXELS: Mapping[str, int] = MappingProxyType(
     {"cpu": 4 * 224 * 224, "mps": 8 * 224 * 224, "cuda": 64 * 224 * 224}
 )
-"""Pixels of a batch by default. On the CPU more gains nothing and would only be longer to cancel. On an H200, 64 slices of
-224 × 224 were faster than 32 by a fifth; 128 helped one network and not the other."""
+"""Pixels of a batch by default. On the CPU more gains nothing and would only be longer to cancel. On an H200,
+64 slices of 224 × 224 were faster than 32 by a fifth; 128 helped one network and not the other."""
 
 _OPENVINO_BATCH_PIXELS = 2 * 224 * 224
 """The same for OpenVINO, which gains little beyond and fills a first slice up to a whole batch."""
