@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_transunet.cli.options import JsonOption, OverwriteOption, check_target, read
+from napari_transunet.cli.options import (
+    CheckpointArgument,
+    JsonOption,
+    OverwriteOption,
+    check_target,
+    option,
+    read,
+)
 from napari_transunet.cli.printing import print_facts, print_json, progress_bar
 from napari_transunet.cli.reporting import INTERRUPTED, interruptible, say
 from napari_transunet.errors import InputError
@@ -23,43 +30,32 @@ _MOST_REPLAYED = 32  # slices of the new corrections that are kept for the next 
 
 
 def adapt(
-    checkpoint: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT", help="A file, or the name of a known one.")
-    ],
+    checkpoint: CheckpointArgument,
     pairs: Annotated[
         list[Path],
         typer.Argument(metavar="SCAN LABELS...", help="A scan and its corrected labels; more such pairs."),
     ],
-    out: Annotated[
-        Path, typer.Option("--output", "-o", metavar="OUT", help="The .safetensors file to write.")
-    ],
+    out: Annotated[Path, option("OUT", "The .safetensors file to write.", "--output", "-o")],
     slices: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="5,21,30-38",
-            help="The slices that are right, from 0, along the axis the network takes slices along; for several "
+        option(
+            "5,21,30-38",
+            "The slices that are right, from 0, along the axis the network takes slices along; for several "
             "pairs once for each, in their order. All, if not said.",
         ),
     ] = None,
     organs: Annotated[
-        str | None,
-        typer.Option(metavar="NAME,…", help="The organs that are right in these slices; all by default."),
+        str | None, option("NAME,…", "The organs that are right in these slices; all by default.")
     ] = None,
     new_organ: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--new-organ", metavar="VALUE=NAME", help="An organ that the checkpoint lacks; repeatable."
-        ),
+        list[str] | None, option("VALUE=NAME", "An organ that the checkpoint lacks; repeatable.")
     ] = None,
-    drop: Annotated[
-        str | None, typer.Option(metavar="NAME,…", help="Organs of the checkpoint to forget.")
-    ] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps")] = "auto",
+    drop: Annotated[str | None, option("NAME,…", "Organs of the checkpoint to forget.")] = None,
+    device: Annotated[str, option("auto|cpu|cuda|cuda:N|mps")] = "auto",
     steps: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Steps; by default as many as fit in 105 s, up to 120."),
+        int | None, option("N", "Steps; by default as many as fit in 105 s, up to 120.", min=1)
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0)] = 0,
+    seed: Annotated[int, option("N", min=0)] = 0,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -14,10 +14,12 @@ from rich.text import Text
 
 from napari_transunet.cli.options import (
     DeviceOption,
+    ImageSizeOption,
     JsonOption,
     OverwriteOption,
     check_target,
     image_size,
+    option,
     read,
 )
 from napari_transunet.cli.printing import print_json, print_table, progress_bar, strict
@@ -40,37 +42,24 @@ def benchmark(
     ] = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "NAME|PATH",
+            "A checkpoint's name or file; the shipped one for abdominal CT without it.",
             "--checkpoint",
             "-c",
-            metavar="NAME|PATH",
-            help="A checkpoint's name or file; the shipped one for abdominal CT without it.",
         ),
     ] = None,
     device: DeviceOption = "auto",
-    img_size: Annotated[
-        str | None,
-        typer.Option(
-            "--img-size", metavar="N|HxW", help="Pixels of the network's input, not the checkpoint's own."
-        ),
-    ] = None,
-    rounds: Annotated[
-        int | None,
-        typer.Option("--rounds", metavar="N", min=1, help="How often everything runs; 3 by default."),
-    ] = None,
+    img_size: ImageSizeOption = None,
+    rounds: Annotated[int | None, option("N", "How often everything runs; 3 by default.", min=1)] = None,
     slices: Annotated[
-        int | None,
-        typer.Option(
-            "--slices", metavar="N", min=1, help="Segment this many slices in the middle; 48 by default."
-        ),
+        int | None, option("N", "Segment this many slices in the middle; 48 by default.", min=1)
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A small volume, once: a check that it runs, not a measurement.")
+        bool, option(None, "A small volume, once: a check that it runs, not a measurement.", "--quick")
     ] = False,
     as_json: JsonOption = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write the JSON to this file too.")
-    ] = None,
+    out: Annotated[Path | None, option("FILE", "Write the JSON to this file too.")] = None,
     overwrite: OverwriteOption = False,
     variant: Annotated[list[str] | None, typer.Option("--variant", hidden=True)] = None,
     full: Annotated[bool, typer.Option("--full", hidden=True)] = False,
@@ -82,9 +71,9 @@ def benchmark(
     round. A speed-up is of two times of one round, given as median (least–most). "Roofline" is the share of the
     time that the network's operations alone would take at this machine's matmul throughput.
     """
-    for option, given in (("--variant", variant), ("--full", full), ("--plot", plot)):
+    for gone, given in (("--variant", variant), ("--full", full), ("--plot", plot)):
         if given:
-            raise InputError(f"{option} is no longer part of this command; {_MOVED}.")
+            raise InputError(f"{gone} is no longer part of this command; {_MOVED}.")
     from napari_transunet.benchmark import ModelUnderTest, middle_slices, run_benchmark
     from napari_transunet.checkpoints.loading import load_checkpoint
     from napari_transunet.checkpoints.registry import default_checkpoint, resolve_checkpoint

@@ -7,27 +7,21 @@ from typing import Annotated
 
 import typer
 
-from napari_transunet.cli.options import JsonOption, OverwriteOption
+from napari_transunet.cli.options import CheckpointArgument, JsonOption, OverwriteOption, option
 from napari_transunet.cli.printing import print_facts, print_json
 from napari_transunet.cli.reporting import say
 
 
 def calibrate(
-    checkpoint: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT", help="A file, or the name of a known one.")
-    ],
+    checkpoint: CheckpointArgument,
     volumes: Annotated[
         list[Path], typer.Argument(metavar="VOLUME...", help="Scans like those that will be segmented.")
     ],
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="Default: CHECKPOINT.ranges.json, beside the checkpoint."
-        ),
+        option("FILE", "Default: CHECKPOINT.ranges.json, beside the checkpoint.", "--output", "-o"),
     ] = None,
-    slices: Annotated[
-        int, typer.Option("--slices", metavar="N", min=1, help="Slices of each volume to use.")
-    ] = 32,
+    slices: Annotated[int, option("N", "Slices of each volume to use.", min=1)] = 32,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:

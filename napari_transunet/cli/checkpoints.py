@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from napari_transunet.cli.options import JsonOption, WeightsOption
+from napari_transunet.cli.options import CheckpointArgument, JsonOption, WeightsOption
 from napari_transunet.cli.printing import print_facts, print_json, print_table
 from napari_transunet.cli.reporting import BAD_INPUT, one_line, say
 
 
 def inspect(
-    checkpoint: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT", help="A file, or the name of a known one.")
-    ],
+    checkpoint: CheckpointArgument,
     weights: WeightsOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from napari_transunet.cli.options import JsonOption, OverwriteOption, check_target
+from napari_transunet.cli.options import JsonOption, OverwriteOption, check_target, option
 from napari_transunet.cli.printing import print_json, print_table
 from napari_transunet.cli.reporting import BAD_INPUT, say
 from napari_transunet.errors import DatasetError, InputError, VolumeError, sentence_of
@@ -70,32 +70,23 @@ def evaluate(
     reference: Annotated[
         Path, typer.Argument(metavar="REFERENCE", help="The label file, or the folder, to score it against.")
     ],
-    tolerance: Annotated[
-        float,
-        typer.Option(
-            "--tolerance", metavar="MM", min=0, help="Surface distance that counts as right in NSD."
-        ),
-    ] = 2.0,
-    labels: Annotated[
-        str | None,
-        typer.Option("--labels", metavar="N,N", help="Score these label values only, such as 1,2,5."),
-    ] = None,
+    tolerance: Annotated[float, option("MM", "Surface distance that counts as right in NSD.", min=0)] = 2.0,
+    labels: Annotated[str | None, option("N,N", "Score these label values only, such as 1,2,5.")] = None,
     published_scoring: Annotated[
         bool,
-        typer.Option(
-            "--published-scoring",
-            help="Score as the published TransUNet code does, only to compare with its numbers: HD95 in voxels, "
+        option(
+            None,
+            "Score as the published TransUNet code does, only to compare with its numbers: HD95 in voxels, "
             "not mm; a label that only the prediction has gets Dice 1 and HD95 0, one that it lacks gets 0 for "
             "both; no ASD, no NSD.",
+            "--published-scoring",
         ),
     ] = False,
     skip_unmatched: Annotated[
-        bool, typer.Option("--skip-unmatched", help="Of two folders, leave out files that have no partner.")
+        bool, option(None, "Of two folders, leave out files that have no partner.", "--skip-unmatched")
     ] = False,
     as_json: JsonOption = False,
-    csv_file: Annotated[
-        Path | None, typer.Option("--csv", metavar="F", help="Write the table to this file too.")
-    ] = None,
+    csv_file: Annotated[Path | None, option("F", "Write the table to this file too.", "--csv")] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Score labels against a reference: Dice, surface distances in mm, volumes in mL.

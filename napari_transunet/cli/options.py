@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,45 +15,49 @@ from napari_transunet.inference.options import BackendChoice, Pipeline, Precisio
 if TYPE_CHECKING:
     from napari_transunet.volumes.volume import Volume
 
+
+def option(
+    metavar: str | None = None, text: str | None = None, *names: str, panel: str | None = None, **more: Any
+) -> Any:
+    """An option of a command: what its value is called, its help, other names than the parameter's; as typer's."""
+    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel=panel, **more)
+
+
 SeriesOption = Annotated[
     str | None,
-    typer.Option(
-        "--series", metavar="UID|N", help="Which series of a DICOM folder: its UID, or its number from 1."
-    ),
+    option("UID|N", "Which series of a DICOM folder: its UID, or its number from 1.", "--series"),
 ]
 ChannelOption = Annotated[
-    int | None,
-    typer.Option("--channel", metavar="N", min=0, help="Which channel of a volume with several, from 0."),
+    int | None, option("N", "Which channel of a volume with several, from 0.", "--channel", min=0)
 ]
-TimeOption = Annotated[
-    int | None, typer.Option("--time", metavar="N", min=0, help="Which time point of a series, from 0.")
-]
+TimeOption = Annotated[int | None, option("N", "Which time point of a series, from 0.", "--time", min=0)]
 WeightsOption = Annotated[
     str | None,
-    typer.Option(
+    option(
+        "ema|NAME",
+        "Which weights of a checkpoint that holds several: averaged ones (ema), or those under a name.",
         "--weights",
-        metavar="ema|NAME",
-        help="Which weights of a checkpoint that holds several: averaged ones (ema), or those under a name.",
     ),
 ]
-DeviceOption = Annotated[
-    str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N|mps", help=option_text("device").usage)
-]
-PrecisionOption = Annotated[Precision, typer.Option("--precision", help=option_text("precision").usage)]
-BatchSizeOption = Annotated[
-    int | None, typer.Option("--batch-size", metavar="N", min=1, help=option_text("batch_size").usage)
-]
-PipelineOption = Annotated[Pipeline, typer.Option("--pipeline", help=option_text("pipeline").usage)]
-BackendOption = Annotated[BackendChoice, typer.Option("--backend", help=option_text("backend").usage)]
+DeviceOption = Annotated[str, option("auto|cpu|cuda|cuda:N|mps", option_text("device").usage, "--device")]
+PrecisionOption = Annotated[Precision, option(None, option_text("precision").usage, "--precision")]
+BatchSizeOption = Annotated[int | None, option("N", option_text("batch_size").usage, "--batch-size", min=1)]
+PipelineOption = Annotated[Pipeline, option(None, option_text("pipeline").usage, "--pipeline")]
+BackendOption = Annotated[BackendChoice, option(None, option_text("backend").usage, "--backend")]
 OrthogonalPlanesOption = Annotated[
-    bool | None,
-    typer.Option("--orthogonal-planes/--one-plane", help=option_text("orthogonal_planes").usage),
+    bool | None, option(None, option_text("orthogonal_planes").usage, "--orthogonal-planes/--one-plane")
 ]
-MirrorOption = Annotated[bool, typer.Option("--mirror-tta", help=option_text("mirror_tta").usage)]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
-_LARGEST = 16384  # pixels along a side
+MirrorOption = Annotated[bool, option(None, option_text("mirror_tta").usage, "--mirror-tta")]
+OverwriteOption = Annotated[bool, option(None, "Replace files that exist.", "--overwrite")]
+JsonOption = Annotated[bool, option(None, "JSON on stdout instead of a table.", "--json")]
+ImageSizeOption = Annotated[
+    str | None, option("N|HxW", "Pixels of the network's input, instead of its own.", "--img-size")
+]
+CheckpointArgument = Annotated[
+    str, typer.Argument(metavar="CHECKPOINT", help="A file, or the name of a known one.")
+]
 
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")]
+_LARGEST = 16384  # pixels along a side
 
 
 def _series(series: str | None) -> str | int | None:

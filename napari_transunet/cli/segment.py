@@ -18,6 +18,7 @@ from napari_transunet.cli.options import (
     BatchSizeOption,
     ChannelOption,
     DeviceOption,
+    ImageSizeOption,
     MirrorOption,
     OrthogonalPlanesOption,
     OverwriteOption,
@@ -29,6 +30,7 @@ from napari_transunet.cli.options import (
     check_target,
     image_size,
     one_or_three,
+    option,
     read,
 )
 from napari_transunet.cli.printing import progress_bar
@@ -73,16 +75,10 @@ def segment(
         list[Path], typer.Argument(metavar="INPUT...", help="Volumes: files, or folders with a DICOM series.")
     ],
     out: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", metavar="OUT", help="A file, or a folder (always, for several inputs)."
-        ),
+        Path, option("OUT", "A file, or a folder (always, for several inputs).", "--output", "-o")
     ],
     checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--checkpoint", "-c", metavar="NAME|PATH", help="A checkpoint's name or file; see inspect."
-        ),
+        str | None, option("NAME|PATH", "A checkpoint's name or file; see inspect.", "--checkpoint", "-c")
     ] = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
@@ -92,17 +88,9 @@ def segment(
     backend: BackendOption = "auto",
     orthogonal_planes: OrthogonalPlanesOption = None,
     mirror_tta: MirrorOption = False,
-    img_size: Annotated[
-        str | None,
-        typer.Option(
-            "--img-size", metavar="N|HxW", help="Pixels of the network's input, instead of its own."
-        ),
-    ] = None,
+    img_size: ImageSizeOption = None,
     preset: Annotated[
-        str | None,
-        typer.Option(
-            "--labels", metavar="PRESET", help="Names of the classes, where the checkpoint has none."
-        ),
+        str | None, option("PRESET", "Names of the classes, where the checkpoint has none.", "--labels")
     ] = None,
     series: SeriesOption = None,
     channel: ChannelOption = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -16,6 +17,7 @@ from napari_transunet.cli.options import (
     check_target,
     image_size,
     one_or_three,
+    option,
 )
 from napari_transunet.cli.printing import number, print_table, progress_bar
 from napari_transunet.cli.reporting import BAD_INPUT, INTERRUPTED, interruptible, one_line, say
@@ -30,13 +32,11 @@ if TYPE_CHECKING:
 
 _LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal for a bar
 
-_WHAT, _HOW, _SPLIT, _CARD, _WHERE = (
-    "What it learns from",
-    "How it learns",
-    "Who is set aside",
-    "The model card",
-    "Where it runs",
-)
+_what = partial(option, panel="What it learns from")
+_how = partial(option, panel="How it learns")
+_split_option = partial(option, panel="Who is set aside")
+_card = partial(option, panel="The model card")
+_where = partial(option, panel="Where it runs")
 
 
 def train(
@@ -48,212 +48,113 @@ def train(
             "(Synapse).",
         ),
     ],
-    out: Annotated[
-        Path, typer.Option("--output", "-o", metavar="CHECKPOINT", help="The .safetensors file to write.")
-    ],
+    out: Annotated[Path, option("CHECKPOINT", "The .safetensors file to write.", "--output", "-o")],
     labels: Annotated[
         str | None,
-        typer.Option(
-            "--labels",
-            metavar="1=NAME,…|PRESET",
-            help="The label values to learn, with their names, instead of the dataset's own.",
-            rich_help_panel=_WHAT,
+        _what(
+            "1=NAME,…|PRESET", "The label values to learn, with their names, instead of the dataset's own."
         ),
     ] = None,
     others_are_background: Annotated[
         bool,
-        typer.Option(
+        _what(
+            None,
+            "Take other label values for background; without this they are an error.",
             "--others-are-background",
-            help="Take other label values for background; without this they are an error.",
-            rich_help_panel=_WHAT,
         ),
     ] = False,
     channel: ChannelOption = None,
-    modality: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CT|MR|…", help="Modality, if the dataset does not state it.", rich_help_panel=_WHAT
-        ),
-    ] = None,
-    window: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LOW,HIGH", help="Intensities to scale to 0..1, in HU for CT.", rich_help_panel=_WHAT
-        ),
-    ] = None,
-    percentiles: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LOW,HIGH", help="The same, as percentiles of each volume.", rich_help_panel=_WHAT
-        ),
-    ] = None,
+    modality: Annotated[str | None, _what("CT|MR|…", "Modality, if the dataset does not state it.")] = None,
+    window: Annotated[str | None, _what("LOW,HIGH", "Intensities to scale to 0..1, in HU for CT.")] = None,
+    percentiles: Annotated[str | None, _what("LOW,HIGH", "The same, as percentiles of each volume.")] = None,
     orientation: Annotated[
         str | None,
-        typer.Option(
-            metavar="CODES",
-            help="Where the slices' columns, rows and their order point, such as LPS; the first case's if not said.",
-            rich_help_panel=_WHAT,
+        _what(
+            "CODES",
+            "Where the slices' columns, rows and their order point, such as LPS; the first case's if not said.",
         ),
     ] = None,
     resize: Annotated[
-        Literal["squash", "pad"],
-        typer.Option(help="Stretch slices to the image size, or pad them.", rich_help_panel=_WHAT),
+        Literal["squash", "pad"], _what(None, "Stretch slices to the image size, or pad them.")
     ] = "squash",
     spacing: Annotated[
-        str | None,
-        typer.Option(
-            metavar="Y,X", help="mm between the network's pixels; with --resize pad.", rich_help_panel=_WHAT
-        ),
+        str | None, _what("Y,X", "mm between the network's pixels; with --resize pad.")
     ] = None,
     planes: Annotated[
         str,
-        typer.Option(
-            metavar="1|3",
-            help="Slices along z alone, or along x, y and z, averaged: better and three times as slow.",
-            rich_help_panel=_WHAT,
-        ),
+        _what("1|3", "Slices along z alone, or along x, y and z, averaged: better and three times as slow."),
     ] = "1",
     crops: Annotated[
         bool,
-        typer.Option(
+        _what(
+            None,
+            "The volumes are crops around a structure; the card then says how large, and others are doubted.",
             "--crops",
-            help="The volumes are crops around a structure; the card then says how large, and others are doubted.",
-            rich_help_panel=_WHAT,
         ),
     ] = False,
-    recipe: Annotated[str, typer.Option(metavar="default|paper", rich_help_panel=_HOW)] = "default",
-    variant: Annotated[
-        str, typer.Option(metavar="NAME", help="See the command variants.", rich_help_panel=_HOW)
-    ] = "R50-ViT-Ti_16",
-    img_size: Annotated[
-        str | None,
-        typer.Option("--img-size", metavar="N|HxW", help="64 to 512 pixels.", rich_help_panel=_HOW),
-    ] = None,
-    n_skip: Annotated[
-        int | None, typer.Option("--skips", metavar="N", min=0, max=3, rich_help_panel=_HOW)
-    ] = None,
-    context: Annotated[
-        str | None,
-        typer.Option(
-            metavar="1|3", help="The slice alone, or its neighbours as channels too.", rich_help_panel=_HOW
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Passes over the slices.", rich_help_panel=_HOW)
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Optimiser steps, instead of passes.", rich_help_panel=_HOW),
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", metavar="N", min=1, rich_help_panel=_HOW)
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", metavar="RATE", rich_help_panel=_HOW)
-    ] = None,
+    recipe: Annotated[str, _how("default|paper")] = "default",
+    variant: Annotated[str, _how("NAME", "See the command variants.")] = "R50-ViT-Ti_16",
+    img_size: Annotated[str | None, _how("N|HxW", "64 to 512 pixels.")] = None,
+    n_skip: Annotated[int | None, _how("N", None, "--skips", min=0, max=3)] = None,
+    context: Annotated[str | None, _how("1|3", "The slice alone, or its neighbours as channels too.")] = None,
+    epochs: Annotated[int | None, _how("N", "Passes over the slices.", min=1)] = None,
+    steps: Annotated[int | None, _how("N", "Optimiser steps, instead of passes.", min=1)] = None,
+    batch_size: Annotated[int | None, _how("N", min=1)] = None,
+    learning_rate: Annotated[float | None, _how("RATE")] = None,
     patience: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Stop after so many validations without a better one.",
-            rich_help_panel=_HOW,
-        ),
+        int | None, _how("N", "Stop after so many validations without a better one.", min=1)
     ] = None,
     mirror: Annotated[
-        bool,
-        typer.Option(
-            help="Mirror left and right, where labels have no side (default recipe).", rich_help_panel=_HOW
-        ),
+        bool, _how(None, "Mirror left and right, where labels have no side (default recipe).")
     ] = False,
     contrast_phases: Annotated[
         bool,
-        typer.Option(
+        _how(
+            None,
+            "Vary the organs' mean intensities, as contrast agents do (default recipe).",
             "--contrast-phases",
-            help="Vary the organs' mean intensities, as contrast agents do (default recipe).",
-            rich_help_panel=_HOW,
         ),
     ] = False,
     init: Annotated[
         str | None,
-        typer.Option(
-            metavar="SOURCE",
-            help="First weights: a checkpoint, an ImageNet .npz, timm's .safetensors, hub:timm/…, or imagenet.",
-            rich_help_panel=_HOW,
+        _how(
+            "SOURCE",
+            "First weights: a checkpoint, an ImageNet .npz, timm's .safetensors, hub:timm/…, or imagenet.",
         ),
     ] = None,
-    init_cnn: Annotated[
-        str | None,
-        typer.Option(
-            "--init-cnn",
-            metavar="SOURCE",
-            help="The ResNet's file, where --init has none.",
-            rich_help_panel=_HOW,
-        ),
-    ] = None,
-    seed: Annotated[
-        int,
-        typer.Option(
-            metavar="N", min=0, help="Random seed of the split and of training.", rich_help_panel=_HOW
-        ),
-    ] = 0,
-    validation: Annotated[
-        float,
-        typer.Option(metavar="SHARE", help="Share of the patients for validation.", rich_help_panel=_SPLIT),
-    ] = 0.15,
-    test: Annotated[
-        float,
-        typer.Option(
-            metavar="SHARE", help="Share of the patients for the final test.", rich_help_panel=_SPLIT
-        ),
-    ] = 0.15,
-    fold: Annotated[
-        str | None,
-        typer.Option(metavar="K/N", help="Validate on fold K (from 1) of N instead.", rich_help_panel=_SPLIT),
-    ] = None,
+    init_cnn: Annotated[str | None, _how("SOURCE", "The ResNet's file, where --init has none.")] = None,
+    seed: Annotated[int, _how("N", "Random seed of the split and of training.", min=0)] = 0,
+    validation: Annotated[float, _split_option("SHARE", "Share of the patients for validation.")] = 0.15,
+    test: Annotated[float, _split_option("SHARE", "Share of the patients for the final test.")] = 0.15,
+    fold: Annotated[str | None, _split_option("K/N", "Validate on fold K (from 1) of N instead.")] = None,
     split_file: Annotated[
         Path | None,
-        typer.Option(
-            "--split",
-            metavar="F",
-            help='JSON with lists of patients: "training", "validation", "test".',
-            rich_help_panel=_SPLIT,
-        ),
+        _split_option("F", 'JSON with lists of patients: "training", "validation", "test".', "--split"),
     ] = None,
     patient_pattern: Annotated[
         str | None,
-        typer.Option(
-            "--patient-pattern",
-            metavar="REGEX",
-            help="The part of a case's name that is the patient's; each case is a patient if not said.",
-            rich_help_panel=_SPLIT,
+        _split_option(
+            "REGEX", "The part of a case's name that is the patient's; each case is a patient if not said."
         ),
     ] = None,
-    title: Annotated[str | None, typer.Option(metavar="TEXT", rich_help_panel=_CARD)] = None,
-    licence: Annotated[str | None, typer.Option(metavar="TEXT", rich_help_panel=_CARD)] = None,
-    source: Annotated[str | None, typer.Option(metavar="TEXT", rich_help_panel=_CARD)] = None,
-    limits: Annotated[str | None, typer.Option(metavar="TEXT", rich_help_panel=_CARD)] = None,
-    half: Annotated[
-        bool, typer.Option(help="Store weights in half precision: half the size.", rich_help_panel=_CARD)
-    ] = True,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps", rich_help_panel=_WHERE)] = "auto",
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(rich_help_panel=_WHERE)
-    ] = "auto",
-    devices: Annotated[
-        int,
-        typer.Option(metavar="N", min=1, help="GPUs, or processes on the CPU.", rich_help_panel=_WHERE),
-    ] = 1,
-    nodes: Annotated[int, typer.Option(metavar="N", min=1, rich_help_panel=_WHERE)] = 1,
+    title: Annotated[str | None, _card("TEXT")] = None,
+    licence: Annotated[str | None, _card("TEXT")] = None,
+    source: Annotated[str | None, _card("TEXT")] = None,
+    limits: Annotated[str | None, _card("TEXT")] = None,
+    half: Annotated[bool, _card(None, "Store weights in half precision: half the size.")] = True,
+    device: Annotated[str, _where("auto|cpu|cuda|cuda:N|mps")] = "auto",
+    precision: Annotated[Literal["auto", "float32", "bfloat16", "float16"], _where()] = "auto",
+    devices: Annotated[int, _where("N", "GPUs, or processes on the CPU.", min=1)] = 1,
+    nodes: Annotated[int, _where("N", min=1)] = 1,
     compiled: Annotated[
         bool,
-        typer.Option(
+        _where(
+            None,
+            "Compile the training step; it takes minutes at the start, and pays on long trainings alone.",
             "--compile",
-            help="Compile the training step; it takes minutes at the start, and pays on long trainings alone.",
-            rich_help_panel=_WHERE,
         ),
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training.")] = False,
+    resume: Annotated[bool, option(None, "Continue an interrupted training.", "--resume")] = False,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Train a checkpoint on labelled volumes, and score it on patients that it never saw.
