@@ -136,7 +136,7 @@ def measure(quick: bool, variant: str, size: int) -> dict[str, Any]:
     clock = Stopwatch()
     with tempfile.TemporaryDirectory() as folder, open_window() as viewer:
         dock = open_dock(viewer)
-        pause(3.0)  # the dock has started its chores
+        pause(3.0)  # the dock has started its tasks
         add_volume(viewer, volume)
         dock.add_checkpoint(random_checkpoint(Path(folder), variant, size))
         wait(lambda: dock.ready and dock.checkpoint.candidate.name == "random", 120)

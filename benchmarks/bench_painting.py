@@ -1,7 +1,7 @@
 """How long the window is deaf while somebody paints, with autosave and without: gaps of a 10 ms timer.
 
 On labels of 512 × 512 × 300 voxels with a session, as after a run. Ten strokes of 12 points each, in turn with the
-keeper that saves and without one, so that whatever else differs does so for both; the dock Review and correct is open.
+autosave and without it, so that whatever else differs does so for both; the dock Review and correct is open.
 Needs a display:
 
     xvfb-run -a -s "-screen 0 1920x1200x24" python benchmarks/bench_painting.py [--quick] [--out FILE]
@@ -26,7 +26,7 @@ from window import open_window, pause, wait
 from napari_transunet.benchmark import describe_machine
 from napari_transunet.files import atomic_path
 from napari_transunet.viewer.layers.layers import add_volume
-from napari_transunet.viewer.sessions.autosave_controller import keep
+from napari_transunet.viewer.sessions.autosave_controller import start_autosave
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
@@ -75,7 +75,7 @@ def measure(quick: bool) -> dict[str, Any]:
     saves = 0
     with open_window() as viewer:
         image = add_volume(viewer, volume)
-        result = sessions_of(viewer).begin(
+        result = sessions_of(viewer).new_result(
             image, volume, LabelSet.from_names({k: f"organ {k}" for k in range(1, 9)})
         )
         result.layer.data[...] = labels
@@ -87,14 +87,14 @@ def measure(quick: bool) -> dict[str, Any]:
         pause(2.0)
         clock = Stopwatch()
         rng = np.random.default_rng(1)
-        keeper = keep(viewer, result)
-        assert keeper is not None
-        wait(lambda: keeper._saver is not None, 60)
-        keeper.flush(60)
-        saver = keeper._saver
+        autosave = start_autosave(viewer, result)
+        assert autosave is not None
+        wait(lambda: autosave._saver is not None, 60)
+        autosave.flush(60)
+        saver = autosave._saver
         for _ in range(ROUNDS):
             for name, on in (("autosave off", False), ("autosave on", True)):
-                keeper._saver = saver if on else None
+                autosave._saver = saver if on else None
                 before = len(list(saver._folder.path.glob("*.part")))
                 pause(0.5)
                 clock.start()
@@ -102,8 +102,8 @@ def measure(quick: bool) -> dict[str, Any]:
                     paint(viewer, layer, rng)
                 parts[name].append(clock.stop(name))
                 saves += len(list(saver._folder.path.glob("*.part"))) - before
-        keeper._saver = saver
-        assert keeper.flush(60)
+        autosave._saver = saver
+        assert autosave.flush(60)
         del dock
     return {
         "shape": [slices, 512, 512],

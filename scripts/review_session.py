@@ -122,7 +122,7 @@ class Window:
 
     def open(self, folder: Path) -> None:
         self.until(lambda: self.segment.checkpoint.candidates)
-        self.segment.opener.open_path(folder)
+        self.segment.loader.open_path(folder)
         self.until(lambda: self.segment.volume.layer is not None)
         self.until(lambda: self.segment.ready)
 
@@ -137,20 +137,20 @@ class Window:
         from napari_transunet.viewer.plugin.menus import show_review_dock
 
         self.review = show_review_dock(self.viewer)
-        self.until(lambda: self.review.bench.overview is not None)
+        self.until(lambda: self.review.model.overview is not None)
         self.wait(0.5)
 
     def tool(self, name: str) -> str:
         from qtpy.QtWidgets import QLabel
 
         self.press(f"tool_{name}")
-        self.until(lambda: not self.review.toolbox.busy)
+        self.until(lambda: not self.review.corrections.busy)
         self.wait(0.6)
         return self.review.findChild(QLabel, "correction_status").text()
 
     @property
     def result(self):
-        return self.review.bench.result
+        return self.review.model.result
 
 
 def first(work: Path, pictures: Path) -> None:
@@ -160,13 +160,13 @@ def first(work: Path, pictures: Path) -> None:
     print("segmented:", window.run(), flush=True)
     window.start_review()
     window.press("next_slice")
-    print("worst slice:", window.review.bench.slice_in_view, flush=True)
+    print("worst slice:", window.review.model.slice_in_view, flush=True)
     window.picture("1-worst-slice")
 
     layer, session = window.result.layer, window.result.session
     at = int((layer.data == 7).sum(axis=(1, 2)).argmax())  # where the pancreas is largest, most organs show
     (work / "slice.json").write_text(json.dumps(at))
-    window.review.bench.go_to(at)
+    window.review.model.go_to(at)
     window.press(f"organ_{ORGAN}")
     layer.brush_size = 14
     y, x = np.argwhere(layer.data[at] == ORGAN).mean(axis=0).round().astype(int)
@@ -177,7 +177,7 @@ def first(work: Path, pictures: Path) -> None:
     window.wait(1)
     window.picture("2-painted")
     window.press("mark_reviewed")
-    window.review.bench.go_to(at)
+    window.review.model.go_to(at)
     window.press("scope_slices_1")
     print("smoothed:", window.tool("smooth"), flush=True)
     window.picture("3-smoothed")
@@ -194,7 +194,7 @@ def first(work: Path, pictures: Path) -> None:
     rng = np.random.default_rng(0)
     while True:  # until somebody kills it
         z = at + int(rng.integers(-20, 20))
-        window.review.bench.go_to(z)
+        window.review.model.go_to(z)
         layer.paint((z, int(rng.integers(100, 400)), int(rng.integers(100, 400))), ORGAN)
         edited = session.edited_voxels(layer.data)
         print("stroke", time.time(), edited, flush=True)
@@ -219,7 +219,7 @@ def second(work: Path, pictures: Path) -> None:
     print(f"restored: {edited:,} voxels edited, {due:,} of them were due", flush=True)
     assert edited >= due, "edits older than the promised delay were lost"
     assert at in session.reviewed
-    window.review.bench.go_to(at)
+    window.review.model.go_to(at)
 
     add_reference(window)
     window.press("show_disagreement")
@@ -227,7 +227,7 @@ def second(work: Path, pictures: Path) -> None:
     window.press("compare")
     window.until(lambda: window.review._found is not None, 120)
     scores = {
-        window.review.bench.names[v]: round(s["dice"], 3) for v, s in window.review._found.scores.items()
+        window.review.model.names[v]: round(s["dice"], 3) for v, s in window.review._found.scores.items()
     }
     print("Dice against the reference:", scores, flush=True)
     window.picture("6-compared")
@@ -269,7 +269,7 @@ def reopen(window: Window, folder: Path, labels: np.ndarray) -> None:
     for ending in (".nii.gz", ".nrrd", ".seg.nrrd", ".mha"):
         again = read_volume(folder / f"ct_labels{ending}")
         assert np.array_equal(again.data, labels), ending
-        assert again.labels.names == window.review.bench.names, ending
+        assert again.labels.names == window.review.model.names, ending
     for ending in (".nii.gz", ".nrrd", ".mha"):
         assert np.array_equal(
             sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"ct_labels{ending}"))), labels
@@ -282,7 +282,7 @@ def reopen(window: Window, folder: Path, labels: np.ndarray) -> None:
     masks = list(folder.glob("ct_labels_*.nii.gz"))
     assert sum(int(read_volume(path).data.sum()) for path in masks) == (labels != 0).sum()
     assert len(list(folder.glob("*.stl"))) == len(list(folder.glob("*.ply"))) == len(values)
-    assert read_label_table(folder / "ct_labels.label.txt").names == window.review.bench.names
+    assert read_label_table(folder / "ct_labels.label.txt").names == window.review.model.names
     told = json.loads((folder / "ct_labels.json").read_text("utf-8"))["provenance"]
     assert len(told["runs"]) == 2
     assert told["reviewed_slices"] == list(window.result.session.reviewed)
@@ -368,7 +368,7 @@ def add_reference(window: Window) -> None:
     wanted = {"spleen", "kidney_right", "kidney_left", "gallbladder", "liver", "stomach", "pancreas", "aorta"}
     kept = {value: name for name, value in values.items() if name in wanted}
     reference = read_volume(real_ct_mask_path())
-    image, layer = window.review.bench.image, window.result.layer
+    image, layer = window.review.model.image, window.result.layer
     volume = volume_of(image)
     mask = Reorientation.between(reference.geometry, volume.geometry.axis_codes).apply(reference.data)
     labels = np.where(np.isin(mask, list(kept)), mask, 0).astype(np.uint8)

@@ -4,8 +4,8 @@ Edits are found by comparison, not by listening to a viewer, so that they are fo
 fill, undo, another plugin, or a script. What is compared with is kept in three arrays:
 
 - `prediction`, what the network last said of every voxel;
-- `machine`, what the labels would be if nobody had touched them by hand: the prediction, and what the tools of the
-  correction kit made of it. A voxel that differs from it was edited by hand;
+- `unedited_labels`, what the labels would be if nobody had touched them by hand: the prediction, and what the
+  correction tools made of it. A voxel that differs from it was edited by hand;
 - `flags`, set when a new run finds a voxel edited. From then on it stays an edit, also where the new prediction
   happens to agree with it, until a person takes the prediction over.
 
@@ -150,7 +150,7 @@ class AnnotationSession:
         self.locked: frozenset[int] = frozenset()
         self.uncertainty: SliceUncertainties | None = None
         # Both are made when they are first needed: most sessions never hold a tool's work or meet a second run.
-        self._machine: NDArray[np.unsignedinteger[Any]] | None = None
+        self._unedited: NDArray[np.unsignedinteger[Any]] | None = None
         self._flags: NDArray[np.uint8] | None = None
         self._runs: list[RunRecord] = []
 
@@ -196,8 +196,8 @@ class AnnotationSession:
         """
         at = slice_index(axis, index)
         self.prediction[at] = plane
-        if self._machine is not None:
-            self._machine[at] = plane
+        if self._unedited is not None:
+            self._unedited[at] = plane
 
     def merge_slice(
         self,
@@ -245,9 +245,9 @@ class AnnotationSession:
             tool = (flags[at] & BY_TOOL) != 0
             if kept is not None:
                 tool |= kept
-            if self._machine is not None or tool.any():
-                machine = self._machine_now()
-                machine[at] = np.where(tool & ~hand, machine[at], plane)
+            if self._unedited is not None or tool.any():
+                unedited = self._unedited_now()
+                unedited[at] = np.where(tool & ~hand, unedited[at], plane)
             self.prediction[at] = plane
             if disagreeing := int(np.count_nonzero(edited & (present != plane))):
                 step.conflicts[index] = disagreeing
@@ -309,8 +309,8 @@ class AnnotationSession:
                 continue
             step._remember(at)
             self._flags_now()[at][given_up] = 0
-            if self._machine is not None:
-                self._machine[at][given_up] = self.prediction[at][given_up]
+            if self._unedited is not None:
+                self._unedited[at][given_up] = self.prediction[at][given_up]
             plane = np.where(given_up, self.prediction[at], labels[at]).astype(labels.dtype, copy=False)
             write = _write(labels, axis, index, plane)
             step._reopen_where(write.before != write.after, write.index)
@@ -319,7 +319,7 @@ class AnnotationSession:
 
     def allocate_baseline(self) -> None:
         """Make the room that `record_correction` needs, which takes a while for a large volume; on any thread."""
-        self._machine_now()
+        self._unedited_now()
 
     def record_correction(self, writes: Iterable[Write]) -> SessionStep:
         """A tool changed labels: they are a person's to the next run, but not by hand to the next tool."""
@@ -328,7 +328,7 @@ class AnnotationSession:
             step._remember(write.index)
             changed = np.broadcast_to(write.before != write.after, write.after.shape)
             step._reopen_where(changed, write.index)
-            self._machine_now()[write.index][changed] = write.after[changed]
+            self._unedited_now()[write.index][changed] = write.after[changed]
             if self._flags is not None:
                 flags = self._flags[write.index]
                 flags[changed & ((flags & BY_HAND) != 0)] = BY_TOOL
@@ -357,15 +357,15 @@ class AnnotationSession:
     # -- what is kept and reported ------------------------------------------------------------------------------
 
     @property
-    def machine(self) -> NDArray[np.unsignedinteger[Any]]:
+    def unedited_labels(self) -> NDArray[np.unsignedinteger[Any]]:
         """What the labels would be without a person's hand: (z, y, x). Not to be written to."""
-        return self.prediction if self._machine is None else self._machine
+        return self.prediction if self._unedited is None else self._unedited
 
     def arrays(self) -> dict[str, Array]:
-        """What has to be saved beside the labels; those that were never needed are left out."""
+        """What has to be saved beside the labels, by its name in the file; what was never needed is left out."""
         kept: dict[str, Array | None] = {
             "prediction": self.prediction,
-            "machine": self._machine,
+            "machine": self._unedited,
             "flags": self._flags,
             "entropy": None if self.uncertainty is None else self.uncertainty.array(),
         }
@@ -401,7 +401,7 @@ class AnnotationSession:
                 dtype=prediction.dtype,
             )
             session.prediction = prediction
-            session._machine, session._flags = arrays.get("machine"), arrays.get("flags")
+            session._unedited, session._flags = arrays.get("machine"), arrays.get("flags")
             session.axis = int(state["axis"])
             session.reviewed = {int(index): str(date) for index, date in state["reviewed"].items()}
             session.notes = {int(index): str(text) for index, text in state["notes"].items()}
@@ -450,15 +450,15 @@ class AnnotationSession:
 
     def _by_hand(self, labels: Array, at: Index) -> Mask:
         """Of a part of the labels, which lies at `at`."""
-        by_hand = np.asarray(labels != self.machine[at], dtype=np.bool_)
+        by_hand = np.asarray(labels != self.unedited_labels[at], dtype=np.bool_)
         if self._flags is not None:
             by_hand |= (self._flags[at] & BY_HAND) != 0
         return by_hand
 
     def _edited(self, labels: Array, at: Index) -> Mask:
         edited = np.asarray(labels != self.prediction[at], dtype=np.bool_)
-        if self._machine is not None:
-            edited |= labels != self._machine[at]
+        if self._unedited is not None:
+            edited |= labels != self._unedited[at]
         if self._flags is not None:
             edited |= self._flags[at] != 0
         return edited
@@ -485,10 +485,10 @@ class AnnotationSession:
         places = ((index, slice_index(axis, index)) for index in chosen)
         return {index: int(np.count_nonzero(which(labels[at], at))) for index, at in places}
 
-    def _machine_now(self) -> NDArray[np.unsignedinteger[Any]]:
-        if self._machine is None:
-            self._machine = self.prediction.copy()
-        return self._machine
+    def _unedited_now(self) -> NDArray[np.unsignedinteger[Any]]:
+        if self._unedited is None:
+            self._unedited = self.prediction.copy()
+        return self._unedited
 
     def _flags_now(self) -> NDArray[np.uint8]:
         if self._flags is None:
@@ -499,17 +499,17 @@ class AnnotationSession:
         """Copies of prediction, machine and flags there; None for zeros, and for what was never needed."""
         return (
             _copied(self.prediction[index]),
-            None if self._machine is None else self._machine[index].copy(),
+            None if self._unedited is None else self._unedited[index].copy(),
             None if self._flags is None else _copied(self._flags[index]),
         )
 
     def _put(
-        self, index: Index, prediction: Array | None, machine: Array | None, flags: Array | None
+        self, index: Index, prediction: Array | None, unedited: Array | None, flags: Array | None
     ) -> None:
         self.prediction[index] = 0 if prediction is None else prediction
-        if self._machine is not None:
+        if self._unedited is not None:
             # Where it was not needed then, it was the prediction.
-            self._machine[index] = self.prediction[index] if machine is None else machine
+            self._unedited[index] = self.prediction[index] if unedited is None else unedited
         if self._flags is not None:
             self._flags[index] = 0 if flags is None else flags
 

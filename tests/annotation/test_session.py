@@ -160,7 +160,7 @@ def test_what_a_tool_did_is_not_by_hand_but_no_run_takes_it(written):
     labels[0, 0, 0] = 2
     step.undo()
     assert session.edited_mask(labels).sum() == 1
-    assert np.array_equal(session.machine, session.prediction)
+    assert np.array_equal(session.unedited_labels, session.prediction)
 
 
 def test_a_locked_organ_neither_loses_nor_gains_by_a_run(written):
@@ -263,8 +263,8 @@ class Bench:
         before = self.labels[box].copy()
         after = np.full_like(before, value)
         theirs = self.theirs.copy()
-        # Painting a voxel back to what the machine has there, with no run between, is no edit.
-        settled = self.session.machine[box] == after
+        # Painting a voxel back to what the unedited labels have there, with no run between, is no edit.
+        settled = self.session.unedited_labels[box] == after
         theirs[box] = np.where(before == after, theirs[box], ~settled | self.stuck(box))
         self._do([Write(box, before, after)], None, theirs)
 

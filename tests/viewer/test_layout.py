@@ -25,8 +25,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_transunet.viewer.plugin.menus import show_dock
-from napari_transunet.viewer.widgets.fold import Fold
-from tests.viewer.review.test_review_dock import Sitting
+from napari_transunet.viewer.widgets.collapsible import CollapsibleSection
+from tests.viewer.review.test_review_dock import ReviewDriver
 
 SMALL = (1366, 768)
 MAY_ELIDE = {
@@ -52,8 +52,8 @@ class Docks:
         self.window.resize(*SMALL)
         self.qtbot = qtbot
         self.segment = show_dock(viewer)
-        self.sitting = Sitting(viewer, qtbot)
-        self.review = self.sitting.dock
+        self.driver = ReviewDriver(viewer, qtbot)
+        self.review = self.driver.dock
         qtbot.wait(50)
 
     @property
@@ -139,7 +139,7 @@ def in_sight(dock: QWidget, name: str) -> bool:
 
 def test_nothing_that_the_main_job_needs_is_hidden_or_cut(docks):
     docks.front(docks.segment)
-    docks.segment._say("A long sentence about what was found, as it stands after a run. " * 4)
+    docks.segment._set_status("A long sentence about what was found, as it stands after a run. " * 4)
     docks.qtbot.wait(50)
     assert not faults(docks.segment)
     for name in ("segment_volume", "segment_slice", "cancel", "status", "review_these", "export_labels"):
@@ -147,7 +147,7 @@ def test_nothing_that_the_main_job_needs_is_hidden_or_cut(docks):
 
     docks.front(docks.review)
     docks.review.review.show_conflicts({4: 30, 7: 12})
-    docks.review.tools.say("What a tool did, and what it left alone. " * 3)
+    docks.review.tools.set_status("What a tool did, and what it left alone. " * 3)
     docks.review._status.setText("Something that is worth to know. " * 3)
     docks.qtbot.wait(50)
     needed = (
@@ -158,7 +158,7 @@ def test_nothing_that_the_main_job_needs_is_hidden_or_cut(docks):
         "review_status",
         "review_export",
     )
-    for section in docks.review.findChildren(Fold):
+    for section in docks.review.findChildren(CollapsibleSection):
         section.set_open(True)
         docks.qtbot.wait(50)
         assert not faults(docks.review), section.header.text()
@@ -172,7 +172,7 @@ def test_the_docks_are_tabs_however_they_are_opened_and_a_button_leads_on(docks)
     docks.front(docks.segment)
     docks.segment.findChild(QPushButton, "review_these").click()
     docks.qtbot.waitUntil(docks.review.isVisible)
-    assert docks.review.bench.layer is docks.segment.panel.layer
+    assert docks.review.model.layer is docks.segment.panel.layer
     assert docks.segment.visibleRegion().isEmpty()
 
 

@@ -121,7 +121,7 @@ class ExportDialog(QDialog):
         self._stem.setText(stem)
         self._overwrite.setChecked(False)
         if not self._busy:
-            self.say("")
+            self.set_status("")
         self._refresh()
 
     def request(self) -> ExportRequest:
@@ -134,7 +134,7 @@ class ExportDialog(QDialog):
             overwrite=self._overwrite.isChecked(),
         )
 
-    def say(self, sentence: str) -> None:
+    def set_status(self, sentence: str) -> None:
         """Say how the export went."""
         self._status.setText(sentence)
 

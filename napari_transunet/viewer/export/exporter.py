@@ -41,7 +41,7 @@ class Exporter(QObject):
 
     Signals
     -------
-    said(str)
+    message(str)
         A sentence about an export.
     exported(object)
         The list of files.
@@ -49,7 +49,7 @@ class Exporter(QObject):
         A sentence that says why nothing was written.
     """
 
-    said = Signal(str)
+    message = Signal(str)
     exported = Signal(object)
     failed = Signal(str)
     _progressed = Signal(int, int)
@@ -57,7 +57,7 @@ class Exporter(QObject):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._dialog: ExportDialog | None = None
-        self._chores = BackgroundTasks(self)
+        self._tasks = BackgroundTasks(self)
         self._cancelled = threading.Event()
         self._progressed.connect(self._on_progress)
         self._result: Result | None = None
@@ -76,7 +76,7 @@ class Exporter(QObject):
     @property
     def busy(self) -> bool:
         """Whether an export is being written; true also when nobody waits for it any more."""
-        return self._chores.finishing
+        return self._tasks.finishing
 
     def cancel(self) -> None:
         """End the export before its next file; nothing of it stays."""
@@ -107,7 +107,7 @@ class Exporter(QObject):
 
     def write(self, result: Result, image: Image | None, request: ExportRequest) -> None:
         """Export now, without asking; the outcome comes as a signal."""
-        if self._chores.busy:
+        if self._tasks.busy:
             self._fail("The last export is still being written; wait for it to finish.")
             return
         session = result.session
@@ -135,18 +135,18 @@ class Exporter(QObject):
 
         cancelled = self._cancelled = threading.Event()
         self.dialog.set_progress(0, 0)
-        self._say("Writing …")
+        self._set_status("Writing …")
         # A window that is closed now must not take the files with it that a person asked for.
-        self._chores.run(work, self._on_written, self._on_failed, finish=True)
+        self._tasks.run(work, self._on_written, self._on_failed, finish=True)
 
     def _tell(self, done: int, total: int) -> None:
         with contextlib.suppress(RuntimeError):  # the window may be gone by now
             self._progressed.emit(done, total)
 
     def _on_progress(self, done: int, total: int) -> None:
-        if self._chores.busy and not self._cancelled.is_set():
+        if self._tasks.busy and not self._cancelled.is_set():
             self.dialog.set_progress(done, total)
-            self._say(f"Writing: {done} of {count(total, 'file')} done …")
+            self._set_status(f"Writing: {done} of {count(total, 'file')} done …")
 
     def _on_wanted(self, request: Any) -> None:
         if self._result is not None:
@@ -157,19 +157,19 @@ class Exporter(QObject):
         self.dialog.set_idle()
         what = str(paths[0]) if len(paths) == 2 else f"{count(len(paths), 'file')} to {paths[0].parent}"
         sentence = f"Exported {what}; names and provenance are in {paths[-1].name}."
-        self._say(" ".join([sentence, *notes]))
+        self._set_status(" ".join([sentence, *notes]))
         self.exported.emit(paths)
 
     def _on_failed(self, error: Exception) -> None:
         self.dialog.set_idle()
         self._fail(error_sentence(error, "The export"))
 
-    def _say(self, sentence: str) -> None:
-        self.dialog.say(sentence)
-        self.said.emit(sentence)
+    def _set_status(self, sentence: str) -> None:
+        self.dialog.set_status(sentence)
+        self.message.emit(sentence)
 
     def _fail(self, sentence: str) -> None:
-        self._say(sentence)
+        self._set_status(sentence)
         self.failed.emit(sentence)
 
 

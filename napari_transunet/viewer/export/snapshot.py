@@ -19,7 +19,7 @@ from napari_transunet.errors import VolumeError
 from napari_transunet.export.source import check_source
 from napari_transunet.export.writing import ExportRequest, export
 from napari_transunet.io.sidecar import sidecar_path, stem_of
-from napari_transunet.viewer.layers.grids import AS_IT_IS, turn_between
+from napari_transunet.viewer.layers.grids import IDENTITY, reorientation_between
 from napari_transunet.viewer.layers.layer_record import record_of
 from napari_transunet.viewer.layers.layers import (
     geometry_of,
@@ -93,7 +93,11 @@ def snapshot(layer: Labels, *, image: Image | None = None, provenance: Provenanc
             "were made on."
         )
     geometry = geometry_of(layer)
-    if image is not None and record_of(layer).geometry is None and turn_between(layer, image) == AS_IT_IS:
+    if (
+        image is not None
+        and record_of(layer).geometry is None
+        and reorientation_between(layer, image) == IDENTITY
+    ):
         geometry = geometry_of(image)
     source = source_of(layer) or (source_of(image) if image is not None else None)
     return Snapshot(

@@ -14,28 +14,28 @@ if TYPE_CHECKING:
 
     from napari_transunet.volumes.geometry import Geometry
 
-AS_IT_IS = Reorientation((0, 1, 2), (False, False, False))
+IDENTITY = Reorientation((0, 1, 2), (False, False, False))
 
 
-def turn_onto(geometry: Geometry, onto: Geometry) -> Reorientation | None:
+def reorientation_onto(geometry: Geometry, onto: Geometry) -> Reorientation | None:
     """The order of axes and the flips by which an array on one grid comes to lie on another; None where none does."""
     if sorted(geometry.shape) != sorted(onto.shape):
         return None
     if geometry.matches(onto):
-        return AS_IT_IS
+        return IDENTITY
     turn = Reorientation.between(geometry, onto.axis_codes)
     return turn if geometry.reoriented(turn.axes, turn.flips).matches(onto) else None
 
 
-def turn_between(layer: Layer, image: Layer) -> Reorientation | None:
-    """`turn_onto` for two layers.
+def reorientation_between(layer: Layer, image: Layer) -> Reorientation | None:
+    """`reorientation_onto` for two layers.
 
     A layer that does not know its grid lies where it is shown; so does, for comparison with it, the other one.
     """
     try:
         if record_of(layer).geometry is None and record_of(layer).volume is None:
-            return turn_onto(displayed_geometry_of(layer), displayed_geometry_of(image))
-        return turn_onto(geometry_of(layer), geometry_of(image))
+            return reorientation_onto(displayed_geometry_of(layer), displayed_geometry_of(image))
+        return reorientation_onto(geometry_of(layer), geometry_of(image))
     except VolumeError:  # sheared, or no volume: on nobody's grid
         return None
 

@@ -1,7 +1,7 @@
 """What this package knows of a layer beyond what napari keeps: one typed record in the layer's metadata.
 
 Facts about voxels alone. A copy of a layer shares the record, so it is frozen and holds nothing that belongs to one
-layer: sessions, keepers and the tie between labels and image are kept by `viewer.sessions`.
+layer: sessions, autosaves and the tie between labels and image are kept by `viewer.sessions`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ module, and only this one, uses private parts of `Labels`: its two history queue
 of (index, values before, values after). It is written for napari>=0.9,<0.10 and its tests press real undo.
 
 What holds here: a step that a run or a tool left is a `WrittenStep` and never taken for a stroke (`is_stroke`); and no
-step is written while strokes wait to be looked at (`SessionUndo.settle`).
+step is written while strokes wait to be looked at (`SessionUndo.check_pending_strokes`).
 """
 
 from __future__ import annotations
@@ -133,11 +133,11 @@ class SessionUndo:
         """Whether this is the layer whose undo is followed."""
         return self._layer() is layer
 
-    def before_steps(self, look: Callable[[], None], on: bool = True) -> None:
+    def call_before_write(self, look: Callable[[], None], on: bool = True) -> None:
         """Call `look` before anything but a stroke writes, so that strokes that wait are held to the rules first."""
         self._first = [known for known in self._first if known != look] + ([look] if on else [])
 
-    def settle(self) -> None:
+    def check_pending_strokes(self) -> None:
         """Whoever is about to write calls this: strokes that wait to be looked at are looked at now."""
         for look in self._first:
             look()

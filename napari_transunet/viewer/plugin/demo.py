@@ -21,7 +21,6 @@ from napari_transunet.annotation.provenance import versions
 from napari_transunet.errors import FileProblem, TransUNetError
 from napari_transunet.export.writing import request_for
 from napari_transunet.files import atomic_path
-from napari_transunet.viewer.layers.display import has_display, require_libraries, virtual_display
 from napari_transunet.viewer.plugin.demo_report import (
     agreement,
     best_slice,
@@ -31,6 +30,7 @@ from napari_transunet.viewer.plugin.demo_report import (
     structure_names,
     trained_on,
 )
+from napari_transunet.viewer.plugin.display import has_display, require_libraries, virtual_display
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
@@ -55,7 +55,7 @@ _WRITTEN = 300.0
 
 
 @dataclass(frozen=True)
-class _Measured:
+class _Timing:
     """What was timed while the network ran; seconds, but for the gaps in milliseconds."""
 
     total: float
@@ -120,7 +120,7 @@ def _show(say: Callable[[str], None]) -> None:
     import napari
 
     volume = demo_volume(say)
-    viewer, image, dock = _set_stage(volume)
+    viewer, image, dock = _open_window(volume)
     try:
         _await_ready(dock)
         _look_at(viewer, image, _first_view(volume))
@@ -135,7 +135,7 @@ def _record(out: Path, say: Callable[[str], None]) -> None:
     from napari_transunet.viewer.sessions.registry import sessions_of
 
     volume = demo_volume(say)
-    viewer, image, dock = _set_stage(volume)
+    viewer, image, dock = _open_window(volume)
     try:
         _await_ready(dock)
         _look_at(viewer, image, _first_view(volume))
@@ -188,10 +188,10 @@ def _record(out: Path, say: Callable[[str], None]) -> None:
             temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         say(f"{out} holds window.png, labels.nii.gz and report.json.")
     finally:
-        _strike(viewer)
+        _close_window(viewer)
 
 
-def _set_stage(volume: Volume) -> tuple[Viewer, Image, SegmentDock]:
+def _open_window(volume: Volume) -> tuple[Viewer, Image, SegmentDock]:
     """The window with the volume and the dock, as a person would have opened them."""
     import napari
     from qtpy.QtCore import Qt
@@ -237,7 +237,7 @@ def _looked(dock: SegmentDock) -> bool:
     return problem is None or not problem.startswith("Looking")
 
 
-def _segment(dock: SegmentDock) -> _Measured:
+def _segment(dock: SegmentDock) -> _Timing:
     """Press *Segment volume* with the mouse, and watch the event loop until the run is over."""
     from qtpy.QtCore import Qt
     from qtpy.QtTest import QTest
@@ -257,7 +257,7 @@ def _segment(dock: SegmentDock) -> _Measured:
     timer.stop()
     if not over:
         raise TransUNetError(f"The segmentation took more than {_DONE / 60:.0f} minutes; it was given up.")
-    return _Measured(total, first, tuple(gaps[:loading]), tuple(gaps[loading:]))
+    return _Timing(total, first, tuple(gaps[:loading]), tuple(gaps[loading:]))
 
 
 def _watch(gaps: list[float]) -> QTimer:
@@ -373,7 +373,7 @@ def _settle(seconds: float) -> None:
     _wait(lambda: False, seconds)
 
 
-def _strike(viewer: Viewer) -> None:
+def _close_window(viewer: Viewer) -> None:
     """Close the window and leave no thread behind."""
     from qtpy.QtCore import QCoreApplication, QEvent, QThreadPool
 

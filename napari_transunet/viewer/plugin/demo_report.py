@@ -59,10 +59,10 @@ def agreement(
     names
         Value -> name in the reference.
     """
-    by_words = {organ_key(name): value for value, name in names.items()}
+    by_organ_key = {organ_key(name): value for value, name in names.items()}
     found: dict[str, float | None] = {}
     for label in label_set:
-        value = by_words.get(organ_key(label.name))
+        value = by_organ_key.get(organ_key(label.name))
         if value is None:
             continue
         ours, theirs = labels == label.value, reference == value

@@ -42,21 +42,21 @@ def open_volume() -> None:
     """File > IO Utilities: ask for a file and open it."""
     viewer = _viewer()
     if viewer is not None:
-        _opener(viewer).ask_file()
+        _loader(viewer).ask_file()
 
 
 def open_labels() -> None:
     """File > IO Utilities: ask for a file and open it as labels."""
     viewer = _viewer()
     if viewer is not None:
-        _opener(viewer).ask_labels()
+        _loader(viewer).ask_labels()
 
 
 def open_dicom_folder() -> None:
     """File > IO Utilities: ask for a folder and open its DICOM series."""
     viewer = _viewer()
     if viewer is not None:
-        _opener(viewer).ask_folder()
+        _loader(viewer).ask_folder()
 
 
 def show_dock(viewer: Viewer) -> SegmentDock:
@@ -77,7 +77,7 @@ def _viewer() -> Viewer | None:
     return napari.current_viewer()
 
 
-def _opener(viewer: Viewer) -> Any:
-    from napari_transunet.viewer.segment.volume_loader import opener_for
+def _loader(viewer: Viewer) -> Any:
+    from napari_transunet.viewer.segment.volume_loader import loader_for
 
-    return opener_for(viewer)
+    return loader_for(viewer)

@@ -61,9 +61,9 @@ def _offered(path: _Path, several: Several) -> bool:
     viewer = napari.current_viewer()
     if viewer is None:
         return False
-    from napari_transunet.viewer.segment.volume_loader import opener_for
+    from napari_transunet.viewer.segment.volume_loader import loader_for
 
-    return opener_for(viewer).offer(path, several)
+    return loader_for(viewer).offer(path, several)
 
 
 def _as_list(path: _Paths) -> list[_Path]:

@@ -25,30 +25,30 @@ class AttentionClicks(QObject):
 
     def __init__(
         self,
-        bench: ReviewModel,
+        model: ReviewModel,
         maps: OverlayLayers,
         panel: AttentionPanel,
         parent: QObject | None = None,
     ) -> None:
         super().__init__(parent)
-        self._bench = bench
+        self._model = model
         self._maps = maps
         self._panel = panel
         self._cache = PredictorCache(1)
-        self._chores = BackgroundTasks(self)
+        self._tasks = BackgroundTasks(self)
         self._voxel: tuple[int, int, int] | None = None
         panel.changed.connect(self._again)
 
     def show(self, voxel: tuple[int, int, int]) -> None:
         """Show the attention of the patch that holds this voxel."""
-        result, image = self._bench.result, self._bench.image
-        if result is None or image is None or self._chores.busy:
+        result, image = self._model.result, self._model.image
+        if result is None or image is None or self._tasks.busy:
             return
         self._voxel = voxel
         checkpoints = result.checkpoints
         run = result.session.runs[-1] if result.session.runs else None
         if run is None or len(checkpoints) != 1:
-            self._panel.say(
+            self._panel.set_status(
                 "Segment this volume first: attention is that of the one checkpoint that wrote its labels."
             )
             return
@@ -56,7 +56,7 @@ class AttentionClicks(QObject):
         settings = PredictorSettings(next(iter(checkpoints)), options)
         block, head = self._panel.block, self._panel.head
         ready = None if is_lazy(image) else volume_of(image)  # a lazy one is computed below, off this thread
-        self._panel.say("Looking …")
+        self._panel.set_status("Looking …")
 
         def work() -> tuple[Any, int, int, int]:
             from napari_transunet.inference.attention import attention_plane
@@ -71,17 +71,17 @@ class AttentionClicks(QObject):
         def show(found: tuple[Any, int, int, int]) -> None:
             plane, axis, blocks, heads = found
             self._panel.show_blocks(blocks, heads)
-            if self._panel.on and self._bench.result is result:
+            if self._panel.on and self._model.result is result:
                 self._maps.show_plane(plane, voxel[axis], _NAME)
-                self._panel.say(
+                self._panel.set_status(
                     f"Brighter is attended to more by the patch at ({', '.join(map(str, voxel))})."
                 )
 
-        self._chores.run(work, show, self._fail)
+        self._tasks.run(work, show, self._fail)
 
     def detach(self) -> None:
         """Forget what is under way, and let the network go."""
-        self._chores.drop()
+        self._tasks.drop()
         self._cache.clear()
 
     def _again(self) -> None:
@@ -89,4 +89,4 @@ class AttentionClicks(QObject):
             self.show(self._voxel)
 
     def _fail(self, error: Exception) -> None:
-        self._panel.say(error_sentence(error, "The attention map"))
+        self._panel.set_status(error_sentence(error, "The attention map"))

@@ -77,6 +77,6 @@ class AttentionPanel(QWidget):
                 for at in range(number):
                     box.addItem(str(at + 1), at)
 
-    def say(self, sentence: str) -> None:
+    def set_status(self, sentence: str) -> None:
         """Say something below the choices."""
         self._status.setText(sentence)

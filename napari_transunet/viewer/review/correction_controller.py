@@ -19,7 +19,7 @@ from napari_transunet.annotation.corrections import Correction, Scope
 from napari_transunet.errors import InputError
 from napari_transunet.viewer.layers.layers import geometry_of, volume_of, voxels_in_memory
 from napari_transunet.viewer.layers.undo import write_as_one_step
-from napari_transunet.viewer.review.paint_constraint import Held, PaintConstraint
+from napari_transunet.viewer.review.paint_constraint import BlockedVoxels, PaintConstraint
 from napari_transunet.viewer.widgets.messages import count, error_sentence, organ, reopened_sentence
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
@@ -35,24 +35,24 @@ _FAR = 4.0  # robust standard deviations from the median beyond which voxels are
 
 
 class CorrectionController(QObject):
-    """Emits `said` with a sentence about what a tool did, or why it did nothing; `range_found` with (low, high).
+    """Emits `message` with a sentence about what a tool did, or why it did nothing; `range_found` with (low, high).
 
     Attributes
     ----------
-    guard : holds strokes to a range and away from locked organs.
+    constraint : holds strokes to a range and away from locked organs.
     """
 
-    said = Signal(str)
+    message = Signal(str)
     range_found = Signal(float, float)
 
-    def __init__(self, bench: ReviewModel, parent: QObject | None = None) -> None:
+    def __init__(self, model: ReviewModel, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self._bench = bench
-        self._chores = BackgroundTasks(self)
+        self._model = model
+        self._tasks = BackgroundTasks(self)
         self._busy = False
-        self.guard = PaintConstraint(self)
-        self.guard.held.connect(self._on_held)
-        bench.followed.connect(self._on_followed)
+        self.constraint = PaintConstraint(self)
+        self.constraint.blocked.connect(self._on_blocked)
+        model.followed.connect(self._on_followed)
 
     @property
     def busy(self) -> bool:
@@ -61,32 +61,32 @@ class CorrectionController(QObject):
 
     def detach(self) -> None:
         """Forget what is under way."""
-        self._chores.drop()
+        self._tasks.drop()
         self._busy = False
 
     def correct(self, request: CorrectionRequest, voxel: tuple[int, int, int] | None = None) -> None:
         """Use a tool: one undo step. `voxel` is the one that was clicked, for the tool that needs it."""
         by_slice = request.tool in _COPIES or not (request.whole_volume or request.tool == "interpolate")
-        why = self._bench.no_slice_because if by_slice else self._bench.locked_because
-        if why is not None or self._bench.result is None:
-            self.said.emit(why or "")
+        why = self._model.no_slice_reason if by_slice else self._model.disabled_reason
+        if why is not None or self._model.result is None:
+            self.message.emit(why or "")
             return
         if self._busy:
-            self.said.emit("The last tool is still working.")
+            self.message.emit("The last tool is still working.")
             return
-        result = self._bench.result
+        result = self._model.result
         layer, session = result.layer, result.session
         chosen = int(layer.selected_label)
         if chosen == 0 and not request.all_organs:
-            self.said.emit("The brush paints background; pick an organ first.")
+            self.message.emit("The brush paints background; pick an organ first.")
             return
-        named = tuple(sorted(self._bench.names)) if request.all_organs else (chosen,)
-        data, index = layer.data, self._bench.slice_in_view
+        named = tuple(sorted(self._model.names)) if request.all_organs else (chosen,)
+        data, index = layer.data, self._model.slice_in_view
         try:
-            job = _job(request, session.axis, index, voxel, upward=self._bench.numbers.upward)
+            job = _job(request, session.axis, index, voxel, upward=self._model.numbers.upward)
             spacing = geometry_of(layer).spacing
         except InputError as error:
-            self.said.emit(str(error))
+            self.message.emit(str(error))
             return
         plane = (
             None
@@ -102,7 +102,7 @@ class CorrectionController(QObject):
             organs = named or _values_in(copy)
             session.allocate_baseline()
             seen.append(session.locked)
-            protected = None if request.by_hand_too else session.manual_edit_mask(copy)
+            protected = None if request.include_manual_edits else session.manual_edit_mask(copy)
             scope = Scope(organs, plane, seen[0], protected)
             if request.tool != "interpolate":
                 return job(copy, spacing, scope)
@@ -119,25 +119,25 @@ class CorrectionController(QObject):
             self._fail(error)
 
         self._busy = True
-        self.said.emit("Working …")
-        self._chores.run(work, done, failed)
+        self.message.emit("Working …")
+        self._tasks.run(work, done, failed)
 
     def lock(self, value: int, on: bool) -> None:
         """Lock an organ against change, or let it change again."""
-        if self._bench.result is None:
+        if self._model.result is None:
             return
-        session = self._bench.result.session
+        session = self._model.result.session
         session.locked = session.locked | {value} if on else session.locked - {value}
-        self.guard.locked = session.locked
-        self._bench.kept()
+        self.constraint.locked = session.locked
+        self._model.save_soon()
 
     def suggest_range(self) -> None:
         """Find which values the organ that the brush paints has, mean ± 2 SD without what was dabbed astray."""
-        result, image = self._bench.result, self._bench.image
+        result, image = self._model.result, self._model.image
         if result is None or image is None:
-            self.said.emit("There is no image to take values from.")
+            self.message.emit("There is no image to take values from.")
             return
-        layer, axis, index = result.layer, result.session.axis, self._bench.slice_in_view
+        layer, axis, index = result.layer, result.session.axis, self._model.slice_in_view
         at: list[Any] = [slice(None)] * 3
         at[axis] = index
         chosen, labels = int(layer.selected_label), layer.data
@@ -156,50 +156,50 @@ class CorrectionController(QObject):
         if voxels is not None:
             self._tell_range(find(voxels))
             return
-        self.said.emit("Reading the image …")
-        self._chores.run(lambda: find(volume_of(image).data), self._tell_range, self._fail)
+        self.message.emit("Reading the image …")
+        self._tasks.run(lambda: find(volume_of(image).data), self._tell_range, self._fail)
 
     def _tell_range(self, found: tuple[float, float] | None) -> None:
         if found is None:
-            self.said.emit("That organ has no voxels yet; paint a little of it first.")
+            self.message.emit("That organ has no voxels yet; paint a little of it first.")
         else:
-            self.said.emit(f"The organ's values: {found[0]:,.0f} to {found[1]:,.0f}.")
+            self.message.emit(f"The organ's values: {found[0]:,.0f} to {found[1]:,.0f}.")
             self.range_found.emit(*found)
 
     def _fail(self, error: Exception) -> None:
-        self.said.emit(error_sentence(error, "The tool"))
+        self.message.emit(error_sentence(error, "The tool"))
 
     def apply(self, result: Result, found: Correction, locked: frozenset[int]) -> None:
         """Make what was found so, unless labels or locks are not those that it was found for: one undo step."""
         layer = result.layer
-        if self._bench.result is not result or not layer.editable:
+        if self._model.result is not result or not layer.editable:
             return
-        result.undo.settle()
+        result.undo.check_pending_strokes()
         same = all(np.array_equal(layer.data[write.index], write.before) for write in found.writes)
         if not same or result.session.locked - locked:
-            self.said.emit("The labels were changed meanwhile; use the tool again.")
+            self.message.emit("The labels were changed meanwhile; use the tool again.")
             return
         again = ""
         if found.changed:
             step = result.session.record_correction(found.writes)
             result.undo.add(write_as_one_step(layer, found.writes), step)
-            again = reopened_sentence(step.reopened, self._bench.numbers.number)
-            self._bench.kept()
-            self._bench.look()
-            self._bench.slice_changed.emit()  # its mark as reviewed may be gone
-        sentences = (correction_sentence(found, self._bench.names), again)
-        self.said.emit(" ".join(part for part in sentences if part))
+            again = reopened_sentence(step.reopened, self._model.numbers.number)
+            self._model.save_soon()
+            self._model.look()
+            self._model.slice_changed.emit()  # its mark as reviewed may be gone
+        sentences = (correction_sentence(found, self._model.names), again)
+        self.message.emit(" ".join(part for part in sentences if part))
 
-    def _on_held(self, held: Held) -> None:
-        self.said.emit(held_sentence(held, self._bench.names, self.guard.between))
+    def _on_blocked(self, blocked: BlockedVoxels) -> None:
+        self.message.emit(blocked_sentence(blocked, self._model.names, self.constraint.between))
 
     def _on_followed(self) -> None:
-        result, image = self._bench.result, self._bench.image
+        result, image = self._model.result, self._model.image
         if result is None:
-            self.guard.follow(None, None)
+            self.constraint.follow(None, None)
             return
-        self.guard.locked = result.session.locked
-        self.guard.follow(result, None if image is None else voxels_in_memory(image))
+        self.constraint.locked = result.session.locked
+        self.constraint.follow(result, None if image is None else voxels_in_memory(image))
 
 
 def _values_in(labels: NDArray[Any]) -> tuple[int, ...]:
@@ -221,15 +221,17 @@ def _usual_range(values: NDArray[Any]) -> tuple[float, float]:
     return mean - 2 * sd, mean + 2 * sd
 
 
-def held_sentence(held: Held, names: Mapping[int, str], between: tuple[float, float] | None) -> str:
+def blocked_sentence(
+    blocked: BlockedVoxels, names: Mapping[int, str], between: tuple[float, float] | None
+) -> str:
     """What a stroke was not let change, and why."""
     why = []
-    if held.outside and between is not None:
-        why.append(f"{count(held.outside, 'voxel')} outside of {between[0]:,.0f} to {between[1]:,.0f}")
-    if held.locked:
-        locked = " and ".join(organ(names.get(value, f"label {value}")) for value in sorted(held.locked))
-        why.append(f"{locked} {'is' if len(held.locked) == 1 else 'are'} locked")
-    return f"{count(held.voxels, 'voxel')} of the stroke stayed as they were: {'; '.join(why)}."
+    if blocked.outside and between is not None:
+        why.append(f"{count(blocked.outside, 'voxel')} outside of {between[0]:,.0f} to {between[1]:,.0f}")
+    if blocked.locked:
+        locked = " and ".join(organ(names.get(value, f"label {value}")) for value in sorted(blocked.locked))
+        why.append(f"{locked} {'is' if len(blocked.locked) == 1 else 'are'} locked")
+    return f"{count(blocked.voxels, 'voxel')} of the stroke stayed as they were: {'; '.join(why)}."
 
 
 def correction_sentence(found: Correction, names: Mapping[int, str]) -> str:

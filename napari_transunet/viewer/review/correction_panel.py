@@ -57,14 +57,14 @@ class CorrectionRequest:
     tool : a name in `ACTIONS`.
     all_organs : act on all, else on the one that the brush paints.
     whole_volume : act on all slices, else on the one in view.
-    by_hand_too : change what was edited by hand as well.
+    include_manual_edits : change what was edited by hand as well.
     sizes : what the tool needs: count, ml, mm2, mm, label, each_slice.
     """
 
     tool: str
     all_organs: bool
     whole_volume: bool
-    by_hand_too: bool
+    include_manual_edits: bool
     sizes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -207,7 +207,7 @@ class CorrectionPanel(QWidget):
             tool,
             all_organs=self._organs[1].checkedId() == 1,
             whole_volume=self._slices[1].checkedId() == 1,
-            by_hand_too=self._by_hand.isChecked(),
+            include_manual_edits=self._by_hand.isChecked(),
             sizes=self._tools[tool].sizes() if tool in self._tools else {},
         )
 
@@ -216,7 +216,7 @@ class CorrectionPanel(QWidget):
         if self._buttons[tool].isEnabled():
             self.wanted.emit(self.request(tool))
 
-    def say(self, sentence: str) -> None:
+    def set_status(self, sentence: str) -> None:
         """What a tool did, or why it did nothing."""
         self.status.setText(sentence)
 
@@ -226,7 +226,7 @@ class CorrectionPanel(QWidget):
         self._stroke_row.setVisible(armed)
         self._accept.setEnabled(previewed)
 
-    def set_enabled_because(self, why_not: str | None) -> None:
+    def set_disabled_reason(self, why_not: str | None) -> None:
         """Let tools be used (None), or say why they cannot be."""
         for name, button in self._buttons.items():
             button.setEnabled(why_not is None)

@@ -26,12 +26,12 @@ class CursorReadout:
 
     Parameters
     ----------
-    bench
+    model
         Knows which labels are reviewed and on which image they lie.
     """
 
-    def __init__(self, bench: ReviewModel) -> None:
-        self._bench = bench
+    def __init__(self, model: ReviewModel) -> None:
+        self._model = model
         self._label: QLabel | None = None
         self._attached = False
         self.between: tuple[float, float] | None = None
@@ -54,14 +54,14 @@ class CursorReadout:
         self._label = QLabel(bar)
         self._label.setObjectName("cursor_readout")
         bar.addPermanentWidget(self._label)
-        self._bench.viewer.cursor.events.position.connect(self._look)
+        self._model.viewer.cursor.events.position.connect(self._look)
 
     def detach(self) -> None:
         """Take it out of the status bar."""
         if not self._attached:
             return
         self._attached = False
-        self._bench.viewer.cursor.events.position.disconnect(self._look)
+        self._model.viewer.cursor.events.position.disconnect(self._look)
         label, self._label = self._label, None
         if label is not None:
             label.hide()
@@ -70,13 +70,13 @@ class CursorReadout:
     def _look(self, _event: Any = None) -> None:
         if self._label is None:
             return
-        viewer, layer, image = self._bench.viewer, self._bench.layer, self._bench.image
+        viewer, layer, image = self._model.viewer, self._model.layer, self._model.image
         shown = layer is not None and viewer.layers.selection.active is layer and viewer.dims.ndisplay == 2
         parts = [under_cursor(image, viewer.cursor.position)] if shown and image is not None else []
         if shown and layer is not None and layer.mode != "pan_zoom":
-            result = self._bench.result
+            result = self._model.result
             locked = result.session.locked if result is not None else ()
-            names = self._bench.names
+            names = self._model.names
             parts.append(
                 held_back(self.between, [names.get(value, f"label {value}") for value in sorted(locked)])
             )

@@ -125,22 +125,22 @@ class LabelEditor(QFrame):
         name, value = " ".join(self._name.text().split()), self._value.value()
         others = [label for label in self._taken if self._before is None or label.value != value]
         if self._before is None and any(label.value == value for label in others):
-            self._say(f"Label {value} is there already.")
+            self._set_status(f"Label {value} is there already.")
             return
         if any(organ_key(label.name) == organ_key(name) for label in others):
-            self._say(f"There is a label “{name}” already.")
+            self._set_status(f"There is a label “{name}” already.")
             return
         try:
             label = Label(value, name, self._color or color_for(name, value))
         except VolumeError as error:
-            self._say(str(error))
+            self._set_status(str(error))
             return
         if self._before is not None:
             label = replace(label, snomed=self._before.snomed if self._before.name == name else None)
         self.hide()
         self.done.emit(self._before, label)
 
-    def _say(self, sentence: str) -> None:
+    def _set_status(self, sentence: str) -> None:
         self._why.setText(sentence)
         self._why.show()
 

@@ -28,7 +28,7 @@ from napari_transunet.errors import TransUNetError
 from napari_transunet.metrics.difference_map import Matching
 from napari_transunet.metrics.region_properties import as_csv, write_measures
 from napari_transunet.viewer.review.actions import ACTIONS
-from napari_transunet.viewer.widgets.fold import Fold
+from napari_transunet.viewer.widgets.collapsible import CollapsibleSection
 from napari_transunet.viewer.widgets.messages import millilitres, organ, organs
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class MeasurePanel(QWidget):
         rows = [_measure_row(at, measure) for at, measure in enumerate(measures)]
         _fill(self._table, rows)
 
-    def say(self, sentence: str) -> None:
+    def set_status(self, sentence: str) -> None:
         """Say something above the table."""
         self._status.setText(sentence)
 
@@ -109,7 +109,7 @@ class MeasurePanel(QWidget):
         """Whether it is measuring."""
         self._measure.setEnabled(not busy)
         if busy:
-            self.say("Measuring …")
+            self.set_status("Measuring …")
 
     def _on_selected(self) -> None:
         items = self._table.selectedItems()
@@ -124,7 +124,7 @@ class MeasurePanel(QWidget):
         clipboard = QApplication.clipboard()
         if clipboard is not None:
             clipboard.setText(as_csv(self._measures, delimiter="\t"))
-        self.say("Copied.")
+        self.set_status("Copied.")
 
     def _on_save(self) -> None:
         name, _ = QFileDialog.getSaveFileName(self, "Save measures", "measures.csv", "Table (*.csv)")
@@ -134,9 +134,9 @@ class MeasurePanel(QWidget):
         try:
             write_measures(path, self._measures, overwrite=path == Path(name))
         except (TransUNetError, OSError) as error:
-            self.say(str(error))
+            self.set_status(str(error))
             return
-        self.say(f"Saved to {path}.")
+        self.set_status(f"Saved to {path}.")
 
 
 class ComparePanel(QWidget):
@@ -175,7 +175,9 @@ class ComparePanel(QWidget):
         header = self._table.verticalHeader()
         if header is not None:
             header.setVisible(False)
-        self._fold = Fold("What the reference's labels stand for", self._table, "reference_fold", self)
+        self._section = CollapsibleSection(
+            "What the reference's labels stand for", self._table, "reference_fold", self
+        )
         self._map = QCheckBox("Show disagreement as a layer", self)
         self._map.setObjectName("show_disagreement")
         self._map.toggled.connect(self.map_wanted)
@@ -191,7 +193,7 @@ class ComparePanel(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 6, 0, 0)
         layout.addLayout(first)
-        layout.addWidget(self._fold)
+        layout.addWidget(self._section)
         layout.addWidget(self._map)
         layout.addWidget(self._status)
         layout.addWidget(self._scores, 1)
@@ -257,17 +259,17 @@ class ComparePanel(QWidget):
         if stretching is not None:
             stretching.setStretchLastSection(True)
         unsure = found.matching.by == "number" or None in found.matching.organs.values()
-        self._fold.setEnabled(bool(self._choices))
-        self._fold.set_open(unsure and bool(self._choices))
+        self._section.setEnabled(bool(self._choices))
+        self._section.set_open(unsure and bool(self._choices))
         if found.matching.by == "number" and self._choices:
-            self.say(
+            self.set_status(
                 "The reference has no names; its numbers are taken for those of these labels. Check the table."
             )
 
     def press(self) -> None:
         """Compare with the chosen layer, as the button does."""
         if self.reference is None:
-            self.say("Choose the labels to compare with.")
+            self.set_status("Choose the labels to compare with.")
             return
         self.wanted.emit(self.reference, self._matching())
 
@@ -299,9 +301,9 @@ class ComparePanel(QWidget):
             sentences.append(f"Not in the reference, and not in the mean: {organs(unknown)}.")
         if left := [value for value, own in matching.organs.items() if own is None]:
             sentences.append(f"Labels of the reference that were left out: {', '.join(map(str, left))}.")
-        self.say(" ".join(sentences))
+        self.set_status(" ".join(sentences))
 
-    def say(self, sentence: str) -> None:
+    def set_status(self, sentence: str) -> None:
         """Say something above the tables."""
         self._status.setText(sentence)
 
@@ -309,19 +311,19 @@ class ComparePanel(QWidget):
         """Whether it is comparing."""
         self.button.setEnabled(not busy and self._other.count() > 0)
         if busy:
-            self.say("Comparing …")
+            self.set_status("Comparing …")
         elif self._status.text() == "Comparing …":
-            self.say("")
+            self.set_status("")
 
     def clear(self) -> None:
         """Forget what was compared: it says nothing about other labels."""
         self._reference, self._choices = None, {}
         self._table.setRowCount(0)
-        self._fold.set_open(False)
+        self._section.set_open(False)
         for table in (self._scores, self._slices):
             _fill(table, [])
         self.set_busy(False)
-        self.say("")
+        self.set_status("")
 
     def _matching(self) -> Matching | None:
         if self._reference is None or self._reference.layer is not self.reference:
@@ -333,8 +335,8 @@ class ComparePanel(QWidget):
     def _on_chosen(self) -> None:
         self._reference, self._choices = None, {}
         self._table.setRowCount(0)
-        self._fold.setEnabled(False)
-        self._fold.set_open(False)
+        self._section.setEnabled(False)
+        self._section.set_open(False)
         if self.reference is not None:
             self.chosen.emit(self.reference)
 

@@ -12,7 +12,7 @@ from napari_transunet.errors import InputError
 from napari_transunet.metrics.difference_map import Disagreement, Matching, disagree, match_labels, renumber
 from napari_transunet.metrics.laterality import side_warnings
 from napari_transunet.metrics.region_properties import OrganMeasure, measure
-from napari_transunet.viewer.layers.grids import turn_between
+from napari_transunet.viewer.layers.grids import reorientation_between
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, label_set_of, voxels_of
 from napari_transunet.viewer.sessions.registry import is_reviewable
 from napari_transunet.viewer.widgets.messages import error_sentence
@@ -54,31 +54,31 @@ class MeasurementController(QObject):
     failed = Signal(str)
     doubted = Signal(object)
 
-    def __init__(self, bench: ReviewModel, parent: QObject | None = None) -> None:
+    def __init__(self, model: ReviewModel, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self._bench = bench
-        self._chores = BackgroundTasks(self)
+        self._model = model
+        self._tasks = BackgroundTasks(self)
 
     def detach(self) -> None:
         """Forget what is under way."""
-        self._chores.drop()
+        self._tasks.drop()
 
     def check_sides(self) -> None:
         """See whether paired organs lie on the sides that their names say; `doubted` tells."""
-        result = self._bench.result
+        result = self._model.result
         if result is None or not result.layer.editable:
             return
-        labels, geometry, names = result.layer.data, geometry_of(result.layer), self._bench.names
+        labels, geometry, names = result.layer.data, geometry_of(result.layer), self._model.names
         self._run(result, lambda: side_warnings(labels, geometry, names), self.doubted.emit)
 
     def measure(self) -> None:
         """Measure all organs; `measured` tells."""
-        result, image = self._bench.result, self._bench.image
+        result, image = self._model.result, self._model.image
         if result is None:
             return
         session, labels, geometry = result.session, result.layer.data, geometry_of(result.layer)
         voxels = None if image is None or is_lazy(image) else voxels_of(image)
-        names = self._bench.names
+        names = self._model.names
 
         def work() -> tuple[list[OrganMeasure], list[str]]:
             taken = labels.copy()
@@ -92,20 +92,20 @@ class MeasurementController(QObject):
 
     def others(self) -> tuple[list[Labels], list[Labels]]:
         """Labels layers that lie on the grid of the followed one, also in another axis order; and those that do not."""
-        layer = self._bench.layer
+        layer = self._model.layer
         found: tuple[list[Labels], list[Labels]] = ([], [])
         if layer is not None:
-            for other in self._bench.viewer.layers:
+            for other in self._model.viewer.layers:
                 if is_reviewable(other) and other is not layer:
-                    found[turn_between(other, layer) is None].append(other)
+                    found[reorientation_between(other, layer) is None].append(other)
         return found
 
     def describe(self, other: Labels) -> None:
         """Find out which organs another layer's values stand for; `described` tells."""
-        result = self._bench.result
+        result = self._model.result
         if result is None:
             return
-        data, names, other_names = other.data, self._bench.names, label_set_of(other).names
+        data, names, other_names = other.data, self._model.names, label_set_of(other).names
         self._run(
             result,
             lambda: Reference(other, other_names, match_labels(names, other_names, values_in(data))),
@@ -115,17 +115,17 @@ class MeasurementController(QObject):
 
     def compare(self, other: Labels, matching: Matching | None = None) -> None:
         """Compare with another labels layer; `compared` tells. Without a matching, names or else numbers decide."""
-        result = self._bench.result
+        result = self._model.result
         if result is None:
             return
-        turn = turn_between(other, result.layer) if other in self._bench.viewer.layers else None
+        turn = reorientation_between(other, result.layer) if other in self._model.viewer.layers else None
         if turn is None:
             self.failed.emit(
                 f"“{other.name}” does not lie on the grid of these labels; choose another reference."
             )
             return
         labels, reference = result.layer.data, other.data
-        names, other_names = self._bench.names, label_set_of(other).names
+        names, other_names = self._model.names, label_set_of(other).names
         spacing = geometry_of(result.layer).spacing
 
         def work() -> tuple[Disagreement, Matching]:
@@ -150,14 +150,14 @@ class MeasurementController(QObject):
         what: str = "The check of sides",
     ) -> None:
         def answer(found: Any) -> None:
-            if self._bench.result is result:
+            if self._model.result is result:
                 then(found)
 
         def fail(error: Exception) -> None:
-            if self._bench.result is result:
+            if self._model.result is result:
                 self.failed.emit(error_sentence(error, what))
 
-        self._chores.run(work, answer, fail)
+        self._tasks.run(work, answer, fail)
 
 
 def values_in(labels: Any) -> list[int]:

@@ -28,23 +28,23 @@ class OverlayLayers(QObject):
     failed = Signal(str)
     changed = Signal()
 
-    def __init__(self, bench: ReviewModel, parent: QObject | None = None) -> None:
+    def __init__(self, model: ReviewModel, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self._bench = bench
-        self._chores = BackgroundTasks(self)
+        self._model = model
+        self._tasks = BackgroundTasks(self)
         self._maps: dict[str, weakref.ref[Any]] = {}
         self._pending: set[str] = set()
-        bench.followed.connect(self.drop_all)
+        model.followed.connect(self.drop_all)
 
     def detach(self) -> None:
         """Forget what is under way."""
-        self._chores.drop()
+        self._tasks.drop()
         self._pending.clear()
         self._maps.clear()
 
     def drop_all(self) -> None:
         """Take all away: they say nothing about other labels."""
-        self._chores.drop()
+        self._tasks.drop()
         self._pending.clear()
         for name in list(self._maps):
             self._drop_map(name)
@@ -52,30 +52,30 @@ class OverlayLayers(QObject):
     def show_disagreement(self, found: Disagreement | None) -> None:
         """Show where two labels differ as a layer; take it away for None."""
         self._drop_map("disagreement")
-        if found is None or self._bench.result is None:
+        if found is None or self._model.result is None:
             return
         colors = ((0.9, 0.1, 0.5), (0.1, 0.6, 0.95), (0.95, 0.75, 0.1))
         kinds = LabelSet(tuple(Label(v, name, c) for (v, name), c in zip(KINDS.items(), colors, strict=True)))
-        layer = self._bench.viewer.add_labels(
+        layer = self._model.viewer.add_labels(
             found.map,
-            name=f"{self._bench.result.layer.name}: disagreement",
+            name=f"{self._model.result.layer.name}: disagreement",
             colormap=label_colormap(kinds),
             features={"index": [0, *KINDS], "name": ["agree", *KINDS.values()]},
             metadata={METADATA_KEY: LayerRecord(overlay=True)},
-            **placement(geometry_of(self._bench.result.layer)),
+            **placement(geometry_of(self._model.result.layer)),
         )
         layer.editable = False
         self._put_map("disagreement", layer)
-        self._bench.viewer.layers.selection.active = self._bench.layer
+        self._model.viewer.layers.selection.active = self._model.layer
 
     def show_uncertainty(self, on: bool) -> None:
         """Show how unsure the runs were of every voxel as a layer, or take it away."""
-        self._chores.drop()  # a map that is still being made is not wanted any more, or not twice
+        self._tasks.drop()  # a map that is still being made is not wanted any more, or not twice
         self._pending.discard("uncertainty")
         self._drop_map("uncertainty")
-        if not on or self._bench.result is None or self._bench.image is None:
+        if not on or self._model.result is None or self._model.image is None:
             return
-        result, image = self._bench.result, self._bench.image
+        result, image = self._model.result, self._model.image
         geometry = geometry_of(result.layer)
         unsure, cards = result.session.uncertainty, result.session.cards
         ready = None if is_lazy(image) else volume_of(image)
@@ -107,9 +107,9 @@ class OverlayLayers(QObject):
 
         def show(values: NDArray[np.float32]) -> None:
             self._pending.discard("uncertainty")
-            if self._bench.result is not result:
+            if self._model.result is not result:
                 return
-            layer = self._bench.viewer.add_image(
+            layer = self._model.viewer.add_image(
                 values,
                 name=f"{result.layer.name}: uncertainty",
                 colormap="inferno",
@@ -120,16 +120,16 @@ class OverlayLayers(QObject):
                 **placement(geometry),
             )
             self._put_map("uncertainty", layer)
-            self._bench.viewer.layers.selection.active = result.layer
+            self._model.viewer.layers.selection.active = result.layer
 
         self._pending.add("uncertainty")
-        self._chores.run(work, show, self._fail)
+        self._tasks.run(work, show, self._fail)
         self.changed.emit()
 
     def show_preview(self, found: Correction | None, box: Box | None = None) -> None:
         """Show what a correction would change within a box of the labels as a layer; take it away for None."""
         self._drop_map("preview")
-        if found is None or box is None or self._bench.result is None:
+        if found is None or box is None or self._model.result is None:
             return
         start = np.array([part.start for part in box])
         shown = np.zeros([part.stop - part.start for part in box], np.uint8)
@@ -138,10 +138,10 @@ class OverlayLayers(QObject):
             differs = write.after != write.before
             shown[at][differs] = np.where(write.after[differs] > 0, 1, 2)
         kinds = LabelSet((Label(1, "added", (0.2, 0.9, 0.9)), Label(2, "removed", (0.95, 0.1, 0.5))))
-        layer = self._bench.result.layer
+        layer = self._model.result.layer
         where = placement(geometry_of(layer))
         translate = np.asarray(where["translate"]) + start * np.asarray(where["scale"])
-        overlay = self._bench.viewer.add_labels(
+        overlay = self._model.viewer.add_labels(
             shown,
             name=f"{layer.name}: preview",
             colormap=label_colormap(kinds),
@@ -152,25 +152,25 @@ class OverlayLayers(QObject):
         )
         overlay.editable = False
         self._put_map("preview", overlay)
-        self._bench.viewer.layers.selection.active = layer
+        self._model.viewer.layers.selection.active = layer
 
     def show_plane(self, plane: NDArray[np.float32], index: int, name: str) -> None:
         """Show one slice of values from 0 to 1 as a layer, in place of the last one of that name."""
-        if self._bench.result is None:
+        if self._model.result is None:
             return
-        axis, geometry = self._bench.result.session.axis, geometry_of(self._bench.result.layer)
+        axis, geometry = self._model.result.session.axis, geometry_of(self._model.result.layer)
         where = placement(geometry)
         translate = list(where["translate"])
         translate[axis] += index * where["scale"][axis]
         held = self._maps.get(name, lambda: None)()
         data = np.expand_dims(plane, axis)
-        if held is not None and held in self._bench.viewer.layers:
+        if held is not None and held in self._model.viewer.layers:
             held.data, held.translate = data, translate
             return
-        active = self._bench.viewer.layers.selection.active
-        layer = self._bench.viewer.add_image(
+        active = self._model.viewer.layers.selection.active
+        layer = self._model.viewer.add_image(
             data,
-            name=f"{self._bench.result.layer.name}: {name}",
+            name=f"{self._model.result.layer.name}: {name}",
             colormap="viridis",
             contrast_limits=(0, 1),
             blending="additive",
@@ -179,7 +179,7 @@ class OverlayLayers(QObject):
             **{**where, "translate": translate},
         )
         self._put_map(name, layer)
-        self._bench.viewer.layers.selection.active = active
+        self._model.viewer.layers.selection.active = active
 
     def drop_plane(self, name: str) -> None:
         """Take that layer away."""
@@ -190,7 +190,7 @@ class OverlayLayers(QObject):
         if name in self._pending:
             return True
         layer = self._maps.get(name, lambda: None)()
-        return layer is not None and layer in self._bench.viewer.layers
+        return layer is not None and layer in self._model.viewer.layers
 
     def _fail(self, error: Exception) -> None:
         self._pending.discard("uncertainty")
@@ -202,5 +202,5 @@ class OverlayLayers(QObject):
 
     def _drop_map(self, name: str) -> None:
         layer = self._maps.pop(name, lambda: None)()
-        if layer is not None and layer in self._bench.viewer.layers:
-            self._bench.viewer.layers.remove(layer)
+        if layer is not None and layer in self._model.viewer.layers:
+            self._model.viewer.layers.remove(layer)

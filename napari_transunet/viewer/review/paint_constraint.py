@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Held:
+class BlockedVoxels:
     """What a stroke was not let change: voxels in all, those outside of the range, and the locked organs it met."""
 
     voxels: int
@@ -48,7 +48,7 @@ class Held:
 
 
 class PaintConstraint(QObject):
-    """Follows one labels layer. Emits `held` with a `Held` where a stroke was not let change all that it would have.
+    """Follows one labels layer. Emits `blocked` with a `BlockedVoxels` where a stroke may not change all that it did.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class PaintConstraint(QObject):
     locked : labels that no stroke may give a voxel or take one from.
     """
 
-    held = Signal(object)
+    blocked = Signal(object)
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -77,12 +77,12 @@ class PaintConstraint(QObject):
         if self._result is not None:
             self.check()
             self._result.layer.events.paint.disconnect(self._on_paint)
-            self._result.undo.before_steps(self.check, on=False)
+            self._result.undo.call_before_write(self.check, on=False)
         self._strokes = []
         self._result, self._image = result, image
         if result is not None:
             result.layer.events.paint.connect(self._on_paint)
-            result.undo.before_steps(self.check)
+            result.undo.call_before_write(self.check)
 
     def check(self) -> None:
         """Hold the strokes that were made since to the rules; called by itself when the event loop is free."""
@@ -95,13 +95,13 @@ class PaintConstraint(QObject):
             return
         self._working = True
         try:
-            held = self._hold(layer, strokes)
+            blocked = self._hold(layer, strokes)
         finally:
             self._working = False
-        if held is not None:
-            self.held.emit(held)
+        if blocked is not None:
+            self.blocked.emit(blocked)
 
-    def _hold(self, layer: Labels, strokes: list[Any]) -> Held | None:
+    def _hold(self, layer: Labels, strokes: list[Any]) -> BlockedVoxels | None:
         box = stroke_box(atom for stroke in strokes for atom in stroke)
         if box is None:
             return None
@@ -123,7 +123,7 @@ class PaintConstraint(QObject):
             else 0
         )
         met = {int(value) for side in (before, wanted) for value in np.unique(side[refused])} & locked
-        return Held(int(np.count_nonzero(refused)), outside, frozenset(met))
+        return BlockedVoxels(int(np.count_nonzero(refused)), outside, frozenset(met))
 
     def _on_paint(self, event: Any) -> None:
         if self._working or not is_stroke(event.value):

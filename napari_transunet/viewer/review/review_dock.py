@@ -23,12 +23,14 @@ from qtpy.QtWidgets import (
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.export.exporter import exporter_of
-from napari_transunet.viewer.layers.brush_rest import BrushRest
+from napari_transunet.viewer.layers.brush_suspender import BrushSuspender
 from napari_transunet.viewer.layers.fingerprints import fingerprint_job
 from napari_transunet.viewer.layers.layer_record import is_overlay
 from napari_transunet.viewer.layers.layers import is_lazy, notes_of, problem_with
 from napari_transunet.viewer.layers.visibility import shown_colormap
 from napari_transunet.viewer.review.actions import ACTIONS
+from napari_transunet.viewer.review.adaptation_controller import AdaptationController
+from napari_transunet.viewer.review.adaptation_panel import AdaptationPanel
 from napari_transunet.viewer.review.attention import AttentionClicks
 from napari_transunet.viewer.review.attention_panel import AttentionPanel
 from napari_transunet.viewer.review.click_picker import ClickPicker
@@ -38,8 +40,6 @@ from napari_transunet.viewer.review.cursor_readout import CursorReadout
 from napari_transunet.viewer.review.help_page import HelpPage
 from napari_transunet.viewer.review.keys import ReviewKeys
 from napari_transunet.viewer.review.label_editing import LabelEditor, highest_value
-from napari_transunet.viewer.review.learning_controller import LearningController
-from napari_transunet.viewer.review.learning_panel import LearningPanel
 from napari_transunet.viewer.review.measure_panel import ComparePanel, MeasurePanel
 from napari_transunet.viewer.review.measurement_controller import MeasurementController
 from napari_transunet.viewer.review.organ_list import OrganList
@@ -52,16 +52,16 @@ from napari_transunet.viewer.sessions.registry import is_reviewable
 from napari_transunet.viewer.sessions.sessions_dialog import SessionsDialog
 from napari_transunet.viewer.widgets import docks
 from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
-from napari_transunet.viewer.widgets.confirm_bar import QuestionBar
-from napari_transunet.viewer.widgets.dock_events import Lifetime
+from napari_transunet.viewer.widgets.collapsible import CollapsibleSection
+from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
+from napari_transunet.viewer.widgets.dock_events import DockEvents
 from napari_transunet.viewer.widgets.fitting_area import FittingArea
-from napari_transunet.viewer.widgets.fold import Fold
 from napari_transunet.viewer.widgets.messages import organ
 from napari_transunet.viewer.widgets.status_line import StatusLine
 from napari_transunet.viewer.widgets.tab_group import join_tabs
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.viewer.widgets.volume_chooser import InfoLine
-from napari_transunet.viewer.widgets.widget_state import Memory
+from napari_transunet.viewer.widgets.widget_state import WidgetState
 from napari_transunet.volumes.labels import LabelSet
 
 if TYPE_CHECKING:
@@ -110,21 +110,21 @@ class ReviewDock(QWidget):
         super().__init__()
         # Plugins get the viewer in a wrapper that slows down every access to a layer in the drawing loop.
         self._viewer: Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
-        self._chores = BackgroundTasks(self)
+        self._tasks = BackgroundTasks(self)
         self._attached = False
         self._waiting = False
         self._watched: Labels | None = None
         self._found: Disagreement | None = None
         self._named: list[Any] = []
-        self.bench = ReviewModel(self._viewer, self)
-        self.toolbox = CorrectionController(self.bench, self)
-        self.findings = MeasurementController(self.bench, self)
-        self.maps = OverlayLayers(self.bench, self)
-        self.strokes = StrokeController(self.bench, self.toolbox, self.maps, self)
+        self.model = ReviewModel(self._viewer, self)
+        self.corrections = CorrectionController(self.model, self)
+        self.measurements = MeasurementController(self.model, self)
+        self.overlays = OverlayLayers(self.model, self)
+        self.strokes = StrokeController(self.model, self.corrections, self.overlays, self)
         self.keys = ReviewKeys(self._viewer)
-        self.readout = CursorReadout(self.bench)
+        self.readout = CursorReadout(self.model)
         self.clicks = ClickPicker(self._viewer, self)
-        self.brush_rest = BrushRest(self._viewer, self)
+        self.brush_suspender = BrushSuspender(self._viewer, self)
         self.exporter = exporter_of(self._viewer)
         self.recovery = Recovery(self._viewer, self)
         self._labels = QComboBox(self)
@@ -138,7 +138,7 @@ class ReviewDock(QWidget):
         self.review = ReviewPanel(self)
         self.organs = OrganList(self)
         self.editor = LabelEditor(self)
-        self._question = QuestionBar(self)
+        self._question = ConfirmBar(self)
         self._add_label, self._edit_label, self._delete_label = (
             self._small_button(text, name, tip)
             for text, name, tip in (
@@ -150,13 +150,13 @@ class ReviewDock(QWidget):
         self.tools = CorrectionPanel(self)
         self.measures = MeasurePanel(self)
         self.comparison = ComparePanel(self)
-        self.learning = LearningPanel(self)
-        self.learner = LearningController(self.bench, self.learning, self)
+        self.learning = AdaptationPanel(self)
+        self.adaptation = AdaptationController(self.model, self.learning, self)
         self.attention = AttentionPanel(self)
-        self.attention_clicks = AttentionClicks(self.bench, self.maps, self.attention, self)
+        self.attention_clicks = AttentionClicks(self.model, self.overlays, self.attention, self)
         self._content = QWidget(self)  # what scrolls in a low window
         self._sections = QVBoxLayout()
-        self._opened: Fold | None = None
+        self._opened: CollapsibleSection | None = None
         self._into_view = QTimer(self)  # what was just unfolded has its place only after the layout's turn
         self._into_view.setSingleShot(True)
         self._into_view.setInterval(0)
@@ -171,9 +171,9 @@ class ReviewDock(QWidget):
         self._help.setObjectName("help")
         self._page: HelpPage | None = None
         self._saved: SessionsDialog | None = None
-        self._lifetime = Lifetime(self)
+        self._dock_events = DockEvents(self)
         self._lay_out()
-        self._memory = Memory(self, "review", (*REMEMBERED, *_SECTIONS))
+        self._widget_state = WidgetState(self, "review", (*REMEMBERED, *_SECTIONS))
         self._connect()
         self._attach()
 
@@ -185,15 +185,17 @@ class ReviewDock(QWidget):
     def follow(self, layer: Labels | None) -> None:
         """Review this labels layer."""
         self.review.finish_note()
-        self.bench.follow(layer)
+        self.model.follow(layer)
         self._show_layer()
         self._show_choices()
 
     # -- construction ---------------------------------------------------------------------------------------
 
-    def add_section(self, title: str, name: str, panel: QWidget, *, is_open: bool = False) -> Fold:
+    def add_section(
+        self, title: str, name: str, panel: QWidget, *, is_open: bool = False
+    ) -> CollapsibleSection:
         """Add a section that folds below those that are there; `name` is the object name of its heading."""
-        section = Fold(title, panel, name, self._content, is_open=is_open)
+        section = CollapsibleSection(title, panel, name, self._content, is_open=is_open)
         self._sections.addWidget(section)
         return section
 
@@ -248,47 +250,49 @@ class ReviewDock(QWidget):
             button.setToolTip(ACTIONS[name].hint)
 
     def _connect(self) -> None:
-        bench = self.bench
-        bench.overview_changed.connect(self._on_overview)
-        bench.slice_changed.connect(self._on_slice)
-        bench.said.connect(self.tools.say)
-        self.toolbox.said.connect(self.tools.say)
-        self.strokes.said.connect(self.tools.say)
+        model = self.model
+        model.overview_changed.connect(self._on_overview)
+        model.slice_changed.connect(self._on_slice)
+        model.message.connect(self.tools.set_status)
+        self.corrections.message.connect(self.tools.set_status)
+        self.strokes.message.connect(self.tools.set_status)
         self.strokes.changed.connect(self._on_strokes)
         self.tools.preview_wanted.connect(self.strokes.preview)
         self.tools.accepted.connect(self.strokes.accept)
         self.tools.discarded.connect(self.strokes.discard)
-        self.findings.measured.connect(self._on_measured)
-        self.findings.compared.connect(self._on_compared)
-        self.findings.failed.connect(self._on_failed)
-        self.findings.doubted.connect(self._on_doubted)
-        self.maps.failed.connect(self._on_failed)
-        self.maps.changed.connect(self._refresh)
+        self.measurements.measured.connect(self._on_measured)
+        self.measurements.compared.connect(self._on_compared)
+        self.measurements.failed.connect(self._on_failed)
+        self.measurements.doubted.connect(self._on_doubted)
+        self.overlays.failed.connect(self._on_failed)
+        self.overlays.changed.connect(self._refresh)
         self._labels.activated.connect(lambda _at: self.follow(self._labels.currentData()))
         self._image.activated.connect(lambda _at: self._on_image(self._image.currentData()))
-        self.review.slice_chosen.connect(bench.go_to)
-        self.review.next_wanted.connect(bench.next_slice)
-        self.review.marked.connect(lambda on: bench.mark_reviewed(on, go_on=on))
+        self.review.slice_chosen.connect(model.go_to)
+        self.review.next_wanted.connect(model.next_slice)
+        self.review.marked.connect(lambda on: model.mark_reviewed(on, go_on=on))
         self.review.organ_chosen.connect(self._on_filter)
-        self.review.note_changed.connect(bench.note)
-        self.review.conflict_wanted.connect(bench.next_conflict)
-        self.review.prediction_wanted.connect(lambda every: bench.accept_prediction(everywhere=every))
-        self.review.uncertainty_wanted.connect(self.maps.show_uncertainty)
+        self.review.note_changed.connect(model.note)
+        self.review.conflict_wanted.connect(model.next_conflict)
+        self.review.prediction_wanted.connect(lambda every: model.accept_prediction(everywhere=every))
+        self.review.uncertainty_wanted.connect(self.overlays.show_uncertainty)
         self.organs.picked.connect(self._on_picked)
         self.organs.visibility_changed.connect(self._on_visibility)
-        self.organs.lock_changed.connect(self.toolbox.lock)
+        self.organs.lock_changed.connect(self.corrections.lock)
         self.tools.wanted.connect(self._on_tool)
         self.tools.range_changed.connect(self._on_range)
-        self.tools.range_suggestion_wanted.connect(self.toolbox.suggest_range)
-        self.toolbox.range_found.connect(self.tools.set_range)
+        self.tools.range_suggestion_wanted.connect(self.corrections.suggest_range)
+        self.corrections.range_found.connect(self.tools.set_range)
         self.measures.wanted.connect(self._on_measure)
-        self.measures.jump.connect(bench.go_to_voxel)
-        self.findings.described.connect(lambda found: self.comparison.show_reference(found, self.bench.names))
-        self.comparison.chosen.connect(self.findings.describe)
+        self.measures.jump.connect(model.go_to_voxel)
+        self.measurements.described.connect(
+            lambda found: self.comparison.show_reference(found, self.model.names)
+        )
+        self.comparison.chosen.connect(self.measurements.describe)
         self.comparison.wanted.connect(self._on_compare)
-        self.comparison.jump_slice.connect(bench.go_to)
+        self.comparison.jump_slice.connect(model.go_to)
         self.comparison.map_wanted.connect(
-            lambda on: self.maps.show_disagreement(self._found if on else None)
+            lambda on: self.overlays.show_disagreement(self._found if on else None)
         )
         self.attention.turned.connect(self._on_attention)
         self._add_label.clicked.connect(self._on_add_label)
@@ -296,17 +300,17 @@ class ReviewDock(QWidget):
         self._delete_label.clicked.connect(self._on_delete_label)
         self.editor.done.connect(self._on_label)
         self.clicks.given_up.connect(self._on_click_given_up)
-        self.brush_rest.rested.connect(lambda: self.tools.say(bench.no_slice_because or ""))
+        self.brush_suspender.suspended.connect(lambda: self.tools.set_status(model.no_slice_reason or ""))
         self._export.clicked.connect(self.export)
         self._sessions.clicked.connect(self.show_sessions)
         self._help.clicked.connect(self.show_help)
         self.recovery.restored.connect(lambda result: self.follow(result.layer))
         self.recovery.failed.connect(self._status.setText)
-        self.exporter.said.connect(self._status.setText)
-        self._lifetime.arrived.connect(self._attach)
-        self._lifetime.settled.connect(self._on_settled)
-        self._lifetime.left.connect(self._on_left)
-        self._lifetime.window_closed.connect(self._shut_down)
+        self.exporter.message.connect(self._status.setText)
+        self._dock_events.arrived.connect(self._attach)
+        self._dock_events.settled.connect(self._on_settled)
+        self._dock_events.left.connect(self._on_left)
+        self._dock_events.window_closed.connect(self._shut_down)
 
     def _attach(self) -> None:
         if self._attached:
@@ -315,10 +319,10 @@ class ReviewDock(QWidget):
         layers = self._viewer.layers
         layers.events.inserted.connect(self._on_layers)
         layers.events.removed.connect(self._on_layers)
-        self.bench.sessions.selected.connect(self._on_selected)
+        self.model.sessions.selected.connect(self._on_selected)
         self.keys.bind(self._handlers())
         self._on_layers()
-        self.learner.attach()
+        self.adaptation.attach()
 
     def _on_settled(self) -> None:
         join_tabs(self, "Review and correct")
@@ -327,7 +331,7 @@ class ReviewDock(QWidget):
 
     def _on_left(self) -> None:
         if self._attached:
-            self.maps.drop_all()
+            self.overlays.drop_all()
         self._detach()
 
     def _detach(self) -> None:
@@ -335,30 +339,30 @@ class ReviewDock(QWidget):
         if not self._attached:
             return
         self._attached = False
-        self._memory.keep()
+        self._widget_state.keep()
         self.readout.detach()
         self.review.finish_note()
         self.keys.unbind()
         self.clicks.stop()
-        self.brush_rest.follow(None)
+        self.brush_suspender.follow(None)
         layers = self._viewer.layers
         layers.events.inserted.disconnect(self._on_layers)
         layers.events.removed.disconnect(self._on_layers)
-        self.bench.sessions.selected.disconnect(self._on_selected)
+        self.model.sessions.selected.disconnect(self._on_selected)
         self._follow_names(())
         self._unwatch()
         for part in (
-            self.learner,
+            self.adaptation,
             self.attention_clicks,
             self.strokes,
-            self.toolbox,
-            self.findings,
-            self.maps,
-            self.bench,
+            self.corrections,
+            self.measurements,
+            self.overlays,
+            self.model,
         ):
             part.detach()
         self.recovery.detach()
-        self._chores.drop()
+        self._tasks.drop()
         for window in (self._page, self._saved):
             if window is not None:
                 window.close()
@@ -367,17 +371,17 @@ class ReviewDock(QWidget):
         """The window closes: wait in sight for what is being written."""
         self._detach()
         self.exporter.finish_in_sight(self)
-        learner = self.learner
-        wait_for([Unfinished("the last step of learning", lambda: not learner.busy)], _PATIENCE, self)
+        adaptation = self.adaptation
+        wait_for([Unfinished("the last step of learning", lambda: not adaptation.busy)], _PATIENCE, self)
 
     def _handlers(self) -> Mapping[str, Callable[[], object]]:
-        bench = self.bench
+        model = self.model
         handlers: dict[str, Callable[[], object]] = {
-            "next": bench.next_slice,
-            "reviewed": lambda: bench.mark_reviewed(True, go_on=True),
+            "next": model.next_slice,
+            "reviewed": lambda: model.mark_reviewed(True, go_on=True),
             "unmark": self._toggle_mark,
-            "conflict": bench.next_conflict,
-            "take_slice": lambda: bench.accept_prediction(everywhere=False),
+            "conflict": model.next_conflict,
+            "take_slice": lambda: model.accept_prediction(everywhere=False),
             "lock": self._toggle_lock,
             "hide": self._toggle_hidden,
             "only": self._toggle_only,
@@ -405,8 +409,8 @@ class ReviewDock(QWidget):
         self._follow_names(
             [layer for layer in self._viewer.layers if layer in choices or layer._type_string == "image"]
         )
-        current = self.bench.undecided or self.bench.layer
-        if current not in choices or self.bench.undecided is not None:
+        current = self.model.undecided or self.model.layer
+        if current not in choices or self.model.undecided is not None:
             self.follow(current if current in choices else self._first_choice(choices))
         else:
             self._show_choices()
@@ -417,7 +421,7 @@ class ReviewDock(QWidget):
         active = self._viewer.layers.selection.active
         if active in choices:
             return active
-        used = [layer for layer in self.bench.sessions.by_use() if layer in choices]
+        used = [layer for layer in self.model.sessions.recently_used() if layer in choices]
         return used[0] if used else (choices[-1] if choices else None)
 
     def _show_choices(self, _event: Any = None) -> None:
@@ -426,13 +430,13 @@ class ReviewDock(QWidget):
         self._labels.clear()
         for layer in reversed(choices):
             self._labels.addItem(str(layer.name), layer)
-        current = self.bench.undecided or self.bench.layer
+        current = self.model.undecided or self.model.layer
         self._labels.setCurrentIndex(self._labels.findData(current) if current is not None else -1)
         self._labels.setPlaceholderText("No labels yet")
         self._image.clear()
-        image = self.bench.image
-        images = self.bench.sessions.images_of_its_size(current) if current is not None else []
-        on_grid = self.bench.sessions.images_for(current) if current is not None else []
+        image = self.model.image
+        images = self.model.sessions.images_of_same_shape(current) if current is not None else []
+        on_grid = self.model.sessions.images_on_grid_of(current) if current is not None else []
         for candidate in [*([image] if image is not None and image not in images else []), *images]:
             elsewhere = candidate not in on_grid and candidate is not image
             self._image.addItem(
@@ -443,7 +447,7 @@ class ReviewDock(QWidget):
             "Choose the image of these labels" if images else "No image of this size"
         )
         # What a run wrote on one image are no labels of another.
-        result = self.bench.result
+        result = self.model.result
         fixed = image is not None and result is not None and bool(result.session.runs)
         self._image.setEnabled(self._image.count() > 0 and not fixed)
         self._image.setToolTip(
@@ -451,7 +455,7 @@ class ReviewDock(QWidget):
         )
         self._notes.setText("\n".join(notes_of(image) if image is not None else ()))
         self._notes.setVisible(bool(self._notes.text()))
-        self.comparison.show_choices(*self.findings.others())
+        self.comparison.show_choices(*self.measurements.others())
 
     def _follow_names(self, layers: Sequence[Any]) -> None:
         for layer in self._named:
@@ -462,29 +466,29 @@ class ReviewDock(QWidget):
 
     def _on_image(self, image: Image | None) -> None:
         """A person says on which image the labels lie."""
-        layer = self.bench.undecided or self.bench.layer
-        if layer is None or image is None or image is self.bench.image:
+        layer = self.model.undecided or self.model.layer
+        if layer is None or image is None or image is self.model.image:
             return
         try:
-            self.bench.sessions.put_on(layer, image)
+            self.model.sessions.assign_image(layer, image)
         except VolumeError as error:
             self._status.setText(str(error))
             self._show_choices()
             return
-        self.bench.follow(None)
+        self.model.follow(None)
         self.follow(layer)
 
     def _on_selected(self, layer: Labels) -> None:
-        if layer is not self.bench.layer and layer is not self.bench.undecided:
+        if layer is not self.model.layer and layer is not self.model.undecided:
             self.follow(layer)
 
     def _show_layer(self) -> None:
-        layer = self.bench.layer
+        layer = self.model.layer
         self.clicks.stop()  # a click was waited for on other labels
         self.attention.set_on(False)
         self._unwatch()
         self._watched = layer
-        self.brush_rest.follow(layer)
+        self.brush_suspender.follow(layer)
         self.editor.hide()
         self._show_organs()
         self.measures.set_busy(False)
@@ -495,7 +499,7 @@ class ReviewDock(QWidget):
             layer.events.selected_label.connect(self._on_selected_label)
             layer.events.colormap.connect(self._on_colormap)
             layer.events.editable.connect(self._refresh)
-            result = self.bench.result
+            result = self.model.result
             assert result is not None
             self.organs.set_locked(result.session.locked)
             self.organs.set_hidden(result.hidden)
@@ -504,7 +508,7 @@ class ReviewDock(QWidget):
         self._refresh()
         self._on_overview()
         self._on_slice()
-        self.findings.check_sides()
+        self.measurements.check_sides()
 
     def _unwatch(self) -> None:
         layer, self._watched = self._watched, None
@@ -514,10 +518,10 @@ class ReviewDock(QWidget):
             layer.events.editable.disconnect(self._refresh)
 
     def _refresh(self, _event: Any = None) -> None:
-        why = self.bench.locked_because
-        self.review.set_enabled_because(why, self.bench.no_slice_because)
-        self.tools.set_enabled_because(why)
-        image = self.bench.image
+        why = self.model.disabled_reason
+        self.review.set_disabled_reason(why, self.model.no_slice_reason)
+        self.tools.set_disabled_reason(why)
+        image = self.model.image
         self.tools.offer_range(_NO_RANGE if image is not None and is_lazy(image) else None)
         self.organs.set_pickable(why)
         for tool in (self._add_label, self._edit_label, self._delete_label):
@@ -528,21 +532,21 @@ class ReviewDock(QWidget):
             self._status.setText(why)
         elif self._waiting:
             self._status.setText("")
-            self.findings.check_sides()
+            self.measurements.check_sides()
         self._waiting = why is not None
-        result = self.bench.result
+        result = self.model.result
         known = result is not None and result.session.uncertainty is not None
-        shown = self.maps.shows("uncertainty")
+        shown = self.overlays.shows("uncertainty")
         self.review.set_uncertainty_shown(
             shown, None if known else "Only after a run: how unsure the network was is kept with its labels."
         )
 
     def _show_organs(self) -> None:
         """List the labels, also those that occur without a name."""
-        result = self.bench.result
-        self.organs.show_labels(self.bench.labels)
-        self.review.show_organs(self.bench.names)
-        self.tools.show_organs(self.bench.names)
+        result = self.model.result
+        self.organs.show_labels(self.model.labels)
+        self.review.show_organs(self.model.names)
+        self.tools.show_organs(self.model.names)
         if result is not None:
             self.organs.set_locked(result.session.locked)
             self.organs.set_hidden(result.hidden)
@@ -552,37 +556,37 @@ class ReviewDock(QWidget):
     # -- what is shown --------------------------------------------------------------------------------------
 
     def _on_overview(self) -> None:
-        found = self.bench.overview
+        found = self.model.overview
         self.review.show_data(found.strip if found is not None else None)
         self.review.show_conflicts(found.conflicts if found is not None else {})
-        if self.bench.labels != self.organs.labels:
+        if self.model.labels != self.organs.labels:
             self._show_organs()
         self._on_slice()  # a run may have taken its mark away
         self._refresh()
 
     def _on_slice(self) -> None:
-        result = self.bench.result
+        result = self.model.result
         session = result.session if result is not None else None
-        index = self.bench.slice_in_view if self.bench.no_slice_because is None else None
-        self.review.show_numbers(self.bench.numbers if result is not None else None)
+        index = self.model.slice_in_view if self.model.no_slice_reason is None else None
+        self.review.show_numbers(self.model.numbers if result is not None else None)
         self.review.show_slice(
             index,
             reviewed=session is not None and index in session.reviewed,
             note=lambda: session.notes.get(index, "") if session is not None and index is not None else "",
         )
-        self.review.set_enabled_because(self.bench.locked_because, self.bench.no_slice_because)
-        self.review.show_progress(*self.bench.progress())
+        self.review.set_disabled_reason(self.model.disabled_reason, self.model.no_slice_reason)
+        self.review.show_progress(*self.model.progress())
 
     def _on_filter(self, value: int | None) -> None:
-        self.bench.organ_filter = value
-        self.bench.look()
+        self.model.organ_filter = value
+        self.model.look()
 
     def _on_selected_label(self, _event: Any = None) -> None:
-        layer = self.bench.layer
+        layer = self.model.layer
         self.organs.set_current(int(layer.selected_label) if layer is not None else None)
 
     def _on_colormap(self, _event: Any = None) -> None:
-        colors = getattr(self.bench.layer.colormap, "color_dict", {}) if self.bench.layer is not None else {}
+        colors = getattr(self.model.layer.colormap, "color_dict", {}) if self.model.layer is not None else {}
         self.organs.set_colors(
             {
                 int(value): (float(rgba[0]), float(rgba[1]), float(rgba[2]))
@@ -594,7 +598,7 @@ class ReviewDock(QWidget):
     # -- organs ---------------------------------------------------------------------------------------------
 
     def _on_picked(self, value: int) -> None:
-        layer = self.bench.layer
+        layer = self.model.layer
         if layer is None:
             return
         self._viewer.layers.selection.active = layer
@@ -616,19 +620,19 @@ class ReviewDock(QWidget):
         return button
 
     def _on_add_label(self) -> None:
-        if self.bench.result is not None:
-            self.editor.add(self.bench.labels, highest_value(self.bench.result.layer))
+        if self.model.result is not None:
+            self.editor.add(self.model.labels, highest_value(self.model.result.layer))
 
     def _on_edit_label(self) -> None:
         value = self._selected()
-        label = self.bench.labels.get(value) if value is not None else None
+        label = self.model.labels.get(value) if value is not None else None
         if label is None:
             self._status.setText("Pick the label to change in the list first.")
         else:
-            self.editor.edit(label, self.bench.labels)
+            self.editor.edit(label, self.model.labels)
 
     def _on_label(self, before: Label | None, after: Label) -> None:
-        result = self.bench.result
+        result = self.model.result
         if result is None:
             return
         others = [label for label in result.label_set if label.value != after.value]
@@ -637,8 +641,8 @@ class ReviewDock(QWidget):
             self._on_picked(after.value)
 
     def _on_delete_label(self) -> None:
-        result, value = self.bench.result, self._selected()
-        label = self.bench.labels.get(value) if value is not None else None
+        result, value = self.model.result, self._selected()
+        label = self.model.labels.get(value) if value is not None else None
         if result is None or label is None or value is None:
             self._status.setText("Pick the label to delete in the list first.")
             return
@@ -653,30 +657,30 @@ class ReviewDock(QWidget):
         )
 
     def _delete(self, result: Result, value: int) -> None:
-        if self.bench.result is not result or self.bench.locked_because is not None:
+        if self.model.result is not result or self.model.disabled_reason is not None:
             return
         result.layer.selected_label = value
-        self.toolbox.correct(CorrectionRequest("replace", False, True, True, {"by": 0}))
+        self.corrections.correct(CorrectionRequest("replace", False, True, True, {"by": 0}))
         self._relabel(LabelSet(tuple(label for label in result.label_set if label.value != value)))
 
     def _relabel(self, label_set: LabelSet) -> None:
         """Give the followed layer these names and colours."""
-        result = self.bench.result
+        result = self.model.result
         if result is None:
             return
         result.rename(label_set)
         if result.hidden:
             result.layer.colormap = shown_colormap(result.layer, result.hidden)
         self._show_organs()
-        self.bench.kept()
-        self.bench.look()
+        self.model.save_soon()
+        self.model.look()
 
     def _hidden(self) -> frozenset[int]:
-        result = self.bench.result
+        result = self.model.result
         return result.hidden if result is not None else frozenset()
 
     def _hide(self, hidden: frozenset[int]) -> None:
-        result = self.bench.result
+        result = self.model.result
         if result is None:
             return
         result.hidden = hidden
@@ -687,7 +691,7 @@ class ReviewDock(QWidget):
         self._hide(self._hidden() - {value} if on else self._hidden() | {value})
 
     def _selected(self) -> int | None:
-        layer = self.bench.layer
+        layer = self.model.layer
         value = int(layer.selected_label) if layer is not None else 0
         return value if value in self.organs.values else None
 
@@ -702,17 +706,17 @@ class ReviewDock(QWidget):
             self._hide(frozenset() if self._hidden() == others else others)
 
     def _toggle_lock(self) -> None:
-        result, value = self.bench.result, self._selected()
+        result, value = self.model.result, self._selected()
         if result is not None and value is not None:
-            self.toolbox.lock(value, value not in result.session.locked)
+            self.corrections.lock(value, value not in result.session.locked)
             self.organs.set_locked(result.session.locked)
 
     # -- tools ----------------------------------------------------------------------------------------------
 
     def _toggle_mark(self) -> None:
-        result = self.bench.result
+        result = self.model.result
         if result is not None:
-            self.bench.mark_reviewed(self.bench.slice_in_view not in result.session.reviewed)
+            self.model.mark_reviewed(self.model.slice_in_view not in result.session.reviewed)
 
     def _on_strokes(self) -> None:
         self.tools.show_strokes(armed=self.strokes.armed, previewed=self.strokes.previewed)
@@ -722,45 +726,45 @@ class ReviewDock(QWidget):
             self._on_stroke_tool(request)
             return
         if request.tool != "clicked":
-            self.toolbox.correct(request)
+            self.corrections.correct(request)
             return
-        layer = self.bench.layer
+        layer = self.model.layer
         if layer is None:
             return
-        if (why := self.bench.locked_because) is not None:
-            self.tools.say(why)
+        if (why := self.model.disabled_reason) is not None:
+            self.tools.set_status(why)
             return
         self.attention.set_on(False)
-        self.tools.say("Click in the image on the part to keep; Escape cancels.")
+        self.tools.set_status("Click in the image on the part to keep; Escape cancels.")
 
         def clicked(voxel: tuple[int, int, int]) -> None:
-            self.toolbox.correct(request, voxel)
+            self.corrections.correct(request, voxel)
 
         self.clicks.once(layer, clicked)
 
     def _on_stroke_tool(self, request: CorrectionRequest) -> None:
         if self.strokes.armed:
             self.strokes.stop()
-            self.tools.say("Your strokes stay as you painted them.")
+            self.tools.set_status("Your strokes stay as you painted them.")
             return
         self.clicks.stop()
         self.attention.set_on(False)
-        self.strokes.start(by_hand_too=request.by_hand_too)
+        self.strokes.start(include_manual_edits=request.include_manual_edits)
 
     def _on_click_given_up(self) -> None:
         if self.attention.on:
             self.attention.set_on(False)
         else:
-            self.tools.say("Cancelled: nothing was changed.")
+            self.tools.set_status("Cancelled: nothing was changed.")
 
     def _on_range(self, between: tuple[float, float] | None) -> None:
-        self.toolbox.guard.between = self.readout.between = between
+        self.corrections.constraint.between = self.readout.between = between
 
     def _toggle_uncertainty(self) -> None:
-        shown = self.maps.shows("uncertainty")
-        self.maps.show_uncertainty(not shown)
+        shown = self.overlays.shows("uncertainty")
+        self.overlays.show_uncertainty(not shown)
 
-    def _open(self, section: Fold) -> None:
+    def _open(self, section: CollapsibleSection) -> None:
         """Open a section and bring it into view, if it is not there."""
         section.set_open(True)
         self._opened = section
@@ -771,10 +775,10 @@ class ReviewDock(QWidget):
             self._area.ensureWidgetVisible(self._opened, 0, 0)
 
     def _on_measure(self) -> None:
-        if self.bench.result is not None:
+        if self.model.result is not None:
             self._open(self._measure_section)
             self.measures.set_busy(True)
-            self.findings.measure()
+            self.measurements.measure()
 
     def _on_measured(self, found: Any, warnings: Any) -> None:
         self.measures.set_busy(False)
@@ -783,14 +787,14 @@ class ReviewDock(QWidget):
     def _on_compare(self, other: Labels, matching: Matching | None) -> None:
         self._open(self._compare_section)
         self.comparison.set_busy(True)
-        self.findings.compare(other, matching)
+        self.measurements.compare(other, matching)
 
     def _on_compared(self, found: Disagreement, matching: Matching) -> None:
         self._found = found
         self.comparison.set_busy(False)
-        self.comparison.show_result(found, matching, self.bench.names, self.bench.numbers.number)
+        self.comparison.show_result(found, matching, self.model.names, self.model.numbers.number)
         if self.comparison.map_shown:
-            self.maps.show_disagreement(found)
+            self.overlays.show_disagreement(found)
 
     def _on_doubted(self, warnings: list[str]) -> None:
         if warnings:
@@ -803,18 +807,18 @@ class ReviewDock(QWidget):
         self._refresh()
 
     def _on_attention(self, on: bool) -> None:
-        layer = self.bench.layer
+        layer = self.model.layer
         if on and layer is not None:
             self._open(self._advanced_section)
             self.clicks.always(layer, self.attention_clicks.show)
         else:
             self.clicks.stop()
-            self.maps.drop_plane("attention")
+            self.overlays.drop_plane("attention")
 
     def export(self) -> None:
         """What the button *Export…* does: ask which formats, and where to."""
-        if self.bench.result is not None and self.bench.locked_because is None:
-            self.exporter.ask(self.bench.result, self.bench.image)
+        if self.model.result is not None and self.model.disabled_reason is None:
+            self.exporter.ask(self.model.result, self.model.image)
 
     def show_sessions(self) -> None:
         """Show the saved sessions; those of the image that is reviewed, or of the selected one, can be restored."""
@@ -824,7 +828,7 @@ class ReviewDock(QWidget):
         dialog, image = self._saved, self._restorable_image()
         dialog.show_for(None, None)
         if image is not None:
-            self._chores.run(fingerprint_job(image), lambda found: dialog.show_for(image, found))
+            self._tasks.run(fingerprint_job(image), lambda found: dialog.show_for(image, found))
 
     def _restorable_image(self) -> Image | None:
         """The image that is reviewed, else the selected one, else the only one."""
@@ -836,7 +840,7 @@ class ReviewDock(QWidget):
             and problem_with(layer) is None
             and not is_lazy(layer)
         ]
-        for candidate in (self.bench.image, self._viewer.layers.selection.active):
+        for candidate in (self.model.image, self._viewer.layers.selection.active):
             if candidate in images:
                 return candidate
         return images[0] if len(images) == 1 else None

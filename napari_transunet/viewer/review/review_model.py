@@ -17,7 +17,7 @@ from napari_transunet.viewer.layers.slice_numbers import SliceNumbers, index_in_
 from napari_transunet.viewer.layers.undo import was_edited, write_as_one_step
 from napari_transunet.viewer.review.label_editing import all_labels
 from napari_transunet.viewer.review.slice_strip import StripData
-from napari_transunet.viewer.sessions.autosave_controller import keep, keeper_of
+from napari_transunet.viewer.sessions.autosave_controller import autosave_of, start_autosave
 from napari_transunet.viewer.sessions.live_update import position_in_view
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
@@ -57,13 +57,13 @@ class ReviewModel(QObject):
     overview_changed(): `overview` is new.
     slice_changed(): another slice is in view, or something about it changed.
     followed(): it follows another layer, or none.
-    said(str): a sentence about what was asked for.
+    message(str): a sentence about what was asked for.
     """
 
     overview_changed = Signal()
     slice_changed = Signal()
     followed = Signal()
-    said = Signal(str)
+    message = Signal(str)
 
     def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -75,7 +75,7 @@ class ReviewModel(QObject):
         self.organ_filter: int | None = None
         self.overview: Overview | None = None
         self._proposed: dict[tuple[int, int | None], set[int]] = {}  # by the number of runs and the filter
-        self._chores = BackgroundTasks(self)
+        self._tasks = BackgroundTasks(self)
         self._pause = QTimer(self)
         self._pause.setSingleShot(True)
         self._pause.setInterval(_QUIET)
@@ -96,14 +96,14 @@ class ReviewModel(QObject):
             self.followed.emit()
             self.overview_changed.emit()
             return
-        result = self.sessions.open(layer)
+        result = self.sessions.result_for(layer)
         if result is None:
             self.undecided = layer
             self.followed.emit()
             self.overview_changed.emit()
             return
         self.result = result
-        self.sessions.use(result)
+        self.sessions.set_current(result)
         events = layer.events
         for emitter in (events.set_data, events.paint, events.data):
             emitter.connect(self._on_changed)
@@ -116,7 +116,7 @@ class ReviewModel(QObject):
     def detach(self) -> None:
         """Follow nothing any more, and forget what is under way."""
         self._pause.stop()
-        self._chores.drop()
+        self._tasks.drop()
         self._let_go()
         self.followed.emit()
 
@@ -151,10 +151,10 @@ class ReviewModel(QObject):
         return position_in_view(self.viewer, self.result.layer)[self.result.session.axis]
 
     @property
-    def locked_because(self) -> str | None:
+    def disabled_reason(self) -> str | None:
         """Why nothing can be done now; None where it can."""
         if self.undecided is not None:
-            name, images = self.undecided.name, self.sessions.images_of_its_size(self.undecided)
+            name, images = self.undecided.name, self.sessions.images_of_same_shape(self.undecided)
             return (
                 f"Choose the image on which “{name}” lies."
                 if images
@@ -167,9 +167,9 @@ class ReviewModel(QObject):
         return None
 
     @property
-    def no_slice_because(self) -> str | None:
-        """Why nothing can be done to the slice in view: as `locked_because`, or because none of them is in view."""
-        if (why := self.locked_because) is not None or self.result is None:
+    def no_slice_reason(self) -> str | None:
+        """Why nothing can be done to the slice in view: as `disabled_reason`, or because none of them is in view."""
+        if (why := self.disabled_reason) is not None or self.result is None:
             return why
         layer, axis = self.result.layer, self.result.session.axis
         if index_in_view(self.viewer, layer, axis) is not None:
@@ -214,7 +214,7 @@ class ReviewModel(QObject):
 
         With a filter, among the slices that show that organ or nearly do. Once all were proposed it begins anew.
         """
-        if self.result is None or self.overview is None or self._refused(self.locked_because):
+        if self.result is None or self.overview is None or self._refused(self.disabled_reason):
             return
         session, organ, here = self.result.session, self.organ_filter, self.slice_in_view
         expected, _ = self._uncertainty(session)
@@ -227,17 +227,17 @@ class ReviewModel(QObject):
             proposed.clear()
             found = next_to_check(expected, session.reviewed, here, present)
         if found is None:
-            self.said.emit("All other slices are reviewed.")
+            self.message.emit("All other slices are reviewed.")
         else:
             proposed.add(found)
             self.go_to(found)
 
     def mark_reviewed(self, on: bool, *, go_on: bool = False) -> None:
         """Mark the slice in view as reviewed or take the mark back, and go on to the next where asked."""
-        if self.result is None or self._refused(self.no_slice_because):
+        if self.result is None or self._refused(self.no_slice_reason):
             return
         self.result.session.mark_reviewed(self.slice_in_view, on)
-        self.kept()
+        self.save_soon()
         self.look()
         self.slice_changed.emit()
         if on and go_on:
@@ -247,7 +247,7 @@ class ReviewModel(QObject):
         """Keep a note on a slice."""
         if self.result is not None and self.result.session.notes.get(index, "") != text.strip():
             self.result.session.note(index, text)
-            self.kept()
+            self.save_soon()
 
     def progress(self) -> tuple[int, int, float | None]:
         """Slices reviewed, slices in all, and the estimated seconds that are left."""
@@ -266,26 +266,26 @@ class ReviewModel(QObject):
 
     def accept_prediction(self, *, everywhere: bool) -> None:
         """Give up edits that the last run disagrees with: one undo step."""
-        if self.result is None or self._refused(self.locked_because if everywhere else self.no_slice_because):
+        if self.result is None or self._refused(self.disabled_reason if everywhere else self.no_slice_reason):
             return
-        self.result.undo.settle()
+        self.result.undo.check_pending_strokes()
         layer, session = self.result.layer, self.result.session
         known = sorted(self.overview.conflicts) if self.overview is not None else []
         slices = known if everywhere else [self.slice_in_view]
         writes, step = session.accept_prediction(layer.data, axis=session.axis, slices=slices)
         mark = write_as_one_step(layer, writes)
         if mark is None:
-            self.said.emit("The last run agrees with your edits here.")
+            self.message.emit("The last run agrees with your edits here.")
             return
         self.result.undo.add(mark, step)
-        self.kept()
+        self.save_soon()
         self.look()
 
     # -- inside ---------------------------------------------------------------------------------------------
 
     def _refused(self, why: str | None) -> bool:
         if why is not None:
-            self.said.emit(why)
+            self.message.emit(why)
         return why is not None
 
     def _let_go(self) -> None:
@@ -362,20 +362,20 @@ class ReviewModel(QObject):
                 self.overview = found
                 self.overview_changed.emit()
 
-        self._chores.run(work, show, latest="overview")
+        self._tasks.run(work, show, latest="overview")
 
-    def kept(self) -> None:
+    def save_soon(self) -> None:
         """Save what was changed soon."""
         if self.result is not None:
-            keeper = keep(self.viewer, self.result)
-            if keeper is not None:
-                keeper.touch()
+            autosave = start_autosave(self.viewer, self.result)
+            if autosave is not None:
+                autosave.touch()
 
     def _on_changed(self, _event: Any = None) -> None:
         if self.result is not None and self.result.layer.editable:
             # Labels that are only looked at need not be saved.
-            if keeper_of(self.result) is None and was_edited(self.result.layer):
-                self.kept()
+            if autosave_of(self.result) is None and was_edited(self.result.layer):
+                self.save_soon()
             self._pause.start()
 
     def _on_step(self, _event: Any = None) -> None:

@@ -161,7 +161,7 @@ class ReviewPanel(QWidget):
         self._uncertainty.setEnabled(why_not is None)
         self._uncertainty.setToolTip(why_not or ACTIONS["uncertainty"].hint)
 
-    def set_enabled_because(self, why_not: str | None, no_slice: str | None = None) -> None:
+    def set_disabled_reason(self, why_not: str | None, no_slice: str | None = None) -> None:
         """Let slices be looked for and marked (None), or say why they cannot be; `no_slice`: that none is in view."""
         no_slice = why_not or no_slice
         for button, name, why in (

@@ -40,29 +40,29 @@ _ASK = "Paint a few strokes of the organ, or erase some; then press Preview (Ent
 
 
 class StrokeController(QObject):
-    """Emits `said` with a sentence, and `changed` where `armed` or `previewed` is another."""
+    """Emits `message` with a sentence, and `changed` where `armed` or `previewed` is another."""
 
-    said = Signal(str)
+    message = Signal(str)
     changed = Signal()
 
     def __init__(
         self,
-        bench: ReviewModel,
-        toolbox: CorrectionController,
+        model: ReviewModel,
+        corrections: CorrectionController,
         maps: OverlayLayers,
         parent: QObject | None = None,
     ) -> None:
         super().__init__(parent)
-        self._bench = bench
-        self._toolbox = toolbox
+        self._model = model
+        self._corrections = corrections
         self._maps = maps
-        self._chores = BackgroundTasks(self)
+        self._tasks = BackgroundTasks(self)
         self._result: Result | None = None
         self._by_hand_too = False
         self._strokes: list[list[Any]] = []
         self._found: tuple[Correction, frozenset[int]] | None = None
         self._keys: list[tuple[Any, str, Any]] = []
-        bench.followed.connect(self.stop)
+        model.followed.connect(self.stop)
 
     @property
     def armed(self) -> bool:
@@ -74,24 +74,24 @@ class StrokeController(QObject):
         """Whether there is something to accept."""
         return self._found is not None
 
-    def start(self, *, by_hand_too: bool) -> None:
+    def start(self, *, include_manual_edits: bool) -> None:
         """Collect strokes from now on."""
         self.stop()
-        why = self._bench.locked_because
-        if why is None and self._bench.image is None:
+        why = self._model.disabled_reason
+        if why is None and self._model.image is None:
             why = "These labels lie on no image whose edges could be followed."
-        if why is not None or self._bench.result is None:
-            self.said.emit(why or "")
+        if why is not None or self._model.result is None:
+            self.message.emit(why or "")
             self.changed.emit()
             return
-        self._result, self._by_hand_too = self._bench.result, by_hand_too
+        self._result, self._by_hand_too = self._model.result, include_manual_edits
         layer = self._result.layer
         layer.events.paint.connect(self._on_paint)
         layer.events.set_data.connect(self._on_drawn)
         layer.events.mode.connect(self._bind_keys)
-        self._bench.viewer.layers.selection.active = layer
+        self._model.viewer.layers.selection.active = layer
         self._bind_keys()
-        self.said.emit(_ASK)
+        self.message.emit(_ASK)
         self.changed.emit()
 
     def stop(self) -> None:
@@ -110,29 +110,29 @@ class StrokeController(QObject):
     def detach(self) -> None:
         """Forget what is under way."""
         self.stop()
-        self._chores.drop()
+        self._tasks.drop()
 
     def preview(self) -> None:
         """Find what follows from the strokes and show it; changes nothing."""
-        result, image = self._result, self._bench.image
+        result, image = self._result, self._model.image
         if result is None or image is None or self._refused():
             return
-        result.undo.settle()  # a stroke that oversteps is cut back first
+        result.undo.check_pending_strokes()  # a stroke that oversteps is cut back first
         layer, session = result.layer, result.session
         self._forget()
         strokes = self._strokes = still_done(layer, self._strokes)
         inner = stroke_box(atom for stroke in strokes for atom in stroke)
         if inner is None:
-            self.said.emit(f"No stroke changed a label yet. {_ASK}")
+            self.message.emit(f"No stroke changed a label yet. {_ASK}")
             return
         try:
             spacing = geometry_of(layer).spacing
             box = box_around(inner, layer.data.shape, spacing)
         except InputError as error:
-            self.said.emit(str(error))
+            self.message.emit(str(error))
             return
         data, voxels, locked, seen = layer.data, voxels_of(image), session.locked, history_of(layer)
-        by_hand_too = self._by_hand_too
+        include_manual_edits = self._by_hand_too
 
         def work() -> Correction:
             present = data[box].copy()
@@ -143,7 +143,7 @@ class StrokeController(QObject):
             drawn[(present != before) & (present == 0)] = BACKGROUND
             fixed = np.isin(present, list(locked))
             session.allocate_baseline()
-            if not by_hand_too:
+            if not include_manual_edits:
                 fixed |= session.manual_edit_mask(present, box)
             wanted = correct_from_strokes(np.asarray(voxels[box]), before, drawn, spacing, fixed=fixed)
             return finished(data, box, wanted, Scope((), locked=locked))
@@ -152,19 +152,19 @@ class StrokeController(QObject):
             if self._result is not result:
                 return
             if history_of(layer) != seen or session.locked != locked:
-                self.said.emit("The labels were changed meanwhile; press Preview again.")
+                self.message.emit("The labels were changed meanwhile; press Preview again.")
                 return
-            told = correction_sentence(found, self._bench.names)
+            told = correction_sentence(found, self._model.names)
             if not found.changed:
-                self.said.emit(f"{told} Paint more strokes, or longer ones.")
+                self.message.emit(f"{told} Paint more strokes, or longer ones.")
                 return
             self._found = (found, locked)
             self._maps.show_preview(found, box)
-            self.said.emit(f"Preview: {told} Accept (Enter) or discard (Escape).")
+            self.message.emit(f"Preview: {told} Accept (Enter) or discard (Escape).")
             self.changed.emit()
 
-        self.said.emit("Working …")
-        self._chores.run(work, done, self._fail, latest="strokes")
+        self.message.emit("Working …")
+        self._tasks.run(work, done, self._fail, latest="strokes")
 
     def accept(self) -> None:
         """Make what is previewed so: one undo step."""
@@ -172,32 +172,32 @@ class StrokeController(QObject):
         if result is None or found is None:
             return
         self.stop()
-        self._toolbox.apply(result, *found)
+        self._corrections.apply(result, *found)
 
     def discard(self) -> None:
         """Take the preview back and go on collecting; without a preview, stop."""
         if self._found is not None:
             self._forget()
-            self.said.emit(f"Discarded; your strokes are still there. {_ASK}")
+            self.message.emit(f"Discarded; your strokes are still there. {_ASK}")
             self.changed.emit()
         elif self.armed:
             self.stop()
-            self.said.emit("Your strokes stay as you painted them.")
+            self.message.emit("Your strokes stay as you painted them.")
 
     # -- inside ---------------------------------------------------------------------------------------------
 
     def _refused(self) -> bool:
-        why = self._bench.locked_because
+        why = self._model.disabled_reason
         if why is not None:
-            self.said.emit(why)
+            self.message.emit(why)
         return why is not None
 
     def _fail(self, error: Exception) -> None:
-        self.said.emit(error_sentence(error, "Fix from strokes"))
+        self.message.emit(error_sentence(error, "Fix from strokes"))
 
     def _forget(self) -> None:
         """Drop the preview, and the answer that is still to come."""
-        self._chores.drop()
+        self._tasks.drop()
         self._maps.show_preview(None)
         self._found = None
 
@@ -221,7 +221,7 @@ class StrokeController(QObject):
     def _outdate(self) -> None:
         if self._found is not None:
             self._forget()
-            self.said.emit("The labels were changed; press Preview again.")
+            self.message.emit("The labels were changed; press Preview again.")
             self.changed.emit()
 
     def _bind_keys(self, _event: Any = None) -> None:
@@ -229,7 +229,7 @@ class StrokeController(QObject):
         self._release_keys()
         if self._result is None or self._result.layer.mode == "polygon":
             return
-        for owner in (self._result.layer, self._bench.viewer):
+        for owner in (self._result.layer, self._model.viewer):
             for key, act in (("Enter", self._on_enter), ("Escape", self._on_escape)):
                 self._keys.append((owner, key, owner.bind_key(key, act, overwrite=True)))
 

@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_transunet.errors import InputError
 from napari_transunet.inference.options import PredictorOptions, option_text
-from napari_transunet.viewer.widgets.fold import Fold
+from napari_transunet.viewer.widgets.collapsible import CollapsibleSection
 
 if TYPE_CHECKING:
     from magicgui.widgets.bases import ValueWidget
@@ -64,7 +64,7 @@ class AdvancedOptions(QWidget):
         self._container.changed.connect(self._on_changed)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(Fold("Advanced", self._container.native, "advanced", self))
+        layout.addWidget(CollapsibleSection("Advanced", self._container.native, "advanced", self))
 
     @property
     def options(self) -> PredictorOptions:

@@ -10,7 +10,7 @@ from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
 from napari_transunet.viewer.export.exporter import exporter_of
-from napari_transunet.viewer.layers.brush_rest import BrushRest
+from napari_transunet.viewer.layers.brush_suspender import BrushSuspender
 from napari_transunet.viewer.layers.layers import geometry_of, label_set_of
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.fitting_area import FittingArea
@@ -31,12 +31,12 @@ class ResultPanel(QWidget):
     """Follows one Labels layer at a time.
 
     Emits `edited` with the number of voxels that differ from the prediction and the volume of each label in mL,
-    `said` with a sentence about an export, and `review_wanted`.
+    `message` with a sentence about an export, and `review_wanted`.
     """
 
     edited = Signal(int, object)
     review_wanted = Signal()
-    said = Signal(str)
+    message = Signal(str)
 
     def __init__(self, viewer: Viewer, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -44,8 +44,8 @@ class ResultPanel(QWidget):
         self._sessions = sessions_of(viewer)
         self._layer: Labels | None = None
         self._image: Image | None = None
-        self._chores = BackgroundTasks(self)
-        self._brush_rest = BrushRest(viewer, self)
+        self._tasks = BackgroundTasks(self)
+        self._brush_suspender = BrushSuspender(viewer, self)
         self.legend = Legend(self)
         self.legend.picked.connect(self._on_picked)
         self._area = FittingArea(self.legend, self, least=2)
@@ -57,7 +57,7 @@ class ResultPanel(QWidget):
         self._button.setObjectName("export_labels")
         self._button.clicked.connect(self.export_labels)
         self.exporter = exporter_of(viewer)
-        self.exporter.said.connect(self.said)
+        self.exporter.message.connect(self.message)
         self._pause = QTimer(self)
         self._pause.setSingleShot(True)
         self._pause.setInterval(_QUIET)
@@ -85,7 +85,7 @@ class ResultPanel(QWidget):
             self._follow(False)
             self._layer = layer
             self._follow(True)
-            self._brush_rest.follow(layer)
+            self._brush_suspender.follow(layer)
         self.legend.show_labels(label_set_of(layer) if layer is not None else otherwise)
         self._on_colormap()
         self._on_selected_label()
@@ -118,7 +118,7 @@ class ResultPanel(QWidget):
             if self._layer is layer:
                 self.edited.emit(*found)
 
-        self._chores.run(
+        self._tasks.run(
             lambda: (session.edited_voxels(labels), _volumes(labels, voxel_ml)), counted, latest="edits"
         )
 
@@ -131,9 +131,9 @@ class ResultPanel(QWidget):
     def detach(self) -> None:
         """Follow no layer any more, and forget counts that are under way."""
         self._pause.stop()
-        self._chores.drop()
+        self._tasks.drop()
         self._follow(False)
-        self._brush_rest.follow(None)
+        self._brush_suspender.follow(None)
         self._layer = None
 
     def _follow(self, on: bool) -> None:

@@ -43,15 +43,19 @@ from napari_transunet.viewer.segment.segmentation_run import (
     RunRequest,
     SegmentationRun,
 )
-from napari_transunet.viewer.segment.showing import show_volume
-from napari_transunet.viewer.segment.volume_loader import VolumeOpener
-from napari_transunet.viewer.sessions.autosave_controller import AutosaveController, keep, keeper_of
+from napari_transunet.viewer.segment.show_volume import show_volume
+from napari_transunet.viewer.segment.volume_loader import VolumeLoader
+from napari_transunet.viewer.sessions.autosave_controller import (
+    AutosaveController,
+    autosave_of,
+    start_autosave,
+)
 from napari_transunet.viewer.sessions.recovery import Recovery, recovery_question
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets import docks
 from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
-from napari_transunet.viewer.widgets.confirm_bar import QuestionBar
-from napari_transunet.viewer.widgets.dock_events import Lifetime
+from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
+from napari_transunet.viewer.widgets.dock_events import DockEvents
 from napari_transunet.viewer.widgets.fitting_area import FittingArea
 from napari_transunet.viewer.widgets.labels_chooser import LabelsChooser
 from napari_transunet.viewer.widgets.messages import (
@@ -69,7 +73,7 @@ from napari_transunet.viewer.widgets.preferences import load_preferences, watch_
 from napari_transunet.viewer.widgets.tab_group import join_tabs
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.viewer.widgets.volume_chooser import VolumeChooser
-from napari_transunet.viewer.widgets.widget_state import Memory
+from napari_transunet.viewer.widgets.widget_state import WidgetState
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
@@ -88,7 +92,7 @@ _PATIENCE = 20.0  # s to wait for the current batch when the window closes
 
 
 @dataclass(frozen=True)
-class _Story:
+class ResultStatus:
     """What was said about a result, to be said again when its volume is chosen again.
 
     `outcome` is what it was said of, where names may change; an error is not kept, for its frames hold the window.
@@ -100,7 +104,7 @@ class _Story:
     volumes: Mapping[int, float]
     outcome: RunOutcome | None = None
 
-    def renamed(self, names: Mapping[int, str]) -> _Story:
+    def renamed(self, names: Mapping[int, str]) -> ResultStatus:
         """The same with other names for what was found."""
         return self if self.outcome is None else replace(self, sentence=outcome_sentence(self.outcome, names))
 
@@ -148,10 +152,10 @@ class SegmentDock(QWidget):
         self._newest: Callable[[], Any] = lambda: None  # the image that came last
         self._wants_new = False
         self._cache = PredictorCache()
-        self._chores = BackgroundTasks(self)
+        self._tasks = BackgroundTasks(self)
         self._ended: list[AutosaveController] = []  # whose labels went while a run wrote into them
         self._heard: weakref.WeakSet[AutosaveController] = weakref.WeakSet()
-        self._stories: weakref.WeakKeyDictionary[Labels, _Story] = weakref.WeakKeyDictionary()
+        self._statuses: weakref.WeakKeyDictionary[Labels, ResultStatus] = weakref.WeakKeyDictionary()
         self._attached = False
         self._stop_watching: Callable[[], None] = lambda: None
         preferences = load_preferences()
@@ -163,14 +167,14 @@ class SegmentDock(QWidget):
         self.device = DeviceChooser(preferences.options.device, self)
         self.advanced = AdvancedOptions(preferences.options, self)
         self.bar = RunBar(self)
-        self.question = QuestionBar(self)
+        self.question = ConfirmBar(self)
         self.panel = ResultPanel(self._viewer, self)
-        self.opener = VolumeOpener(self._viewer, self)
+        self.loader = VolumeLoader(self._viewer, self)
         self.recovery = Recovery(self._viewer, self)
         self._status = QLabel(self)
-        self._lifetime = Lifetime(self)
+        self._dock_events = DockEvents(self)
         self._lay_out()
-        self._memory = Memory(self, "segment", ("advanced", "orthogonal_planes", "mirror_tta"))
+        self._widget_state = WidgetState(self, "segment", ("advanced", "orthogonal_planes", "mirror_tta"))
         self._connect()
         self._attach()
 
@@ -207,13 +211,13 @@ class SegmentDock(QWidget):
     def add_checkpoint(self, path: str | Path) -> None:
         """Look at a checkpoint file, list it and choose it; what is wrong with it is said in its line."""
         path = Path(path)
-        self._say(f"Looking at {path.name} …")
+        self._set_status(f"Looking at {path.name} …")
 
         def listed(candidate: Candidate) -> None:
             self.checkpoint.add(candidate)
-            self._say(candidate.problem or f"{candidate.title}: {candidate.summary}.")
+            self._set_status(candidate.problem or f"{candidate.title}: {candidate.summary}.")
 
-        self._chores.run(lambda: look_at(path), listed, lambda error: self._say(error_sentence(error)))
+        self._tasks.run(lambda: look_at(path), listed, lambda error: self._set_status(error_sentence(error)))
 
     def segment_volume(self) -> None:
         """What the button *Segment volume* does."""
@@ -301,8 +305,8 @@ class SegmentDock(QWidget):
         self.volume.changed.connect(self._on_volume)
         self.volume.picked.connect(self._on_volume_picked)
         self.labels.chosen.connect(self._on_labels)
-        self.volume.open_button.clicked.connect(self.opener.ask_file)
-        self.volume.open_menu.setMenu(self.opener.menu(self))
+        self.volume.open_button.clicked.connect(self.loader.ask_file)
+        self.volume.open_menu.setMenu(self.loader.menu(self))
         self.checkpoint.changed.connect(self._on_checkpoint)
         self.checkpoint.renamed.connect(self._on_names)
         self.checkpoint.browsed.connect(self.add_checkpoint)
@@ -312,22 +316,22 @@ class SegmentDock(QWidget):
         self.bar.segment_volume.connect(self.segment_volume)
         self.bar.segment_slice.connect(self.segment_slice)
         self.bar.cancel.connect(self.cancel)
-        self.opener.started.connect(self._say)
-        self.opener.failed.connect(self._say)
-        self.opener.opened.connect(self._on_opened)
-        self.opener.labels_opened.connect(self._on_labels_opened)
-        self.opener.choice_needed.connect(self._on_choice_needed)
-        self.opener.cancelled.connect(self._refresh)
+        self.loader.started.connect(self._set_status)
+        self.loader.failed.connect(self._set_status)
+        self.loader.opened.connect(self._on_opened)
+        self.loader.labels_opened.connect(self._on_labels_opened)
+        self.loader.choice_needed.connect(self._on_choice_needed)
+        self.loader.cancelled.connect(self._refresh)
         self.recovery.found.connect(self._on_saved_labels)
         self.recovery.restored.connect(self._on_restored)
-        self.recovery.failed.connect(self._say)
-        self.panel.said.connect(self._say)
+        self.recovery.failed.connect(self._set_status)
+        self.panel.message.connect(self._set_status)
         self.panel.edited.connect(self._on_edited)
         self.panel.review_wanted.connect(self.review)
-        self._lifetime.settled.connect(lambda: join_tabs(self, "Segment volume"))
-        self._lifetime.arrived.connect(self._attach)
-        self._lifetime.left.connect(self._detach)
-        self._lifetime.window_closed.connect(self._shut_down)
+        self._dock_events.settled.connect(lambda: join_tabs(self, "Segment volume"))
+        self._dock_events.arrived.connect(self._attach)
+        self._dock_events.left.connect(self._detach)
+        self._dock_events.window_closed.connect(self._shut_down)
 
     def _attach(self) -> None:
         """Follow the viewer; also when a closed dock is shown again."""
@@ -341,7 +345,7 @@ class SegmentDock(QWidget):
         self._viewer.layers.events.inserted.connect(self._on_layers)
         self._sessions.changed.connect(self._on_sessions)
         self._stop_watching = watch_preferences(self._on_preferences)
-        self._chores.run(find_devices, self._on_devices, self._on_no_devices)
+        self._tasks.run(find_devices, self._on_devices, self._on_no_devices)
         self._list_checkpoints()
         self._refresh()
 
@@ -350,10 +354,10 @@ class SegmentDock(QWidget):
         if not self._attached:
             return
         self._attached = False
-        self._memory.keep()
+        self._widget_state.keep()
         if self._run is not None:
             self._run.abandon()
-        self._chores.drop()
+        self._tasks.drop()
         self._stop_watching()
         self.panel.detach()
         self.recovery.detach()
@@ -373,14 +377,14 @@ class SegmentDock(QWidget):
             left.append(Unfinished("the segmentation's last slices", lambda: run.wait(0)))
         for layer in self._viewer.layers:
             result = self._sessions.result_of(layer)
-            keeper = keeper_of(result) if result is not None else None
-            if keeper is not None:
-                keeper.close(wait=False)
-                self._heard.add(keeper)
+            autosave = autosave_of(result) if result is not None else None
+            if autosave is not None:
+                autosave.close(wait=False)
+                self._heard.add(autosave)
         left.extend(
-            Unfinished(f"the saving of {keeper.result.quoted_name}", partial(_is_saved, keeper))
-            for keeper in self._heard
-            if keeper.saving
+            Unfinished(f"the saving of {autosave.result.quoted_name}", partial(_is_saved, autosave))
+            for autosave in self._heard
+            if autosave.saving
         )
         if not wait_for(left, _PATIENCE, self):
             names = ", ".join(job.name for job in left if not job.done())
@@ -391,7 +395,7 @@ class SegmentDock(QWidget):
 
     def _list_checkpoints(self) -> None:
         folder = load_preferences().checkpoint_folder
-        self._chores.run(
+        self._tasks.run(
             lambda: (find_checkpoints(folder), find_default()),
             self._on_checkpoints,
             self._on_no_checkpoints,
@@ -404,14 +408,14 @@ class SegmentDock(QWidget):
 
     def _on_no_checkpoints(self, error: Exception) -> None:
         self.checkpoint.show_candidates([])
-        self._say(error_sentence(error))
+        self._set_status(error_sentence(error))
 
     def _on_devices(self, devices: Sequence[FoundDevice]) -> None:
         self.device.show_devices(devices)
-        self._chores.run(load_engine, lambda _: None)
+        self._tasks.run(load_engine, lambda _: None)
 
     def _on_no_devices(self, error: Exception) -> None:
-        self._say(f"The devices of this computer could not be listed: {error}")
+        self._set_status(f"The devices of this computer could not be listed: {error}")
 
     def _on_preferences(self) -> None:
         self._list_checkpoints()
@@ -425,18 +429,18 @@ class SegmentDock(QWidget):
         layer = self._newest()
         if not self._attached or self.running or layer is None or layer not in self._viewer.layers:
             return
-        others = self._sessions.images_beside(layer) if looks_like_labels(layer) else []
+        others = self._sessions.other_images_on_grid(layer) if looks_like_labels(layer) else []
         if others:
             self.question.ask(
                 f"“{layer.name}” looks like labels of “{others[0].name}”, on whose grid it lies. Open it as labels?",
                 yes="Open as labels",
                 no="Keep as an image",
-                on_yes=lambda: self.opener.reopen_as_labels(layer),
+                on_yes=lambda: self.loader.reopen_as_labels(layer),
                 on_no=self._refresh,
             )
 
     def _on_choice_needed(self, _several: Any) -> None:
-        self._say("There are several volumes; choose one in the list.")
+        self._set_status("There are several volumes; choose one in the list.")
 
     def _on_volume_picked(self, image: Image) -> None:
         if image is not None and self.volume.problem is None:
@@ -451,10 +455,10 @@ class SegmentDock(QWidget):
             self._refresh()
             return
         try:
-            self._sessions.use(self._sessions.put_on(layer, image))
+            self._sessions.set_current(self._sessions.assign_image(layer, image))
         except TransUNetError as error:
             self._refresh()
-            self._say(str(error))
+            self._set_status(str(error))
 
     def _on_labels_opened(self, layer: Labels) -> None:
         result = self._sessions.result_of(layer)
@@ -462,13 +466,15 @@ class SegmentDock(QWidget):
         if image is not None:
             self.volume.choose(image)
             self._refresh()
-            self._say(f"“{layer.name}” opened as labels of “{image.name}”.")
-        elif self._sessions.images_for(layer):
-            self._say(
+            self._set_status(f"“{layer.name}” opened as labels of “{image.name}”.")
+        elif self._sessions.images_on_grid_of(layer):
+            self._set_status(
                 f"“{layer.name}” lies on the grid of several images; choose it under “Labels” of its image."
             )
         else:
-            self._say(f"“{layer.name}” does not lie on the grid of an image that is open; open its scan.")
+            self._set_status(
+                f"“{layer.name}” does not lie on the grid of an image that is open; open its scan."
+            )
 
     def _on_sessions(self) -> None:
         self._wants_new = False
@@ -495,21 +501,21 @@ class SegmentDock(QWidget):
         )
 
     def _on_restored(self, result: Result) -> None:
-        self._watch_keeper(result)
+        self._watch_autosave(result)
         run = result.session.runs[-1] if result.session.runs else None
         done, total = (run.slices, run.total) if run is not None and not run.complete else (0, 0)
-        self._stories[result.layer] = _Story(restored_sentence(done, total), done, total, {})
+        self._statuses[result.layer] = ResultStatus(restored_sentence(done, total), done, total, {})
         self._refresh()
 
-    def _watch_keeper(self, result: Result) -> None:
+    def _watch_autosave(self, result: Result) -> None:
         """From now on, what is done to a result is saved by itself."""
-        keeper = keep(self._viewer, result)
-        if keeper is None:
+        autosave = start_autosave(self._viewer, result)
+        if autosave is None:
             return
-        if keeper not in self._heard:
-            self._heard.add(keeper)
-            keeper.problem.connect(self._say)
-        keeper.touch()
+        if autosave not in self._heard:
+            self._heard.add(autosave)
+            autosave.problem.connect(self._set_status)
+        autosave.touch()
 
     def _suggest_checkpoint(self) -> None:
         """Choose what fits the volume, where that can be told without computing its voxels."""
@@ -526,7 +532,7 @@ class SegmentDock(QWidget):
             image = self.volume.layer
             same = self._sessions.result_on(image, candidate.label_set) if image is not None else None
             if same is not None and same is not self.result:
-                self._sessions.use(same)
+                self._sessions.set_current(same)
         self._refresh()
 
     def _on_names(self) -> None:
@@ -536,7 +542,7 @@ class SegmentDock(QWidget):
         if candidate is None:
             return
         possible = [label_set.names for label_set in candidate.namings]
-        for layer in self._sessions.by_use():
+        for layer in self._sessions.recently_used():
             result = self._sessions.result_of(layer)
             if result is None or result.checkpoints != {candidate.path}:
                 continue
@@ -544,9 +550,9 @@ class SegmentDock(QWidget):
                 continue
             result.rename(candidate.label_set)
             result.session.names = candidate.label_set.names
-            story = self._stories.get(result.layer)
+            story = self._statuses.get(result.layer)
             if story is not None:
-                self._stories[result.layer] = story.renamed(result.session.names)
+                self._statuses[result.layer] = story.renamed(result.session.names)
         self._refresh()
 
     def _on_variant_wanted(self, name: str) -> None:
@@ -582,7 +588,7 @@ class SegmentDock(QWidget):
         if self.running or self._why_not() is not None or image is None or candidate is None:
             return
         if only_this_slice and is_outside(self._viewer, image):
-            self._say(f"The slider stands outside of “{image.name}”; go to one of its slices first.")
+            self._set_status(f"The slider stands outside of “{image.name}”; go to one of its slices first.")
             return
         self._ask_about_fit(_Plan(image, candidate, only_this_slice))
 
@@ -607,7 +613,7 @@ class SegmentDock(QWidget):
     def _ask_about_labels(self, plan: _Plan) -> None:
         """Labels that no run made are changed by one only where a person says so."""
         into = self._destination()
-        if into is None or into.begun_here or into.session.runs or not into.layer.data.any():
+        if into is None or into.created_by_run or into.session.runs or not into.layer.data.any():
             self._start(replace(plan, into=into))
             return
         self.question.ask(
@@ -626,7 +632,7 @@ class SegmentDock(QWidget):
         if shown is not None and shown.session.names == candidate.label_set.names:
             return shown
         other = self._sessions.result_on(image, candidate.label_set)
-        return other if other is not None and other.begun_here else None
+        return other if other is not None and other.created_by_run else None
 
     def _start(self, plan: _Plan) -> None:
         image, candidate = plan.image, plan.candidate
@@ -636,18 +642,18 @@ class SegmentDock(QWidget):
             volume = None if is_lazy(image) else volume_of(image)
             result, self._begun = plan.into, None
             if result is None or result.layer not in self._viewer.layers or not result.lies_on(image):
-                result = self._sessions.begin(image, volume or geometry_of(image), candidate.label_set)
+                result = self._sessions.new_result(image, volume or geometry_of(image), candidate.label_set)
                 self._begun = result.layer
                 result.layer.opacity = load_preferences().label_opacity
                 self._viewer.add_layer(result.layer)
         except TransUNetError as error:
-            self._say(str(error))
+            self._set_status(str(error))
             return
         except MemoryError as error:
-            self._say(error_sentence(error))
+            self._set_status(error_sentence(error))
             return
         result.checkpoints |= {candidate.path}
-        self._sessions.use(result)
+        self._sessions.set_current(result)
         request = RunRequest(
             settings=PredictorSettings(
                 candidate.path, self._predictor_options, img_size=self.advanced.img_size
@@ -662,9 +668,9 @@ class SegmentDock(QWidget):
         )
         self._run = SegmentationRun(self._viewer, image, result, request, self)
         self._run.progressed.connect(self._on_progress)
-        self._run.wrote.connect(partial(self._watch_keeper, result))
+        self._run.wrote.connect(partial(self._watch_autosave, result))
         self._run.finished.connect(self._on_finished)
-        self._stories.pop(result.layer, None)
+        self._statuses.pop(result.layer, None)
         self.question.withdraw()
         self._refresh()
         self.run_started.emit()
@@ -672,7 +678,7 @@ class SegmentDock(QWidget):
 
     def _on_progress(self, progress: RunProgress) -> None:
         self.bar.show_running(progress)
-        self._say(progress_sentence(progress))
+        self._set_status(progress_sentence(progress))
 
     def _on_finished(self, outcome: RunOutcome) -> None:
         run, self._run = self._run, None
@@ -693,17 +699,17 @@ class SegmentDock(QWidget):
         if layer in self._viewer.layers:
             volumes = outcome.volumes if outcome.whole else {}
             kept = outcome if outcome.error is None else None
-            self._stories[layer] = _Story(sentence, outcome.done, outcome.total, volumes, kept)
-            self._watch_keeper(run.result)
+            self._statuses[layer] = ResultStatus(sentence, outcome.done, outcome.total, volumes, kept)
+            self._watch_autosave(run.result)
         elif outcome.done:
             # The labels went while it ran, by the person or with the window: what it found can be restored.
-            keeper = keeper_of(run.result) or AutosaveController(self._viewer, run.result, run.image)
-            self._heard.add(keeper)
-            self._ended.append(keeper)
-            keeper.touch()
-            keeper.close(wait=False)
+            autosave = autosave_of(run.result) or AutosaveController(self._viewer, run.result, run.image)
+            self._heard.add(autosave)
+            self._ended.append(autosave)
+            autosave.touch()
+            autosave.close(wait=False)
         self._refresh()
-        self._say(sentence, outcome_detail(outcome))
+        self._set_status(sentence, outcome_detail(outcome))
         self.run_finished.emit(outcome)
 
     # -- the result -----------------------------------------------------------------------------------------
@@ -727,7 +733,7 @@ class SegmentDock(QWidget):
         self.checkpoint.names.set_locked(wait)
         if running is not None:
             return
-        story = self._stories.get(layer) if layer is not None else None
+        story = self._statuses.get(layer) if layer is not None else None
         self.panel.legend.set_volumes(story.volumes if story is not None else {})
         self.bar.show_idle(
             self._why_not(),
@@ -736,7 +742,7 @@ class SegmentDock(QWidget):
         )
         if self.question.open:
             return
-        self._say(
+        self._set_status(
             self._why_not() or (story.sentence if story is not None else _READY),
             outcome_detail(story.outcome) if story is not None and story.outcome is not None else "",
         )
@@ -750,7 +756,7 @@ class SegmentDock(QWidget):
             self.labels.show_labels((), None, "")
             return
         choices = [result.layer for result in self._sessions.results_on(image)]
-        choices += self._sessions.labels_that_may_lie_on(image)
+        choices += self._sessions.unassigned_labels_on(image)
         into = self._destination()
         if current is None or self.running or self._why_not() is not None:
             told = ""
@@ -764,15 +770,15 @@ class SegmentDock(QWidget):
 
     def _on_edited(self, voxels: int, volumes: Mapping[int, float]) -> None:
         layer = self.panel.layer
-        story = self._stories.get(layer) if layer is not None else None
+        story = self._statuses.get(layer) if layer is not None else None
         result = self._sessions.result_of(layer)
         if story is not None and result is not None and _is_whole(result):
-            story = self._stories[result.layer] = replace(story, volumes=volumes)
+            story = self._statuses[result.layer] = replace(story, volumes=volumes)
             self.panel.legend.set_volumes(volumes)
         if story is not None and self._run is None and not self.question.open and self._why_not() is None:
-            self._say(f"{story.sentence} {edits_sentence(voxels, bool(volumes))}".strip())
+            self._set_status(f"{story.sentence} {edits_sentence(voxels, bool(volumes))}".strip())
 
-    def _say(self, sentence: str, detail: str = "") -> None:
+    def _set_status(self, sentence: str, detail: str = "") -> None:
         self._status.setText(sentence)
         self._status.setToolTip(detail)
 
@@ -783,5 +789,5 @@ def _is_whole(result: Result) -> bool:
     return any(run.slices == session.shape[run.axis] for run in session.runs)
 
 
-def _is_saved(keeper: AutosaveController) -> bool:
-    return not keeper.saving
+def _is_saved(autosave: AutosaveController) -> bool:
+    return not autosave.saving

@@ -1,7 +1,7 @@
 """One run of the network over a volume: a worker that computes, and a timer on the GUI thread that draws.
 
 The worker loads the checkpoint, prepares the predictor and computes slices; it never touches a layer or the
-viewer. Everything it finds goes into a `_Channel`. The GUI thread looks into the channel thirty times a second.
+viewer. Everything it finds goes into a `_RunState`. The GUI thread looks into the state thirty times a second.
 
 What holds here: the GUI thread waits for neither the worker nor a lock, but in `wait`, when the window closes; what a
 run computed after it was ended is dropped; and however it ends, what it wrote is one undo step.
@@ -137,7 +137,7 @@ class RunOutcome:
     numbers: SliceNumbers = field(default_factory=lambda: SliceNumbers(1))
 
 
-class _Channel:
+class _RunState:
     """What the worker and the GUI thread share. Each field is written by one side only."""
 
     def __init__(
@@ -186,57 +186,57 @@ class _Task(partial[Generator[None, None, None]]):
         return self.title
 
 
-def _work(channel: _Channel) -> Generator[None, None, None]:
-    """Load, prepare, compute; one yield per batch. Errors go into the channel, never into napari's popups."""
-    request = channel.request
+def _work(state: _RunState) -> Generator[None, None, None]:
+    """Load, prepare, compute; one yield per batch. Errors go into the state, never into napari's popups."""
+    request = state.request
     assert request is not None
     try:
         be_nice()
         prepared = request.cache.get(request.settings)
-        if channel.cancelled():  # the window may have been closed since: nobody waits for the rest
+        if state.cancelled():  # the window may have been closed since: nobody waits for the rest
             return
         yield
         volume = request.volume()
         predictor = prepared.predictor
-        channel.card = prepared.checkpoint.card.model_dump(mode="json", exclude_none=True)
-        channel.img_size = predictor.card.img_size
-        channel.axis = int(predictor.slice_axis(volume))
-        channel.first = channel.position[channel.axis]
-        slices = _wanted_slices(request, channel.first, channel.numbers[channel.axis])
-        if slices is not None and channel.first not in slices:
-            channel.first = min(slices, key=lambda index: abs(index - channel.first))
-        wanted = range(volume.data.shape[channel.axis]) if slices is None else slices
-        channel.total = len(wanted)
-        channel.record = RunRecord.from_predictor(
+        state.card = prepared.checkpoint.card.model_dump(mode="json", exclude_none=True)
+        state.img_size = predictor.card.img_size
+        state.axis = int(predictor.slice_axis(volume))
+        state.first = state.position[state.axis]
+        slices = _wanted_slices(request, state.first, state.numbers[state.axis])
+        if slices is not None and state.first not in slices:
+            state.first = min(slices, key=lambda index: abs(index - state.first))
+        wanted = range(volume.data.shape[state.axis]) if slices is None else slices
+        state.total = len(wanted)
+        state.record = RunRecord.from_predictor(
             predictor,
-            date=channel.date,
+            date=state.date,
             seconds=0.0,
             slices=0,
-            total=channel.total,
-            axis=channel.axis,
+            total=state.total,
+            axis=state.axis,
             between=(wanted[0], wanted[-1]),
             name=request.checkpoint_name,
         )
-        channel.voxel_ml = voxel_ml(volume.geometry.spacing)
-        channel.slicing.set()
+        state.voxel_ml = voxel_ml(volume.geometry.spacing)
+        state.slicing.set()
         yield
         for batch in predictor.iter_batches(
-            volume, first=channel.first, slices=slices, cancelled=channel.cancelled, uncertainty=True
+            volume, first=state.first, slices=slices, cancelled=state.cancelled, uncertainty=True
         ):
-            channel.last_slice = time.perf_counter()
-            if channel.warm is None:
-                channel.warm = len(batch), channel.last_slice
+            state.last_slice = time.perf_counter()
+            if state.warm is None:
+                state.warm = len(batch), state.last_slice
             for prediction in _renumbered(batch, request.values):
-                channel.voxels = _added(channel.voxels, np.bincount(prediction.plane.ravel()))
-                channel.buffer.put(int(prediction.index), prediction.plane, prediction.uncertainty)
+                state.voxels = _added(state.voxels, np.bincount(prediction.plane.ravel()))
+                state.buffer.put(int(prediction.index), prediction.plane, prediction.uncertainty)
             yield
     except Exception as error:
         logger.exception("The segmentation failed.")
-        channel.error = error
+        state.error = error
     finally:
         # napari keeps every worker, with its arguments, for as long as the window lives.
-        channel.request = None
-        channel.ended.set()
+        state.request = None
+        state.ended.set()
 
 
 def _renumbered(batch: Sequence[SlicePrediction], values: Sequence[int] | None) -> Sequence[SlicePrediction]:
@@ -305,7 +305,7 @@ class SegmentationRun(QObject):
         self._image = image
         self.result = result
         numbers = [slice_numbers(viewer, image, axis) for axis in range(3)]
-        self._channel = _Channel(request, position_in_view(viewer, image), numbers)
+        self._state = _RunState(request, position_in_view(viewer, image), numbers)
         self._title = f"the segmentation of {image.name}"
         self._image_data = image.data
         self._reason: str | None = None
@@ -324,14 +324,14 @@ class SegmentationRun(QObject):
 
         from napari_transunet.viewer.widgets.worker import QuietWorker, serve_window_first
 
-        self.result.undo.settle()
+        self.result.undo.check_pending_strokes()
         self._step = UndoStep(self.result.layer)
-        task = _Task(_work, self._channel)
+        task = _Task(_work, self._state)
         task.title = self._title
         worker = create_worker(task, _worker_class=QuietWorker, _ignore_errors=True, _start_thread=False)
-        # Only a weak tie from the channel: the worker holds the channel through its generator.
-        self._channel.aborted = _AbortRequested(worker)
-        worker.finished.connect(self._channel.ended.set)
+        # Only a weak tie from the state: the worker holds the state through its generator.
+        self._state.aborted = _AbortRequested(worker)
+        worker.finished.connect(self._state.ended.set)
         self._viewer.layers.events.removed.connect(self._on_layer_removed)
         self._image.events.data.connect(self._on_image_data)
         self._timer.start()
@@ -353,23 +353,23 @@ class SegmentationRun(QObject):
     @property
     def reviewed_numbers(self) -> SliceNumbers:
         """The slider's numbers of the slices that are reviewed, which may lie along another axis than the run's."""
-        return self._channel.numbers[self.result.session.axis]
+        return self._state.numbers[self.result.session.axis]
 
     @property
     def loading(self) -> bool:
         """Whether its checkpoint is still being read: nothing was computed yet that could be lost."""
-        return not self._channel.slicing.is_set()
+        return not self._state.slicing.is_set()
 
     @property
     def stopping(self) -> bool:
         """Whether it was asked to stop."""
-        return self._channel.stop.is_set()
+        return self._state.stop.is_set()
 
     def stop(self, reason: str | None = None) -> None:
         """Ask the run to end after the current batch, keeping what there is; `reason` goes into the outcome."""
         if self._reason is None:
             self._reason = reason
-        self._channel.stop.set()
+        self._state.stop.set()
         if not self._over:
             self._report()
 
@@ -385,15 +385,15 @@ class SegmentationRun(QObject):
     def _tick(self) -> None:
         if self._over:
             return
-        channel = self._channel
-        if channel.slicing.is_set():
+        state = self._state
+        if state.slicing.is_set():
             self._paint()
-        elif not channel.only_this_slice and self._image in self._viewer.layers:
+        elif not state.only_this_slice and self._image in self._viewer.layers:
             # The person may scroll while the checkpoint loads; start where they are then.
-            channel.position = position_in_view(self._viewer, self._image)
+            state.position = position_in_view(self._viewer, self._image)
         if self._over:
             return
-        if channel.ended.is_set() and not len(channel.buffer):
+        if state.ended.is_set() and not len(state.buffer):
             self._conclude()
         else:
             self._report()
@@ -402,44 +402,42 @@ class SegmentationRun(QObject):
         assert self._step is not None
         if not self._step.intact:
             self.stop("the labels were replaced while it ran")
-            while self._channel.buffer.take() is not None:
+            while self._state.buffer.take() is not None:
                 pass
             return
         if self._painter is None:
-            channel, session = self._channel, self.result.session
+            state, session = self._state, self.result.session
             if not session.reviewed and not session.notes:
-                session.axis = channel.axis
-            record = channel.record
+                session.axis = state.axis
+            record = state.record
             assert record is not None  # there since the first slice
-            session.unsure_along(channel.axis).begin(record.sha256, record.pipeline, channel.img_size)
+            session.unsure_along(state.axis).begin(record.sha256, record.pipeline, state.img_size)
             if record.sha256 is not None:
-                session.cards[record.sha256] = channel.card
+                session.cards[record.sha256] = state.card
             self._painter = LivePainter(
-                self._viewer, self.result, self._step, channel.axis, keep_reviewed=channel.keep_reviewed
+                self._viewer, self.result, self._step, state.axis, keep_reviewed=state.keep_reviewed
             )
         before = self._painter.written
         if everything:
-            self._painter.paint(self._channel.buffer, budget=None)
+            self._painter.paint(self._state.buffer, budget=None)
         else:
-            self._painter.paint(self._channel.buffer)
+            self._painter.paint(self._state.buffer)
         if self._painter.written > before:
             self.result.run = self._record()
             self.wrote.emit()
 
     def _report(self) -> None:
-        channel = self._channel
+        state = self._state
         done = self._painter.written if self._painter is not None else 0
-        stage: Stage = "segmenting" if channel.slicing.is_set() else "loading"
-        left = self._left(done) if done and channel.total else None
-        if channel.stop.is_set():
+        stage: Stage = "segmenting" if state.slicing.is_set() else "loading"
+        left = self._left(done) if done and state.total else None
+        if state.stop.is_set():
             stage = "stopping"
-        self.progressed.emit(
-            RunProgress(stage, done, channel.total, self._numbers.number(channel.first), left)
-        )
+        self.progressed.emit(RunProgress(stage, done, state.total, self._numbers.number(state.first), left))
 
     @property
     def _numbers(self) -> SliceNumbers:
-        return self._channel.numbers[self._channel.axis]
+        return self._state.numbers[self._state.axis]
 
     def _left(self, done: int) -> float | None:
         """Estimated seconds to the end: from the mean time per slice, counting down between two batches.
@@ -447,13 +445,13 @@ class SegmentationRun(QObject):
         The first batch is left out, for much of its time goes into what happens but once; until the second is there,
         nothing can be said.
         """
-        channel, present = self._channel, time.perf_counter()
-        first, began = channel.warm or (done, present)
+        state, present = self._state, time.perf_counter()
+        first, began = state.warm or (done, present)
         if done <= first:
             return None
         if done != self._estimated_at[0]:
-            mean = (channel.last_slice - began) / (done - first)
-            self._estimated_at = (done, present + mean * (channel.total - done))
+            mean = (state.last_slice - began) / (done - first)
+            self._estimated_at = (done, present + mean * (state.total - done))
         return max(0.0, self._estimated_at[1] - present)
 
     def _on_layer_removed(self, event: Any) -> None:
@@ -473,7 +471,7 @@ class SegmentationRun(QObject):
 
         self._timer.stop()
         serve_window_first(False)
-        if self._channel.slicing.is_set():
+        if self._state.slicing.is_set():
             self._paint(everything=True)
         self._over = True
         self._viewer.layers.events.removed.disconnect(self._on_layer_removed)
@@ -490,47 +488,45 @@ class SegmentationRun(QObject):
         self.finished.emit(outcome)
 
     def _outcome(self) -> RunOutcome:
-        channel = self._channel
+        state = self._state
         done = self._painter.written if self._painter is not None else 0
         step = self._painter.session_step if self._painter is not None else None
-        seconds = channel.last_slice - channel.started
-        voxels = channel.voxels
+        seconds = state.last_slice - state.started
+        voxels = state.voxels
         if self._painter is not None:
             voxels = _added(voxels, self._painter.kept)
         kind: Kind = "finished"
-        if channel.error is not None:
+        if state.error is not None:
             kind = "failed"
-        elif not channel.slicing.is_set() or done < channel.total:
+        elif not state.slicing.is_set() or done < state.total:
             kind = "cancelled"
         return RunOutcome(
             kind=kind,
             done=done,
-            total=channel.total,
-            first=channel.first,
-            axis=channel.axis,
+            total=state.total,
+            first=state.first,
+            axis=state.axis,
             seconds=seconds,
             volumes={
-                value: float(count) * channel.voxel_ml
-                for value, count in enumerate(voxels)
-                if value and count
+                value: float(count) * state.voxel_ml for value, count in enumerate(voxels) if value and count
             },
             record=self._record() if done else None,
-            only_this_slice=channel.only_this_slice,
+            only_this_slice=state.only_this_slice,
             conflicts=dict(sorted(step.conflicts.items())) if step is not None else {},
             reopened=step.reopened if step is not None else (),
             reason=self._reason,
-            error=channel.error,
-            whole=kind == "finished" and done == self.result.session.shape[channel.axis],
+            error=state.error,
+            whole=kind == "finished" and done == self.result.session.shape[state.axis],
             numbers=self._numbers,
         )
 
     def _record(self) -> RunRecord:
         """What is known of the run, whose painter has begun."""
-        channel = self._channel
+        state = self._state
         assert self._painter is not None
-        assert channel.record is not None
-        seconds = round(channel.last_slice - channel.started, 2)
-        return replace(channel.record, slices=self._painter.written, seconds=seconds)
+        assert state.record is not None
+        seconds = round(state.last_slice - state.started, 2)
+        return replace(state.record, slices=self._painter.written, seconds=seconds)
 
 
 class _AbortRequested:

@@ -38,7 +38,7 @@ _PATTERNS = (
     "*.nii *.nii.gz *.hdr *.img *.hdr.gz *.img.gz *.nrrd *.nhdr *.mha *.mhd *.dcm *.dicom *.ima "
     "*.tif *.tiff *.npy *.npz *.npy.h5 *.npz.h5 *.h5 *.hdf5"
 )
-_OPENER = "transunet_opener"
+_LOADER = "transunet_opener"
 _FILTERS = f"Volumes ({_PATTERNS});;All files (*)"
 
 Several = SeveralSeriesError | SeveralVolumesError
@@ -61,7 +61,7 @@ class Wanted:
         return replace(self, picks=picks, titles=(*self.titles, several.title(index)))
 
 
-class VolumeOpener(QObject):
+class VolumeLoader(QObject):
     """Opens volumes into one viewer, one at a time and without blocking the window.
 
     Signals
@@ -91,7 +91,7 @@ class VolumeOpener(QObject):
         super().__init__(parent)
         self._viewer = viewer
         self._widget = parent
-        self._chores = BackgroundTasks(self)
+        self._tasks = BackgroundTasks(self)
         warm_up()  # while the dock comes up nobody waits for it; while a network runs, the window would stand still
         self._wanted: Wanted | None = None
         self._chooser: ChoiceList | None = None
@@ -100,7 +100,7 @@ class VolumeOpener(QObject):
     @property
     def busy(self) -> bool:
         """Whether a volume is being read."""
-        return self._chores.busy
+        return self._tasks.busy
 
     @property
     def chooser(self) -> ChoiceList | None:
@@ -161,7 +161,7 @@ class VolumeOpener(QObject):
         self._close_chooser()
         self._wanted = wanted
         self.started.emit(f"Reading {wanted.path.name} …")
-        self._chores.run(
+        self._tasks.run(
             lambda: _attempt(wanted), lambda result: self._on_read(wanted, result), self._on_error
         )
 
@@ -176,7 +176,7 @@ class VolumeOpener(QObject):
             name = ", ".join((result.source.name, *wanted.titles)) if wanted.titles else None
             if wanted.as_labels:
                 labels = self._labels_of(result, name or result.source.name)
-                sessions_of(self._viewer).open(labels)  # tied to its image before anybody sees it
+                sessions_of(self._viewer).result_for(labels)  # tied to its image before anybody sees it
                 self._viewer.add_layer(labels)
                 self.labels_opened.emit(labels)
                 return
@@ -195,7 +195,7 @@ class VolumeOpener(QObject):
             return
         self._viewer.layers.remove(layer)
         # Only now the image itself is no candidate for what its labels lie on.
-        sessions_of(self._viewer).open(labels)
+        sessions_of(self._viewer).result_for(labels)
         self._viewer.add_layer(labels)
         self.labels_opened.emit(labels)
 
@@ -250,23 +250,23 @@ def _attempt(wanted: Wanted) -> Volume | TransUNetError:
         return error
 
 
-def open_path(viewer: Viewer, path: str | os.PathLike[str], *, series: str | None = None) -> VolumeOpener:
-    """Open a file or folder into a viewer without a dialog; returns the opener, whose signals tell the outcome."""
-    opener = opener_for(viewer)
-    opener.open_path(path, series=series)
-    return opener
+def open_path(viewer: Viewer, path: str | os.PathLike[str], *, series: str | None = None) -> VolumeLoader:
+    """Open a file or folder into a viewer without a dialog; returns the loader, whose signals tell the outcome."""
+    loader = loader_for(viewer)
+    loader.open_path(path, series=series)
+    return loader
 
 
-def opener_for(viewer: Viewer) -> VolumeOpener:
-    """The viewer's opener for use without the dock: what it has to say appears as napari notifications."""
+def loader_for(viewer: Viewer) -> VolumeLoader:
+    """The viewer's loader for use without the dock: what it has to say appears as napari notifications."""
     from napari.utils.notifications import show_error, show_info
 
     window = viewer.window._qt_window
-    opener = window.findChild(VolumeOpener, _OPENER)
-    if isinstance(opener, VolumeOpener):
-        return opener
-    opener = VolumeOpener(viewer, window)
-    opener.setObjectName(_OPENER)
-    opener.failed.connect(show_error)
-    opener.started.connect(show_info)
-    return opener
+    loader = window.findChild(VolumeLoader, _LOADER)
+    if isinstance(loader, VolumeLoader):
+        return loader
+    loader = VolumeLoader(viewer, window)
+    loader.setObjectName(_LOADER)
+    loader.failed.connect(show_error)
+    loader.started.connect(show_info)
+    return loader

@@ -58,7 +58,7 @@ class AutosaveController(QObject):
         super().__init__()
         self._viewer = viewer
         self._result = result
-        self._chores = BackgroundTasks(self)
+        self._tasks = BackgroundTasks(self)
         self._saver: Autosaver | None = None
         self._pending = False
         self._history = history_of(result.layer)
@@ -115,7 +115,7 @@ class AutosaveController(QObject):
             return
         self.touch()
         self._closed = True
-        self._chores.drop()
+        self._tasks.drop()
         events = self._result.layer.events
         for emitter in (events.paint, events.data, events.name, events.features, events.colormap):
             emitter.disconnect(self._on_changed)
@@ -170,7 +170,7 @@ class AutosaveController(QObject):
             finally:
                 self._found.set()
 
-        self._chores.run(find, self._begin, self._on_no_folder)
+        self._tasks.run(find, self._begin, self._on_no_folder)
 
     def _begin(self, folder: SessionFolder) -> None:
         self._saver = self._saver_in(folder)
@@ -250,22 +250,24 @@ class AutosaveController(QObject):
             self.close(wait=False)
 
 
-def keep(viewer: Viewer, result: Result, folder: SessionFolder | None = None) -> AutosaveController | None:
-    """The keeper of a result, made where there is none yet; None where its image is gone."""
-    keeper = keeper_of(result)
-    if keeper is not None:
-        return keeper
+def start_autosave(
+    viewer: Viewer, result: Result, folder: SessionFolder | None = None
+) -> AutosaveController | None:
+    """The autosave of a result, made where there is none yet; None where its image is gone."""
+    autosave = autosave_of(result)
+    if autosave is not None:
+        return autosave
     image = sessions_of(viewer).image_of(result)
     if image is None:
         return None
-    result.keeper = AutosaveController(viewer, result, image, folder)
-    return result.keeper
+    result.autosave = AutosaveController(viewer, result, image, folder)
+    return result.autosave
 
 
-def keeper_of(result: Result) -> AutosaveController | None:
-    """The keeper of a result; None where it is not kept."""
-    keeper = result.keeper
-    return keeper if keeper is not None and not keeper._closed else None
+def autosave_of(result: Result) -> AutosaveController | None:
+    """The autosave of a result; None where it is not kept."""
+    autosave = result.autosave
+    return autosave if autosave is not None and not autosave._closed else None
 
 
 def _array(session: Any, name: str) -> Any:

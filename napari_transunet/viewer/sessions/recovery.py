@@ -16,7 +16,7 @@ from napari_transunet.errors import InputError, TransUNetError, VolumeError
 from napari_transunet.io.sidecar import labels_from_json
 from napari_transunet.viewer.layers.fingerprints import fingerprint_job
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, labels_to_layer, problem_with
-from napari_transunet.viewer.sessions.autosave_controller import keep
+from napari_transunet.viewer.sessions.autosave_controller import start_autosave
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.sessions.results import SUFFIX, Result
 from napari_transunet.viewer.widgets.messages import count
@@ -51,7 +51,7 @@ class Recovery(QObject):
         super().__init__(parent)
         self._viewer = viewer
         self._sessions = sessions_of(viewer)
-        self._chores = BackgroundTasks(self)
+        self._tasks = BackgroundTasks(self)
         self._asked: set[str] = set()
 
     def look(self, image: Image) -> None:
@@ -72,7 +72,7 @@ class Recovery(QObject):
             self._asked.add(info.folder.name)
             self.found.emit(image, info, max(0, len(edited) - 1))
 
-        self._chores.run(find, tell)
+        self._tasks.run(find, tell)
 
     def restore(self, image: Image, info: SessionInfo) -> None:
         """Put saved labels back onto their image, and go on with their session."""
@@ -108,17 +108,17 @@ class Recovery(QObject):
                 self._fail(error)
                 return
             # Before the layer is shown: whoever sees it then meets this session and its saver.
-            keep(self._viewer, result, folder)
+            start_autosave(self._viewer, result, folder)
             self._viewer.add_layer(result.layer)
             if lost:
                 logger.warning("The last save of %s is damaged; the one before was restored.", info.folder)
             self.restored.emit(result)
 
-        self._chores.run(load, show, self._fail)
+        self._tasks.run(load, show, self._fail)
 
     def detach(self) -> None:
         """Forget what is under way."""
-        self._chores.drop()
+        self._tasks.drop()
 
     def _put_back(
         self, image: Image, labels: Any, session: AnnotationSession, state: Mapping[str, Any]
@@ -134,7 +134,7 @@ class Recovery(QObject):
         layer = Labels(data, **meta)
         if label_set.names:
             layer.selected_label = min(label_set.names)
-        return self._sessions.tie(layer, image, session, begun_here=bool(session.runs))
+        return self._sessions.bind_result(layer, image, session, created_by_run=bool(session.runs))
 
     def _fail(self, error: Exception) -> None:
         known = isinstance(error, TransUNetError)

@@ -14,7 +14,7 @@ from qtpy.QtCore import QObject, Qt, QTimer, Signal
 
 from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.errors import VolumeError
-from napari_transunet.viewer.layers.grids import AS_IT_IS, put_on_grid, turn_between
+from napari_transunet.viewer.layers.grids import IDENTITY, put_on_grid, reorientation_between
 from napari_transunet.viewer.layers.layer_record import is_overlay
 from napari_transunet.viewer.layers.layers import label_set_of, labels_to_layer, problem_with, voxels_of
 from napari_transunet.viewer.sessions.results import SUFFIX, Result
@@ -70,11 +70,11 @@ class Sessions(QObject):
         """The results whose labels lie on an image, the one that was used last first."""
         return [
             result
-            for result in map(self._results.__getitem__, self.by_use())
+            for result in map(self._results.__getitem__, self.recently_used())
             if result.lies_on(image) and tuple(result.layer.data.shape) == result.session.shape
         ]
 
-    def by_use(self) -> list[Labels]:
+    def recently_used(self) -> list[Labels]:
         """The labels layers in the viewer that have a session, the one that was used last first."""
         return [
             layer
@@ -93,36 +93,40 @@ class Sessions(QObject):
             None,
         )
 
-    def images_for(self, layer: Labels) -> list[Image]:
+    def images_on_grid_of(self, layer: Labels) -> list[Image]:
         """The images on whose grid labels lie, also in another order of axes."""
-        return [image for image in self._images() if turn_between(layer, image) is not None]
+        return [image for image in self._images() if reorientation_between(layer, image) is not None]
 
-    def images_beside(self, image: Image) -> list[Image]:
+    def other_images_on_grid(self, image: Image) -> list[Image]:
         """The other images on the grid of an image."""
         return [
-            other for other in self._images() if other is not image and turn_between(image, other) is not None
+            other
+            for other in self._images()
+            if other is not image and reorientation_between(image, other) is not None
         ]
 
-    def images_of_its_size(self, layer: Labels) -> list[Image]:
+    def images_of_same_shape(self, layer: Labels) -> list[Image]:
         """Those and the images of the same shape elsewhere, on which only a person can put the labels."""
         shape = tuple(layer.data.shape)
-        there = self.images_for(layer)
+        there = self.images_on_grid_of(layer)
         return [
             *there,
             *(i for i in self._images() if i not in there and tuple(voxels_of(i).shape) == shape),
         ]
 
-    def labels_that_may_lie_on(self, image: Image) -> list[Labels]:
+    def unassigned_labels_on(self, image: Image) -> list[Labels]:
         """Labels layers without a session that lie on an image's grid."""
         return [
             layer
             for layer in self._viewer.layers
-            if is_reviewable(layer) and layer not in self._results and turn_between(layer, image) is not None
+            if is_reviewable(layer)
+            and layer not in self._results
+            and reorientation_between(layer, image) is not None
         ]
 
     # -- what is decided ------------------------------------------------------------------------------------
 
-    def begin(self, image: Image, volume: Volume | Geometry, label_set: LabelSet) -> Result:
+    def new_result(self, image: Image, volume: Volume | Geometry, label_set: LabelSet) -> Result:
         """An empty Labels layer on an image's grid, not yet in the viewer, with a session of its own."""
         from napari.layers import Labels
 
@@ -133,10 +137,12 @@ class Sessions(QObject):
         layer = Labels(data, **meta)
         if label_set.names:
             layer.selected_label = min(label_set.names)
-        return self.tie(layer, image, AnnotationSession(shape, label_set.names, dtype=dtype), begun_here=True)
+        return self.bind_result(
+            layer, image, AnnotationSession(shape, label_set.names, dtype=dtype), created_by_run=True
+        )
 
-    def tie(
-        self, layer: Labels, image: Image, session: AnnotationSession, *, begun_here: bool = False
+    def bind_result(
+        self, layer: Labels, image: Image, session: AnnotationSession, *, created_by_run: bool = False
     ) -> Result:
         """Give a labels layer its session, and the image that it lies on.
 
@@ -147,22 +153,22 @@ class Sessions(QObject):
         """
         if layer in self._results:
             raise ValueError(f"“{layer.name}” has a session already.")
-        result = Result(layer, image, session, begun_here=begun_here)
+        result = Result(layer, image, session, created_by_run=created_by_run)
         self._results[layer] = result
         if layer not in self._viewer.layers:
             self._coming.append(layer)
-        self.use(result)
+        self.set_current(result)
         return result
 
-    def open(self, layer: Labels) -> Result | None:
+    def result_for(self, layer: Labels) -> Result | None:
         """The result of a labels layer; a new one where it is certain on which image it lies, else None."""
         known = self.result_of(layer)
         if known is not None:
             return known
-        images = self.images_for(layer) if is_reviewable(layer) else []
-        return self.put_on(layer, images[0]) if len(images) == 1 else None
+        images = self.images_on_grid_of(layer) if is_reviewable(layer) else []
+        return self.assign_image(layer, images[0]) if len(images) == 1 else None
 
-    def put_on(self, layer: Labels, image: Image) -> Result:
+    def assign_image(self, layer: Labels, image: Image) -> Result:
         """These are labels of this image, as a person says or as their grid tells.
 
         Labels that lie elsewhere are moved onto the image's grid, voxel by voxel.
@@ -175,25 +181,25 @@ class Sessions(QObject):
         known = self.result_of(layer)
         if known is not None and known.lies_on(image):
             return known
-        turn = turn_between(layer, image)
+        turn = reorientation_between(layer, image)
         if turn is None:
             if tuple(layer.data.shape) != tuple(voxels_of(image).shape):
                 raise VolumeError(f"“{layer.name}” and “{image.name}” have different sizes.")
-            turn = AS_IT_IS
+            turn = IDENTITY
         if known is not None and not turn.is_identity:
             raise VolumeError(f"“{layer.name}” was corrected on another image; duplicate it first.")
         put_on_grid(layer, image, turn)
         if known is None:
             session = AnnotationSession.of_labels(layer.data, label_set_of(layer).names)
-            return self.tie(layer, image, session)
-        if known.keeper is not None:
-            known.keeper.close(wait=False)
-            known.keeper = None
+            return self.bind_result(layer, image, session)
+        if known.autosave is not None:
+            known.autosave.close(wait=False)
+            known.autosave = None
         known.lie_on(image)
-        self.use(known)
+        self.set_current(known)
         return known
 
-    def use(self, result: Result) -> None:
+    def set_current(self, result: Result) -> None:
         """These labels of their image are meant from now on."""
         layer = result.layer
         self._used = [ref for ref in self._used if ref() is not None and ref() is not layer]
@@ -226,7 +232,7 @@ class Sessions(QObject):
             return
         result = self.result_of(layer)
         if result is not None:
-            self.use(result)
+            self.set_current(result)
         self.selected.emit(layer)
 
 

@@ -43,25 +43,25 @@ class Result:
     Attributes
     ----------
     session, undo : what is known about the labels, and what brings it in line with napari's undo.
-    begun_here : the layer was made for a run, not opened or drawn.
+    created_by_run : the layer was made for a run, not opened or drawn.
     checkpoints : the checkpoint files that have written into the layer in this window.
     hidden : label values that are not shown.
-    keeper : saves the labels while a person works; None until there is something to save.
+    autosave : saves the labels while a person works; None until there is something to save.
     run : what is known of the run that writes into the layer now, as far as it is; None where none does.
     writing : held by what writes labels and session so that a save between would find them at odds, and by the save
         while it copies them. The window's thread tries to take it and never waits for it.
     """
 
     def __init__(
-        self, layer: Labels, image: Image, session: AnnotationSession, *, begun_here: bool = False
+        self, layer: Labels, image: Image, session: AnnotationSession, *, created_by_run: bool = False
     ) -> None:
         self._layer = weakref.ref(layer)
         self.session = session
         self.undo = SessionUndo(layer)
-        self.begun_here = begun_here
+        self.created_by_run = created_by_run
         self.checkpoints: frozenset[Path] = frozenset()
         self.hidden: frozenset[int] = frozenset()
-        self.keeper: AutosaveController | None = None
+        self.autosave: AutosaveController | None = None
         self.run: RunRecord | None = None
         self.writing = threading.Lock()
         self.lie_on(image)

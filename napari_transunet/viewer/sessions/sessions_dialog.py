@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 
 from napari_transunet.annotation.session_store import SessionInfo, SessionStore
 from napari_transunet.errors import TransUNetError
-from napari_transunet.viewer.widgets.confirm_bar import QuestionBar
+from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
 from napari_transunet.viewer.widgets.messages import count
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
@@ -48,7 +48,7 @@ class SessionsDialog(QDialog):
         self._infos: list[SessionInfo] = []
         self._image: Image | None = None
         self._fingerprint: str | None = None
-        self._chores = BackgroundTasks(self)
+        self._tasks = BackgroundTasks(self)
         self._table = QTableWidget(0, len(_COLUMNS), self)
         self._table.setObjectName("sessions_table")
         self._table.setHorizontalHeaderLabels(list(_COLUMNS))
@@ -60,7 +60,7 @@ class SessionsDialog(QDialog):
         self._status.setObjectName("sessions_status")
         self._status.setWordWrap(True)
         self._status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
-        self._question = QuestionBar(self)
+        self._question = ConfirmBar(self)
         self._restore = self._button("Restore", "session_restore", self._on_restore)
         self._export = self._button("Export…", "session_export", self._on_export)
         self._import = self._button("Import…", "session_import", self._on_import)
@@ -85,11 +85,11 @@ class SessionsDialog(QDialog):
 
     def refresh(self) -> None:
         """List the sessions anew, off the GUI thread."""
-        self._chores.run(lambda: SessionStore().sessions(), self._on_listed, self._on_failed)
+        self._tasks.run(lambda: SessionStore().sessions(), self._on_listed, self._on_failed)
 
     def detach(self) -> None:
         """Forget what is under way, and close."""
-        self._chores.drop()
+        self._tasks.drop()
         self.close()
 
     def _button(self, text: str, name: str, pressed: Any) -> QPushButton:
@@ -152,7 +152,7 @@ class SessionsDialog(QDialog):
         )
         if name:
             path = Path(name if name.lower().endswith(".zip") else f"{name}.zip")
-            self._chores.run(
+            self._tasks.run(
                 lambda: SessionStore().export(info, path, overwrite=path == Path(name)),
                 lambda written: self._status.setText(f"Exported to {written}."),
                 self._on_failed,
@@ -161,7 +161,7 @@ class SessionsDialog(QDialog):
     def _on_import(self) -> None:
         name, _ = QFileDialog.getOpenFileName(self, "Import session", "", "Session (*.zip)")
         if name:
-            self._chores.run(
+            self._tasks.run(
                 lambda: SessionStore().import_(name), lambda _info: self.refresh(), self._on_failed
             )
 
@@ -173,7 +173,7 @@ class SessionsDialog(QDialog):
             f"Delete the saved labels of “{info.about.image_name}” for good?",
             yes="Delete",
             no="Keep",
-            on_yes=lambda: self._chores.run(
+            on_yes=lambda: self._tasks.run(
                 lambda: SessionStore().delete(info), lambda _none: self.refresh(), self._on_failed
             ),
         )

@@ -35,14 +35,14 @@ def wait_for(unfinished: Sequence[Unfinished], patience: float, parent: QWidget 
     Answers that were asked for still come meanwhile. A button ends what can be ended.
     """
     began = time.monotonic()
-    sign: _Sign | None = None
+    sign: _WaitDialog | None = None
     while True:
         left = [job for job in unfinished if not job.done()]
         waited = time.monotonic() - began
         if not left or waited > patience:
             break
         if sign is None and waited > _UNSEEN:
-            sign = _Sign(parent)
+            sign = _WaitDialog(parent)
         if sign is not None:
             sign.show_jobs(left)
             QCoreApplication.processEvents(QEventLoop.ProcessEventsFlag.AllEvents, 20)
@@ -53,7 +53,7 @@ def wait_for(unfinished: Sequence[Unfinished], patience: float, parent: QWidget 
     return not left
 
 
-class _Sign(QWidget):
+class _WaitDialog(QWidget):
     """A small window of its own: the one behind it is about to go."""
 
     def __init__(self, parent: QWidget | None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 
-class QuestionBar(QFrame):
+class ConfirmBar(QFrame):
     """Hidden until `ask` is called; hidden again by either answer or by `withdraw`."""
 
     def __init__(self, parent: QWidget | None = None) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qtpy.QtWidgets import QWidget
 
 
-class Lifetime(QObject):
+class DockEvents(QObject):
     """Watches a widget and the window around it.
 
     Signals

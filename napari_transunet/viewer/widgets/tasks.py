@@ -1,7 +1,7 @@
-"""Small chores off the GUI thread whose answer comes back as a call on it.
+"""Small tasks off the GUI thread whose answer comes back as a call on it.
 
 What holds here: an answer is dropped when a newer question of its name was asked, and when `drop` was called since; a
-chore that has to `finish` outlives the window, which waits for it visibly (`closing.py`); all others end with the
+task that has to `finish` outlives the window, which waits for it visibly (`closing.py`); all others end with the
 program.
 """
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked:
+class _PendingTask:
     then: Callable[[Any], None]
     otherwise: Callable[[Exception], None] | None
     name: str | None
@@ -38,7 +38,7 @@ class BackgroundTasks(QObject):
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self._waiting: dict[int, _Asked] = {}
+        self._waiting: dict[int, _PendingTask] = {}
         self._next = 0
         self._finishing: list[threading.Thread] = []
         self._answered.connect(self._on_answer)
@@ -50,7 +50,7 @@ class BackgroundTasks(QObject):
 
     @property
     def finishing(self) -> bool:
-        """Whether a chore is under way that has to finish; true also after `drop`."""
+        """Whether a task is under way that has to finish; true also after `drop`."""
         self._finishing = [thread for thread in self._finishing if thread.is_alive()]
         return bool(self._finishing)
 
@@ -76,9 +76,9 @@ class BackgroundTasks(QObject):
         self._next += 1
         if latest is not None:
             self._waiting = {at: asked for at, asked in self._waiting.items() if asked.name != latest}
-        self._waiting[ticket] = _Asked(then, otherwise, latest)
+        self._waiting[ticket] = _PendingTask(then, otherwise, latest)
         thread = threading.Thread(
-            target=self._work, args=(ticket, function), daemon=not finish, name=latest or "chore"
+            target=self._work, args=(ticket, function), daemon=not finish, name=latest or "task"
         )
         if finish:
             self._finishing.append(thread)
@@ -108,7 +108,7 @@ class BackgroundTasks(QObject):
             asked.then(value)
             return
         # As text, and the error without its frames: whoever keeps either must not keep the window.
-        logger.warning("A chore in the background failed.\n%s", "".join(traceback.format_exception(error)))
+        logger.warning("A task in the background failed.\n%s", "".join(traceback.format_exception(error)))
         error.with_traceback(None)
         if asked.otherwise is not None:
             asked.otherwise(error)

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 _MAX_BYTES = 1 << 16
 
 
-class Memory:
+class WidgetState:
     """Restores a dock's choices when it is made, and keeps them when `keep` is called.
 
     Nothing is read or written where napari is told to leave no settings (an empty NAPARI_CONFIG).

@@ -176,7 +176,7 @@ class Desk:
         viewer.add_layer(image)
         viewer.add_layer(labels)
         session = AnnotationSession(SHAPE, NAMES.names)
-        self.result = sessions_of(viewer).tie(labels, image, session)
+        self.result = sessions_of(viewer).bind_result(labels, image, session)
         self.exporter = exporter_of(viewer)
 
     def write(self, path, **more):
@@ -288,7 +288,7 @@ def test_window_closed_while_writing_still_gets_its_file(
     monkeypatch.setattr(exporter, "write_snapshot", slow)
     desk.write(tmp_path / "out.nii.gz")
     assert entered.wait(5)
-    (thread,) = desk.exporter._chores._finishing
+    (thread,) = desk.exporter._tasks._finishing
     assert not thread.daemon  # the interpreter waits for it
     desk.exporter.close()
     leave.set()

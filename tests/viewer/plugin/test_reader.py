@@ -127,7 +127,7 @@ def test_what_cannot_be_read_becomes_one_notification_and_the_rest_is_read(
 
 
 def test_dropped_file_of_several_time_points_offers_them(make_napari_viewer, tmp_path, scan, qtbot):
-    from napari_transunet.viewer.segment.volume_loader import opener_for
+    from napari_transunet.viewer.segment.volume_loader import loader_for
 
     viewer = make_napari_viewer()
     values = np.stack([np.zeros(SHAPE, np.int16), np.ones(SHAPE, np.int16)])
@@ -136,17 +136,17 @@ def test_dropped_file_of_several_time_points_offers_them(make_napari_viewer, tmp
     before = len(notification_manager.records)
     viewer.open([tmp_path / "first.npy", scan, tmp_path / "second.npy"], plugin=PLUGIN)
     assert [layer.name for layer in viewer.layers] == ["scan"]
-    opener = opener_for(viewer)
-    assert opener.chooser.isVisible()
-    assert opener.chooser.rows == [["Channel 1 of 2"], ["Channel 2 of 2"]]
+    loader = loader_for(viewer)
+    assert loader.chooser.isVisible()
+    assert loader.chooser.rows == [["Channel 1 of 2"], ["Channel 2 of 2"]]
     said = [record.message for record in notification_manager.records[before:]]
     (other,) = [text for text in said if "second.npy" in text]  # one list at a time: the other is said
     assert other.endswith("Open it by itself to choose from a list.")
     assert not [text for text in said if "first.npy" in text]
-    opener.chooser.select(1)
-    with qtbot.waitSignal(opener.opened, timeout=TIMEOUT):
-        opener.chooser._accept_row()
-    assert viewer.layers["first, channel 2"].data.min() == 1
+    loader.chooser.select(1)
+    with qtbot.waitSignal(loader.opened, timeout=TIMEOUT):
+        loader.chooser._accept_row()
+    assert viewer.layers["first, state 2"].data.min() == 1
 
 
 def test_script_without_a_viewer_gets_the_exception(tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ def test_a_click_shows_what_its_patch_attends_to(make_napari_viewer, qtbot, tmp_
     viewer = make_napari_viewer()
     image = add_volume(viewer, synthetic_ct((8, 48, 56))[0])
     volume = volume_of(image)
-    result = sessions_of(viewer).begin(image, volume, LabelSet.from_names({1: "liver"}))
+    result = sessions_of(viewer).new_result(image, volume, LabelSet.from_names({1: "liver"}))
     viewer.add_layer(result.layer)
     _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
     status = dock.findChild(QLabel, "attention_status")

@@ -27,7 +27,7 @@ def test_tools_ask_for_what_is_chosen(qtbot):
     panel.findChild(QPushButton, "tool_replace").click()
     smooth, replace = asked
     assert (smooth.tool, smooth.sizes) == ("smooth", {"radius_mm": 3.5})
-    assert (smooth.all_organs, smooth.whole_volume, smooth.by_hand_too) == (False, False, False)
+    assert (smooth.all_organs, smooth.whole_volume, smooth.include_manual_edits) == (False, False, False)
     assert replace.all_organs
     assert replace.whole_volume
     assert replace.sizes == {"by": 5}
@@ -37,7 +37,7 @@ def test_tools_ask_for_what_is_chosen(qtbot):
     panel.toggle_range()
     assert ranges[0] == (-20.0, 100.0)
     assert ranges[-1] is None
-    panel.set_enabled_because("Wait.")
+    panel.set_disabled_reason("Wait.")
     panel.press("smooth")
     assert len(asked) == 2
     assert panel.findChild(QPushButton, "tool_smooth").toolTip() == "Wait."

@@ -1,4 +1,4 @@
-"""Organs are picked, hidden and locked by themselves."""
+"""ClassMapping are picked, hidden and locked by themselves."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from napari_transunet.inference.uncertainty import SliceUncertainty
 from napari_transunet.io.reading import read_volume
 from napari_transunet.viewer.layers.layers import add_volume, labels_to_layer, placement, volume_of
 from napari_transunet.viewer.layers.undo import UndoStep
-from napari_transunet.viewer.sessions.autosave_controller import keep, keeper_of
+from napari_transunet.viewer.sessions.autosave_controller import autosave_of, start_autosave
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.phantom import synthetic_ct
@@ -48,19 +48,19 @@ def _prediction() -> np.ndarray:
     return labels
 
 
-class Sitting:
+class ReviewDriver:
     """The dock, the labels, and short names for what a person does."""
 
     def __init__(self, viewer: Any, qtbot: Any) -> None:
         self.viewer, self.qtbot = viewer, qtbot
         self.image = add_volume(viewer, synthetic_ct(SHAPE)[0], name="ct")
         volume = volume_of(self.image)
-        self.result = sessions_of(viewer).begin(self.image, volume, LabelSet.from_names(NAMES))
+        self.result = sessions_of(viewer).new_result(self.image, volume, LabelSet.from_names(NAMES))
         self.layer, self.session = self.result.layer, self.result.session
         viewer.add_layer(self.layer)
         self.run(_prediction())
         _, self.dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
-        self.until(lambda: self.dock.bench.overview is not None)
+        self.until(lambda: self.dock.model.overview is not None)
 
     def run(self, prediction: np.ndarray) -> None:
         """What a run of the network does to the layer and its session."""
@@ -92,7 +92,7 @@ class Sitting:
 
     def tool(self, name: str) -> str:
         self.press(f"tool_{name}")
-        self.until(lambda: not self.dock.toolbox.busy)
+        self.until(lambda: not self.dock.corrections.busy)
         return self.text("correction_status")
 
     def choose(self, name: str, at: int) -> None:
@@ -107,7 +107,7 @@ class Sitting:
     def settle(self) -> None:
         """Until the slices were looked at anew."""
         self.qtbot.wait(450)
-        self.until(lambda: not self.dock.bench._chores.busy)
+        self.until(lambda: not self.dock.model._tasks.busy)
 
     @property
     def slice(self) -> int:
@@ -115,357 +115,357 @@ class Sitting:
 
 
 @pytest.fixture
-def sitting(make_napari_viewer: Callable[..., Any], qtbot: Any) -> Sitting:
-    return Sitting(make_napari_viewer(), qtbot)
+def driver(make_napari_viewer: Callable[..., Any], qtbot: Any) -> ReviewDriver:
+    return ReviewDriver(make_napari_viewer(), qtbot)
 
 
-def test_the_review_walks_from_the_worst_slice_on(sitting):
-    assert sitting.dock.bench.layer is sitting.layer
-    sitting.press("next_slice")
-    assert sitting.slice == 7
-    assert sitting.text("review_progress") == "0 of 12 slices reviewed"
-    sitting.press("mark_reviewed")
-    assert sitting.session.reviewed.keys() == {7}
-    assert sitting.slice == 11
-    assert sitting.text("review_progress") == "1 of 12 slices reviewed"
-    sitting.dock.review.slice_chosen.emit(7)
-    assert sitting.slice == 7
-    assert sitting.dock.findChild(QPushButton, "mark_reviewed").text() == "Unmark"
-    sitting.press("mark_reviewed")
-    assert not sitting.session.reviewed
-    organ = sitting.dock.findChild(QComboBox, "review_organ")
+def test_the_review_walks_from_the_worst_slice_on(driver):
+    assert driver.dock.model.layer is driver.layer
+    driver.press("next_slice")
+    assert driver.slice == 7
+    assert driver.text("review_progress") == "0 of 12 slices reviewed"
+    driver.press("mark_reviewed")
+    assert driver.session.reviewed.keys() == {7}
+    assert driver.slice == 11
+    assert driver.text("review_progress") == "1 of 12 slices reviewed"
+    driver.dock.review.slice_chosen.emit(7)
+    assert driver.slice == 7
+    assert driver.dock.findChild(QPushButton, "mark_reviewed").text() == "Unmark"
+    driver.press("mark_reviewed")
+    assert not driver.session.reviewed
+    organ = driver.dock.findChild(QComboBox, "review_organ")
     organ.setCurrentIndex(organ.findText("Spleen"))
     organ.activated.emit(organ.currentIndex())
-    sitting.settle()
-    sitting.press("next_slice")
-    assert sitting.slice == 3  # the worst of those that show the spleen
+    driver.settle()
+    driver.press("next_slice")
+    assert driver.slice == 3  # the worst of those that show the spleen
 
 
-def test_pressing_next_without_marking_leads_on_and_begins_anew_after_the_last(sitting):
+def test_pressing_next_without_marking_leads_on_and_begins_anew_after_the_last(driver):
     seen = []
     for _ in range(13):
-        sitting.press("next_slice")
-        seen.append(sitting.slice)
+        driver.press("next_slice")
+        seen.append(driver.slice)
     assert seen[:4] == [7, 11, 10, 9]
     assert sorted(seen[:12]) == list(range(12))
     assert seen[12] == 7
 
 
-def test_notes_belong_to_their_slices(sitting):
-    note = sitting.dock.findChild(QLineEdit, "slice_note")
-    sitting.dock.bench.go_to(4)
+def test_notes_belong_to_their_slices(driver):
+    note = driver.dock.findChild(QLineEdit, "slice_note")
+    driver.dock.model.go_to(4)
     note.setText("tip of the spleen")
     note.editingFinished.emit()
-    sitting.dock.bench.go_to(5)
+    driver.dock.model.go_to(5)
     assert note.text() == ""
-    sitting.dock.bench.go_to(4)
+    driver.dock.model.go_to(4)
     assert note.text() == "tip of the spleen"
-    assert sitting.session.notes == {4: "tip of the spleen"}
+    assert driver.session.notes == {4: "tip of the spleen"}
 
 
-def test_a_tool_is_one_undo_step_and_leaves_hands_work_alone(sitting):
-    before = sitting.layer.data.copy()
-    sitting.layer.data_setitem((np.array([5]), np.array([45]), np.array([5])), 1)  # by hand
-    sitting.layer.selected_label = 1
-    sitting.press("scope_slices_1")
-    said = sitting.tool("largest")
+def test_a_tool_is_one_undo_step_and_leaves_hands_work_alone(driver):
+    before = driver.layer.data.copy()
+    driver.layer.data_setitem((np.array([5]), np.array([45]), np.array([5])), 1)  # by hand
+    driver.layer.selected_label = 1
+    driver.press("scope_slices_1")
+    said = driver.tool("largest")
     assert said == "16 voxels in 1 slice changed: liver -16. Left alone: 1 voxel edited by hand."
-    assert not sitting.layer.data[5, 40:44, 50:54].any()
-    assert sitting.layer.data[5, 45, 5] == 1
-    assert sitting.session.hand_voxels(sitting.layer.data) == 1
-    assert sitting.session.edited_voxels(sitting.layer.data) == 17
-    sitting.layer.undo()
-    sitting.layer.undo()
-    assert np.array_equal(sitting.layer.data, before)
-    assert sitting.session.edited_voxels(sitting.layer.data) == 0
-    sitting.layer.redo()
-    sitting.layer.redo()
-    assert sitting.session.hand_voxels(sitting.layer.data) == 1
-    sitting.dock.findChild(QCheckBox, "also_by_hand").setChecked(True)
-    assert "liver -1" in sitting.tool("largest")
+    assert not driver.layer.data[5, 40:44, 50:54].any()
+    assert driver.layer.data[5, 45, 5] == 1
+    assert driver.session.hand_voxels(driver.layer.data) == 1
+    assert driver.session.edited_voxels(driver.layer.data) == 17
+    driver.layer.undo()
+    driver.layer.undo()
+    assert np.array_equal(driver.layer.data, before)
+    assert driver.session.edited_voxels(driver.layer.data) == 0
+    driver.layer.redo()
+    driver.layer.redo()
+    assert driver.session.hand_voxels(driver.layer.data) == 1
+    driver.dock.findChild(QCheckBox, "also_by_hand").setChecked(True)
+    assert "liver -1" in driver.tool("largest")
 
 
-def test_a_tool_acts_in_the_slice_in_view_only(sitting):
-    sitting.dock.bench.go_to(4)
-    sitting.layer.selected_label = 2
-    before = sitting.layer.data.copy()
-    sitting.dock.findChild(QDoubleSpinBox, "grow_mm").setValue(9)
-    assert "1 slice changed: spleen +" in sitting.tool("grow")
-    changed = np.flatnonzero((sitting.layer.data != before).any(axis=(1, 2)))
+def test_a_tool_acts_in_the_slice_in_view_only(driver):
+    driver.dock.model.go_to(4)
+    driver.layer.selected_label = 2
+    before = driver.layer.data.copy()
+    driver.dock.findChild(QDoubleSpinBox, "grow_mm").setValue(9)
+    assert "1 slice changed: spleen +" in driver.tool("grow")
+    changed = np.flatnonzero((driver.layer.data != before).any(axis=(1, 2)))
     assert changed.tolist() == [4]
-    assert "spleen" in sitting.tool("above")
-    assert np.array_equal(sitting.layer.data[4] == 2, before[5] == 2)
-    sitting.layer.selected_label = 0
-    sitting.press("tool_grow")
-    assert "pick an organ first" in sitting.text("correction_status")
+    assert "spleen" in driver.tool("above")
+    assert np.array_equal(driver.layer.data[4] == 2, before[5] == 2)
+    driver.layer.selected_label = 0
+    driver.press("tool_grow")
+    assert "pick an organ first" in driver.text("correction_status")
 
 
-def test_slices_between_corrected_ones_are_filled(sitting):
-    sitting.layer.selected_label = 3
+def test_slices_between_corrected_ones_are_filled(driver):
+    driver.layer.selected_label = 3
     for index in (1, 5):
-        sitting.layer.data_setitem(
+        driver.layer.data_setitem(
             tuple(
                 np.array(part)
                 for part in zip(*[(index, y, x) for y in range(2, 8) for x in range(2, 8)], strict=True)
             ),
             3,
         )
-    assert "kidney left +108" in sitting.tool("interpolate")
-    assert (sitting.layer.data[3, 2:8, 2:8] == 3).all()
+    assert "kidney left +108" in driver.tool("interpolate")
+    assert (driver.layer.data[3, 2:8, 2:8] == 3).all()
 
 
-def test_a_new_run_disagrees_and_edits_are_given_up_one_slice_at_a_time(sitting):
-    sitting.layer.paint((4, 5, 5), 3)
-    sitting.layer.paint((6, 5, 5), 3)
-    painted = sitting.layer.data.copy()
-    sitting.run(_prediction())
-    sitting.settle()
-    assert np.array_equal(sitting.layer.data, painted)
-    assert "differently" in sitting.text("conflicts")
-    assert "2 slices" in sitting.text("conflicts")
-    sitting.dock.bench.go_to(0)
-    sitting.press("next_conflict")
-    assert sitting.slice == 4
-    sitting.press("take_slice")
-    assert not (sitting.layer.data[4] == 3).any()
-    assert (sitting.layer.data[6] == 3).any()
-    sitting.settle()
-    assert "slice 6" in sitting.text("conflicts")
-    sitting.press("take_all")
-    sitting.settle()
-    assert np.array_equal(sitting.layer.data, _prediction())
-    assert not sitting.dock.findChild(QPushButton, "take_all").isVisibleTo(sitting.dock)
-    sitting.layer.undo()
-    assert (sitting.layer.data[6] == 3).any()
+def test_a_new_run_disagrees_and_edits_are_given_up_one_slice_at_a_time(driver):
+    driver.layer.paint((4, 5, 5), 3)
+    driver.layer.paint((6, 5, 5), 3)
+    painted = driver.layer.data.copy()
+    driver.run(_prediction())
+    driver.settle()
+    assert np.array_equal(driver.layer.data, painted)
+    assert "differently" in driver.text("conflicts")
+    assert "2 slices" in driver.text("conflicts")
+    driver.dock.model.go_to(0)
+    driver.press("next_conflict")
+    assert driver.slice == 4
+    driver.press("take_slice")
+    assert not (driver.layer.data[4] == 3).any()
+    assert (driver.layer.data[6] == 3).any()
+    driver.settle()
+    assert "slice 6" in driver.text("conflicts")
+    driver.press("take_all")
+    driver.settle()
+    assert np.array_equal(driver.layer.data, _prediction())
+    assert not driver.dock.findChild(QPushButton, "take_all").isVisibleTo(driver.dock)
+    driver.layer.undo()
+    assert (driver.layer.data[6] == 3).any()
 
 
-def test_a_run_that_changes_a_reviewed_slice_asks_for_another_look(sitting):
-    sitting.dock.bench.go_to(4)
-    sitting.press("mark_reviewed")
-    sitting.dock.bench.go_to(4)
+def test_a_run_that_changes_a_reviewed_slice_asks_for_another_look(driver):
+    driver.dock.model.go_to(4)
+    driver.press("mark_reviewed")
+    driver.dock.model.go_to(4)
     other = _prediction()
     other[4, 12:20, 10:20] = 3
-    sitting.run(other)
-    sitting.settle()
-    assert not sitting.session.reviewed
-    assert sitting.dock.findChild(QPushButton, "mark_reviewed").text() == "Mark reviewed"
-    sitting.press("mark_reviewed")
-    assert sitting.session.reviewed.keys() == {4}
+    driver.run(other)
+    driver.settle()
+    assert not driver.session.reviewed
+    assert driver.dock.findChild(QPushButton, "mark_reviewed").text() == "Mark reviewed"
+    driver.press("mark_reviewed")
+    assert driver.session.reviewed.keys() == {4}
 
 
-def test_a_locked_organ_changes_neither_by_brush_nor_by_tool(sitting):
-    sitting.press("lock_1")
-    before = sitting.layer.data.copy()
-    sitting.layer.brush_size = 6
-    sitting.layer.paint((4, 10, 8), 2)  # on the corner of the liver
-    sitting.qtbot.wait(20)
-    assert np.array_equal(sitting.layer.data == 1, before == 1)
-    assert (sitting.layer.data != before).any()
-    assert "stayed as they were" in sitting.text("correction_status")
-    sitting.layer.undo()
-    assert np.array_equal(sitting.layer.data, before)
-    sitting.layer.selected_label = 1
-    sitting.dock.findChild(QDoubleSpinBox, "grow_mm").setValue(9)
-    assert "locked organs" in sitting.tool("grow")
-    assert np.array_equal(sitting.layer.data, before)
-    sitting.press("lock_1")
-    assert "liver +" in sitting.tool("grow")
+def test_a_locked_organ_changes_neither_by_brush_nor_by_tool(driver):
+    driver.press("lock_1")
+    before = driver.layer.data.copy()
+    driver.layer.brush_size = 6
+    driver.layer.paint((4, 10, 8), 2)  # on the corner of the liver
+    driver.qtbot.wait(20)
+    assert np.array_equal(driver.layer.data == 1, before == 1)
+    assert (driver.layer.data != before).any()
+    assert "stayed as they were" in driver.text("correction_status")
+    driver.layer.undo()
+    assert np.array_equal(driver.layer.data, before)
+    driver.layer.selected_label = 1
+    driver.dock.findChild(QDoubleSpinBox, "grow_mm").setValue(9)
+    assert "locked organs" in driver.tool("grow")
+    assert np.array_equal(driver.layer.data, before)
+    driver.press("lock_1")
+    assert "liver +" in driver.tool("grow")
 
 
-def test_the_brush_keeps_to_a_range_of_values(sitting):
-    image = sitting.image.data
+def test_the_brush_keeps_to_a_range_of_values(driver):
+    image = driver.image.data
     low, high = sorted((int(image[4, 20, 15]) - 1, int(image[4, 20, 15]) + 1))
-    sitting.dock.bench.go_to(4)
-    sitting.dock.tools.set_range(low, high)
-    sitting.layer.brush_size = 9
-    before = sitting.layer.data.copy()
-    sitting.layer.paint((4, 20, 15), 3)
-    sitting.qtbot.wait(20)
-    changed = sitting.layer.data != before
+    driver.dock.model.go_to(4)
+    driver.dock.tools.set_range(low, high)
+    driver.layer.brush_size = 9
+    before = driver.layer.data.copy()
+    driver.layer.paint((4, 20, 15), 3)
+    driver.qtbot.wait(20)
+    changed = driver.layer.data != before
     assert changed.any()
     assert ((image[changed] >= low) & (image[changed] <= high)).all()
-    sitting.layer.selected_label = 1
-    sitting.press("range_from_organ")
-    found = sitting.dock.toolbox.guard.between
-    values = image[sitting.slice][sitting.layer.data[sitting.slice] == 1]
+    driver.layer.selected_label = 1
+    driver.press("range_from_organ")
+    found = driver.dock.corrections.constraint.between
+    values = image[driver.slice][driver.layer.data[driver.slice] == 1]
     assert found[0] < np.median(values) < found[1]
     assert found[1] - found[0] < 4 * values.std() / 3  # what was dabbed on air and bone does not count
 
 
-def test_organs_are_hidden_without_losing_a_voxel(sitting):
-    before = sitting.layer.data.copy()
-    sitting.press("eye_1")
-    assert sitting.layer.colormap.color_dict[1][3] == 0
-    assert sitting.layer.colormap.color_dict[2][3] == 1
-    sitting.press("eye_1")
-    assert sitting.layer.colormap.color_dict[1][3] == 1
-    assert np.array_equal(sitting.layer.data, before)
+def test_organs_are_hidden_without_losing_a_voxel(driver):
+    before = driver.layer.data.copy()
+    driver.press("eye_1")
+    assert driver.layer.colormap.color_dict[1][3] == 0
+    assert driver.layer.colormap.color_dict[2][3] == 1
+    driver.press("eye_1")
+    assert driver.layer.colormap.color_dict[1][3] == 1
+    assert np.array_equal(driver.layer.data, before)
 
 
-def test_keys_do_what_buttons_do(sitting):
-    keys = {str(key): call for key, call in sitting.viewer.keymap.items()}
-    sitting.viewer.layers.selection.active = sitting.layer
+def test_keys_do_what_buttons_do(driver):
+    keys = {str(key): call for key, call in driver.viewer.keymap.items()}
+    driver.viewer.layers.selection.active = driver.layer
 
     def key(name: str) -> None:
-        keys[name](sitting.viewer)
+        keys[name](driver.viewer)
 
     key("N")
-    assert sitting.slice == 7
+    assert driver.slice == 7
     key("K")
-    assert 7 in sitting.session.reviewed
+    assert 7 in driver.session.reviewed
     key("Alt+2")
-    assert sitting.layer.selected_label == 2
-    assert sitting.layer.mode == "paint"
+    assert driver.layer.selected_label == 2
+    assert driver.layer.mode == "paint"
     key("W")
-    assert sitting.session.locked == {2}
+    assert driver.session.locked == {2}
     key("W")
     key("Shift+H")
-    assert sitting.layer.colormap.color_dict[2][3] == 0
+    assert driver.layer.colormap.color_dict[2][3] == 0
     key("H")
-    assert sitting.layer.colormap.color_dict[1][3] == 0
+    assert driver.layer.colormap.color_dict[1][3] == 0
     key("H")
     key("Shift+M")
-    sitting.until(lambda: sitting.dock.findChild(QTableWidget, "measures").rowCount() == 3)
+    driver.until(lambda: driver.dock.findChild(QTableWidget, "measures").rowCount() == 3)
     key("F1")
-    assert sitting.dock._page.isVisible()
+    assert driver.dock._page.isVisible()
     key("F1")
 
 
-def test_organs_are_measured_and_a_row_leads_to_its_organ(sitting):
-    sitting.press("measure")
-    table = sitting.dock.findChild(QTableWidget, "measures")
-    sitting.until(lambda: table.rowCount() == 3)
+def test_organs_are_measured_and_a_row_leads_to_its_organ(driver):
+    driver.press("measure")
+    table = driver.dock.findChild(QTableWidget, "measures")
+    driver.until(lambda: table.rowCount() == 3)
     assert [table.item(row, 0).text() for row in range(3)] == ["Liver", "Spleen", "Kidney left"]
     table.selectRow(1)
-    assert sitting.slice == 5
+    assert driver.slice == 5
     assert table.item(0, 6).text() == "2"
 
 
-def test_other_labels_are_compared(sitting):
+def test_other_labels_are_compared(driver):
     reference = _prediction()
     reference[6, 10:20, 8:24] = 0
     data, meta, _ = labels_to_layer(
-        np.where(reference == 1, 7, 0).astype(np.uint8), volume_of(sitting.image),
+        np.where(reference == 1, 7, 0).astype(np.uint8), volume_of(driver.image),
         LabelSet.from_names({7: "Liver"}), "reference",
     )  # fmt: skip
-    sitting.viewer.add_labels(data, **meta)
-    sitting.viewer.layers.selection.active = sitting.layer
-    assert sitting.dock.bench.layer is sitting.layer
-    sitting.dock.findChild(QCheckBox, "show_disagreement").setChecked(True)
-    sitting.press("compare")
-    scores = sitting.dock.findChild(QTableWidget, "scores")
-    sitting.until(lambda: scores.rowCount() == 2)  # the reference knows the liver alone
+    driver.viewer.add_labels(data, **meta)
+    driver.viewer.layers.selection.active = driver.layer
+    assert driver.dock.model.layer is driver.layer
+    driver.dock.findChild(QCheckBox, "show_disagreement").setChecked(True)
+    driver.press("compare")
+    scores = driver.dock.findChild(QTableWidget, "scores")
+    driver.until(lambda: scores.rowCount() == 2)  # the reference knows the liver alone
     liver = 2 * (reference == 1).sum() / ((reference == 1).sum() + (_prediction() == 1).sum())
     assert scores.item(0, 1).text() == f"{liver:.3f}"
     assert scores.item(1, 1).text() == scores.item(0, 1).text()  # and so does the mean
-    assert "Spleen" in sitting.text("compare_status")
-    worst = sitting.dock.findChild(QTableWidget, "worst_slices")
+    assert "Spleen" in driver.text("compare_status")
+    worst = driver.dock.findChild(QTableWidget, "worst_slices")
     assert worst.item(0, 0).text() == "Slice 6"
     worst.selectRow(0)
-    assert sitting.slice == 6
-    assert "CT labels: disagreement".lower() in [layer.name.lower() for layer in sitting.viewer.layers]
-    assert sitting.dock.bench.layer is sitting.layer
+    assert driver.slice == 6
+    assert "CT labels: disagreement".lower() in [layer.name.lower() for layer in driver.viewer.layers]
+    assert driver.dock.model.layer is driver.layer
 
 
-def test_uncertainty_is_shown_on_request_and_taken_away(sitting):
-    box = sitting.dock.findChild(QCheckBox, "show_uncertainty")
+def test_uncertainty_is_shown_on_request_and_taken_away(driver):
+    box = driver.dock.findChild(QCheckBox, "show_uncertainty")
     box.setChecked(True)
-    sitting.until(lambda: any("uncertainty" in layer.name for layer in sitting.viewer.layers))
-    layer = next(layer for layer in sitting.viewer.layers if "uncertainty" in layer.name)
-    volume = volume_of(sitting.image)
+    driver.until(lambda: any("uncertainty" in layer.name for layer in driver.viewer.layers))
+    layer = next(layer for layer in driver.viewer.layers if "uncertainty" in layer.name)
+    volume = volume_of(driver.image)
     card = ModelCard(variant="R50-ViT-Ti_16", num_classes=4, img_size=(64, 64), resize="pad")
     inside = SliceSource.from_card(volume, card, (64, 64)).resize.shape
     assert layer.data.shape == (SHAPE[0], *inside)
     assert layer.data[7].mean() == pytest.approx(0.9, abs=0.02)
-    assert np.allclose(layer.scale, sitting.layer.scale)
+    assert np.allclose(layer.scale, driver.layer.scale)
     box.setChecked(False)
-    assert not any("uncertainty" in layer.name for layer in sitting.viewer.layers)
+    assert not any("uncertainty" in layer.name for layer in driver.viewer.layers)
 
 
-def test_several_formats_are_exported_at_once(sitting, tmp_path):
-    sitting.layer.paint((4, 5, 5), 3)
-    sitting.session.mark_reviewed(4)
-    sitting.press("review_export")
-    dialog = sitting.dock.exporter.dialog
+def test_several_formats_are_exported_at_once(driver, tmp_path):
+    driver.layer.paint((4, 5, 5), 3)
+    driver.session.mark_reviewed(4)
+    driver.press("review_export")
+    dialog = driver.dock.exporter.dialog
     for name in ("nifti", "slicer", "stl", "label-table"):
         dialog.findChild(QCheckBox, f"format_{name}").setChecked(True)
     assert not dialog.findChild(QCheckBox, "format_dicom-seg").isEnabled()
     assert "DICOM" in dialog.findChild(QCheckBox, "format_dicom-seg").toolTip()
     dialog.findChild(QLineEdit, "export_folder").setText(str(tmp_path))
     dialog.findChild(QLineEdit, "export_name").setText("out")
-    with sitting.qtbot.waitSignal(sitting.dock.exporter.exported, timeout=TIMEOUT):
+    with driver.qtbot.waitSignal(driver.dock.exporter.exported, timeout=TIMEOUT):
         dialog.findChild(QPushButton, "export_go").click()
-    assert np.array_equal(read_volume(tmp_path / "out.nii.gz").data, sitting.layer.data)
+    assert np.array_equal(read_volume(tmp_path / "out.nii.gz").data, driver.layer.data)
     told = (tmp_path / "out.json").read_text("utf-8")
     assert '"reviewed_slices": [' in told
     assert '"fingerprint": "' in told
     assert '"edited_by_hand": ' in told
     dialog.findChild(QPushButton, "export_go").click()
-    sitting.until(lambda: "exists already" in dialog.findChild(QLabel, "export_status").text())
-    sitting.viewer.layers.remove(sitting.image)
-    sitting.dock.exporter.write(sitting.result, None, dialog.request())
+    driver.until(lambda: "exists already" in dialog.findChild(QLabel, "export_status").text())
+    driver.viewer.layers.remove(driver.image)
+    driver.dock.exporter.write(driver.result, None, dialog.request())
     assert "is gone" in dialog.findChild(QLabel, "export_status").text()
     dialog.close()
 
 
-def test_labels_that_no_run_made_can_be_corrected_too(sitting):
-    sitting.viewer.layers.remove(sitting.layer)
-    assert not sitting.dock.findChild(QPushButton, "next_slice").isEnabled()
-    drawn = sitting.viewer.add_labels(_prediction(), name="drawn")
-    assert sitting.dock.bench.layer is None  # of its size, but elsewhere: a person has to say so
-    assert "drawn" in sitting.dock.status
-    sitting.choose("review_image", 0)
-    assert sitting.dock.bench.layer is drawn
-    assert np.allclose(drawn.scale, sitting.image.scale)
-    assert sessions_of(sitting.viewer).result_of(drawn).session.edited_voxels(drawn.data) == 0
-    sitting.dock.bench.go_to(3)
+def test_labels_that_no_run_made_can_be_corrected_too(driver):
+    driver.viewer.layers.remove(driver.layer)
+    assert not driver.dock.findChild(QPushButton, "next_slice").isEnabled()
+    drawn = driver.viewer.add_labels(_prediction(), name="drawn")
+    assert driver.dock.model.layer is None  # of its size, but elsewhere: a person has to say so
+    assert "drawn" in driver.dock.status
+    driver.choose("review_image", 0)
+    assert driver.dock.model.layer is drawn
+    assert np.allclose(drawn.scale, driver.image.scale)
+    assert sessions_of(driver.viewer).result_of(drawn).session.edited_voxels(drawn.data) == 0
+    driver.dock.model.go_to(3)
     drawn.refresh()
-    sitting.settle()
-    assert keeper_of(sessions_of(sitting.viewer).result_of(drawn)) is None  # looking alone saves nothing
-    sitting.press("scope_organ_1")
-    sitting.press("scope_slices_1")
-    sitting.tool("largest")
+    driver.settle()
+    assert autosave_of(sessions_of(driver.viewer).result_of(drawn)) is None  # looking alone saves nothing
+    driver.press("scope_organ_1")
+    driver.press("scope_slices_1")
+    driver.tool("largest")
     assert not drawn.data[5, 40:44, 50:54].any()
-    keeper = keeper_of(sessions_of(sitting.viewer).result_of(drawn))
-    sitting.until(lambda: keeper._saver is not None)
-    assert keeper.flush()
+    autosave = autosave_of(sessions_of(driver.viewer).result_of(drawn))
+    driver.until(lambda: autosave._saver is not None)
+    assert autosave.flush()
     assert len(SessionStore().sessions()) >= 1
 
 
-def test_while_a_run_writes_nothing_can_be_done(sitting):
-    step = UndoStep(sitting.layer)
-    assert not sitting.dock.findChild(QPushButton, "tool_smooth").isEnabled()
-    assert "Wait until" in sitting.dock.status
+def test_while_a_run_writes_nothing_can_be_done(driver):
+    step = UndoStep(driver.layer)
+    assert not driver.dock.findChild(QPushButton, "tool_smooth").isEnabled()
+    assert "Wait until" in driver.dock.status
     step.close()
-    assert sitting.dock.findChild(QPushButton, "tool_smooth").isEnabled()
-    assert sitting.dock.status == ""
+    assert driver.dock.findChild(QPushButton, "tool_smooth").isEnabled()
+    assert driver.dock.status == ""
 
 
-def test_closing_the_dock_gives_keys_and_layers_back(sitting):
-    assert any(str(key) == "N" for key in sitting.viewer.keymap)
-    sitting.viewer.window.remove_dock_widget(sitting.dock.parent())
-    assert not any(str(key) == "N" for key in sitting.viewer.keymap)
-    sitting.layer.paint((4, 5, 5), 3)
-    assert sitting.dock.bench.layer is None
+def test_closing_the_dock_gives_keys_and_layers_back(driver):
+    assert any(str(key) == "N" for key in driver.viewer.keymap)
+    driver.viewer.window.remove_dock_widget(driver.dock.parent())
+    assert not any(str(key) == "N" for key in driver.viewer.keymap)
+    driver.layer.paint((4, 5, 5), 3)
+    assert driver.dock.model.layer is None
 
 
-def test_the_part_that_is_clicked_stays(sitting):
-    sitting.press("scope_slices_1")
-    sitting.layer.selected_label = 1
-    sitting.layer.mode = "paint"
-    sitting.press("tool_clicked")
-    assert "Click in the image" in sitting.text("correction_status")
-    assert sitting.layer.mode == "pan_zoom"
+def test_the_part_that_is_clicked_stays(driver):
+    driver.press("scope_slices_1")
+    driver.layer.selected_label = 1
+    driver.layer.mode = "paint"
+    driver.press("tool_clicked")
+    assert "Click in the image" in driver.text("correction_status")
+    assert driver.layer.mode == "pan_zoom"
 
     class Press:
         type, button = "mouse_press", 1
-        position = tuple(sitting.layer.data_to_world((5, 41, 51)))
+        position = tuple(driver.layer.data_to_world((5, 41, 51)))
 
-    for callback in list(sitting.viewer.mouse_drag_callbacks):
-        callback(sitting.viewer, Press)
-    sitting.until(lambda: not sitting.dock.toolbox.busy and "changed" in sitting.text("correction_status"))
-    assert (sitting.layer.data == 1).sum() == 16
-    assert sitting.layer.mode == "paint"
+    for callback in list(driver.viewer.mouse_drag_callbacks):
+        callback(driver.viewer, Press)
+    driver.until(lambda: not driver.dock.corrections.busy and "changed" in driver.text("correction_status"))
+    assert (driver.layer.data == 1).sum() == 16
+    assert driver.layer.mode == "paint"
 
 
 def test_exports_of_a_changed_scan_are_refused(make_napari_viewer, qtbot, tmp_path):
@@ -475,7 +475,7 @@ def test_exports_of_a_changed_scan_are_refused(make_napari_viewer, qtbot, tmp_pa
     path: Path = write_volume(tmp_path / "ct.nii.gz", volume)
     viewer = make_napari_viewer()
     image = add_volume(viewer, read_volume(path))
-    result = sessions_of(viewer).begin(image, volume_of(image), LabelSet.from_names(NAMES))
+    result = sessions_of(viewer).new_result(image, volume_of(image), LabelSet.from_names(NAMES))
     viewer.add_layer(result.layer)
     result.layer.paint((4, 5, 5), 3)
     _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
@@ -485,7 +485,7 @@ def test_exports_of_a_changed_scan_are_refused(make_napari_viewer, qtbot, tmp_pa
     request = replace(request, folder=tmp_path, stem="out", formats=("nifti",))
     path.write_bytes(path.read_bytes() + b"x")
     said: list[str] = []
-    dock.exporter.said.connect(said.append)
+    dock.exporter.message.connect(said.append)
     dock.exporter.write(result, image, request)
     qtbot.waitUntil(lambda: any("was changed" in sentence for sentence in said), timeout=TIMEOUT)
     path.unlink()
@@ -510,27 +510,27 @@ def test_swapped_sides_are_said_at_once(make_napari_viewer, qtbot):
     qtbot.waitUntil(lambda: "swapped, or the scan's orientation is wrong" in dock.status, timeout=TIMEOUT)
 
 
-def test_two_volumes_keep_to_their_own_labels(sitting):
-    other = add_volume(sitting.viewer, synthetic_ct((9, 40, 44))[0], name="other")
+def test_two_volumes_keep_to_their_own_labels(driver):
+    other = add_volume(driver.viewer, synthetic_ct((9, 40, 44))[0], name="other")
     volume = volume_of(other)
-    second = sessions_of(sitting.viewer).begin(other, volume, LabelSet.from_names({1: "aorta"}))
-    sitting.viewer.add_layer(second.layer)
-    assert sitting.dock.bench.layer is second.layer
-    assert sitting.dock.organs.values == [1]
+    second = sessions_of(driver.viewer).new_result(other, volume, LabelSet.from_names({1: "aorta"}))
+    driver.viewer.add_layer(second.layer)
+    assert driver.dock.model.layer is second.layer
+    assert driver.dock.organs.values == [1]
     second.layer.data_setitem((np.array([2]), np.array([3]), np.array([4])), 1)
-    sitting.press("mark_reviewed")
+    driver.press("mark_reviewed")
     assert len(second.session.reviewed) == 1
-    assert not sitting.session.reviewed
-    sitting.viewer.layers.selection.active = sitting.layer
-    assert sitting.dock.bench.layer is sitting.layer
-    assert sitting.dock.organs.values == [1, 2, 3]
-    assert sitting.session.edited_voxels(sitting.layer.data) == 0
-    sitting.settle()
-    assert sitting.text("review_progress") == "0 of 12 slices reviewed"
-    for result in (second, sitting.result):
-        keeper = keep(sitting.viewer, result)
-        sitting.until(lambda keeper=keeper: keeper._saver is not None)
-        assert keeper.flush()
+    assert not driver.session.reviewed
+    driver.viewer.layers.selection.active = driver.layer
+    assert driver.dock.model.layer is driver.layer
+    assert driver.dock.organs.values == [1, 2, 3]
+    assert driver.session.edited_voxels(driver.layer.data) == 0
+    driver.settle()
+    assert driver.text("review_progress") == "0 of 12 slices reviewed"
+    for result in (second, driver.result):
+        autosave = start_autosave(driver.viewer, result)
+        driver.until(lambda autosave=autosave: autosave._saver is not None)
+        assert autosave.flush()
     assert len({info.about.fingerprint for info in SessionStore().sessions()}) == 2
 
 
@@ -545,7 +545,7 @@ def test_the_menu_shows_the_dock_for_the_selected_labels(make_napari_viewer):
     viewer.layers.selection.active = first
     review_selected()
     (dock,) = [w for w in viewer.window.dock_widgets.values() if type(w).__name__ == "ReviewDock"]
-    assert dock.bench.layer is first
+    assert dock.model.layer is first
     review_selected()  # shown again, not made again
     assert sum(type(w).__name__ == "ReviewDock" for w in viewer.window.dock_widgets.values()) == 1
 
@@ -557,42 +557,42 @@ def test_labels_of_a_lazy_image_are_saved_too(make_napari_viewer, qtbot):
     labels = viewer.add_labels(np.zeros((8, 8, 8), np.uint8))
     _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
     labels.paint((3, 3, 3), 1)
-    dock.bench.mark_reviewed(True)
-    keeper = keeper_of(sessions_of(viewer).result_of(labels))
-    qtbot.waitUntil(lambda: keeper._saver is not None, timeout=TIMEOUT)
-    assert keeper.flush()
+    dock.model.mark_reviewed(True)
+    autosave = autosave_of(sessions_of(viewer).result_of(labels))
+    qtbot.waitUntil(lambda: autosave._saver is not None, timeout=TIMEOUT)
+    assert autosave.flush()
     assert len(SessionStore().sessions()) == 1
 
 
-def test_labels_restored_while_the_dock_is_open_have_one_session(sitting):
-    keeper = keep(sitting.viewer, sitting.result)
-    sitting.until(lambda: keeper._saver is not None)
-    sitting.layer.paint((4, 5, 5), 3)
-    sitting.session.mark_reviewed(4)
-    sitting.session.locked = frozenset({2})
-    keeper.touch()
-    assert keeper.flush()
-    edited = sitting.session.edited_voxels(sitting.layer.data)
-    sitting.viewer.layers.remove(sitting.layer)
-    sitting.until(lambda: not SessionStore().sessions()[0].in_use)
-    sitting.press("sessions")
-    dialog = sitting.dock._saved
+def test_labels_restored_while_the_dock_is_open_have_one_session(driver):
+    autosave = start_autosave(driver.viewer, driver.result)
+    driver.until(lambda: autosave._saver is not None)
+    driver.layer.paint((4, 5, 5), 3)
+    driver.session.mark_reviewed(4)
+    driver.session.locked = frozenset({2})
+    autosave.touch()
+    assert autosave.flush()
+    edited = driver.session.edited_voxels(driver.layer.data)
+    driver.viewer.layers.remove(driver.layer)
+    driver.until(lambda: not SessionStore().sessions()[0].in_use)
+    driver.press("sessions")
+    dialog = driver.dock._saved
     table = dialog.findChild(QTableWidget, "sessions_table")
-    sitting.until(lambda: table.rowCount() == 1 and dialog._fingerprint is not None)
+    driver.until(lambda: table.rowCount() == 1 and dialog._fingerprint is not None)
     table.selectRow(0)
     dialog.findChild(QPushButton, "session_restore").click()
-    sitting.until(lambda: sitting.dock.bench.layer is not None)
-    result = sessions_of(sitting.viewer).result_on(sitting.image)
-    assert sitting.dock.bench.result is result
-    assert keeper_of(result).result is result
+    driver.until(lambda: driver.dock.model.layer is not None)
+    result = sessions_of(driver.viewer).result_on(driver.image)
+    assert driver.dock.model.result is result
+    assert autosave_of(result).result is result
     assert result.session.edited_voxels(result.layer.data) == edited > 0
     assert result.session.reviewed.keys() == {4}
     assert result.session.locked == {2}
-    assert sitting.dock.toolbox.guard.locked == {2}
+    assert driver.dock.corrections.constraint.locked == {2}
 
 
-def test_a_reference_without_names_and_stored_in_another_order_is_compared_by_its_table(sitting):
-    volume = volume_of(sitting.image)
+def test_a_reference_without_names_and_stored_in_another_order_is_compared_by_its_table(driver):
+    volume = volume_of(driver.image)
     numbers = np.zeros(SHAPE, np.uint8)
     numbers[_prediction() == 1], numbers[_prediction() == 2] = 2, 1  # the other way round
     data, meta, _ = labels_to_layer(
@@ -601,71 +601,71 @@ def test_a_reference_without_names_and_stored_in_another_order_is_compared_by_it
         None,
         "reference",
     )
-    sitting.viewer.layers._activate_on_insert = False  # or the dock would follow it, and turn it
-    other = sitting.viewer.add_labels(data, **meta)
+    driver.viewer.layers._activate_on_insert = False  # or the dock would follow it, and turn it
+    other = driver.viewer.add_labels(data, **meta)
     assert np.array_equal(other.data, np.flip(numbers, 2))  # only looked at
-    table = sitting.dock.findChild(QTableWidget, "reference_table")
-    sitting.until(lambda: table.rowCount() == 2)
+    table = driver.dock.findChild(QTableWidget, "reference_table")
+    driver.until(lambda: table.rowCount() == 2)
     other.name = "renamed"
-    assert sitting.dock.findChild(QComboBox, "compare_with").currentText() == "renamed"
-    sitting.press("compare")
-    scores = sitting.dock.findChild(QTableWidget, "scores")
-    sitting.until(lambda: scores.rowCount() == 3)
+    assert driver.dock.findChild(QComboBox, "compare_with").currentText() == "renamed"
+    driver.press("compare")
+    scores = driver.dock.findChild(QTableWidget, "scores")
+    driver.until(lambda: scores.rowCount() == 3)
     assert scores.item(2, 1).text() == "0.000"
-    assert "number" in sitting.text("compare_status")
+    assert "number" in driver.text("compare_status")
     for value, stands_for in ((1, 2), (2, 1)):
-        choice = sitting.dock.findChild(QComboBox, f"stands_for_{value}")
+        choice = driver.dock.findChild(QComboBox, f"stands_for_{value}")
         choice.setCurrentIndex(choice.findData(stands_for))
-    sitting.press("compare")
-    sitting.until(lambda: scores.item(2, 1).text() == "1.000")
+    driver.press("compare")
+    driver.until(lambda: scores.item(2, 1).text() == "1.000")
 
 
-def test_labels_are_added_named_recoloured_and_deleted_also_unnamed_ones(sitting):
-    sitting.layer.data_setitem((np.array([0, 0]), np.array([1, 2]), np.array([1, 1])), 9)
-    sitting.settle()
-    assert sitting.dock.organs.values == [1, 2, 3, 9]
-    sitting.layer.selected_label = 9
-    sitting.press("edit_label")
-    name = sitting.dock.findChild(QLineEdit, "label_name")
+def test_labels_are_added_named_recoloured_and_deleted_also_unnamed_ones(driver):
+    driver.layer.data_setitem((np.array([0, 0]), np.array([1, 2]), np.array([1, 1])), 9)
+    driver.settle()
+    assert driver.dock.organs.values == [1, 2, 3, 9]
+    driver.layer.selected_label = 9
+    driver.press("edit_label")
+    name = driver.dock.findChild(QLineEdit, "label_name")
     name.setText("liver")
-    sitting.press("label_ok")
-    assert "already" in sitting.text("label_problem")
+    driver.press("label_ok")
+    assert "already" in driver.text("label_problem")
     name.setText("tumour")
-    sitting.press("label_ok")
-    assert sitting.dock.bench.names[9] == "tumour"
-    sitting.press("add_label")
+    driver.press("label_ok")
+    assert driver.dock.model.names[9] == "tumour"
+    driver.press("add_label")
     name.setText("cyst")
-    sitting.press("label_ok")
-    assert sitting.dock.bench.names[4] == "cyst"
-    assert sitting.layer.selected_label == 4
-    assert "cyst" in list(sitting.layer.features["name"])
-    sitting.layer.selected_label = 2
-    before = sitting.layer.data.copy()
-    sitting.press("delete_label")
-    assert np.array_equal(sitting.layer.data, before)  # asked first
-    sitting.press("question_yes")
-    sitting.until(lambda: not (sitting.layer.data == 2).any())
-    sitting.until(lambda: 2 not in sitting.dock.organs.values)
-    sitting.layer.undo()
-    assert np.array_equal(sitting.layer.data, before)
-    sitting.until(lambda: 2 in sitting.dock.organs.values)
-    assert sitting.dock.bench.names[2] == "spleen"
+    driver.press("label_ok")
+    assert driver.dock.model.names[4] == "cyst"
+    assert driver.layer.selected_label == 4
+    assert "cyst" in list(driver.layer.features["name"])
+    driver.layer.selected_label = 2
+    before = driver.layer.data.copy()
+    driver.press("delete_label")
+    assert np.array_equal(driver.layer.data, before)  # asked first
+    driver.press("question_yes")
+    driver.until(lambda: not (driver.layer.data == 2).any())
+    driver.until(lambda: 2 not in driver.dock.organs.values)
+    driver.layer.undo()
+    assert np.array_equal(driver.layer.data, before)
+    driver.until(lambda: 2 in driver.dock.organs.values)
+    assert driver.dock.model.names[2] == "spleen"
 
 
-def test_maps_and_measures_of_other_labels_are_not_shown(sitting):
+def test_maps_and_measures_of_other_labels_are_not_shown(driver):
     for _ in range(2):
-        sitting.dock._toggle_uncertainty()  # twice before the first one is there
-    sitting.qtbot.wait(300)
-    assert not any("uncertainty" in layer.name for layer in sitting.viewer.layers)
-    sitting.dock._toggle_uncertainty()
-    sitting.until(lambda: any("uncertainty" in layer.name for layer in sitting.viewer.layers))
-    sitting.press("measure")
-    second = sessions_of(sitting.viewer).begin(
-        sitting.image, volume_of(sitting.image), LabelSet.from_names({1: "aorta"})
+        driver.dock._toggle_uncertainty()  # twice before the first one is there
+    driver.qtbot.wait(300)
+    assert not any("uncertainty" in layer.name for layer in driver.viewer.layers)
+    driver.dock._toggle_uncertainty()
+    driver.until(lambda: any("uncertainty" in layer.name for layer in driver.viewer.layers))
+    driver.press("measure")
+    second = sessions_of(driver.viewer).new_result(
+        driver.image, volume_of(driver.image), LabelSet.from_names({1: "aorta"})
     )
-    sitting.viewer.add_layer(second.layer)
-    assert sitting.dock.bench.layer is second.layer
-    assert not any("uncertainty" in layer.name for layer in sitting.viewer.layers)
-    sitting.qtbot.wait(500)
-    assert sitting.dock.findChild(QTableWidget, "measures").rowCount() == 0
-    assert sitting.dock.findChild(QPushButton, "measure").isEnabled()
+    driver.viewer.add_layer(second.layer)
+    assert driver.dock.model.layer is second.layer
+    assert not any("uncertainty" in layer.name for layer in driver.viewer.layers)
+    driver.qtbot.wait(500)
+    assert driver.dock.findChild(QTableWidget, "measures").rowCount() == 0
+    assert driver.dock.findChild(QPushButton, "measure").isEnabled()

@@ -17,13 +17,13 @@ from napari_transunet.viewer.layers.layers import add_volume
 from napari_transunet.viewer.layers.slice_numbers import index_in_view, slice_numbers
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.volume import Source, Volume
-from tests.viewer.review.test_review_dock import SHAPE, Sitting
+from tests.viewer.review.test_review_dock import SHAPE, ReviewDriver
 from tests.viewer.waiting import TIMEOUT
 
 
 @pytest.fixture
-def sitting(make_napari_viewer: Callable[..., Any], qtbot: Any) -> Sitting:
-    return Sitting(make_napari_viewer(), qtbot)
+def driver(make_napari_viewer: Callable[..., Any], qtbot: Any) -> ReviewDriver:
+    return ReviewDriver(make_napari_viewer(), qtbot)
 
 
 def _head_first(shape: tuple[int, int, int] = (40, 8, 8)) -> Volume:
@@ -60,72 +60,72 @@ def test_numbers_follow_the_slider_where_a_second_volume_makes_it_longer(make_na
             assert numbers.index(viewer.dims.current_step[0]) == index
 
 
-def test_outside_of_the_labels_nothing_is_done_to_a_slice_unseen(sitting):
-    far = sitting.viewer.add_image(
-        np.zeros((60, 4, 4)), scale=sitting.layer.scale, units="mm", axis_labels=("z", "y", "x")
+def test_outside_of_the_labels_nothing_is_done_to_a_slice_unseen(driver):
+    far = driver.viewer.add_image(
+        np.zeros((60, 4, 4)), scale=driver.layer.scale, units="mm", axis_labels=("z", "y", "x")
     )
-    sitting.viewer.layers.selection.active = sitting.layer
-    sitting.layer.mode = "paint"
-    before = sitting.layer.data.copy()
-    sitting.viewer.dims.set_current_step(0, 40)
-    assert sitting.layer.mode == "pan_zoom"
-    assert not sitting.dock.findChild(QPushButton, "mark_reviewed").isEnabled()
-    sitting.dock.bench.mark_reviewed(True)
-    sitting.layer.selected_label = 1
-    sitting.dock.tools.press("smooth")
-    sitting.dock.tools.press("above")
-    sitting.dock.bench.accept_prediction(everywhere=False)
-    sitting.qtbot.wait(50)
-    assert not sitting.session.reviewed
-    assert np.array_equal(sitting.layer.data, before)
-    assert "0 to 11" in sitting.text("correction_status")
-    sitting.layer.mode = "fill"
-    assert sitting.layer.mode == "pan_zoom"
-    sitting.press("next_slice")
-    assert sitting.slice == 7
-    assert sitting.layer.mode == "fill"
-    assert far in sitting.viewer.layers
+    driver.viewer.layers.selection.active = driver.layer
+    driver.layer.mode = "paint"
+    before = driver.layer.data.copy()
+    driver.viewer.dims.set_current_step(0, 40)
+    assert driver.layer.mode == "pan_zoom"
+    assert not driver.dock.findChild(QPushButton, "mark_reviewed").isEnabled()
+    driver.dock.model.mark_reviewed(True)
+    driver.layer.selected_label = 1
+    driver.dock.tools.press("smooth")
+    driver.dock.tools.press("above")
+    driver.dock.model.accept_prediction(everywhere=False)
+    driver.qtbot.wait(50)
+    assert not driver.session.reviewed
+    assert np.array_equal(driver.layer.data, before)
+    assert "0 to 11" in driver.text("correction_status")
+    driver.layer.mode = "fill"
+    assert driver.layer.mode == "pan_zoom"
+    driver.press("next_slice")
+    assert driver.slice == 7
+    assert driver.layer.mode == "fill"
+    assert far in driver.viewer.layers
 
 
 @pytest.mark.parametrize("view", ["sagittal", "3D"])
-def test_in_another_view_the_next_slice_turns_it_and_no_slice_is_marked_unseen(sitting, view):
+def test_in_another_view_the_next_slice_turns_it_and_no_slice_is_marked_unseen(driver, view):
     if view == "3D":
-        sitting.viewer.dims.ndisplay = 3
+        driver.viewer.dims.ndisplay = 3
     else:
-        sitting.viewer.dims.order = (2, 0, 1)
-    keys = {str(key): call for key, call in sitting.viewer.keymap.items()}
-    keys["K"](sitting.viewer)
-    assert not sitting.session.reviewed
-    keys["N"](sitting.viewer)
-    assert sitting.viewer.dims.ndisplay == 2
-    assert 0 not in sitting.viewer.dims.displayed
-    assert sitting.slice == 7
+        driver.viewer.dims.order = (2, 0, 1)
+    keys = {str(key): call for key, call in driver.viewer.keymap.items()}
+    keys["K"](driver.viewer)
+    assert not driver.session.reviewed
+    keys["N"](driver.viewer)
+    assert driver.viewer.dims.ndisplay == 2
+    assert 0 not in driver.viewer.dims.displayed
+    assert driver.slice == 7
 
 
-def test_keys_do_not_work_where_their_buttons_do_not(sitting):
+def test_keys_do_not_work_where_their_buttons_do_not(driver):
     from napari_transunet.viewer.layers.undo import UndoStep
 
-    keys = {str(key): call for key, call in sitting.viewer.keymap.items()}
-    step = UndoStep(sitting.layer)
-    here = sitting.slice
-    keys["N"](sitting.viewer)
-    keys["K"](sitting.viewer)
-    assert sitting.slice == here
-    assert not sitting.session.reviewed
+    keys = {str(key): call for key, call in driver.viewer.keymap.items()}
+    step = UndoStep(driver.layer)
+    here = driver.slice
+    keys["N"](driver.viewer)
+    keys["K"](driver.viewer)
+    assert driver.slice == here
+    assert not driver.session.reviewed
     step.close()
 
 
-def test_a_note_stays_on_the_slice_where_it_was_begun(sitting):
-    sitting.dock.bench.go_to(4)
-    note = sitting.dock.findChild(QLineEdit, "slice_note")
+def test_a_note_stays_on_the_slice_where_it_was_begun(driver):
+    driver.dock.model.go_to(4)
+    note = driver.dock.findChild(QLineEdit, "slice_note")
     note.setFocus()
-    sitting.qtbot.keyClicks(note, "cyst")
-    sitting.dock.review.strip._walk(1)  # as the wheel does
-    assert sitting.session.notes == {4: "cyst"}
+    driver.qtbot.keyClicks(note, "cyst")
+    driver.dock.review.strip._walk(1)  # as the wheel does
+    assert driver.session.notes == {4: "cyst"}
     assert note.text() == ""
-    sitting.qtbot.keyClicks(note, "stone")
-    sitting.dock.follow(None)
-    assert sitting.session.notes == {4: "cyst", 5: "stone"}
+    driver.qtbot.keyClicks(note, "stone")
+    driver.dock.follow(None)
+    assert driver.session.notes == {4: "cyst", 5: "stone"}
     assert SHAPE[0] == 12
 
 
@@ -135,15 +135,15 @@ def test_the_slice_above_is_the_one_nearer_to_the_head(make_napari_viewer, qtbot
 
     viewer = make_napari_viewer()
     image = add_volume(viewer, _head_first())
-    result = sessions_of(viewer).begin(image, _head_first(), LabelSet.from_names({1: "liver"}))
+    result = sessions_of(viewer).new_result(image, _head_first(), LabelSet.from_names({1: "liver"}))
     viewer.add_layer(result.layer)
     result.layer.data[10, 2:5, 2:5] = 1
     _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
-    dock.bench.go_to(11)  # one nearer to the feet
+    dock.model.go_to(11)  # one nearer to the feet
     assert viewer.dims.current_step[0] == 28
-    qtbot.waitUntil(lambda: dock.bench.overview is not None, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: dock.model.overview is not None, timeout=TIMEOUT)
     assert "Slice 28" in dock.review.strip.words_for(11)
     assert dock.review.strip._slice_at(0) == 39
     dock.tools.press("above")
-    qtbot.waitUntil(lambda: not dock.toolbox.busy, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: not dock.corrections.busy, timeout=TIMEOUT)
     assert (result.layer.data[11] == result.layer.data[10]).all()

@@ -37,7 +37,7 @@ def main() -> None:
     add_volume(viewer, synthetic_ct(tuple(int(text) for text in sys.argv[5:8]))[0], name="ct")
     dock.add_checkpoint(checkpoint)
 
-    def say():
+    def report():
         sys.stdout.write(f"written {dock._run._painter.written} {time.monotonic()}\n")
         sys.stdout.flush()
 
@@ -47,7 +47,7 @@ def main() -> None:
             QTimer.singleShot(20, begin)
             return
         dock.segment_volume()
-        dock._run.wrote.connect(say)
+        dock._run.wrote.connect(report)
 
     begin()
     napari.run(force=True)

@@ -194,7 +194,7 @@ def test_a_checkpoint_says_what_it_finds_and_sets_the_variant(dock):
     assert "ViT-L_32" in greyed.toolTip()
 
 
-def test_the_whole_sitting(dock, checkpoints, tmp_path, monkeypatch):
+def test_from_opening_to_export(dock, checkpoints, tmp_path, monkeypatch):
     """Open, segment, undo, redo, paint, segment again, give edits up, undo, export and read back."""
     import SimpleITK as sitk
 
@@ -914,7 +914,7 @@ def test_a_label_file_that_was_opened_as_an_image_is_asked_about(dock, tmp_path,
     if dropped:
         dock.viewer.open(str(path), plugin="napari-transunet")
     else:
-        dock.widget.opener.open_path(path)
+        dock.widget.loader.open_path(path)
     dock.until(lambda: dock.question is not None)
     assert "looks like labels" in dock.question
     dock.press("question_yes")

@@ -21,7 +21,7 @@ from napari_transunet.io.ambiguous import SeveralVolumesError
 from napari_transunet.io.writing import write_volume
 from napari_transunet.viewer.layers.layers import add_volume, volume_of
 from napari_transunet.viewer.segment import volume_loader as opening
-from napari_transunet.viewer.segment.volume_loader import VolumeOpener, opener_for
+from napari_transunet.viewer.segment.volume_loader import VolumeLoader, loader_for
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.volume import Source, Volume
@@ -59,8 +59,8 @@ def write_series(folder, description: str, slices: int, modality: str = "CT") ->
 
 
 # No fixture: pytest would hold its value, and with it the viewer, longer than napari's check for leaks allows.
-def opener_in(viewer) -> VolumeOpener:
-    return VolumeOpener(viewer, viewer.window._qt_window)
+def opener_in(viewer) -> VolumeLoader:
+    return VolumeLoader(viewer, viewer.window._qt_window)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def scan(tmp_path):
 
 
 def test_file_is_read_on_another_thread_and_added_here(make_napari_viewer, scan, qtbot, monkeypatch):
-    opener = opener_in(make_napari_viewer())
+    loader = opener_in(make_napari_viewer())
     threads = []
     read = opening.read_wanted
 
@@ -80,18 +80,18 @@ def test_file_is_read_on_another_thread_and_added_here(make_napari_viewer, scan,
         return read(*args)
 
     monkeypatch.setattr(opening, "read_wanted", noting)
-    with qtbot.waitSignals([opener.started, opener.opened], timeout=TIMEOUT) as caught:
-        opener.open_path(scan)
+    with qtbot.waitSignals([loader.started, loader.opened], timeout=TIMEOUT) as caught:
+        loader.open_path(scan)
     layer = caught.all_signals_and_args[-1].args[0]
-    assert list(opener._viewer.layers) == [layer]
+    assert list(loader._viewer.layers) == [layer]
     assert volume_of(layer).source.path == scan
     assert threads != [threading.get_ident()]
     assert len(threads) == 1
-    assert not opener.busy
+    assert not loader.busy
 
 
 def test_window_lives_while_a_slow_file_is_read(make_napari_viewer, scan, qtbot, monkeypatch):
-    opener = opener_in(make_napari_viewer())
+    loader = opener_in(make_napari_viewer())
     read = opening.read_wanted
     lives = threading.Event()
 
@@ -110,21 +110,21 @@ def test_window_lives_while_a_slow_file_is_read(make_napari_viewer, scan, qtbot,
     timer.setInterval(10)
     timer.timeout.connect(tick)
     timer.start()
-    with qtbot.waitSignal(opener.opened, timeout=TIMEOUT):
-        opener.open_path(scan)
-        opener.open_path(scan)  # a second click says so, and does not read twice
+    with qtbot.waitSignal(loader.opened, timeout=TIMEOUT):
+        loader.open_path(scan)
+        loader.open_path(scan)  # a second click says so, and does not read twice
     timer.stop()
     assert lives.is_set()
     assert np.median([b - a for a, b in pairwise(ticks)]) < 0.05
-    assert len(opener._viewer.layers) == 1
+    assert len(loader._viewer.layers) == 1
 
 
 def test_second_request_while_reading_is_refused_in_words(make_napari_viewer, scan, qtbot):
-    opener = opener_in(make_napari_viewer())
-    with qtbot.waitSignal(opener.opened, timeout=TIMEOUT):
-        opener.open_path(scan)
-        with qtbot.waitSignal(opener.failed, timeout=TIMEOUT) as caught:
-            opener.open_path(scan)
+    loader = opener_in(make_napari_viewer())
+    with qtbot.waitSignal(loader.opened, timeout=TIMEOUT):
+        loader.open_path(scan)
+        with qtbot.waitSignal(loader.failed, timeout=TIMEOUT) as caught:
+            loader.open_path(scan)
     assert "still being read" in caught.args[0]
 
 
@@ -132,158 +132,158 @@ def test_second_request_while_reading_is_refused_in_words(make_napari_viewer, sc
 def test_file_that_is_no_volume_fails_with_a_sentence(
     make_napari_viewer, tmp_path, qtbot, caplog, name, content
 ):
-    opener = opener_in(make_napari_viewer())
+    loader = opener_in(make_napari_viewer())
     path = tmp_path / name
     path.write_bytes(content)
-    with qtbot.waitSignal(opener.failed, timeout=TIMEOUT) as caught:
-        opener.open_path(path)
+    with qtbot.waitSignal(loader.failed, timeout=TIMEOUT) as caught:
+        loader.open_path(path)
     assert name in caught.args[0]
     assert caught.args[0].endswith(".")
-    assert not opener.busy
+    assert not loader.busy
     assert not any(record.exc_info for record in caplog.records)  # no traceback for a person's wrong file
 
 
 def test_error_nobody_thought_of_becomes_a_sentence_too(make_napari_viewer, scan, qtbot, monkeypatch):
-    opener = opener_in(make_napari_viewer())
+    loader = opener_in(make_napari_viewer())
 
     def broken(*_args):
         raise RuntimeError("something unforeseen")
 
     monkeypatch.setattr(opening, "read_wanted", broken)
-    with qtbot.waitSignal(opener.failed, timeout=TIMEOUT) as caught:
-        opener.open_path(scan)
+    with qtbot.waitSignal(loader.failed, timeout=TIMEOUT) as caught:
+        loader.open_path(scan)
     assert caught.args[0] == "scan.nrrd could not be read (RuntimeError: something unforeseen)."
 
 
 def test_folder_with_one_series_opens_at_once(make_napari_viewer, tmp_path, qtbot):
-    opener = opener_in(make_napari_viewer())
+    loader = opener_in(make_napari_viewer())
     write_series(tmp_path, "abdomen", 3)
-    with qtbot.waitSignal(opener.opened, timeout=TIMEOUT) as caught:
-        opener.open_path(tmp_path)
+    with qtbot.waitSignal(loader.opened, timeout=TIMEOUT) as caught:
+        loader.open_path(tmp_path)
     assert caught.args[0].data.shape == (3, 6, 8)
-    assert opener.chooser is None
+    assert loader.chooser is None
 
 
 def test_several_series_are_offered_and_the_chosen_one_is_opened(make_napari_viewer, tmp_path, qtbot):
-    opener = opener_in(make_napari_viewer())
+    loader = opener_in(make_napari_viewer())
     write_series(tmp_path, "scout", 2)
     write_series(tmp_path, "portal venous", 5)
-    with qtbot.waitSignal(opener.choice_needed, timeout=TIMEOUT):
-        opener.open_path(tmp_path)
-    chooser = opener.chooser
+    with qtbot.waitSignal(loader.choice_needed, timeout=TIMEOUT):
+        loader.open_path(tmp_path)
+    chooser = loader.chooser
     assert chooser.isVisible()
     assert not chooser.isModal()
     assert sorted(chooser.rows) == [["portal venous", "CT", "5", "8 × 6"], ["scout", "CT", "2", "8 × 6"]]
     assert chooser.rows[chooser.row][0] == "portal venous"  # the most slices
     button = chooser.findChild(QDialogButtonBox).button(QDialogButtonBox.StandardButton.Open)
-    with qtbot.waitSignal(opener.opened, timeout=TIMEOUT) as caught:
+    with qtbot.waitSignal(loader.opened, timeout=TIMEOUT) as caught:
         QTest.mouseClick(button, Qt.MouseButton.LeftButton)
     layer = caught.args[0]
     assert layer.data.shape == (5, 6, 8)
     assert layer.data[0, 0, 0] == 50 - 1024
-    assert opener.chooser is None
+    assert loader.chooser is None
 
 
 def test_another_row_can_be_chosen(make_napari_viewer, tmp_path, qtbot):
-    opener = opener_in(make_napari_viewer())
+    loader = opener_in(make_napari_viewer())
     write_series(tmp_path, "scout", 2)
     write_series(tmp_path, "portal venous", 5)
-    with qtbot.waitSignal(opener.choice_needed, timeout=TIMEOUT) as needed:
-        opener.open_path(tmp_path)
+    with qtbot.waitSignal(loader.choice_needed, timeout=TIMEOUT) as needed:
+        loader.open_path(tmp_path)
     row = [info.description for info in needed.args[0].series].index("scout")
-    opener.chooser.select(row)
-    with qtbot.waitSignal(opener.opened, timeout=TIMEOUT) as caught:
-        opener.chooser._accept_row()
+    loader.chooser.select(row)
+    with qtbot.waitSignal(loader.opened, timeout=TIMEOUT) as caught:
+        loader.chooser._accept_row()
     assert caught.args[0].data.shape == (2, 6, 8)
 
 
 def test_cancelled_choice_opens_nothing(make_napari_viewer, tmp_path, qtbot):
-    opener = opener_in(make_napari_viewer())
+    loader = opener_in(make_napari_viewer())
     write_series(tmp_path, "one", 2)
     write_series(tmp_path, "two", 2)
-    with qtbot.waitSignal(opener.choice_needed, timeout=TIMEOUT):
-        opener.open_path(tmp_path)
-    with qtbot.waitSignal(opener.cancelled, timeout=TIMEOUT):
-        opener.chooser.reject()
-    assert opener.chooser is None
-    assert len(opener._viewer.layers) == 0
+    with qtbot.waitSignal(loader.choice_needed, timeout=TIMEOUT):
+        loader.open_path(tmp_path)
+    with qtbot.waitSignal(loader.cancelled, timeout=TIMEOUT):
+        loader.chooser.reject()
+    assert loader.chooser is None
+    assert len(loader._viewer.layers) == 0
 
 
-def press_open(opener: VolumeOpener) -> None:
-    button = opener.chooser.findChild(QDialogButtonBox).button(QDialogButtonBox.StandardButton.Open)
+def press_open(loader: VolumeLoader) -> None:
+    button = loader.chooser.findChild(QDialogButtonBox).button(QDialogButtonBox.StandardButton.Open)
     QTest.mouseClick(button, Qt.MouseButton.LeftButton)
 
 
 def test_time_points_are_offered_and_the_chosen_one_is_opened(make_napari_viewer, tmp_path, qtbot):
-    opener = opener_in(make_napari_viewer())
+    loader = opener_in(make_napari_viewer())
     path = tmp_path / "perfusion.nii.gz"
     values = np.arange(8 * 6 * 4 * 3, dtype=np.int16).reshape(8, 6, 4, 3)
     nibabel.save(nibabel.Nifti1Image(values, np.diag([0.7, 0.8, 2.5, 1])), path)
-    with qtbot.waitSignal(opener.choice_needed, timeout=TIMEOUT):
-        opener.open_path(path)
-    chooser = opener.chooser
+    with qtbot.waitSignal(loader.choice_needed, timeout=TIMEOUT):
+        loader.open_path(path)
+    chooser = loader.chooser
     assert chooser.isVisible()
     assert not chooser.isModal()
     assert "perfusion.nii.gz holds 3 time points" in chooser.findChild(QLabel).text()
     assert chooser.rows == [[f"Time point {number} of 3"] for number in (1, 2, 3)]
-    assert len(opener._viewer.layers) == 0
+    assert len(loader._viewer.layers) == 0
     chooser.select(1)
-    with qtbot.waitSignal(opener.opened, timeout=TIMEOUT) as caught:
-        press_open(opener)
+    with qtbot.waitSignal(loader.opened, timeout=TIMEOUT) as caught:
+        press_open(loader)
     layer = caught.args[0]
     np.testing.assert_array_equal(layer.data, values[..., 1].T)
     assert layer.name == "perfusion, time point 2"
     assert volume_of(layer).geometry.spacing == pytest.approx((2.5, 0.8, 0.7))
-    assert opener.chooser is None
+    assert loader.chooser is None
 
 
 def test_channel_and_time_point_are_asked_for_one_after_the_other(make_napari_viewer, tmp_path, qtbot):
-    opener = opener_in(make_napari_viewer())
+    loader = opener_in(make_napari_viewer())
     path = tmp_path / "cells.ome.tif"
     values = np.arange(2 * 3 * 4 * 6 * 8, dtype=np.uint16).reshape(2, 3, 4, 6, 8)
     tifffile.imwrite(path, values, metadata={"axes": "CTZYX", "Channel": {"Name": ["DAPI", "a & b"]}})
-    with qtbot.waitSignal(opener.choice_needed, timeout=TIMEOUT):
-        opener.open_path(path)
-    assert opener.chooser.rows == [["Channel 1 of 2: DAPI"], ["Channel 2 of 2: a & b"]]
-    opener.chooser.select(1)
-    with qtbot.waitSignal(opener.choice_needed, timeout=TIMEOUT):
-        press_open(opener)
-    assert opener.chooser.rows == [[f"Time point {number} of 3"] for number in (1, 2, 3)]
-    opener.chooser.select(2)
-    with qtbot.waitSignal(opener.opened, timeout=TIMEOUT) as caught:
-        press_open(opener)
+    with qtbot.waitSignal(loader.choice_needed, timeout=TIMEOUT):
+        loader.open_path(path)
+    assert loader.chooser.rows == [["Channel 1 of 2: DAPI"], ["Channel 2 of 2: a & b"]]
+    loader.chooser.select(1)
+    with qtbot.waitSignal(loader.choice_needed, timeout=TIMEOUT):
+        press_open(loader)
+    assert loader.chooser.rows == [[f"Time point {number} of 3"] for number in (1, 2, 3)]
+    loader.chooser.select(2)
+    with qtbot.waitSignal(loader.opened, timeout=TIMEOUT) as caught:
+        press_open(loader)
     np.testing.assert_array_equal(caught.args[0].data, values[1, 2])
-    assert caught.args[0].name == "cells, channel 2 (a & b), time point 3"
+    assert caught.args[0].name == "cells, state 2 (a & b), time point 3"
 
 
 def test_arrays_of_an_archive_are_offered_by_name(make_napari_viewer, tmp_path, qtbot):
-    opener = opener_in(make_napari_viewer())
+    loader = opener_in(make_napari_viewer())
     values = np.arange(192.0).reshape(SHAPE)
     np.savez(tmp_path / "two.npz", before=values, after=values + 1)
-    with qtbot.waitSignal(opener.choice_needed, timeout=TIMEOUT):
-        opener.open_path(tmp_path / "two.npz")
-    assert opener.chooser.windowTitle() == "Choose an array"
-    assert opener.chooser.rows == [["Array 1 of 2: before"], ["Array 2 of 2: after"]]
-    opener.chooser.select(1)
-    with qtbot.waitSignal(opener.opened, timeout=TIMEOUT) as caught:
-        press_open(opener)
+    with qtbot.waitSignal(loader.choice_needed, timeout=TIMEOUT):
+        loader.open_path(tmp_path / "two.npz")
+    assert loader.chooser.windowTitle() == "Choose an array"
+    assert loader.chooser.rows == [["Array 1 of 2: before"], ["Array 2 of 2: after"]]
+    loader.chooser.select(1)
+    with qtbot.waitSignal(loader.opened, timeout=TIMEOUT) as caught:
+        press_open(loader)
     np.testing.assert_array_equal(caught.args[0].data, values + 1)
 
 
 def test_header_that_claims_very_many_time_points_makes_no_endless_list(make_napari_viewer):
-    opener = opener_in(make_napari_viewer())
-    assert opener.offer("huge.nii", SeveralVolumesError("", "time", 10**15, "time point"))
-    assert len(opener.chooser.rows) == 5000
-    assert "first 5,000 are listed" in opener.chooser.findChild(QLabel).text()
-    opener.chooser.reject()
+    loader = opener_in(make_napari_viewer())
+    assert loader.offer("huge.nii", SeveralVolumesError("", "time", 10**15, "time point"))
+    assert len(loader.chooser.rows) == 5000
+    assert "first 5,000 are listed" in loader.chooser.findChild(QLabel).text()
+    loader.chooser.reject()
 
 
 def test_series_can_be_named_at_once(make_napari_viewer, tmp_path, qtbot):
-    opener = opener_in(make_napari_viewer())
+    loader = opener_in(make_napari_viewer())
     uid = write_series(tmp_path, "scout", 2)
     write_series(tmp_path, "portal venous", 5)
-    with qtbot.waitSignal(opener.opened, timeout=TIMEOUT) as caught:
-        opener.open_path(tmp_path, series=uid)
+    with qtbot.waitSignal(loader.opened, timeout=TIMEOUT) as caught:
+        loader.open_path(tmp_path, series=uid)
     assert caught.args[0].data.shape == (2, 6, 8)
 
 
@@ -293,13 +293,13 @@ def test_open_path_needs_no_dialog_and_says_errors_as_notifications(
     from napari.utils.notifications import notification_manager
 
     viewer = make_napari_viewer()
-    opener = opening.open_path(viewer, scan)
+    loader = opening.open_path(viewer, scan)
     qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=TIMEOUT)
-    assert opener_for(viewer) is opener
+    assert loader_for(viewer) is loader
     empty = tmp_path / "empty.nii"
     empty.touch()
     before = len(notification_manager.records)
-    with qtbot.waitSignal(opener.failed, timeout=TIMEOUT):
+    with qtbot.waitSignal(loader.failed, timeout=TIMEOUT):
         opening.open_path(viewer, empty)
     assert any("empty.nii" in record.message for record in notification_manager.records[before:])
 
@@ -315,7 +315,7 @@ def test_window_closed_while_reading_leaves_nothing_behind(make_napari_viewer, s
 
     monkeypatch.setattr(opening, "read_wanted", slow)
     viewer = make_napari_viewer()
-    VolumeOpener(viewer, viewer.window._qt_window).open_path(scan)
+    VolumeLoader(viewer, viewer.window._qt_window).open_path(scan)
     qtbot.waitUntil(entered.is_set, timeout=TIMEOUT)
     viewer.close()
     leave.set()
@@ -324,8 +324,8 @@ def test_window_closed_while_reading_leaves_nothing_behind(make_napari_viewer, s
 
 
 def test_menu_offers_a_file_a_folder_and_labels(make_napari_viewer):
-    opener = opener_in(make_napari_viewer())
-    assert [action.text() for action in opener.menu().actions()] == ["File…", "DICOM folder…", "Labels…"]
+    loader = opener_in(make_napari_viewer())
+    assert [action.text() for action in loader.menu().actions()] == ["File…", "DICOM folder…", "Labels…"]
 
 
 def test_a_label_file_without_names_opens_as_labels_of_the_image_on_whose_grid_it_lies(
@@ -343,9 +343,9 @@ def test_a_label_file_without_names_opens_as_labels_of_the_image_on_whose_grid_i
         wanted[::-1], geometry.reoriented((0, 1, 2), (True, False, False)), None, Source(None, "", "seg")
     )
     path = write_volume(tmp_path / "seg.nii.gz", turned)
-    opener = opener_in(viewer)
-    with qtbot.waitSignal(opener.labels_opened, timeout=TIMEOUT) as told:
-        opener.open_labels(path)
+    loader = opener_in(viewer)
+    with qtbot.waitSignal(loader.labels_opened, timeout=TIMEOUT) as told:
+        loader.open_labels(path)
     (layer,) = told.args
     assert layer._type_string == "labels"
     assert np.array_equal(layer.data, wanted)

@@ -33,7 +33,7 @@ def painted():
         )
     )
     sessions = Sessions(viewer)
-    result = sessions.begin(image, GEOMETRY, LABELS)
+    result = sessions.new_result(image, GEOMETRY, LABELS)
     viewer.add_layer(result.layer)
     repaints = []
     result.layer.events.set_data.connect(lambda event: repaints.append(time.perf_counter()))

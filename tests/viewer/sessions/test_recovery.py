@@ -1,4 +1,4 @@
-"""Labels are saved while a person works, and come back in another sitting."""
+"""Labels are saved while a person works, and come back in another driver."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytest.importorskip("qtpy")
 
 from napari_transunet.annotation.session_store import SessionAbout, SessionInfo, SessionStore
 from napari_transunet.viewer.layers.layers import add_volume, volume_of
-from napari_transunet.viewer.sessions.autosave_controller import keep, keeper_of
+from napari_transunet.viewer.sessions.autosave_controller import autosave_of, start_autosave
 from napari_transunet.viewer.sessions.recovery import Recovery, recovery_question
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.labels import LabelSet
@@ -31,31 +31,31 @@ def viewer(make_napari_viewer):
 def _result(viewer):
     image = add_volume(viewer, synthetic_ct(SHAPE)[0])
     volume = volume_of(image)
-    result = sessions_of(viewer).begin(image, volume, LABELS)
+    result = sessions_of(viewer).new_result(image, volume, LABELS)
     viewer.add_layer(result.layer)
     return image, result
 
 
 def _kept(qtbot, viewer, result):
-    keeper = keep(viewer, result)
-    qtbot.waitUntil(lambda: keeper._saver is not None, timeout=TIMEOUT)
-    return keeper
+    autosave = start_autosave(viewer, result)
+    qtbot.waitUntil(lambda: autosave._saver is not None, timeout=TIMEOUT)
+    return autosave
 
 
 def test_strokes_undo_and_marks_are_saved_and_come_back(viewer, qtbot, sessions):
     image, result = _result(viewer)
-    keeper = _kept(qtbot, viewer, result)
+    autosave = _kept(qtbot, viewer, result)
     result.layer.paint((3, 10, 10), 2)
     result.layer.paint((5, 10, 10), 1)
     result.layer.undo()
     result.session.mark_reviewed(3)
     result.session.note(3, "tip")
     result.layer.name = "mine"
-    keeper.touch()
+    autosave.touch()
     painted = result.layer.data.copy()
-    assert keeper.flush()
+    assert autosave.flush()
     viewer.layers.remove(result.layer)  # the session is let go with its layer
-    assert keeper_of(result) is None
+    assert autosave_of(result) is None
 
     recovery = Recovery(viewer)
     qtbot.waitUntil(lambda: not SessionStore().sessions()[0].in_use, timeout=TIMEOUT)
@@ -73,20 +73,20 @@ def test_strokes_undo_and_marks_are_saved_and_come_back(viewer, qtbot, sessions)
     assert again.session.notes == {3: "tip"}
     assert again.session.edited_voxels(again.layer.data) == np.count_nonzero(painted)
     assert list(again.layer.features["name"]) == ["background", "liver", "spleen"]
-    # The sitting goes on in the same folder.
+    # The driver goes on in the same folder.
     again.layer.paint((6, 5, 5), 1)
-    assert keeper_of(again).flush()
-    keeper_of(again).close()
+    assert autosave_of(again).flush()
+    autosave_of(again).close()
     assert len(SessionStore().sessions()) == 1
     assert SessionStore().open(SessionStore().sessions()[0]).load().arrays["labels"][6].any()
 
 
 def test_every_way_of_editing_is_noticed(viewer, qtbot):
     _, result = _result(viewer)
-    keeper = _kept(qtbot, viewer, result)
-    keeper.flush()
+    autosave = _kept(qtbot, viewer, result)
+    autosave.flush()
     touched = []
-    keeper._saver.touch = lambda: touched.append(1)
+    autosave._saver.touch = lambda: touched.append(1)
     layer = result.layer
     for act in (
         lambda: layer.paint((3, 10, 10), 2),
@@ -102,14 +102,14 @@ def test_every_way_of_editing_is_noticed(viewer, qtbot):
     touched.clear()
     viewer.dims.set_current_step(0, 2)
     assert not touched  # looking is no change
-    keeper.close()
+    autosave.close()
 
 
 def test_a_person_is_asked_once_and_not_about_other_images(viewer, qtbot):
     image, result = _result(viewer)
-    keeper = _kept(qtbot, viewer, result)
+    autosave = _kept(qtbot, viewer, result)
     result.layer.paint((3, 10, 10), 2)
-    keeper.flush()
+    autosave.flush()
     recovery = Recovery(viewer)
     found = []
     recovery.found.connect(lambda *args: found.append(args))
@@ -120,7 +120,7 @@ def test_a_person_is_asked_once_and_not_about_other_images(viewer, qtbot):
     recovery.look(other)
     for _ in range(2):
         recovery.look(image)
-        qtbot.waitUntil(lambda: not recovery._chores.busy, timeout=TIMEOUT)
+        qtbot.waitUntil(lambda: not recovery._tasks.busy, timeout=TIMEOUT)
     assert len(found) == 1
     with qtbot.waitSignal(recovery.failed, timeout=TIMEOUT) as told:
         recovery.restore(other, found[0][1])
@@ -132,13 +132,13 @@ def test_a_folder_that_cannot_be_written_is_said_and_work_goes_on(viewer, qtbot,
     blocked.write_text("no folder")
     monkeypatch.setenv("NAPARI_TRANSUNET_SESSIONS", str(blocked))
     _, result = _result(viewer)
-    keeper = keep(viewer, result)
-    with qtbot.waitSignal(keeper.problem, timeout=TIMEOUT) as told:
+    autosave = start_autosave(viewer, result)
+    with qtbot.waitSignal(autosave.problem, timeout=TIMEOUT) as told:
         pass
     assert "not being saved" in told.args[0]
     result.layer.paint((3, 10, 10), 2)
     assert result.layer.data.any()
-    keeper.close()
+    autosave.close()
 
 
 def test_a_copied_layer_has_no_session(viewer):
@@ -162,12 +162,12 @@ def test_the_question_says_when_and_how_much():
 
 def test_a_session_with_a_persons_work_is_offered_before_a_newer_one_without(viewer, qtbot):
     image, result = _result(viewer)
-    keeper = _kept(qtbot, viewer, result)
+    autosave = _kept(qtbot, viewer, result)
     result.layer.paint((3, 10, 10), 2)
-    assert keeper.flush()
-    mine = keeper._saver._folder.path.name
+    assert autosave.flush()
+    mine = autosave._saver._folder.path.name
     viewer.layers.remove(result.layer)
-    fresh = sessions_of(viewer).begin(image, volume_of(image), LABELS)
+    fresh = sessions_of(viewer).new_result(image, volume_of(image), LABELS)
     viewer.add_layer(fresh.layer)
     newer = _kept(qtbot, viewer, fresh)
     newer.touch()

@@ -55,37 +55,37 @@ def test_labels_belong_to_the_image_on_whose_grid_they_lie_whatever_lies_on_top(
     first = _image(viewer)
     labels = viewer.add_layer(_labels(geometry_of(first)))
     _image(viewer, at=400.0)  # of the same shape, and topmost
-    result = sessions.open(labels)
+    result = sessions.result_for(labels)
     assert sessions.image_of(result) is first
-    assert sessions.open(labels) is result  # one session a layer
+    assert sessions.result_for(labels) is result  # one session a layer
     with pytest.raises(ValueError, match="session"):
-        sessions.tie(labels, first, AnnotationSession(SHAPE, {}))
+        sessions.bind_result(labels, first, AnnotationSession(SHAPE, {}))
 
 
 def test_where_two_images_share_a_grid_a_person_decides(viewer, sessions):
     first, second = _image(viewer, name="a"), _image(viewer, name="b")
     labels = viewer.add_layer(_labels(geometry_of(first)))
-    assert sessions.open(labels) is None
-    assert sessions.images_for(labels) == [first, second]
-    result = sessions.put_on(labels, second)
+    assert sessions.result_for(labels) is None
+    assert sessions.images_on_grid_of(labels) == [first, second]
+    result = sessions.assign_image(labels, second)
     assert sessions.image_of(result) is second
     assert sessions.result_on(first) is None
     # Until a run wrote into them, it can be said again.
-    assert sessions.put_on(labels, first) is result
+    assert sessions.assign_image(labels, first) is result
     assert sessions.result_on(first) is result
 
 
 def test_equal_shapes_elsewhere_decide_nothing(viewer, sessions):
     image = _image(viewer)
     labels = viewer.add_labels(np.zeros(SHAPE, np.uint8))  # voxels of 1 mm at the origin
-    assert sessions.open(labels) is None
-    assert sessions.images_of_its_size(labels) == [image]
-    sessions.put_on(labels, image)
+    assert sessions.result_for(labels) is None
+    assert sessions.images_of_same_shape(labels) == [image]
+    sessions.assign_image(labels, image)
     assert geometry_of(labels) == geometry_of(image)
     assert np.allclose(labels.data_to_world((5, 4, 3)), image.data_to_world((5, 4, 3)))
     other = viewer.add_labels(np.zeros((8, 20, 23), np.uint8))
     with pytest.raises(VolumeError, match="sizes"):
-        sessions.put_on(other, image)
+        sessions.assign_image(other, image)
 
 
 def test_labels_stored_in_another_axis_order_come_onto_the_images_voxels(viewer, sessions):
@@ -95,7 +95,7 @@ def test_labels_stored_in_another_axis_order_come_onto_the_images_voxels(viewer,
     turned = np.flip(np.transpose(wanted, axes), [at for at, flip in enumerate(flips) if flip])
     geometry = geometry_of(image).reoriented(axes, flips)
     labels = viewer.add_layer(Layer.create(*labels_to_layer(turned, geometry, LABELS, "turned")))
-    result = sessions.open(labels)
+    result = sessions.result_for(labels)
     assert sessions.image_of(result) is image
     assert np.array_equal(labels.data, wanted)
     assert result.session.edited_voxels(labels.data) == 0
@@ -104,7 +104,7 @@ def test_labels_stored_in_another_axis_order_come_onto_the_images_voxels(viewer,
 
 def test_a_result_is_found_by_its_image_not_by_its_name_and_not_after_its_voxels_changed(viewer, sessions):
     image = _image(viewer)
-    result = sessions.begin(image, volume_of(image), LABELS)
+    result = sessions.new_result(image, volume_of(image), LABELS)
     viewer.add_layer(result.layer)
     result.layer.name, image.name = "something else", "renamed"
     assert sessions.result_on(image, LABELS) is result
@@ -115,7 +115,7 @@ def test_a_result_is_found_by_its_image_not_by_its_name_and_not_after_its_voxels
 
 def test_a_copy_has_no_session_and_takes_nothing_over(viewer, sessions):
     image = _image(viewer)
-    result = sessions.begin(image, volume_of(image), LABELS)
+    result = sessions.new_result(image, volume_of(image), LABELS)
     viewer.add_layer(result.layer)
     selected = []
     sessions.selected.connect(selected.append)
@@ -126,15 +126,15 @@ def test_a_copy_has_no_session_and_takes_nothing_over(viewer, sessions):
     assert sessions.result_of(copy) is None
     assert sessions.result_on(image) is result
     assert selected == []
-    assert sessions.labels_that_may_lie_on(image) == [copy]
+    assert sessions.unassigned_labels_on(image) == [copy]
     # A person may take the copy all the same.
-    sessions.use(sessions.open(copy))
+    sessions.set_current(sessions.result_for(copy))
     assert sessions.result_on(image).layer is copy
 
 
 def test_the_selected_labels_of_a_volume_are_meant(viewer, sessions):
     image = _image(viewer)
-    one, two = (sessions.begin(image, volume_of(image), LABELS) for _ in range(2))
+    one, two = (sessions.new_result(image, volume_of(image), LABELS) for _ in range(2))
     viewer.add_layer(two.layer)
     viewer.add_layer(one.layer)
     for result in (two, one, two):
@@ -144,7 +144,7 @@ def test_the_selected_labels_of_a_volume_are_meant(viewer, sessions):
 
 def test_a_removed_layer_takes_its_session_along(viewer, sessions):
     image = _image(viewer)
-    result = sessions.begin(image, volume_of(image), LABELS)
+    result = sessions.new_result(image, volume_of(image), LABELS)
     viewer.add_layer(result.layer)
     viewer.layers.remove(result.layer)
     assert sessions.result_on(image) is None

@@ -21,7 +21,7 @@ from napari_transunet.viewer.segment.predictors import PredictorCache
 from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.viewer.widgets.worker import serve_window_first
-from tests.viewer.review.test_review_dock import Sitting
+from tests.viewer.review.test_review_dock import ReviewDriver
 from tests.viewer.segment.test_segment_dock import Dock, checkpoints, slow
 from tests.viewer.waiting import TIMEOUT
 
@@ -92,7 +92,7 @@ def test_closing_the_window_drops_a_checkpoint_that_is_being_read(
     assert run.loading, "it went on with what nobody waits for"
 
 
-def _exporting(sitting: Sitting, folder: Path, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+def _exporting(driver: ReviewDriver, folder: Path, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """An export of two formats is under way; it goes on when the event is set."""
     from napari_transunet.export import writing
 
@@ -104,32 +104,32 @@ def _exporting(sitting: Sitting, folder: Path, monkeypatch: pytest.MonkeyPatch) 
         write(*args)
 
     monkeypatch.setattr(writing, "_write_one", held)
-    request = sitting.dock.exporter.dialog.request()
+    request = driver.dock.exporter.dialog.request()
     request = replace(request, folder=folder, stem="out", formats=("nifti", "nrrd"))
-    sitting.dock.exporter.write(sitting.result, sitting.image, request)
+    driver.dock.exporter.write(driver.result, driver.image, request)
     assert begun.wait(20)
     return go
 
 
 def test_closing_the_window_in_an_export_leaves_its_files(make_napari_viewer, qtbot, tmp_path, monkeypatch):
-    sitting = Sitting(make_napari_viewer(), qtbot)
-    expected = sitting.layer.data.copy()
-    go = _exporting(sitting, tmp_path, monkeypatch)
+    driver = ReviewDriver(make_napari_viewer(), qtbot)
+    expected = driver.layer.data.copy()
+    go = _exporting(driver, tmp_path, monkeypatch)
     threading.Timer(0.8, go.set).start()
-    sitting.viewer.close()
+    driver.viewer.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "out.nii.gz", "out.nrrd"]
     assert np.array_equal(read_volume(tmp_path / "out.nrrd").data, expected)
 
 
 def test_a_cancelled_export_leaves_nothing(make_napari_viewer, qtbot, tmp_path, monkeypatch):
-    sitting = Sitting(make_napari_viewer(), qtbot)
+    driver = ReviewDriver(make_napari_viewer(), qtbot)
     (tmp_path / "mine.txt").write_text("kept")
-    go = _exporting(sitting, tmp_path, monkeypatch)
-    sitting.dock.exporter.dialog._cancel.click()
+    go = _exporting(driver, tmp_path, monkeypatch)
+    driver.dock.exporter.dialog._cancel.click()
     go.set()
-    sitting.until(lambda: not sitting.dock.exporter.busy)
+    driver.until(lambda: not driver.dock.exporter.busy)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-    sitting.until(lambda: "cancelled" in sitting.text("review_status"))
+    driver.until(lambda: "cancelled" in driver.text("review_status"))
 
 
 def test_what_is_waited_for_is_named_and_can_be_ended(qtbot, qapp):
@@ -151,20 +151,20 @@ def test_what_is_waited_for_is_named_and_can_be_ended(qtbot, qapp):
 
 
 def test_only_the_newest_answer_of_a_name_is_heard(qtbot):
-    chores, heard = BackgroundTasks(), []
+    tasks, heard = BackgroundTasks(), []
     slow_one = threading.Event()
-    chores.run(lambda: slow_one.wait(60) and "old", heard.append, latest="look")
-    chores.run(lambda: "new", heard.append, latest="look")
-    chores.run(lambda: "other", heard.append)
+    tasks.run(lambda: slow_one.wait(60) and "old", heard.append, latest="look")
+    tasks.run(lambda: "new", heard.append, latest="look")
+    tasks.run(lambda: "other", heard.append)
     qtbot.waitUntil(lambda: len(heard) == 2, timeout=TIMEOUT)
     slow_one.set()
     qtbot.wait(50)
     assert sorted(heard) == ["new", "other"]
-    chores.run(lambda: "late", heard.append)
-    chores.drop()
+    tasks.run(lambda: "late", heard.append)
+    tasks.drop()
     qtbot.wait(50)
     assert "late" not in heard
-    assert not chores.busy
+    assert not tasks.busy
 
 
 def test_runs_that_overlap_leave_the_interpreter_as_it_was(qapp):

@@ -10,8 +10,8 @@ pytest.importorskip("qtpy")
 from qtpy.QtWidgets import QDoubleSpinBox, QPushButton, QToolButton, QWidget
 
 from napari_transunet.viewer.review.correction_panel import REMEMBERED, CorrectionPanel
-from napari_transunet.viewer.widgets.fold import Fold
-from napari_transunet.viewer.widgets.widget_state import Memory
+from napari_transunet.viewer.widgets.collapsible import CollapsibleSection
+from napari_transunet.viewer.widgets.widget_state import WidgetState
 
 
 def test_a_dock_remembers_its_choices(qtbot, tmp_path, monkeypatch):
@@ -23,9 +23,9 @@ def test_a_dock_remembers_its_choices(qtbot, tmp_path, monkeypatch):
 
     def dock():
         outer = QWidget()
-        Fold("Correct", CorrectionPanel(), "section_correct", outer)
+        CollapsibleSection("Correct", CorrectionPanel(), "section_correct", outer)
         qtbot.addWidget(outer)
-        return outer, Memory(outer, "test", (*REMEMBERED, "section_correct"))
+        return outer, WidgetState(outer, "test", (*REMEMBERED, "section_correct"))
 
     first, memory = dock()
     first.findChild(QDoubleSpinBox, "grow_mm").setValue(7.5)

@@ -17,16 +17,16 @@ import numpy as np
 from qtpy.QtCore import QObject, QTimer
 
 from napari_transunet.viewer.layers.layers import is_lazy, volume_of
-from napari_transunet.viewer.review.learning import (
-    Hashes,
-    Learnt,
-    Lesson,
-    Organs,
-    Relative,
+from napari_transunet.viewer.review.adaptation import (
+    AdaptationInput,
+    AdaptationResult,
+    ClassMapping,
+    FileHashes,
+    RelatedCheckpoint,
     find_file,
     learn,
     relatives,
-    write_learnt,
+    save_adapted,
 )
 from napari_transunet.viewer.widgets import docks
 from napari_transunet.viewer.widgets.messages import count, countdown, duration, error_sentence, organ, organs
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from napari_transunet.checkpoints.lineage import Adaptation
     from napari_transunet.training.adaptation import AdaptationProgress
-    from napari_transunet.viewer.review.learning_panel import LearningPanel
+    from napari_transunet.viewer.review.adaptation_panel import AdaptationPanel
     from napari_transunet.viewer.review.review_model import ReviewModel
     from napari_transunet.viewer.segment.checkpoint_chooser import Candidate
     from napari_transunet.viewer.segment.segment_dock import SegmentDock
@@ -67,20 +67,20 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What would be learnt from, before anything is copied; fields as in `Lesson`."""
+    """What would be learnt from, before anything is copied; fields as in `AdaptationInput`."""
 
     candidate: Candidate
     device: str
     reviewed: tuple[int, ...]
-    organs: Organs
+    organs: ClassMapping
     named: tuple[int, ...]
 
-    def lesson(self, result: Result, image: Image) -> Lesson:
+    def lesson(self, result: Result, image: Image) -> AdaptationInput:
         """With the labels as they are now."""
         ready = None if is_lazy(image) else volume_of(image)
         session = result.session
         along = np.moveaxis(result.layer.data, session.axis, 0)
-        return Lesson(
+        return AdaptationInput(
             candidate=self.candidate,
             device=self.device,
             volume=lambda: ready or volume_of(image),
@@ -92,20 +92,20 @@ class _Plan:
         )
 
 
-class LearningController(QObject):
+class AdaptationController(QObject):
     """Lets the checkpoint that is chosen in *Segment volume* learn from the reviewed slices of the followed labels."""
 
-    def __init__(self, bench: ReviewModel, panel: LearningPanel, parent: QObject | None = None) -> None:
+    def __init__(self, model: ReviewModel, panel: AdaptationPanel, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self._bench = bench
+        self._model = model
         self._panel = panel
-        self._chores = BackgroundTasks(self)
+        self._tasks = BackgroundTasks(self)
         self._looks = BackgroundTasks(self)  # at checkpoint files
-        self._hashes = Hashes()
+        self._hashes = FileHashes()
         self._job: _Job | None = None
         self._attached = False
         self._saving = False
-        self._answer: tuple[_Job, Learnt] | None = None
+        self._answer: tuple[_Job, AdaptationResult] | None = None
         self._dock: Callable[[], SegmentDock | None] = lambda: None
         self._timer = QTimer(self)
         self._timer.setInterval(_TICK)
@@ -116,20 +116,20 @@ class LearningController(QObject):
         panel.used.connect(self.use)
         panel.discarded.connect(self.discard)
         panel.relative_wanted.connect(self.choose_relative)
-        for signal in (bench.overview_changed, bench.followed):
+        for signal in (model.overview_changed, model.followed):
             signal.connect(self.refresh)
 
     @property
     def busy(self) -> bool:
         """Whether it learns, or writes what it learnt; also while a cancelled lesson ends."""
-        return self._chores.finishing
+        return self._tasks.finishing
 
     def start(self) -> None:
         """What the button does."""
         from napari_transunet.viewer.widgets.worker import serve_window_first
 
         self.refresh()
-        result, image, plan = self._bench.result, self._bench.image, self._plan()
+        result, image, plan = self._model.result, self._model.image, self._plan()
         if result is None or image is None or isinstance(plan, str) or self.busy:
             return
         lesson = plan.lesson(result, image)
@@ -138,7 +138,7 @@ class LearningController(QObject):
         serve_window_first(True)
         self._timer.start()
         self._panel.show_working("Getting ready …", None)
-        self._chores.run(
+        self._tasks.run(
             partial(learn, lesson, job.told, job.stop.is_set),
             partial(self._on_learnt, job),
             partial(self._on_failed, job),
@@ -169,19 +169,19 @@ class LearningController(QObject):
             self._panel.show_idle(why)
             return
         if (why := self._not_now()) is not None:
-            self._panel.say(why)
+            self._panel.set_status(why)
             return
         self._saving = True
         self._panel.show_working("Saving the new checkpoint …", None, stoppable=False)
         folder = load_preferences().checkpoint_folder
-        self._chores.run(
-            partial(write_learnt, learnt, folder),
+        self._tasks.run(
+            partial(save_adapted, learnt, folder),
             partial(self._on_written, job, learnt),
             self._on_not_written,
             finish=True,
         )
 
-    def choose_relative(self, wanted: Relative) -> None:
+    def choose_relative(self, wanted: RelatedCheckpoint) -> None:
         """Choose a checkpoint of the lineage in *Segment volume*."""
         dock = self._dock()
         if dock is None:
@@ -203,7 +203,7 @@ class LearningController(QObject):
         self._attached = False
         self._end()
         self._answer, self._saving = None, False
-        self._chores.drop()
+        self._tasks.drop()
         self._looks.drop()
         self._follow_dock(None)
         self._panel.show_idle("")
@@ -212,7 +212,7 @@ class LearningController(QObject):
         """Say what would be learnt from, or why nothing can be."""
         if not self._attached:
             return
-        dock = docks.find_dock(self._bench.viewer, docks.SEGMENT)
+        dock = docks.find_dock(self._model.viewer, docks.SEGMENT)
         if dock is not self._dock():
             self._follow_dock(dock)
         plan = self._plan()
@@ -235,10 +235,10 @@ class LearningController(QObject):
 
     def _plan(self) -> _Plan | str:
         """What would be learnt from now, or why nothing can be."""
-        bench, candidate, dock = self._bench, self._candidate(), self._dock()
-        result, image, overview = bench.result, bench.image, bench.overview
-        if bench.undecided is not None or result is None:
-            return bench.locked_because or "Segment a volume first, or open its labels."
+        model, candidate, dock = self._model, self._candidate(), self._dock()
+        result, image, overview = model.result, model.image, model.overview
+        if model.undecided is not None or result is None:
+            return model.disabled_reason or "Segment a volume first, or open its labels."
         if image is None:
             return "The image of these labels is gone; open it again."
         session = result.session
@@ -256,9 +256,9 @@ class LearningController(QObject):
         if overview is None:
             return "Looking at the slices …"
         shown = {value for value, where in overview.present.items() if where[reviewed].any()}
-        names = bench.names
+        names = model.names
         named = {value: names[value] for value in names if value not in overview.unnamed}
-        found = Organs.of(candidate, named, shown)
+        found = ClassMapping.of(candidate, named, shown)
         if not len(found):
             return (
                 f"“{candidate.title}” knows none of these labels, and no reviewed slice shows a new one; "
@@ -280,7 +280,7 @@ class LearningController(QObject):
             return "Stopped learning, because the labels were removed."
         if layer.data is not job.labels():
             return "Stopped learning, because the labels were replaced by others."
-        if self._bench.sessions.image_of(job.result) is None:
+        if self._model.sessions.image_of(job.result) is None:
             return "Stopped learning, because the image of these labels was removed or replaced."
         return None
 
@@ -289,7 +289,7 @@ class LearningController(QObject):
             layer = result.layer
         except ReferenceError:
             return None
-        return layer if layer in self._bench.viewer.layers else None
+        return layer if layer in self._model.viewer.layers else None
 
     # -- while it goes on -----------------------------------------------------------------------------------
 
@@ -317,7 +317,7 @@ class LearningController(QObject):
             self._timer.stop()
             serve_window_first(False)
 
-    def _on_learnt(self, job: _Job, learnt: Learnt | None) -> None:
+    def _on_learnt(self, job: _Job, learnt: AdaptationResult | None) -> None:
         if job is not self._job:
             return
         self._end()
@@ -338,14 +338,14 @@ class LearningController(QObject):
         self._panel.show_idle(error_sentence(error, "Learning"))
         self.refresh()
 
-    def _on_written(self, job: _Job, learnt: Learnt, candidate: Candidate) -> None:
+    def _on_written(self, job: _Job, learnt: AdaptationResult, candidate: Candidate) -> None:
         self._saving, self._answer = False, None
         told = f"Saved as {candidate.path.name}, with a few slices of this scan beside it to be learnt from again."
         if (why := self._gone(job)) is not None:
             self._panel.show_idle(f"{told} The labels that it learnt from are gone.")
             self.refresh()
             return
-        dock = self._dock() or docks.show_dock(self._bench.viewer, docks.SEGMENT)
+        dock = self._dock() or docks.show_dock(self._model.viewer, docks.SEGMENT)
         why = dock.segment_again(job.result, candidate, learnt.values)
         if why is None:
             told += " It labels again what is neither edited nor reviewed; one undo takes that back."
@@ -390,19 +390,19 @@ class LearningController(QObject):
             )
             self.refresh()
 
-    def _on_found(self, wanted: Relative, path: Any) -> None:
+    def _on_found(self, wanted: RelatedCheckpoint, path: Any) -> None:
         dock = self._dock()
         if dock is None:
             return
         known = next((one for one in dock.checkpoint.candidates if one.path == path), None)
         if known is None or known.problem is not None:
             hint = f" ({wanted.sha256[:8]})" if wanted.sha256 else ""
-            self._panel.say(
+            self._panel.set_status(
                 f"“{wanted.name}”{hint} is not among your checkpoints; add its file with “…” in “{docks.SEGMENT}”."
             )
             return
         dock.checkpoint.choose(known)
-        self._panel.say(
+        self._panel.set_status(
             f"“{known.title}” is chosen in “{docks.SEGMENT}”. Undo takes back labels that came of another."
         )
 
@@ -414,7 +414,7 @@ def _answer_sentence(story: Adaptation) -> str:
         for name, one in story.dice.items()
         if one.after is not None
     ]
-    took = f"Learnt for {duration(story.seconds)}."
+    took = f"AdaptationResult for {duration(story.seconds)}."
     if not changes:
         return f"{took} No slice could be held back, so it is not known whether it is better."
     held = sum(len(scan.held_out) for scan in story.scans)

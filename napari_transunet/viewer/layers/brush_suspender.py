@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 _WRITING = ("paint", "erase", "fill", "polygon")
 
 
-class BrushRest(QObject):
+class BrushSuspender(QObject):
     """Follows one labels layer: takes the tool out of hand outside of it, and gives it back inside.
 
-    Emits `rested` when it takes one, and where one is taken up outside.
+    Emits `suspended` when it takes one, and where one is taken up outside.
     """
 
-    rested = Signal()
+    suspended = Signal()
 
     def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -53,7 +53,7 @@ class BrushRest(QObject):
             mode = layer.mode
             layer.mode = "pan_zoom"
             self._mode = mode
-            self.rested.emit()
+            self.suspended.emit()
 
     def _give_back(self) -> None:
         mode, self._mode = self._mode, None

@@ -20,12 +20,12 @@ from qtpy.QtWidgets import (
 from napari_transunet.viewer.review.actions import ACTIONS
 
 if TYPE_CHECKING:
-    from napari_transunet.viewer.review.learning import Relative
+    from napari_transunet.viewer.review.adaptation import RelatedCheckpoint
 
 _SHORT = 8  # characters of a hash that are shown
 
 
-class LearningPanel(QWidget):
+class AdaptationPanel(QWidget):
     """Knows sentences and numbers alone.
 
     Signals
@@ -33,7 +33,7 @@ class LearningPanel(QWidget):
     looked_at(): it came into sight, or the mouse onto it.
     wanted(), cancelled(): learn, or stop learning.
     used(), discarded(): what is to be done with what was learnt.
-    relative_wanted(object): a `Relative` shall be chosen.
+    relative_wanted(object): a `RelatedCheckpoint` shall be chosen.
     """
 
     looked_at = Signal()
@@ -123,7 +123,7 @@ class LearningPanel(QWidget):
             or "Save the new checkpoint, choose it, and label again what is neither edited nor reviewed"
         )
 
-    def show_relatives(self, relatives: Sequence[Relative]) -> None:
+    def show_relatives(self, relatives: Sequence[RelatedCheckpoint]) -> None:
         """Offer these checkpoints."""
         self._relatives.clear()
         for one in relatives:
@@ -131,13 +131,13 @@ class LearningPanel(QWidget):
             self._relatives.addItem(f"{one.name}{told}", one)
         self._lineage.setVisible(bool(relatives))
 
-    def say(self, sentence: str) -> None:
+    def set_status(self, sentence: str) -> None:
         """Say something without changing what goes on."""
         self._status.setText(sentence)
         self._status.setVisible(bool(sentence))
 
     def _show(self, sentence: str, *, working: bool, answers: bool) -> None:
-        self.say(sentence)
+        self.set_status(sentence)
         self._working.setVisible(working)
         self._answers.setVisible(answers)
 

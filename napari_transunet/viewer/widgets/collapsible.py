@@ -6,7 +6,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QToolButton, QVBoxLayout, QWidget
 
 
-class Fold(QWidget):
+class CollapsibleSection(QWidget):
     """A heading that shows and hides what is under it.
 
     `toggled` is emitted with whether it is open now.

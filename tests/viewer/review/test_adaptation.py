@@ -25,7 +25,7 @@ from napari_transunet.model.transunet import TransUNet
 from napari_transunet.training import adaptation
 from napari_transunet.viewer.layers.layers import add_volume
 from napari_transunet.viewer.layers.undo import history_of
-from napari_transunet.viewer.review.learning import Organs, safe_stem
+from napari_transunet.viewer.review.adaptation import ClassMapping, safe_stem
 from napari_transunet.viewer.segment.checkpoint_chooser import Candidate
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.labels import Label
@@ -67,7 +67,7 @@ class Window:
         self.layer = viewer.layers["ct labels"]
         self.session = sessions_of(viewer).result_of(self.layer).session
         _, self.dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
-        self.until(lambda: self.dock.bench.overview is not None)
+        self.until(lambda: self.dock.model.overview is not None)
 
     def until(self, condition: Callable[[], bool]) -> None:
         self.qtbot.waitUntil(condition, timeout=TIMEOUT)
@@ -79,10 +79,10 @@ class Window:
                 np.nonzero(np.ones(SHAPE, bool) & (np.arange(SHAPE[0]) == index)[:, None, None]),
                 np.where(self.truth[index] > 3, 0, self.truth[index]).ravel().astype(np.uint8),
             )
-            self.dock.bench.go_to(index)
-            self.dock.bench.mark_reviewed(True)
-        self.dock.bench.look()
-        self.until(lambda: not self.dock.bench._chores.busy)
+            self.dock.model.go_to(index)
+            self.dock.model.mark_reviewed(True)
+        self.dock.model.look()
+        self.until(lambda: not self.dock.model._tasks.busy)
 
     def button(self, name: str) -> QPushButton:
         return self.dock.findChild(QPushButton, name)
@@ -161,7 +161,7 @@ def test_learning_using_it_and_undoing(window: Window, monkeypatch: pytest.Monke
     depth = history_of(window.layer)[0]
     window.press("learn_use")
     window.until(lambda: window.segment.running or window.checkpoint != parent)
-    window.until(lambda: not window.segment.running and not window.dock.learner.busy)
+    window.until(lambda: not window.segment.running and not window.dock.adaptation.busy)
     assert window.checkpoint == window.folder / "three-learnt.safetensors"
     story = load_checkpoint(window.checkpoint).card.lineage[-1]
     assert story.parent == load_checkpoint(parent).sha256
@@ -189,7 +189,7 @@ def test_cancelling_changes_nothing(window: Window, held: threading.Event) -> No
     before = window.layer.data.copy()
     window.press("learn")
     window.press("learn_cancel")
-    window.until(lambda: not window.dock.learner.busy and window.button("learn").isEnabled())
+    window.until(lambda: not window.dock.adaptation.busy and window.button("learn").isEnabled())
     assert not window.answered
     assert np.array_equal(window.layer.data, before)
     assert len(list(window.folder.iterdir())) == 1
@@ -198,10 +198,10 @@ def test_cancelling_changes_nothing(window: Window, held: threading.Event) -> No
 def test_closing_the_window_stops_learning(window: Window, held: threading.Event) -> None:
     window.correct(2, 5)
     window.press("learn")
-    learner = window.dock.learner
-    assert learner.busy
+    controller = window.dock.adaptation
+    assert controller.busy
     window.viewer.close()
-    assert not learner.busy
+    assert not controller.busy
 
 
 @pytest.mark.parametrize("what", ["labels", "image", "array"])
@@ -211,7 +211,7 @@ def test_an_answer_about_labels_that_are_gone_is_dropped(
     window.correct(2, 5)
     window.press("learn")
     held.set()
-    window.dock.learner._chores._finishing[0].join(
+    window.dock.adaptation._tasks._finishing[0].join(
         TIMEOUT / 1000
     )  # the answer is there, and was not heard yet
     if what == "labels":
@@ -220,7 +220,7 @@ def test_an_answer_about_labels_that_are_gone_is_dropped(
         window.viewer.layers.remove(window.image)
     else:
         window.layer.data = window.layer.data.copy()
-    window.until(lambda: not window.dock.learner._chores.busy)
+    window.until(lambda: not window.dock.adaptation._tasks.busy)
     assert not window.answered
     assert len(list(window.folder.iterdir())) == 1
 
@@ -253,11 +253,11 @@ def test_a_new_organ_is_learnt_by_its_name(window: Window, monkeypatch: pytest.M
     window.dock._on_label(None, Label(4, "bladder", (0.1, 0.8, 0.2)))
     window.correct(2, 5)
     window.layer.data[2, 20:30, 20:30] = 4
-    window.dock.bench.look()
+    window.dock.model.look()
     window.until(lambda: "new" in window.text("learn_from"))
     window.press("learn")
     window.until(lambda: window.answered)
-    assert window.dock.learner._answer[1].story.added == ("bladder",)
+    assert window.dock.adaptation._answer[1].story.added == ("bladder",)
     window.press("learn_use")
     window.until(lambda: window.checkpoint.name == "three-learnt.safetensors")
     window.until(lambda: not window.segment.running)
@@ -267,7 +267,7 @@ def test_a_new_organ_is_learnt_by_its_name(window: Window, monkeypatch: pytest.M
 
 def test_labels_of_other_numbers_are_matched_by_name() -> None:
     candidate = Candidate("three", "Three", Path("three"), num_classes=4, card=_card())
-    organs = Organs.of(candidate, {5: "Spleen", 7: "tumour", 9: "cyst"}, [5, 7])
+    organs = ClassMapping.of(candidate, {5: "Spleen", 7: "tumour", 9: "cyst"}, [5, 7])
     assert organs.known == {5: 2}
     assert organs.new_names == {4: "tumour"}
     labels = np.array([0, 5, 7, 9, 3])

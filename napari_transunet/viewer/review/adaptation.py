@@ -1,7 +1,7 @@
 """Learning from the reviewed slices of a labels layer: what of it happens off the GUI thread, without a widget.
 
-The layer numbers its labels as a person likes, the network its classes from 1 on. `Lesson` is what is taken out of the
-layer at one moment; its names decide which label is which class, its new ones become the next classes.
+The layer numbers its labels as a person likes, the network its classes from 1 on. `AdaptationInput` is what is taken
+out of the layer at one moment; its names decide which label is which class, its new ones become the next classes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TITLE = re.compile(r", learnt( \d+)?$")
 
 
 @dataclass(frozen=True)
-class Organs:
+class ClassMapping:
     """Which labels of a layer are which classes of the network that learns from them.
 
     Attributes
@@ -48,7 +48,7 @@ class Organs:
     names: Mapping[int, str]
 
     @classmethod
-    def of(cls, candidate: Candidate, names: Mapping[int, str], drawn: Iterable[int]) -> Organs:
+    def of(cls, candidate: Candidate, names: Mapping[int, str], drawn: Iterable[int]) -> ClassMapping:
         """By name; a name that the checkpoint does not know is a new organ where one of the slices shows it."""
         matched = match_labels(candidate.label_set.names, names, ()) if names else None
         found = matched.organs if matched is not None else {}
@@ -89,7 +89,7 @@ class Organs:
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class AdaptationInput:
     """What is learnt from, and what learns; taken at one moment.
 
     Attributes
@@ -106,7 +106,7 @@ class Lesson:
     planes: Mapping[int, NDArray[Any]]
     axis: int
     shape: tuple[int, int, int]
-    organs: Organs
+    organs: ClassMapping
     named: tuple[int, ...]
 
     def correction(self, volume: Volume, checkpoint: Checkpoint) -> Correction:
@@ -129,10 +129,10 @@ class Lesson:
 
 
 @dataclass(frozen=True, eq=False)
-class Learnt:
+class AdaptationResult:
     """What came of a lesson."""
 
-    lesson: Lesson
+    lesson: AdaptationInput
     checkpoint: Checkpoint
     correction: Correction
 
@@ -148,8 +148,8 @@ class Learnt:
 
 
 def learn(
-    lesson: Lesson, told: Callable[[AdaptationProgress], None], cancelled: Callable[[], bool]
-) -> Learnt | None:
+    lesson: AdaptationInput, told: Callable[[AdaptationProgress], None], cancelled: Callable[[], bool]
+) -> AdaptationResult | None:
     """Learn, on a thread of its own, which gets a low priority; None where it was cancelled.
 
     Raises
@@ -176,10 +176,10 @@ def learn(
         )
     except adaptation.AdaptationCancelled:
         return None
-    return Learnt(lesson, better, correction)
+    return AdaptationResult(lesson, better, correction)
 
 
-def write_learnt(learnt: Learnt, folder: Path | None) -> Candidate:
+def save_adapted(learnt: AdaptationResult, folder: Path | None) -> Candidate:
     """Write the new checkpoint and what it has to replay into the user's folder, over nothing that is there.
 
     `folder` is None for the usual one. For any thread.
@@ -232,7 +232,7 @@ def safe_stem(parent: str) -> str:
 
 
 @dataclass(frozen=True)
-class Relative:
+class RelatedCheckpoint:
     """A checkpoint that another one came from, or that came from it.
 
     Attributes
@@ -253,8 +253,8 @@ class Relative:
 
 
 @dataclass
-class Hashes:
-    """Hashes of files, found once for every state of a file. For any thread, one at a time."""
+class FileHashes:
+    """FileHashes of files, found once for every state of a file. For any thread, one at a time."""
 
     _known: dict[tuple[Path, int, int], str] = field(default_factory=dict)
 
@@ -272,11 +272,13 @@ class Hashes:
             return None
 
 
-def relatives(chosen: Candidate, others: Sequence[Candidate], hashes: Hashes) -> list[Relative]:
+def relatives(chosen: Candidate, others: Sequence[Candidate], hashes: FileHashes) -> list[RelatedCheckpoint]:
     """Parent, grandparent and so on, then those of the others that came from it, as far as the cards tell."""
     lineage = chosen.card.lineage if chosen.card is not None else ()
     found = [
-        Relative(story.parent_name or "unnamed", story.parent) for story in reversed(lineage) if story.parent
+        RelatedCheckpoint(story.parent_name or "unnamed", story.parent)
+        for story in reversed(lineage)
+        if story.parent
     ]
     stories = {
         other.path: {story.parent for story in other.card.lineage}
@@ -285,13 +287,13 @@ def relatives(chosen: Candidate, others: Sequence[Candidate], hashes: Hashes) ->
     }
     own = hashes.of(chosen.path) if stories else None
     return found + [
-        Relative(other.title, path=other.path)
+        RelatedCheckpoint(other.title, path=other.path)
         for other in others
         if own is not None and own in stories.get(other.path, ())
     ]
 
 
-def find_file(wanted: Relative, listed: Sequence[Candidate], hashes: Hashes) -> Path | None:
+def find_file(wanted: RelatedCheckpoint, listed: Sequence[Candidate], hashes: FileHashes) -> Path | None:
     """The file of a relative among those that are listed, by its hash; None where it is not there."""
     if wanted.path is not None:
         return wanted.path if wanted.path.is_file() else None
