@@ -225,9 +225,10 @@ def second(work: Path, pictures: Path) -> None:
     window.press("show_disagreement")
     window.review.findChild(QComboBox, "compare_with").setCurrentText("reference")
     window.press("compare")
-    window.until(lambda: window.review._found is not None, 120)
+    window.until(lambda: window.review.measurements.disagreement is not None, 120)
     scores = {
-        window.review.model.names[v]: round(s["dice"], 3) for v, s in window.review._found.scores.items()
+        window.review.model.names[v]: round(s["dice"], 3)
+        for v, s in window.review.measurements.disagreement.scores.items()
     }
     print("Dice against the reference:", scores, flush=True)
     window.picture("6-compared")

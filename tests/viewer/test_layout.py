@@ -180,6 +180,6 @@ def test_what_is_asked_for_by_key_is_unfolded_and_scrolled_to(docks):
     docks.front(docks.review)
     measure = docks.review.findChild(QToolButton, "section_measure")
     assert not measure.isChecked()
-    docks.review._on_measure()
+    docks.review.measurements.measure()
     docks.qtbot.waitUntil(lambda: not measure.visibleRegion().isEmpty())
     assert measure.isChecked()

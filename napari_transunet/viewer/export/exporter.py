@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QWidget
 
 from napari_transunet.errors import TransUNetError, VolumeError
@@ -19,8 +18,9 @@ from napari_transunet.viewer.export.snapshot import propose_path, snapshot, writ
 from napari_transunet.viewer.layers.fingerprints import fingerprint_job
 from napari_transunet.viewer.layers.layers import source_of
 from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
-from napari_transunet.viewer.widgets.messages import count, error_sentence
+from napari_transunet.viewer.widgets.messages import count
 from napari_transunet.viewer.widgets.preferences import load_preferences
+from napari_transunet.viewer.widgets.qt_helpers import window_object
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from napari_transunet.export.writing import ExportRequest
     from napari_transunet.viewer.sessions.results import Result
-
-logger = logging.getLogger(__name__)
 
 _NAME = "transunet_exporter"
 _PATIENCE = 600.0  # s that a window that closes waits for an export, which can be cancelled
@@ -137,7 +135,7 @@ class Exporter(QObject):
         self.dialog.set_progress(0, 0)
         self._set_status("Writing …")
         # A window that is closed now must not take the files with it that a person asked for.
-        self._tasks.run(work, self._on_written, self._on_failed, finish=True)
+        self._tasks.run(work, self._on_written, self._on_failed, what="The export", finish=True)
 
     def _tell(self, done: int, total: int) -> None:
         with contextlib.suppress(RuntimeError):  # the window may be gone by now
@@ -160,9 +158,9 @@ class Exporter(QObject):
         self._set_status(" ".join([sentence, *notes]))
         self.exported.emit(paths)
 
-    def _on_failed(self, error: Exception) -> None:
+    def _on_failed(self, sentence: str) -> None:
         self.dialog.set_idle()
-        self._fail(error_sentence(error, "The export"))
+        self._fail(sentence)
 
     def _set_status(self, sentence: str) -> None:
         self.dialog.set_status(sentence)
@@ -175,11 +173,4 @@ class Exporter(QObject):
 
 def exporter_of(viewer: Viewer) -> Exporter:
     """The exporter of a viewer's window; it lives as long as it."""
-    viewer = getattr(viewer, "__wrapped__", viewer)  # plugins may get the viewer in a wrapper
-    window = viewer.window._qt_window
-    found = window.findChild(Exporter, _NAME, Qt.FindChildOption.FindDirectChildrenOnly)
-    if isinstance(found, Exporter):
-        return found
-    made = Exporter(window)
-    made.setObjectName(_NAME)
-    return made
+    return window_object(viewer, Exporter, _NAME, lambda _viewer, window: Exporter(window))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, Signal
 
+from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.slice_numbers import is_outside
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class BrushSuspender(QObject):
         self._viewer = viewer
         self._layer: Labels | None = None
         self._mode: Any = None
+        self._links = EventLinks()
 
     def follow(self, layer: Labels | None) -> None:
         """Watch this layer from now on, or none."""
@@ -35,12 +37,10 @@ class BrushSuspender(QObject):
             return
         if self._layer is not None:
             self._give_back()
-            self._layer.events.mode.disconnect(self._look)
-            self._viewer.dims.events.current_step.disconnect(self._look)
+        self._links.clear()
         self._layer = layer
         if layer is not None:
-            layer.events.mode.connect(self._look)
-            self._viewer.dims.events.current_step.connect(self._look)
+            self._links.connect(self._look, layer.events.mode, self._viewer.dims.events.current_step)
             self._look()
 
     def _look(self, _event: Any = None) -> None:

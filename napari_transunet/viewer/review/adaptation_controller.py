@@ -29,7 +29,7 @@ from napari_transunet.viewer.review.adaptation import (
     save_adapted,
 )
 from napari_transunet.viewer.widgets import docks
-from napari_transunet.viewer.widgets.messages import count, countdown, duration, error_sentence, organ, organs
+from napari_transunet.viewer.widgets.messages import count, countdown, duration, organ, organs
 from napari_transunet.viewer.widgets.preferences import load_preferences
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
@@ -142,6 +142,7 @@ class AdaptationController(QObject):
             partial(learn, lesson, job.told, job.stop.is_set),
             partial(self._on_learnt, job),
             partial(self._on_failed, job),
+            what="Learning",
             finish=True,
         )
         self.refresh()
@@ -178,6 +179,7 @@ class AdaptationController(QObject):
             partial(save_adapted, learnt, folder),
             partial(self._on_written, job, learnt),
             self._on_not_written,
+            what="Saving",
             finish=True,
         )
 
@@ -331,11 +333,11 @@ class AdaptationController(QObject):
             self._panel.show_answer(_answer_sentence(story), recommended=bool(story.better))
         self.refresh()
 
-    def _on_failed(self, job: _Job, error: Exception) -> None:
+    def _on_failed(self, job: _Job, sentence: str) -> None:
         if job is not self._job:
             return
         self._end()
-        self._panel.show_idle(error_sentence(error, "Learning"))
+        self._panel.show_idle(sentence)
         self.refresh()
 
     def _on_written(self, job: _Job, learnt: AdaptationResult, candidate: Candidate) -> None:
@@ -354,11 +356,10 @@ class AdaptationController(QObject):
         self._panel.show_idle(told)
         self.refresh()
 
-    def _on_not_written(self, error: Exception) -> None:
+    def _on_not_written(self, sentence: str) -> None:
         self._saving = False
         if self._answer is not None:
-            story = self._answer[1].story
-            self._panel.show_answer(error_sentence(error, "Saving"), recommended=bool(story.better))
+            self._panel.show_answer(sentence, recommended=bool(self._answer[1].story.better))
         self.refresh()
 
     # -- lineage --------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject
 
 from napari_transunet.annotation import corrections
 from napari_transunet.annotation.corrections import Correction, Scope
@@ -20,11 +20,12 @@ from napari_transunet.errors import InputError
 from napari_transunet.viewer.layers.layers import geometry_of, volume_of, voxels_in_memory
 from napari_transunet.viewer.layers.undo import write_as_one_step
 from napari_transunet.viewer.review.paint_constraint import BlockedVoxels, PaintConstraint
-from napari_transunet.viewer.widgets.messages import count, error_sentence, organ, reopened_sentence
+from napari_transunet.viewer.widgets.messages import count, organ, reopened_sentence
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
 if TYPE_CHECKING:
-    from napari_transunet.viewer.review.correction_panel import CorrectionRequest
+    from napari_transunet.viewer.review.click_picker import ClickPicker
+    from napari_transunet.viewer.review.correction_panel import CorrectionPanel, CorrectionRequest
     from napari_transunet.viewer.review.review_model import ReviewModel
     from napari_transunet.viewer.sessions.results import Result
 
@@ -35,24 +36,28 @@ _FAR = 4.0  # robust standard deviations from the median beyond which voxels are
 
 
 class CorrectionController(QObject):
-    """Emits `message` with a sentence about what a tool did, or why it did nothing; `range_found` with (low, high).
+    """Uses the tools that are asked for in the panel, and says there what they did, or why they did nothing.
 
     Attributes
     ----------
     constraint : holds strokes to a range and away from locked organs.
     """
 
-    message = Signal(str)
-    range_found = Signal(float, float)
-
-    def __init__(self, model: ReviewModel, parent: QObject | None = None) -> None:
+    def __init__(
+        self, model: ReviewModel, panel: CorrectionPanel, clicks: ClickPicker, parent: QObject | None = None
+    ) -> None:
         super().__init__(parent)
         self._model = model
+        self._panel = panel
+        self._clicks = clicks
         self._tasks = BackgroundTasks(self)
         self._busy = False
         self.constraint = PaintConstraint(self)
         self.constraint.blocked.connect(self._on_blocked)
         model.followed.connect(self._on_followed)
+        panel.wanted.connect(self._on_wanted)
+        panel.range_changed.connect(self._on_range)
+        panel.range_suggestion_wanted.connect(self.suggest_range)
 
     @property
     def busy(self) -> bool:
@@ -69,16 +74,16 @@ class CorrectionController(QObject):
         by_slice = request.tool in _COPIES or not (request.whole_volume or request.tool == "interpolate")
         why = self._model.no_slice_reason if by_slice else self._model.disabled_reason
         if why is not None or self._model.result is None:
-            self.message.emit(why or "")
+            self._panel.set_status(why or "")
             return
         if self._busy:
-            self.message.emit("The last tool is still working.")
+            self._panel.set_status("The last tool is still working.")
             return
         result = self._model.result
         layer, session = result.layer, result.session
         chosen = int(layer.selected_label)
         if chosen == 0 and not request.all_organs:
-            self.message.emit("The brush paints background; pick an organ first.")
+            self._panel.set_status("The brush paints background; pick an organ first.")
             return
         named = tuple(sorted(self._model.names)) if request.all_organs else (chosen,)
         data, index = layer.data, self._model.slice_in_view
@@ -86,7 +91,7 @@ class CorrectionController(QObject):
             job = _job(request, session.axis, index, voxel, upward=self._model.numbers.upward)
             spacing = geometry_of(layer).spacing
         except InputError as error:
-            self.message.emit(str(error))
+            self._panel.set_status(str(error))
             return
         plane = (
             None
@@ -114,13 +119,13 @@ class CorrectionController(QObject):
             self._busy = False
             self.apply(result, found, seen[0])
 
-        def failed(error: Exception) -> None:
+        def failed(sentence: str) -> None:
             self._busy = False
-            self._fail(error)
+            self._panel.set_status(sentence)
 
         self._busy = True
-        self.message.emit("Working …")
-        self._tasks.run(work, done, failed)
+        self._panel.set_status("Working …")
+        self._tasks.run(work, done, failed, what="The tool")
 
     def lock(self, value: int, on: bool) -> None:
         """Lock an organ against change, or let it change again."""
@@ -135,7 +140,7 @@ class CorrectionController(QObject):
         """Find which values the organ that the brush paints has, mean ± 2 SD without what was dabbed astray."""
         result, image = self._model.result, self._model.image
         if result is None or image is None:
-            self.message.emit("There is no image to take values from.")
+            self._panel.set_status("There is no image to take values from.")
             return
         layer, axis, index = result.layer, result.session.axis, self._model.slice_in_view
         at: list[Any] = [slice(None)] * 3
@@ -154,20 +159,19 @@ class CorrectionController(QObject):
 
         voxels = voxels_in_memory(image)
         if voxels is not None:
-            self._tell_range(find(voxels))
+            self._show_range(find(voxels))
             return
-        self.message.emit("Reading the image …")
-        self._tasks.run(lambda: find(volume_of(image).data), self._tell_range, self._fail)
+        self._panel.set_status("Reading the image …")
+        self._tasks.run(
+            lambda: find(volume_of(image).data), self._show_range, self._panel.set_status, what="The tool"
+        )
 
-    def _tell_range(self, found: tuple[float, float] | None) -> None:
+    def _show_range(self, found: tuple[float, float] | None) -> None:
         if found is None:
-            self.message.emit("That organ has no voxels yet; paint a little of it first.")
+            self._panel.set_status("That organ has no voxels yet; paint a little of it first.")
         else:
-            self.message.emit(f"The organ's values: {found[0]:,.0f} to {found[1]:,.0f}.")
-            self.range_found.emit(*found)
-
-    def _fail(self, error: Exception) -> None:
-        self.message.emit(error_sentence(error, "The tool"))
+            self._panel.set_status(f"The organ's values: {found[0]:,.0f} to {found[1]:,.0f}.")
+            self._panel.set_range(*found)
 
     def apply(self, result: Result, found: Correction, locked: frozenset[int]) -> None:
         """Make what was found so, unless labels or locks are not those that it was found for: one undo step."""
@@ -177,7 +181,7 @@ class CorrectionController(QObject):
         result.undo.check_pending_strokes()
         same = all(np.array_equal(layer.data[write.index], write.before) for write in found.writes)
         if not same or result.session.locked - locked:
-            self.message.emit("The labels were changed meanwhile; use the tool again.")
+            self._panel.set_status("The labels were changed meanwhile; use the tool again.")
             return
         again = ""
         if found.changed:
@@ -185,13 +189,32 @@ class CorrectionController(QObject):
             result.undo.add(write_as_one_step(layer, found.writes), step)
             again = reopened_sentence(step.reopened, self._model.numbers.number)
             self._model.save_soon()
-            self._model.look()
+            self._model.update_overview()
             self._model.slice_changed.emit()  # its mark as reviewed may be gone
         sentences = (correction_sentence(found, self._model.names), again)
-        self.message.emit(" ".join(part for part in sentences if part))
+        self._panel.set_status(" ".join(part for part in sentences if part))
+
+    def _on_wanted(self, request: CorrectionRequest) -> None:
+        layer = self._model.layer
+        if request.tool == "strokes" or layer is None:
+            return
+        if request.tool != "clicked":
+            self.correct(request)
+        elif (why := self._model.disabled_reason) is not None:
+            self._panel.set_status(why)
+        else:
+            self._clicks.once(
+                layer,
+                lambda voxel: self.correct(request, voxel),
+                on_cancel=lambda: self._panel.set_status("Cancelled: nothing was changed."),
+            )
+            self._panel.set_status("Click in the image on the part to keep; Escape cancels.")
+
+    def _on_range(self, between: tuple[float, float] | None) -> None:
+        self.constraint.between = between
 
     def _on_blocked(self, blocked: BlockedVoxels) -> None:
-        self.message.emit(blocked_sentence(blocked, self._model.names, self.constraint.between))
+        self._panel.set_status(blocked_sentence(blocked, self._model.names, self.constraint.between))
 
     def _on_followed(self) -> None:
         result, image = self._model.result, self._model.image

@@ -164,6 +164,11 @@ class CorrectionPanel(QWidget):
         self._on_scope()
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The tools, by their names in `ACTIONS`."""
+        return tuple(self._buttons)
+
+    @property
     def paint_range(self) -> tuple[float, float] | None:
         """The values that may be painted on; None for all."""
         if not self._range.isChecked() or not self._range.isEnabled():

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from napari.layers import Image
 
+    from napari_transunet.viewer.review.paint_constraint import PaintConstraint
     from napari_transunet.viewer.review.review_model import ReviewModel
 
 _SIDES = ("LR", "PA", "HF")  # of the patient, towards which x, y and z of LPS coordinates rise and fall
@@ -26,16 +27,15 @@ class CursorReadout:
 
     Parameters
     ----------
-    model
-        Knows which labels are reviewed and on which image they lie.
+    model, constraint
+        Know which labels are reviewed, on which image they lie, and what holds the brush back.
     """
 
-    def __init__(self, model: ReviewModel) -> None:
+    def __init__(self, model: ReviewModel, constraint: PaintConstraint) -> None:
         self._model = model
+        self._constraint = constraint
         self._label: QLabel | None = None
         self._attached = False
-        self.between: tuple[float, float] | None = None
-        """The range of values that the brush is held to."""
 
     @property
     def text(self) -> str:
@@ -74,12 +74,9 @@ class CursorReadout:
         shown = layer is not None and viewer.layers.selection.active is layer and viewer.dims.ndisplay == 2
         parts = [under_cursor(image, viewer.cursor.position)] if shown and image is not None else []
         if shown and layer is not None and layer.mode != "pan_zoom":
-            result = self._model.result
-            locked = result.session.locked if result is not None else ()
-            names = self._model.names
-            parts.append(
-                held_back(self.between, [names.get(value, f"label {value}") for value in sorted(locked)])
-            )
+            names, rules = self._model.names, self._constraint
+            locked = [names.get(value, f"label {value}") for value in sorted(rules.locked)]
+            parts.append(held_back(rules.between, locked))
         self._label.setText("   ".join(part for part in parts if part))
 
 

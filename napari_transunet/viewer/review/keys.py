@@ -1,4 +1,4 @@
-"""Keys of the dock's actions, bound in the viewer while the dock is open."""
+"""Keys that are bound in a viewer or layer for a while, and given back."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
 
-class ReviewKeys:
-    """Binds keys in a viewer, and takes back what it bound; keys that somebody else uses are left alone."""
+class KeyBindings:
+    """Binds keys, and puts back what they did before by `release`."""
 
-    def __init__(self, viewer: Viewer) -> None:
-        self._viewer = viewer
-        self._bound: list[str] = []
+    def __init__(self) -> None:
+        self._bound: list[tuple[Any, str, Any]] = []
 
-    def bind(self, handlers: Mapping[str, Callable[[], object]]) -> None:
-        """Call these when the keys of these actions are pressed."""
-        self.unbind()
-        taken = {str(key) for key in self._viewer.keymap}
+    def override(self, owner: Any, key: str, act: Callable[[Any], object]) -> None:
+        """Let a key of a viewer or layer do this, whatever it did before."""
+        self._bound.append((owner, key, owner.bind_key(key, act, overwrite=True)))
+
+    def bind_actions(self, viewer: Viewer, handlers: Mapping[str, Callable[[], object]]) -> None:
+        """Call these when the keys of these actions are pressed; keys that somebody else uses are left alone."""
+        taken = {str(key) for key in viewer.keymap}
         for name, handler in handlers.items():
             key = ACTIONS[name].key
-            if not key or key in taken:
-                continue
-            self._viewer.bind_key(key, _ignoring_viewer(handler))
-            self._bound.append(key)
+            if key and key not in taken:
+                self.override(viewer, key, _ignoring_viewer(handler))
 
-    def unbind(self) -> None:
-        """Take the keys back."""
-        for key in self._bound:
-            self._viewer.bind_key(key, None)
-        self._bound = []
+    def release(self) -> None:
+        """Give the keys back."""
+        bound, self._bound = self._bound, []
+        for owner, key, usual in reversed(bound):
+            owner.bind_key(key, usual, overwrite=True)
 
 
 def _ignoring_viewer(handler: Callable[[], object]) -> Callable[[Any], None]:

@@ -15,7 +15,6 @@ from napari_transunet.metrics.region_properties import OrganMeasure, measure
 from napari_transunet.viewer.layers.grids import reorientation_between
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, label_set_of, voxels_of
 from napari_transunet.viewer.sessions.registry import is_reviewable
-from napari_transunet.viewer.widgets.messages import error_sentence
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
 if TYPE_CHECKING:
@@ -23,6 +22,9 @@ if TYPE_CHECKING:
 
     from napari.layers import Labels
 
+    from napari_transunet.viewer.review.compare_panel import ComparePanel
+    from napari_transunet.viewer.review.measure_panel import MeasurePanel
+    from napari_transunet.viewer.review.overlay_layers import OverlayLayers
     from napari_transunet.viewer.review.review_model import ReviewModel
     from napari_transunet.viewer.sessions.results import Result
 
@@ -37,45 +39,71 @@ class Reference:
 
 
 class MeasurementController(QObject):
-    """Measures and compares; an answer about labels that are not followed any more is dropped.
+    """Measures and compares, and shows both in its panels; an answer about labels that are not followed is dropped.
+
+    Attributes
+    ----------
+    disagreement : what the last comparison found; None before the first.
 
     Signals
     -------
-    measured(object, object): measures, and warnings about sides.
-    described(object): a `Reference`.
-    compared(object, object): a `Disagreement`, and the `Matching` by which it was found.
-    failed(str): a sentence.
-    doubted(object): warnings about sides, which may be none.
+    message(str): why something failed, or what is doubtful about sides.
+    working(object): this panel is about to show something.
     """
 
-    measured = Signal(object, object)
-    described = Signal(object)
-    compared = Signal(object, object)
-    failed = Signal(str)
-    doubted = Signal(object)
+    message = Signal(str)
+    working = Signal(object)
 
-    def __init__(self, model: ReviewModel, parent: QObject | None = None) -> None:
+    def __init__(
+        self,
+        model: ReviewModel,
+        measures: MeasurePanel,
+        comparison: ComparePanel,
+        overlays: OverlayLayers,
+        parent: QObject | None = None,
+    ) -> None:
         super().__init__(parent)
         self._model = model
+        self._measures = measures
+        self._comparison = comparison
+        self._overlays = overlays
         self._tasks = BackgroundTasks(self)
+        self.disagreement: Disagreement | None = None
+        measures.wanted.connect(self.measure)
+        measures.jump.connect(model.go_to_voxel)
+        comparison.chosen.connect(self.describe)
+        comparison.wanted.connect(self.compare)
+        comparison.jump_slice.connect(model.go_to)
+        comparison.map_wanted.connect(
+            lambda on: overlays.show_disagreement(self.disagreement if on else None)
+        )
+
+    def clear(self) -> None:
+        """Forget what was found: it says nothing about other labels."""
+        self.disagreement = None
+        self._measures.set_busy(False)
+        self._measures.show_measures((), ())
+        self._comparison.clear()
 
     def detach(self) -> None:
         """Forget what is under way."""
         self._tasks.drop()
 
     def check_sides(self) -> None:
-        """See whether paired organs lie on the sides that their names say; `doubted` tells."""
+        """See whether paired organs lie on the sides that their names say; `message` tells where they do not."""
         result = self._model.result
         if result is None or not result.layer.editable:
             return
         labels, geometry, names = result.layer.data, geometry_of(result.layer), self._model.names
-        self._run(result, lambda: side_warnings(labels, geometry, names), self.doubted.emit)
+        self._run(result, lambda: side_warnings(labels, geometry, names), self._on_doubts)
 
     def measure(self) -> None:
-        """Measure all organs; `measured` tells."""
+        """Measure all organs."""
         result, image = self._model.result, self._model.image
         if result is None:
             return
+        self.working.emit(self._measures)
+        self._measures.set_busy(True)
         session, labels, geometry = result.session, result.layer.data, geometry_of(result.layer)
         voxels = None if image is None or is_lazy(image) else voxels_of(image)
         names = self._model.names
@@ -88,20 +116,20 @@ class MeasurementController(QObject):
                 side_warnings(taken, geometry, names),
             )
 
-        self._run(result, work, lambda found: self.measured.emit(*found), "The measuring")
+        self._run(result, work, self._on_measured, "The measuring")
 
-    def others(self) -> tuple[list[Labels], list[Labels]]:
-        """Labels layers that lie on the grid of the followed one, also in another axis order; and those that do not."""
+    def offer_references(self) -> None:
+        """Offer the labels layers on the grid of the followed one, also in another axis order, to compare with."""
         layer = self._model.layer
         found: tuple[list[Labels], list[Labels]] = ([], [])
         if layer is not None:
             for other in self._model.viewer.layers:
                 if is_reviewable(other) and other is not layer:
                     found[reorientation_between(other, layer) is None].append(other)
-        return found
+        self._comparison.show_choices(*found)
 
     def describe(self, other: Labels) -> None:
-        """Find out which organs another layer's values stand for; `described` tells."""
+        """Find out which organs another layer's values stand for."""
         result = self._model.result
         if result is None:
             return
@@ -109,21 +137,21 @@ class MeasurementController(QObject):
         self._run(
             result,
             lambda: Reference(other, other_names, match_labels(names, other_names, values_in(data))),
-            self.described.emit,
+            lambda found: self._comparison.show_reference(found, self._model.names),
             "The comparison",
         )
 
     def compare(self, other: Labels, matching: Matching | None = None) -> None:
-        """Compare with another labels layer; `compared` tells. Without a matching, names or else numbers decide."""
+        """Compare with another labels layer. Without a matching, names or else numbers decide."""
         result = self._model.result
         if result is None:
             return
         turn = reorientation_between(other, result.layer) if other in self._model.viewer.layers else None
         if turn is None:
-            self.failed.emit(
-                f"“{other.name}” does not lie on the grid of these labels; choose another reference."
-            )
+            self._fail(f"“{other.name}” does not lie on the grid of these labels; choose another reference.")
             return
+        self.working.emit(self._comparison)
+        self._comparison.set_busy(True)
         labels, reference = result.layer.data, other.data
         names, other_names = self._model.names, label_set_of(other).names
         spacing = geometry_of(result.layer).spacing
@@ -140,24 +168,40 @@ class MeasurementController(QObject):
                 chosen,
             )
 
-        self._run(result, work, lambda found: self.compared.emit(*found), "The comparison")
+        self._run(result, work, self._on_compared, "The comparison")
+
+    def _on_doubts(self, warnings: list[str]) -> None:
+        if warnings:
+            self.message.emit(" ".join(warnings))
+
+    def _on_measured(self, found: tuple[list[OrganMeasure], list[str]]) -> None:
+        self._measures.set_busy(False)
+        self._measures.show_measures(*found)
+
+    def _on_compared(self, answer: tuple[Disagreement, Matching]) -> None:
+        found, matching = answer
+        self.disagreement = found
+        self._comparison.set_busy(False)
+        self._comparison.show_result(found, matching, self._model.names, self._model.numbers.number)
+        if self._comparison.map_shown:
+            self._overlays.show_disagreement(found)
+
+    def _fail(self, sentence: str) -> None:
+        self._measures.set_busy(False)
+        self._comparison.set_busy(False)
+        self.message.emit(sentence)
 
     def _run(
         self,
         result: Result,
         work: Callable[[], Any],
-        then: Callable[[Any], None],
+        on_result: Callable[[Any], None],
         what: str = "The check of sides",
     ) -> None:
-        def answer(found: Any) -> None:
-            if self._model.result is result:
-                then(found)
+        def unless_late(answer: Callable[[Any], None]) -> Callable[[Any], None]:
+            return lambda found: answer(found) if self._model.result is result else None
 
-        def fail(error: Exception) -> None:
-            if self._model.result is result:
-                self.failed.emit(error_sentence(error, what))
-
-        self._tasks.run(work, answer, fail)
+        self._tasks.run(work, unless_late(on_result), unless_late(self._fail), what=what)
 
 
 def values_in(labels: Any) -> list[int]:

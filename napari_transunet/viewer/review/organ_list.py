@@ -1,4 +1,7 @@
-"""The organs: colour, name, key, visibility and lock, one row each; a click takes an organ as the brush."""
+"""The organs: colour, name, key, visibility and lock, one row each; a click takes an organ as the brush.
+
+Below them labels are added, edited and deleted.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,14 @@ from qtpy.QtWidgets import (
     QScrollArea,
     QSizePolicy,
     QToolButton,
-    QVBoxLayout,
     QWidget,
 )
 
 from napari_transunet.viewer.review.actions import ACTIONS
+from napari_transunet.viewer.review.label_editing import LabelEditor
 from napari_transunet.viewer.widgets.legend import PICKED, swatch
 from napari_transunet.viewer.widgets.messages import organ
+from napari_transunet.viewer.widgets.qt_helpers import column, row, tool_button
 
 if TYPE_CHECKING:
     from qtpy.QtGui import QShowEvent
@@ -31,11 +35,17 @@ _HEIGHT = 190  # px; longer lists scroll
 
 
 class OrganList(QWidget):
-    """Emits `picked` with a label value, and `visibility_changed` and `lock_changed` with it and the new state."""
+    """Emits `picked` with a label value, and `visibility_changed` and `lock_changed` with it and the new state.
+
+    `add_wanted`, `edit_wanted` and `delete_wanted` ask for a change of the labels; `editor` is where one is edited.
+    """
 
     picked = Signal(int)
     visibility_changed = Signal(int, bool)
     lock_changed = Signal(int, bool)
+    add_wanted = Signal()
+    edit_wanted = Signal()
+    delete_wanted = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -55,9 +65,26 @@ class OrganList(QWidget):
         self._area.setWidgetResizable(True)
         self._area.setFrameShape(QFrame.Shape.NoFrame)
         self._area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._area)
+        self._buttons = tuple(
+            tool_button(text, name, self, wanted, tip)
+            for text, name, wanted, tip in (
+                ("Add label…", "add_label", self.add_wanted, "Add a label to these labels"),
+                (
+                    "Edit…",
+                    "edit_label",
+                    self.edit_wanted,
+                    "Change name or colour of the label that the brush paints",
+                ),
+                (
+                    "Delete…",
+                    "delete_label",
+                    self.delete_wanted,
+                    "Delete the label that the brush paints, with its voxels",
+                ),
+            )
+        )
+        self.editor = LabelEditor(self)
+        column(self._area, row(*self._buttons, None), self.editor, within=self, spacing=6)
 
     @property
     def values(self) -> list[int]:
@@ -79,8 +106,8 @@ class OrganList(QWidget):
                 widget.hide()
                 widget.deleteLater()
         self._names, self._eyes, self._locks = {}, {}, {}
-        for row, label in enumerate(labels or ()):
-            self._add(row, label.value, organ(label.name, first=True), label.color)
+        for at, label in enumerate(labels or ()):
+            self._add(at, label.value, organ(label.name, first=True), label.color)
         self._area.setFixedHeight(min(_HEIGHT, self._inner.sizeHint().height() + 4))
 
     def set_current(self, value: int | None) -> None:
@@ -114,6 +141,8 @@ class OrganList(QWidget):
         """Let organs be picked (None), or say why they cannot be."""
         self._inner.setEnabled(why_not is None)
         self._inner.setToolTip(why_not or "")
+        for button in self._buttons:
+            button.setEnabled(why_not is None)
 
     def changeEvent(self, event: QEvent | None) -> None:  # noqa: N802
         """Qt's hook: another theme has other colours."""
@@ -132,7 +161,7 @@ class OrganList(QWidget):
         for button in self._locks.values():
             _say_lock(button)
 
-    def _add(self, row: int, value: int, name: str, color: Color) -> None:
+    def _add(self, at: int, value: int, name: str, color: Color) -> None:
         button = QToolButton(self._inner)
         button.setObjectName(f"organ_{value}")
         button.setText(name)
@@ -143,7 +172,7 @@ class OrganList(QWidget):
         button.setAutoRaise(True)
         button.setStyleSheet(PICKED)
         button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        key = ACTIONS[f"organ_{row + 1}"].key if row < 9 else ""
+        key = ACTIONS[f"organ_{at + 1}"].key if at < 9 else ""
         button.setToolTip(f"Paint with {organ(name)} (label {value}{', key: ' + key if key else ''})")
         button.clicked.connect(lambda: self._pick(value))
         hint = QLabel(key, self._inner)
@@ -161,8 +190,8 @@ class OrganList(QWidget):
         eye.toggled.connect(lambda on: self.visibility_changed.emit(value, on))
         lock.toggled.connect(lambda _on: _say_lock(lock))
         lock.toggled.connect(lambda on: self.lock_changed.emit(value, on))
-        for column, widget in enumerate((button, hint, eye, lock)):
-            self._grid.addWidget(widget, row, column)
+        for place, widget in enumerate((button, hint, eye, lock)):
+            self._grid.addWidget(widget, at, place)
             widget.show()  # not only when Qt comes to it: the list's size is asked for at once
         self._names[value], self._eyes[value], self._locks[value] = button, eye, lock
 

@@ -12,7 +12,6 @@ from qtpy.QtCore import QObject, Signal
 from napari_transunet.metrics.difference_map import KINDS, Disagreement
 from napari_transunet.viewer.layers.layer_record import METADATA_KEY, LayerRecord
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, label_colormap, placement, volume_of
-from napari_transunet.viewer.widgets.messages import error_sentence
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.volumes.labels import Label, LabelSet
 
@@ -32,7 +31,7 @@ class OverlayLayers(QObject):
         super().__init__(parent)
         self._model = model
         self._tasks = BackgroundTasks(self)
-        self._maps: dict[str, weakref.ref[Any]] = {}
+        self._shown: dict[str, weakref.ref[Any]] = {}
         self._pending: set[str] = set()
         model.followed.connect(self.drop_all)
 
@@ -40,43 +39,32 @@ class OverlayLayers(QObject):
         """Forget what is under way."""
         self._tasks.drop()
         self._pending.clear()
-        self._maps.clear()
+        self._shown.clear()
 
     def drop_all(self) -> None:
         """Take all away: they say nothing about other labels."""
         self._tasks.drop()
         self._pending.clear()
-        for name in list(self._maps):
-            self._drop_map(name)
+        for name in list(self._shown):
+            self.drop(name)
 
     def show_disagreement(self, found: Disagreement | None) -> None:
         """Show where two labels differ as a layer; take it away for None."""
-        self._drop_map("disagreement")
-        if found is None or self._model.result is None:
+        self.drop("disagreement")
+        if found is None or self._model.layer is None:
             return
         colors = ((0.9, 0.1, 0.5), (0.1, 0.6, 0.95), (0.95, 0.75, 0.1))
         kinds = LabelSet(tuple(Label(v, name, c) for (v, name), c in zip(KINDS.items(), colors, strict=True)))
-        layer = self._model.viewer.add_labels(
-            found.map,
-            name=f"{self._model.result.layer.name}: disagreement",
-            colormap=label_colormap(kinds),
-            features={"index": [0, *KINDS], "name": ["agree", *KINDS.values()]},
-            metadata={METADATA_KEY: LayerRecord(overlay=True)},
-            **placement(geometry_of(self._model.result.layer)),
-        )
-        layer.editable = False
-        self._put_map("disagreement", layer)
-        self._model.viewer.layers.selection.active = self._model.layer
+        self._add_labels("disagreement", found.map, kinds, "agree")
 
     def show_uncertainty(self, on: bool) -> None:
         """Show how unsure the runs were of every voxel as a layer, or take it away."""
         self._tasks.drop()  # a map that is still being made is not wanted any more, or not twice
         self._pending.discard("uncertainty")
-        self._drop_map("uncertainty")
+        self.drop("uncertainty")
         if not on or self._model.result is None or self._model.image is None:
             return
         result, image = self._model.result, self._model.image
-        geometry = geometry_of(result.layer)
         unsure, cards = result.session.uncertainty, result.session.cards
         ready = None if is_lazy(image) else volume_of(image)
         if unsure is None or not unsure.maps() or unsure.img_size is None:
@@ -109,26 +97,20 @@ class OverlayLayers(QObject):
             self._pending.discard("uncertainty")
             if self._model.result is not result:
                 return
-            layer = self._model.viewer.add_image(
-                values,
-                name=f"{result.layer.name}: uncertainty",
-                colormap="inferno",
-                contrast_limits=(0, 1),
-                blending="additive",
-                opacity=0.7,
-                metadata={METADATA_KEY: LayerRecord(overlay=True)},
-                **placement(geometry),
-            )
-            self._put_map("uncertainty", layer)
+            self._add_image("uncertainty", values, colormap="inferno", opacity=0.7)
             self._model.viewer.layers.selection.active = result.layer
 
         self._pending.add("uncertainty")
-        self._tasks.run(work, show, self._fail)
+        self._tasks.run(work, show, self._fail, what="The map of uncertainty")
         self.changed.emit()
+
+    def toggle_uncertainty(self) -> None:
+        """Show how unsure the runs were, or take it away where it is shown or comes soon."""
+        self.show_uncertainty(not self.shows("uncertainty"))
 
     def show_preview(self, found: Correction | None, box: Box | None = None) -> None:
         """Show what a correction would change within a box of the labels as a layer; take it away for None."""
-        self._drop_map("preview")
+        self.drop("preview")
         if found is None or box is None or self._model.result is None:
             return
         start = np.array([part.start for part in box])
@@ -138,69 +120,89 @@ class OverlayLayers(QObject):
             differs = write.after != write.before
             shown[at][differs] = np.where(write.after[differs] > 0, 1, 2)
         kinds = LabelSet((Label(1, "added", (0.2, 0.9, 0.9)), Label(2, "removed", (0.95, 0.1, 0.5))))
-        layer = self._model.result.layer
-        where = placement(geometry_of(layer))
-        translate = np.asarray(where["translate"]) + start * np.asarray(where["scale"])
-        overlay = self._model.viewer.add_labels(
-            shown,
-            name=f"{layer.name}: preview",
-            colormap=label_colormap(kinds),
-            opacity=0.6,
-            features={"index": [0, 1, 2], "name": ["stays", "added", "removed"]},
-            metadata={METADATA_KEY: LayerRecord(overlay=True)},
-            **{**where, "translate": translate},
-        )
-        overlay.editable = False
-        self._put_map("preview", overlay)
-        self._model.viewer.layers.selection.active = layer
+        self._add_labels("preview", shown, kinds, "stays", first=start, opacity=0.6)
 
     def show_plane(self, plane: NDArray[np.float32], index: int, name: str) -> None:
         """Show one slice of values from 0 to 1 as a layer, in place of the last one of that name."""
         if self._model.result is None:
             return
-        axis, geometry = self._model.result.session.axis, geometry_of(self._model.result.layer)
-        where = placement(geometry)
-        translate = list(where["translate"])
-        translate[axis] += index * where["scale"][axis]
-        held = self._maps.get(name, lambda: None)()
+        axis = self._model.result.session.axis
+        first = np.zeros(3, np.int64)
+        first[axis] = index
+        shown = self._layer(name)
         data = np.expand_dims(plane, axis)
-        if held is not None and held in self._model.viewer.layers:
-            held.data, held.translate = data, translate
+        if shown is not None:
+            shown.data, shown.translate = data, self._placement(first)["translate"]
             return
         active = self._model.viewer.layers.selection.active
-        layer = self._model.viewer.add_image(
-            data,
-            name=f"{self._model.result.layer.name}: {name}",
-            colormap="viridis",
-            contrast_limits=(0, 1),
-            blending="additive",
-            opacity=0.6,
-            metadata={METADATA_KEY: LayerRecord(overlay=True)},
-            **{**where, "translate": translate},
-        )
-        self._put_map(name, layer)
+        self._add_image(name, data, first=first, colormap="viridis", opacity=0.6)
         self._model.viewer.layers.selection.active = active
-
-    def drop_plane(self, name: str) -> None:
-        """Take that layer away."""
-        self._drop_map(name)
 
     def shows(self, name: str) -> bool:
         """Whether the map of that name is shown, or will be soon: "uncertainty", "disagreement" or "attention"."""
-        if name in self._pending:
-            return True
-        layer = self._maps.get(name, lambda: None)()
-        return layer is not None and layer in self._model.viewer.layers
+        return name in self._pending or self._layer(name) is not None
 
-    def _fail(self, error: Exception) -> None:
-        self._pending.discard("uncertainty")
-        self.failed.emit(error_sentence(error, "The map of uncertainty"))
-
-    def _put_map(self, name: str, layer: Any) -> None:
-        self._maps[name] = weakref.ref(layer)
-        self.changed.emit()
-
-    def _drop_map(self, name: str) -> None:
-        layer = self._maps.pop(name, lambda: None)()
-        if layer is not None and layer in self._model.viewer.layers:
+    def drop(self, name: str) -> None:
+        """Take the layer of that name away."""
+        layer = self._layer(name)
+        self._shown.pop(name, None)
+        if layer is not None:
             self._model.viewer.layers.remove(layer)
+
+    def _fail(self, sentence: str) -> None:
+        self._pending.discard("uncertainty")
+        self.failed.emit(sentence)
+
+    def _layer(self, name: str) -> Any:
+        """The layer of that name; None where it is not shown."""
+        layer = self._shown.get(name, lambda: None)()
+        return layer if layer in self._model.viewer.layers else None
+
+    def _placement(self, first: NDArray[np.int64] | None = None) -> dict[str, Any]:
+        """Where a layer lies on the followed labels that begins at this voxel of them."""
+        assert self._model.layer is not None
+        where = placement(geometry_of(self._model.layer))
+        if first is not None:
+            where["translate"] = np.asarray(where["translate"]) + first * np.asarray(where["scale"])
+        return where
+
+    def _add_labels(
+        self,
+        name: str,
+        data: NDArray[Any],
+        kinds: LabelSet,
+        background: str,
+        *,
+        first: NDArray[np.int64] | None = None,
+        **looks: Any,
+    ) -> None:
+        layer = self._model.viewer.add_labels(
+            data,
+            colormap=label_colormap(kinds),
+            features={"index": [0, *kinds.names], "name": [background, *kinds.names.values()]},
+            **self._common(name, first),
+            **looks,
+        )
+        layer.editable = False
+        self._keep(name, layer)
+        self._model.viewer.layers.selection.active = self._model.layer
+
+    def _add_image(
+        self, name: str, data: NDArray[Any], *, first: NDArray[np.int64] | None = None, **looks: Any
+    ) -> None:
+        layer = self._model.viewer.add_image(
+            data, contrast_limits=(0, 1), blending="additive", **self._common(name, first), **looks
+        )
+        self._keep(name, layer)
+
+    def _common(self, name: str, first: NDArray[np.int64] | None) -> dict[str, Any]:
+        assert self._model.layer is not None
+        return {
+            "name": f"{self._model.layer.name}: {name}",
+            "metadata": {METADATA_KEY: LayerRecord(overlay=True)},
+            **self._placement(first),
+        }
+
+    def _keep(self, name: str, layer: Any) -> None:
+        self._shown[name] = weakref.ref(layer)
+        self.changed.emit()

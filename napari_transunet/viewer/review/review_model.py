@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 
 from napari_transunet.annotation.review_order import next_to_check, seconds_left
+from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.layers import label_set_of
 from napari_transunet.viewer.layers.slice_numbers import SliceNumbers, index_in_view, slice_numbers
 from napari_transunet.viewer.layers.undo import was_edited, write_as_one_step
@@ -20,6 +20,7 @@ from napari_transunet.viewer.review.slice_strip import StripData
 from napari_transunet.viewer.sessions.autosave_controller import autosave_of, start_autosave
 from napari_transunet.viewer.sessions.live_update import position_in_view
 from napari_transunet.viewer.sessions.registry import sessions_of
+from napari_transunet.viewer.widgets.qt_helpers import single_shot
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.volumes.labels import LabelSet, default_color
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
     from napari_transunet.annotation.session import AnnotationSession
     from napari_transunet.viewer.sessions.results import Result
-
-logger = logging.getLogger(__name__)
 
 _FEW = 20  # labels
 _QUIET = 400  # ms without a change before the slices are looked at again
@@ -76,10 +75,8 @@ class ReviewModel(QObject):
         self.overview: Overview | None = None
         self._proposed: dict[tuple[int, int | None], set[int]] = {}  # by the number of runs and the filter
         self._tasks = BackgroundTasks(self)
-        self._pause = QTimer(self)
-        self._pause.setSingleShot(True)
-        self._pause.setInterval(_QUIET)
-        self._pause.timeout.connect(self.look)
+        self._pause = single_shot(self, _QUIET, self.update_overview)
+        self._links = EventLinks()  # to the followed layer, and to the view of it
 
     # -- which labels ---------------------------------------------------------------------------------------
 
@@ -91,26 +88,20 @@ class ReviewModel(QObject):
         if layer is self.layer and self.undecided is None:
             return
         self._let_go()
-        if layer is None:
+        result = self.sessions.result_for(layer) if layer is not None else None
+        if layer is None or result is None:
             self._pause.stop()
-            self.followed.emit()
-            self.overview_changed.emit()
-            return
-        result = self.sessions.result_for(layer)
-        if result is None:
             self.undecided = layer
             self.followed.emit()
             self.overview_changed.emit()
             return
         self.result = result
         self.sessions.set_current(result)
-        events = layer.events
-        for emitter in (events.set_data, events.paint, events.data):
-            emitter.connect(self._on_changed)
-        for emitter in self._view_events():
-            emitter.connect(self._on_step)
+        events, view = layer.events, self.viewer.dims.events
+        self._links.connect(self._on_changed, events.set_data, events.paint, events.data)
+        self._links.connect(self._on_step, view.current_step, view.ndisplay, view.order)
         self.followed.emit()
-        self.look()
+        self.update_overview()
         self.slice_changed.emit()
 
     def detach(self) -> None:
@@ -238,10 +229,15 @@ class ReviewModel(QObject):
             return
         self.result.session.mark_reviewed(self.slice_in_view, on)
         self.save_soon()
-        self.look()
+        self.update_overview()
         self.slice_changed.emit()
         if on and go_on:
             self.next_slice()
+
+    def toggle_reviewed(self) -> None:
+        """Mark the slice in view as reviewed or take the mark back, and stay there."""
+        if self.result is not None:
+            self.mark_reviewed(self.slice_in_view not in self.result.session.reviewed)
 
     def note(self, index: int, text: str) -> None:
         """Keep a note on a slice."""
@@ -279,7 +275,7 @@ class ReviewModel(QObject):
             return
         self.result.undo.add(mark, step)
         self.save_soon()
-        self.look()
+        self.update_overview()
 
     # -- inside ---------------------------------------------------------------------------------------------
 
@@ -289,19 +285,10 @@ class ReviewModel(QObject):
         return why is not None
 
     def _let_go(self) -> None:
-        if self.result is not None:
-            events = self.result.layer.events
-            for emitter in (events.set_data, events.paint, events.data):
-                emitter.disconnect(self._on_changed)
-            for emitter in self._view_events():
-                emitter.disconnect(self._on_step)
+        self._links.clear()
         self.result = self.undecided = self.overview = None
         self.organ_filter = None
         self._proposed = {}
-
-    def _view_events(self) -> tuple[Any, ...]:
-        events = self.viewer.dims.events
-        return events.current_step, events.ndisplay, events.order
 
     def _turn(self, axis: int) -> None:
         """Turn a view in which the slices along `axis` are not seen one by one."""
@@ -329,7 +316,7 @@ class ReviewModel(QObject):
             return unknown, unknown
         return unsure.expected_error(self.organ_filter), unsure.of(self.organ_filter)
 
-    def look(self) -> None:
+    def update_overview(self) -> None:
         """Look at all slices anew, off the GUI thread."""
         result = self.result
         if result is None or not result.layer.editable:

@@ -10,11 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject
 
 from napari_transunet.annotation.corrections import Correction, Scope, finished
 from napari_transunet.annotation.stroke_correction import BACKGROUND, box_around, correct_from_strokes
 from napari_transunet.errors import InputError
+from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.layers import geometry_of, voxels_of
 from napari_transunet.viewer.layers.undo import (
     TrimmedStroke,
@@ -25,13 +26,15 @@ from napari_transunet.viewer.layers.undo import (
     stroke_box,
 )
 from napari_transunet.viewer.review.correction_controller import correction_sentence
-from napari_transunet.viewer.widgets.messages import error_sentence
+from napari_transunet.viewer.review.keys import KeyBindings
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
 if TYPE_CHECKING:
     from napari.layers import Labels
 
+    from napari_transunet.viewer.review.click_picker import ClickPicker
     from napari_transunet.viewer.review.correction_controller import CorrectionController
+    from napari_transunet.viewer.review.correction_panel import CorrectionPanel, CorrectionRequest
     from napari_transunet.viewer.review.overlay_layers import OverlayLayers
     from napari_transunet.viewer.review.review_model import ReviewModel
     from napari_transunet.viewer.sessions.results import Result
@@ -40,29 +43,35 @@ _ASK = "Paint a few strokes of the organ, or erase some; then press Preview (Ent
 
 
 class StrokeController(QObject):
-    """Emits `message` with a sentence, and `changed` where `armed` or `previewed` is another."""
-
-    message = Signal(str)
-    changed = Signal()
+    """Collects strokes, previews what follows from them, and accepts that, as the panel of tools asks."""
 
     def __init__(
         self,
         model: ReviewModel,
         corrections: CorrectionController,
-        maps: OverlayLayers,
+        panel: CorrectionPanel,
+        overlays: OverlayLayers,
+        clicks: ClickPicker,
         parent: QObject | None = None,
     ) -> None:
         super().__init__(parent)
         self._model = model
         self._corrections = corrections
-        self._maps = maps
+        self._panel = panel
+        self._overlays = overlays
+        self._clicks = clicks
         self._tasks = BackgroundTasks(self)
         self._result: Result | None = None
         self._by_hand_too = False
         self._strokes: list[list[Any]] = []
         self._found: tuple[Correction, frozenset[int]] | None = None
-        self._keys: list[tuple[Any, str, Any]] = []
+        self._keys = KeyBindings()
+        self._links = EventLinks()
         model.followed.connect(self.stop)
+        panel.wanted.connect(self._on_wanted)
+        panel.preview_wanted.connect(self.preview)
+        panel.accepted.connect(self.accept)
+        panel.discarded.connect(self.discard)
 
     @property
     def armed(self) -> bool:
@@ -81,31 +90,27 @@ class StrokeController(QObject):
         if why is None and self._model.image is None:
             why = "These labels lie on no image whose edges could be followed."
         if why is not None or self._model.result is None:
-            self.message.emit(why or "")
-            self.changed.emit()
+            self._show(why or "")
             return
         self._result, self._by_hand_too = self._model.result, include_manual_edits
         layer = self._result.layer
-        layer.events.paint.connect(self._on_paint)
-        layer.events.set_data.connect(self._on_drawn)
-        layer.events.mode.connect(self._bind_keys)
+        self._links.connect(self._on_paint, layer.events.paint)
+        self._links.connect(self._on_drawn, layer.events.set_data)
+        self._links.connect(self._bind_keys, layer.events.mode)
         self._model.viewer.layers.selection.active = layer
         self._bind_keys()
-        self.message.emit(_ASK)
-        self.changed.emit()
+        self._show(_ASK)
 
     def stop(self) -> None:
         """Collect no strokes any more; those that were painted stay."""
         if self._result is None:
             return
-        layer, self._result = self._result.layer, None
-        layer.events.paint.disconnect(self._on_paint)
-        layer.events.set_data.disconnect(self._on_drawn)
-        layer.events.mode.disconnect(self._bind_keys)
-        self._release_keys()
+        self._result = None
+        self._links.clear()
+        self._keys.release()
         self._strokes = []
         self._forget()
-        self.changed.emit()
+        self._panel.show_strokes(armed=self.armed, previewed=self.previewed)
 
     def detach(self) -> None:
         """Forget what is under way."""
@@ -115,7 +120,10 @@ class StrokeController(QObject):
     def preview(self) -> None:
         """Find what follows from the strokes and show it; changes nothing."""
         result, image = self._result, self._model.image
-        if result is None or image is None or self._refused():
+        if result is None or image is None:
+            return
+        if (why := self._model.disabled_reason) is not None:
+            self._panel.set_status(why)
             return
         result.undo.check_pending_strokes()  # a stroke that oversteps is cut back first
         layer, session = result.layer, result.session
@@ -123,13 +131,13 @@ class StrokeController(QObject):
         strokes = self._strokes = still_done(layer, self._strokes)
         inner = stroke_box(atom for stroke in strokes for atom in stroke)
         if inner is None:
-            self.message.emit(f"No stroke changed a label yet. {_ASK}")
+            self._panel.set_status(f"No stroke changed a label yet. {_ASK}")
             return
         try:
             spacing = geometry_of(layer).spacing
             box = box_around(inner, layer.data.shape, spacing)
         except InputError as error:
-            self.message.emit(str(error))
+            self._panel.set_status(str(error))
             return
         data, voxels, locked, seen = layer.data, voxels_of(image), session.locked, history_of(layer)
         include_manual_edits = self._by_hand_too
@@ -152,19 +160,18 @@ class StrokeController(QObject):
             if self._result is not result:
                 return
             if history_of(layer) != seen or session.locked != locked:
-                self.message.emit("The labels were changed meanwhile; press Preview again.")
+                self._panel.set_status("The labels were changed meanwhile; press Preview again.")
                 return
             told = correction_sentence(found, self._model.names)
             if not found.changed:
-                self.message.emit(f"{told} Paint more strokes, or longer ones.")
+                self._panel.set_status(f"{told} Paint more strokes, or longer ones.")
                 return
             self._found = (found, locked)
-            self._maps.show_preview(found, box)
-            self.message.emit(f"Preview: {told} Accept (Enter) or discard (Escape).")
-            self.changed.emit()
+            self._overlays.show_preview(found, box)
+            self._show(f"Preview: {told} Accept (Enter) or discard (Escape).")
 
-        self.message.emit("Working …")
-        self._tasks.run(work, done, self._fail, latest="strokes")
+        self._panel.set_status("Working …")
+        self._tasks.run(work, done, self._panel.set_status, what="Fix from strokes", latest="strokes")
 
     def accept(self) -> None:
         """Make what is previewed so: one undo step."""
@@ -178,27 +185,31 @@ class StrokeController(QObject):
         """Take the preview back and go on collecting; without a preview, stop."""
         if self._found is not None:
             self._forget()
-            self.message.emit(f"Discarded; your strokes are still there. {_ASK}")
-            self.changed.emit()
+            self._show(f"Discarded; your strokes are still there. {_ASK}")
         elif self.armed:
             self.stop()
-            self.message.emit("Your strokes stay as you painted them.")
+            self._panel.set_status("Your strokes stay as you painted them.")
 
     # -- inside ---------------------------------------------------------------------------------------------
 
-    def _refused(self) -> bool:
-        why = self._model.disabled_reason
-        if why is not None:
-            self.message.emit(why)
-        return why is not None
+    def _on_wanted(self, request: CorrectionRequest) -> None:
+        if request.tool != "strokes":
+            return
+        if self.armed:
+            self.stop()
+            self._panel.set_status("Your strokes stay as you painted them.")
+        else:
+            self._clicks.cancel()
+            self.start(include_manual_edits=request.include_manual_edits)
 
-    def _fail(self, error: Exception) -> None:
-        self.message.emit(error_sentence(error, "Fix from strokes"))
+    def _show(self, sentence: str) -> None:
+        self._panel.set_status(sentence)
+        self._panel.show_strokes(armed=self.armed, previewed=self.previewed)
 
     def _forget(self) -> None:
         """Drop the preview, and the answer that is still to come."""
         self._tasks.drop()
-        self._maps.show_preview(None)
+        self._overlays.show_preview(None)
         self._found = None
 
     def _on_paint(self, event: Any) -> None:
@@ -221,22 +232,16 @@ class StrokeController(QObject):
     def _outdate(self) -> None:
         if self._found is not None:
             self._forget()
-            self.message.emit("The labels were changed; press Preview again.")
-            self.changed.emit()
+            self._show("The labels were changed; press Preview again.")
 
     def _bind_keys(self, _event: Any = None) -> None:
         """Enter and Escape, on the layer and the viewer, but for napari's polygon, which needs them itself."""
-        self._release_keys()
+        self._keys.release()
         if self._result is None or self._result.layer.mode == "polygon":
             return
         for owner in (self._result.layer, self._model.viewer):
-            for key, act in (("Enter", self._on_enter), ("Escape", self._on_escape)):
-                self._keys.append((owner, key, owner.bind_key(key, act, overwrite=True)))
-
-    def _release_keys(self) -> None:
-        for owner, key, usual in reversed(self._keys):
-            owner.bind_key(key, usual, overwrite=True)
-        self._keys = []
+            self._keys.override(owner, "Enter", self._on_enter)
+            self._keys.override(owner, "Escape", self._on_escape)
 
     def _on_enter(self, _owner: Labels | Any = None) -> None:
         if self.previewed:

@@ -6,15 +6,18 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QTimer, Signal
-from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QWidget
 
 from napari_transunet.viewer.export.exporter import exporter_of
 from napari_transunet.viewer.layers.brush_suspender import BrushSuspender
+from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.layers import geometry_of, label_set_of
+from napari_transunet.viewer.layers.visibility import colors_of, pick_label
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.fitting_area import FittingArea
 from napari_transunet.viewer.widgets.legend import Legend
+from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row, single_shot
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
 if TYPE_CHECKING:
@@ -50,26 +53,13 @@ class ResultPanel(QWidget):
         self.legend.picked.connect(self._on_picked)
         self._area = FittingArea(self.legend, self, least=2)
         self._area.setMaximumHeight(_HEIGHT)
-        self._review = QPushButton("Review these labels ▸", self)
-        self._review.setObjectName("review_these")
-        self._review.clicked.connect(self.review_wanted)
-        self._button = QPushButton("Export…", self)
-        self._button.setObjectName("export_labels")
-        self._button.clicked.connect(self.export_labels)
+        self._review = push_button("Review these labels ▸", "review_these", self, self.review_wanted)
+        self._button = push_button("Export…", "export_labels", self, self.export_labels)
         self.exporter = exporter_of(viewer)
         self.exporter.message.connect(self.message)
-        self._pause = QTimer(self)
-        self._pause.setSingleShot(True)
-        self._pause.setInterval(_QUIET)
-        self._pause.timeout.connect(self.count_edits)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(6)
-        layout.addWidget(self._area)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self._review, 2)
-        buttons.addWidget(self._button, 1)
-        layout.addLayout(buttons)
+        self._links = EventLinks()
+        self._pause = single_shot(self, _QUIET, self.count_edits)
+        column(self._area, row((self._review, 2), (self._button, 1)), within=self, spacing=6)
 
     @property
     def layer(self) -> Labels | None:
@@ -82,9 +72,12 @@ class ResultPanel(QWidget):
         """Follow this layer, made on this image; without one show the organs that could be found."""
         self._image = image
         if layer is not self._layer:
-            self._follow(False)
             self._layer = layer
-            self._follow(True)
+            self._links.clear()
+            if layer is not None:
+                self._links.connect(self._on_selected_label, layer.events.selected_label)
+                self._links.connect(self._on_colormap, layer.events.colormap)
+                self._links.connect(self._on_edit, layer.events.paint, layer.events.set_data)
             self._brush_suspender.follow(layer)
         self.legend.show_labels(label_set_of(layer) if layer is not None else otherwise)
         self._on_colormap()
@@ -132,30 +125,13 @@ class ResultPanel(QWidget):
         """Follow no layer any more, and forget counts that are under way."""
         self._pause.stop()
         self._tasks.drop()
-        self._follow(False)
+        self._links.clear()
         self._brush_suspender.follow(None)
         self._layer = None
 
-    def _follow(self, on: bool) -> None:
-        if self._layer is None:
-            return
-        events = self._layer.events
-        for emitter, slot in (
-            (events.selected_label, self._on_selected_label),
-            (events.colormap, self._on_colormap),
-            (events.paint, self._on_edit),
-            (events.set_data, self._on_edit),
-        ):
-            (emitter.connect if on else emitter.disconnect)(slot)
-
     def _on_picked(self, value: int) -> None:
-        layer = self._layer
-        if layer is None:
-            return
-        self._viewer.layers.selection.active = layer
-        layer.selected_label = value
-        if layer.editable and self._viewer.dims.ndisplay == 2:
-            layer.mode = "paint"
+        if self._layer is not None:
+            pick_label(self._viewer, self._layer, value)
 
     def _on_selected_label(self, _event: Any = None) -> None:
         self.legend.set_current(int(self._layer.selected_label) if self._layer is not None else None)
@@ -163,14 +139,7 @@ class ResultPanel(QWidget):
     def _on_colormap(self, _event: Any = None) -> None:
         if self._layer is None:
             return
-        colors = getattr(self._layer.colormap, "color_dict", {})
-        self.legend.set_colors(
-            {
-                int(value): (float(rgba[0]), float(rgba[1]), float(rgba[2]))
-                for value, rgba in colors.items()
-                if value is not None
-            }
-        )
+        self.legend.set_colors(colors_of(self._layer))
 
     def _on_edit(self, _event: Any = None) -> None:
         # Also called on every repaint, as undo tells nothing else; the timer makes one count of many.

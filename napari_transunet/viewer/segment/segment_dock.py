@@ -217,7 +217,7 @@ class SegmentDock(QWidget):
             self.checkpoint.add(candidate)
             self._set_status(candidate.problem or f"{candidate.title}: {candidate.summary}.")
 
-        self._tasks.run(lambda: look_at(path), listed, lambda error: self._set_status(error_sentence(error)))
+        self._tasks.run(lambda: look_at(path), listed, self._set_status, what=f"Looking at {path.name}")
 
     def segment_volume(self) -> None:
         """What the button *Segment volume* does."""
@@ -345,7 +345,7 @@ class SegmentDock(QWidget):
         self._viewer.layers.events.inserted.connect(self._on_layers)
         self._sessions.changed.connect(self._on_sessions)
         self._stop_watching = watch_preferences(self._on_preferences)
-        self._tasks.run(find_devices, self._on_devices, self._on_no_devices)
+        self._tasks.run(find_devices, self._on_devices, self._set_status, what="Looking for devices")
         self._list_checkpoints()
         self._refresh()
 
@@ -399,6 +399,7 @@ class SegmentDock(QWidget):
             lambda: (find_checkpoints(folder), find_default()),
             self._on_checkpoints,
             self._on_no_checkpoints,
+            what="Looking for checkpoints",
         )
 
     def _on_checkpoints(self, found: tuple[list[Candidate], Path | None]) -> None:
@@ -406,16 +407,13 @@ class SegmentDock(QWidget):
         self.checkpoint.show_candidates(candidates, prefer=default)
         self._suggest_checkpoint()
 
-    def _on_no_checkpoints(self, error: Exception) -> None:
+    def _on_no_checkpoints(self, sentence: str) -> None:
         self.checkpoint.show_candidates([])
-        self._set_status(error_sentence(error))
+        self._set_status(sentence)
 
     def _on_devices(self, devices: Sequence[FoundDevice]) -> None:
         self.device.show_devices(devices)
         self._tasks.run(load_engine, lambda _: None)
-
-    def _on_no_devices(self, error: Exception) -> None:
-        self._set_status(f"The devices of this computer could not be listed: {error}")
 
     def _on_preferences(self) -> None:
         self._list_checkpoints()
@@ -487,7 +485,7 @@ class SegmentDock(QWidget):
         self._refresh()
         image = self.volume.layer
         if image is not None and not self.running:
-            self.recovery.look(image)
+            self.recovery.find_saved(image)
 
     def _on_saved_labels(self, image: Image, info: SessionInfo, others: int) -> None:
         if self.running or self.question.open or self.volume.layer is not image:

@@ -5,7 +5,6 @@ Where it holds several series, time points or channels, they become a list to ch
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from napari_transunet.io.dicom.series import SeveralSeriesError
 from napari_transunet.viewer.layers.layers import add_volume, labels_to_layer, volume_of, warm_up
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.choice_list import series_list, volumes_list
+from napari_transunet.viewer.widgets.qt_helpers import window_object
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.volumes.labels import LabelSet
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from napari_transunet.viewer.widgets.choice_list import ChoiceList
     from napari_transunet.volumes.volume import Volume
-
-logger = logging.getLogger(__name__)
 
 _PATTERNS = (
     "*.nii *.nii.gz *.hdr *.img *.hdr.gz *.img.gz *.nrrd *.nhdr *.mha *.mhd *.dcm *.dicom *.ima "
@@ -93,7 +91,6 @@ class VolumeLoader(QObject):
         self._widget = parent
         self._tasks = BackgroundTasks(self)
         warm_up()  # while the dock comes up nobody waits for it; while a network runs, the window would stand still
-        self._wanted: Wanted | None = None
         self._chooser: ChoiceList | None = None
         self._last_folder = ""
 
@@ -159,10 +156,12 @@ class VolumeLoader(QObject):
             self.failed.emit("A volume is still being read; wait for it to finish.")
             return
         self._close_chooser()
-        self._wanted = wanted
         self.started.emit(f"Reading {wanted.path.name} …")
         self._tasks.run(
-            lambda: _attempt(wanted), lambda result: self._on_read(wanted, result), self._on_error
+            lambda: _attempt(wanted),
+            lambda result: self._on_read(wanted, result),
+            self.failed.emit,
+            what=f"Reading {wanted.path.name}",
         )
 
     def _on_read(self, wanted: Wanted, result: Volume | TransUNetError) -> None:
@@ -206,13 +205,6 @@ class VolumeLoader(QObject):
         label_set = volume.labels if volume.labels is not None else LabelSet()
         data, meta, _ = labels_to_layer(volume.data, replace(volume, labels=label_set), label_set, name)
         return Labels(data, **meta)
-
-    def _on_error(self, error: Exception) -> None:
-        name = self._wanted.path.name if self._wanted is not None else "the file"
-        if isinstance(error, MemoryError):
-            self.failed.emit(f"There is not enough memory for {name}; close other volumes and try again.")
-        else:
-            self.failed.emit(f"{name} could not be read ({type(error).__name__}: {error}).")
 
     def _choose(self, wanted: Wanted, several: Several) -> None:
         if isinstance(several, SeveralSeriesError):
@@ -261,12 +253,10 @@ def loader_for(viewer: Viewer) -> VolumeLoader:
     """The viewer's loader for use without the dock: what it has to say appears as napari notifications."""
     from napari.utils.notifications import show_error, show_info
 
-    window = viewer.window._qt_window
-    loader = window.findChild(VolumeLoader, _LOADER)
-    if isinstance(loader, VolumeLoader):
+    def make(viewer: Viewer, window: QWidget) -> VolumeLoader:
+        loader = VolumeLoader(viewer, window)
+        loader.failed.connect(show_error)
+        loader.started.connect(show_info)
         return loader
-    loader = VolumeLoader(viewer, window)
-    loader.setObjectName(_LOADER)
-    loader.failed.connect(show_error)
-    loader.started.connect(show_info)
-    return loader
+
+    return window_object(viewer, VolumeLoader, _LOADER, make)

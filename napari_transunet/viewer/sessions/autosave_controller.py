@@ -20,6 +20,7 @@ from napari_transunet.annotation.provenance import now
 from napari_transunet.annotation.session_store import SessionAbout, SessionStore
 from napari_transunet.errors import TransUNetError
 from napari_transunet.io.sidecar import as_json
+from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.fingerprints import fingerprint_job
 from napari_transunet.viewer.layers.layers import geometry_of, label_set_of, source_of
 from napari_transunet.viewer.layers.undo import history_of
@@ -56,7 +57,6 @@ class AutosaveController(QObject):
         self, viewer: Viewer, result: Result, image: Image, folder: SessionFolder | None = None
     ) -> None:
         super().__init__()
-        self._viewer = viewer
         self._result = result
         self._tasks = BackgroundTasks(self)
         self._saver: Autosaver | None = None
@@ -65,15 +65,17 @@ class AutosaveController(QObject):
         self._data = result.layer.data
         self._front: Mapping[str, Any] = {}
         self._closed = False
+        self._links = EventLinks()
         self._found = threading.Event()  # set when the folder was made, or could not be
         self._folder: SessionFolder | None = None
         self._last_save: threading.Thread | None = None
         self._take_over()
         events = result.layer.events
-        for emitter in (events.paint, events.data, events.name, events.features, events.colormap):
-            emitter.connect(self._on_changed)
-        events.set_data.connect(self._on_drawn)
-        viewer.layers.events.removed.connect(self._on_removed)
+        self._links.connect(
+            self._on_changed, events.paint, events.data, events.name, events.features, events.colormap
+        )
+        self._links.connect(self._on_drawn, events.set_data)
+        self._links.connect(self._on_removed, viewer.layers.events.removed)
         application = QCoreApplication.instance()
         if application is not None:
             application.aboutToQuit.connect(self.close)
@@ -116,12 +118,7 @@ class AutosaveController(QObject):
         self.touch()
         self._closed = True
         self._tasks.drop()
-        events = self._result.layer.events
-        for emitter in (events.paint, events.data, events.name, events.features, events.colormap):
-            emitter.disconnect(self._on_changed)
-        events.set_data.disconnect(self._on_drawn)
-        self._viewer.layers.events.removed.disconnect(self._on_removed)
-        del self._viewer  # the last save must not keep a window that is gone
+        self._links.clear()
         # Not a daemon: a program that ends now must not take the last save with it.
         self._last_save = threading.Thread(target=self._save_last, name="last save")
         self._last_save.start()
@@ -170,7 +167,7 @@ class AutosaveController(QObject):
             finally:
                 self._found.set()
 
-        self._tasks.run(find, self._begin, self._on_no_folder)
+        self._tasks.run(find, self._begin, self._on_no_folder, what="Saving")
 
     def _begin(self, folder: SessionFolder) -> None:
         self._saver = self._saver_in(folder)
@@ -191,9 +188,8 @@ class AutosaveController(QObject):
             on_problem=self._on_problem,
         )
 
-    def _on_no_folder(self, error: Exception) -> None:
-        reason = str(error) if isinstance(error, TransUNetError | OSError) else "an unexpected error"
-        self.problem.emit(f"Your labels are not being saved while you work ({reason}); export them often.")
+    def _on_no_folder(self, sentence: str) -> None:
+        self.problem.emit(f"{sentence} Your labels are not being saved while you work; export them often.")
 
     def _take_over(self) -> None:
         layer = self._result.layer

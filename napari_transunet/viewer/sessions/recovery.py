@@ -19,7 +19,7 @@ from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, labels_t
 from napari_transunet.viewer.sessions.autosave_controller import start_autosave
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.sessions.results import SUFFIX, Result
-from napari_transunet.viewer.widgets.messages import count
+from napari_transunet.viewer.widgets.messages import count, error_sentence
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
 logger = logging.getLogger(__name__)
+
+_RESTORING = "Restoring the labels"
 
 
 class Recovery(QObject):
@@ -54,7 +56,7 @@ class Recovery(QObject):
         self._tasks = BackgroundTasks(self)
         self._asked: set[str] = set()
 
-    def look(self, image: Image) -> None:
+    def find_saved(self, image: Image) -> None:
         """Look for saved labels of an image that has none here; a person is asked about each session but once."""
         if problem_with(image) is not None or is_lazy(image) or self._sessions.result_on(image) is not None:
             return
@@ -105,7 +107,7 @@ class Recovery(QObject):
                 result = self._put_back(image, labels, session, layer)
             except (TransUNetError, KeyError, TypeError, ValueError) as error:
                 folder.close()
-                self._fail(error)
+                self.failed.emit(error_sentence(error, _RESTORING))
                 return
             # Before the layer is shown: whoever sees it then meets this session and its saver.
             start_autosave(self._viewer, result, folder)
@@ -114,7 +116,7 @@ class Recovery(QObject):
                 logger.warning("The last save of %s is damaged; the one before was restored.", info.folder)
             self.restored.emit(result)
 
-        self._tasks.run(load, show, self._fail)
+        self._tasks.run(load, show, self.failed.emit, what=_RESTORING)
 
     def detach(self) -> None:
         """Forget what is under way."""
@@ -135,14 +137,6 @@ class Recovery(QObject):
         if label_set.names:
             layer.selected_label = min(label_set.names)
         return self._sessions.bind_result(layer, image, session, created_by_run=bool(session.runs))
-
-    def _fail(self, error: Exception) -> None:
-        known = isinstance(error, TransUNetError)
-        self.failed.emit(
-            str(error)
-            if known
-            else f"The saved labels could not be restored ({type(error).__name__}: {error})."
-        )
 
 
 def _holds_work(info: SessionInfo) -> bool:

@@ -10,7 +10,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QObject, Qt, QTimer, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.errors import VolumeError
@@ -18,6 +18,7 @@ from napari_transunet.viewer.layers.grids import IDENTITY, put_on_grid, reorient
 from napari_transunet.viewer.layers.layer_record import is_overlay
 from napari_transunet.viewer.layers.layers import label_set_of, labels_to_layer, problem_with, voxels_of
 from napari_transunet.viewer.sessions.results import SUFFIX, Result
+from napari_transunet.viewer.widgets.qt_helpers import window_object
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
@@ -244,11 +245,4 @@ def is_reviewable(layer: Any) -> bool:
 
 def sessions_of(viewer: Viewer) -> Sessions:
     """The sessions of a viewer's window; they live as long as it."""
-    viewer = getattr(viewer, "__wrapped__", viewer)  # plugins may get the viewer in a wrapper
-    window = viewer.window._qt_window
-    found = window.findChild(Sessions, _NAME, Qt.FindChildOption.FindDirectChildrenOnly)
-    if isinstance(found, Sessions):
-        return found
-    made = Sessions(viewer, window)
-    made.setObjectName(_NAME)
-    return made
+    return window_object(viewer, Sessions, _NAME, Sessions)

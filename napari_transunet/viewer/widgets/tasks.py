@@ -1,4 +1,4 @@
-"""Small tasks off the GUI thread whose answer comes back as a call on it.
+"""Work off the GUI thread whose answer comes back as a call on it: one runner for all but the network's runs.
 
 What holds here: an answer is dropped when a newer question of its name was asked, and when `drop` was called since; a
 task that has to `finish` outlives the window, which waits for it visibly (`closing.py`); all others end with the
@@ -16,13 +16,16 @@ from typing import Any
 
 from qtpy.QtCore import QObject, Signal
 
+from napari_transunet.viewer.widgets.messages import error_sentence
+
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class _PendingTask:
-    then: Callable[[Any], None]
-    otherwise: Callable[[Exception], None] | None
+    on_result: Callable[[Any], None]
+    on_error: Callable[[str], None] | None
+    what: str
     name: str | None
 
 
@@ -57,16 +60,19 @@ class BackgroundTasks(QObject):
     def run(
         self,
         function: Callable[[], Any],
-        then: Callable[[Any], None],
-        otherwise: Callable[[Exception], None] | None = None,
+        on_result: Callable[[Any], None],
+        on_error: Callable[[str], None] | None = None,
         *,
+        what: str = "The task",
         latest: str | None = None,
         finish: bool = False,
     ) -> None:
-        """Call `function` on another thread, then `then` with its value (or `otherwise` with its error) here.
+        """Call `function` on another thread, then `on_result` with its value, or `on_error` with a sentence, here.
 
         Parameters
         ----------
+        what
+            What goes on, as the subject of a sentence that says why it failed.
         latest
             A name: only the answer to the newest question of this name is heard.
         finish
@@ -76,7 +82,7 @@ class BackgroundTasks(QObject):
         self._next += 1
         if latest is not None:
             self._waiting = {at: asked for at, asked in self._waiting.items() if asked.name != latest}
-        self._waiting[ticket] = _PendingTask(then, otherwise, latest)
+        self._waiting[ticket] = _PendingTask(on_result, on_error, what, latest)
         thread = threading.Thread(
             target=self._work, args=(ticket, function), daemon=not finish, name=latest or "task"
         )
@@ -105,10 +111,9 @@ class BackgroundTasks(QObject):
         if asked is None:
             return
         if error is None:
-            asked.then(value)
+            asked.on_result(value)
             return
-        # As text, and the error without its frames: whoever keeps either must not keep the window.
-        logger.warning("A task in the background failed.\n%s", "".join(traceback.format_exception(error)))
-        error.with_traceback(None)
-        if asked.otherwise is not None:
-            asked.otherwise(error)
+        # As text: whoever keeps the error with its frames keeps the window.
+        logger.warning("%s failed.\n%s", asked.what, "".join(traceback.format_exception(error)))
+        if asked.on_error is not None:
+            asked.on_error(error_sentence(error, asked.what))

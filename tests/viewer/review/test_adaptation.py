@@ -81,7 +81,7 @@ class Window:
             )
             self.dock.model.go_to(index)
             self.dock.model.mark_reviewed(True)
-        self.dock.model.look()
+        self.dock.model.update_overview()
         self.until(lambda: not self.dock.model._tasks.busy)
 
     def button(self, name: str) -> QPushButton:
@@ -250,10 +250,10 @@ def test_what_is_not_better_is_to_be_discarded(window: Window, monkeypatch: pyte
 
 def test_a_new_organ_is_learnt_by_its_name(window: Window, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adaptation, "adapt", partial(adaptation.adapt, steps=1))
-    window.dock._on_label(None, Label(4, "bladder", (0.1, 0.8, 0.2)))
+    window.dock.organ_actions.put_label(None, Label(4, "bladder", (0.1, 0.8, 0.2)))
     window.correct(2, 5)
     window.layer.data[2, 20:30, 20:30] = 4
-    window.dock.model.look()
+    window.dock.model.update_overview()
     window.until(lambda: "new" in window.text("learn_from"))
     window.press("learn")
     window.until(lambda: window.answered)

@@ -12,7 +12,7 @@ from qtpy.QtCore import Qt
 
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.review.help_page import help_html
-from napari_transunet.viewer.review.keys import ReviewKeys
+from napari_transunet.viewer.review.keys import KeyBindings
 
 
 def test_no_key_is_taken_twice_nor_from_napari(make_napari_viewer):
@@ -38,8 +38,10 @@ def test_keys_work_on_the_canvas_and_are_given_back(make_napari_viewer, qtbot):
     layer = viewer.add_labels(np.zeros((4, 16, 16), np.uint8))
     before = dict(viewer.keymap)
     pressed = []
-    keys = ReviewKeys(viewer)
-    keys.bind({name: lambda name=name: pressed.append(name) for name in ("next", "smooth", "help", "above")})
+    keys = KeyBindings()
+    keys.bind_actions(
+        viewer, {name: lambda name=name: pressed.append(name) for name in ("next", "smooth", "help", "above")}
+    )
     canvas = viewer.window._qt_viewer.canvas.native
     for mode in ("pan_zoom", "paint"):
         layer.mode = mode
@@ -49,7 +51,7 @@ def test_keys_work_on_the_canvas_and_are_given_back(make_napari_viewer, qtbot):
         qtbot.keyClick(canvas, Qt.Key.Key_Period)
         qtbot.keyClick(canvas, Qt.Key.Key_F1)
         assert pressed == ["next", "smooth", "above", "help"]
-    keys.unbind()
+    keys.release()
     assert dict(viewer.keymap) == before
 
 

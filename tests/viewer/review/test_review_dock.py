@@ -327,7 +327,7 @@ def test_keys_do_what_buttons_do(driver):
     key("Shift+M")
     driver.until(lambda: driver.dock.findChild(QTableWidget, "measures").rowCount() == 3)
     key("F1")
-    assert driver.dock._page.isVisible()
+    assert driver.dock._help_page.isVisible()
     key("F1")
 
 
@@ -576,7 +576,7 @@ def test_labels_restored_while_the_dock_is_open_have_one_session(driver):
     driver.viewer.layers.remove(driver.layer)
     driver.until(lambda: not SessionStore().sessions()[0].in_use)
     driver.press("sessions")
-    dialog = driver.dock._saved
+    dialog = driver.dock._sessions_dialog
     table = dialog.findChild(QTableWidget, "sessions_table")
     driver.until(lambda: table.rowCount() == 1 and dialog._fingerprint is not None)
     table.selectRow(0)
@@ -654,10 +654,10 @@ def test_labels_are_added_named_recoloured_and_deleted_also_unnamed_ones(driver)
 
 def test_maps_and_measures_of_other_labels_are_not_shown(driver):
     for _ in range(2):
-        driver.dock._toggle_uncertainty()  # twice before the first one is there
+        driver.dock.overlays.toggle_uncertainty()  # twice before the first one is there
     driver.qtbot.wait(300)
     assert not any("uncertainty" in layer.name for layer in driver.viewer.layers)
-    driver.dock._toggle_uncertainty()
+    driver.dock.overlays.toggle_uncertainty()
     driver.until(lambda: any("uncertainty" in layer.name for layer in driver.viewer.layers))
     driver.press("measure")
     second = sessions_of(driver.viewer).new_result(

@@ -152,7 +152,8 @@ def test_error_nobody_thought_of_becomes_a_sentence_too(make_napari_viewer, scan
     monkeypatch.setattr(opening, "read_wanted", broken)
     with qtbot.waitSignal(loader.failed, timeout=TIMEOUT) as caught:
         loader.open_path(scan)
-    assert caught.args[0] == "scan.nrrd could not be read (RuntimeError: something unforeseen)."
+    assert "scan.nrrd" in caught.args[0]
+    assert "something unforeseen" in caught.args[0]
 
 
 def test_folder_with_one_series_opens_at_once(make_napari_viewer, tmp_path, qtbot):

@@ -60,7 +60,7 @@ def test_strokes_undo_and_marks_are_saved_and_come_back(viewer, qtbot, sessions)
     recovery = Recovery(viewer)
     qtbot.waitUntil(lambda: not SessionStore().sessions()[0].in_use, timeout=TIMEOUT)
     with qtbot.waitSignal(recovery.found, timeout=TIMEOUT) as told:
-        recovery.look(image)
+        recovery.find_saved(image)
     _, info, others = told.args
     assert others == 0
     assert info.summary["reviewed"] == 1
@@ -113,13 +113,13 @@ def test_a_person_is_asked_once_and_not_about_other_images(viewer, qtbot):
     recovery = Recovery(viewer)
     found = []
     recovery.found.connect(lambda *args: found.append(args))
-    recovery.look(image)  # its labels are here
+    recovery.find_saved(image)  # its labels are here
     viewer.layers.remove(result.layer)
     qtbot.waitUntil(lambda: not SessionStore().sessions()[0].in_use, timeout=TIMEOUT)
     other = add_volume(viewer, synthetic_ct((8, 24, 30))[0])
-    recovery.look(other)
+    recovery.find_saved(other)
     for _ in range(2):
-        recovery.look(image)
+        recovery.find_saved(image)
         qtbot.waitUntil(lambda: not recovery._tasks.busy, timeout=TIMEOUT)
     assert len(found) == 1
     with qtbot.waitSignal(recovery.failed, timeout=TIMEOUT) as told:
@@ -177,5 +177,5 @@ def test_a_session_with_a_persons_work_is_offered_before_a_newer_one_without(vie
     assert len(SessionStore().sessions()) == 2
     recovery = Recovery(viewer)
     with qtbot.waitSignal(recovery.found, timeout=TIMEOUT) as told:
-        recovery.look(image)
+        recovery.find_saved(image)
     assert told.args[1].folder.name == mine

@@ -9,35 +9,38 @@ from qtpy.QtCore import QObject
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.viewer.layers.layers import is_lazy, volume_of
 from napari_transunet.viewer.segment.predictors import PredictorCache, PredictorSettings
-from napari_transunet.viewer.widgets.messages import error_sentence
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
 if TYPE_CHECKING:
     from napari_transunet.viewer.review.attention_panel import AttentionPanel
+    from napari_transunet.viewer.review.click_picker import ClickPicker
     from napari_transunet.viewer.review.overlay_layers import OverlayLayers
     from napari_transunet.viewer.review.review_model import ReviewModel
 
 _NAME = "attention"
 
 
-class AttentionClicks(QObject):
+class AttentionController(QObject):
     """Shows what the patch under a clicked voxel attends to, by the checkpoint that wrote the labels."""
 
     def __init__(
         self,
         model: ReviewModel,
-        maps: OverlayLayers,
+        overlays: OverlayLayers,
         panel: AttentionPanel,
+        clicks: ClickPicker,
         parent: QObject | None = None,
     ) -> None:
         super().__init__(parent)
         self._model = model
-        self._maps = maps
+        self._overlays = overlays
         self._panel = panel
+        self._clicks = clicks
         self._cache = PredictorCache(1)
         self._tasks = BackgroundTasks(self)
         self._voxel: tuple[int, int, int] | None = None
         panel.changed.connect(self._again)
+        panel.turned.connect(self._on_turned)
 
     def show(self, voxel: tuple[int, int, int]) -> None:
         """Show the attention of the patch that holds this voxel."""
@@ -72,12 +75,12 @@ class AttentionClicks(QObject):
             plane, axis, blocks, heads = found
             self._panel.show_blocks(blocks, heads)
             if self._panel.on and self._model.result is result:
-                self._maps.show_plane(plane, voxel[axis], _NAME)
+                self._overlays.show_plane(plane, voxel[axis], _NAME)
                 self._panel.set_status(
                     f"Brighter is attended to more by the patch at ({', '.join(map(str, voxel))})."
                 )
 
-        self._tasks.run(work, show, self._fail)
+        self._tasks.run(work, show, self._panel.set_status, what="The attention map")
 
     def detach(self) -> None:
         """Forget what is under way, and let the network go."""
@@ -88,5 +91,10 @@ class AttentionClicks(QObject):
         if self._voxel is not None and self._panel.on:
             self.show(self._voxel)
 
-    def _fail(self, error: Exception) -> None:
-        self._panel.set_status(error_sentence(error, "The attention map"))
+    def _on_turned(self, on: bool) -> None:
+        layer = self._model.layer
+        if on and layer is not None:
+            self._clicks.always(layer, self.show, on_cancel=lambda: self._panel.set_on(False))
+        else:
+            self._clicks.stop()
+            self._overlays.drop(_NAME)
