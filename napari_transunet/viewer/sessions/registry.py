@@ -14,6 +14,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.errors import VolumeError
+from napari_transunet.viewer.layers.graphics import free_graphics_in_their_context
 from napari_transunet.viewer.layers.grids import IDENTITY, put_on_grid, reorientation_between
 from napari_transunet.viewer.layers.layer_record import is_overlay
 from napari_transunet.viewer.layers.layers import label_set_of, labels_to_layer, problem_with, voxels_of
@@ -55,6 +56,7 @@ class Sessions(QObject):
         ] = []  # layers that have a session and are not in the viewer yet: nobody else holds them
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.selection.events.active.connect(self._on_active)
+        free_graphics_in_their_context(viewer)
 
     # -- what is known --------------------------------------------------------------------------------------
 
