@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from napari_transunet.cli.pairing import Pair, Pairing
+    from napari_transunet.metrics.label_pairs import LabelPair
     from napari_transunet.metrics.summary import LabelScores
     from napari_transunet.training.dataset_json import Description
     from napari_transunet.volumes.volume import Volume
@@ -42,6 +43,7 @@ class _Scoring:
     labels: tuple[int, ...] | None
     published: bool
     described: Description
+    match: Mapping[int | str, int | str]
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,18 @@ class _Output:
 
 @dataclass(frozen=True)
 class _Scored:
-    """One pair's scores; `names` are those that its files give the label values, `notes` what to tell about them."""
+    """One pair's scores; `pairs` are the labels that were compared, `notes` what to tell about them."""
 
     scores: LabelScores
-    names: Mapping[int, str]
+    pairs: Mapping[int, LabelPair]
     spacing: Sequence[float]
     notes: Sequence[str]
+
+    @property
+    def names(self) -> dict[int, str]:
+        """What the files call the organs, the reference first."""
+        known = {label: pair.reference_name or pair.name for label, pair in self.pairs.items()}
+        return {label: name for label, name in known.items() if name}
 
 
 def evaluate(
@@ -71,7 +79,17 @@ def evaluate(
         Path, typer.Argument(metavar="REFERENCE", help="The label file, or the folder, to score it against.")
     ],
     tolerance: Annotated[float, option("MM", "Surface distance that counts as right in NSD.", min=0)] = 2.0,
-    labels: Annotated[str | None, option("N,N", "Score these label values only, such as 1,2,5.")] = None,
+    labels: Annotated[
+        str | None, option("N,N", "Score these label values (the reference's) only, such as 1,2,5.")
+    ] = None,
+    match: Annotated[
+        str | None,
+        option(
+            "PREDICTION=REFERENCE,…",
+            "Which organ of the prediction is which of the reference, by value or name, such as 5=1,liver=Leber; "
+            "several may be one (2=1,3=1). The others are matched by name, and by number where one side has no names.",
+        ),
+    ] = None,
     published_scoring: Annotated[
         bool,
         option(
@@ -91,6 +109,9 @@ def evaluate(
 ) -> None:
     """Score labels against a reference: Dice, surface distances in mm, volumes in mL.
 
+    Organs are the same where their names are, however they are spelled, or where --match says so; where one side has no
+    names, where their numbers are, and then a note says which were compared.
+
     A label absent from both is left out of the mean; absent from one it has Dice 0 and infinite distances (in JSON:
     null and "inf").
 
@@ -104,7 +125,15 @@ def evaluate(
     the mean over labels each label weighs the same. Where a case fails, the others are still scored, and the exit
     status is 2.
     """
-    scoring = _Scoring(tolerance, _values(labels), published_scoring, _description(reference))
+    from napari_transunet.metrics.label_pairs import parse_match
+
+    scoring = _Scoring(
+        tolerance,
+        _values(labels),
+        published_scoring,
+        _description(reference),
+        {} if match is None else parse_match(match),
+    )
     output = _Output(as_json, csv_file, overwrite)
     if csv_file is not None:
         check_target(csv_file, overwrite=overwrite)
@@ -184,6 +213,7 @@ def _read(path: Path) -> Volume:
 def _score(prediction: Path, reference: Path, scoring: _Scoring) -> _Scored:
     from napari_transunet.cli.pairing import plain_name
     from napari_transunet.io.sidecar import stem_of
+    from napari_transunet.metrics.label_pairs import pair_labels
     from napari_transunet.metrics.segmentation_metrics import evaluate as score
 
     first, second = _read(prediction), _read(reference)
@@ -194,6 +224,14 @@ def _score(prediction: Path, reference: Path, scoring: _Scoring) -> _Scored:
             f"{_millimetres(second)} mm{_apart(first, second)}); resample one of them first."
         )
     own, true, unknown = _known(first, second, scoring.described)
+    own, true = _whole(own, prediction), _whole(true, reference)
+    paired = pair_labels(
+        np.unique(own).tolist(),
+        np.unique(true).tolist(),
+        first.labels.names if first.labels else None,
+        second.labels.names if second.labels else scoring.described.names,
+        scoring.match,
+    )
     annotated = scoring.described.annotated.get(plain_name(stem_of(reference)))
     scored = scoring.labels
     if annotated is not None:
@@ -205,12 +243,21 @@ def _score(prediction: Path, reference: Path, scoring: _Scoring) -> _Scored:
         labels_to_score=scored,
         tolerance_mm=scoring.tolerance,
         published_scoring=scoring.published,
+        match=paired.pairs,
     )
-    names = (first.labels.names if first.labels else {}) | (second.labels.names if second.labels else {})
-    notes = [*_reading_notes(first, second), *_other_names(first, second), *unknown]
+    notes = [*_reading_notes(first, second), *paired.notes, *unknown]
     if annotated is not None:
         notes.append("Note: only the organs that dataset.json lists as annotated in a case are scored there.")
-    return _Scored(scores, names, first.geometry.spacing, notes)
+    return _Scored(scores, {pair.label: pair for pair in paired.pairs}, first.geometry.spacing, notes)
+
+
+def _whole(labels: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
+    from napari_transunet.volumes.label_values import whole_numbers
+
+    try:
+        return whole_numbers(labels)
+    except VolumeError as error:
+        raise InputError(f"{path} cannot be scored: {error}") from error
 
 
 def _known(
@@ -243,7 +290,7 @@ def _evaluate_pair(prediction: Path, reference: Path, scoring: _Scoring, output:
     if output.csv_file is not None:
         write_csv(
             output.csv_file,
-            [(None, scored.scores)],
+            [(None, scored.scores, scored.pairs)],
             scored.names,
             published_scoring=scoring.published,
             overwrite=output.overwrite,
@@ -255,13 +302,13 @@ def _evaluate_pair(prediction: Path, reference: Path, scoring: _Scoring, output:
                 "reference": str(reference),
                 "spacing_mm": list(scored.spacing),
                 **how_scored(scoring.tolerance, published_scoring=scoring.published),
-                "labels": named(scored.scores, scored.names),
+                "labels": named(scored.scores, scored.names, scored.pairs),
                 "mean": mean_scores(scored.scores),
             }
         )
     else:
         shown = headings(scoring.tolerance, published_scoring=scoring.published)
-        print_table(case_table(scored.scores, scored.names, shown))
+        print_table(case_table(scored.scores, scored.names, shown, scored.pairs))
 
 
 def _evaluate_cases(
@@ -289,7 +336,7 @@ def _evaluate_cases(
     if output.csv_file is not None:
         write_csv(
             output.csv_file,
-            cases.items(),
+            [(case, scores, scored[case].pairs) for case, scores in cases.items()],
             names,
             published_scoring=scoring.published,
             overwrite=output.overwrite,
@@ -306,7 +353,7 @@ def _evaluate_cases(
                         "prediction": str(pair.prediction),
                         "reference": str(pair.reference),
                         "spacing_mm": list(scored[pair.case].spacing),
-                        "labels": named(cases[pair.case], names),
+                        "labels": named(cases[pair.case], names, scored[pair.case].pairs),
                         "mean": mean_scores(cases[pair.case]),
                     }
                     for pair in pairing.pairs
@@ -322,7 +369,7 @@ def _evaluate_cases(
         )
     else:
         shown = headings(scoring.tolerance, published_scoring=scoring.published)
-        print_table(cohort_table(summaries, names, shown))
+        print_table(cohort_table(summaries, names, shown, _compared(scored)))
     if failed:
         raise typer.Exit(BAD_INPUT)
 
@@ -350,6 +397,16 @@ def _score_all(pairs: Sequence[Pair], scoring: _Scoring) -> tuple[dict[str, _Sco
     return scored, failed
 
 
+def _compared(scored: Mapping[str, _Scored]) -> dict[int, list[LabelPair]]:
+    """The pairs of each label, in the cases that have it."""
+    found: dict[int, list[LabelPair]] = {}
+    for one in scored.values():
+        for label, pair in one.pairs.items():
+            if pair.occurs:
+                found.setdefault(label, []).append(pair)
+    return found
+
+
 def _names_of_all(scored: Mapping[str, _Scored]) -> dict[int, str]:
     """The names of the label values, as the first case that names them does; says so where another differs."""
     names: dict[int, str] = {}
@@ -368,16 +425,6 @@ def _reading_notes(prediction: Volume, reference: Volume) -> Iterator[str]:
     for which, volume in (("prediction", prediction), ("reference", reference)):
         for note in volume.source.notes:
             yield f"Note on the {which}: {note}"
-
-
-def _other_names(first: Volume, second: Volume) -> Iterator[str]:
-    """Labels are compared by value; what to say where the files call one value differently."""
-    if first.labels is None or second.labels is None:
-        return
-    others = second.labels.names
-    for value, name in first.labels.names.items():
-        if value in others and organ_key(others[value]) != organ_key(name):
-            yield f"Note: label {value} is {name!r} in the one and {others[value]!r} in the other file."
 
 
 def _apart(first: Volume, second: Volume) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from napari_transunet.cli.printing import number
 from napari_transunet.cli.reporting import one_line
+from napari_transunet.metrics.label_pairs import LabelPair
 from napari_transunet.metrics.segmentation_metrics import METRICS, mean_scores
 from napari_transunet.metrics.summary import (
     LabelScores,
@@ -24,6 +25,10 @@ from napari_transunet.metrics.summary import (
 
 _WITHOUT_MEAN = ("volume_ml", "reference_ml")
 """Not in the table over cases, where the differences say it; JSON has them."""
+
+_COMPARED = ("prediction_labels", "reference_label", "matched_by")
+_TOLD = 3
+"""Different pairs of one label that a table over cases tells."""
 
 
 def headings(tolerance: float, *, published_scoring: bool) -> dict[str, str]:
@@ -43,28 +48,53 @@ def how_scored(tolerance: float, *, published_scoring: bool) -> dict[str, Any]:
     }
 
 
-def named(scores: LabelScores, names: Mapping[int, str]) -> dict[str, dict[str, Any]]:
-    """One case's scores for JSON."""
-    return {str(label): {"name": names.get(label), **of} for label, of in scores.items()}
+def named(
+    scores: LabelScores, names: Mapping[int, str], pairs: Mapping[int, LabelPair]
+) -> dict[str, dict[str, Any]]:
+    """One case's scores for JSON, and which labels of the two files they are of."""
+    return {
+        str(label): {"name": names.get(label), **of, **_compared(label, pairs)}
+        for label, of in scores.items()
+    }
 
 
-def case_table(scores: LabelScores, names: Mapping[int, str], shown: Mapping[str, str]) -> Table:
-    """One case: a row per label, and their means."""
-    table = Table("Label", "Name")
+def _compared(label: int, pairs: Mapping[int, LabelPair]) -> dict[str, Any]:
+    pair = pairs.get(label)
+    return {
+        "prediction_labels": list(pair.prediction) if pair else [],
+        "reference_label": pair.reference if pair else None,
+        "matched_by": pair.by if pair else None,
+    }
+
+
+def case_table(
+    scores: LabelScores, names: Mapping[int, str], shown: Mapping[str, str], pairs: Mapping[int, LabelPair]
+) -> Table:
+    """One case: a row per label, and their means; where two labels differ in number or name, also which they are."""
+    told = {label: _told([pairs[label]]) for label in scores if label in pairs}
+    table = Table("Label", "Name", *(["Compared"] if any(told.values()) else []))
     for heading in shown.values():
         table.add_column(heading, justify="right")
     for label, of in scores.items():
-        table.add_row(str(label), _name(label, names), *(number(of[metric]) for metric in shown))
+        compared = [Text(told.get(label, ""))] if any(told.values()) else []
+        table.add_row(str(label), _name(label, names), *compared, *(number(of[metric]) for metric in shown))
     means = mean_scores(scores)
     table.add_section()
-    table.add_row("", "mean", *(number(means[metric]) for metric in shown if metric in means))
+    blank = [""] if any(told.values()) else []
+    table.add_row("", "mean", *blank, *(number(means[metric]) for metric in shown if metric in means))
     return table
 
 
 def cohort_table(
-    summaries: Mapping[int, Mapping[str, Summary]], names: Mapping[int, str], shown: Mapping[str, str]
+    summaries: Mapping[int, Mapping[str, Summary]],
+    names: Mapping[int, str],
+    shown: Mapping[str, str],
+    pairs: Mapping[int, Sequence[LabelPair]],
 ) -> Table:
-    """Many cases: for each label a row per metric, and the means over labels."""
+    """Many cases: for each label a row per metric, and the means over labels.
+
+    `pairs` are those of each label in the cases; where two labels differ in number or name, it is said below the name.
+    """
     table = Table("Label", "Name", "Score")
     for heading in ("Cases", "Mean ± SD", "Median", "Worst"):
         table.add_column(heading, justify="right")
@@ -74,9 +104,10 @@ def cohort_table(
         rows = [metric for metric in shown if metric not in _WITHOUT_MEAN]
         for metric in rows:
             summary = of[metric]
-            first = (str(label), _name(label, names)) if metric == rows[0] else ("", "")
+            told = _told(pairs.get(label, []))
+            first = {rows[0]: (str(label), _name(label, names)), rows[1]: ("", Text(told))}
             table.add_row(
-                *first,
+                *first.get(metric, ("", "")),
                 shown[metric],
                 str(summary.count),
                 _mean(summary),
@@ -109,37 +140,53 @@ def summaries_as_json(
 
 def write_csv(
     path: Path,
-    cases: Iterable[tuple[str | None, LabelScores]],
+    cases: Iterable[tuple[str | None, LabelScores, Mapping[int, LabelPair]]],
     names: Mapping[int, str],
     *,
     published_scoring: bool,
     overwrite: bool,
 ) -> None:
-    """A row per case and label; no column for the case where it has no name.
+    """A row per case and label; no column for the case where it has no name. The last columns say what was compared.
 
     A distance in voxels is called `hd95_voxels`, so that nothing takes it for mm.
     """
     from napari_transunet.files import atomic_path
 
     cases = list(cases)
-    with_case = any(case is not None for case, _ in cases)
+    with_case = any(case is not None for case, *_ in cases)
     columns = [f"{metric}_voxels" if published_scoring and metric == "hd95" else metric for metric in METRICS]
     with (
         atomic_path(path, overwrite=overwrite) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow([*(["case"] if with_case else []), "label", "name", *columns])
-        for case, scores in cases:
+        writer.writerow([*(["case"] if with_case else []), "label", "name", *columns, *_COMPARED])
+        for case, scores, pairs in cases:
             for label, of in scores.items():
+                compared = _compared(label, pairs)
+                compared["prediction_labels"] = "+".join(map(str, compared["prediction_labels"]))
                 writer.writerow(
                     [
                         *([case] if with_case else []),
                         label,
                         names.get(label, ""),
                         *(of[metric] for metric in METRICS),
+                        *(compared[column] for column in _COMPARED),
                     ]
                 )
+
+
+def _told(pairs: Sequence[LabelPair]) -> str:
+    """Which labels were compared, where that is not what their number and name say already; else nothing."""
+    told = dict.fromkeys(
+        str(pair) if pair.by is None else f"{pair}, by {pair.by}"
+        for pair in pairs
+        if pair.prediction != (pair.reference,)
+        or pair.by == "map"
+        or (pair.name is None) != (pair.reference_name is None)
+    )
+    more = f" and {len(told) - _TOLD} other pairs" if len(told) > _TOLD else ""
+    return one_line("; ".join([*told][:_TOLD]) + more)
 
 
 def _name(label: int, names: Mapping[int, str]) -> Text:

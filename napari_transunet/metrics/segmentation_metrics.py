@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_transunet.errors import InputError, VolumeError
+from napari_transunet.metrics.label_pairs import LabelPair, pair_labels
 from napari_transunet.volumes.boxes import bounding_box
 from napari_transunet.volumes.geometry import voxel_ml
 from napari_transunet.volumes.label_values import whole_numbers
@@ -39,6 +40,7 @@ def evaluate(
     labels_to_score: Iterable[int] | None = None,
     tolerance_mm: float = 2.0,
     published_scoring: bool = False,
+    match: Mapping[int, int] | Sequence[LabelPair] | None = None,
 ) -> dict[int, dict[str, float]]:
     """Score a label volume against a reference, label by label.
 
@@ -58,11 +60,15 @@ def evaluate(
     published_scoring
         Score as the published TransUNet code does, to compare with numbers made by it and for nothing else; see
         `published_agreement`. ``hd95`` is then in voxels, whatever the spacing, and ``asd`` and ``nsd`` are NaN.
+    match
+        Which label of `labels` is which of the reference, where their numbers differ: ``{5: 1}``, or what
+        `pair_labels` found by name. Labels that a mapping does not have are compared by number.
 
     Returns
     -------
     dict
-        One entry a label, in ascending order, with
+        One entry a label of the reference, in ascending order (and one for each that it lacks, see
+        `LabelPair.label`), with
 
         - ``dice``: 2 |A ∩ B| / (|A| + |B|), from 0 to 1;
         - ``hd95``: the greater of the 95th percentiles of the two directed surface distances, in mm;
@@ -89,13 +95,21 @@ def evaluate(
     sizes = _spacing(spacing)
     if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
         raise InputError(f"The tolerance must be a number of mm from 0 up, not {tolerance_mm}.")
+    if match is None or isinstance(match, Mapping):
+        found = (np.unique(first).tolist(), np.unique(second).tolist())
+        match = pair_labels(
+            *found, match={int(own): int(other) for own, other in (match or {}).items()}
+        ).pairs
+    known = {pair.label: pair for pair in match}
     if labels_to_score is None:
-        values = sorted((set(np.unique(first).tolist()) | set(np.unique(second).tolist())) - {0})
+        pairs = {label: pair for label, pair in known.items() if pair.occurs}
     else:
-        values = sorted({int(value) for value in labels_to_score})
+        wanted = sorted({int(value) for value in labels_to_score})
+        pairs = {value: known.get(value, LabelPair(value, (), value)) for value in wanted}
     scores = {}
-    for value in values:
-        mask, other = first == value, second == value
+    for value, pair in pairs.items():
+        mask = _mask(first, pair.prediction)
+        other = _mask(second, () if pair.reference is None else (pair.reference,))
         agreement = (
             published_agreement(mask, other)
             if published_scoring
@@ -103,6 +117,12 @@ def evaluate(
         )
         scores[value] = agreement | _volumes(mask, other, sizes)
     return scores
+
+
+def _mask(labels: NDArray[Any], values: Sequence[int]) -> Mask:
+    """Where one of these values is."""
+    mask: Mask = labels == values[0] if len(values) == 1 else np.isin(labels, values)
+    return mask
 
 
 def absent_scores(*, published_scoring: bool = False) -> dict[str, float]:

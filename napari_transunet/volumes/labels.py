@@ -128,6 +128,17 @@ _COLORS: Mapping[str, str] = MappingProxyType(
 )
 
 
+_CANONICAL: Mapping[str, str] = MappingProxyType(
+    {organ_key(synonym): organ_key(name) for synonym, name in _SYNONYMS.items()}
+)
+
+
+def canonical_key(name: str) -> str:
+    """As `organ_key`, and the same for synonyms too: "Oesophagus" and "esophagus", "postcava" and "IVC"."""
+    key = organ_key(name)
+    return _CANONICAL.get(key, key)
+
+
 def default_color(value: int) -> Color:
     """A clear colour for a value without a known name: hues a golden angle apart, the same every time."""
     red, green, blue = colorsys.hsv_to_rgb(

@@ -244,22 +244,101 @@ def test_a_folder_of_dicom_files_is_one_volume(run, folders):
     assert "dicom" in only_error(run("dicom", "dicom"))
 
 
-def test_names_that_differ_are_told_once(run, tmp_path):
+def write_named(path, data, names):
+    volume = read_volume(write(path, data))
+    write_labels(path, volume.data, volume, names, overwrite=True)
+    return path
+
+
+def test_names_that_differ_are_no_pair_which_is_told_once(run, tmp_path):
     for folder, names in (("p", {1: "liver"}), ("r", {1: "spleen"})):
         for case in "ab":
-            volume = read_volume(write(f"{folder}/{case}.nii.gz", block(labels=(1,))))
-            write_labels(f"{folder}/{case}.nii.gz", volume.data, volume, names, overwrite=True)
-    result = run("p", "r")
-    assert result.exit_code == 0
+            write_named(f"{folder}/{case}.nii.gz", block(labels=(1,)), names)
+    result = run("p", "r", "--json")
+    found = results(result)
     notes = [line for line in result.stderr.splitlines() if line.startswith("Note")]
-    assert notes == ["Note: label 1 is 'liver' in the one and 'spleen' in the other file. (First in a.)"]
-    assert "spleen" in result.stdout
+    assert len(notes) == 2
+    assert "liver (1)" in notes[0]
+    assert "spleen (1)" in notes[1]
+    assert all("--match" in note and note.endswith("(First in a.)") for note in notes)
+    labels = found["cases"][0]["labels"]
+    assert {key: (one["name"], one["dice"]) for key, one in labels.items()} == {
+        "1": ("spleen", 0),
+        "-1": ("liver", 0),
+    }
+
+    matched = results(run("p", "r", "--match", "liver=spleen", "--json"))
+    assert matched["cases"][0]["labels"]["1"]["dice"] == 1
+    assert matched["cases"][0]["labels"]["1"]["matched_by"] == "map"
 
     for case, name in (("a", "liver"), ("b", "aorta")):
         volume = read_volume(f"p/{case}.nii.gz")
         for folder in "pr":
             write_labels(f"{folder}/{case}.nii.gz", volume.data, volume, {1: name}, overwrite=True)
     assert "Note: label 1 is 'liver' in earlier cases, but 'aorta' in b." in run("p", "r").stderr
+
+
+def test_organs_are_matched_by_name_whatever_their_numbers(run, tmp_path):
+    own = write_named("p.nii.gz", block(), {1: "Spleen", 2: "oesophagus"})
+    other = write_named(
+        "r.nrrd", np.choose(block(), (0, 7, 3)).astype(np.uint8), {3: "esophagus", 7: "spleen"}
+    )
+
+    result = run(own, other, "--json", "--csv", "scores.csv")
+
+    assert result.stderr == ""
+    labels = results(result)["labels"]
+    assert {
+        key: (one["dice"], one["prediction_labels"], one["matched_by"]) for key, one in labels.items()
+    } == {
+        "3": (1, [2], "name"),
+        "7": (1, [1], "name"),
+    }
+    with Path("scores.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    assert (row["label"], row["prediction_labels"], row["reference_label"]) == ("3", "2", "3")
+    assert "oesophagus (2) with" in " ".join(run(own, other).stdout.split())
+
+
+def test_where_one_side_has_no_names_the_numbers_are_compared_and_it_is_said(run, tmp_path):
+    own = write_named("p.nii.gz", block(), {1: "spleen", 2: "liver"})
+    other = write("r.nrrd", block())
+
+    result = run(own, other, "--json")
+
+    (note,) = result.stderr.splitlines()
+    assert "the reference names no organs" in note
+    assert "spleen (1) with 1, liver (2) with 2" in note
+    assert results(result)["labels"]["1"]["matched_by"] == "number"
+    assert "by number" in " ".join(run(own, other).stdout.split())
+
+    swapped = run(own, other, "--match", "liver=1, spleen=2", "--json")
+    assert swapped.stderr == ""
+    assert results(swapped)["labels"]["1"] | {"dice": 0.0} == results(swapped)["labels"]["1"]
+
+
+def test_several_organs_count_as_one(run, tmp_path):
+    own = write("p.nii.gz", block())
+    other = write("r.nrrd", (block() > 0).astype(np.uint8))
+    labels = results(run(own, other, "--match", "1=1,2=1", "--json"))["labels"]
+    assert (list(labels), labels["1"]["dice"]) == (["1"], 1)
+
+
+@pytest.mark.parametrize("match", ["", "5", "1=1,", "=1", "liver=a=b", "1=1,1=2", "Leber=1"])
+def test_a_match_that_says_nothing_is_refused(run, tmp_path, match):
+    pair = (write("p.nii.gz", block()), write("r.nrrd", block()))
+    error = only_error(run(*pair, "--match", match))
+    assert "match" in error
+
+
+def test_names_in_a_dataset_json_are_the_references(run, folders):
+    Path("references/dataset.json").write_text(
+        json.dumps({"labels": {"background": 0, "body": 2, "head": 1}})
+    )
+    write_named("predictions/a.nii.gz", block(), {1: "body", 2: "head"})
+    cases = results(run(*folders, "--json"))["cases"]
+    assert cases[0]["labels"]["2"]["dice"] == 0
+    assert cases[0]["labels"]["2"]["prediction_labels"] == [1]
 
 
 def test_hidden_files_sidecars_tables_and_folders_are_no_cases(tmp_path):
