@@ -56,7 +56,6 @@ class Sessions(QObject):
         ] = []  # layers that have a session and are not in the viewer yet: nobody else holds them
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.selection.events.active.connect(self._on_active)
-        free_graphics_in_their_context(viewer)
 
     # -- what is known --------------------------------------------------------------------------------------
 
@@ -247,4 +246,9 @@ def is_reviewable(layer: Any) -> bool:
 
 def sessions_of(viewer: Viewer) -> Sessions:
     """The sessions of a viewer's window; they live as long as it."""
-    return window_object(viewer, Sessions, _NAME, Sessions)
+    return window_object(viewer, Sessions, _NAME, _in_window)
+
+
+def _in_window(viewer: Viewer, window: QObject) -> Sessions:
+    free_graphics_in_their_context(viewer)
+    return Sessions(viewer, window)
