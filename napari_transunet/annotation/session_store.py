@@ -8,6 +8,7 @@ is damaged or half-written is never the only copy.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -51,6 +52,8 @@ _MAX_PARTS = 40  # after a whole one, before the next whole one
 _MAX_CHANGES = 8 << 20  # bytes after a whole one, if they are also twice its own
 _MAX_ABOUT = 1 << 20
 _MAX_ARCHIVE = 1 << 33
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""What some network mounts answer to every lock."""
 
 
 @dataclass(frozen=True)
@@ -518,6 +521,9 @@ def _locked(file: IO[bytes]) -> bool:
 
             file.seek(0)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            return False
+        # Who shares such a folder needs other means to keep out of one another's way.
+        logger.warning("The file system of %s has no locks (%s).", file.name, error.strerror)
     return True

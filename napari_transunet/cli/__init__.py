@@ -21,6 +21,7 @@ from napari_transunet.cli.checkpoints import inspect, variants
 from napari_transunet.cli.convert import convert
 from napari_transunet.cli.demo import demo
 from napari_transunet.cli.evaluate import evaluate
+from napari_transunet.cli.project import app as project
 from napari_transunet.cli.reporting import INTERRUPTED, Commands, say
 from napari_transunet.cli.segment import segment
 from napari_transunet.cli.sessions import app as sessions
@@ -76,4 +77,5 @@ def _start(
 
 for _command in (demo, segment, inspect, variants, convert, train, adapt, calibrate, evaluate, benchmark):
     app.command()(_command)
+app.add_typer(project, name="project")
 app.add_typer(sessions, name="sessions")

@@ -21,7 +21,7 @@ from napari_transunet.volumes.labels import organ_key
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from napari_transunet.cli.pairing import Pair, Pairing
+    from napari_transunet.io.pairing import Pair, Pairing
     from napari_transunet.metrics.label_pairs import LabelPair
     from napari_transunet.metrics.summary import LabelScores
     from napari_transunet.training.dataset_json import Description
@@ -179,7 +179,7 @@ def _values(text: str | None) -> tuple[int, ...] | None:
 
 def _pairing(prediction: Path, reference: Path) -> Pairing | None:
     """What to pair in two folders; None for two single volumes (a folder of DICOM files is one too)."""
-    from napari_transunet.cli.pairing import label_files, paired
+    from napari_transunet.io.pairing import label_files, paired
     from napari_transunet.io.reading import is_readable
 
     if not (prediction.is_dir() or reference.is_dir()):
@@ -211,7 +211,7 @@ def _read(path: Path) -> Volume:
 
 
 def _score(prediction: Path, reference: Path, scoring: _Scoring) -> _Scored:
-    from napari_transunet.cli.pairing import plain_name
+    from napari_transunet.io.pairing import plain_name
     from napari_transunet.io.sidecar import stem_of
     from napari_transunet.metrics.label_pairs import pair_labels
     from napari_transunet.metrics.segmentation_metrics import evaluate as score

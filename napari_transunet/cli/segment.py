@@ -238,31 +238,15 @@ class _Predictors:
 
 
 def _fitting_checkpoint(volume: Volume) -> str:
-    """The path of the one shipped checkpoint that fits the volume's modality, or else its values and size."""
-    from napari_transunet.checkpoints.registry import list_checkpoints
-    from napari_transunet.inference.compatibility import reason_to_choose, size_in_mm
-    from napari_transunet.volumes.intensity import value_range
+    """The path of the one shipped checkpoint that fits the volume."""
+    from napari_transunet.inference.choosing import fitting_checkpoint
 
-    entries = list_checkpoints()
-    fitting = [
-        (entry, reason)
-        for entry in entries
-        if entry.shipped and entry.ok and entry.card and (reason := reason_to_choose(volume, entry.card))
-    ]
-    if len(fitting) == 1:
-        entry, reason = fitting[0]
-        say(
-            f"Using the checkpoint {entry.name} ({entry.title}) for {volume.source.name}: {reason}; "
-            "--checkpoint chooses another."
-        )
-        return str(entry.path)
-    names = ", ".join(entry.name for entry in ([entry for entry, _ in fitting] or entries))
-    which = "Several shipped checkpoints fit" if fitting else "No shipped checkpoint fits"
-    facts = (volume.modality or "modality unknown", value_range(volume.data), size_in_mm(volume.geometry))
-    raise InputError(
-        f"{which} {volume.source.name} ({', '.join(facts)}); "
-        f"name one with --checkpoint ({names or 'none is installed, so give a path'})."
+    entry, reason = fitting_checkpoint(volume)
+    say(
+        f"Using the checkpoint {entry.name} ({entry.title}) for {volume.source.name}: {reason}; "
+        "--checkpoint chooses another."
     )
+    return str(entry.path)
 
 
 def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrite: bool) -> Path:

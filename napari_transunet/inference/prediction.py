@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,3 +31,24 @@ class SlicePrediction:
     index: int
     plane: Labels
     uncertainty: SliceUncertainty | None = None
+
+
+def renumbered(batch: Sequence[SlicePrediction], values: Sequence[int] | None) -> Sequence[SlicePrediction]:
+    """The same slices with a label value in place of each of the network's classes; None: as they are."""
+    if values is None:
+        return batch
+    table = np.asarray(values)
+    table = table.astype(np.uint8 if table.max() < 256 else np.uint16)
+    return [replace(one, plane=table[one.plane], uncertainty=_moved(one.uncertainty, table)) for one in batch]
+
+
+def _moved(found: SliceUncertainty | None, table: npt.NDArray[Any]) -> SliceUncertainty | None:
+    if found is None:
+        return None
+    rows = []
+    for row in (found.per_class, found.expected_error_per_class):
+        moved = np.full(int(table.max()) + 1, np.nan, row.dtype)
+        moved[table] = row[: len(table)]
+        moved[0] = np.nan
+        rows.append(moved)
+    return replace(found, per_class=rows[0], expected_error_per_class=rows[1])

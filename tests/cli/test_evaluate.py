@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from napari_transunet.cli.pairing import label_files, paired, plain_name
+from napari_transunet.io.pairing import label_files, paired, plain_name
 from napari_transunet.io.reading import read_volume
 from napari_transunet.io.writing import write_labels
 from tests.commands import invoke

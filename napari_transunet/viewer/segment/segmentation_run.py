@@ -23,6 +23,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_transunet.annotation.provenance import RunRecord, now
 from napari_transunet.errors import InputError
+from napari_transunet.inference.prediction import renumbered
 from napari_transunet.viewer.layers.slice_numbers import SliceNumbers, slice_numbers
 from napari_transunet.viewer.layers.undo import UndoStep
 from napari_transunet.viewer.sessions.live_update import LivePainter, SliceBuffer, position_in_view
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from napari.layers import Image
     from napari.viewer import Viewer
 
-    from napari_transunet.inference.prediction import SlicePrediction
-    from napari_transunet.inference.uncertainty import SliceUncertainty
     from napari_transunet.viewer.segment.predictors import PredictorCache, PredictorSettings
     from napari_transunet.viewer.sessions.results import Result
     from napari_transunet.volumes.volume import Volume
@@ -226,7 +225,7 @@ def _work(state: _RunState) -> Generator[None, None, None]:
             state.last_slice = time.perf_counter()
             if state.warm is None:
                 state.warm = len(batch), state.last_slice
-            for prediction in _renumbered(batch, request.values):
+            for prediction in renumbered(batch, request.values):
                 state.voxels = _added(state.voxels, np.bincount(prediction.plane.ravel()))
                 state.buffer.put(int(prediction.index), prediction.plane, prediction.uncertainty)
             yield
@@ -237,27 +236,6 @@ def _work(state: _RunState) -> Generator[None, None, None]:
         # napari keeps every worker, with its arguments, for as long as the window lives.
         state.request = None
         state.ended.set()
-
-
-def _renumbered(batch: Sequence[SlicePrediction], values: Sequence[int] | None) -> Sequence[SlicePrediction]:
-    """The same slices with label values in place of the network's classes."""
-    if values is None:
-        return batch
-    table = np.asarray(values)
-    table = table.astype(np.uint8 if table.max() < 256 else np.uint16)
-    return [replace(one, plane=table[one.plane], uncertainty=_moved(one.uncertainty, table)) for one in batch]
-
-
-def _moved(found: SliceUncertainty | None, table: NDArray[Any]) -> SliceUncertainty | None:
-    if found is None:
-        return None
-    rows = []
-    for row in (found.per_class, found.expected_error_per_class):
-        moved = np.full(int(table.max()) + 1, np.nan, row.dtype)
-        moved[table] = row[: len(table)]
-        moved[0] = np.nan
-        rows.append(moved)
-    return replace(found, per_class=rows[0], expected_error_per_class=rows[1])
 
 
 def _wanted_slices(request: RunRequest, shown: int, numbers: SliceNumbers) -> Sequence[int] | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from qtpy.QtCore import QCoreApplication, QObject, Signal
 
 from napari_transunet.annotation.autosave import Autosaver
 from napari_transunet.annotation.provenance import now
+from napari_transunet.annotation.saved_state import ARRAYS, saved_state
 from napari_transunet.annotation.session_store import SessionAbout, SessionStore
 from napari_transunet.errors import TransUNetError
 from napari_transunet.io.sidecar import as_json
@@ -177,7 +177,7 @@ class AutosaveController(QObject):
     def _saver_in(self, folder: SessionFolder) -> Autosaver:
         session = self._result.session
         sources: dict[str, Callable[[], Any]] = {"labels": lambda: self._data}
-        for name in ("prediction", "machine", "flags", "entropy"):
+        for name in ARRAYS:
             sources[name] = partial(_array, session, name)
         return Autosaver(
             folder,
@@ -203,20 +203,9 @@ class AutosaveController(QObject):
     def _state(self) -> dict[str, Any]:
         """All but the arrays; called on the saver's thread."""
         session, data, run = self._result.session, self._data, self._result.run
-        fits = tuple(data.shape) == session.shape
         # What a run wrote so far has a record too, should the program end before the run does.
         runs = session.runs if run is None else (*session.runs, run)
-        return {
-            "session": session.state() | {"runs": [asdict(one) for one in runs]},
-            "layer": self._front,
-            "summary": {
-                "edited_voxels": session.edited_voxels(data) if fits else 0,
-                "reviewed": len(session.reviewed),
-                "slices": session.shape[session.axis],
-                "runs": len(runs),
-                "segmented": [runs[-1].slices, runs[-1].total] if runs else None,
-            },
-        }
+        return saved_state(session, data, self._front, runs=runs)
 
     def _on_saved(self, when: Any) -> None:
         self._emit(self.saved, when)

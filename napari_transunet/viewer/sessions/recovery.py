@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from qtpy.QtCore import QObject, Signal
 
-from napari_transunet.annotation.session import AnnotationSession
+from napari_transunet.annotation.saved_state import restored_labels
 from napari_transunet.annotation.session_store import SessionFolder, SessionInfo, SessionStore
 from napari_transunet.errors import InputError, TransUNetError, VolumeError
 from napari_transunet.io.sidecar import labels_from_json
@@ -25,6 +25,8 @@ from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 if TYPE_CHECKING:
     from napari.layers import Image
     from napari.viewer import Viewer
+
+    from napari_transunet.annotation.session import AnnotationSession
 
 logger = logging.getLogger(__name__)
 
@@ -92,11 +94,8 @@ class Recovery(QObject):
             folder = SessionStore().open(info)
             try:
                 saved = folder.load()
-                session = AnnotationSession.restored(saved.arrays, saved.state["session"])
-                labels = saved.arrays.get("labels")
-                if labels is None or labels.shape != session.shape:
-                    raise InputError("The saved session holds no labels; it was not restored.")
-                return folder, labels, session, saved.state["layer"], saved.lost
+                labels, session, layer = restored_labels(saved)
+                return folder, labels, session, layer, saved.lost
             except BaseException:
                 folder.close()
                 raise

@@ -1,0 +1,512 @@
+"""The commands under `project`: a study of many scans in one folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from napari_transunet.cli.options import (
+    BackendOption,
+    BatchSizeOption,
+    DeviceOption,
+    JsonOption,
+    MirrorOption,
+    OrthogonalPlanesOption,
+    OverwriteOption,
+    PipelineOption,
+    PrecisionOption,
+)
+from napari_transunet.cli.printing import print_facts, print_json, print_table, progress_bar
+from napari_transunet.cli.reporting import BAD_INPUT, INTERRUPTED, interruptible, one_line, say
+from napari_transunet.errors import InputError
+from napari_transunet.inference.options import PredictorOptions
+
+if TYPE_CHECKING:
+    from napari_transunet.project.case import Case, Status
+    from napari_transunet.project.leases import Holder
+    from napari_transunet.project.project import Project
+
+app = typer.Typer(help="Segment, review and report a study of many scans, kept in one folder.")
+
+FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="The project's folder.")]
+CaseArgument = Annotated[
+    str, typer.Argument(metavar="CASE", help="A case's name or id, or a beginning that no other shares.")
+]
+AnnotatorOption = Annotated[
+    str | None,
+    typer.Option("--annotator", metavar="NAME", help="In whose name; by default the system's user."),
+]
+
+_SHOWN = 20  # scans that were left out, in a message
+
+
+@app.command()
+def new(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for the project.")],
+    scans: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="SCANS...", help="Files, and folders that are searched; DICOM by series."),
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            "-c",
+            metavar="NAME|PATH",
+            help="What segments; a file is copied. By default the shipped one that fits each scan.",
+        ),
+    ] = None,
+    organs: Annotated[
+        str | None, typer.Option(metavar="NAME,…", help="The organs that are wanted; all by default.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="The study's name.")] = None,
+) -> None:
+    """Make a project of scans, which are referred to and never changed."""
+    from napari_transunet.project.project import Project
+
+    project = Project.create(folder, name=name, checkpoint=checkpoint, organs=_listed(organs))
+    _add(project, scans or ())
+    typer.echo(one_line(project.folder))
+
+
+@app.command()
+def add(
+    folder: FolderArgument,
+    scans: Annotated[list[Path], typer.Argument(metavar="SCANS...", help="Files, and folders to search.")],
+) -> None:
+    """Add scans to a project; those that are in it already are left out."""
+    _add(_opened(folder), scans)
+
+
+@app.command()
+def locate(
+    folder: FolderArgument,
+    places: Annotated[list[Path], typer.Argument(metavar="PLACES...", help="Where scans may lie now.")],
+    annotator: AnnotatorOption = None,
+) -> None:
+    """Find scans that moved, by their hashes."""
+    found = _opened(folder).locate(places, annotator)
+    for case in found:
+        say(f"{case.name} lies at {case.scan.absolute} now.")
+    say(f"{len(found)} scans were found again.")
+
+
+@app.command()
+def segment(
+    folder: FolderArgument,
+    cases: Annotated[
+        list[str] | None, typer.Option("--case", metavar="CASE", help="Only this case; repeatable.")
+    ] = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    batch_size: BatchSizeOption = None,
+    pipeline: PipelineOption = "card",
+    backend: BackendOption = "auto",
+    orthogonal_planes: OrthogonalPlanesOption = None,
+    mirror_tta: MirrorOption = False,
+    annotator: AnnotatorOption = None,
+) -> None:
+    """Segment all cases that this checkpoint and these options have not segmented yet.
+
+    What a person edited or reviewed stays, and what is done or excluded is left alone. It may be stopped,
+    started again, and run on several computers at once. Where a case fails, the others are still done, and the exit
+    status is 2.
+    """
+    from napari_transunet.project.segmenting import segment_project
+
+    project = _opened(folder)
+    options = PredictorOptions(
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        pipeline=pipeline,
+        backend=backend,
+        orthogonal_planes=orthogonal_planes,
+        mirror_tta=mirror_tta,
+    )
+    only = None if cases is None else {project.case(name).id for name in cases}
+    states: Counter[str] = Counter()
+    with interruptible() as cancelled, progress_bar() as bar:
+        task = bar.add_task("segmenting", total=None)
+        for outcome in segment_project(
+            project,
+            options=options,
+            annotator=annotator or "",
+            only=only,
+            progress=lambda name, done, total: bar.update(
+                task, description=one_line(name), completed=done, total=total
+            ),
+            cancelled=cancelled,
+        ):
+            states[outcome.state] += 1
+            say(f"{'Error: ' if outcome.state == 'failed' else ''}{outcome.sentence}")
+        stopped = cancelled()
+    told = ", ".join(f"{number} {state}" for state, number in states.items())
+    say(f"{told}." if told else "Nothing was left to segment.")
+    if stopped:
+        raise typer.Exit(INTERRUPTED)
+    if states["failed"]:
+        raise typer.Exit(BAD_INPUT)
+
+
+@app.command()
+def status(folder: FolderArgument, as_json: JsonOption = False) -> None:
+    """Show all cases: how far they are, who works on them, how unsure the network was."""
+    project = _opened(folder)
+    cases = project.cases()
+    holders = project.holders()
+    for name, why in project.index.damaged.items():
+        say(f"Note: the case {name} cannot be read: {why}")
+    counts = Counter(case.status for case in cases)
+    if as_json:
+        print_json(
+            {
+                "folder": str(project.folder),
+                **project.settings.model_dump(),
+                "counts": counts,
+                "cases": [_facts(case, holders.get(case.id)) for case in cases],
+                "damaged": project.index.damaged,
+            }
+        )
+        return
+    table = Table()
+    for title in ("name", "modality", "status", "uncertainty", "edited", "reviewed", "annotator", "held by"):
+        table.add_column(title)
+    for case in cases:
+        holder = holders.get(case.id)
+        why = case.reason or case.problem
+        table.add_row(
+            one_line(case.name),
+            case.modality or "–",
+            one_line(f"{case.status}: {why}" if why else case.status),
+            "–" if case.uncertainty is None else f"{case.uncertainty:.3f}",
+            f"{100 * case.edited:.1f} %" if case.has_labels else "–",
+            f"{case.reviewed} of {case.slices}" if case.has_labels else "–",
+            one_line(case.reader or case.annotator or "–"),
+            "" if holder is None else one_line(holder.sentence() + (", stale" if holder.stale else "")),
+        )
+    print_table(table)
+    say(f"{len(cases)} cases" + "".join(f", {number} {what}" for what, number in counts.items()) + ".")
+
+
+@app.command()
+def adapt(
+    folder: FolderArgument,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", "-c", metavar="NAME|PATH", help="What shall learn, from now on."),
+    ] = None,
+    device: DeviceOption = "auto",
+    steps: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Steps; by default as many as fit in 105 s, up to 120."),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0)] = 0,
+    annotator: AnnotatorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let the checkpoint learn from all reviewed slices; scans that are held out decide whether it is kept."""
+    from dataclasses import asdict
+
+    from napari_transunet.project.adapting import adapt_project
+    from napari_transunet.training.adaptation import AdaptationCancelled
+
+    project = _opened(folder)
+    if checkpoint is not None:
+        project.use_checkpoint(project.keep_checkpoint(checkpoint))
+    with interruptible() as cancelled, progress_bar() as bar:
+        task = bar.add_task("learning", total=100)
+        try:
+            found = adapt_project(
+                project,
+                device=device,
+                steps=steps,
+                seed=seed,
+                annotator=annotator,
+                progress=lambda told: bar.update(task, completed=round(100 * told.done)),
+                cancelled=cancelled,
+            )
+        except AdaptationCancelled:
+            say("Interrupted; nothing was written.")
+            raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        print_json(asdict(found))
+        return
+    say(found.sentence)
+    changes = [f"{name} {before:.3f} → {after:.3f}" for name, (before, after) in found.dice.items()]
+    print_facts(
+        {
+            "checkpoint": found.child or f"{found.parent} (as before)",
+            "decided_by": f"held-out {found.by}: {', '.join(found.held_out) or '–'}",
+            "dice": ", ".join(changes) or "none was held out",
+        }
+    )
+    if found.child is not None:
+        say("“project segment” labels anew what nobody edited or reviewed.")
+
+
+@app.command()
+def export(
+    folder: FolderArgument,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="FORMAT",
+            help="A format, such as nifti, slicer, dicom-seg or stl; repeatable.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="By default exports in the project.")
+    ] = None,
+    only_done: Annotated[bool, typer.Option("--only-done", help="Only cases that are signed off.")] = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Write the labels of all cases as files for other programs."""
+    from napari_transunet.project.exporting import export_project
+
+    statuses: tuple[Status, ...] = ("done",) if only_done else ("segmented", "in review", "done")
+    with interruptible() as cancelled, _counting("exporting") as progress:
+        done = export_project(
+            _opened(folder),
+            formats or ["nifti"],
+            folder=out,
+            statuses=statuses,
+            overwrite=overwrite,
+            progress=progress,
+            cancelled=cancelled,
+        )
+        stopped = cancelled()
+    for sentence in done.left_out:
+        say(f"Error: {sentence}")
+    for path in done.files:
+        typer.echo(one_line(path))
+    say(f"{len(done.cases)} cases exported.")
+    if stopped:
+        raise typer.Exit(INTERRUPTED)
+    if done.left_out:
+        raise typer.Exit(BAD_INPUT)
+
+
+@app.command()
+def report(
+    folder: FolderArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE.html", help="By default report.html in the project."),
+    ] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Key slices of each case.")
+    ] = True,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Write what was done and found as one HTML file, and as a CSV beside it."""
+    from napari_transunet.project.report import project_report
+
+    project = _opened(folder)
+    target = out or project.folder / "report.html"
+    with interruptible() as cancelled, _counting("reporting") as progress:
+        written = project_report(
+            project,
+            target,
+            pictures=pictures,
+            overwrite=overwrite or out is None,
+            progress=progress,
+            cancelled=cancelled,
+        )
+    for path in written:
+        typer.echo(one_line(path))
+
+
+@app.command()
+def exclude(
+    folder: FolderArgument,
+    case: CaseArgument,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; the report names it.")],
+    annotator: AnnotatorOption = None,
+) -> None:
+    """Leave a case out of all that follows; its labels are kept."""
+    say(f"{_opened(folder).exclude(case, reason, annotator).name} is excluded.")
+
+
+@app.command()
+def include(folder: FolderArgument, case: CaseArgument, annotator: AnnotatorOption = None) -> None:
+    """Take an excluded case in again."""
+    found = _opened(folder).include(case, annotator)
+    say(f"{found.name} is {found.status}.")
+
+
+@app.command(name="import")
+def import_labels(
+    folder: FolderArgument,
+    labels: Annotated[
+        Path,
+        typer.Argument(metavar="LABELS", help="A folder with a file, or a folder of masks, for each case."),
+    ],
+    names: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help='Names: {"1": "spleen"}, or nnU-Net\'s dataset.json (found by itself in LABELS).',
+        ),
+    ] = None,
+    tool: Annotated[str, typer.Option(metavar="NAME", help="What made them.")] = "another tool",
+    annotator: AnnotatorOption = None,
+) -> None:
+    """Let cases start from labels that another tool made, such as TotalSegmentator or nnU-Net."""
+    from napari_transunet.project.importing import import_predictions, names_from
+
+    found = import_predictions(
+        _opened(folder),
+        labels,
+        names=None if names is None else names_from(names),
+        tool=tool,
+        annotator=annotator,
+    )
+    for sentence in found.left_out:
+        say(f"Left out: {sentence}")
+    say(f"{len(found.cases)} cases start from the labels of {tool}.")
+    if not found.cases:
+        raise InputError("No labels were imported.")
+
+
+@app.command()
+def readers(
+    folder: FolderArgument,
+    case: CaseArgument,
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Annotators who read it blind.")],
+    annotator: AnnotatorOption = None,
+) -> None:
+    """Give a case to several annotators, none of whom sees the others' labels."""
+    from napari_transunet.project.agreement import give_to_readers
+
+    for reading in give_to_readers(_opened(folder), case, names, annotator):
+        typer.echo(one_line(reading.id))
+
+
+@app.command()
+def agree(
+    folder: FolderArgument,
+    case: CaseArgument,
+    tolerance: Annotated[float, typer.Option(metavar="MM", min=0, help="Of the NSD.")] = 2.0,
+    maps: Annotated[
+        Path | None,
+        typer.Option("--map", metavar="FILE", help="Also write where the first two differ, as labels."),
+    ] = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell how well the readers of a case agree, organ by organ."""
+    from napari_transunet.cli.printing import number
+    from napari_transunet.project.agreement import agreement
+
+    project = _opened(folder)
+    read = project.case(case)
+    pairs = agreement(project, read, tolerance_mm=tolerance)
+    if maps is not None:
+        from napari_transunet.io.writing import write_labels
+        from napari_transunet.metrics.difference_map import KINDS
+        from napari_transunet.project.scans import read_scan
+
+        volume = read_scan(read.scan, project.folder)
+        write_labels(maps, pairs[0].map, volume, names=dict(KINDS), overwrite=overwrite)
+    if as_json:
+        print_json(
+            [
+                {
+                    "readers": [pair.first, pair.second],
+                    "organs": pair.scores,
+                    "worst_slices": [{"slice": at, "mm2": mm2} for at, mm2 in pair.worst_slices],
+                }
+                for pair in pairs
+            ]
+        )
+        return
+    table = Table()
+    for title in ("readers", "organ", "Dice", f"NSD at {tolerance:g} mm", "HD95 mm"):
+        table.add_column(title)
+    for pair in pairs:
+        for organ, score in pair.scores.items():
+            table.add_row(
+                one_line(f"{pair.first}, {pair.second}"),
+                one_line(organ),
+                *(number(score[name]) for name in ("dice", "nsd", "hd95")),
+            )
+    print_table(table)
+
+
+@app.command()
+def consensus(
+    folder: FolderArgument,
+    case: CaseArgument,
+    method: Annotated[Literal["staple", "majority"], typer.Option(help="How.")] = "staple",
+    annotator: AnnotatorOption = None,
+) -> None:
+    """Let a case start from what its readers make together, for a third to review."""
+    from napari_transunet.project.agreement import consensus as made
+
+    found = made(_opened(folder), case, method, annotator)
+    say(f"{found.name} starts from the {found.run.name if found.run is not None else method}.")
+
+
+@app.command(name="sign-off")
+def sign_off(
+    folder: FolderArgument,
+    case: CaseArgument,
+    note: Annotated[str, typer.Option(metavar="TEXT", help="What there is to say.")] = "",
+    annotator: AnnotatorOption = None,
+) -> None:
+    """Approve the labels of a case: it is done."""
+    from napari_transunet.project.agreement import sign_off as approved
+
+    found = approved(_opened(folder), case, note, annotator)
+    say(f"{found.name} is done.")
+
+
+@app.command()
+def reopen(folder: FolderArgument, case: CaseArgument, annotator: AnnotatorOption = None) -> None:
+    """Take the approval of a case back."""
+    from napari_transunet.project.agreement import reopen as opened
+
+    found = opened(_opened(folder), case, annotator)
+    say(f"{found.name} is {found.status}.")
+
+
+def _opened(folder: Path) -> Project:
+    from napari_transunet.project.project import Project
+
+    return Project.open(folder)
+
+
+def _add(project: Project, scans: Sequence[Path]) -> None:
+    if not scans:
+        return
+    with _counting("looking at scans") as progress:
+        added = project.add(scans, progress=progress)
+    for sentence in added.left_out[:_SHOWN]:
+        say(f"Left out: {sentence}")
+    if len(added.left_out) > _SHOWN:
+        say(f"Left out: {len(added.left_out) - _SHOWN} more.")
+    say(f"{len(added.cases)} cases added.")
+
+
+@contextmanager
+def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    with progress_bar() as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _facts(case: Case, holder: Holder | None) -> dict[str, Any]:
+    return case.model_dump() | {"held_by": None if holder is None else holder.sentence()}
+
+
+def _listed(text: str | None) -> list[str]:
+    return [] if text is None else [part.strip() for part in text.split(",") if part.strip()]

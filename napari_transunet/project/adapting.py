@@ -1,0 +1,352 @@
+"""Learning from all that was reviewed in a project: scans that are held out decide whether the checkpoint is better."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from napari_transunet.annotation.provenance import now
+from napari_transunet.checkpoints.loading import Checkpoint, load_checkpoint
+from napari_transunet.checkpoints.saving import SUFFIX, save_checkpoint
+from napari_transunet.errors import InputError
+from napari_transunet.inference.predictor import Predictor
+from napari_transunet.inference.slices import orientation_for
+from napari_transunet.project.case_labels import load_labels
+from napari_transunet.project.index import write_text
+from napari_transunet.project.leases import annotator_name
+from napari_transunet.project.project import PROJECT_LEASE
+from napari_transunet.project.scans import read_scan
+from napari_transunet.project.segmenting import values_of_classes
+from napari_transunet.training.adaptation import AdaptationProgress, Correction, adapt, replay_pack
+from napari_transunet.training.replay import ReplayPack, replay_beside, replay_path
+from napari_transunet.volumes.labels import organ_key
+
+if TYPE_CHECKING:
+    from napari_transunet.checkpoints.card import ModelCard
+    from napari_transunet.inference.options import PredictorOptions
+    from napari_transunet.project.case import Case
+    from napari_transunet.project.project import Project
+
+logger = logging.getLogger(__name__)
+
+_HELD_SHARE = 4  # one scan of so many is held out
+_MOST_REPLAYED = 32
+
+
+@dataclass(frozen=True)
+class ProjectAdaptation:
+    """What came of it.
+
+    Attributes
+    ----------
+    parent, child : name of the checkpoint it started from, and of the one that was kept; None where it was not better
+    learnt, held_out : names of the cases
+    slices : how many were learnt from
+    dice : organ -> Dice on the held-out scans' reviewed slices, before and after; where no scan could be held out, on
+        the held-out slices
+    by : "scans" or "slices", which decided
+    sentence : all of it for a person
+    """
+
+    parent: str
+    child: str | None
+    learnt: tuple[str, ...]
+    held_out: tuple[str, ...]
+    slices: int
+    dice: dict[str, tuple[float, float]]
+    by: str
+    sentence: str
+
+
+class StoredCorrections(Sequence[Correction]):
+    """The reviewed slices of cases, read when they are asked for, so that but one scan is in memory."""
+
+    def __init__(self, project: Project, cases: Sequence[Case], card: ModelCard) -> None:
+        self._project, self._cases, self._card = project, list(cases), card
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    @overload
+    def __getitem__(self, index: int) -> Correction: ...
+    @overload
+    def __getitem__(self, index: slice) -> StoredCorrections: ...
+    def __getitem__(self, index: int | slice) -> Correction | StoredCorrections:
+        """The correction of one case, or the corrections of some."""
+        if isinstance(index, slice):
+            return StoredCorrections(self._project, self._cases[index], self._card)
+        return self._correction(self._cases[index])
+
+    def __iter__(self) -> Iterator[Correction]:
+        return (self._correction(case) for case in self._cases)
+
+    def _correction(self, case: Case) -> Correction:
+        found = load_labels(self._project, case)
+        if found is None:
+            raise InputError(
+                f"The labels of {case.name} cannot be read any more; exclude it, or restore them."
+            )
+        volume = read_scan(case.scan, self._project.folder)
+        values, organs = _to_classes(found.label_set.names, self._card, self._project.settings.organs)
+        labels = values[found.labels]
+        reviewed = sorted(found.session.reviewed)
+        axis = orientation_for(volume, self._card).slice_axis
+        if axis == found.session.axis:
+            return Correction(volume, labels, reviewed, organs)
+        known = np.zeros(labels.shape, np.bool_)
+        np.moveaxis(known, found.session.axis, 0)[reviewed] = True
+        return Correction(volume, labels, (), organs, known)
+
+
+def adapt_project(
+    project: Project,
+    *,
+    device: str = "auto",
+    options: PredictorOptions | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    annotator: str | None = None,
+    progress: Callable[[AdaptationProgress], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> ProjectAdaptation:
+    """Let the project's checkpoint learn from all reviewed slices, and keep it where it gains on scans it did not see.
+
+    One scan of four is held out, always the same ones; of fewer than two scans with reviewed slices none, and the
+    held-out slices of `adapt` decide. A checkpoint that is kept lies in `checkpoints`, bears its lineage, and is
+    the project's from then on.
+
+    Parameters
+    ----------
+    device, steps, seed, progress, cancelled : as for `adapt`
+    options : how to predict the held-out slices
+
+    Raises
+    ------
+    InputError
+        Nothing was reviewed, or the project names no checkpoint and its cases were made by several.
+    AdaptationCancelled
+        `cancelled` said so; nothing has changed.
+    LeaseHeldError
+        Somebody lets it learn now.
+    ProjectWriteError
+        The project cannot be written to.
+    """
+    who = annotator or annotator_name()
+    lease = project.take(PROJECT_LEASE, who, "adapt", takeover=True)
+    with lease:
+        cases = reviewed_cases(project)
+        if not cases:
+            raise InputError(
+                "No slice is marked as reviewed in this project, so there is nothing to learn from."
+            )
+        parent = load_checkpoint(_start(project, cases))
+        held = held_out_cases(cases)
+        learnt = [case for case in cases if case not in held]
+        corrections = StoredCorrections(project, learnt, parent.card)
+        child = adapt(
+            parent,
+            corrections,
+            device=device,
+            steps=steps,
+            seed=seed,
+            progress=progress,
+            cancelled=cancelled,
+        )
+        story = child.card.lineage[-1]
+        if held:
+            dice = _scored(parent, child, StoredCorrections(project, held, parent.card), options, device)
+            by = "scans"
+        else:
+            dice = {
+                name: (one.before or 0.0, one.after or 0.0)
+                for name, one in story.dice.items()
+                if one.after is not None
+            }
+            by = "slices"
+        before, after = (_mean([pair[at] for pair in dice.values()]) for at in (0, 1))
+        better = (bool(dice) and after > before) or not dice
+        slices = sum(len(scan.slices) for scan in story.scans)
+        lease.check()
+        name = None
+        if better:
+            name = _kept(project, parent, child, corrections, dice, by, [case.name for case in held])
+            project.write_settings(project.settings.model_copy(update={"checkpoint": name}))
+        result = ProjectAdaptation(
+            parent=parent.card.name or parent.name,
+            child=name,
+            learnt=tuple(case.name for case in learnt),
+            held_out=tuple(case.name for case in held),
+            slices=slices,
+            dice=dice,
+            by=by,
+            sentence=_sentence(parent, name, learnt, held, slices, before, after, bool(dice)),
+        )
+        project.note("adapted", child=name, slices=slices, learnt=len(learnt), held_out=len(held), dice=dice)
+        return result
+
+
+def reviewed_cases(project: Project) -> list[Case]:
+    """The cases with reviewed slices, one a scan: the case itself before its blind readings."""
+    found: dict[str, Case] = {}
+    for case in sorted(project.cases(), key=lambda case: case.is_reading):
+        if case.reviewed and case.status != "excluded":
+            found.setdefault(case.scan.sha256, case)
+    return sorted(found.values(), key=lambda case: case.name)
+
+
+def held_out_cases(cases: Sequence[Case]) -> list[Case]:
+    """One case of four, at least one of two or more, chosen by the scans' hashes: more cases change few of them."""
+    if len(cases) < 2:
+        return []
+    order = sorted(
+        cases, key=lambda case: hashlib.sha256(f"held out {case.scan.sha256}".encode()).hexdigest()
+    )
+    return order[: max(1, len(cases) // _HELD_SHARE)]
+
+
+def _start(project: Project, cases: Sequence[Case]) -> Path:
+    """The project's checkpoint; else the one that made all of these labels."""
+    path = project.checkpoint_path()
+    if path is not None:
+        return path
+    names = {case.run.name for case in cases if case.run is not None and case.run.source == "network"}
+    if len(names) != 1:
+        raise InputError(
+            "The labels of this project were made with several checkpoints; say with --checkpoint which shall learn."
+        )
+    path = project.checkpoint_path(names.pop())
+    assert path is not None
+    return path
+
+
+def _to_classes(
+    names: Any, card: ModelCard, organs: Sequence[str]
+) -> tuple[np.ndarray[Any, np.dtype[np.uint16]], list[str] | None]:
+    """A table from label values to the network's classes, by name; and the organs that are vouched for."""
+    values, label_set = values_of_classes(card, None, organs)
+    classes = {organ_key(name): value for value, name in label_set.names.items()}
+    if values is not None:
+        own = {organ_key(name): value for value, name in card.label_set().names.items()}
+        classes = {key: own[key] for key in classes if key in own}
+    table = np.zeros(max(names, default=0) + 1, np.uint16)
+    known = []
+    for value, name in names.items():
+        if organ_key(name) in classes:
+            table[value] = classes[organ_key(name)]
+            known.append(name)
+    if not known:
+        raise InputError(
+            "The reviewed labels hold none of the checkpoint's organs, so it cannot learn from them."
+        )
+    every = len(known) == card.num_classes - 1
+    return table, None if every else [
+        card.label_set().names[int(table[v])] for v, n in names.items() if n in known
+    ]
+
+
+def _scored(
+    parent: Checkpoint,
+    child: Checkpoint,
+    held: StoredCorrections,
+    options: PredictorOptions | None,
+    device: str,
+) -> dict[str, tuple[float, float]]:
+    """Dice of each organ on the reviewed slices of scans that were not learnt from, before and after."""
+    predictors = [
+        Predictor(one, options, device=device, backend="torch", precision="float32")
+        for one in (parent, child)
+    ]
+    names = parent.card.label_set().names
+    both = np.zeros((2, parent.card.num_classes), np.int64)
+    sizes = np.zeros((2, parent.card.num_classes), np.int64)
+    for one in held:
+        vouched = np.array(
+            [one.organs is None or names.get(value) in one.organs for value in range(len(both[0]))]
+        )
+        axis = predictors[0].slice_axis(one.volume)
+        slices = list(one.slices) or list(range(one.volume.data.shape[axis]))
+        for at, predictor in enumerate(predictors):
+            for index, plane in predictor.iter_slices(one.volume, slices=slices):
+                true = np.take(one.labels, index, axis=axis)
+                shown = (
+                    np.ones(true.shape, np.bool_)
+                    if one.voxels is None
+                    else np.take(one.voxels, index, axis=axis)
+                )
+                count = parent.card.num_classes
+                both[at] += vouched * np.bincount(true[shown & (plane == true)], minlength=count)[:count]
+                sizes[at] += vouched * np.bincount(true[shown], minlength=count)[:count]
+                sizes[at] += vouched * np.bincount(plane[shown], minlength=count)[:count]
+    return {
+        names.get(value, f"label {value}"): (
+            round(2 * float(both[0, value]) / max(1, int(sizes[0, value])), 4),
+            round(2 * float(both[1, value]) / max(1, int(sizes[1, value])), 4),
+        )
+        for value in range(1, parent.card.num_classes)
+        if sizes[0, value] or sizes[1, value]
+    }
+
+
+def _kept(
+    project: Project,
+    parent: Checkpoint,
+    child: Checkpoint,
+    corrections: StoredCorrections,
+    dice: dict[str, tuple[float, float]],
+    by: str,
+    held: Sequence[str],
+) -> str:
+    """Write the checkpoint, its replay pack, and what decided; its name."""
+    import json
+
+    folder = project.folder / "checkpoints"
+    number = 1 + len(list(folder.glob("adapted-*.safetensors")))
+    while (path := folder / f"adapted-{number:03d}{SUFFIX}").exists():
+        number += 1
+    kept = [] if (before := replay_beside(parent.path)) is None else [before]
+    kept.append(replay_pack(parent.card, corrections, slices=_MOST_REPLAYED, source="corrections"))
+    save_checkpoint(path, child, child.card.updated(name=path.stem))
+    ReplayPack.joined(kept, child.card).write(replay_path(path), overwrite=True)
+    facts = {
+        "checkpoint": path.name,
+        "parent": parent.name,
+        "date": now(),
+        "decided_by": by,
+        "held_out": list(held),
+        "dice": {name: {"before": pair[0], "after": pair[1]} for name, pair in dice.items()},
+        "lineage": [one.sentence() for one in child.card.lineage],
+    }
+    write_text(path.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
+    return path.name
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _sentence(
+    parent: Checkpoint,
+    child: str | None,
+    learnt: Sequence[Case],
+    held: Sequence[Case],
+    slices: int,
+    before: float,
+    after: float,
+    scored: bool,
+) -> str:
+    origin = parent.card.name or parent.name
+    where = (
+        f"{len(held)} held-out scans" if len(held) > 1 else "1 held-out scan" if held else "held-out slices"
+    )
+    change = (
+        f"mean Dice on {where} {before:.3f} → {after:.3f}" if scored else "too few slices to hold any out"
+    )
+    if child is None:
+        return f"{origin} learnt from {slices} slices of {len(learnt)} cases and did not gain ({change}); it stays."
+    return f"{child} learnt from {slices} slices of {len(learnt)} cases; {change}."

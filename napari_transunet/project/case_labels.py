@@ -1,0 +1,203 @@
+"""The labels of a case on disk: its session, as the window keeps it, and what the case's file says of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_transunet.annotation.provenance import now
+from napari_transunet.annotation.saved_state import restored_labels, saved_state
+from napari_transunet.annotation.session_file import ArraySpec, NewerFormatError
+from napari_transunet.annotation.session_store import SessionAbout, SessionFolder, SessionStore, load_folder
+from napari_transunet.errors import ExistsError, FileProblem, TransUNetError
+from napari_transunet.io.sidecar import as_json, labels_from_json
+from napari_transunet.project.index import write_error
+from napari_transunet.volumes.geometry import voxel_ml
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_transunet.annotation.session import AnnotationSession
+    from napari_transunet.annotation.session_store import SessionInfo
+    from napari_transunet.project.case import Case
+    from napari_transunet.project.project import HeldCase, Project
+    from napari_transunet.volumes.labels import LabelSet
+
+logger = logging.getLogger(__name__)
+
+_OPACITY = 0.6
+
+
+@dataclass
+class CaseLabels:
+    """Labels (z, y, x) of a case with their session, names and colours.
+
+    `front` is how they were shown: "name", "opacity".
+    """
+
+    labels: NDArray[Any]
+    session: AnnotationSession
+    label_set: LabelSet
+    front: Mapping[str, Any] = field(default_factory=dict)
+
+
+def store_of(project: Project, case: Case) -> SessionStore:
+    """Where the sessions of a case lie."""
+    return SessionStore(project.folder / "sessions" / case.id)
+
+
+def load_labels(project: Project, case: Case) -> CaseLabels | None:
+    """The newest labels of a case that can be read; None where it has none.
+
+    What its file names comes first; where whoever began that was cut off it is empty, and what was before counts.
+
+    Raises
+    ------
+    NewerFormatError
+        A newer version wrote them.
+    """
+    for folder in _folders(project, case):
+        try:
+            labels, session, front = restored_labels(load_folder(folder))
+            return CaseLabels(labels, session, labels_from_json(front["label_set"]), front)
+        except NewerFormatError:
+            raise
+        except (TransUNetError, KeyError) as error:
+            logger.warning("The labels in %s are passed over: %s", folder, error)
+    return None
+
+
+def session_folder(held: HeldCase) -> SessionFolder:
+    """The folder to keep the labels of a held case in, from now on; its first save has to be whole.
+
+    It is that of the last time, where nobody else can write there any more. After a lease was taken over it is a new
+    one: who had it may wake up and save what he did.
+
+    Raises
+    ------
+    ProjectWriteError
+        It cannot be made.
+    """
+    project, case = held.project, held.case
+    store = store_of(project, case)
+    try:
+        if case.session is not None and not held.lease.taken_over:
+            info = next((one for one in store.sessions() if one.folder.name == case.session), None)
+            if info is not None:
+                with suppress(ExistsError):
+                    return store.open(info)
+        folder = store.create(
+            SessionAbout(
+                fingerprint=case.fingerprint or case.scan.sha256,
+                image_name=case.name,
+                image_path=case.scan.absolute,
+                shape=case.shape or (0, 0, 0),
+                spacing=case.spacing or (0.0, 0.0, 0.0),
+                created=now(),
+            )
+        )
+    except (OSError, FileProblem) as error:
+        raise write_error(store.root, error) from error
+    return folder
+
+
+def save_labels(held: HeldCase, found: CaseLabels, **changes: Any) -> Case:
+    """Keep labels, all of them, and then what the case's file says of them; `changes` are further fields of it.
+
+    Raises
+    ------
+    LeaseLostError
+        Somebody took the case over.
+    ProjectWriteError
+        The disk is full, or the folder cannot be written to. What was kept before is as it was.
+    """
+    held.lease.check()
+    folder = session_folder(held)
+    try:
+        arrays = {"labels": found.labels, **found.session.arrays()}
+        front = {
+            "name": str(found.front.get("name") or f"{held.case.name} labels"),
+            "opacity": float(found.front.get("opacity", _OPACITY)),
+            "label_set": [as_json(label) for label in found.label_set],
+        }
+        folder.save(
+            {name: dict(enumerate(array)) for name, array in arrays.items()},
+            {name: ArraySpec.of(array) for name, array in arrays.items()},
+            saved_state(found.session, found.labels, front),
+            whole=True,
+        )
+    except OSError as error:
+        raise write_error(folder.path, error) from error
+    finally:
+        folder.close()
+    spacing = changes.get("spacing") or held.case.spacing or (1.0, 1.0, 1.0)
+    return held.update(session=folder.path.name, **(facts_of(found, spacing) | changes))
+
+
+def facts_of(found: CaseLabels, spacing: Sequence[float]) -> dict[str, Any]:
+    """What the case's file says of its labels; spacing in mm along (z, y, x)."""
+    labels, session = found.labels, found.session
+    edited = session.edited_voxels(labels)
+    held = int(np.count_nonzero(labels)) + int(np.count_nonzero(session.prediction[labels == 0]))
+    names = {**session.names, **found.label_set.names}
+    return {
+        "edited": min(1.0, edited / held) if held else 0.0,
+        "reviewed": len(session.reviewed),
+        "slices": session.shape[session.axis],
+        "uncertainty": uncertainty_of_case(found),
+        "volumes": {name: ml for name, ml in volumes_of(labels, names, spacing).items() if ml},
+    }
+
+
+def volumes_of(labels: NDArray[Any], names: Mapping[int, str], spacing: Sequence[float]) -> dict[str, float]:
+    """mL of each organ that has a name or occurs."""
+    counts = np.bincount(labels.ravel(), minlength=1)
+    values = sorted({*names, *np.flatnonzero(counts).tolist()} - {0})
+    one = voxel_ml(spacing)
+    return {
+        names.get(value, f"label {value}"): round(float(counts[value]) * one, 4)
+        if value < len(counts)
+        else 0.0
+        for value in values
+    }
+
+
+def uncertainty_of_case(found: CaseLabels) -> float | None:
+    """How unsure the network was of a case, 0 to 1; None where it did not say.
+
+    The mean over its slices, each weighing as much as is expected to be wrong in it. Where it found nothing at all it
+    is 1: that is what a person should look at first.
+    """
+    unsure = found.session.uncertainty
+    if unsure is None:
+        return None
+    if not found.session.prediction.any():
+        return 1.0
+    means, errors = unsure.of(), unsure.expected_error()
+    known = ~np.isnan(means) & ~np.isnan(errors)
+    if not known.any():
+        return None
+    weight = float(errors[known].sum())
+    return round(min(1.0, float((means[known] * errors[known]).sum()) / weight), 6) if weight else 0.0
+
+
+def status_after(case: Case, facts: Mapping[str, Any]) -> str:
+    """How far a case is once a person worked on it: what was signed off or excluded stays so."""
+    if case.status in ("done", "excluded"):
+        return case.status
+    return "in review" if facts["reviewed"] or facts["edited"] else "segmented"
+
+
+def _folders(project: Project, case: Case) -> list[Path]:
+    """The session folders of a case, what it names first, then the newest save first."""
+    store = store_of(project, case)
+    infos: list[SessionInfo] = store.sessions()
+    ordered = sorted(infos, key=lambda info: info.folder.name != case.session)
+    return [info.folder for info in ordered]

@@ -1,0 +1,122 @@
+"""The labels of all cases of a project as files for other programs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_transunet.errors import InputError, sentence_of
+from napari_transunet.export.formats import FORMATS, unavailable
+from napari_transunet.export.writing import ExportRequest, export
+from napari_transunet.project.case_labels import load_labels
+from napari_transunet.project.index import write_error
+from napari_transunet.project.scans import read_scan
+
+if TYPE_CHECKING:
+    from napari_transunet.project.case import Case, Status
+    from napari_transunet.project.project import Project
+
+_UNSAFE = re.compile(r"[^\w.+-]+")
+
+
+@dataclass
+class Exported:
+    """The files that were written, and the cases that were not exported, with the reason."""
+
+    files: list[Path] = field(default_factory=list)
+    cases: list[Case] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def export_project(
+    project: Project,
+    formats: Sequence[str],
+    *,
+    folder: Path | None = None,
+    statuses: Collection[Status] = ("segmented", "in review", "done"),
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Exported:
+    """Write the labels of each case; a case that fails is told of, and the others go on.
+
+    Files are named after their cases, and the JSON beside each says of runs, edits, reviews and the approval. Blind
+    readings are exported too, with the reader's name.
+
+    Parameters
+    ----------
+    formats : keys of `export.formats.FORMATS`
+    folder : where to; `exports` in the project by default
+    statuses : of the cases to export
+
+    Raises
+    ------
+    InputError
+        There is no such format, or what it needs is not installed.
+    ProjectWriteError
+        The folder cannot be made.
+    """
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise InputError(f"There is no format {', '.join(unknown)}; there are {', '.join(FORMATS)}.")
+    target = folder or project.folder / "exports"
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(target, error) from error
+    cases = [case for case in project.cases() if case.status in statuses and case.has_labels]
+    done = Exported()
+    for number, case in enumerate(cases):
+        if cancelled is not None and cancelled():
+            break
+        if progress is not None:
+            progress(number, len(cases))
+        try:
+            done.files += _export_one(project, case, formats, target, overwrite=overwrite)
+            done.cases.append(case)
+        except Exception as error:
+            sentence = sentence_of(error)
+            if sentence is None:
+                raise
+            done.left_out.append(f"{case.name}: {sentence}")
+    if progress is not None:
+        progress(len(cases), len(cases))
+    project.note("exported", formats=list(formats), folder=str(target), cases=len(done.cases))
+    return done
+
+
+def file_stem(case: Case) -> str:
+    """What the files of a case are called."""
+    return _UNSAFE.sub("_", case.name).strip("._") or case.id
+
+
+def _export_one(
+    project: Project, case: Case, formats: Sequence[str], folder: Path, *, overwrite: bool
+) -> list[Path]:
+    found = load_labels(project, case)
+    if found is None:
+        raise InputError("its labels cannot be read any more")
+    volume = read_scan(case.scan, project.folder)
+    for name in formats:
+        if (reason := unavailable(name, volume.source)) is not None:
+            raise InputError(f"{name}: {reason}")
+    provenance: dict[str, Any] = {**found.session.provenance(found.labels), "project": project.settings.name}
+    provenance["case"] = {
+        "id": case.id,
+        "name": case.name,
+        "status": case.status,
+        "annotator": case.annotator,
+        "reader": case.reader,
+        "sign_off": None if case.sign_off is None else case.sign_off.model_dump(),
+        "minutes": round(case.minutes, 2),
+    }
+    return export(
+        found.labels,
+        volume.geometry,
+        found.label_set,
+        ExportRequest(folder, file_stem(case), tuple(formats), overwrite=overwrite),
+        source=volume.source,
+        provenance=provenance,
+    )

@@ -1,0 +1,234 @@
+"""Labels that other tools made, as what a person starts from: TotalSegmentator, nnU-Net, or any label volumes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_transunet.annotation.provenance import RunRecord, now
+from napari_transunet.annotation.session import AnnotationSession
+from napari_transunet.errors import InputError, TransUNetError, sentence_of
+from napari_transunet.io.pairing import plain_name
+from napari_transunet.io.reading import READABLE_SUFFIXES, read_volume
+from napari_transunet.io.sidecar import stem_of
+from napari_transunet.project.case import CaseRun
+from napari_transunet.project.case_labels import CaseLabels, load_labels, save_labels
+from napari_transunet.project.index import ProjectWriteError
+from napari_transunet.project.scans import read_scan
+from napari_transunet.project.segmenting import keep_thumbnail, rank_by_disagreement
+from napari_transunet.volumes.label_values import whole_numbers
+from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.orientation import Reorientation
+
+if TYPE_CHECKING:
+    from napari_transunet.project.case import Case
+    from napari_transunet.project.project import HeldCase, Project
+    from napari_transunet.volumes.volume import Volume
+
+_MAX_NAMES = 1 << 22
+_DATASET = "dataset.json"
+
+
+@dataclass
+class Imported:
+    """What became of label files: the cases that start from them now, and what was not taken, with the reason."""
+
+    cases: list[Case] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def import_predictions(
+    project: Project,
+    folder: Path,
+    *,
+    names: Mapping[int, str] | None = None,
+    tool: str = "another tool",
+    annotator: str | None = None,
+) -> Imported:
+    """Let cases start from the label volumes in a folder, each named after its case.
+
+    A file holds all organs of a case (nnU-Net; TotalSegmentator with --ml); a folder holds a mask an organ, named after
+    it (TotalSegmentator). Names come from `names`, from the file or what lies beside it, or from nnU-Net's
+    `dataset.json`. Where the case was segmented before, the slices in which both differ come first in its review; else
+    they will once it is. Cases that a person worked on are left as they are.
+
+    Raises
+    ------
+    FileProblem
+        The folder cannot be read.
+    ProjectWriteError
+        The project cannot be written to.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder with label volumes.")
+    found = Imported()
+    known = names or _names_in(folder / _DATASET)
+    cases = {case.name: case for case in project.cases() if not case.is_reading}
+    by_stem = {plain_name(case.name.split("/")[-1]): case for case in cases.values()}
+    for place in sorted(folder.iterdir()):
+        if place.name.startswith(".") or not (
+            place.is_dir() or place.name.lower().endswith(READABLE_SUFFIXES)
+        ):
+            continue
+        if place.name.lower().endswith(".npz"):  # nnU-Net's probabilities go with the labels of their stem
+            continue
+        stem = place.name if place.is_dir() else stem_of(place)
+        case = cases.get(stem) or by_stem.get(plain_name(stem))
+        if case is None:
+            found.left_out.append(f"{place.name}: no case is called so")
+            continue
+        try:
+            with project.hold(case.id, annotator, purpose="import") as held:
+                found.cases.append(_import_one(held, place, known, tool))
+        except ProjectWriteError:
+            raise
+        except Exception as error:
+            sentence = sentence_of(error)
+            if sentence is None:
+                raise
+            found.left_out.append(f"{place.name}: {sentence.removeprefix(f'{place.name}: ')}")
+    project.note("imported", tool=tool, cases=len(found.cases), left_out=len(found.left_out))
+    return found
+
+
+def names_from(path: Path) -> dict[int, str]:
+    """Names of label values from a JSON file: `{"1": "spleen"}`, or nnU-Net's `{"labels": {"spleen": 1}}`.
+
+    Raises
+    ------
+    InputError
+        It names none.
+    """
+    found = _names_in(path)
+    if not found:
+        raise InputError(f'{path} names no labels; it needs {{"1": "spleen", …}}, or nnU-Net\'s "labels".')
+    return found
+
+
+def _import_one(held: HeldCase, place: Path, names: Mapping[int, str] | None, tool: str) -> Case:
+    case = held.case
+    before = load_labels(held.project, case)
+    if case.status in ("in review", "done") or (
+        before is not None and before.session.edited_voxels(before.labels)
+    ):
+        raise InputError(f"somebody worked on {case.name} already; its labels are left as they are")
+    volume = read_scan(case.scan, held.project.folder)
+    labels, found_names = _masks(place, volume) if place.is_dir() else _labels(place, volume, names)
+    session = AnnotationSession.of_labels(labels, found_names)
+    axis = 0 if before is None else before.session.axis
+    session.axis = axis
+    total = session.shape[axis]
+    session.add_run(
+        RunRecord(
+            checkpoint=tool,
+            sha256=None,
+            variant="imported",
+            pipeline="imported",
+            device="",
+            precision="",
+            date=now(),
+            seconds=0.0,
+            slices=total,
+            total=total,
+            axis=axis,
+            backend="",
+        )
+    )
+    made = CaseLabels(labels, session, LabelSet.from_names(found_names))
+    ranked = None
+    if before is not None and case.run is not None and case.run.source == "network":
+        rank_by_disagreement(made, before.labels, before.label_set.names)
+        ranked = case.run.sha256
+    saved = save_labels(
+        held,
+        made,
+        modality=volume.modality or case.modality,
+        shape=volume.data.shape,
+        spacing=tuple(volume.geometry.spacing),
+        status="segmented",
+        problem="",
+        run=CaseRun(source="imported", name=tool, date=now()).model_dump(),
+        ranked_by=ranked,
+        segmented=now(),
+    )
+    keep_thumbnail(held, volume, made)
+    return saved
+
+
+def _labels(
+    path: Path, volume: Volume, names: Mapping[int, str] | None
+) -> tuple[NDArray[Any], dict[int, str]]:
+    """Labels of one file on the scan's grid, and their names."""
+    drawn = read_volume(path)
+    values = _on_grid(drawn, volume, path.name)
+    present = [int(value) for value in np.unique(values) if value]
+    known = dict(names) if names else {} if drawn.labels is None else dict(drawn.labels.names)
+    if not known:
+        raise InputError("it names no labels; give their names with --names")
+    if missing := [value for value in present if value not in known]:
+        raise InputError(
+            f"the labels {', '.join(map(str, missing[:10]))} have no names; give them with --names"
+        )
+    return values, {value: name for value, name in known.items() if value}
+
+
+def _masks(folder: Path, volume: Volume) -> tuple[NDArray[Any], dict[int, str]]:
+    """A mask an organ, joined: where masks overlap, the later name has the voxel."""
+    files = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.name.lower().endswith((".nii.gz", ".nii", ".nrrd", ".mha"))
+    ]
+    if not files:
+        raise InputError("the folder holds no masks")
+    if len(files) > 65535:
+        raise InputError("the folder holds more masks than there are label values")
+    labels = np.zeros(volume.data.shape, np.uint8 if len(files) < 256 else np.uint16)
+    names = {}
+    for value, path in enumerate(files, 1):
+        mask = _on_grid(read_volume(path), volume, path.name)
+        if mask.any():
+            labels[mask != 0] = value
+            names[value] = stem_of(path).replace("_", " ")
+    return labels, names
+
+
+def _on_grid(drawn: Volume, volume: Volume, name: str) -> NDArray[Any]:
+    turn = Reorientation.between(drawn.geometry, volume.geometry.axis_codes)
+    if not volume.geometry.matches(drawn.geometry.reoriented(turn.axes, turn.flips)):
+        raise InputError(f"{name} does not lie on the grid of its scan; resample it first")
+    try:
+        values = whole_numbers(turn.apply(drawn.data))
+    except TransUNetError as error:
+        raise InputError(f"{name} holds no labels: {error}") from error
+    highest = int(values.max()) if values.size else 0
+    if highest > 65535 or (values.size and values.min() < 0):
+        raise InputError(f"{name} holds values that are no labels; they are from 0 to 65535")
+    return np.ascontiguousarray(values.astype(np.uint8 if highest < 256 else np.uint16))
+
+
+def _names_in(path: Path) -> dict[int, str]:
+    """What a JSON file says of labels; nothing where there is none, or where it is something else."""
+    try:
+        if path.stat().st_size > _MAX_NAMES:
+            return {}
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    labels = content.get("labels", content)
+    pairs: Iterable[tuple[Any, Any]] = labels.items() if isinstance(labels, dict) else ()
+    found = {}
+    for key, value in pairs:
+        # {"1": "spleen"} or {"spleen": 1}
+        number, name = (key, value) if str(key).isdecimal() else (value, key)
+        if str(number).isdecimal() and 0 < int(number) <= 65535 and str(name).strip():
+            found[int(number)] = str(name).strip()[:200]
+    return found

@@ -1,0 +1,30 @@
+"""A project of three small scans, and a checkpoint whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_transunet.project.project import Project
+from tests.cli.conftest import checkpoint, write_image
+
+__all__ = ["checkpoint"]
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Three scans of 5 slices in a folder."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for number in range(3):
+        values = np.random.default_rng(number).integers(-1000, 1000, (5, 40, 36)).astype(np.int16)
+        write_image(folder / f"case_{number}.nii.gz", values)
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path, scans, checkpoint):
+    """A project of the three scans, for the known checkpoint."""
+    made = Project.create(tmp_path / "study", checkpoint=str(checkpoint))
+    made.add([scans])
+    return made

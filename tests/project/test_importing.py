@@ -1,0 +1,135 @@
+"""Labels of other tools: files, folders of masks, names, and what they are refused for."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from napari_transunet.inference.options import PredictorOptions
+from napari_transunet.project.case_labels import load_labels, save_labels
+from napari_transunet.project.importing import import_predictions, names_from
+from napari_transunet.project.segmenting import segment_project, tasks_due
+from tests.cli.conftest import write_image
+
+CPU = PredictorOptions(device="cpu", backend="torch", precision="float32", batch_size=2)
+SHAPE = (5, 40, 36)
+
+
+def liver(slices):
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[slices] = 5
+    return labels
+
+
+@pytest.fixture
+def predictions(tmp_path):
+    folder = tmp_path / "predictions"
+    folder.mkdir()
+    write_image(folder / "case_0.nii.gz", liver(slice(0, 3)))
+    (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "Liver": 5}}))
+    return folder
+
+
+def test_a_case_starts_from_labels_with_the_names_of_nnunet_s_dataset(project, predictions):
+    found = import_predictions(project, predictions, tool="nnU-Net")
+    (case,) = found.cases
+    assert found.left_out == []
+    assert (case.name, case.status, case.run.source, case.run.name) == (
+        "case_0",
+        "segmented",
+        "imported",
+        "nnU-Net",
+    )
+    labels = load_labels(project, case)
+    assert (labels.labels == liver(slice(0, 3))).all()
+    assert labels.session.edited_voxels(labels.labels) == 0
+    assert labels.label_set.names == {5: "Liver"}
+    assert case.volumes.keys() == {"Liver"}
+
+
+def test_our_network_ranks_the_slices_of_imported_labels_and_leaves_them(project, predictions):
+    import_predictions(project, predictions)
+    outcomes = {one.name: one.state for one in segment_project(project, options=CPU)}
+    assert outcomes == {"case_0": "ranked", "case_1": "segmented", "case_2": "segmented"}
+    case = project.cases()[0]
+    found = load_labels(project, case)
+    assert (found.labels == liver(slice(0, 3))).all()
+    # The network calls everything liver: it disagrees where the tool does not.
+    assert found.session.uncertainty.expected_error().tolist() == [0, 0, 0, 1, 1]
+    assert tasks_due(project, options=CPU) == []
+
+
+def test_labels_that_come_after_ours_are_ranked_at_once(project, predictions):
+    list(segment_project(project, options=CPU))
+    (case,) = import_predictions(project, predictions).cases
+    assert load_labels(project, case).session.uncertainty.expected_error().tolist() == [0, 0, 0, 1, 1]
+
+
+def test_a_folder_of_masks_is_one_case(project, tmp_path):
+    folder = tmp_path / "totalsegmentator" / "case_1"
+    folder.mkdir(parents=True)
+    for name, slices in (("spleen", slice(0, 1)), ("kidney_left", slice(2, 4)), ("aorta", slice(0, 0))):
+        write_image(folder / f"{name}.nii.gz", (liver(slices) > 0).astype(np.uint8))
+    (case,) = import_predictions(project, folder.parent, tool="TotalSegmentator").cases
+    found = load_labels(project, case)
+    assert set(found.label_set.names.values()) == {"spleen", "kidney left"}
+    by_name = {name: value for value, name in found.label_set.names.items()}
+    assert (found.labels[0] == by_name["spleen"]).all()
+    assert (found.labels[2:4] == by_name["kidney left"]).all()
+
+
+def test_work_is_not_replaced(project, predictions):
+    (case,) = import_predictions(project, predictions).cases
+    with project.hold(case.id, "anna") as held:
+        found = load_labels(project, case)
+        found.labels[4, 0, 0] = 5
+        save_labels(held, found, status="in review")
+    again = import_predictions(project, predictions)
+    assert again.cases == []
+    assert "somebody worked on case_0 already" in again.left_out[0]
+    assert load_labels(project, case).labels[4, 0, 0] == 5
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (np.zeros((4, 40, 36), np.uint8), "does not lie on the grid"),
+        (np.full(SHAPE, 0.5, np.float32), "holds no labels"),
+        (np.full(SHAPE, -1, np.int16), "no labels"),
+        (np.full(SHAPE, 7, np.uint8), "labels 7 have no names"),
+    ],
+)
+def test_what_is_no_labels_of_the_case_is_left_out_with_the_reason(project, predictions, data, why):
+    write_image(predictions / "case_0.nii.gz", data)
+    found = import_predictions(project, predictions)
+    assert found.cases == []
+    assert why in found.left_out[0]
+    assert project.cases()[0].status == "new"
+
+
+def test_labels_without_names_and_without_a_case_are_said(project, predictions):
+    (predictions / "dataset.json").unlink()
+    write_image(predictions / "stranger.nii.gz", liver(slice(0, 1)))
+    found = import_predictions(project, predictions)
+    assert "give their names with --names" in found.left_out[0]
+    assert "no case is called so" in found.left_out[1]
+    assert import_predictions(project, predictions, names={5: "liver"}).cases
+
+
+@pytest.mark.parametrize(
+    "content", ['{"1": "spleen"}', '{"labels": {"spleen": 1}}', '{"labels": {"1": "spleen"}}']
+)
+def test_names_are_read_in_either_form(tmp_path, content):
+    path = tmp_path / "names.json"
+    path.write_text(content)
+    assert names_from(path) == {1: "spleen"}
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"a": "b"}', '{"labels": []}'])
+def test_a_file_without_names_is_refused(tmp_path, content):
+    path = tmp_path / "names.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="names no labels"):
+        names_from(path)
