@@ -12,7 +12,7 @@ from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.layer_record import is_overlay
 from napari_transunet.viewer.layers.layers import is_lazy, notes_of, problem_with
 from napari_transunet.viewer.sessions.registry import is_reviewable
-from napari_transunet.viewer.widgets.volume_chooser import InfoLine
+from napari_transunet.viewer.widgets.status_line import InfoLine
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels

@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QStandardItemModel
-from qtpy.QtWidgets import QComboBox, QFileDialog, QGridLayout, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtCore import QSignalBlocker, Signal
+from qtpy.QtWidgets import QFileDialog, QWidget
 
 from napari_transunet.inference.compatibility import reason_to_choose
 from napari_transunet.viewer.segment.advanced import pixels
 from napari_transunet.viewer.segment.names_chooser import NamesChooser
+from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.messages import count, facts
-from napari_transunet.viewer.widgets.volume_chooser import ElidingCombo, InfoLine
+from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row
+from napari_transunet.viewer.widgets.status_line import InfoLine
 from napari_transunet.volumes.labels import LabelSet
 
 if TYPE_CHECKING:
@@ -145,23 +146,20 @@ class CheckpointChooser(QWidget):
         self._combo = ElidingCombo("checkpoint", self)
         self._combo.currentIndexChanged.connect(self._on_choice)
         self._combo.activated.connect(self._on_activated)
-        self._browse = QPushButton("…", self)
-        self._browse.setObjectName("browse_checkpoint")
-        self._browse.setFixedWidth(34)
-        self._browse.setToolTip("Choose a checkpoint file (.safetensors, .pth, .pt).")
-        self._browse.clicked.connect(self.ask_file)
+        browse = push_button(
+            "…",
+            "browse_checkpoint",
+            self,
+            self.ask_file,
+            "Choose a checkpoint file (.safetensors, .pth, .pt).",
+        )
+        browse.setFixedWidth(34)
         self._info = InfoLine("checkpoint_info", self)
         # What was picked, by checkpoint: it is never carried over to another one.
         self._presets: dict[Path, str] = {}
         self.names = NamesChooser(self)
         self.names.picked.connect(self._on_names)
-        layout = QGridLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setVerticalSpacing(0)
-        layout.addWidget(self._combo, 0, 0)
-        layout.addWidget(self._browse, 0, 1)
-        layout.addWidget(self._info, 1, 0, 1, 2)
-        layout.setColumnStretch(0, 1)
+        column(row((self._combo, 1), browse), self._info, within=self, spacing=0)
         self._describe()
 
     @property
@@ -239,27 +237,21 @@ class CheckpointChooser(QWidget):
 
     def _set(self, candidates: Sequence[Candidate], chosen: Path | None) -> None:
         self._candidates = list(candidates)
-        self._combo.blockSignals(True)
-        self._combo.clear()
+        self._combo.offer([(candidate.title, candidate.path) for candidate in self._candidates], chosen)
         for index, candidate in enumerate(self._candidates):
-            self._combo.addItem(candidate.title)
-            self._combo.setItemData(
-                index, candidate.problem or str(candidate.path), Qt.ItemDataRole.ToolTipRole
-            )
-            set_item_enabled(self._combo, index, candidate.problem is None)
+            usable_here = candidate.problem is None
+            self._combo.explain(index, candidate.problem or str(candidate.path), enabled=usable_here)
         usable = [at for at, candidate in enumerate(self._candidates) if candidate.problem is None]
         at = next((at for at, candidate in enumerate(self._candidates) if candidate.path == chosen), -1)
         if at < 0 and self._candidates:
             at = usable[0] if usable else 0
-        self._combo.blockSignals(False)
         if at < 0 or self._candidates[at].path != chosen:
             self._chosen_by_hand = False  # what was chosen is gone
         self._show(at)
 
     def _show(self, index: int) -> None:
-        self._combo.blockSignals(True)
-        self._combo.setCurrentIndex(index)
-        self._combo.blockSignals(False)
+        with QSignalBlocker(self._combo):
+            self._combo.setCurrentIndex(index)
         self._on_index()
 
     def _on_activated(self, _index: int) -> None:
@@ -272,7 +264,7 @@ class CheckpointChooser(QWidget):
     def _on_index(self) -> None:
         candidate = self.candidate
         picked = self._presets.get(candidate.path) if candidate is not None else None
-        self.names.offer(candidate.presets if candidate is not None else {}, picked)
+        self.names.offer_presets(candidate.presets if candidate is not None else {}, picked)
         self._describe()
         self.changed.emit()
 
@@ -291,7 +283,7 @@ class CheckpointChooser(QWidget):
         self._combo.setToolTip(str(candidate.path) if candidate is not None else "")
 
 
-class VariantChooser(QWidget):
+class VariantChooser(ElidingCombo):
     """Shows the variant that the checkpoint sets; another one can be picked where a checkpoint of it is listed.
 
     Emits `wanted` with the name of the variant that was picked.
@@ -300,12 +292,10 @@ class VariantChooser(QWidget):
     wanted = Signal(str)
 
     def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._combo = ElidingCombo("variant", self)
-        self._combo.activated.connect(self._on_activated)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._combo)
+        super().__init__(
+            "variant", parent, "The checkpoint sets the variant: its numbers fit this network only."
+        )
+        self.activated.connect(self._on_activated)
         self.show_variants(None, ())
 
     def show_variants(self, chosen: Candidate | None, candidates: Iterable[Candidate]) -> None:
@@ -314,37 +304,23 @@ class VariantChooser(QWidget):
 
         there = {candidate.variant for candidate in candidates if candidate.problem is None}
         own = chosen.variant if chosen is not None else None
-        self._combo.clear()
-        self._combo.addItem(f"{own} (from file)" if own else "Set by the checkpoint")
-        self._combo.setItemData(0, own)
-        self._combo.setToolTip("The checkpoint sets the variant: its numbers fit this network only.")
-        for name in VARIANTS:
-            if name == own:
-                continue
-            self._combo.addItem(name)
-            index = self._combo.count() - 1
-            self._combo.setItemData(index, name)
-            set_item_enabled(self._combo, index, name in there)
-            self._combo.setItemData(
-                index,
+        others = [name for name in VARIANTS if name != own]
+        first = f"{own} (from file)" if own else "Set by the checkpoint"
+        self.offer([(first, own), *((name, name) for name in others)], own)
+        for at, name in enumerate(others, start=1):
+            self.explain(
+                at,
                 "Take the first checkpoint of this variant."
                 if name in there
                 else f"No checkpoint of {name} is listed; add one with “…” or put it into your checkpoint folder.",
-                Qt.ItemDataRole.ToolTipRole,
+                enabled=name in there,
             )
 
     def _on_activated(self, index: int) -> None:
         if index > 0:
-            name = str(self._combo.itemData(index))
-            self._combo.setCurrentIndex(0)
+            name = str(self.itemData(index))
+            self.setCurrentIndex(0)
             self.wanted.emit(name)
-
-
-def set_item_enabled(combo: QComboBox, index: int, enabled: bool) -> None:
-    """Grey one entry of a combo box, or not."""
-    model = combo.model()
-    if isinstance(model, QStandardItemModel) and (item := model.item(index)) is not None:
-        item.setEnabled(enabled)
 
 
 def find_checkpoints(user_folder: Path | None) -> list[Candidate]:

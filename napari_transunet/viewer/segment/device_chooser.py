@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QVBoxLayout, QWidget
 
+from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.messages import device_name
-from napari_transunet.viewer.widgets.volume_chooser import ElidingCombo
+
+if TYPE_CHECKING:
+    from qtpy.QtWidgets import QWidget
 
 
 @dataclass(frozen=True)
@@ -24,48 +27,35 @@ class FoundDevice:
     precision: str
 
 
-class DeviceChooser(QWidget):
+class DeviceChooser(ElidingCombo):
     """Starts with "Automatic" alone and gets the rest from `show_devices`, because finding out takes time."""
 
     changed = Signal()
 
     def __init__(self, preferred: str = "auto", parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+        super().__init__("device", parent, "Looking for a GPU…")
         self._preferred = preferred
-        self._combo = ElidingCombo("device", self)
-        self._combo.addItem("Automatic", "auto")
-        self._combo.setToolTip("Looking for a GPU…")
-        self._combo.currentIndexChanged.connect(self.changed)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._combo)
+        self.addItem("Automatic", "auto")
+        self.currentIndexChanged.connect(self.changed)
 
     @property
     def device(self) -> str:
         """The chosen device as `Predictor` takes it, e.g. "auto", "cpu", "cuda:0"."""
-        return str(self._combo.currentData())
+        return str(self.currentData())
 
     def show_devices(self, devices: Sequence[FoundDevice]) -> None:
         """List what was found; the first one is what "Automatic" takes."""
-        chosen = self.device if self._combo.count() > 1 else self._preferred
-        self._combo.blockSignals(True)
-        self._combo.clear()
-        if devices:
-            best = devices[0]
-            found = ", ".join(filter(None, (device_name(best.name), best.precision)))
-            self._combo.addItem(f"Automatic ({found})", "auto")
-        else:
-            self._combo.addItem("Automatic", "auto")
-        for device in devices:
-            self._combo.addItem(device.label, device.name)
-        kinds = [str(self._combo.itemData(at)).partition(":")[0] for at in range(self._combo.count())]
-        at = self._combo.findData(chosen)
-        if at < 0 and chosen in kinds:
-            at = kinds.index(chosen)
-        self._combo.setCurrentIndex(max(0, at))
-        self._combo.blockSignals(False)
+        chosen = self.device if self.count() > 1 else self._preferred
+        found = [
+            part for device in devices[:1] for part in (device_name(device.name), device.precision) if part
+        ]
+        automatic = f"Automatic ({', '.join(found)})" if found else "Automatic"
+        names = ["auto", *(device.name for device in devices)]
+        if chosen not in names:  # "cuda" is the first GPU
+            chosen = next((name for name in names if name.partition(":")[0] == chosen), "auto")
+        self.offer([(automatic, "auto"), *((device.label, device.name) for device in devices)], chosen)
         has_gpu = any(device.name != "cpu" for device in devices)
-        self._combo.setToolTip(
+        self.setToolTip(
             "Automatic takes the fastest device that was found."
             if has_gpu
             else "No GPU was found, so the network runs on the processor."

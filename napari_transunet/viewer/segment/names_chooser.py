@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
+from qtpy.QtCore import Signal
 
-from napari_transunet.viewer.widgets.volume_chooser import ElidingCombo
+from napari_transunet.viewer.widgets.combo import ElidingCombo
 
 if TYPE_CHECKING:
+    from qtpy.QtWidgets import QLabel, QWidget
+
     from napari_transunet.checkpoints.presets import LabelPreset
 
 _TIP = (
@@ -19,7 +20,7 @@ _TIP = (
 )
 
 
-class NamesChooser(QWidget):
+class NamesChooser(ElidingCombo):
     """A list of presets that is there, with its label, only while there is one to pick from.
 
     Emits `picked` with the name of a preset, or "" for none.
@@ -28,34 +29,24 @@ class NamesChooser(QWidget):
     picked = Signal(str)
 
     def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+        super().__init__("label_names", parent, _TIP)
         self._why_not: str | None = None
-        self._combo = ElidingCombo("label_names", self)
-        self._combo.currentIndexChanged.connect(self._on_index)
-        self._combo.setToolTip(_TIP)
+        self.currentIndexChanged.connect(self._on_index)
         self._label: QLabel | None = None
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._combo)
         self.hide()
 
     def set_label(self, label: QLabel) -> None:
         """The label beside it, which comes and goes with it."""
         self._label = label
-        label.setBuddy(self._combo)
+        label.setBuddy(self)
         label.setVisible(not self.isHidden())
 
-    def offer(self, presets: Mapping[str, LabelPreset], picked: str | None) -> None:
+    def offer_presets(self, presets: Mapping[str, LabelPreset], picked: str | None) -> None:
         """Offer these presets, of which one may have been picked before; without any, disappear."""
-        self._combo.blockSignals(True)
-        self._combo.clear()
-        self._combo.addItem("No names (class 1, class 2, …)", "")
-        for name, preset in presets.items():
-            self._combo.addItem(preset.title, name)
-            tip = ", ".join(f"{value} {organ}" for value, organ in preset.names.items())
-            self._combo.setItemData(self._combo.count() - 1, tip, Qt.ItemDataRole.ToolTipRole)
-        self._combo.setCurrentIndex(max(0, self._combo.findData(picked or "")))
-        self._combo.blockSignals(False)
+        entries = [(preset.title, name) for name, preset in presets.items()]
+        self.offer([("No names (class 1, class 2, …)", ""), *entries], picked or "")
+        for at, preset in enumerate(presets.values(), start=1):
+            self.explain(at, ", ".join(f"{value} {organ}" for value, organ in preset.names.items()))
         self._explain()
         self.setVisible(bool(presets))
         if self._label is not None:
@@ -64,13 +55,13 @@ class NamesChooser(QWidget):
     def set_locked(self, why_not: str | None) -> None:
         """Say why nothing can be picked now; None where it can."""
         self._why_not = why_not
-        self._combo.setEnabled(why_not is None)
+        self.setEnabled(why_not is None)
         self._explain()
 
     def _on_index(self, _index: int) -> None:
         self._explain()
-        self.picked.emit(str(self._combo.currentData()))
+        self.picked.emit(str(self.currentData()))
 
     def _explain(self) -> None:
-        chosen = self._combo.currentText()
-        self._combo.setToolTip(self._why_not or (f"{chosen}\n{_TIP}" if self._combo.currentData() else _TIP))
+        chosen = self.currentText()
+        self.setToolTip(self._why_not or (f"{chosen}\n{_TIP}" if self.currentData() else _TIP))

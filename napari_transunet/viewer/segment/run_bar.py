@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QGridLayout, QProgressBar, QPushButton, QSizePolicy, 
 from napari_transunet.viewer.widgets.messages import countdown
 
 if TYPE_CHECKING:
-    from napari_transunet.viewer.segment.segmentation_run import RunProgress
+    from napari_transunet.viewer.segment.run_messages import RunProgress
 
 _PACE = 1.0  # s between two changes of the bar while slices come
 _LEFT = " left"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +19,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_transunet.errors import TransUNetError
-from napari_transunet.inference.compatibility import doubt_about, doubt_about_augmentation
-from napari_transunet.viewer.layers.fingerprints import fingerprinted_volume
-from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, looks_like_labels, volume_of
+from napari_transunet.viewer.layers.event_links import EventLinks
+from napari_transunet.viewer.layers.layers import is_lazy, looks_like_labels, volume_of
 from napari_transunet.viewer.layers.slice_numbers import is_outside
 from napari_transunet.viewer.segment.advanced import AdvancedOptions
 from napari_transunet.viewer.segment.checkpoint_chooser import (
@@ -34,40 +32,24 @@ from napari_transunet.viewer.segment.checkpoint_chooser import (
     look_at,
 )
 from napari_transunet.viewer.segment.device_chooser import DeviceChooser, find_devices
-from napari_transunet.viewer.segment.predictors import PredictorCache, PredictorSettings, load_engine
+from napari_transunet.viewer.segment.predictors import PredictorSettings, load_engine
 from napari_transunet.viewer.segment.result_panel import ResultPanel
 from napari_transunet.viewer.segment.run_bar import RunBar
-from napari_transunet.viewer.segment.segmentation_run import (
-    RunOutcome,
-    RunProgress,
-    RunRequest,
-    SegmentationRun,
-)
+from napari_transunet.viewer.segment.segmentation_controller import PendingRun, SegmentationController
 from napari_transunet.viewer.segment.show_volume import show_volume
 from napari_transunet.viewer.segment.volume_loader import VolumeLoader
-from napari_transunet.viewer.sessions.autosave_controller import (
-    AutosaveController,
-    autosave_of,
-    start_autosave,
-)
 from napari_transunet.viewer.sessions.recovery import Recovery, recovery_question
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets import docks
-from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
+from napari_transunet.viewer.widgets.closing import wait_for
 from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
 from napari_transunet.viewer.widgets.dock_events import DockEvents
 from napari_transunet.viewer.widgets.fitting_area import FittingArea
 from napari_transunet.viewer.widgets.labels_chooser import LabelsChooser
 from napari_transunet.viewer.widgets.messages import (
-    across_sentence,
-    conflict_sentence,
     edits_sentence,
-    error_sentence,
     outcome_detail,
-    outcome_sentence,
     progress_sentence,
-    reopened_sentence,
-    restored_sentence,
 )
 from napari_transunet.viewer.widgets.preferences import load_preferences, watch_preferences
 from napari_transunet.viewer.widgets.tab_group import join_tabs
@@ -80,49 +62,15 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
     from napari_transunet.annotation.session_store import SessionInfo
-    from napari_transunet.inference.options import PredictorOptions
     from napari_transunet.viewer.export.exporter import Exporter
     from napari_transunet.viewer.segment.device_chooser import FoundDevice
+    from napari_transunet.viewer.segment.run_messages import RunOutcome, RunProgress
     from napari_transunet.viewer.sessions.results import Result
 
 logger = logging.getLogger(__name__)
 
 _READY = "Ready. The slice in view comes first, then its neighbours."
 _PATIENCE = 20.0  # s to wait for the current batch when the window closes
-
-
-@dataclass(frozen=True)
-class ResultStatus:
-    """What was said about a result, to be said again when its volume is chosen again.
-
-    `outcome` is what it was said of, where names may change; an error is not kept, for its frames hold the window.
-    """
-
-    sentence: str
-    done: int
-    total: int
-    volumes: Mapping[int, float]
-    outcome: RunOutcome | None = None
-
-    def renamed(self, names: Mapping[int, str]) -> ResultStatus:
-        """The same with other names for what was found."""
-        return self if self.outcome is None else replace(self, sentence=outcome_sentence(self.outcome, names))
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A run as it was asked for, before its questions are answered; `into` no labels it makes new ones.
-
-    `again` leaves reviewed slices alone; `values` are the label values of the network's classes, None where they are
-    the same.
-    """
-
-    image: Image
-    candidate: Candidate
-    only_this_slice: bool
-    into: Result | None = None
-    again: bool = False
-    values: tuple[int, ...] | None = None
 
 
 class SegmentDock(QWidget):
@@ -146,16 +94,11 @@ class SegmentDock(QWidget):
         super().__init__()
         # Plugins get the viewer in a wrapper that slows down every access to a layer in the drawing loop.
         self._viewer: Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
-        self._run: SegmentationRun | None = None
         self._sessions = sessions_of(self._viewer)
-        self._begun: Labels | None = None  # the labels layer that was made for the run that goes on
         self._newest: Callable[[], Any] = lambda: None  # the image that came last
         self._wants_new = False
-        self._cache = PredictorCache()
         self._tasks = BackgroundTasks(self)
-        self._ended: list[AutosaveController] = []  # whose labels went while a run wrote into them
-        self._heard: weakref.WeakSet[AutosaveController] = weakref.WeakSet()
-        self._statuses: weakref.WeakKeyDictionary[Labels, ResultStatus] = weakref.WeakKeyDictionary()
+        self._links = EventLinks()
         self._attached = False
         self._stop_watching: Callable[[], None] = lambda: None
         preferences = load_preferences()
@@ -168,6 +111,7 @@ class SegmentDock(QWidget):
         self.advanced = AdvancedOptions(preferences.options, self)
         self.bar = RunBar(self)
         self.question = ConfirmBar(self)
+        self.segmentation = SegmentationController(self._viewer, self.question, self)
         self.panel = ResultPanel(self._viewer, self)
         self.loader = VolumeLoader(self._viewer, self)
         self.recovery = Recovery(self._viewer, self)
@@ -179,13 +123,9 @@ class SegmentDock(QWidget):
         self._attach()
 
     @property
-    def _predictor_options(self) -> PredictorOptions:
-        return replace(self.advanced.options, device=self.device.device)
-
-    @property
     def running(self) -> bool:
         """Whether a run is going on."""
-        return self._run is not None
+        return self.segmentation.run is not None
 
     @property
     def ready(self) -> bool:
@@ -248,13 +188,14 @@ class SegmentDock(QWidget):
         self.checkpoint.add(candidate)
         self.volume.choose(image)
         result.session.names = dict((candidate.label_set if values is None else result.label_set).names)
-        self._start(_Plan(image, candidate, only_this_slice=False, into=result, again=True, values=values))
+        self.segmentation.start(
+            PendingRun(image, candidate, self._settings(candidate), result, keep_reviewed=True, values=values)
+        )
         return None if self.running else self.status
 
     def cancel(self) -> None:
         """What the button *Cancel* does: the run ends after the current batch and keeps what it has."""
-        if self._run is not None:
-            self._run.stop()
+        self.segmentation.cancel()
 
     # -- construction ---------------------------------------------------------------------------------------
 
@@ -322,6 +263,11 @@ class SegmentDock(QWidget):
         self.loader.labels_opened.connect(self._on_labels_opened)
         self.loader.choice_needed.connect(self._on_choice_needed)
         self.loader.cancelled.connect(self._refresh)
+        self.segmentation.started.connect(self._on_started)
+        self.segmentation.progressed.connect(self._on_progress)
+        self.segmentation.finished.connect(self._on_finished)
+        self.segmentation.refused.connect(self._refresh)
+        self.segmentation.message.connect(self._set_status)
         self.recovery.found.connect(self._on_saved_labels)
         self.recovery.restored.connect(self._on_restored)
         self.recovery.failed.connect(self._set_status)
@@ -339,11 +285,11 @@ class SegmentDock(QWidget):
             return
         self._attached = True
         self.volume.attach()
-        self._viewer.events.theme.connect(self._on_theme)
+        events = self._viewer.events, self._viewer.layers.events
+        self._links.connect(self._on_theme, events[0].theme)
+        self._links.connect(self._on_layers, events[1].removed, events[1].inserted)
+        self._links.connect(self._on_sessions, self._sessions.changed)
         self._on_theme()
-        self._viewer.layers.events.removed.connect(self._on_layers)
-        self._viewer.layers.events.inserted.connect(self._on_layers)
-        self._sessions.changed.connect(self._on_sessions)
         self._stop_watching = watch_preferences(self._on_preferences)
         self._tasks.run(find_devices, self._on_devices, self._set_status, what="Looking for devices")
         self._list_checkpoints()
@@ -355,37 +301,19 @@ class SegmentDock(QWidget):
             return
         self._attached = False
         self._widget_state.keep()
-        if self._run is not None:
-            self._run.abandon()
+        self.segmentation.detach()
         self._tasks.drop()
         self._stop_watching()
         self.panel.detach()
         self.recovery.detach()
         self.volume.detach()
-        self._viewer.events.theme.disconnect(self._on_theme)
-        self._viewer.layers.events.removed.disconnect(self._on_layers)
-        self._viewer.layers.events.inserted.disconnect(self._on_layers)
-        self._sessions.changed.disconnect(self._on_sessions)
-        self._cache.clear()
+        self._links.clear()
 
     def _shut_down(self) -> None:
         """The window closes: leave no thread behind, and wait in sight for what is not saved or written yet."""
-        run = self._run
+        run = self.segmentation.run
         self._detach()
-        left = []
-        if run is not None and not run.loading:  # what only loads is dropped: it ends by itself
-            left.append(Unfinished("the segmentation's last slices", lambda: run.wait(0)))
-        for layer in self._viewer.layers:
-            result = self._sessions.result_of(layer)
-            autosave = autosave_of(result) if result is not None else None
-            if autosave is not None:
-                autosave.close(wait=False)
-                self._heard.add(autosave)
-        left.extend(
-            Unfinished(f"the saving of {autosave.result.quoted_name}", partial(_is_saved, autosave))
-            for autosave in self._heard
-            if autosave.saving
-        )
+        left = self.segmentation.unfinished(run)
         if not wait_for(left, _PATIENCE, self):
             names = ", ".join(job.name for job in left if not job.done())
             logger.warning("Not done within %d seconds: %s.", _PATIENCE, names)
@@ -499,21 +427,8 @@ class SegmentDock(QWidget):
         )
 
     def _on_restored(self, result: Result) -> None:
-        self._watch_autosave(result)
-        run = result.session.runs[-1] if result.session.runs else None
-        done, total = (run.slices, run.total) if run is not None and not run.complete else (0, 0)
-        self._statuses[result.layer] = ResultStatus(restored_sentence(done, total), done, total, {})
+        self.segmentation.restored(result)
         self._refresh()
-
-    def _watch_autosave(self, result: Result) -> None:
-        """From now on, what is done to a result is saved by itself."""
-        autosave = start_autosave(self._viewer, result)
-        if autosave is None:
-            return
-        if autosave not in self._heard:
-            self._heard.add(autosave)
-            autosave.problem.connect(self._set_status)
-        autosave.touch()
 
     def _suggest_checkpoint(self) -> None:
         """Choose what fits the volume, where that can be told without computing its voxels."""
@@ -546,11 +461,7 @@ class SegmentDock(QWidget):
                 continue
             if result.label_set.names not in possible:
                 continue
-            result.rename(candidate.label_set)
-            result.session.names = candidate.label_set.names
-            story = self._statuses.get(result.layer)
-            if story is not None:
-                self._statuses[result.layer] = story.renamed(result.session.names)
+            self.segmentation.rename(result, candidate)
         self._refresh()
 
     def _on_variant_wanted(self, name: str) -> None:
@@ -588,39 +499,20 @@ class SegmentDock(QWidget):
         if only_this_slice and is_outside(self._viewer, image):
             self._set_status(f"The slider stands outside of “{image.name}”; go to one of its slices first.")
             return
-        self._ask_about_fit(_Plan(image, candidate, only_this_slice))
-
-    def _ask_about_fit(self, plan: _Plan) -> None:
-        card, doubts = plan.candidate.card, []
-        if card is not None:
-            if not is_lazy(plan.image):
-                doubts.append(doubt_about(volume_of(plan.image), card))
-            doubts.append(doubt_about_augmentation(card, self._predictor_options))
-        doubt = " ".join(sentence for sentence in doubts if sentence)
-        if not doubt:
-            self._ask_about_labels(plan)
-            return
-        self.question.ask(
-            f"{doubt} Segment anyway?",
-            yes="Segment anyway",
-            no="Cancel",
-            on_yes=lambda: self._ask_about_labels(plan),
-            on_no=self._refresh,
+        self.segmentation.ask(
+            PendingRun(
+                image,
+                candidate,
+                self._settings(candidate),
+                only_this_slice=only_this_slice,
+                between=self.advanced.between,
+            ),
+            self._destination,
         )
 
-    def _ask_about_labels(self, plan: _Plan) -> None:
-        """Labels that no run made are changed by one only where a person says so."""
-        into = self._destination()
-        if into is None or into.created_by_run or into.session.runs or not into.layer.data.any():
-            self._start(replace(plan, into=into))
-            return
-        self.question.ask(
-            f"“{into.layer.name}” was not made by a run. Shall this one replace what you did not edit in it?",
-            yes="Replace",
-            no="Make new labels",
-            on_yes=lambda: self._start(replace(plan, into=into)),
-            on_no=lambda: self._start(plan),
-        )
+    def _settings(self, candidate: Candidate) -> PredictorSettings:
+        options = replace(self.advanced.options, device=self.device.device)
+        return PredictorSettings(candidate.path, options, img_size=self.advanced.img_size)
 
     def _destination(self) -> Result | None:
         """The labels that the next run would write into; None where it would make new ones."""
@@ -632,80 +524,15 @@ class SegmentDock(QWidget):
         other = self._sessions.result_on(image, candidate.label_set)
         return other if other is not None and other.created_by_run else None
 
-    def _start(self, plan: _Plan) -> None:
-        image, candidate = plan.image, plan.candidate
-        if self.running or image not in self._viewer.layers:
-            return
-        try:
-            volume = None if is_lazy(image) else volume_of(image)
-            result, self._begun = plan.into, None
-            if result is None or result.layer not in self._viewer.layers or not result.lies_on(image):
-                result = self._sessions.new_result(image, volume or geometry_of(image), candidate.label_set)
-                self._begun = result.layer
-                result.layer.opacity = load_preferences().label_opacity
-                self._viewer.add_layer(result.layer)
-        except TransUNetError as error:
-            self._set_status(str(error))
-            return
-        except MemoryError as error:
-            self._set_status(error_sentence(error))
-            return
-        result.checkpoints |= {candidate.path}
-        self._sessions.set_current(result)
-        request = RunRequest(
-            settings=PredictorSettings(
-                candidate.path, self._predictor_options, img_size=self.advanced.img_size
-            ),
-            checkpoint_name=candidate.name,
-            cache=self._cache,
-            volume=(lambda: fingerprinted_volume(image)) if volume is None else (lambda: volume),
-            only_this_slice=plan.only_this_slice,
-            between=None if plan.again else self.advanced.between,
-            keep_reviewed=plan.again,
-            values=plan.values,
-        )
-        self._run = SegmentationRun(self._viewer, image, result, request, self)
-        self._run.progressed.connect(self._on_progress)
-        self._run.wrote.connect(partial(self._watch_autosave, result))
-        self._run.finished.connect(self._on_finished)
-        self._statuses.pop(result.layer, None)
-        self.question.withdraw()
+    def _on_started(self) -> None:
         self._refresh()
         self.run_started.emit()
-        self._run.start()
 
     def _on_progress(self, progress: RunProgress) -> None:
         self.bar.show_running(progress)
         self._set_status(progress_sentence(progress))
 
-    def _on_finished(self, outcome: RunOutcome) -> None:
-        run, self._run = self._run, None
-        if run is None:
-            return
-        layer = run.result.layer
-        run.deleteLater()
-        begun, self._begun = self._begun, None
-        if outcome.done == 0 and layer is begun and layer in self._viewer.layers:
-            self._viewer.layers.remove(layer)
-        told = (
-            outcome_sentence(outcome, run.result.session.names),
-            conflict_sentence(outcome.conflicts, outcome.numbers.number),
-            reopened_sentence(outcome.reopened, run.reviewed_numbers.number),
-            across_sentence(outcome.axis, run.result.session.axis) if outcome.done else "",
-        )
-        sentence = " ".join(part for part in told if part)
-        if layer in self._viewer.layers:
-            volumes = outcome.volumes if outcome.whole else {}
-            kept = outcome if outcome.error is None else None
-            self._statuses[layer] = ResultStatus(sentence, outcome.done, outcome.total, volumes, kept)
-            self._watch_autosave(run.result)
-        elif outcome.done:
-            # The labels went while it ran, by the person or with the window: what it found can be restored.
-            autosave = autosave_of(run.result) or AutosaveController(self._viewer, run.result, run.image)
-            self._heard.add(autosave)
-            self._ended.append(autosave)
-            autosave.touch()
-            autosave.close(wait=False)
+    def _on_finished(self, outcome: RunOutcome, sentence: str) -> None:
         self._refresh()
         self._set_status(sentence, outcome_detail(outcome))
         self.run_finished.emit(outcome)
@@ -716,7 +543,8 @@ class SegmentDock(QWidget):
         """Bring buttons, legend and status line in line with what is chosen."""
         if not self._attached:
             return
-        running = self._run.result if self._run is not None else None
+        run = self.segmentation.run
+        running = run.result if run is not None else None
         result = running or self.result
         layer = result.layer if result is not None else None
         candidate = self.checkpoint.candidate
@@ -731,20 +559,20 @@ class SegmentDock(QWidget):
         self.checkpoint.names.set_locked(wait)
         if running is not None:
             return
-        story = self._statuses.get(layer) if layer is not None else None
-        self.panel.legend.set_volumes(story.volumes if story is not None else {})
+        status = self.segmentation.status_of(layer)
+        self.panel.legend.set_volumes(status.volumes if status is not None else {})
         self.bar.show_idle(
             self._why_not(),
-            done=story.done if story is not None else 0,
-            total=story.total if story is not None else 0,
+            done=status.done if status is not None else 0,
+            total=status.total if status is not None else 0,
         )
         if self.question.open:
             return
         self._set_status(
-            self._why_not() or (story.sentence if story is not None else _READY),
-            outcome_detail(story.outcome) if story is not None and story.outcome is not None else "",
+            self._why_not() or (status.sentence if status is not None else _READY),
+            outcome_detail(status.outcome) if status is not None and status.outcome is not None else "",
         )
-        if story is not None:
+        if status is not None:
             self.panel.count_edits()
 
     def _show_labels(self, current: Labels | None) -> None:
@@ -768,13 +596,14 @@ class SegmentDock(QWidget):
 
     def _on_edited(self, voxels: int, volumes: Mapping[int, float]) -> None:
         layer = self.panel.layer
-        story = self._statuses.get(layer) if layer is not None else None
-        result = self._sessions.result_of(layer)
-        if story is not None and result is not None and _is_whole(result):
-            story = self._statuses[result.layer] = replace(story, volumes=volumes)
+        status, result = self.segmentation.status_of(layer), self._sessions.result_of(layer)
+        if status is None or result is None:
+            return
+        if _is_whole(result):
+            self.segmentation.set_volumes(result, volumes)
             self.panel.legend.set_volumes(volumes)
-        if story is not None and self._run is None and not self.question.open and self._why_not() is None:
-            self._set_status(f"{story.sentence} {edits_sentence(voxels, bool(volumes))}".strip())
+        if not self.running and not self.question.open and self._why_not() is None:
+            self._set_status(f"{status.sentence} {edits_sentence(voxels, bool(volumes))}".strip())
 
     def _set_status(self, sentence: str, detail: str = "") -> None:
         self._status.setText(sentence)
@@ -785,7 +614,3 @@ def _is_whole(result: Result) -> bool:
     """Whether a run wrote every slice, so that what the labels hold are whole organs."""
     session = result.session
     return any(run.slices == session.shape[run.axis] for run in session.runs)
-
-
-def _is_saved(autosave: AutosaveController) -> bool:
-    return not autosave.saving

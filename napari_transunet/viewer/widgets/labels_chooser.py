@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QSignalBlocker, Signal
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QWidget
 
-from napari_transunet.viewer.widgets.volume_chooser import ElidingCombo, InfoLine
+from napari_transunet.viewer.widgets.combo import ElidingCombo
+from napari_transunet.viewer.widgets.qt_helpers import column
+from napari_transunet.viewer.widgets.status_line import InfoLine
 
 if TYPE_CHECKING:
     from napari.layers import Labels
@@ -23,25 +25,17 @@ class LabelsChooser(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._combo = ElidingCombo("labels", self)
-        self._combo.setToolTip("The labels that are shown and exported, and into which the next run writes")
+        self._combo = ElidingCombo(
+            "labels", self, "The labels that are shown and exported, and into which the next run writes"
+        )
         self._combo.activated.connect(lambda _at: self.chosen.emit(self._combo.currentData()))
         self._info = InfoLine("labels_info", self)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(0)
-        layout.addWidget(self._combo)
-        layout.addWidget(self._info)
+        column(self._combo, self._info, within=self, spacing=0)
 
     def show_labels(self, choices: Sequence[Labels], current: Labels | None, info: str) -> None:
         """Offer these labels and new ones; say under them what the next run does."""
-        with QSignalBlocker(self._combo):
-            self._combo.clear()
-            for layer in choices:
-                self._combo.addItem(str(layer.name), layer)
-            self._combo.addItem(_NEW, None)
-            at = next((at for at, layer in enumerate(choices) if layer is current), len(choices))
-            self._combo.setCurrentIndex(at)
+        entries = [*((str(layer.name), layer) for layer in choices), (_NEW, None)]
+        self._combo.offer(entries, current, otherwise=len(choices))
         self._combo.setEnabled(bool(choices))
         self._info.setText(info)
         self._info.setVisible(bool(info))

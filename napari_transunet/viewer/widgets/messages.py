@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from napari_transunet.errors import TransUNetError, sentence_of
 
 if TYPE_CHECKING:
-    from napari_transunet.viewer.segment.segmentation_run import RunOutcome, RunProgress
+    from napari_transunet.viewer.segment.run_messages import RunOutcome, RunProgress
 
 _MANY = 16  # organs that a sentence names
 

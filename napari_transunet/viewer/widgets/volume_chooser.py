@@ -4,61 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QSize, Qt, Signal
-from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel, QPushButton, QSizePolicy, QToolButton, QWidget
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QToolButton, QWidget
 
 from napari_transunet.errors import VolumeError
+from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.layer_record import is_overlay
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, notes_of, problem_with, volume_of
+from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.messages import size_and_spacing
+from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row
+from napari_transunet.viewer.widgets.status_line import InfoLine
 
 if TYPE_CHECKING:
     from napari.layers import Image
     from napari.viewer import Viewer
-    from qtpy.QtGui import QResizeEvent
-
-
-class ElidingCombo(QComboBox):
-    """A combo box that may become narrower than its longest entry, so that the dock stays narrow."""
-
-    def __init__(self, name: str, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setObjectName(name)
-        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.setMinimumContentsLength(12)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-
-
-class InfoLine(QLabel):
-    """A quiet line under a chooser; long text wraps instead of widening the dock."""
-
-    def __init__(self, name: str, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setObjectName(name)
-        self.setWordWrap(True)
-        self.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
-        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.setContentsMargins(2, 0, 0, 2)
-        self.setStyleSheet("font-size: 11px;")
-
-    def setText(self, text: str | None) -> None:  # noqa: N802
-        """Show a text, in as many lines as the width needs."""
-        super().setText(text)
-        self._fit()
-
-    def resizeEvent(self, event: QResizeEvent | None) -> None:  # noqa: N802
-        """Another width may need another number of lines; nested layouts do not find that out by themselves."""
-        super().resizeEvent(event)
-        self._fit()
-
-    def _fit(self) -> None:
-        self.setMinimumHeight(0)  # a label never proposes less than its minimum, so the last one would stay
-        self.setFixedHeight(max(0, self.heightForWidth(self.width())))
-
-    def minimumSizeHint(self) -> QSize:  # noqa: N802
-        """No width of its own: the width is the dock's."""
-        return QSize(10, self.fontMetrics().height())
 
 
 class VolumeChooser(QWidget):
@@ -76,18 +36,18 @@ class VolumeChooser(QWidget):
     def __init__(self, viewer: Viewer, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._viewer = viewer
-        self._layers: list[Image] = []
-        self._watched: Image | None = None
-        self._attached = False
+        self._viewer_links = EventLinks()
+        self._name_links = EventLinks()
+        self._image_links = EventLinks()  # to the chosen one
         self.problem: str | None = None
         """Why the chosen layer cannot be segmented, or that there is none; None where it can."""
 
         self._combo = ElidingCombo("volume", self)
         self._combo.currentIndexChanged.connect(self._on_index)
         self._combo.activated.connect(lambda _at: self.picked.emit(self.layer))
-        self.open_button = QPushButton("Open…", self)
-        self.open_button.setObjectName("open_volume")
-        self.open_button.setToolTip("Open a volume: NIfTI, NRRD, MetaImage, DICOM, TIFF, NumPy.")
+        self.open_button = push_button(
+            "Open…", "open_volume", self, tip="Open a volume: NIfTI, NRRD, MetaImage, DICOM, TIFF, NumPy."
+        )
         self.open_menu = QToolButton(self)
         self.open_menu.setObjectName("open_menu")
         self.open_menu.setArrowType(Qt.ArrowType.DownArrow)
@@ -95,38 +55,30 @@ class VolumeChooser(QWidget):
         self.open_menu.setToolTip("Open a file, or a folder of DICOM files.")
         self.open_menu.setStyleSheet("QToolButton::menu-indicator { image: none; }")
         self._info = InfoLine("volume_info", self)
-        layout = QGridLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setVerticalSpacing(0)
-        layout.setHorizontalSpacing(4)
-        layout.addWidget(self._combo, 0, 0)
-        layout.addWidget(self.open_button, 0, 1)
-        layout.addWidget(self.open_menu, 0, 2)
-        layout.addWidget(self._info, 1, 0, 1, 3)
-        layout.setColumnStretch(0, 1)
+        line = row((self._combo, 1), self.open_button, self.open_menu)
+        line.setSpacing(4)
+        column(line, self._info, within=self, spacing=0)
         self.attach()
 
     @property
     def layer(self) -> Image | None:
         """The chosen image layer."""
-        index = self._combo.currentIndex()
-        return self._layers[index] if 0 <= index < len(self._layers) else None
+        layer: Image | None = self._combo.currentData()
+        return layer
 
     def choose(self, layer: Any) -> None:
         """Choose an image layer; one that is not in the viewer is ignored."""
-        for index, candidate in enumerate(self._layers):
-            if candidate is layer:
+        for index in range(self._combo.count()):
+            if self._combo.itemData(index) is layer:
                 self._combo.setCurrentIndex(index)
 
     def attach(self) -> None:
         """Follow the viewer's layers."""
-        if self._attached:
+        if self._viewer_links:
             return
-        self._attached = True
         events = self._viewer.layers.events
-        events.inserted.connect(self._on_inserted)
-        events.removed.connect(self._on_layers)
-        events.reordered.connect(self._on_layers)
+        self._viewer_links.connect(self._on_inserted, events.inserted)
+        self._viewer_links.connect(self._on_layers, events.removed, events.reordered)
         self._on_layers()
         active = self._viewer.layers.selection.active
         if active is not None:
@@ -134,17 +86,9 @@ class VolumeChooser(QWidget):
 
     def detach(self) -> None:
         """Stop following the viewer's layers."""
-        if not self._attached:
-            return
-        self._attached = False
-        events = self._viewer.layers.events
-        events.inserted.disconnect(self._on_inserted)
-        events.removed.disconnect(self._on_layers)
-        events.reordered.disconnect(self._on_layers)
-        for layer in self._layers:
-            layer.events.name.disconnect(self._on_name)
-        self._watch(None)
-        self._layers = []
+        for links in (self._viewer_links, self._name_links, self._image_links):
+            links.clear()
+        self._combo.offer(())  # an entry holds its layer
 
     def _on_inserted(self, event: Any) -> None:
         self._on_layers()
@@ -160,62 +104,43 @@ class VolumeChooser(QWidget):
     def _on_layers(self, _event: Any = None) -> None:
         from napari.layers import Image
 
-        chosen = self.layer
-        for layer in self._layers:
-            layer.events.name.disconnect(self._on_name)
-        self._layers = [
+        layers = [
             layer for layer in self._viewer.layers if isinstance(layer, Image) and not is_overlay(layer)
         ]
-        for layer in self._layers:
-            layer.events.name.connect(self._on_name)
-        self._combo.blockSignals(True)
-        self._combo.clear()
-        self._combo.addItems([layer.name for layer in self._layers])
-        at = next((at for at, layer in enumerate(self._layers) if layer is chosen), len(self._layers) - 1)
-        self._combo.setCurrentIndex(at)
-        self._combo.blockSignals(False)
-        self._combo.setEnabled(bool(self._layers))
+        self._name_links.clear()
+        for layer in layers:
+            self._name_links.connect(self._on_name, layer.events.name)
+        self._combo.offer(
+            [(str(layer.name), layer) for layer in layers], self.layer, otherwise=len(layers) - 1
+        )
+        self._combo.setEnabled(bool(layers))
         self._on_index()
 
     def _on_name(self, _event: Any = None) -> None:
-        for index, layer in enumerate(self._layers):
-            self._combo.setItemText(index, layer.name)
+        for index in range(self._combo.count()):
+            self._combo.setItemText(index, str(self._combo.itemData(index).name))
 
     def _on_index(self, _index: int = 0) -> None:
-        self._watch(self.layer)
-        self._describe()
-        self.changed.emit()
+        self._image_links.clear()
+        if (layer := self.layer) is not None:
+            self._image_links.connect(self._on_data, layer.events.data, layer.events.scale)
+        self._on_data()
 
     def _on_data(self, _event: Any = None) -> None:
         self._describe()
         self.changed.emit()
 
-    def _watch(self, layer: Image | None) -> None:
-        for emitters, wanted in ((self._watched, False), (layer, True)):
-            if emitters is None:
-                continue
-            for emitter in (emitters.events.data, emitters.events.scale):
-                (emitter.connect if wanted else emitter.disconnect)(self._on_data)
-        self._watched = layer
-
     def _describe(self) -> None:
         layer = self.layer
-        if layer is None:
-            self.problem = "Open a volume, or drop one on the window."
-            self._info.setText(self.problem)
-            self._combo.setToolTip("")
-            return
-        self.problem = problem_with(layer)
-        self._combo.setToolTip(layer.name)
+        self._combo.setToolTip("" if layer is None else str(layer.name))
+        self.problem = "Open a volume, or drop one on the window." if layer is None else problem_with(layer)
+        if layer is not None and self.problem is None:
+            try:
+                geometry = geometry_of(layer)
+                modality = None if is_lazy(layer) else volume_of(layer).modality
+                line = size_and_spacing(geometry.shape, geometry.spacing, modality)
+                self._info.setText("\n".join((line, *notes_of(layer))))
+            except VolumeError as error:
+                self.problem = str(error)
         if self.problem is not None:
             self._info.setText(self.problem)
-            return
-        try:
-            geometry = geometry_of(layer)
-            modality = None if is_lazy(layer) else volume_of(layer).modality
-        except VolumeError as error:
-            self.problem = str(error)
-            self._info.setText(self.problem)
-            return
-        facts_line = size_and_spacing(geometry.shape, geometry.spacing, modality)
-        self._info.setText("\n".join((facts_line, *notes_of(layer))))

@@ -13,8 +13,8 @@ from qtpy.QtCore import QTimer
 from napari_transunet.annotation.autosave import Autosaver
 from napari_transunet.inference.predictor import Predictor
 from napari_transunet.viewer.layers.layers import add_volume
-from napari_transunet.viewer.segment import segmentation_run
 from napari_transunet.viewer.segment.segment_dock import SegmentDock
+from napari_transunet.viewer.widgets import priority
 from napari_transunet.volumes.phantom import synthetic_ct
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     checkpoint = Path(sys.argv[1])
     quiet, at_most, pause = (float(text) for text in sys.argv[2:5])
     Autosaver.__init__.__kwdefaults__.update(quiet=quiet, at_most=at_most)
-    segmentation_run._NICENESS = 0  # the test's other processes must not starve it
+    priority._NICENESS = 0  # the test's other processes must not starve it
     plain = Predictor.iter_batches
 
     def slowly(self, *args, **kwargs):
@@ -38,7 +38,7 @@ def main() -> None:
     dock.add_checkpoint(checkpoint)
 
     def report():
-        sys.stdout.write(f"written {dock._run._painter.written} {time.monotonic()}\n")
+        sys.stdout.write(f"written {dock.segmentation.run._painter.written} {time.monotonic()}\n")
         sys.stdout.flush()
 
     def begin():
@@ -47,7 +47,7 @@ def main() -> None:
             QTimer.singleShot(20, begin)
             return
         dock.segment_volume()
-        dock._run.wrote.connect(report)
+        dock.segmentation.run.wrote.connect(report)
 
     begin()
     napari.run(force=True)

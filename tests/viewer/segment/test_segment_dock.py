@@ -783,7 +783,7 @@ def test_closing_the_dock_in_mid_run_keeps_what_is_there(dock, slow, caplog):
     dock.add(name="ct")
     dock.press("segment_volume")
     dock.until(lambda: dock.progress.value() >= 1)
-    labels, run = dock.labels("ct"), dock.widget._run
+    labels, run = dock.labels("ct"), dock.widget.segmentation.run
     dock.viewer.window.remove_dock_widget(dock.widget)
     assert labels.editable
     assert labels.data.any()
@@ -816,7 +816,7 @@ def test_closing_the_window_in_mid_run_leaves_no_thread(
     dock.add(name="ct")
     dock.press("segment_volume")
     dock.until(lambda: dock.progress.value() >= 1)
-    run = widget._run
+    run = widget.segmentation.run
     threading.Timer(0.3, slow.release).start()  # the batch under way ends while the window closes
     started = time.monotonic()
     viewer.close()

@@ -82,7 +82,7 @@ def test_closing_the_window_drops_a_checkpoint_that_is_being_read(
     dock.choose("checkpoint", "Three organs, CT")
     dock.add(name="ct")
     dock.press("segment_volume")
-    run = widget._run
+    run = widget.segmentation.run
     try:
         viewer.close()
         assert not run.wait(0), "the window waited for the checkpoint"

@@ -8,7 +8,7 @@ pytest.importorskip("napari")
 
 from napari_transunet.annotation.provenance import RunRecord
 from napari_transunet.errors import CheckpointError
-from napari_transunet.viewer.segment.segmentation_run import RunOutcome, RunProgress
+from napari_transunet.viewer.segment.run_messages import RunOutcome, RunProgress
 from napari_transunet.viewer.widgets import messages as wording
 
 RECORD = RunRecord(

@@ -1,0 +1,107 @@
+"""What a run of the network is asked for, and what it says of itself: how far it is, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from napari_transunet.viewer.layers.slice_numbers import SliceNumbers
+
+if TYPE_CHECKING:
+    from napari_transunet.annotation.provenance import RunRecord
+    from napari_transunet.viewer.segment.predictors import PredictorCache, PredictorSettings
+    from napari_transunet.volumes.volume import Volume
+
+Kind = Literal["finished", "cancelled", "failed"]
+Stage = Literal["loading", "segmenting", "stopping"]
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What to compute.
+
+    Attributes
+    ----------
+    settings, checkpoint_name
+        What the predictor is made from, and the name of its checkpoint for the record.
+    cache
+        Where prepared predictors are kept.
+    volume
+        Gives the volume; called on the worker's thread, because a lazy array may have to be computed.
+    only_this_slice
+        Compute the slice in view alone instead of the whole volume.
+    between
+        First and last slice of the range to compute, by the slider's numbers; None for all.
+    keep_reviewed
+        Whether slices that were reviewed stay as they are.
+    values
+        Label value of each of the network's classes, where they are not the same.
+    """
+
+    settings: PredictorSettings
+    checkpoint_name: str
+    cache: PredictorCache
+    volume: Callable[[], Volume]
+    only_this_slice: bool = False
+    between: tuple[int, int] | None = None
+    keep_reviewed: bool = False
+    values: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """How far a run is.
+
+    `left` is the estimated remaining time in seconds, None while it cannot be known; `number` is the slider's of the
+    slice that it started at.
+    """
+
+    stage: Stage
+    done: int
+    total: int
+    number: int
+    left: float | None
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How a run ended.
+
+    Attributes
+    ----------
+    kind
+        "finished", "cancelled" (also where `reason` says why it had to stop), or "failed" with an `error`.
+    done, total, first, axis
+        Slices written, slices asked for, the slice it started at, and the array axis along which they lie.
+    seconds
+        From the start, loading included, to the last slice.
+    volumes
+        Label value -> mL of what these slices hold now, for the labels that were found.
+    whole
+        Whether that is the whole volume: every slice was asked for and written.
+    numbers
+        The slider's numbers of the slices along `axis`.
+    record
+        For the session's provenance; None where nothing was written.
+    conflicts
+        Slice -> voxels in which what was computed disagrees with a person's edits, which stayed.
+    reopened
+        Slices that had been reviewed and were changed.
+    """
+
+    kind: Kind
+    done: int
+    total: int
+    first: int
+    axis: int
+    seconds: float
+    volumes: dict[int, float]
+    record: RunRecord | None
+    only_this_slice: bool
+    conflicts: Mapping[int, int] = field(default_factory=dict)
+    reopened: tuple[int, ...] = ()
+    reason: str | None = None
+    error: Exception | None = None
+    whole: bool = True
+    numbers: SliceNumbers = field(default_factory=lambda: SliceNumbers(1))

@@ -1,0 +1,292 @@
+"""From the button to the labels: what is asked before a run, the run itself, and what is said of its labels later."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QObject, Signal
+
+from napari_transunet.errors import TransUNetError
+from napari_transunet.inference.compatibility import doubt_about, doubt_about_augmentation
+from napari_transunet.viewer.layers.fingerprints import fingerprinted_volume
+from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, volume_of
+from napari_transunet.viewer.segment.predictors import PredictorCache, PredictorSettings
+from napari_transunet.viewer.segment.run_messages import RunOutcome, RunRequest
+from napari_transunet.viewer.segment.segmentation_run import SegmentationRun
+from napari_transunet.viewer.sessions.autosave_controller import (
+    AutosaveController,
+    autosave_of,
+    start_autosave,
+)
+from napari_transunet.viewer.sessions.registry import sessions_of
+from napari_transunet.viewer.widgets.closing import Unfinished
+from napari_transunet.viewer.widgets.messages import (
+    across_sentence,
+    conflict_sentence,
+    error_sentence,
+    outcome_sentence,
+    reopened_sentence,
+    restored_sentence,
+)
+from napari_transunet.viewer.widgets.preferences import load_preferences
+
+if TYPE_CHECKING:
+    from napari.layers import Image, Labels
+    from napari.viewer import Viewer
+
+    from napari_transunet.viewer.segment.checkpoint_chooser import Candidate
+    from napari_transunet.viewer.sessions.results import Result
+    from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
+
+
+@dataclass(frozen=True)
+class ResultStatus:
+    """What was said about a result, to be said again when its volume is chosen again.
+
+    `outcome` is what it was said of, where names may change; an error is not kept, for its frames hold the window.
+    """
+
+    sentence: str
+    done: int
+    total: int
+    volumes: Mapping[int, float]
+    outcome: RunOutcome | None = None
+
+    def renamed(self, names: Mapping[int, str]) -> ResultStatus:
+        """The same with other names for what was found."""
+        return self if self.outcome is None else replace(self, sentence=outcome_sentence(self.outcome, names))
+
+
+@dataclass(frozen=True)
+class PendingRun:
+    """A run as it was asked for, before its questions are answered.
+
+    Attributes
+    ----------
+    settings
+        What the predictor is made from.
+    into
+        Labels to write into; None for new ones.
+    only_this_slice, between, keep_reviewed, values
+        As in `RunRequest`.
+    """
+
+    image: Image
+    candidate: Candidate
+    settings: PredictorSettings
+    into: Result | None = None
+    only_this_slice: bool = False
+    between: tuple[int, int] | None = None
+    keep_reviewed: bool = False
+    values: tuple[int, ...] | None = None
+
+
+class SegmentationController(QObject):
+    """Runs the network over volumes, one run at a time.
+
+    Signals
+    -------
+    started(): a run has begun.
+    progressed(object): how far it is, a `RunProgress`.
+    finished(object, str): how it ended, a `RunOutcome`, and a sentence about it.
+    refused(): no run was begun, because of an answer.
+    message(str): a sentence, such as why no run was begun, or that labels are not saved.
+    """
+
+    started = Signal()
+    progressed = Signal(object)
+    finished = Signal(object, str)
+    refused = Signal()
+    message = Signal(str)
+
+    def __init__(self, viewer: Viewer, confirm: ConfirmBar, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._viewer = viewer
+        self._confirm = confirm
+        self._sessions = sessions_of(viewer)
+        self._cache = PredictorCache()
+        self.run: SegmentationRun | None = None
+        """The run that goes on."""
+        self._new_layer: Labels | None = None  # that was made for it
+        self._autosaves: weakref.WeakSet[AutosaveController] = weakref.WeakSet()  # whose problems are told
+        self._last_saves: list[AutosaveController] = []  # whose labels went while a run wrote into them
+        self._statuses: weakref.WeakKeyDictionary[Labels, ResultStatus] = weakref.WeakKeyDictionary()
+
+    # -- before a run ---------------------------------------------------------------------------------------
+
+    def ask(self, pending: PendingRun, destination: Callable[[], Result | None]) -> None:
+        """Begin a run, once a person has answered what is doubtful about it; `destination` says into which labels."""
+
+        def go_on() -> None:
+            self._ask_about_labels(replace(pending, into=destination()))
+
+        card, doubts = pending.candidate.card, []
+        if card is not None:
+            if not is_lazy(pending.image):
+                doubts.append(doubt_about(volume_of(pending.image), card))
+            doubts.append(doubt_about_augmentation(card, pending.settings.options))
+        doubt = " ".join(sentence for sentence in doubts if sentence)
+        if not doubt:
+            go_on()
+            return
+        self._confirm.ask(
+            f"{doubt} Segment anyway?",
+            yes="Segment anyway",
+            no="Cancel",
+            on_yes=go_on,
+            on_no=self.refused.emit,
+        )
+
+    def _ask_about_labels(self, pending: PendingRun) -> None:
+        """Labels that no run made are changed by one only where a person says so."""
+        into = pending.into
+        if into is None or into.created_by_run or into.session.runs or not into.layer.data.any():
+            self.start(pending)
+            return
+        self._confirm.ask(
+            f"“{into.layer.name}” was not made by a run. Shall this one replace what you did not edit in it?",
+            yes="Replace",
+            no="Make new labels",
+            on_yes=lambda: self.start(pending),
+            on_no=lambda: self.start(replace(pending, into=None)),
+        )
+
+    # -- a run ----------------------------------------------------------------------------------------------
+
+    def start(self, pending: PendingRun) -> None:
+        """Begin a run without a question."""
+        image, candidate = pending.image, pending.candidate
+        if self.run is not None or image not in self._viewer.layers:
+            return
+        try:
+            volume = None if is_lazy(image) else volume_of(image)
+            result, self._new_layer = pending.into, None
+            if result is None or result.layer not in self._viewer.layers or not result.lies_on(image):
+                result = self._sessions.new_result(image, volume or geometry_of(image), candidate.label_set)
+                self._new_layer = result.layer
+                result.layer.opacity = load_preferences().label_opacity
+                self._viewer.add_layer(result.layer)
+        except (TransUNetError, MemoryError) as error:
+            self.message.emit(error_sentence(error))
+            return
+        result.checkpoints |= {candidate.path}
+        self._sessions.set_current(result)
+        request = RunRequest(
+            settings=pending.settings,
+            checkpoint_name=candidate.name,
+            cache=self._cache,
+            volume=(lambda: fingerprinted_volume(image)) if volume is None else (lambda: volume),
+            only_this_slice=pending.only_this_slice,
+            between=pending.between,
+            keep_reviewed=pending.keep_reviewed,
+            values=pending.values,
+        )
+        run = self.run = SegmentationRun(self._viewer, image, result, request, self)
+        run.progressed.connect(self.progressed)
+        run.wrote.connect(partial(self.autosave, result))
+        run.finished.connect(self._on_finished)
+        self._statuses.pop(result.layer, None)
+        self._confirm.withdraw()
+        self.started.emit()
+        run.start()
+
+    def cancel(self) -> None:
+        """The run ends after the current batch and keeps what it has."""
+        if self.run is not None:
+            self.run.stop()
+
+    def detach(self) -> None:
+        """Nobody watches any more: end the run, and let the networks go."""
+        if self.run is not None:
+            self.run.abandon()
+        self._cache.clear()
+
+    def unfinished(self, run: SegmentationRun | None) -> list[Unfinished]:
+        """What the window has to wait for that closes now, while this run went on."""
+        left = []
+        if run is not None and not run.loading:  # what only loads is dropped: it ends by itself
+            left.append(Unfinished("the segmentation's last slices", lambda: run.wait(0)))
+        for layer in self._viewer.layers:
+            result = self._sessions.result_of(layer)
+            autosave = autosave_of(result) if result is not None else None
+            if autosave is not None:
+                autosave.close(wait=False)
+                self._autosaves.add(autosave)
+        return left + [
+            Unfinished(f"the saving of {autosave.result.quoted_name}", partial(_is_saved, autosave))
+            for autosave in self._autosaves
+            if autosave.saving
+        ]
+
+    def _on_finished(self, outcome: RunOutcome) -> None:
+        run, self.run = self.run, None
+        if run is None:
+            return
+        layer, session = run.result.layer, run.result.session
+        run.deleteLater()
+        new_layer, self._new_layer = self._new_layer, None
+        if outcome.done == 0 and layer is new_layer and layer in self._viewer.layers:
+            self._viewer.layers.remove(layer)
+        sentences = (
+            outcome_sentence(outcome, session.names),
+            conflict_sentence(outcome.conflicts, outcome.numbers.number),
+            reopened_sentence(outcome.reopened, run.reviewed_numbers.number),
+            across_sentence(outcome.axis, session.axis) if outcome.done else "",
+        )
+        sentence = " ".join(part for part in sentences if part)
+        if layer in self._viewer.layers:
+            volumes = outcome.volumes if outcome.whole else {}
+            kept = outcome if outcome.error is None else None
+            self._statuses[layer] = ResultStatus(sentence, outcome.done, outcome.total, volumes, kept)
+            self.autosave(run.result)
+        elif outcome.done:
+            # The labels went while it ran, by the person or with the window: what it found can be restored.
+            autosave = autosave_of(run.result) or AutosaveController(self._viewer, run.result, run.image)
+            self._autosaves.add(autosave)
+            self._last_saves.append(autosave)
+            autosave.touch()
+            autosave.close(wait=False)
+        self.finished.emit(outcome, sentence)
+
+    # -- its labels -----------------------------------------------------------------------------------------
+
+    def status_of(self, layer: Labels | None) -> ResultStatus | None:
+        """What was said about a labels layer; None where no run ended in it."""
+        return self._statuses.get(layer) if layer is not None else None
+
+    def set_volumes(self, result: Result, volumes: Mapping[int, float]) -> None:
+        """The volumes of a result's organs are others, because it was edited."""
+        self._statuses[result.layer] = replace(self._statuses[result.layer], volumes=volumes)
+
+    def rename(self, result: Result, candidate: Candidate) -> None:
+        """Give a result the names that were picked for its checkpoint."""
+        result.rename(candidate.label_set)
+        result.session.names = candidate.label_set.names
+        status = self._statuses.get(result.layer)
+        if status is not None:
+            self._statuses[result.layer] = status.renamed(result.session.names)
+
+    def restored(self, result: Result) -> None:
+        """Labels of an earlier session were put back."""
+        self.autosave(result)
+        run = result.session.runs[-1] if result.session.runs else None
+        done, total = (run.slices, run.total) if run is not None and not run.complete else (0, 0)
+        self._statuses[result.layer] = ResultStatus(restored_sentence(done, total), done, total, {})
+
+    def autosave(self, result: Result) -> None:
+        """From now on, what is done to a result is saved by itself."""
+        autosave = start_autosave(self._viewer, result)
+        if autosave is None:
+            return
+        if autosave not in self._autosaves:
+            self._autosaves.add(autosave)
+            autosave.problem.connect(self.message)
+        autosave.touch()
+
+
+def _is_saved(autosave: AutosaveController) -> bool:
+    return not autosave.saving

@@ -1,0 +1,208 @@
+"""The side of a run that computes: on a thread of its own, without a layer, a viewer or a widget.
+
+It loads the checkpoint, prepares the predictor and computes slices. What it finds is left in its attributes, each of
+which is written by one side alone; nobody waits for the other.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_transunet.annotation.provenance import RunRecord, now
+from napari_transunet.errors import InputError
+from napari_transunet.inference.prediction import renumbered
+from napari_transunet.viewer.sessions.live_update import SliceBuffer
+from napari_transunet.viewer.widgets.priority import be_nice
+from napari_transunet.volumes.geometry import voxel_ml
+
+if TYPE_CHECKING:
+    from napari_transunet.viewer.layers.slice_numbers import SliceNumbers
+    from napari_transunet.viewer.segment.predictors import PreparedPredictor
+    from napari_transunet.viewer.segment.run_messages import RunRequest
+    from napari_transunet.viewer.widgets.worker import QuietWorker
+    from napari_transunet.volumes.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """What is known of a run before its first slice.
+
+    Attributes
+    ----------
+    axis, first, total
+        Array axis along which the slices lie, the slice to start at, and how many are computed.
+    voxel_ml
+        Volume of a voxel in mL.
+    record
+        The run's record, with no slice done.
+    card, img_size
+        The checkpoint's card as JSON has it, and the network's input (height, width) in pixels.
+    """
+
+    axis: int
+    first: int
+    total: int
+    voxel_ml: float
+    record: RunRecord
+    card: dict[str, Any]
+    img_size: tuple[int, int]
+
+
+class SegmentationWorker:
+    """Computes one run; napari's worker runs `work`.
+
+    Attributes
+    ----------
+    position
+        Voxel (z, y, x) in view, at which the run starts. Written by the GUI thread, as are `stop` and `thread`.
+    stop
+        Set to end the run after its batch.
+    start
+        What is known before the first slice; None while the checkpoint loads.
+    buffer
+        Finished slices that were not drawn yet.
+    first_batch
+        How many slices the first batch had, and when it was done.
+    last_slice
+        When the last batch was done, and before it when the run was asked for.
+    voxels
+        By label: how many were predicted.
+    error
+        Why it failed.
+    ended
+        Set when nothing more will come.
+    """
+
+    def __init__(
+        self, request: RunRequest, position: tuple[int, int, int], numbers: Sequence[SliceNumbers]
+    ) -> None:
+        self.numbers = tuple(numbers)  # along each axis
+        self.position = position
+        self.stop = threading.Event()
+        self.start: RunStart | None = None
+        self.buffer = SliceBuffer()
+        self.first_batch: tuple[int, float] | None = None
+        self.began = self.last_slice = time.perf_counter()
+        self.voxels: NDArray[np.int64] = np.zeros(1, np.int64)
+        self.error: Exception | None = None
+        self.ended = threading.Event()
+        self._date = now()
+        self._request: RunRequest | None = request
+        self._thread: weakref.ref[QuietWorker] | None = None
+
+    def run_in(self, thread: QuietWorker) -> None:
+        """Follow what napari's worker, which holds this object and must not be held by it, is asked."""
+        self._thread = weakref.ref(thread)
+        thread.finished.connect(self.ended.set)
+
+    @property
+    def seconds(self) -> float:
+        """From the request, loading included, to the last slice."""
+        return self.last_slice - self.began
+
+    def cancelled(self) -> bool:
+        """Whether the person, or napari on closing its window, wants the run to stop."""
+        thread = self._thread() if self._thread is not None else None
+        return self.stop.is_set() or (thread is not None and bool(thread.abort_requested))
+
+    def work(self) -> Generator[None, None, None]:
+        """Load, prepare, compute; one yield per batch. Errors are kept, and never go into napari's popups."""
+        request = self._request
+        assert request is not None
+        try:
+            be_nice()
+            prepared = request.cache.get(request.settings)
+            if self.cancelled():  # the window may have been closed since: nobody waits for the rest
+                return
+            yield
+            volume = request.volume()
+            slices = self._begin(request, prepared, volume)
+            yield
+            start = self.start
+            assert start is not None
+            for batch in prepared.predictor.iter_batches(
+                volume, first=start.first, slices=slices, cancelled=self.cancelled, uncertainty=True
+            ):
+                self.last_slice = time.perf_counter()
+                if self.first_batch is None:
+                    self.first_batch = len(batch), self.last_slice
+                for prediction in renumbered(batch, request.values):
+                    self.voxels = added(self.voxels, np.bincount(prediction.plane.ravel()))
+                    self.buffer.put(int(prediction.index), prediction.plane, prediction.uncertainty)
+                yield
+        except Exception as error:
+            logger.exception("The segmentation failed.")
+            self.error = error
+        finally:
+            # napari keeps every worker, with its arguments, for as long as the window lives.
+            self._request = None
+            self.ended.set()
+
+    def _begin(
+        self, request: RunRequest, prepared: PreparedPredictor, volume: Volume
+    ) -> Sequence[int] | None:
+        """Say what is known before the first slice; the slices to compute, None for all."""
+        predictor = prepared.predictor
+        axis = int(predictor.slice_axis(volume))
+        first = self.position[axis]
+        slices = _wanted_slices(request, first, self.numbers[axis])
+        if slices is not None and first not in slices:
+            first = min(slices, key=lambda index: abs(index - first))
+        wanted = range(volume.data.shape[axis]) if slices is None else slices
+        record = RunRecord.from_predictor(
+            predictor,
+            date=self._date,
+            seconds=0.0,
+            slices=0,
+            total=len(wanted),
+            axis=axis,
+            between=(wanted[0], wanted[-1]),
+            name=request.checkpoint_name,
+        )
+        self.start = RunStart(
+            axis=axis,
+            first=first,
+            total=len(wanted),
+            voxel_ml=voxel_ml(volume.geometry.spacing),
+            record=record,
+            card=prepared.checkpoint.card.model_dump(mode="json", exclude_none=True),
+            img_size=predictor.card.img_size,
+        )
+        return slices
+
+
+def _wanted_slices(request: RunRequest, shown: int, numbers: SliceNumbers) -> Sequence[int] | None:
+    """The indices of the slices to compute; None for all."""
+    if request.only_this_slice:
+        return [shown]
+    if request.between is None:
+        return None
+    found = [numbers.index(number) for number in request.between]
+    ends = sorted(index for index in found if index is not None)
+    if len(ends) < len(found):
+        first, last = request.between
+        raise InputError(
+            f"There are no slices {first} to {last}; this volume's slices are {numbers.lowest} to "
+            f"{numbers.highest}. Change “Slices” under Advanced."
+        )
+    return range(ends[0], ends[1] + 1)
+
+
+def added(total: NDArray[np.int64], more: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The sum of two counts by label, of which one may know higher labels."""
+    if len(more) > len(total):
+        total, more = more, total
+    summed = total.copy()
+    summed[: len(more)] += more
+    return summed
