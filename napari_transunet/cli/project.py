@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -43,6 +45,7 @@ AnnotatorOption = Annotated[
     typer.Option("--annotator", metavar="NAME", help="In whose name; by default the system's user."),
 ]
 
+_WIDEST = 60  # letters of a cell
 _SHOWN = 20  # scans that were left out, in a message
 
 
@@ -94,14 +97,26 @@ def locate(
     found = _opened(folder).locate(places, annotator)
     for case in found:
         say(f"{case.name} lies at {case.scan.absolute} now.")
-    say(f"{len(found)} scans were found again.")
+    say(f"{_counted(found, 'scan')} found again.")
 
 
 @app.command()
 def segment(
     folder: FolderArgument,
     cases: Annotated[
-        list[str] | None, typer.Option("--case", metavar="CASE", help="Only this case; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--case", metavar="CASE", help="Only this case, or those that 'liver*' matches; repeatable."
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            "-c",
+            metavar="NAME|PATH",
+            help="For these cases, in place of the project's; it is kept.",
+        ),
     ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
@@ -130,7 +145,7 @@ def segment(
         orthogonal_planes=orthogonal_planes,
         mirror_tta=mirror_tta,
     )
-    only = None if cases is None else {project.case(name).id for name in cases}
+    only = None if cases is None else _matching(project, cases)
     states: Counter[str] = Counter()
     with interruptible() as cancelled, progress_bar() as bar:
         task = bar.add_task("segmenting", total=None)
@@ -139,6 +154,7 @@ def segment(
             options=options,
             annotator=annotator or "",
             only=only,
+            checkpoint=checkpoint,
             progress=lambda name, done, total: bar.update(
                 task, description=one_line(name), completed=done, total=total
             ),
@@ -184,7 +200,7 @@ def status(folder: FolderArgument, as_json: JsonOption = False) -> None:
         table.add_row(
             one_line(case.name),
             case.modality or "–",
-            one_line(f"{case.status}: {why}" if why else case.status),
+            shorten(one_line(f"{case.status}: {why}" if why else case.status), _WIDEST, placeholder=" …"),
             "–" if case.uncertainty is None else f"{case.uncertainty:.3f}",
             f"{100 * case.edited:.1f} %" if case.has_labels else "–",
             f"{case.reviewed} of {case.slices}" if case.has_labels else "–",
@@ -192,7 +208,7 @@ def status(folder: FolderArgument, as_json: JsonOption = False) -> None:
             "" if holder is None else one_line(holder.sentence() + (", stale" if holder.stale else "")),
         )
     print_table(table)
-    say(f"{len(cases)} cases" + "".join(f", {number} {what}" for what, number in counts.items()) + ".")
+    say(_counted(cases, "case") + "".join(f", {number} {what}" for what, number in counts.items()) + ".")
 
 
 @app.command()
@@ -200,7 +216,12 @@ def adapt(
     folder: FolderArgument,
     checkpoint: Annotated[
         str | None,
-        typer.Option("--checkpoint", "-c", metavar="NAME|PATH", help="What shall learn, from now on."),
+        typer.Option(
+            "--checkpoint",
+            "-c",
+            metavar="NAME|PATH",
+            help="What shall learn: where each scan takes the checkpoint that fits, which of them; else another one.",
+        ),
     ] = None,
     device: DeviceOption = "auto",
     steps: Annotated[
@@ -218,7 +239,7 @@ def adapt(
     from napari_transunet.training.adaptation import AdaptationCancelled
 
     project = _opened(folder)
-    if checkpoint is not None:
+    if checkpoint is not None and project.settings.checkpoint is not None:
         project.use_checkpoint(project.keep_checkpoint(checkpoint))
     with interruptible() as cancelled, progress_bar() as bar:
         task = bar.add_task("learning", total=100)
@@ -228,6 +249,7 @@ def adapt(
                 device=device,
                 steps=steps,
                 seed=seed,
+                checkpoint=checkpoint,
                 annotator=annotator,
                 progress=lambda told: bar.update(task, completed=round(100 * told.done)),
                 cancelled=cancelled,
@@ -288,7 +310,7 @@ def export(
         say(f"Error: {sentence}")
     for path in done.files:
         typer.echo(one_line(path))
-    say(f"{len(done.cases)} cases exported.")
+    say(f"{_counted(done.cases, 'case')} exported.")
     if stopped:
         raise typer.Exit(INTERRUPTED)
     if done.left_out:
@@ -372,7 +394,7 @@ def import_labels(
     )
     for sentence in found.left_out:
         say(f"Left out: {sentence}")
-    say(f"{len(found.cases)} cases start from the labels of {tool}.")
+    say(f"{_counted(found.cases, 'case')} now from the labels of {tool}.")
     if not found.cases:
         raise InputError("No labels were imported.")
 
@@ -494,7 +516,7 @@ def _add(project: Project, scans: Sequence[Path]) -> None:
         say(f"Left out: {sentence}")
     if len(added.left_out) > _SHOWN:
         say(f"Left out: {len(added.left_out) - _SHOWN} more.")
-    say(f"{len(added.cases)} cases added.")
+    say(f"{_counted(added.cases, 'case')} added.")
 
 
 @contextmanager
@@ -502,6 +524,24 @@ def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
     with progress_bar() as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _matching(project: Project, names: Sequence[str]) -> set[str]:
+    """The ids of the cases that names or patterns mean."""
+    found = set()
+    for name in names:
+        if any(letter in name for letter in "*?["):
+            ids = {case.id for case in project.cases() if fnmatchcase(case.name, name)}
+            if not ids:
+                raise InputError(f"No case matches {name!r}; “project status” shows all.")
+            found |= ids
+        else:
+            found.add(project.case(name).id)
+    return found
+
+
+def _counted(found: Sequence[object], what: str) -> str:
+    return f"{len(found)} {what}{'' if len(found) == 1 else 's'}"
 
 
 def _facts(case: Case, holder: Holder | None) -> dict[str, Any]:

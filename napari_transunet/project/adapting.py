@@ -13,6 +13,7 @@ import numpy as np
 
 from napari_transunet.annotation.provenance import now
 from napari_transunet.checkpoints.loading import Checkpoint, load_checkpoint
+from napari_transunet.checkpoints.registry import resolve_checkpoint
 from napari_transunet.checkpoints.saving import SUFFIX, save_checkpoint
 from napari_transunet.errors import InputError
 from napari_transunet.inference.predictor import Predictor
@@ -20,7 +21,7 @@ from napari_transunet.inference.slices import orientation_for
 from napari_transunet.project.case_labels import load_labels
 from napari_transunet.project.index import write_text
 from napari_transunet.project.leases import annotator_name
-from napari_transunet.project.project import PROJECT_LEASE
+from napari_transunet.project.project import PROJECT_LEASE, Project
 from napari_transunet.project.scans import read_scan
 from napari_transunet.project.segmenting import values_of_classes
 from napari_transunet.training.adaptation import AdaptationProgress, Correction, adapt, replay_pack
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from napari_transunet.checkpoints.card import ModelCard
     from napari_transunet.inference.options import PredictorOptions
     from napari_transunet.project.case import Case
-    from napari_transunet.project.project import Project
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +111,7 @@ def adapt_project(
     options: PredictorOptions | None = None,
     steps: int | None = None,
     seed: int = 0,
+    checkpoint: str | None = None,
     annotator: str | None = None,
     progress: Callable[[AdaptationProgress], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
@@ -125,11 +126,13 @@ def adapt_project(
     ----------
     device, steps, seed, progress, cancelled : as for `adapt`
     options : how to predict the held-out slices
+    checkpoint : where each scan takes the checkpoint that fits it, which of them shall learn, from the cases that it
+        labelled; needed where there are several
 
     Raises
     ------
     InputError
-        Nothing was reviewed, or the project names no checkpoint and its cases were made by several.
+        Nothing was reviewed, or by several checkpoints' labels where none is named.
     AdaptationCancelled
         `cancelled` said so; nothing has changed.
     LeaseHeldError
@@ -140,12 +143,15 @@ def adapt_project(
     who = annotator or annotator_name()
     lease = project.take(PROJECT_LEASE, who, "adapt", takeover=True)
     with lease:
-        cases = reviewed_cases(project)
+        project.settings = Project.open(project.folder).settings  # as whoever let it learn last left them
+        base = None if project.settings.checkpoint is not None else _base(project, checkpoint)
+        cases = [case for case in reviewed_cases(project) if base in (None, _base_of(project, case))]
         if not cases:
             raise InputError(
-                "No slice is marked as reviewed in this project, so there is nothing to learn from."
+                "No slice is marked as reviewed of the labels that it made, so there is nothing to learn from."
             )
-        parent = load_checkpoint(_start(project, cases))
+        path = project.checkpoint_path() if base is None else project.adapted_paths().get(base)
+        parent = load_checkpoint(path if path is not None else resolve_checkpoint(str(base)))
         held = held_out_cases(cases)
         learnt = [case for case in cases if case not in held]
         corrections = StoredCorrections(project, learnt, parent.card)
@@ -176,7 +182,12 @@ def adapt_project(
         name = None
         if better:
             name = _kept(project, parent, child, corrections, dice, by, [case.name for case in held])
-            project.write_settings(project.settings.model_copy(update={"checkpoint": name}))
+            changed = (
+                {"checkpoint": name}
+                if base is None
+                else {"adapted": {**project.settings.adapted, name: base}}
+            )
+            project.write_settings(project.settings.model_copy(update=changed))
         result = ProjectAdaptation(
             parent=parent.card.name or parent.name,
             child=name,
@@ -210,19 +221,29 @@ def held_out_cases(cases: Sequence[Case]) -> list[Case]:
     return order[: max(1, len(cases) // _HELD_SHARE)]
 
 
-def _start(project: Project, cases: Sequence[Case]) -> Path:
-    """The project's checkpoint; else the one that made all of these labels."""
-    path = project.checkpoint_path()
-    if path is not None:
-        return path
-    names = {case.run.name for case in cases if case.run is not None and case.run.source == "network"}
-    if len(names) != 1:
+def _base(project: Project, wanted: str | None) -> str:
+    """The shipped checkpoint that shall learn, where each scan takes what fits it."""
+    bases = {base for case in reviewed_cases(project) if (base := _base_of(project, case)) is not None}
+    if wanted is not None:
+        return project.settings.adapted.get(Path(wanted).name, wanted)
+    if len(bases) > 1:
         raise InputError(
-            "The labels of this project were made with several checkpoints; say with --checkpoint which shall learn."
+            f"The reviewed labels of this project were made with several checkpoints ({', '.join(sorted(bases))}); say "
+            "with --checkpoint which shall learn."
         )
-    path = project.checkpoint_path(names.pop())
-    assert path is not None
-    return path
+    if not bases:
+        raise InputError(
+            "No slice is reviewed of labels that a checkpoint made, so there is nothing to learn from; review some, or "
+            "make the project with --checkpoint."
+        )
+    return bases.pop()
+
+
+def _base_of(project: Project, case: Case) -> str | None:
+    """The shipped checkpoint by which, or by what came from which, a case was labelled."""
+    if case.run is None or case.run.source != "network":
+        return None
+    return project.settings.adapted.get(f"{case.run.name}{SUFFIX}", case.run.name)
 
 
 def _to_classes(

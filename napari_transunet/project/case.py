@@ -104,6 +104,7 @@ class Case(BaseModel):
     reviewed, slices : how many slices were approved, and how many there are
     seconds : annotator -> time at work
     volumes : organ -> mL
+    checkpoint : chosen for this case; None: the project's
     run : what made the labels
     ranked_by : hash of the checkpoint whose disagreement with another tool's labels ranks their slices
     session : folder of the labels in `sessions/ID`
@@ -133,6 +134,7 @@ class Case(BaseModel):
     slices: _Count = 0
     seconds: Mapping[str, _Number] = Field(default_factory=dict)
     volumes: Mapping[str, _Number] = Field(default_factory=dict)
+    checkpoint: _Text | None = None
     run: CaseRun | None = None
     ranked_by: _Text | None = None
     session: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,120}$")] | None = None

@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +47,8 @@ class Settings(BaseModel):
     ----------
     name, created : of the project
     checkpoint : what segments: the name of a checkpoint, or a file in `checkpoints`; None: what fits each scan
+    adapted : file in `checkpoints` -> name of the shipped checkpoint that it came from and takes the place of, the
+        newest last; where each scan takes what fits
     organs : those that are wanted; empty: all that the checkpoint finds
     """
 
@@ -56,6 +58,7 @@ class Settings(BaseModel):
     name: _Text = ""
     created: _Text = ""
     checkpoint: _Text | None = None
+    adapted: Mapping[str, _Text] = Field(default_factory=dict)
     organs: tuple[_Text, ...] = ()
 
 
@@ -336,6 +339,8 @@ class Project:
     def checkpoint_path(self, wanted: str | None = None) -> Path | None:
         """The file of a checkpoint by its name, or of the project's; None where each scan takes what fits it.
 
+        Of a shipped one that learnt in this project it is what it became.
+
         Raises
         ------
         InputError, FileProblem
@@ -344,12 +349,19 @@ class Project:
         name = wanted or self.settings.checkpoint
         if name is None:
             return None
+        if name in self.settings.adapted.values():
+            return self.adapted_paths()[name]
         own = self.folder / "checkpoints" / Path(name).name
         if own.name == name and own.is_file():
             return own
         from napari_transunet.checkpoints.registry import resolve_checkpoint
 
         return resolve_checkpoint(name)
+
+    def adapted_paths(self) -> dict[str, Path]:
+        """Name of a shipped checkpoint -> the file of the newest that came from it in this project."""
+        folder = self.folder / "checkpoints"
+        return {base: folder / Path(name).name for name, base in self.settings.adapted.items()}
 
     def keep_checkpoint(self, wanted: str) -> str:
         """What the settings call a checkpoint: the name of a shipped one, or that of its copy in the project."""

@@ -47,9 +47,10 @@ class SegmentTask:
     Attributes
     ----------
     project, case : the project's folder and the case's id
-    checkpoint : a file; None: the shipped one that fits the scan
+    checkpoint : a file; None: the shipped one that fits the scan, or what came from it in this project
     options : how to predict
     annotator : in whose name
+    chosen : what the case calls the checkpoint from then on; None: nothing is said of it there
     """
 
     project: str
@@ -57,6 +58,7 @@ class SegmentTask:
     checkpoint: str | None = None
     options: PredictorOptions = field(default_factory=PredictorOptions)
     annotator: str = ""
+    chosen: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,19 @@ class SegmentOutcome:
 
 
 class Predictors:
-    """Predictors that are made when they are needed, and kept for the next case."""
+    """Predictors that are made when they are needed, and kept for the next case.
 
-    def __init__(self, options: PredictorOptions) -> None:
+    Parameters
+    ----------
+    options
+        How to predict.
+    adapted
+        Name of a shipped checkpoint -> the file that takes its place.
+    """
+
+    def __init__(self, options: PredictorOptions, adapted: Mapping[str, Path] | None = None) -> None:
         self._options = options
+        self._adapted = dict(adapted or {})
         self._made: dict[Path, Predictor] = {}
         self._hashes: dict[str | None, frozenset[str]] = {}
 
@@ -98,7 +109,11 @@ class Predictors:
         from napari_transunet.inference.choosing import fitting_checkpoint
         from napari_transunet.inference.predictor import Predictor
 
-        path = fitting_checkpoint(volume)[0].path if checkpoint is None else Path(checkpoint)
+        if checkpoint is None:
+            entry, _ = fitting_checkpoint(volume)
+            path = self._adapted.get(entry.name, entry.path)
+        else:
+            path = Path(checkpoint)
         if path not in self._made:
             self._made[path] = Predictor(load_checkpoint(path), self._options)
         return self._made[path]
@@ -106,15 +121,14 @@ class Predictors:
     def hashes(self, checkpoint: str | None) -> frozenset[str]:
         """The hash of a checkpoint's file; of all shipped ones where each scan takes what fits it."""
         if checkpoint not in self._hashes:
-            paths = [Path(checkpoint)] if checkpoint is not None else _shipped()
+            paths = [Path(checkpoint)] if checkpoint is not None else self._all_that_may_fit()
             self._hashes[checkpoint] = frozenset(map(sha256, paths))
         return self._hashes[checkpoint]
 
+    def _all_that_may_fit(self) -> list[Path]:
+        from napari_transunet.checkpoints.registry import list_checkpoints
 
-def _shipped() -> list[Path]:
-    from napari_transunet.checkpoints.registry import list_checkpoints
-
-    return [entry.path for entry in list_checkpoints() if entry.shipped]
+        return [self._adapted.get(one.name, one.path) for one in list_checkpoints() if one.shipped]
 
 
 def tasks_due(
@@ -123,23 +137,29 @@ def tasks_due(
     options: PredictorOptions | None = None,
     annotator: str = "",
     only: Collection[str] | None = None,
+    checkpoint: str | None = None,
 ) -> list[SegmentTask]:
     """The cases that are to be segmented: new ones first, then those that another checkpoint or other options made.
 
     Left out is what is done, excluded, read blind, made by several readers, or segmented with this checkpoint and these
-    options already. `only` names cases by their ids.
+    options already. `only` names cases by their ids, and `checkpoint` one for them in place of the project's, now and
+    from now on.
     """
     options = options or PredictorOptions()
-    path = project.checkpoint_path()
-    checkpoint = None if path is None else str(path)
-    hashes = Predictors(options).hashes(checkpoint)
-    due = [
-        case
-        for case in project.cases()
-        if (only is None or case.id in only) and _is_due(case, hashes, options)
-    ]
-    due.sort(key=lambda case: case.status != "new")
-    return [SegmentTask(str(project.folder), case.id, checkpoint, options, annotator) for case in due]
+    predictors = Predictors(options, project.adapted_paths())
+    chosen = None if checkpoint is None else project.keep_checkpoint(checkpoint)
+    paths: dict[str | None, str | None] = {}
+    tasks = []
+    for case in sorted(project.cases(), key=lambda case: case.status != "new"):
+        if only is not None and case.id not in only:
+            continue
+        name = chosen or case.checkpoint
+        if name not in paths:
+            path = project.checkpoint_path(name)
+            paths[name] = None if path is None else str(path)
+        if _is_due(case, predictors.hashes(paths[name]), options):
+            tasks.append(SegmentTask(str(project.folder), case.id, paths[name], options, annotator, chosen))
+    return tasks
 
 
 def segment_project(
@@ -148,6 +168,7 @@ def segment_project(
     options: PredictorOptions | None = None,
     annotator: str = "",
     only: Collection[str] | None = None,
+    checkpoint: str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Iterator[SegmentOutcome]:
@@ -157,7 +178,7 @@ def segment_project(
 
     Parameters
     ----------
-    options, annotator, only : as for `tasks_due`
+    options, annotator, only, checkpoint : as for `tasks_due`
     progress : told the case's name, the slices done and their number
     cancelled : asked before every batch; what is done by then stays
 
@@ -166,8 +187,8 @@ def segment_project(
     ProjectWriteError
         The project cannot be written to: no other case could be kept either.
     """
-    tasks = tasks_due(project, options=options, annotator=annotator, only=only)
-    predictors = Predictors(options or PredictorOptions())
+    tasks = tasks_due(project, options=options, annotator=annotator, only=only, checkpoint=checkpoint)
+    predictors = Predictors(options or PredictorOptions(), project.adapted_paths())
     for task in tasks:
         if cancelled is not None and cancelled():
             return
@@ -201,7 +222,7 @@ def segment_case(
     try:
         case = project.index.get(task.case)
         name = case.name
-        predictors = predictors or Predictors(task.options)
+        predictors = predictors or Predictors(task.options, project.adapted_paths())
         with _held(project, case, task.annotator or annotator_name()) as held:
             if not _is_due(held.case, predictors.hashes(task.checkpoint), task.options):
                 return SegmentOutcome(case.id, name, "skipped", f"{name} was segmented meanwhile.")
@@ -265,6 +286,7 @@ def _segment(
         "spacing": tuple(volume.geometry.spacing),
         "fingerprint": scan_fingerprint(volume),
         "problem": "",
+        "checkpoint": task.chosen or case.checkpoint,
     }
     if foreign and before is not None:
         rank_by_disagreement(before, found.labels, found.session.names)

@@ -184,6 +184,16 @@ def test_a_task_is_plain_and_another_process_can_do_it(project):
     assert segment_case(tasks[0]).state == "skipped"
 
 
+def test_a_case_keeps_the_checkpoint_that_was_chosen_for_it(project, tmp_path):
+    first = project.cases()[0]
+    path = other_checkpoint(tmp_path, {1: "spleen", 2: "liver"}, [0.0, 2.0, 1.0])
+    assert states(segment(project, only=[first.id], checkpoint=str(path))) == ["segmented"]
+    assert project.index.get(first.id).checkpoint == "other.safetensors"
+    segment(project)
+    assert [case.run.name for case in project.cases()] == ["other", "organs", "organs"]
+    assert segment(project) == []
+
+
 def test_a_full_disk_ends_it_with_a_sentence_and_leaves_what_there_was(project, monkeypatch):
     segment(project, only=[project.cases()[0].id])
     before = load_labels(project, project.cases()[0]).labels.copy()

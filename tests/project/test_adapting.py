@@ -1,0 +1,132 @@
+"""Learning from a project: what is learnt from, what is held out, and what decides."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from napari_transunet.annotation.session import AnnotationSession
+from napari_transunet.checkpoints.info import CheckpointInfo
+from napari_transunet.checkpoints.loading import load_checkpoint
+from napari_transunet.inference.options import PredictorOptions
+from napari_transunet.project import adapting
+from napari_transunet.project.adapting import (
+    StoredCorrections,
+    adapt_project,
+    held_out_cases,
+    reviewed_cases,
+)
+from napari_transunet.project.agreement import give_to_readers
+from napari_transunet.project.case_labels import CaseLabels, load_labels, save_labels
+from napari_transunet.project.project import Project
+from napari_transunet.project.segmenting import segment_project
+from napari_transunet.volumes.labels import LabelSet
+from tests.project.test_segmenting import other_checkpoint
+
+CPU = PredictorOptions(device="cpu", backend="torch", precision="float32", batch_size=2)
+
+
+def review(project, case, slices=(0, 2)):
+    """Slices whose left half is spleen, approved."""
+    with project.hold(case.id, case.reader or "anna") as held:
+        found = load_labels(project, case)
+        for index in slices:
+            found.labels[index, :, :18] = 1
+            found.session.mark_reviewed(index)
+        return save_labels(held, found, status="in review")
+
+
+@pytest.fixture
+def reviewed(project):
+    list(segment_project(project, options=CPU))
+    for case in project.cases():
+        review(project, case)
+    return project
+
+
+def test_it_learns_from_reviewed_slices_and_held_out_scans_decide(reviewed, monkeypatch):
+    scored = []
+
+    def gained(parent, child, held, *_):
+        scored.append([one.volume.source.name for one in held])
+        return {"spleen": (0.5, 0.6), "liver": (0.5, 0.45)}
+
+    monkeypatch.setattr(adapting, "_scored", gained)
+    found = adapt_project(reviewed, device="cpu", options=CPU, steps=2)
+    assert scored == [list(found.held_out)]
+    assert len(found.held_out) == 1
+    assert len(found.learnt) == 2
+    assert (found.slices, found.by) == (4, "scans")
+    assert found.child == "adapted-001.safetensors"
+    again = Project.open(reviewed.folder)
+    assert again.settings.checkpoint == "adapted-001.safetensors"
+    path = again.checkpoint_path()
+    assert path.parent == reviewed.folder / "checkpoints"
+    story = CheckpointInfo.from_file(path).card.lineage[-1]
+    assert story.parent_name == "organs"
+    assert len(story.scans) == 2
+    told = json.loads(path.with_suffix(".json").read_text())
+    assert told["held_out"] == list(found.held_out)
+    assert {one.state for one in segment_project(again, options=CPU)} == {"segmented"}
+
+
+def test_held_out_scans_are_scored_on_their_reviewed_slices_before_and_after(reviewed, checkpoint, tmp_path):
+    parent = load_checkpoint(checkpoint)
+    child = load_checkpoint(other_checkpoint(tmp_path, {1: "spleen", 2: "liver"}, [0.0, 2.0, 1.0]))
+    held = StoredCorrections(reviewed, reviewed.cases()[:2], parent.card)
+    # All liver, then all spleen, where half is spleen and half liver.
+    dice = adapting._scored(parent, child, held, CPU, "cpu")
+    assert dice == {"spleen": (0.0, 0.6667), "liver": (0.6667, 0.0)}
+
+
+def test_what_does_not_gain_is_not_kept(reviewed, monkeypatch):
+    monkeypatch.setattr(adapting, "_scored", lambda *_: {"spleen": (0.5, 0.5)})
+    found = adapt_project(reviewed, device="cpu", options=CPU, steps=1)
+    assert found.child is None
+    assert "did not gain" in found.sentence
+    assert Project.open(reviewed.folder).settings.checkpoint == "organs.safetensors"
+    assert list((reviewed.folder / "checkpoints").glob("adapted*")) == []
+
+
+def test_nothing_reviewed_is_said(project):
+    with pytest.raises(ValueError, match="nothing to learn from"):
+        adapt_project(project, device="cpu", steps=1)
+    assert project.holders() == {}
+
+
+def test_each_scan_counts_once_the_case_before_its_readings(reviewed):
+    case = reviewed.cases()[0]
+    for reading in give_to_readers(reviewed, case.id, ["ben", "cleo"]):
+        review(reviewed, reading)
+    assert [one.id for one in reviewed_cases(reviewed)] == [one.id for one in reviewed.cases() if not one.of]
+
+
+def test_the_same_scans_are_held_out_when_more_are_reviewed():
+    cases = [SimpleNamespace(scan=SimpleNamespace(sha256=f"{number:064x}")) for number in range(40)]
+    few, many = held_out_cases(cases[:20]), held_out_cases(cases)
+    assert (len(few), len(many)) == (5, 10)
+    assert sum(case in many for case in few) >= 3
+    assert held_out_cases(cases[:1]) == []
+
+
+def test_labels_with_other_numbers_are_learnt_by_name_and_other_axes_by_voxel(project, checkpoint):
+    case = project.cases()[0]
+    labels = np.zeros((5, 40, 36), np.uint8)
+    labels[:, :, :10] = 7
+    session = AnnotationSession.of_labels(labels, {7: "Spleen", 8: "cyst"})
+    session.axis = 1
+    session.mark_reviewed(3)
+    with project.hold(case.id) as held:
+        names = LabelSet.from_names({7: "Spleen", 8: "cyst"})
+        case = save_labels(held, CaseLabels(labels, session, names), shape=labels.shape, status="in review")
+    card = CheckpointInfo.from_file(Path(checkpoint)).card
+    (one,) = StoredCorrections(project, [case], card)
+    assert set(np.unique(one.labels)) == {0, 1}
+    assert one.organs == ["spleen"]
+    assert list(one.slices) == []
+    assert one.voxels[:, 3].all()
+    assert one.voxels.sum() == 5 * 36
