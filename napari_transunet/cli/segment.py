@@ -96,6 +96,9 @@ def segment(
     channel: ChannelOption = None,
     time_point: TimeOption = None,
     overwrite: OverwriteOption = False,
+    report: Annotated[
+        Path | None, option("FILE.html", "Also report volumes and key slices, as HTML and CSV.", "--report")
+    ] = None,
     planes: Annotated[str | None, typer.Option("--planes", hidden=True)] = None,
     flips: Annotated[bool, typer.Option("--flips", hidden=True)] = False,
 ) -> None:
@@ -106,6 +109,7 @@ def segment(
     are still done, and the exit status is 2.
     """
     from napari_transunet.io.sidecar import is_ours, sidecar_path
+    from napari_transunet.project.report import ReportContent, check_report, reported_file, write_report
 
     if planes is not None:
         orthogonal_planes = one_or_three(planes, "--planes") == 3
@@ -115,6 +119,9 @@ def segment(
     if flips:
         mirror_tta = True
         say("Note: --flips is called --mirror-tta now; the next version drops the old name.")
+    if report is not None:
+        check_report(report, overwrite=overwrite)
+    reported = []
     targets = _targets(inputs, out)
     predictors = _Predictors(
         checkpoint,
@@ -152,6 +159,8 @@ def segment(
             check_target(target, beside, overwrite=overwrite)
             volume = read(source, series=series, channel=channel, time_point=time_point)
             written = _segment_one(volume, predictors.for_volume(volume), target, overwrite=overwrite)
+            if report is not None:
+                reported.append(reported_file(volume, written))
         except KeyboardInterrupt:
             if outcome.done:
                 say(f"{len(outcome.done)} of {len(inputs)} volumes were segmented before {source}.")
@@ -165,6 +174,9 @@ def segment(
     if len(inputs) > 1:
         failed = f"; failed: {', '.join(outcome.failed)}" if outcome.failed else ""
         say(f"{len(outcome.done)} of {len(inputs)} volumes segmented{failed}.")
+    if report is not None and reported:
+        write_report(report, ReportContent(report.stem, cases=reported), overwrite=overwrite)
+        say(f"{report}: the report, with a table beside it.")
     if outcome.failed:
         raise typer.Exit(BAD_INPUT)
 

@@ -22,12 +22,10 @@ from napari_transunet.errors import ExistsError, FileProblem, InputError, TransU
 from napari_transunet.files import atomic_path
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from napari_transunet.project.case import Case
     from napari_transunet.project.project import Project
-    from napari_transunet.volumes.labels import LabelSet
     from napari_transunet.volumes.volume import Volume
 
 OUTLYING = 3.5
@@ -150,26 +148,35 @@ def project_report(
     return write_report(target, content, overwrite=overwrite)
 
 
-def reported_labels(
-    volume: Volume,
-    labels: np.ndarray[Any, Any],
-    label_set: LabelSet,
-    axis: int,
-    *,
-    checkpoint: str,
-    uncertainty: float | None = None,
-) -> ReportedCase:
-    """What the report says of a scan that was just segmented: labels (z, y, x), slices along `axis`."""
+def reported_file(volume: Volume, labels: Path) -> ReportedCase:
+    """What the report says of a scan and the file with its labels, which `write_labels` made.
+
+    Raises
+    ------
+    VolumeError, FileProblem
+        The file cannot be read.
+    """
+    from napari_transunet.io.reading import read_volume
+    from napari_transunet.io.sidecar import read_sidecar
     from napari_transunet.project.case_labels import volumes_of
     from napari_transunet.project.pictures import pictures_of
+    from napari_transunet.volumes.labels import LabelSet
 
+    drawn = read_volume(labels)
+    label_set = drawn.labels or LabelSet()
+    told = read_sidecar(labels)[0].get("provenance")
+    made = told if isinstance(told, dict) else {}
+    runs = made.get("runs")
+    axis = runs[-1].get("axis") if isinstance(runs, list) and runs and isinstance(runs[-1], dict) else 0
+    axis = axis if axis in (0, 1, 2) else 0
     return ReportedCase(
         name=volume.source.name,
-        checkpoint=checkpoint,
-        volumes=volumes_of(labels, label_set.names, volume.geometry.spacing),
-        uncertainty=uncertainty,
+        checkpoint=str(made.get("checkpoint") or ""),
+        volumes=volumes_of(drawn.data, label_set.names, volume.geometry.spacing),
         slices=volume.data.shape[axis],
-        pictures=[(index, _jpeg(one)) for index, one in pictures_of(volume, labels, axis, label_set.colors)],
+        pictures=[
+            (index, _jpeg(one)) for index, one in pictures_of(volume, drawn.data, axis, label_set.colors)
+        ],
     )
 
 

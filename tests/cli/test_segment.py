@@ -48,6 +48,22 @@ def test_segment_writes_labels_on_the_scan_s_grid_and_says_what_made_them(run, s
     assert {label["name"] for label in beside["labels"]} == {"spleen", "liver"}
 
 
+def test_segment_reports_what_it_found(run, scan, checkpoint):
+    result = run(
+        "segment", scan, "-o", "labels.nrrd", "-c", checkpoint, "--device", "cpu", "--report", "found.html"
+    )
+    assert result.exit_code == 0
+    html = Path("found.html").read_text("utf-8")
+    assert html.count("data:image/jpeg;base64,") == 3
+    assert "liver" in html
+    assert "organs" in Path("found.csv").read_text("utf-8")
+    again = run(
+        "segment", scan, "-o", "other.nrrd", "-c", checkpoint, "--device", "cpu", "--report", "found.html"
+    )
+    assert "exists already" in error_line(again)
+    assert not Path("other.nrrd").exists()
+
+
 def test_segment_looks_as_often_as_it_is_told_and_writes_it_down(run, scan, checkpoint, monkeypatch):
     from napari_transunet.model.inference import InferenceTransUNet
 
