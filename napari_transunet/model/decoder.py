@@ -43,8 +43,15 @@ class UpBlock(nn.Module):
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
         x = self.up(x)
         if skip is not None:
+            if x.requires_grad:
+                x.register_hook(_dense)
             x = torch.cat((x, skip), dim=1)
         return self.conv2(self.conv1(x))
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    """A part of a gradient in memory of its own: the CPU's backward upsampling takes seven times as long without."""
+    return gradient.contiguous(memory_format=torch.channels_last)
 
 
 class Decoder(nn.Module):
