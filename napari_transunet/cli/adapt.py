@@ -26,11 +26,18 @@ if TYPE_CHECKING:
     from napari_transunet.checkpoints.card import ModelCard
     from napari_transunet.training.adaptation import AdaptationProgress, Correction
 
-_MOST_REPLAYED = 32  # slices of the new corrections that are kept for the next time
+_MOST_REPLAYED = 32  # slices of the scans given that are kept for the next time
+_NONE = "none"
 
 
 def adapt(
-    checkpoint: CheckpointArgument,
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="A file, the name of a known one, or “none” for a first network of the --new-organ.",
+        ),
+    ],
     pairs: Annotated[
         list[Path],
         typer.Argument(metavar="SCAN LABELS...", help="A scan and its corrected labels; more such pairs."),
@@ -51,6 +58,12 @@ def adapt(
         list[str] | None, option("VALUE=NAME", "An organ that the checkpoint lacks; repeatable.")
     ] = None,
     drop: Annotated[str | None, option("NAME,…", "Organs of the checkpoint to forget.")] = None,
+    earlier: Annotated[
+        int, option("N", "The last N pairs were learnt from before; they are only replayed.", min=0)
+    ] = 0,
+    modality: Annotated[
+        str | None, option("CT|MR|…", "With “none”, where the scan does not tell it, as in DICOM.")
+    ] = None,
     device: Annotated[str, option("auto|cpu|cuda|cuda:N|mps")] = "auto",
     steps: Annotated[
         int | None, option("N", "Steps; by default as many as fit in 105 s, up to 120.", min=1)
@@ -69,6 +82,7 @@ def adapt(
     from napari_transunet.checkpoints.saving import SUFFIX, save_checkpoint
     from napari_transunet.training.adaptation import AdaptationCancelled, replay_pack
     from napari_transunet.training.adaptation import adapt as adapted
+    from napari_transunet.training.first_network import first_network
     from napari_transunet.training.replay import ReplayPack, replay_beside, replay_path
 
     if out.suffix != SUFFIX:
@@ -76,9 +90,15 @@ def adapt(
     check_target(out, replay_path(out), overwrite=overwrite)
     if len(pairs) % 2:
         raise InputError("Scans and labels come in pairs: SCAN LABELS, then perhaps SCAN LABELS again.")
+    if 2 * earlier >= len(pairs):
+        raise InputError(f"--earlier {earlier} leaves no pair to learn from; there are {len(pairs) // 2}.")
     names = _new_organs(new_organ or ())
-    start = load_checkpoint(resolve_checkpoint(checkpoint))
-    corrections = _corrections(pairs, slices or (), _listed(organs), start.card)
+    if checkpoint == _NONE:
+        start, names = first_network(read(pairs[0]), names, modality=modality), {}
+    else:
+        start = load_checkpoint(resolve_checkpoint(checkpoint))
+    known = _corrections(pairs, slices or (), _listed(organs), start.card)
+    corrections, before = known[: len(known) - earlier], known[len(known) - earlier :]
     with interruptible() as cancelled, progress_bar() as bar:
         task = bar.add_task("learning", total=100)
 
@@ -97,6 +117,7 @@ def adapt(
                 cancelled=cancelled,
                 new_organs=names,
                 drop=_listed(drop) or (),
+                earlier=before,
                 steps=steps,
                 seed=seed,
             )
@@ -109,12 +130,12 @@ def adapt(
             f"Learning did not help: mean Dice on held-out slices stayed at {story.mean_dice[0]:.3f}, so nothing was "
             "written; correct more slices, or others."
         )
-    before = replay_beside(start.path)
-    kept = [] if before is None else [before]
+    pack = replay_beside(start.path)
+    kept = [] if pack is None else [pack]
     kept.append(
         replay_pack(
             start.card,
-            corrections,
+            known,
             slices=_MOST_REPLAYED,
             source="corrections",
             new_organs=names,

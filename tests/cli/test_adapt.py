@@ -72,6 +72,7 @@ def test_a_new_organ_is_named(run, start, scan, labels, tmp_path):
         (["--drop", "heart"], "heart"),
         (["--new-organ", "cyst"], "--new-organ"),
         (["-o", "out.pth"], "out.pth"),
+        (["--earlier", "1"], "--earlier"),
     ],
 )
 def test_bad_usage_is_one_sentence(run, start, scan, labels, more, word):
@@ -84,3 +85,32 @@ def test_scans_without_labels_and_other_grids_are_refused(run, start, scan, labe
     assert "pairs" in error_line(run("adapt", start, scan, "-o", "out.safetensors"))
     assert "grid" in error_line(run("adapt", start, scan, other, "-o", "out.safetensors"))
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_earlier_scans_are_replayed(run, start, scan, labels, tmp_path):
+    wanted = ("adapt", start, scan, labels, scan, labels, "--slices", "2", "--slices", "0,4")
+
+    result = run(*wanted, "--earlier", "1", "-o", "out.safetensors", "--steps", 1)
+
+    assert result.exit_code == 0, result.stderr
+    (story,) = load_checkpoint(tmp_path / "out.safetensors").card.lineage
+    assert [one.slices for one in story.scans] == [(2,)]
+    assert story.replayed == 2
+    assert len(ReplayPack.read(tmp_path / "out.replay.npz")) == 3
+
+
+def test_without_a_checkpoint_a_first_network_learns(run, scan, labels, tmp_path, monkeypatch):
+    from napari_transunet.training import first_network
+
+    monkeypatch.setattr(first_network, "list_checkpoints", list)
+    monkeypatch.setattr(first_network.first_network, "__kwdefaults__", {"variant": "testing", "modality": None})
+    wanted = ("adapt", "none", scan, labels, "-o", "out.safetensors", "--slices", "2", "--steps", 1)
+
+    assert "organs" in error_line(run(*wanted))
+    result = run(*wanted, "--new-organ", "1=spleen", "--new-organ", "2=femur", "--modality", "XA")
+
+    assert result.exit_code == 0, result.stderr
+    card = load_checkpoint(tmp_path / "out.safetensors").card
+    assert card.label_names == {1: "spleen", 2: "femur"}
+    assert card.modality == "XA"
+    assert card.lineage[0].parent is None
