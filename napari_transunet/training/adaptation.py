@@ -1,7 +1,7 @@
 """Learning from corrections: a checkpoint and the slices that somebody put right make a better checkpoint.
 
-A part of the corrections is held out. The network learns from the others until the held-out ones no longer gain, and
-their Dice before and after is what the result's lineage tells. Only then, and for fewer steps, does it learn from all.
+A part of the corrections is held out at first. Half-way the network is scored on them, and their Dice before and then
+is what the result's lineage tells. Only where they gained does it learn on, from all.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from napari_transunet.checkpoints.lineage import MAX_GENERATIONS, Adaptation, DiceChange, LearntScan
 from napari_transunet.checkpoints.loading import Checkpoint, load_checkpoint
@@ -56,14 +57,12 @@ _BATCH = 6
 _REPLAYED = 2  # of a batch
 _LEARNING_RATE, _WEIGHT_DECAY, _CLIP = 5e-4, 0.05, 1.0
 _WARM_UP = 0.1
-_HELD_SHARE = 2 / 3
+_AVERAGING = 0.9
+"""The result is a moving average of the weights, so that it can be scored well before the learning rate is low."""
+
+_HELD_SHARE = 0.5
 """Of the steps or seconds, that are taken without the held-out slices."""
 
-_AFTERWARDS = 0.3
-"""The learning rate of the further steps, as a share of the first one."""
-
-_CHECKS = 6
-_PATIENCE = 3  # checks without a better Dice, after which learning without the held-out slices ends
 _FOLDS = 4
 _SINGLE_VOXELS = 0.25
 """How often a slice is drawn in which single voxels are vouched for, where one as a whole is drawn once."""
@@ -208,6 +207,8 @@ def adapt(
             start=start,
             from_scratch=not parent.sha256,
         ).run(steps, seconds)
+    if not learnt.steps:
+        net = with_classes(parent.model, classes.origins)
     net.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     free_cached_memory(where)
     story = Adaptation(
@@ -498,20 +499,10 @@ class _Clock:
             share = max(share, min(by_time, step / self.fewest))
         return min(1.0, share)
 
-    def part(self, share: float) -> _Clock:
-        """A clock that starts now, for a share of the whole."""
-        return replace(
-            self,
-            steps=max(1, round(share * self.steps)),
-            seconds=None if self.seconds is None else share * self.seconds,
-            fewest=max(1, round(share * self.fewest)),
-            start=time.monotonic(),
-        )
-
 
 @dataclass(eq=False)
 class _Learning:
-    """One adaptation at work. Afterwards `net` has the weights that were best.
+    """One adaptation at work. Afterwards `net` has learnt; where that made it no better, `steps` is 0.
 
     Attributes
     ----------
@@ -542,73 +533,48 @@ class _Learning:
         self._optimiser = torch.optim.AdamW(
             parameter_groups(self.net, _WEIGHT_DECAY), lr=_LEARNING_RATE, fused=self.device.type != "mps"
         )
+        self._averaged = AveragedModel(
+            self.net, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGING), use_buffers=True
+        )
         self._taken = 0
         self._began = time.monotonic()
         self._mean: float | None = None
 
     def run(self, steps: int | None, seconds: float) -> _Learning:
         """Learn; itself."""
-        whole = _Clock(steps or STEPS, None if steps else seconds, _FEWEST_STEPS)
-        everything = list(range(len(self.samples)))
-        before = self._score() if self.held else {}
-        if not before:
-            self._learn(everything, whole, (0.0, 1.0), 1.0)
+        clock = _Clock(steps or STEPS, None if steps else seconds, _FEWEST_STEPS)
+        held, everything = set(self.held), range(len(self.samples))
+        if not held:
+            self._learn(everything, clock, 1.0)
             self.steps = self._taken
-            return self
-        self._learn_scored([number for number in everything if number not in set(self.held)], whole, before)
-        if self.steps:
-            taken = self._taken
-            self._learn(everything, whole.part(1 - _HELD_SHARE), (_HELD_SHARE, 1.0), _AFTERWARDS)
-            self.further_steps = self._taken - taken
+        else:
+            before = self._score(self.net)
+            self._mean = _mean(before)
+            self._learn([number for number in everything if number not in held], clock, _HELD_SHARE)
+            after = self._score(self._averaged.module)
+            self.dice = {value: (before[value], after[value]) for value in before}
+            self._mean = _mean(after)
+            if self._mean <= _mean(before):
+                return self
+            self.steps = self._taken
+            self._learn(everything, clock, 1.0)
+            self.further_steps = self._taken - self.steps
+        self.net.load_state_dict(self._averaged.module.state_dict())
         return self
 
-    def _learn_scored(self, chosen: Sequence[int], whole: _Clock, before: Mapping[int, float]) -> None:
-        """Learn without the held-out slices as long as these gain, and go back to where they were best."""
-        best, best_dice = _mean(before), before
-        weights = _copied(self.net)
-        since = checked = 0
-
-        def check(done: float) -> bool:
-            nonlocal best, best_dice, weights, since, checked
-            if done * _CHECKS < checked + 1:
-                return True
-            checked, since = int(done * _CHECKS), since + 1
-            dice = self._score()
-            self._mean = _mean(dice)
-            if self._mean > best:
-                best, best_dice, weights, since = self._mean, dice, _copied(self.net), 0
-                self.steps = self._taken
-            return since < _PATIENCE
-
-        self._mean = best
-        self._learn(chosen, whole.part(_HELD_SHARE), (0.0, _HELD_SHARE), 1.0, check)
-        self.net.load_state_dict(weights)
-        self.dice = {value: (before[value], best_dice[value]) for value in before}
-
-    def _learn(
-        self,
-        chosen: Sequence[int],
-        clock: _Clock,
-        span: tuple[float, float],
-        peak: float,
-        go_on: Callable[[float], bool] | None = None,
-    ) -> None:
-        """Steps on these samples until the clock has run out, or `go_on`, told its share after each, says no."""
+    def _learn(self, chosen: Sequence[int], clock: _Clock, until: float) -> None:
+        """Steps on these samples until the clock says that this share is over."""
         pool = torch.tensor(chosen)
         weight = torch.where(self.samples.whole[pool], 1.0, _SINGLE_VOXELS).double()
-        step, done = 0, 0.0
-        while done < 1:
+        while (done := clock.done(self._taken)) < until:
             self.stop.check()
-            warm = min(1.0, (step + 1) / max(1.0, _WARM_UP * clock.steps)) if peak == 1.0 else 1.0
-            factor = peak * warm * 0.5 * (1 + math.cos(math.pi * done))
+            warm = min(1.0, (self._taken + 1) / (_WARM_UP * clock.steps))
             for group in self._optimiser.param_groups:
-                group["lr"] = _LEARNING_RATE * factor
+                group["lr"] = _LEARNING_RATE * warm * 0.5 * (1 + math.cos(math.pi * done))
             loss = self._step(pool, weight)
-            step, self._taken = step + 1, self._taken + 1
-            done = clock.done(step)
-            self._tell(span[0] + (span[1] - span[0]) * done, loss)
-            if go_on is not None and not go_on(done):
-                return
+            self._averaged.update_parameters(self.net)
+            self._taken += 1
+            self._tell(clock.done(self._taken), loss)
 
     def _step(self, pool: Tensor, weight: Tensor) -> float:
         """One step of the optimiser; its loss."""
@@ -661,9 +627,9 @@ class _Learning:
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
 
-    def _score(self) -> dict[int, float]:
+    def _score(self, net: nn.Module) -> dict[int, float]:
         """Dice on the held-out slices of each class that is vouched for and there."""
-        self.net.eval()
+        net.eval()
         counts = torch.zeros(2, self.card.num_classes, dtype=torch.long)
         with torch.inference_mode():
             for begin in range(0, len(self.held), _BATCH):
@@ -673,7 +639,7 @@ class _Learning:
                     chosen, torch.ones(len(chosen), dtype=torch.long), self.card.context, self.device
                 )
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                    logits = self.net(images.contiguous(memory_format=torch.channels_last))
+                    logits = net(images.contiguous(memory_format=torch.channels_last))
                 counts += _overlap(logits.argmax(1), labels, annotated).cpu()
         both, sizes = counts
         return {
@@ -715,10 +681,6 @@ def _multinomial(weight: Tensor, count: int, generator: torch.Generator) -> Tens
 
 def _mean(dice: Mapping[int, float]) -> float:
     return sum(dice.values()) / len(dice)
-
-
-def _copied(net: nn.Module) -> dict[str, Tensor]:
-    return {key: value.detach().clone() for key, value in net.state_dict().items()}
 
 
 @contextmanager

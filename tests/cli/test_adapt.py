@@ -103,7 +103,9 @@ def test_without_a_checkpoint_a_first_network_learns(run, scan, labels, tmp_path
     from napari_transunet.training import first_network
 
     monkeypatch.setattr(first_network, "list_checkpoints", list)
-    monkeypatch.setattr(first_network.first_network, "__kwdefaults__", {"variant": "testing", "modality": None})
+    monkeypatch.setattr(
+        first_network.first_network, "__kwdefaults__", {"variant": "testing", "modality": None}
+    )
     wanted = ("adapt", "none", scan, labels, "-o", "out.safetensors", "--slices", "2", "--steps", 1)
 
     assert "organs" in error_line(run(*wanted))
