@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -190,6 +190,14 @@ def adapt(
     samples = PartialSlices.joined(parts)
     replayed = PartialSlices.joined(known) if sum(map(len, known)) else None
     held = held_out(samples)
+    if card.planes > 1:
+        numbers = _numbers_held(parts, held)
+        across = [
+            part
+            for one, own in zip(corrections, numbers, strict=True)
+            for part in _across(one, own, card, classes, stop)
+        ]
+        samples = PartialSlices.joined([samples, *across])
 
     with _private_random_state(where):
         net = with_classes(parent.model, classes.origins)
@@ -214,7 +222,7 @@ def adapt(
     story = Adaptation(
         parent=parent.sha256 or None,
         parent_name=parent.name[:200] or None if parent.sha256 else None,
-        scans=_scans(corrections, parts, held, classes),
+        scans=_scans(corrections, parts, _numbers_held(parts, held), classes),
         added=tuple(classes.added.values()),
         dropped=classes.dropped,
         dice={
@@ -411,7 +419,7 @@ def _is_whole(one: Correction, card: ModelCard) -> bool:
 def _prepared(
     one: Correction, card: ModelCard, classes: _Classes, stop: _Stop, plane: Plane = "z"
 ) -> PartialSlices:
-    """A correction at the network's size; along another plane than z all slices, which all have to be vouched for.
+    """A correction at the network's size. Along another plane than z there are all slices, or single voxels alone.
 
     Raises `InputError` where it cannot be used.
     """
@@ -442,7 +450,7 @@ def _prepared(
         one.volume,
         labels,
         card,
-        slices=slices if plane == "z" else None,
+        slices=None if plane != "z" and slices else slices,
         voxels=voxels,
         classes=classes.of_value,
         annotated=classes.vouched(one.organs),
@@ -450,19 +458,42 @@ def _prepared(
     )
 
 
+def _across(
+    one: Correction, held: Collection[int], card: ModelCard, classes: _Classes, stop: _Stop
+) -> list[PartialSlices]:
+    """What slices along the two other axes show of a correction: lines, but for those in its held-out slices."""
+    known = np.zeros(one.volume.data.shape, np.bool_) if one.voxels is None else one.voxels.copy()
+    along = np.moveaxis(known, orientation_for(one.volume, card).slice_axis, 0)
+    along[list(one.slices)] = True
+    along[list(held)] = False
+    lines = replace(one, slices=[], voxels=known)
+    return [_prepared(lines, card, classes, stop, plane) for plane in PLANES[1:]]
+
+
+def _numbers_held(parts: Sequence[PartialSlices], held: Sequence[int]) -> list[list[int]]:
+    """Of each correction, which slices of its volume are held out."""
+    first, numbers = 0, []
+    for part in parts:
+        own = [number - first for number in held if first <= number < first + len(part)]
+        numbers.append(sorted(part.numbers[own].tolist()))
+        first += len(part)
+    return numbers
+
+
 def _scans(
-    corrections: Sequence[Correction], parts: Sequence[PartialSlices], held: Sequence[int], classes: _Classes
+    corrections: Sequence[Correction],
+    parts: Sequence[PartialSlices],
+    held: Sequence[Sequence[int]],
+    classes: _Classes,
 ) -> tuple[LearntScan, ...]:
     """What was learnt from, for the card."""
-    scans, first = [], 0
-    for one, part in zip(corrections, parts, strict=True):
-        own = [number - first for number in held if first <= number < first + len(part)]
-        first += len(part)
+    scans = []
+    for one, part, own in zip(corrections, parts, held, strict=True):
         scans.append(
             LearntScan(
                 fingerprint=scan_fingerprint(one.volume),
                 slices=sorted(part.numbers[part.whole].tolist()),
-                held_out=sorted(part.numbers[own].tolist()),
+                held_out=own,
                 voxels=0 if one.voxels is None else int(np.count_nonzero(one.voxels)),
                 organs=[classes.names[value] for value in classes.vouched(one.organs)],
             )

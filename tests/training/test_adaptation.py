@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,31 @@ def test_no_slice_is_scored_once_it_was_learnt_from(
     assert learnt
     assert scored == set(better.card.lineage[0].scans[0].held_out)
     assert not learnt & scored
+
+
+def test_a_network_for_three_axes_learns_along_all(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume, labels = scan(slices=32)
+    three = replace(checkpoint, card=checkpoint.card.updated(planes=3))
+    drawn: list[PartialSlices] = []
+    batch = PartialSlices.batch
+
+    def spied(self: PartialSlices, *rest: Any) -> Any:
+        drawn.append(self)
+        return batch(self, *rest)
+
+    monkeypatch.setattr(PartialSlices, "batch", spied)
+
+    better = adapt(three, [Correction(volume, labels, [4, 12, 20, 28])], **QUICK)
+
+    (held,) = better.card.lineage[0].scans[0].held_out
+    slices = drawn[-1]
+    lines = slices.labels[~slices.whole]
+    assert lines.shape == (64, 32, 32)
+    known = (lines != UNKNOWN).all(-1)
+    assert {tuple(row.nonzero()[:, 0].tolist()) for row in known} == {tuple(sorted({4, 12, 20, 28} - {held}))}
+    assert torch.equal(lines[:32, 4], torch.from_numpy(labels[4]))
 
 
 def test_batch_norms_keep_their_statistics(checkpoint: Checkpoint) -> None:
