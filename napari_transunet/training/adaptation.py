@@ -189,7 +189,7 @@ def adapt(
         known.append(replay.for_card(card))
     samples = PartialSlices.joined(parts)
     replayed = PartialSlices.joined(known) if sum(map(len, known)) else None
-    held = held_out(samples)
+    held = held_out(samples, _learnt_before(corrections, parts, parent.card))
     if card.planes > 1:
         numbers = _numbers_held(parts, held)
         across = [
@@ -287,13 +287,17 @@ def replay_pack(
     return ReplayPack(PartialSlices.joined(parts), card.label_set().names, source)
 
 
-def held_out(samples: PartialSlices) -> list[int]:
+def held_out(samples: PartialSlices, seen: Collection[int] = ()) -> list[int]:
     """Which slices are scored and not learnt from: a quarter of those that are vouched for as a whole, every fourth.
 
-    Of the four such choices it is the one with most organs both within and without. Fewer than two slices: none.
+    Of the four such choices it is the one with most organs both within and without. Those that were `seen` before are
+    none of them. Fewer than two slices, or all seen: none.
     """
     whole = torch.nonzero(samples.whole)[:, 0].tolist()
     if len(whole) < 2:
+        return []
+    whole = [number for number in whole if number not in set(seen)]
+    if not whole:
         return []
     there = [set(samples.labels[number].unique().tolist()) - {0, UNKNOWN} for number in whole]
     folds = min(_FOLDS, len(whole))
@@ -468,6 +472,25 @@ def _across(
     along[list(held)] = False
     lines = replace(one, slices=[], voxels=known)
     return [_prepared(lines, card, classes, stop, plane) for plane in PLANES[1:]]
+
+
+def _learnt_before(
+    corrections: Sequence[Correction], parts: Sequence[PartialSlices], card: ModelCard
+) -> set[int]:
+    """Which of the slices of all corrections the checkpoint learnt from already, as its lineage tells."""
+    first, seen = 0, set()
+    for one, part in zip(corrections, parts, strict=True):
+        fingerprint = scan_fingerprint(one.volume) if card.lineage else ""
+        known = {
+            index
+            for story in card.lineage
+            for scan in story.scans
+            if story.steps and scan.fingerprint == fingerprint
+            for index in scan.slices
+        }
+        seen |= {first + at for at, number in enumerate(part.numbers.tolist()) if number in known}
+        first += len(part)
+    return seen
 
 
 def _numbers_held(parts: Sequence[PartialSlices], held: Sequence[int]) -> list[list[int]]:

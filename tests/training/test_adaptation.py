@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from napari_transunet.checkpoints.card import default_card
+from napari_transunet.checkpoints.lineage import Adaptation, LearntScan
 from napari_transunet.checkpoints.loading import Checkpoint, load_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.errors import InputError
@@ -161,6 +162,19 @@ def test_no_slice_is_scored_once_it_was_learnt_from(
     assert learnt
     assert scored == set(better.card.lineage[0].scans[0].held_out)
     assert not learnt & scored
+
+
+def test_what_was_learnt_from_is_never_held_out_again(checkpoint: Checkpoint) -> None:
+    known = LearntScan(fingerprint=scan_fingerprint(scan()[0]), slices=(0, 2, 4, 6))
+    story = Adaptation(scans=(known,), steps=3)
+    once = replace(checkpoint, card=checkpoint.card.model_copy(update={"lineage": (story,)}))
+
+    def held(one: Correction) -> tuple[int, ...]:
+        return adapt(once, [one], **QUICK | {"steps": 1}).card.lineage[1].scans[0].held_out
+
+    assert set(held(correction(slices=range(8)))) < {1, 3, 5, 7}
+    assert held(correction(slices=[2, 4])) == ()
+    assert len(held(correction(1, slices=[2, 4]))) == 1
 
 
 def test_a_network_for_three_axes_learns_along_all(
