@@ -12,12 +12,13 @@ slices corrected and voxels changed by hand. Every arm starts from the shipped c
   tool *Interpolate*;
 - ranked: as *Next slice to check* proposes them;
 - ranked + interpolation: the worst slice that is not near a corrected one comes next, and slices are filled likewise;
-- ranked + learning: as ranked, and after every four slices the network learns from all that were corrected, and labels
-  the others anew;
+- ranked, spread or every k-th + learning: after every four slices the checkpoint learns from all that were corrected,
+  and what it became labels the others anew. Spread: as ranked + interpolation chooses, without interpolation;
 - best possible: by the true error, which no annotator knows.
 
-Learning is repeated with three seeds. Since no slice may be both learnt from and counted as the network's, the Dice of
-the slices that nobody corrected is kept as well.
+Learning is repeated with the seeds that are asked for. Since no slice may be both learnt from and counted as the
+network's, the Dice of the slices that nobody corrected is kept as well. What the file given with -o holds already is
+not done again.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from napari_transunet.annotation.corrections import Scope, interpolate
 from napari_transunet.annotation.review_order import next_to_check
 from napari_transunet.annotation.uncertainty import SliceUncertainties
 from napari_transunet.checkpoints.registry import resolve_checkpoint
+from napari_transunet.training.replay import replay_beside
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.loading import Checkpoint
@@ -47,7 +49,6 @@ if TYPE_CHECKING:
 GOAL = 0.95  # mean Dice
 LEARN_EVERY = 4  # corrected slices
 NEAR = 10.0  # mm between two corrected slices across which an annotator lets the tool interpolate
-SEEDS = (0, 1, 2)
 PRECISION = "bfloat16"
 
 
@@ -190,13 +191,15 @@ def interpolate_near(desk: Desk) -> None:
             desk.put(index, part[index - first])
 
 
-def learning(seed: int) -> Follow:
+def learning(seed: int, steps: int | None) -> Follow:
     """After every four slices: learn from all that were corrected, and label the others anew."""
+    checkpoint: Checkpoint | None = None
 
     def follow(desk: Desk) -> None:
         from napari_transunet import Correction, adapt  # only this arm needs them
 
-        if len(desk.corrected) % LEARN_EVERY:
+        nonlocal checkpoint
+        if len(desk.corrected) % LEARN_EVERY or desk.dice() >= GOAL:
             return
         start = desk.start
         names = start.checkpoint.card.label_set().names
@@ -207,8 +210,9 @@ def learning(seed: int) -> Follow:
             slices=sorted(desk.corrected),
             organs=[names[organ] for organ in start.organs],
         )
-        better = adapt(start.checkpoint, [vouched], device="auto", seed=seed)
-        labels, unsure = predicted(better, start.volume)
+        pack = replay_beside(start.checkpoint.path)
+        checkpoint = adapt(checkpoint or start.checkpoint, [vouched], seed=seed, steps=steps, replay=pack)
+        labels, unsure = predicted(checkpoint, start.volume)
         for index, plane in enumerate(only(labels, start.organs)):
             if index not in desk.corrected:
                 desk.put(index, plane)
@@ -217,33 +221,32 @@ def learning(seed: int) -> Follow:
     return follow
 
 
-def arms(wanted: Sequence[str]) -> Iterator[tuple[str, int | None, Propose, Follow]]:
+PLAIN: dict[str, tuple[Propose, Follow]] = {
+    "in order": (in_order, nothing),
+    "every k-th": (every_kth, nothing),
+    "every k-th + interpolation": (every_kth, interpolate_near),
+    "ranked": (ranked, nothing),
+    "ranked + interpolation": (ranked_apart, interpolate_near),
+    "best possible": (best_possible, nothing),
+}
+LEARNING: dict[str, Propose] = {
+    "every k-th + learning": every_kth,
+    "ranked + learning": ranked,
+    "spread + learning": ranked_apart,
+}
+ARMS = (*PLAIN, *LEARNING)
+
+
+def arms(
+    wanted: Sequence[str], seeds: Sequence[int], steps: int | None
+) -> Iterator[tuple[str, int | None, Propose, Follow]]:
     """(name, seed, what proposes a slice, what follows a correction) of the arms that are wanted."""
-    plain: dict[str, tuple[Propose, Follow]] = {
-        "in order": (in_order, nothing),
-        "every k-th": (every_kth, nothing),
-        "every k-th + interpolation": (every_kth, interpolate_near),
-        "ranked": (ranked, nothing),
-        "ranked + interpolation": (ranked_apart, interpolate_near),
-        "best possible": (best_possible, nothing),
-    }
     for name in wanted:
-        if name == "ranked + learning":
-            for seed in SEEDS:
-                yield name, seed, ranked, learning(seed)
+        if name in PLAIN:
+            yield name, None, *PLAIN[name]
         else:
-            yield name, None, *plain[name]
-
-
-ARMS = (
-    "in order",
-    "every k-th",
-    "every k-th + interpolation",
-    "ranked",
-    "ranked + interpolation",
-    "ranked + learning",
-    "best possible",
-)
+            for seed in seeds:
+                yield name, seed, LEARNING[name], learning(seed, steps)
 
 
 def only(labels: NDArray[Any], organs: Sequence[int]) -> NDArray[np.uint8]:
@@ -298,18 +301,20 @@ def gone(start: Start, name: str, seed: int | None, propose: Propose, follow: Fo
     return course
 
 
-def as_row(start: Start, courses: Sequence[Experiment]) -> dict[str, Any]:
-    """A scan's numbers as JSON has them."""
+def as_row(start: Start) -> dict[str, Any]:
+    """A scan as JSON has it, before any arm."""
     return {
         "scan": start.scan.name,
-        "checkpoint": start.scan.checkpoint,
+        "checkpoint": Path(start.scan.checkpoint).stem,
         "organs": list(start.organs),
         "slices": len(start.labels),
-        "arms": [
-            asdict(course) | {"needed": course.needed, "voxels_by_hand": sum(course.by_hand)}
-            for course in courses
-        ],
+        "arms": [],
     }
+
+
+def has(row: dict[str, Any], name: str, seed: int | None) -> bool:
+    """Whether that arm is in it."""
+    return any((arm["arm"], arm["seed"]) == (name, seed) for arm in row["arms"])
 
 
 def table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
@@ -339,17 +344,19 @@ def draw(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> No
     for panel, row in enumerate(rows, start=1):
         axes = figure.add_subplot(lines, columns, panel)
         for arm in row["arms"]:
+            if arm["arm"] not in names:
+                continue
             dice = [arm["before"], *arm["dice"]]
             color = f"C{names.index(arm['arm'])}"
-            label = arm["arm"] if arm["seed"] in (None, SEEDS[0]) else None
-            axes.plot(range(len(dice)), dice, color=color, label=label, linewidth=1.5 if label else 0.7)
+            first = arm["arm"] not in axes.get_legend_handles_labels()[1]
+            label, width = (arm["arm"], 1.5) if first else (None, 0.7)
+            axes.plot(range(len(dice)), dice, color=color, label=label, linewidth=width)
         axes.axhline(GOAL, color="0.7", linewidth=0.8, zorder=0)
         axes.set_title(f"{row['scan']}, {row['slices']} slices", fontsize=9)
         axes.set_xlabel("corrected slices", fontsize=8)
         axes.set_ylabel("mean Dice", fontsize=8)
         axes.tick_params(labelsize=8)
-        if panel == 1:
-            axes.legend(fontsize=7, frameon=False)
+        axes.legend(fontsize=6, frameon=False)
     figure.savefig(path, dpi=110)
 
 
@@ -366,25 +373,37 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--plot", type=Path, help="a picture of the courses, .png")
     parser.add_argument("--scans", nargs="+", metavar="NAME", help="only these; all otherwise")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of learning")
+    parser.add_argument("--steps", type=int, help="of learning each time; by default what two minutes allow")
     asked = parser.parse_args(arguments)
     scans = {scan.name: scan for scan in scans_in(asked.data, asked.ct_checkpoint)}
     if unknown := set(asked.scans or ()) - scans.keys():
         parser.error(f"there is no scan {', '.join(sorted(unknown))}; there are {', '.join(scans)}")
-    rows: list[dict[str, Any]] = []
+    result: dict[str, Any] = {"goal": GOAL, "near_mm": NEAR, "learn_every": LEARN_EVERY, "scans": []}
+    if asked.out.exists():
+        result["scans"] = json.loads(asked.out.read_text("utf-8"))["scans"]
     for scan in [scans[name] for name in asked.scans or scans]:
+        row = next((one for one in result["scans"] if one["scan"] == scan.name), None)
+        left = [
+            one
+            for one in arms(asked.arms, asked.seeds, asked.steps)
+            if row is None or not has(row, one[0], one[1])
+        ]
+        if not left:
+            continue
         start = started(scan)
-        courses = []
-        for name, seed, propose, follow in arms(asked.arms):
-            courses.append(gone(start, name, seed, propose, follow))
-            print(f"{scan.name}, {name}: {courses[-1].needed} of {len(start.labels)}", file=sys.stderr)
-        rows.append(as_row(start, courses))
-        result = {"goal": GOAL, "near_mm": NEAR, "learn_every": LEARN_EVERY, "scans": rows}
-        asked.out.write_text(
-            json.dumps(result) + "\n", "utf-8"
-        )  # after every scan: learning takes hours in all
-    print(table(rows, asked.arms))
+        if row is None:
+            row = as_row(start)
+            result["scans"].append(row)
+        for name, seed, propose, follow in left:
+            course = gone(start, name, seed, propose, follow)
+            told = {"needed": course.needed, "voxels_by_hand": sum(course.by_hand), "steps": asked.steps}
+            row["arms"].append(asdict(course) | told)
+            asked.out.write_text(json.dumps(result) + "\n", "utf-8")  # at once: learning takes hours in all
+            print(f"{scan.name}, {name}: {course.needed} of {len(start.labels)}", file=sys.stderr)
+    print(table(result["scans"], asked.arms))
     if asked.plot is not None:
-        draw(rows, asked.arms, asked.plot)
+        draw(result["scans"], [name for name in ARMS if name in asked.arms], asked.plot)
 
 
 if __name__ == "__main__":
