@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from napari_transunet.cli.options import (
-    CheckpointArgument,
     JsonOption,
     OverwriteOption,
     check_target,
