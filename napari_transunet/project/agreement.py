@@ -18,8 +18,9 @@ from napari_transunet.annotation.provenance import RunRecord, now
 from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.errors import InputError
 from napari_transunet.metrics.difference_map import disagree, match_labels, renumber
-from napari_transunet.project.case import Case, CaseRun, SignOff
+from napari_transunet.project.case import Case, CaseRun
 from napari_transunet.project.case_labels import CaseLabels, load_labels, save_labels
+from napari_transunet.project.opening import approval
 from napari_transunet.project.segmenting import keep_thumbnail, rank_by_disagreement
 from napari_transunet.volumes.labels import LabelSet
 
@@ -238,10 +239,7 @@ def sign_off(project: Project, wanted: str, note: str = "", annotator: str | Non
         if not case.has_labels or case.status == "excluded":
             why = "is excluded" if case.status == "excluded" else "has no labels"
             raise InputError(f"{case.name} {why}, so it cannot be signed off.")
-        when = now()
-        case = held.update(
-            status="done", done=when, sign_off=SignOff(by=who, date=when, note=note.strip()).model_dump()
-        )
+        case = held.update(**approval(who, note))
     project.note("signed off", case=case.name, by=who)
     return case
 

@@ -1,0 +1,185 @@
+"""Taking a case, working on it, giving it back; and which comes next."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+import pytest
+
+from napari_transunet.annotation.autosave import Autosaver
+from napari_transunet.annotation.saved_state import saved_state
+from napari_transunet.inference.options import PredictorOptions
+from napari_transunet.io.sidecar import as_json
+from napari_transunet.project.case_labels import load_labels
+from napari_transunet.project.leases import STALE_AFTER, LeaseHeldError, LeaseLostError
+from napari_transunet.project.opening import approval, finish_case, open_case, read_ahead
+from napari_transunet.project.segmenting import segment_project
+from napari_transunet.project.worklist import PAUSE, WorkClock, next_case
+
+CPU = PredictorOptions(device="cpu", backend="torch", precision="float32", batch_size=2)
+
+
+@pytest.fixture
+def segmented(project):
+    list(segment_project(project, options=CPU))
+    return project
+
+
+def saver_of(opened):
+    found = opened.found
+    front = {"name": "labels", "opacity": 0.6, "label_set": [as_json(label) for label in found.label_set]}
+    arrays = {"labels": lambda: found.labels, "prediction": lambda: found.session.prediction}
+    return Autosaver(
+        opened.folder, arrays, lambda: saved_state(found.session, found.labels, front), quiet=0.01
+    )
+
+
+def work(project, case, who="anna", **more):
+    opened = open_case(project, case.id, who, **more)
+    saver = saver_of(opened)
+    opened.found.labels[0, :2, :2] = 1
+    opened.found.session.mark_reviewed(0)
+    assert saver.close()
+    return opened
+
+
+def test_work_is_in_the_case_and_its_session_afterwards(segmented):
+    case = segmented.cases()[0]
+    opened = work(segmented, case)
+    done = finish_case(opened, opened.found, "anna", 61.25)
+    assert (done.status, done.annotator, done.reviewed, done.seconds) == (
+        "in review",
+        "anna",
+        1,
+        {"anna": 61.2},
+    )
+    assert done.edited == pytest.approx(4 / (5 * 40 * 36), abs=1e-4)
+    assert (load_labels(segmented, done).labels[0, :2, :2] == 1).all()
+    assert segmented.holders() == {}
+    again = open_case(segmented, case.id, "ben")
+    assert again.folder.path.name == done.session
+    again.folder.close()
+    looked = finish_case(again, again.found, "ben", 10)
+    assert (looked.annotator, looked.seconds) == ("anna", {"anna": 61.2, "ben": 10})
+
+
+def test_what_was_approved_and_then_changed_is_not_approved_any_more(segmented):
+    case = segmented.cases()[0]
+    opened = open_case(segmented, case.id, "anna")
+    opened.folder.close()
+    done = finish_case(opened, opened.found, "anna", 5, done=approval("anna", "fine"))
+    assert (done.status, done.sign_off.by) == ("done", "anna")
+    opened = open_case(segmented, case.id, "ben")
+    opened.folder.close()
+    assert finish_case(opened, opened.found, "ben", 5).status == "done"
+    opened = work(segmented, case, "ben")
+    changed = finish_case(opened, opened.found, "ben", 5)
+    assert (changed.status, changed.sign_off, changed.done) == ("in review", None, "")
+
+
+def test_who_was_taken_over_keeps_what_he_did_in_a_session_of_its_own(segmented):
+    case = segmented.cases()[0]
+    sleeper = open_case(segmented, case.id, "anna")
+    saver = saver_of(sleeper)
+    sleeper.found.labels[1] = 1
+    assert saver.flush()
+    path = segmented.leases._path(case.id, segmented.leases.newest(case.id))
+    then = time.time() - STALE_AFTER - 1
+    os.utime(path, (then, then))
+    with pytest.raises(LeaseHeldError):
+        open_case(segmented, case.id, "ben")
+    taker = open_case(segmented, case.id, "ben", takeover=True)
+    assert taker.folder.path != sleeper.folder.path
+    assert (taker.found.labels[1] == 1).all()
+    theirs = saver_of(taker)
+    taker.found.labels[2] = 1
+    assert theirs.close()
+    sleeper.found.labels[3] = 1  # she wakes up and goes on
+    assert saver.close()
+    with pytest.raises(LeaseLostError, match="taken over by ben"):
+        finish_case(sleeper, sleeper.found, "anna", 5)
+    kept = finish_case(taker, taker.found, "ben", 5)
+    now = load_labels(segmented, kept).labels
+    assert (now[1:3] == 1).all()
+    assert (now[3] == 2).all()
+    from napari_transunet.annotation.session_store import load_folder
+
+    assert (load_folder(sleeper.folder.path).arrays["labels"][3] == 1).all()
+
+
+def test_a_case_that_was_read_ahead_opens_as_it_is_now(segmented):
+    case = segmented.cases()[0]
+    ahead = read_ahead(segmented, case.id)
+    opened = open_case(segmented, case.id, "anna", ahead=ahead)
+    assert opened.volume is ahead.volume
+    assert opened.found is ahead.found
+    opened.folder.close()
+    finish_case(opened, opened.found, "anna", 1)
+    ahead = read_ahead(segmented, case.id)
+    done = work(segmented, case, "ben")
+    finish_case(done, done.found, "ben", 1)
+    opened = open_case(segmented, case.id, "anna", ahead=ahead)
+    assert opened.volume is ahead.volume
+    assert (opened.found.labels[0, :2, :2] == 1).all()
+    opened.folder.close()
+    opened.held.release()
+
+
+def test_a_case_without_labels_opens_with_the_names_of_its_checkpoint(project):
+    case = project.cases()[0]
+    opened = open_case(project, case.id, "anna")
+    assert opened.found.label_set.names == {1: "spleen", 2: "liver"}
+    assert not opened.found.labels.any()
+    opened.folder.close()
+    assert finish_case(opened, opened.found, "anna", 1).status == "new"
+
+
+def test_a_case_that_cannot_be_opened_is_free_again(project, scans):
+    case = project.cases()[0]
+    (scans / "case_0.nii.gz").unlink()
+    assert read_ahead(project, case.id) is None
+    with pytest.raises(OSError, match="not there any more"):
+        open_case(project, case.id, "anna")
+    assert project.holders() == {}
+
+
+def test_the_most_uncertain_case_that_is_nobody_s_comes_next(segmented):
+    cases = [
+        case.with_changes({"uncertainty": uncertainty})
+        for case, uncertainty in zip(segmented.cases(), (0.2, 0.9, 0.5), strict=True)
+    ]
+    assert next_case(cases, {}, "anna") is cases[1]
+    assert next_case(cases, {cases[1].id: None}, "anna") is cases[2]
+    assert next_case(cases, {}, "anna", skip=[cases[1].id]) is cases[2]
+    others = [
+        cases[0],
+        cases[1].with_changes({"annotator": "ben"}),
+        cases[2].with_changes({"status": "done"}),
+    ]
+    assert next_case(others, {}, "anna") is others[0]
+    assert next_case(others, {}, "ben") is others[1]
+    blind = [cases[0], cases[1], cases[2].with_changes({"reader": "cleo", "of": cases[0].id})]
+    assert next_case(blind, {}, "anna") is cases[1]
+    assert next_case(blind, {}, "cleo") is blind[2]
+    assert next_case([case.with_changes({"status": "excluded"}) for case in cases], {}, "anna") is None
+
+
+def test_pauses_are_no_work():
+    times = iter([0.0, 10.0, 15.0, 15.0 + PAUSE + 1, 20.0 + PAUSE + 1])
+    clock = WorkClock(lambda: next(times))
+    for _ in range(4):
+        clock.act()
+    assert clock.seconds == 20.0
+
+
+def test_labels_that_a_person_drew_from_nothing_count(project):
+    case = project.cases()[0]
+    opened = open_case(project, case.id, "anna")
+    saver = saver_of(opened)
+    opened.found.labels[1, 2:4] = 2
+    assert saver.close()
+    done = finish_case(opened, opened.found, "anna", 1)
+    assert (done.status, done.edited, done.annotator) == ("in review", 1.0, "anna")
+    assert np.isclose(done.volumes["liver"], 72 * 2.5 * 0.7 * 0.8 / 1000, rtol=1e-3)
