@@ -13,18 +13,16 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QFormLayout,
     QGroupBox,
-    QHBoxLayout,
-    QLabel,
     QLineEdit,
     QProgressBar,
-    QPushButton,
-    QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
 
 from napari_transunet.export.formats import FORMATS, unavailable
 from napari_transunet.export.writing import ExportRequest
+from napari_transunet.viewer.widgets.qt_helpers import push_button, row
+from napari_transunet.viewer.widgets.status_line import StatusLine
 
 if TYPE_CHECKING:
     from napari_transunet.volumes.volume import Source
@@ -52,8 +50,7 @@ class ExportDialog(QDialog):
             self._boxes[name] = box
         self._folder = QLineEdit(self)
         self._folder.setObjectName("export_folder")
-        choose = QPushButton("Choose…", self)
-        choose.clicked.connect(self._on_choose)
+        choose = push_button("Choose…", "export_choose", self, self._on_choose)
         self._stem = QLineEdit(self)
         self._stem.setObjectName("export_name")
         self._coordinates = QComboBox(self)
@@ -62,49 +59,37 @@ class ExportDialog(QDialog):
         self._coordinates.addItem("RAS, as Slicer and NIfTI have them", "RAS")
         self._overwrite = QCheckBox("Replace files that exist", self)
         self._overwrite.setObjectName("export_overwrite")
-        self._status = QLabel(self)
-        self._status.setObjectName("export_status")
-        self._status.setWordWrap(True)
-        self._status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
-        self._status.setMinimumHeight(34)
+        self._status = StatusLine("export_status", self)
         self._progress = QProgressBar(self)
         self._progress.setObjectName("export_progress")
         self._progress.setTextVisible(False)
         self._progress.hide()
-        self._go = QPushButton("Export", self)
-        self._go.setObjectName("export_go")
+        self._go = push_button("Export", "export_go", self, lambda: self.wanted.emit(self.request()))
         self._go.setDefault(True)
-        self._go.clicked.connect(lambda: self.wanted.emit(self.request()))
-        self._cancel = QPushButton("Cancel export", self)
-        self._cancel.setObjectName("export_cancel")
-        self._cancel.setToolTip("Stop before the next file; nothing of this export stays")
+        self._cancel = push_button(
+            "Cancel export",
+            "export_cancel",
+            self,
+            self.cancel_wanted,
+            "Stop before the next file; nothing of this export stays",
+        )
         self._cancel.setEnabled(False)
-        self._cancel.clicked.connect(self.cancel_wanted)
         self._busy = False
-        close = QPushButton("Close", self)
-        close.clicked.connect(self.close)
+        close = push_button("Close", "export_close", self, self.close)
         self._folder.textChanged.connect(self._refresh)
         self._stem.textChanged.connect(self._refresh)
 
-        place = QHBoxLayout()
-        place.addWidget(self._folder, 1)
-        place.addWidget(choose)
         form = QFormLayout()
-        form.addRow("Folder", place)
+        form.addRow("Folder", row((self._folder, 1), choose))
         form.addRow("Name", self._stem)
         form.addRow("Surfaces in", self._coordinates)
-        buttons = QHBoxLayout()
-        buttons.addStretch(1)
-        buttons.addWidget(self._cancel)
-        buttons.addWidget(close)
-        buttons.addWidget(self._go)
         layout = QVBoxLayout(self)
         layout.addWidget(group)
         layout.addLayout(form)
         layout.addWidget(self._overwrite)
         layout.addWidget(self._status)
         layout.addWidget(self._progress)
-        layout.addLayout(buttons)
+        layout.addLayout(row(None, self._cancel, close, self._go))
         self.resize(520, self.sizeHint().height())
 
     def offer(self, source: Source | None, folder: Path, stem: str, preferred: str = ".nii.gz") -> None:

@@ -9,7 +9,6 @@ rotation that this drops is kept in the layer's metadata and comes back on expor
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -29,8 +28,6 @@ from napari_transunet.volumes.volume import Source, Volume
 if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer
     from napari.viewer import ViewerModel
-
-logger = logging.getLogger(__name__)
 
 AXIS_LABELS = ("z", "y", "x")
 ABDOMINAL_WINDOW = (-160.0, 240.0)  # HU: level 40, width 400

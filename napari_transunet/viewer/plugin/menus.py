@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from napari_transunet.viewer.widgets import docks
@@ -12,8 +11,6 @@ if TYPE_CHECKING:
 
     from napari_transunet.viewer.review.review_dock import ReviewDock
     from napari_transunet.viewer.segment.segment_dock import SegmentDock
-
-logger = logging.getLogger(__name__)
 
 
 def segment_selected() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -13,8 +12,6 @@ from napari_transunet.viewer.widgets.notices import report
 if TYPE_CHECKING:
     from napari_transunet.viewer.layers.layers import LayerTuple
     from napari_transunet.viewer.segment.volume_loader import Several
-
-logger = logging.getLogger(__name__)
 
 _Path = str | os.PathLike[str]
 _Paths = _Path | Sequence[_Path]

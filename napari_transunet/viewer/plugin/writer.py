@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from napari_transunet.export.writing import request_for
 from napari_transunet.viewer.export.snapshot import snapshot, write_snapshot
-
-logger = logging.getLogger(__name__)
 
 
 def write_labels_layer(path: str | os.PathLike[str], data: Any, meta: dict[str, Any]) -> list[str]:

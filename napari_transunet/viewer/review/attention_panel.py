@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from qtpy.QtCore import QSignalBlocker, Signal
-from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QWidget
 
 from napari_transunet.viewer.review.actions import ACTIONS
+from napari_transunet.viewer.widgets.combo import ElidingCombo
+from napari_transunet.viewer.widgets.qt_helpers import column
+from napari_transunet.viewer.widgets.status_line import StatusLine
 
 
 class AttentionPanel(QWidget):
@@ -20,23 +23,14 @@ class AttentionPanel(QWidget):
         self._on.setObjectName("attention_on")
         self._on.setToolTip(ACTIONS["attention"].hint)
         self._on.toggled.connect(self.turned)
-        self._block = QComboBox(self)
-        self._block.setObjectName("attention_block")
-        self._head = QComboBox(self)
-        self._head.setObjectName("attention_head")
-        self._status = QLabel("Click in the image while this is on.", self)
-        self._status.setObjectName("attention_status")
-        self._status.setWordWrap(True)
-        self._status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
+        self._block = ElidingCombo("attention_block", self)
+        self._head = ElidingCombo("attention_head", self)
+        self._status = StatusLine("attention_status", self)
+        self._status.setText("Click in the image while this is on.")
         form = QFormLayout()
         form.addRow("Block", self._block)
         form.addRow("Head", self._head)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 6, 0, 0)
-        layout.addWidget(self._on)
-        layout.addLayout(form)
-        layout.addWidget(self._status)
-        layout.addStretch(1)
+        column(self._on, form, self._status, None, within=self, top=6)
         self.show_blocks(0, 0)
         for box in (self._block, self._head):
             box.activated.connect(lambda _at: self.changed.emit())
@@ -71,11 +65,7 @@ class AttentionPanel(QWidget):
         if blocks == self._block.count() - 1 and heads == self._head.count() - 1:
             return
         for box, first, number in ((self._block, "last", blocks), (self._head, "mean of all", heads)):
-            with QSignalBlocker(box):
-                box.clear()
-                box.addItem(first, None)
-                for at in range(number):
-                    box.addItem(str(at + 1), at)
+            box.offer([(first, None), *((str(at + 1), at) for at in range(number))])
 
     def set_status(self, sentence: str) -> None:
         """Say something below the choices."""

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QCheckBox, QComboBox, QSizePolicy, QTableWidget, QTableWidgetItem, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QTableWidget, QTableWidgetItem, QWidget
 
 from napari_transunet.metrics.difference_map import Matching
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.widgets.collapsible import CollapsibleSection
+from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.messages import organ, organs
 from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row
 from napari_transunet.viewer.widgets.status_line import StatusLine
@@ -52,10 +53,7 @@ class ComparePanel(QWidget):
         super().__init__(parent)
         self._reference: Reference | None = None
         self._choices: dict[int, QComboBox] = {}
-        self._other = QComboBox(self)
-        self._other.setObjectName("compare_with")
-        self._other.setToolTip("The labels to compare with")
-        self._other.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self._other = ElidingCombo("compare_with", self, "The labels to compare with")
         self._other.activated.connect(lambda _at: self._on_chosen())
         action = ACTIONS["compare"]
         self.button = push_button(action.title, "compare", self, self.press, action.hint)
@@ -105,12 +103,9 @@ class ComparePanel(QWidget):
     def show_choices(self, fitting: Sequence[Labels], elsewhere: Sequence[Labels]) -> None:
         """Offer these labels layers; say of the others that they lie on another grid."""
         chosen = self.reference
-        self._other.clear()
-        for layer in fitting:
-            self._other.addItem(str(layer.name), layer)
-        at = next((at for at, layer in enumerate(fitting) if layer is chosen), -1)
         # With several to choose from, a person chooses: their order means nothing.
-        self._other.setCurrentIndex(0 if len(fitting) == 1 else at)
+        only = 0 if len(fitting) == 1 else -1
+        self._other.offer([(str(layer.name), layer) for layer in fitting], chosen, otherwise=only)
         self._other.setPlaceholderText(
             "Choose labels to compare with" if fitting else "No other labels of this scan"
         )
@@ -132,17 +127,14 @@ class ComparePanel(QWidget):
             return
         self._reference, self._choices = found, {}
         self._table.setRowCount(len(found.matching.organs))
+        own = [(organ(name, first=True), number) for number, name in names.items()]
         for at, (value, stands_for) in enumerate(found.matching.organs.items()):
             name = found.names.get(value)
             item = QTableWidgetItem(f"{value}: {organ(name, first=True)}" if name else f"Label {value}")
             item.setFlags(Qt.ItemFlag.ItemIsEnabled)
             self._table.setItem(at, 0, item)
-            choice = QComboBox(self._table)
-            choice.setObjectName(f"stands_for_{value}")
-            choice.addItem("– (left out)", None)
-            for number, own in names.items():
-                choice.addItem(organ(own, first=True), number)
-            choice.setCurrentIndex(max(0, choice.findData(stands_for)))
+            choice = ElidingCombo(f"stands_for_{value}", self._table)
+            choice.offer([("– (left out)", None), *own], stands_for)
             self._table.setCellWidget(at, 1, choice)
             self._choices[value] = choice
         self._table.resizeColumnsToContents()

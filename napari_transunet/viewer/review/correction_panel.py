@@ -13,17 +13,17 @@ from qtpy.QtWidgets import (
     QComboBox,
     QDoubleSpinBox,
     QGridLayout,
-    QHBoxLayout,
     QLabel,
     QPushButton,
     QSpinBox,
     QToolButton,
-    QVBoxLayout,
     QWidget,
 )
 
 from napari_transunet.viewer.review.actions import ACTIONS
+from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.messages import organ
+from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row
 from napari_transunet.viewer.widgets.status_line import StatusLine
 
 if TYPE_CHECKING:
@@ -106,13 +106,9 @@ class CorrectionPanel(QWidget):
         self._smooth = _size(self, "smooth_mm", 2.0, 0.1, 20.0, " mm")
         self._grow = _size(self, "grow_mm", 2.0, 0.1, 50.0, " mm")
         self._shrink = _size(self, "shrink_mm", 2.0, 0.1, 50.0, " mm")
-        self._label = QComboBox(self)
-        self._label.setObjectName("replace_by")
+        self._label = ElidingCombo("replace_by", self)
         both = QWidget(self)
-        row = QHBoxLayout(both)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self._islands)
-        row.addWidget(self._islands_mm2)
+        row(self._islands, self._islands_mm2, within=both)
         self._tools: dict[str, _Tool] = {
             "largest": _Tool(self._count, lambda: {"count": self._count.value()}),
             "clicked": _Tool(),
@@ -139,27 +135,29 @@ class CorrectionPanel(QWidget):
         self._suggest.setToolTip(
             "Take the mean of the organ's values, and two standard deviations to each side"
         )
+        self._suggest.clicked.connect(self.range_suggestion_wanted)
         self.status = StatusLine("correction_status", self)
         """What a tool did; the dock shows it where it is always in sight."""
 
         self._stroke_row = QWidget(self)
-        self._preview, self._accept, self._discard = (
-            self._answer(*texts)
-            for texts in (
-                ("Preview", "strokes_preview", "Show what would change; nothing is changed yet (key: Enter)"),
-                ("Accept", "strokes_accept", "Make it so, as one step of undo (key: Enter)"),
-                ("Discard", "strokes_discard", "Take the preview back; again, end the tool (key: Escape)"),
+        preview, self._accept, discard = (
+            push_button(text, f"strokes_{text.lower()}", self._stroke_row, clicked, tip)
+            for text, clicked, tip in (
+                (
+                    "Preview",
+                    self.preview_wanted,
+                    "Show what would change; nothing is changed yet (key: Enter)",
+                ),
+                ("Accept", self.accepted, "Make it so, as one step of undo (key: Enter)"),
+                ("Discard", self.discarded, "Take the preview back; again, end the tool (key: Escape)"),
             )
         )
+        row((preview, 1), (self._accept, 1), (discard, 1), within=self._stroke_row)
         self._lay_out()
-        self._preview.clicked.connect(self.preview_wanted)
-        self._accept.clicked.connect(self.accepted)
-        self._discard.clicked.connect(self.discarded)
         self.show_strokes(armed=False, previewed=False)
         self._range.toggled.connect(self._on_range)
         self._low.valueChanged.connect(self._on_range)
         self._high.valueChanged.connect(self._on_range)
-        self._suggest.clicked.connect(self.range_suggestion_wanted)
         self._slices[1].idToggled.connect(lambda _id, _on: self._on_scope())
         self._on_scope()
 
@@ -178,13 +176,8 @@ class CorrectionPanel(QWidget):
 
     def show_organs(self, names: Mapping[int, str]) -> None:
         """Offer these organs, and background, as what an organ can be replaced with."""
-        chosen = self._label.currentData()
-        with QSignalBlocker(self._label):
-            self._label.clear()
-            self._label.addItem("background", 0)
-            for value, name in names.items():
-                self._label.addItem(organ(name), value)
-            self._label.setCurrentIndex(max(0, self._label.findData(chosen)))
+        entries = [(organ(name), value) for value, name in names.items()]
+        self._label.offer([("background", 0), *entries], self._label.currentData())
 
     def set_range(self, low: float, high: float) -> None:
         """Put a range into the boxes and turn it on."""
@@ -245,31 +238,26 @@ class CorrectionPanel(QWidget):
         grid.setColumnStretch(1, 1)
         strokes = self._tool("strokes")
         strokes.setCheckable(True)
-        for row, (name, tool) in enumerate(self._tools.items()):
-            grid.addWidget(self._tool(name), row, 0, 1, 1 if tool.widget is not None else 2)
+        for at, (name, tool) in enumerate(self._tools.items()):
+            grid.addWidget(self._tool(name), at, 0, 1, 1 if tool.widget is not None else 2)
             if tool.widget is not None:
-                grid.addWidget(tool.widget, row, 1)
+                grid.addWidget(tool.widget, at, 1)
         grid.addWidget(self._range, len(self._tools), 0)
         grid.addWidget(self._suggest, len(self._tools), 1)
-        limits = QHBoxLayout()
-        limits.addWidget(self._low, 1)
-        limits.addWidget(QLabel("to", self))
-        limits.addWidget(self._high, 1)
-        answers = QHBoxLayout(self._stroke_row)
-        answers.setContentsMargins(0, 0, 0, 0)
-        for answer in (self._preview, self._accept, self._discard):
-            answers.addWidget(answer, 1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 6, 0, 0)
-        layout.setSpacing(6)
-        layout.addWidget(self._organs[0])
-        layout.addWidget(self._slices[0])
-        layout.addWidget(self._by_hand)
-        layout.addWidget(strokes)
-        layout.addWidget(self._stroke_row)
-        layout.addLayout(grid)
-        layout.addLayout(limits)
-        layout.addStretch(1)
+        limits = row((self._low, 1), QLabel("to", self), (self._high, 1))
+        column(
+            self._organs[0],
+            self._slices[0],
+            self._by_hand,
+            strokes,
+            self._stroke_row,
+            grid,
+            limits,
+            None,
+            within=self,
+            spacing=6,
+            top=6,
+        )
 
     def changeEvent(self, event: QEvent | None) -> None:  # noqa: N802
         """Qt's hook: other letters need another width."""
@@ -287,17 +275,9 @@ class CorrectionPanel(QWidget):
         sizes = (self._count, self._islands, self._islands_mm2, self._holes, self._smooth, self._grow)
         self._grid.setColumnMinimumWidth(1, max(box.sizeHint().width() for box in sizes))
 
-    def _answer(self, text: str, name: str, tip: str) -> QPushButton:
-        button = QPushButton(text, self._stroke_row)
-        button.setObjectName(name)
-        button.setToolTip(tip)
-        return button
-
     def _tool(self, name: str) -> QPushButton:
-        button = QPushButton(ACTIONS[name].title, self)
-        button.setObjectName(f"tool_{name}")
-        button.setToolTip(ACTIONS[name].hint)
-        button.clicked.connect(lambda: self.press(name))
+        action = ACTIONS[name]
+        button = push_button(action.title, f"tool_{name}", self, lambda: self.press(name), action.hint)
         self._buttons[name] = button
         return button
 
@@ -314,19 +294,13 @@ class CorrectionPanel(QWidget):
 def _choice(parent: QWidget, name: str, texts: tuple[str, str]) -> tuple[QWidget, QButtonGroup]:
     """Two buttons side by side of which one is down; ids 0 and 1."""
     box = QWidget(parent)
-    row = QHBoxLayout(box)
-    row.setContentsMargins(0, 0, 0, 0)
-    row.setSpacing(0)
     group = QButtonGroup(box)
     for at, text in enumerate(texts):
-        button = QPushButton(text, box)
-        button.setObjectName(f"{name}_{at}")
+        button = push_button(text, f"{name}_{at}", box)
         button.setCheckable(True)
+        button.setChecked(at == 0)
         group.addButton(button, at)
-        row.addWidget(button, 1)
-    first = group.button(0)
-    assert first is not None
-    first.setChecked(True)
+    row(*((button, 1) for button in group.buttons()), within=box).setSpacing(0)
     return box, group
 
 

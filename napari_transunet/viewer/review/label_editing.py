@@ -8,20 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import (
-    QColorDialog,
-    QFrame,
-    QHBoxLayout,
-    QLabel,
-    QLineEdit,
-    QPushButton,
-    QSpinBox,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QColorDialog, QFrame, QLineEdit, QSpinBox, QWidget
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.widgets.legend import swatch
+from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row
+from napari_transunet.viewer.widgets.status_line import StatusLine
 from napari_transunet.volumes.labels import Label, LabelSet, color_for, default_color, organ_key
 
 if TYPE_CHECKING:
@@ -56,30 +48,13 @@ class LabelEditor(QFrame):
         self._name.setObjectName("label_name")
         self._name.setPlaceholderText("Name")
         self._name.returnPressed.connect(self._on_ok)
-        self._paint = QPushButton(self)
-        self._paint.setObjectName("label_color")
-        self._paint.setToolTip("Choose the colour")
-        self._paint.clicked.connect(self._on_color)
-        self._ok = QPushButton("OK", self)
-        self._ok.setObjectName("label_ok")
-        self._ok.clicked.connect(self._on_ok)
-        self._cancel = QPushButton("Cancel", self)
-        self._cancel.setObjectName("label_cancel")
-        self._cancel.clicked.connect(self.hide)
-        self._why = QLabel(self)
-        self._why.setObjectName("label_problem")
-        self._why.setWordWrap(True)
-        fields, answers = QHBoxLayout(), QHBoxLayout()
-        for widget, stretch in ((self._value, 0), (self._name, 1), (self._paint, 0)):
-            fields.addWidget(widget, stretch)
-        answers.addStretch(1)
-        answers.addWidget(self._cancel)
-        answers.addWidget(self._ok)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addLayout(fields)
-        layout.addWidget(self._why)
-        layout.addLayout(answers)
+        self._paint = push_button("", "label_color", self, self._on_color, "Choose the colour")
+        ok = push_button("OK", "label_ok", self, self._on_ok)
+        cancel = push_button("Cancel", "label_cancel", self, self.hide)
+        self._status = StatusLine("label_problem", self)
+        column(
+            row(self._value, (self._name, 1), self._paint), self._status, row(None, cancel, ok), within=self
+        )
         self.hide()
 
     def add(self, taken: LabelSet, highest: int) -> None:
@@ -107,8 +82,7 @@ class LabelEditor(QFrame):
         self._value.setEnabled(before is None)
         self._name.setText(name)
         self._paint.setIcon(swatch(color))
-        self._why.clear()
-        self._why.hide()
+        self._status.setText("")
         self.show()
         self._name.setFocus(Qt.FocusReason.OtherFocusReason)
         self._name.selectAll()
@@ -125,24 +99,20 @@ class LabelEditor(QFrame):
         name, value = " ".join(self._name.text().split()), self._value.value()
         others = [label for label in self._taken if self._before is None or label.value != value]
         if self._before is None and any(label.value == value for label in others):
-            self._set_status(f"Label {value} is there already.")
+            self._status.setText(f"Label {value} is there already.")
             return
         if any(organ_key(label.name) == organ_key(name) for label in others):
-            self._set_status(f"There is a label “{name}” already.")
+            self._status.setText(f"There is a label “{name}” already.")
             return
         try:
             label = Label(value, name, self._color or color_for(name, value))
         except VolumeError as error:
-            self._set_status(str(error))
+            self._status.setText(str(error))
             return
         if self._before is not None:
             label = replace(label, snomed=self._before.snomed if self._before.name == name else None)
         self.hide()
         self.done.emit(self._before, label)
-
-    def _set_status(self, sentence: str) -> None:
-        self._why.setText(sentence)
-        self._why.show()
 
 
 def all_labels(layer: Labels, named: LabelSet, present: Iterable[int], known: Mapping[int, str]) -> LabelSet:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel, QSizePolicy, QWidget
+from qtpy.QtWidgets import QGridLayout, QLabel, QWidget
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.layer_record import is_overlay
 from napari_transunet.viewer.layers.layers import is_lazy, notes_of, problem_with
 from napari_transunet.viewer.sessions.registry import is_reviewable
+from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.status_line import InfoLine
 
 if TYPE_CHECKING:
@@ -43,9 +44,9 @@ class LayerChooser(QWidget):
         self._model = model
         self._layers = EventLinks()
         self._names = EventLinks()
-        self._labels = self._combo("review_labels", "The labels layer that is reviewed and corrected")
+        self._labels = ElidingCombo("review_labels", self, "The labels layer that is reviewed and corrected")
         self._labels.activated.connect(lambda _at: self.chosen.emit(self._labels.currentData()))
-        self._image = self._combo("review_image", "")
+        self._image = ElidingCombo("review_image", self)
         self._image.activated.connect(lambda _at: self._on_image(self._image.currentData()))
         self.notes = InfoLine("review_notes", self)
         layout = QGridLayout(self)
@@ -87,18 +88,17 @@ class LayerChooser(QWidget):
         """Name the labels that are meant and the image on which they lie, and offer others."""
         model, sessions = self._model, self._model.sessions
         current, image = self._current, model.image
-        self._labels.clear()
-        for layer in reversed(self._reviewable):
-            self._labels.addItem(str(layer.name), layer)
-        self._labels.setCurrentIndex(self._labels.findData(current) if current is not None else -1)
+        entries = [(str(layer.name), layer) for layer in reversed(self._reviewable)]
+        self._labels.offer(entries, current, otherwise=-1)
         self._labels.setPlaceholderText("No labels yet")
-        self._image.clear()
         images = sessions.images_of_same_shape(current) if current is not None else []
         on_grid = sessions.images_on_grid_of(current) if current is not None else []
-        for candidate in [*([image] if image is not None and image not in images else []), *images]:
-            elsewhere = "" if candidate in on_grid or candidate is image else " (lies elsewhere)"
-            self._image.addItem(f"{candidate.name}{elsewhere}", candidate)
-        self._image.setCurrentIndex(self._image.findData(image) if image is not None else -1)
+        listed = [*([image] if image is not None and image not in images else []), *images]
+        elsewhere = [layer for layer in listed if layer not in on_grid and layer is not image]
+        entries = [
+            (f"{layer.name}{' (lies elsewhere)' if layer in elsewhere else ''}", layer) for layer in listed
+        ]
+        self._image.offer(entries, image, otherwise=-1)
         self._image.setPlaceholderText(
             "Choose the image of these labels" if images else "No image of this size"
         )
@@ -121,13 +121,6 @@ class LayerChooser(QWidget):
     @property
     def _reviewable(self) -> list[Labels]:
         return [layer for layer in self._model.viewer.layers if is_reviewable(layer)]
-
-    def _combo(self, name: str, tip: str) -> QComboBox:
-        combo = QComboBox(self)
-        combo.setObjectName(name)
-        combo.setToolTip(tip)
-        combo.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        return combo
 
     def _on_layers(self, _event: Any = None) -> None:
         choices = self._reviewable

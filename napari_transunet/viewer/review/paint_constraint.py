@@ -9,12 +9,11 @@ stroke is either as it was drawn or as it may be; and the image is never compute
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 
 from napari_transunet.annotation.corrections import allowed_stroke
 from napari_transunet.annotation.session import Write
@@ -28,14 +27,13 @@ from napari_transunet.viewer.layers.undo import (
     take_back,
     write_as_one_step,
 )
+from napari_transunet.viewer.widgets.qt_helpers import single_shot
 
 if TYPE_CHECKING:
     from napari.layers import Labels
     from numpy.typing import NDArray
 
     from napari_transunet.viewer.sessions.results import Result
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,10 +65,7 @@ class PaintConstraint(QObject):
         self._working = False
         self._strokes: list[Any] = []
         # napari tells of a fill before it writes it, so strokes are looked at when the event is over.
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(0)
-        self._soon.timeout.connect(self.check)
+        self._soon = single_shot(self, 0, self.check)
 
     def follow(self, result: Result | None, image: NDArray[Any] | None) -> None:
         """Watch the layer of this result, painted on an image of the same shape (None where it is not in memory)."""

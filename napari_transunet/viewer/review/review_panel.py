@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QSignalBlocker, Qt, Signal
-from qtpy.QtWidgets import (
-    QCheckBox,
-    QComboBox,
-    QFrame,
-    QGridLayout,
-    QHBoxLayout,
-    QLabel,
-    QLineEdit,
-    QPushButton,
-    QSizePolicy,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtCore import QSignalBlocker, Signal
+from qtpy.QtWidgets import QCheckBox, QFrame, QLineEdit, QPushButton, QWidget
 
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.review.slice_strip import SliceStrip
+from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.messages import conflict_sentence, count, duration, organ
+from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row
+from napari_transunet.viewer.widgets.status_line import StatusLine
 
 if TYPE_CHECKING:
     from napari_transunet.viewer.layers.slice_numbers import SliceNumbers
@@ -53,10 +44,10 @@ class ReviewPanel(QWidget):
         self._reviewed = False
         self.strip = SliceStrip(self)
         self.strip.slice_chosen.connect(self.slice_chosen)
-        self._organ = QComboBox(self)
-        self._organ.setObjectName("review_organ")
-        self._organ.setToolTip(
-            "Whose expected errors the strip shows, and in whose slices the next one is looked for"
+        self._organ = ElidingCombo(
+            "review_organ",
+            self,
+            "Whose expected errors the strip shows, and in whose slices the next one is looked for",
         )
         self._organ.addItem("All organs", None)
         self._organ.activated.connect(lambda _at: self.organ_chosen.emit(self._organ.currentData()))
@@ -64,14 +55,9 @@ class ReviewPanel(QWidget):
         self._uncertainty.setObjectName("show_uncertainty")
         self._uncertainty.setToolTip(ACTIONS["uncertainty"].hint)
         self._uncertainty.toggled.connect(self.uncertainty_wanted)
-        self._next = _button("next_slice", "next", self)
-        self._next.clicked.connect(self.next_wanted)
-        self._mark = _button("mark_reviewed", "reviewed", self)
-        self._mark.clicked.connect(lambda: self.marked.emit(not self._reviewed))
-        self._progress = QLabel(self)
-        self._progress.setObjectName("review_progress")
-        self._progress.setWordWrap(True)
-        self._progress.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self._next = _button("next_slice", "next", self, self.next_wanted)
+        self._mark = _button("mark_reviewed", "reviewed", self, lambda: self.marked.emit(not self._reviewed))
+        self._progress = StatusLine("review_progress", self)
         self._note = QLineEdit(self)
         self._note.setObjectName("slice_note")
         self._note.setPlaceholderText("Note on this slice")
@@ -88,33 +74,14 @@ class ReviewPanel(QWidget):
         self._conflicts.this.clicked.connect(lambda: self.prediction_wanted.emit(False))
         self._conflicts.every.clicked.connect(lambda: self.prediction_wanted.emit(True))
 
-        choice = QHBoxLayout()
-        choice.addWidget(self._organ, 1)
-        choice.addWidget(self._uncertainty)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self._next, 1)
-        buttons.addWidget(self._mark, 1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(6)
-        layout.addWidget(self.strip)
-        layout.addLayout(choice)
-        layout.addLayout(buttons)
-        layout.addWidget(self._progress)
-        below = QVBoxLayout(self.more)
-        below.setContentsMargins(0, 0, 0, 0)
-        below.addWidget(self._conflicts)
-        below.addWidget(self._note)
+        choice, buttons = row((self._organ, 1), self._uncertainty), row((self._next, 1), (self._mark, 1))
+        column(self.strip, choice, buttons, self._progress, within=self, spacing=6)
+        column(self._conflicts, self._note, within=self.more)
 
     def show_organs(self, names: Mapping[int, str]) -> None:
         """Offer these organs as a filter; the one that was chosen stays if it is among them."""
-        chosen = self._organ.currentData()
-        with QSignalBlocker(self._organ):
-            self._organ.clear()
-            self._organ.addItem("All organs", None)
-            for value, name in names.items():
-                self._organ.addItem(organ(name, first=True), value)
-            self._organ.setCurrentIndex(max(0, self._organ.findData(chosen)))
+        entries = [(organ(name, first=True), value) for value, name in names.items()]
+        self._organ.offer([("All organs", None), *entries], self._organ.currentData())
 
     def show_data(self, data: StripData | None) -> None:
         """Show the slices."""
@@ -185,20 +152,13 @@ class _ConflictBar(QFrame):
             "QFrame#conflict_bar { border: 1px solid #d6336c; border-radius: 4px; }"
             "QFrame#conflict_bar QLabel { border: none; }"
         )
-        self._text = QLabel(self)
-        self._text.setObjectName("conflicts")
-        self._text.setWordWrap(True)
-        self._text.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
+        self._text = StatusLine("conflicts", self)
         self.next = _button("next_conflict", "conflict", self)
         self.this = _button("take_slice", "take_slice", self)
         self.every = _button("take_all", "take_all", self)
         self.number: Callable[[int], int] = int
-        layout = QGridLayout(self)
+        layout = column(self._text, self.next, self.this, self.every, within=self)
         layout.setContentsMargins(8, 6, 8, 6)
-        layout.addWidget(self._text, 0, 0, 1, 2)
-        layout.addWidget(self.next, 1, 0, 1, 2)
-        layout.addWidget(self.this, 2, 0, 1, 2)
-        layout.addWidget(self.every, 3, 0, 1, 2)
         self.hide()
 
     def show_conflicts(self, conflicts: Mapping[int, int]) -> None:
@@ -207,9 +167,5 @@ class _ConflictBar(QFrame):
             self._text.setText(conflict_sentence(conflicts, self.number))
 
 
-def _button(name: str, action: str, parent: QWidget) -> QPushButton:
-    button = QPushButton(ACTIONS[action].title, parent)
-    button.setObjectName(name)
-    button.setToolTip(ACTIONS[action].hint)
-    button.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-    return button
+def _button(name: str, action: str, parent: QWidget, clicked: Any = None) -> QPushButton:
+    return push_button(ACTIONS[action].title, name, parent, clicked, ACTIONS[action].hint)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QGridLayout, QProgressBar, QPushButton, QSizePolicy, QWidget
+from qtpy.QtWidgets import QGridLayout, QProgressBar, QSizePolicy, QWidget
 
 from napari_transunet.viewer.widgets.messages import countdown
+from napari_transunet.viewer.widgets.qt_helpers import push_button
 
 if TYPE_CHECKING:
     from napari_transunet.viewer.segment.run_messages import RunProgress
@@ -28,27 +29,20 @@ class RunBar(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._volume = QPushButton("Segment volume", self)
-        self._volume.setObjectName("segment_volume")
+        self._volume = push_button("Segment volume", "segment_volume", self, self.segment_volume)
         self._volume.setMinimumHeight(34)
         font = self._volume.font()
         font.setBold(True)
         self._volume.setFont(font)
-        self._slice = QPushButton("This slice", self)
-        self._slice.setObjectName("segment_slice")
+        self._slice = push_button("This slice", "segment_slice", self, self.segment_slice)
         self._slice.setMinimumHeight(34)
-        self._cancel = QPushButton("Cancel", self)
-        self._cancel.setObjectName("cancel")
+        self._cancel = push_button("Cancel", "cancel", self, self.cancel)
         self._progress = QProgressBar(self)
         self._progress.setObjectName("progress")
         self._progress.setTextVisible(True)
         self._progress.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self._progress.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self._progress.setMinimumHeight(22)
-        self._volume.clicked.connect(self.segment_volume)
-        self._slice.clicked.connect(self.segment_slice)
-        self._cancel.clicked.connect(self.cancel)
-
         layout = QGridLayout(self)
         layout.setContentsMargins(0, 4, 0, 0)
         layout.setColumnStretch(0, 1)

@@ -6,17 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import (
-    QAbstractItemView,
-    QDialog,
-    QDialogButtonBox,
-    QHeaderView,
-    QLabel,
-    QTableWidget,
-    QTableWidgetItem,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QDialog, QDialogButtonBox, QHeaderView, QLabel, QVBoxLayout, QWidget
+
+from napari_transunet.viewer.widgets.tables import RowTable
 
 if TYPE_CHECKING:
     from napari_transunet.io.ambiguous import SeveralVolumesError
@@ -55,18 +47,8 @@ class ChoiceList(QDialog):
         self.setWindowTitle(title)
         self.setModal(False)
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        self._table = QTableWidget(len(rows), len(headers), self)
-        self._table.setObjectName("choices")
-        self._table.setHorizontalHeaderLabels(list(headers))
-        self._table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self._table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        self._table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        for at, row in enumerate(rows):
-            for column, text in enumerate(row):
-                self._table.setItem(at, column, QTableWidgetItem(text))
-        numbers = self._table.verticalHeader()
-        if numbers is not None:
-            numbers.hide()
+        self._table = RowTable("choices", headers, self)
+        self._table.show_rows(rows)
         header = self._table.horizontalHeader()
         if header is not None:
             header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFrame, QLabel, QSizePolicy, QWidget
+
+from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row
 
 
 class ConfirmBar(QFrame):
@@ -21,22 +23,12 @@ class ConfirmBar(QFrame):
         self._text.setObjectName("question")
         self._text.setWordWrap(True)
         self._text.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.MinimumExpanding)
-        self._yes = QPushButton(self)
-        self._yes.setObjectName("question_yes")
-        self._no = QPushButton(self)
-        self._no.setObjectName("question_no")
-        answers = QHBoxLayout()
-        answers.addStretch(1)
-        answers.addWidget(self._no)
-        answers.addWidget(self._yes)
-        layout = QVBoxLayout(self)
+        self._yes = push_button("", "question_yes", self, lambda: self._answer(self._on_yes))
+        self._no = push_button("", "question_no", self, lambda: self._answer(self._on_no))
+        layout = column(self._text, row(None, self._no, self._yes), within=self)
         layout.setContentsMargins(8, 6, 8, 6)
-        layout.addWidget(self._text)
-        layout.addLayout(answers)
         self._on_yes: Callable[[], None] | None = None
         self._on_no: Callable[[], None] | None = None
-        self._yes.clicked.connect(self._answer_yes)
-        self._no.clicked.connect(self._answer_no)
         self.hide()
 
     @property
@@ -66,14 +58,7 @@ class ConfirmBar(QFrame):
         self._on_yes = self._on_no = None
         self.hide()
 
-    def _answer_yes(self) -> None:
-        then = self._on_yes
-        self.withdraw()
-        if then is not None:
-            then()
-
-    def _answer_no(self) -> None:
-        then = self._on_no
+    def _answer(self, then: Callable[[], None] | None) -> None:
         self.withdraw()
         if then is not None:
             then()

@@ -10,7 +10,9 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QEvent, QObject, QTimer, Signal
+from qtpy.QtCore import QEvent, QObject, Signal
+
+from napari_transunet.viewer.widgets.qt_helpers import single_shot
 
 if TYPE_CHECKING:
     from qtpy.QtWidgets import QWidget
@@ -42,10 +44,7 @@ class DockEvents(QObject):
         self._window: Callable[[], QWidget | None] = lambda: None
         self._closing = False
         # napari puts the widget into its dock first, and the dock into the window then.
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(0)
-        self._soon.timeout.connect(self._watch_now)
+        self._soon = single_shot(self, 0, self._watch_now)
         widget.installEventFilter(self)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802
