@@ -5,24 +5,23 @@ Below them labels are added, edited and deleted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
-from qtpy.QtGui import QIcon, QPainter, QPainterPath, QPalette, QPen, QPixmap
+from qtpy.QtCore import QEvent, QSignalBlocker, Qt, Signal
+from qtpy.QtGui import QIcon, QPalette, QPixmap
 from qtpy.QtWidgets import (
     QFrame,
     QGridLayout,
     QLabel,
     QScrollArea,
-    QSizePolicy,
     QToolButton,
     QWidget,
 )
 
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.review.label_editing import LabelEditor
-from napari_transunet.viewer.widgets.legend import PICKED, swatch
+from napari_transunet.viewer.widgets.legend import organ_button, swatch
 from napari_transunet.viewer.widgets.messages import organ
 from napari_transunet.viewer.widgets.qt_helpers import column, row, tool_button
 
@@ -124,17 +123,15 @@ class OrganList(QWidget):
     def set_hidden(self, values: Collection[int]) -> None:
         """Show which organs are hidden."""
         for value, button in self._eyes.items():
-            button.blockSignals(True)
-            button.setChecked(value not in values)
-            button.blockSignals(False)
+            with QSignalBlocker(button):
+                button.setChecked(value not in values)
             _say_eye(button)
 
     def set_locked(self, values: Collection[int]) -> None:
         """Show which organs are locked."""
         for value, button in self._locks.items():
-            button.blockSignals(True)
-            button.setChecked(value in values)
-            button.blockSignals(False)
+            with QSignalBlocker(button):
+                button.setChecked(value in values)
             _say_lock(button)
 
     def set_pickable(self, why_not: str | None) -> None:
@@ -162,16 +159,7 @@ class OrganList(QWidget):
             _say_lock(button)
 
     def _add(self, at: int, value: int, name: str, color: Color) -> None:
-        button = QToolButton(self._inner)
-        button.setObjectName(f"organ_{value}")
-        button.setText(name)
-        button.setIcon(swatch(color))
-        button.setIconSize(QSize(12, 12))
-        button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        button.setCheckable(True)
-        button.setAutoRaise(True)
-        button.setStyleSheet(PICKED)
-        button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        button = organ_button(f"organ_{value}", name, color, self._inner)
         key = ACTIONS[f"organ_{at + 1}"].key if at < 9 else ""
         button.setToolTip(f"Paint with {organ(name)} (label {value}{', key: ' + key if key else ''})")
         button.clicked.connect(lambda: self._pick(value))
@@ -202,13 +190,13 @@ class OrganList(QWidget):
 
 def _say_eye(button: QToolButton) -> None:
     on = button.isChecked()
-    button.setIcon(_icon(button, _draw_eye, faint=not on))
+    button.setIcon(_icon(button, "visibility" if on else "visibility_off", faint=not on))
     button.setToolTip("Hide this organ" if on else "Show this organ again")
 
 
 def _say_lock(button: QToolButton) -> None:
     on = button.isChecked()
-    button.setIcon(_icon(button, _draw_padlock if on else _draw_open_padlock, faint=not on))
+    button.setIcon(_icon(button, "lock" if on else "lock_open", faint=not on))
     button.setToolTip(
         "Let this organ change again"
         if on
@@ -216,37 +204,12 @@ def _say_lock(button: QToolButton) -> None:
     )
 
 
-def _icon(button: QToolButton, draw: Callable[[QPainter], None], *, faint: bool) -> QIcon:
-    """A drawing on a field of 16 × 16, in the colour of the button's text."""
-    pixmap = QPixmap(48, 48)
-    pixmap.fill(Qt.GlobalColor.transparent)
-    color = button.palette().color(QPalette.ColorRole.ButtonText)
-    color.setAlphaF(0.35 if faint else 1.0)
-    painter = QPainter(pixmap)
-    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-    painter.scale(3, 3)
-    painter.setPen(QPen(color, 1.4))
-    painter.setBrush(color)
-    draw(painter)
-    painter.end()
+def _icon(button: QToolButton, name: str, *, faint: bool) -> QIcon:
+    """One of napari's icons, in the colour of the button's text."""
+    from napari.resources import get_colorized_svg, get_icon_path
+
+    color = button.palette().color(QPalette.ColorRole.ButtonText).name()
+    drawing = get_colorized_svg(get_icon_path(name), color, 0.4 if faint else 1.0)
+    pixmap = QPixmap()
+    pixmap.loadFromData(drawing.encode())
     return QIcon(pixmap)
-
-
-def _draw_eye(painter: QPainter) -> None:
-    path = QPainterPath(QPointF(1.5, 8))
-    path.quadTo(QPointF(8, 1.5), QPointF(14.5, 8))
-    path.quadTo(QPointF(8, 14.5), QPointF(1.5, 8))
-    painter.strokePath(path, painter.pen())
-    painter.drawEllipse(QPointF(8, 8), 2, 2)
-
-
-def _draw_padlock(painter: QPainter) -> None:
-    painter.drawRoundedRect(QRectF(3.5, 7.5, 9, 6.5), 1, 1)
-    painter.setBrush(Qt.BrushStyle.NoBrush)
-    painter.drawArc(QRectF(5, 2.5, 6, 9), 0, 180 * 16)
-
-
-def _draw_open_padlock(painter: QPainter) -> None:
-    painter.setBrush(Qt.BrushStyle.NoBrush)
-    painter.drawRoundedRect(QRectF(3.5, 7.5, 9, 6.5), 1, 1)
-    painter.drawArc(QRectF(5, 1.5, 6, 9), 20 * 16, 160 * 16)

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 _SWATCH = 12
 _COLUMNS = 2
-PICKED = "QToolButton:checked { border: 2px solid palette(text); font-weight: bold; }"
-"""How the organ that the brush paints is marked, in every list of organs and theme."""
+_PICKED = "QToolButton:checked { border: 2px solid palette(text); font-weight: bold; }"
 
 
 class Legend(QWidget):
@@ -56,16 +55,7 @@ class Legend(QWidget):
             button.deleteLater()
         self._buttons = {}
         for at, label in enumerate(labels or ()):
-            button = QToolButton(self)
-            button.setObjectName(f"legend_{label.value}")
-            button.setText(organ(label.name, first=True))
-            button.setIcon(swatch(label.color))
-            button.setIconSize(QSize(_SWATCH, _SWATCH))
-            button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-            button.setCheckable(True)
-            button.setAutoRaise(True)
-            button.setStyleSheet(PICKED)
-            button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+            button = organ_button(f"legend_{label.value}", organ(label.name, first=True), label.color, self)
             button.clicked.connect(lambda _checked=False, value=label.value: self._pick(value))
             self._grid.addWidget(button, at // _COLUMNS, at % _COLUMNS)
             button.show()  # not only when Qt comes to it: the legend's size is asked for at once
@@ -105,6 +95,21 @@ class Legend(QWidget):
                 lines[0] += f": {millilitres(self._volumes[value])}"
             lines.append(self._why_not or "Click to paint this organ with the brush.")
             button.setToolTip("\n".join(lines))
+
+
+def organ_button(name: str, text: str, color: Color, parent: QWidget) -> QToolButton:
+    """The button of an organ in a list, as wide as there is room; pressed, it is the one that the brush paints."""
+    button = QToolButton(parent)
+    button.setObjectName(name)
+    button.setText(text)
+    button.setIcon(swatch(color))
+    button.setIconSize(QSize(_SWATCH, _SWATCH))
+    button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+    button.setCheckable(True)
+    button.setAutoRaise(True)
+    button.setStyleSheet(_PICKED)
+    button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+    return button
 
 
 def swatch(color: Color) -> QIcon:

@@ -15,7 +15,7 @@ import pytest
 import SimpleITK as sitk
 
 from napari_transunet.errors import FileProblem
-from napari_transunet.viewer.layers import display
+from napari_transunet.viewer.plugin import display
 from napari_transunet.viewer.plugin import demo_report
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
@@ -153,7 +153,7 @@ def test_headless_demo_presses_the_button_and_leaves_screenshot_labels_and_repor
         import os
         from pathlib import Path
         from napari_transunet.checkpoints import registry
-        from napari_transunet.viewer.layers import display
+        from napari_transunet.viewer.plugin import display
         from napari_transunet.viewer.plugin import samples
         from napari_transunet.viewer.plugin.demo import run_demo
         registry.shipped_folder = lambda: None
