@@ -18,6 +18,7 @@ from napari_transunet.cli.adapt import adapt
 from napari_transunet.cli.benchmark import benchmark
 from napari_transunet.cli.calibrate import calibrate
 from napari_transunet.cli.checkpoints import inspect, variants
+from napari_transunet.cli.cluster import scheduler, worker
 from napari_transunet.cli.convert import convert
 from napari_transunet.cli.demo import demo
 from napari_transunet.cli.evaluate import evaluate
@@ -75,7 +76,20 @@ def _start(
         typer.echo(context.get_help())
 
 
-for _command in (demo, segment, inspect, variants, convert, train, adapt, calibrate, evaluate, benchmark):
+for _command in (
+    demo,
+    segment,
+    inspect,
+    variants,
+    convert,
+    train,
+    adapt,
+    calibrate,
+    evaluate,
+    benchmark,
+    scheduler,
+    worker,
+):
     app.command()(_command)
 app.add_typer(project, name="project")
 app.add_typer(sessions, name="sessions")

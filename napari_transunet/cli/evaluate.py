@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
+from napari_transunet.cli.cluster import (
+    ClusterOptions,
+    RetriesOption,
+    SchedulerOption,
+    TLSAuthorityOption,
+    TLSCertificateOption,
+    TLSKeyOption,
+    cluster,
+    cluster_options,
+    run_units,
+)
 from napari_transunet.cli.options import JsonOption, OverwriteOption, check_target, option
 from napari_transunet.cli.printing import print_json, print_table
-from napari_transunet.cli.reporting import BAD_INPUT, say
-from napari_transunet.errors import DatasetError, InputError, VolumeError, sentence_of
+from napari_transunet.cli.reporting import BAD_INPUT, INTERRUPTED, say
+from napari_transunet.errors import DatasetError, InputError, sentence_of
 from napari_transunet.volumes.labels import organ_key
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from napari_transunet.io.pairing import Pair, Pairing
+    from napari_transunet.metrics.file_scores import FileScores, ScoringOptions
     from napari_transunet.metrics.label_pairs import LabelPair
-    from napari_transunet.metrics.summary import LabelScores
     from napari_transunet.training.dataset_json import Description
-    from napari_transunet.volumes.volume import Volume
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +51,25 @@ class _Scoring:
     described: Description
     match: Mapping[int | str, int | str]
 
+    def of(self, reference: Path) -> ScoringOptions:
+        """How the case of this reference is scored."""
+        from napari_transunet.io.pairing import plain_name
+        from napari_transunet.io.sidecar import stem_of
+        from napari_transunet.metrics.file_scores import ScoringOptions
+        from napari_transunet.training.losses import UNKNOWN
+
+        unknown = self.described.unknown
+        return ScoringOptions(
+            self.tolerance,
+            self.labels,
+            self.published,
+            unknown,
+            unknown_named=unknown != UNKNOWN,
+            annotated=self.described.annotated.get(plain_name(stem_of(reference))),
+            names=self.described.names,
+            match=self.match,
+        )
+
 
 @dataclass(frozen=True)
 class _Output:
@@ -53,22 +78,6 @@ class _Output:
     as_json: bool
     csv_file: Path | None
     overwrite: bool
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """One pair's scores; `pairs` are the labels that were compared, `notes` what to tell about them."""
-
-    scores: LabelScores
-    pairs: Mapping[int, LabelPair]
-    spacing: Sequence[float]
-    notes: Sequence[str]
-
-    @property
-    def names(self) -> dict[int, str]:
-        """What the files call the organs, the reference first."""
-        known = {label: pair.reference_name or pair.name for label, pair in self.pairs.items()}
-        return {label: name for label, name in known.items() if name}
 
 
 def evaluate(
@@ -106,6 +115,11 @@ def evaluate(
     as_json: JsonOption = False,
     csv_file: Annotated[Path | None, option("F", "Write the table to this file too.", "--csv")] = None,
     overwrite: OverwriteOption = False,
+    scheduler: SchedulerOption = None,
+    retries: RetriesOption = 2,
+    tls_ca_file: TLSAuthorityOption = None,
+    tls_cert: TLSCertificateOption = None,
+    tls_key: TLSKeyOption = None,
 ) -> None:
     """Score labels against a reference: Dice, surface distances in mm, volumes in mL.
 
@@ -135,6 +149,7 @@ def evaluate(
         {} if match is None else parse_match(match),
     )
     output = _Output(as_json, csv_file, overwrite)
+    on = cluster_options(scheduler, retries, tls_ca_file, tls_cert, tls_key)
     if csv_file is not None:
         check_target(csv_file, overwrite=overwrite)
     pairing = _pairing(prediction, reference)
@@ -151,7 +166,7 @@ def evaluate(
         say(f"Note: left out, {unmatched}.")
     if not pairing.pairs:
         raise InputError(f"No file in {prediction} has the name of one in {reference}; rename them.")
-    _evaluate_cases(prediction, reference, pairing, scoring, output)
+    _evaluate_cases(prediction, reference, pairing, scoring, output, on)
 
 
 def _description(reference: Path) -> Description:
@@ -199,92 +214,12 @@ def _pairing(prediction: Path, reference: Path) -> Pairing | None:
     return paired(files[prediction], files[reference])
 
 
-def _read(path: Path) -> Volume:
-    from napari_transunet.io.reading import read_volume
-
-    try:
-        return read_volume(path)
-    except VolumeError as error:
-        # It begins with the file's name, which a prediction shares with its reference as a rule; the path tells more.
-        error.args = (f"{path}: {str(error).removeprefix(f'{path.name}: ')}",)
-        raise
-
-
-def _score(prediction: Path, reference: Path, scoring: _Scoring) -> _Scored:
-    from napari_transunet.io.pairing import plain_name
-    from napari_transunet.io.sidecar import stem_of
-    from napari_transunet.metrics.label_pairs import pair_labels
-    from napari_transunet.metrics.segmentation_metrics import evaluate as score
-
-    first, second = _read(prediction), _read(reference)
-    if not first.geometry.matches(second.geometry):
-        raise InputError(
-            f"{prediction} and {reference} do not lie on the same grid (shape {first.geometry.shape} and "
-            f"{second.geometry.shape}, spacing {_millimetres(first)} and "
-            f"{_millimetres(second)} mm{_apart(first, second)}); resample one of them first."
-        )
-    own, true, unknown = _known(first, second, scoring.described)
-    own, true = _whole(own, prediction), _whole(true, reference)
-    paired = pair_labels(
-        np.unique(own).tolist(),
-        np.unique(true).tolist(),
-        first.labels.names if first.labels else None,
-        second.labels.names if second.labels else scoring.described.names,
-        scoring.match,
-    )
-    annotated = scoring.described.annotated.get(plain_name(stem_of(reference)))
-    scored = scoring.labels
-    if annotated is not None:
-        scored = tuple(value for value in scored or sorted(annotated) if value in annotated)
-    scores = score(
-        own,
-        true,
-        spacing=first.geometry.spacing,
-        labels_to_score=scored,
-        tolerance_mm=scoring.tolerance,
-        published_scoring=scoring.published,
-        match=paired.pairs,
-    )
-    notes = [*_reading_notes(first, second), *paired.notes, *unknown]
-    if annotated is not None:
-        notes.append("Note: only the organs that dataset.json lists as annotated in a case are scored there.")
-    return _Scored(scores, {pair.label: pair for pair in paired.pairs}, first.geometry.spacing, notes)
-
-
-def _whole(labels: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
-    from napari_transunet.volumes.label_values import whole_numbers
-
-    try:
-        return whole_numbers(labels)
-    except VolumeError as error:
-        raise InputError(f"{path} cannot be scored: {error}") from error
-
-
-def _known(
-    prediction: Volume, reference: Volume, described: Description
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any], list[str]]:
-    """Both labels without the voxels that the reference calls unknown, and what to tell about that.
-
-    255, or what `dataset.json` calls unknown, is it unless an organ has that value: a named one, or the only one there
-    is, as in masks of 0 and 255.
-    """
-    from napari_transunet.training.losses import UNKNOWN
-
-    own, true, value = prediction.data, reference.data, described.unknown
-    named = reference.labels is not None and value in reference.labels.names
-    if value is None or named or not (hidden := true == value).any():
-        return own, true, []
-    if described.unknown == UNKNOWN and not ((true != 0) & ~hidden).any():
-        return own, true, []
-    note = f"Note: voxels that the reference labels {value} are unknown, and count for nothing."
-    return np.where(hidden, 0, own), np.where(hidden, 0, true), [note]
-
-
 def _evaluate_pair(prediction: Path, reference: Path, scoring: _Scoring, output: _Output) -> None:
     from napari_transunet.cli.scores import case_table, headings, how_scored, named, write_csv
+    from napari_transunet.metrics.file_scores import score_files
     from napari_transunet.metrics.segmentation_metrics import mean_scores
 
-    scored = _score(prediction, reference, scoring)
+    scored = score_files(prediction, reference, scoring.of(reference))
     for note in scored.notes:
         say(note)
     if output.csv_file is not None:
@@ -312,7 +247,12 @@ def _evaluate_pair(prediction: Path, reference: Path, scoring: _Scoring, output:
 
 
 def _evaluate_cases(
-    prediction: Path, reference: Path, pairing: Pairing, scoring: _Scoring, output: _Output
+    prediction: Path,
+    reference: Path,
+    pairing: Pairing,
+    scoring: _Scoring,
+    output: _Output,
+    on: ClusterOptions | None,
 ) -> None:
     from napari_transunet.cli.scores import (
         cohort_table,
@@ -325,7 +265,10 @@ def _evaluate_cases(
     from napari_transunet.metrics.segmentation_metrics import mean_scores
     from napari_transunet.metrics.summary import completed, summarise
 
-    scored, failed = _score_all(pairing.pairs, scoring)
+    if on is None:
+        scored, failed = _score_all(pairing.pairs, scoring)
+    else:
+        scored, failed = _score_on_cluster(pairing.pairs, scoring, on)
     failures = f"; failed: {', '.join(failed)}" if failed else ""
     say(f"{len(scored)} of {len(pairing.pairs)} cases scored{failures}.")
     if not scored:
@@ -374,15 +317,17 @@ def _evaluate_cases(
         raise typer.Exit(BAD_INPUT)
 
 
-def _score_all(pairs: Sequence[Pair], scoring: _Scoring) -> tuple[dict[str, _Scored], dict[str, str]]:
+def _score_all(pairs: Sequence[Pair], scoring: _Scoring) -> tuple[dict[str, FileScores], dict[str, str]]:
     """The scores by case, and for the cases that could not be scored the reason, which is reported at once."""
-    scored: dict[str, _Scored] = {}
+    from napari_transunet.metrics.file_scores import score_files
+
+    scored: dict[str, FileScores] = {}
     failed: dict[str, str] = {}
-    reported: set[str] = set()
+    tell = _Notes()
     for number, pair in enumerate(pairs, 1):
         logger.info("Case %d of %d: %s", number, len(pairs), pair.case)
         try:
-            one = _score(pair.prediction, pair.reference, scoring)
+            one = score_files(pair.prediction, pair.reference, scoring.of(pair.reference))
         except Exception as error:
             if (sentence := sentence_of(error)) is None:
                 raise
@@ -390,14 +335,55 @@ def _score_all(pairs: Sequence[Pair], scoring: _Scoring) -> tuple[dict[str, _Sco
             say(f"Error: {pair.case}: {sentence}")
             continue
         scored[pair.case] = one
-        for note in one.notes:
-            if note not in reported:  # what differs does so in every case, as a rule
-                reported.add(note)
-                say(f"{note} (First in {pair.case}.)")
+        tell.of(pair.case, one)
     return scored, failed
 
 
-def _compared(scored: Mapping[str, _Scored]) -> dict[int, list[LabelPair]]:
+def _score_on_cluster(
+    pairs: Sequence[Pair], scoring: _Scoring, on: ClusterOptions
+) -> tuple[dict[str, FileScores], dict[str, str]]:
+    """The same, by the workers of a cluster; in the order of the pairs, whatever order they ended in."""
+    from napari_transunet.cluster.batch import Finished, State
+    from napari_transunet.cluster.scoring import scoring_units
+
+    scored: dict[str, FileScores] = {}
+    failed: dict[str, str] = {}
+    tell = _Notes()
+
+    def each(finished: Finished) -> None:
+        case = finished.unit.name
+        if finished.state is State.DONE:
+            scored[case] = finished.result
+            tell.of(case, finished.result)
+        elif finished.state is not State.STOPPED:
+            failed[case] = finished.message
+            say(f"Error: {case}: {finished.message}")
+
+    units = scoring_units(
+        (pair.case, pair.prediction, pair.reference, scoring.of(pair.reference)) for pair in pairs
+    )
+    with cluster(on) as client:
+        interrupted = run_units(client, on, units, len(pairs), each=each)
+    if interrupted:
+        say(f"{len(scored)} of {len(pairs)} cases were scored before it was stopped.")
+        raise typer.Exit(INTERRUPTED)
+    return {pair.case: scored[pair.case] for pair in pairs if pair.case in scored}, failed
+
+
+class _Notes:
+    """Tells what there is to note, each once: what differs does so in every case, as a rule."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def of(self, case: str, scores: FileScores) -> None:
+        for note in scores.notes:
+            if note not in self._told:
+                self._told.add(note)
+                say(f"{note} (First in {case}.)")
+
+
+def _compared(scored: Mapping[str, FileScores]) -> dict[int, list[LabelPair]]:
     """The pairs of each label, in the cases that have it."""
     found: dict[int, list[LabelPair]] = {}
     for one in scored.values():
@@ -407,7 +393,7 @@ def _compared(scored: Mapping[str, _Scored]) -> dict[int, list[LabelPair]]:
     return found
 
 
-def _names_of_all(scored: Mapping[str, _Scored]) -> dict[int, str]:
+def _names_of_all(scored: Mapping[str, FileScores]) -> dict[int, str]:
     """The names of the label values, as the first case that names them does; says so where another differs."""
     names: dict[int, str] = {}
     differing: set[int] = set()
@@ -418,19 +404,3 @@ def _names_of_all(scored: Mapping[str, _Scored]) -> dict[int, str]:
                 differing.add(value)
                 say(f"Note: label {value} is {known!r} in earlier cases, but {name!r} in {case}.")
     return names
-
-
-def _reading_notes(prediction: Volume, reference: Volume) -> Iterator[str]:
-    """What the readers had to assume; in the same words for every case, so that it is reported once."""
-    for which, volume in (("prediction", prediction), ("reference", reference)):
-        for note in volume.source.notes:
-            yield f"Note on the {which}: {note}"
-
-
-def _apart(first: Volume, second: Volume) -> str:
-    apart = first.geometry.displacement(second.geometry)
-    return f"; corners up to {apart:.3g} mm apart" if math.isfinite(apart) else ""
-
-
-def _millimetres(volume: Volume) -> str:
-    return " × ".join(f"{size:g}" for size in volume.geometry.spacing)

@@ -60,7 +60,8 @@ CheckpointArgument = Annotated[
 _LARGEST = 16384  # pixels along a side
 
 
-def _series(series: str | None) -> str | int | None:
+def series_of(series: str | None) -> str | int | None:
+    """`--series` as `read_volume` takes it: a number where it is one, else a UID."""
     return int(series) if series is not None and series.isdecimal() and len(series) < 6 else series
 
 
@@ -87,7 +88,7 @@ def read(
     """The volume at `source`, with the choices that the options made; says what the reader had to assume."""
     from napari_transunet.io.reading import read_volume
 
-    volume = read_volume(source, series=_series(series), channel=channel, time=time_point)
+    volume = read_volume(source, series=series_of(series), channel=channel, time=time_point)
     for note in volume.source.notes:
         say(f"Note on {source}: {note}")
     return volume

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from napari_transunet.cli.cluster import (
+    RetriesOption,
+    SchedulerOption,
+    TLSAuthorityOption,
+    TLSCertificateOption,
+    TLSKeyOption,
+    cluster_options,
+)
 from napari_transunet.cli.options import (
     BackendOption,
     BatchSizeOption,
@@ -32,6 +40,7 @@ from napari_transunet.cli.options import (
     one_or_three,
     option,
     read,
+    series_of,
 )
 from napari_transunet.cli.printing import progress_bar
 from napari_transunet.cli.reporting import BAD_INPUT, one_line, say
@@ -39,6 +48,7 @@ from napari_transunet.errors import InputError, sentence_of
 from napari_transunet.inference.options import PredictorOptions
 
 if TYPE_CHECKING:
+    from napari_transunet.export.segmentation import LoadingOptions
     from napari_transunet.inference.predictor import Predictor
     from napari_transunet.volumes.volume import Volume
 
@@ -54,7 +64,7 @@ _ENDS: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 """Where the first and the last slice lie, by the side of the patient that the axis points to."""
 
-_WORTH_SAYING, _WORTH_KEEPING = 10, 50  # slices of the order in which they are worth looking at
+_WORTH_SAYING = 10  # slices of the order in which they are worth looking at
 
 
 @dataclass
@@ -96,6 +106,15 @@ def segment(
     channel: ChannelOption = None,
     time_point: TimeOption = None,
     overwrite: OverwriteOption = False,
+    scheduler: SchedulerOption = None,
+    retries: RetriesOption = 2,
+    csv_file: Annotated[
+        Path | None,
+        option("F", "With --scheduler: the table of scans; in a folder OUT segment.csv by default.", "--csv"),
+    ] = None,
+    tls_ca_file: TLSAuthorityOption = None,
+    tls_cert: TLSCertificateOption = None,
+    tls_key: TLSKeyOption = None,
     report: Annotated[
         Path | None, option("FILE.html", "Also report volumes and key slices, as HTML and CSV.", "--report")
     ] = None,
@@ -107,8 +126,18 @@ def segment(
     The format follows OUT's suffix (.nii.gz, .nii, .nrrd, .seg.nrrd, .mha); in a folder, labels are .nii.gz files
     named after their inputs. A JSON file beside the labels says what made them. Where an input fails, the others
     are still done, and the exit status is 2.
+
+    With --scheduler, scans are worked on side by side, and those whose labels are there already, made from the same
+    source by the same checkpoint with the same options, are skipped; so the same command goes on where it was stopped.
     """
-    from napari_transunet.io.sidecar import is_ours, sidecar_path
+    from napari_transunet.export.segmentation import (
+        LoadingOptions,
+        ReadingOptions,
+        check_no_overlap,
+        compared_options,
+        unfinished,
+    )
+    from napari_transunet.io.sidecar import sidecar_path
     from napari_transunet.project.report import ReportContent, check_report, reported_file, write_report
 
     if planes is not None:
@@ -123,21 +152,41 @@ def segment(
         check_report(report, overwrite=overwrite)
     reported = []
     targets = _targets(inputs, out)
-    predictors = _Predictors(
-        checkpoint,
-        PredictorOptions(
-            device=device,
-            precision=precision,
-            batch_size=batch_size,
-            pipeline=pipeline,
-            backend=backend,
-            orthogonal_planes=orthogonal_planes,
-            mirror_tta=mirror_tta,
-        ),
-        preset=preset,
-        weights=weights,
-        img_size=image_size(img_size),
+    options = PredictorOptions(
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        pipeline=pipeline,
+        backend=backend,
+        orthogonal_planes=orthogonal_planes,
+        mirror_tta=mirror_tta,
     )
+    loading = LoadingOptions(image_size(img_size), weights, preset)
+    reading = ReadingOptions(series_of(series), channel, time_point)
+    asked = compared_options(options, loading, reading)
+    if (on := cluster_options(scheduler, retries, tls_ca_file, tls_cert, tls_key)) is not None:
+        from napari_transunet.cli.cluster_segment import segment_on_cluster
+
+        if report is not None:
+            raise InputError("--report is made where the scans are read; leave it or --scheduler out.")
+        made = out if targets[0] != out else None
+        table = csv_file or (made / "segment.csv" if made is not None else None)
+        segment_on_cluster(
+            inputs,
+            targets,
+            checkpoint,
+            options,
+            loading,
+            reading,
+            on,
+            made=made,
+            overwrite=overwrite,
+            table=table,
+        )
+        return
+    if csv_file is not None:
+        raise InputError("--csv is for the table of a run with --scheduler; add it, or leave --csv out.")
+    predictors = _Predictors(checkpoint, options, loading)
     if checkpoint is not None:
         predictors.named(checkpoint)  # a wrong checkpoint, device or precision is the same for all inputs
     if targets[0] != out:
@@ -145,20 +194,11 @@ def segment(
     outcome = _Outcome()
     for source, target in zip(inputs, targets, strict=True):
         try:
-            beside = sidecar_path(target)
-            if target.resolve() == source.resolve():
-                raise InputError(f"The labels would replace the input; choose another name than {target}.")
-            if beside.exists() and beside.resolve() == sidecar_path(source).resolve():
-                raise InputError(
-                    f"{beside} belongs to the input, and labels have such a file too; choose another name."
-                )
-            if beside.exists() and not is_ours(target):
-                raise InputError(
-                    f"{beside} does not describe labels, and labels have a file of that name; choose another name."
-                )
-            check_target(target, beside, overwrite=overwrite)
+            check_no_overlap(source, target)
+            check_target(target, sidecar_path(target), overwrite=overwrite or unfinished(target))
             volume = read(source, series=series, channel=channel, time_point=time_point)
-            written = _segment_one(volume, predictors.for_volume(volume), target, overwrite=overwrite)
+            predictor = predictors.for_volume(volume)
+            written = _segment_one(source, volume, predictor, target, options=asked, overwrite=overwrite)
             if report is not None:
                 reported.append(reported_file(volume, written))
         except KeyboardInterrupt:
@@ -201,8 +241,8 @@ def _targets(inputs: Sequence[Path], out: Path) -> list[Path]:
     absolute = [Path(os.path.abspath(path)) for path in inputs]  # noqa: PTH100  resolving would follow links
     names = [path.name if path.is_dir() else stem_of(path) for path in absolute]
     targets = [out / f"{name}.nii.gz" for name in names]
-    for target in targets:
-        if targets.count(target) > 1:
+    for target, count in Counter(targets).items():
+        if count > 1:
             raise InputError(f"Several inputs would be written to {target}; segment them one by one.")
     return targets
 
@@ -210,20 +250,10 @@ def _targets(inputs: Sequence[Path], out: Path) -> list[Path]:
 class _Predictors:
     """One predictor a checkpoint, made when first needed and kept for the other inputs."""
 
-    def __init__(
-        self,
-        checkpoint: str | None,
-        options: PredictorOptions,
-        *,
-        preset: str | None,
-        weights: str | None,
-        img_size: tuple[int, int] | None,
-    ) -> None:
+    def __init__(self, checkpoint: str | None, options: PredictorOptions, loading: LoadingOptions) -> None:
         self._checkpoint = checkpoint
-        self._preset = preset
-        self._weights = weights
-        self._img_size = img_size
         self._options = options
+        self._loading = loading
         self._made: dict[str, Predictor] = {}
 
     def for_volume(self, volume: Volume) -> Predictor:
@@ -233,18 +263,13 @@ class _Predictors:
     def named(self, name: str) -> Predictor:
         """The predictor of this checkpoint (a name, or a path)."""
         if name not in self._made:
-            from napari_transunet.checkpoints.loading import load_checkpoint
-            from napari_transunet.checkpoints.presets import preset_names
             from napari_transunet.checkpoints.registry import resolve_checkpoint
+            from napari_transunet.export.segmentation import load_for
             from napari_transunet.inference.predictor import Predictor
 
-            checkpoint = load_checkpoint(
-                resolve_checkpoint(name), img_size=self._img_size, weights=self._weights
-            )
+            checkpoint = load_for(resolve_checkpoint(name), self._loading)
             for note in checkpoint.notes:
                 say(f"Note: {note}")
-            if self._preset is not None:
-                checkpoint = checkpoint.with_labels(preset_names(self._preset))
             self._made[name] = Predictor(checkpoint, self._options)
         return self._made[name]
 
@@ -261,55 +286,34 @@ def _fitting_checkpoint(volume: Volume) -> str:
     return str(entry.path)
 
 
-def _segment_one(volume: Volume, predictor: Predictor, target: Path, *, overwrite: bool) -> Path:
-    import numpy as np
-
-    from napari_transunet.annotation.provenance import RunRecord, now, provenance_of
-    from napari_transunet.annotation.review_order import review_order
-    from napari_transunet.annotation.uncertainty import SliceUncertainties
-    from napari_transunet.inference.compatibility import doubt_about, doubt_about_augmentation
-    from napari_transunet.io.writing import write_labels
-    from napari_transunet.volumes.geometry import voxel_ml
+def _segment_one(
+    source: Path,
+    volume: Volume,
+    predictor: Predictor,
+    target: Path,
+    *,
+    options: Mapping[str, Any],
+    overwrite: bool,
+) -> Path:
+    from napari_transunet.export.segmentation import doubts_about, segment_volume, write_segmentation
+    from napari_transunet.io.source_hash import source_hash
 
     checkpoint, card = predictor.checkpoint, predictor.card
-    found_doubts = (doubt_about(volume, card), doubt_about_augmentation(card, predictor.options))
-    doubts = [doubt for doubt in found_doubts if doubt is not None]
-    for doubt in doubts:
+    for doubt in doubts_about(volume, predictor):
         say(f"Note on {volume.source.name}: {doubt}")
     name = checkpoint.name if checkpoint is not None else card.variant
-    axis = predictor.slice_axis(volume)
-    slices = volume.data.shape[axis]
-    unsure = SliceUncertainties(axis, slices)
+    slices = volume.data.shape[predictor.slice_axis(volume)]
     where = f"{predictor.device} ({predictor.precision_name})"
     say(f"Segmenting {volume.source.name}: {slices} slices with {name} on {where}.")
-    started, date = time.perf_counter(), now()
+    digest = source_hash(source)
     with _progress(volume.source.name) as report:
-        labels = predictor.predict(volume, progress=report, unsure=unsure.put)
-    seconds = time.perf_counter() - started
-    record = RunRecord.from_predictor(
-        predictor, date=date, seconds=seconds, slices=slices, total=slices, axis=axis
-    )
-    names = card.label_set()
-    provenance = provenance_of([record])
-    order = review_order(unsure.expected_error())
-    provenance["review_order"] = order[:_WORTH_KEEPING]
-    notes = {"reading_notes": list(volume.source.notes), "compatibility_notes": doubts}
-    if checkpoint is not None and checkpoint.weights is not None:
-        provenance["checkpoint_weights"] = checkpoint.weights
-    provenance |= {key: sentences for key, sentences in notes.items() if sentences}
-    written = write_labels(target, labels, volume, names, provenance=provenance, overwrite=overwrite)
-
-    one = voxel_ml(volume.geometry.spacing)
-    counts = np.bincount(labels.ravel(), minlength=1)
-    found = [
-        f"{names.names.get(int(value), f'label {value}')} {counts[value] * one:,.0f} mL"
-        for value in np.flatnonzero(counts)
-        if value
-    ]
-    say(f"{written}: {slices} slices in {seconds:.1f} s. {', '.join(found) or 'Nothing was found'}.")
-    if order:
-        first = ", ".join(map(str, order[:_WORTH_SAYING]))
-        say(f"Check first, as napari numbers slices ({_ends(volume, axis)}): {first}.")
+        made = segment_volume(volume, predictor, source_sha256=digest, options=options, progress=report)
+    written = write_segmentation(target, made, volume, overwrite=overwrite)
+    found = ", ".join(f"{organ} {size:,.0f} mL" for organ, size in made.organ_ml)
+    say(f"{written}: {slices} slices in {made.seconds:.1f} s. {found or 'Nothing was found'}.")
+    if made.order:
+        first = ", ".join(map(str, made.order[:_WORTH_SAYING]))
+        say(f"Check first, as napari numbers slices ({_ends(volume, made.axis)}): {first}.")
     return written
 
 

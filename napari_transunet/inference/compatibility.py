@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from napari_transunet.errors import InputError
 from napari_transunet.volumes.intensity import looks_like_ct, sampled, value_range
 from napari_transunet.volumes.orientation import Reorientation
 
@@ -24,6 +25,33 @@ NEVER_MIRRORED = "nothing is mirrored"
 def doubt_about(volume: Volume, card: ModelCard) -> str | None:
     """A sentence that says why the volume may not suit the checkpoint; None where nothing speaks against it."""
     return _doubt_about_modality(volume, card) or _doubt_about_size(volume.geometry, card)
+
+
+def only_fitting(
+    volume: Volume, cards: Mapping[str, ModelCard], known: Sequence[str] = ()
+) -> tuple[str, str]:
+    """The name of the one checkpoint that fits the volume unasked, and why, as `reason_to_choose` says it.
+
+    Parameters
+    ----------
+    cards : of the checkpoints to choose from, by name
+    known : names to propose where none of them fits; theirs without it
+
+    Raises
+    ------
+    InputError
+        None fits, or several do; the sentence lists them.
+    """
+    fitting = [(name, reason) for name, card in cards.items() if (reason := reason_to_choose(volume, card))]
+    if len(fitting) == 1:
+        return fitting[0]
+    names = ", ".join([name for name, _ in fitting] or known or cards)
+    which = "Several shipped checkpoints fit" if fitting else "No shipped checkpoint fits"
+    facts = (volume.modality or "modality unknown", value_range(volume.data), size_in_mm(volume.geometry))
+    raise InputError(
+        f"{which} {volume.source.name} ({', '.join(facts)}); "
+        f"name one with --checkpoint ({names or 'none is installed, so give a path'})."
+    )
 
 
 def doubt_about_augmentation(card: ModelCard, options: PredictorOptions) -> str | None:

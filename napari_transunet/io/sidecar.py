@@ -36,13 +36,19 @@ def sidecar_path(path: Path) -> Path:
 
 
 def describe(
-    path: Path, geometry: Geometry, labels: LabelSet, provenance: Mapping[str, Any], voxels: Mapping[int, int]
+    path: Path,
+    geometry: Geometry,
+    labels: LabelSet,
+    provenance: Mapping[str, Any],
+    voxels: Mapping[int, int],
+    sha256: str,
 ) -> dict[str, Any]:
-    """What the JSON file beside written labels says."""
+    """What the JSON file beside written labels says; `sha256` is that of the labels' file."""
     return {
         "format": FORMAT,
         "version": 1,
         "file": clean(path.name),
+        "sha256": sha256,
         "labels": [as_json(label) | {"voxels": voxels.get(label.value, 0)} for label in labels],
         "grid": {
             "shape_zyx": list(geometry.shape),

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from napari_transunet import __version__
 from napari_transunet.errors import ExistsError, VolumeError
-from napari_transunet.files import atomic_path
+from napari_transunet.files import atomic_path, sha256
 from napari_transunet.io.metaimage import write_metaimage
 from napari_transunet.io.nifti import write_nifti
 from napari_transunet.io.nrrd import segment_keys, write_nrrd
@@ -96,7 +96,6 @@ def write_labels(
             f"{beside} does not describe labels and is not replaced, but labels have a JSON file of that name;"
             " choose another name."
         )
-    text = json.dumps(describe(target, geometry, label_set, record, voxels), indent=2, ensure_ascii=False)
     made_by = {PROVENANCE_KEY: _bounded(record)}
     # The labels last: whoever sees them finds their description already there.
     with (
@@ -105,7 +104,10 @@ def write_labels(
     ):
         table = segment_keys(array, label_set) if suffix == ".seg.nrrd" else _label_keys(label_set)
         _write(temporary, suffix, array, geometry, table | made_by, description=_short(record), labels=True)
-        temporary_json.write_text(text + "\n", encoding="utf-8")
+        described = describe(target, geometry, label_set, record, voxels, sha256(temporary))
+        temporary_json.write_text(
+            json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     return target
 
 

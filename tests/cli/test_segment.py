@@ -301,3 +301,13 @@ def test_ctrl_c_in_a_real_run_leaves_no_half_file(checkpoint, tmp_path):
     assert "Traceback" not in stderr
     assert stdout == ""
     assert [path.name for path in tmp_path.iterdir()] == ["long.nii"]
+
+
+def test_without_dask_scheduler_says_what_to_install(run, scan, checkpoint, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    line = error_line(run("segment", scan, "-o", "out", "-c", checkpoint, "--scheduler", "local"))
+    assert 'pip install "napari-transunet[cluster]"' in line
+    monkeypatch.undo()
+    assert "add it, or leave" in error_line(
+        run("segment", scan, "-o", "out", "-c", checkpoint, "--csv", "f.csv")
+    )

@@ -1,0 +1,335 @@
+"""The commands `scheduler` and `worker`, and what commands with `--scheduler` share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import csv
+import signal
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from napari_transunet.cli.options import option
+from napari_transunet.cli.printing import print_table, progress_bar
+from napari_transunet.cli.reporting import INTERRUPTED, interruptible, one_line, say
+from napari_transunet.errors import InputError
+from napari_transunet.files import atomic_path
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from napari_transunet.cluster.batch import Finished, Unit
+    from napari_transunet.cluster.connecting import SchedulerChoice
+    from napari_transunet.cluster.security import TLSFiles
+
+_PANEL = "On a cluster"
+_SHOWN = 20  # rows of a table
+
+SchedulerOption = Annotated[
+    str | None,
+    option(
+        "local[:N]|tcp://…|tls://…|slurm[:N]",
+        "Work in N processes, at a running scheduler, or in N SLURM jobs; see docs/cluster.md.",
+        "--scheduler",
+        panel=_PANEL,
+    ),
+]
+RetriesOption = Annotated[
+    int,
+    option(
+        "N",
+        "How often to try again what failed for a reason that may pass.",
+        "--retries",
+        min=0,
+        panel=_PANEL,
+    ),
+]
+TLSAuthorityOption = Annotated[
+    Path | None, option("F", "Authority that signed the certificates (PEM).", "--tls-ca-file", panel=_PANEL)
+]
+TLSCertificateOption = Annotated[
+    Path | None, option("F", "Own certificate (PEM).", "--tls-cert", panel=_PANEL)
+]
+TLSKeyOption = Annotated[Path | None, option("F", "Its key (PEM).", "--tls-key", panel=_PANEL)]
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """What the options of a command say about where it works."""
+
+    scheduler: SchedulerChoice
+    retries: int
+
+
+def cluster_options(
+    scheduler: str | None, retries: int, ca: Path | None, cert: Path | None, key: Path | None
+) -> ClusterOptions | None:
+    """The options as one value; None where the command works in this process alone.
+
+    Raises
+    ------
+    InputError, FileProblem
+        They contradict each other, or Dask or a file is missing.
+    """
+    if scheduler is None:
+        if any(path is not None for path in (ca, cert, key)):
+            raise InputError("TLS files are for --scheduler tls://…; add it, or leave them out.")
+        return None
+    from napari_transunet.cluster.security import need_distributed, tls_files
+
+    need_distributed()
+    from napari_transunet.cluster.connecting import scheduler_choice
+
+    return ClusterOptions(scheduler_choice(scheduler, tls=tls_files(ca, cert, key)), retries)
+
+
+@contextmanager
+def cluster(options: ClusterOptions) -> Iterator[Client]:
+    """A client of the cluster; Ctrl-C in between stops at once."""
+    from napari_transunet.cluster.connecting import connected
+
+    say(_where(options.scheduler))
+    with connected(options.scheduler) as client:
+        yield client
+
+
+def _where(choice: SchedulerChoice) -> str:
+    if choice.kind == "local":
+        return "Starting workers on this machine."
+    if choice.kind == "slurm":
+        return f"Asking SLURM for {choice.workers or 1} job(s)."
+    return f"Connecting to {choice.address}."
+
+
+def run_units(
+    client: Client,
+    options: ClusterOptions,
+    units: Iterator[Unit],
+    count: int,
+    *,
+    each: Callable[[Finished], None],
+) -> bool:
+    """Have the units done, tell of each as it ends, and return whether Ctrl-C was pressed.
+
+    Raises
+    ------
+    SchedulerLost
+        The scheduler went away; `each` was told of all that ended before.
+    """
+    from napari_transunet.cluster.batch import Batch
+
+    with interruptible(told=False) as pressed, progress_bar() as bar:
+        task = bar.add_task("scans", total=count)
+        told = False
+
+        def cancelled() -> bool:
+            nonlocal told
+            if pressed() and not told:
+                told = True
+                say("Stopping what is in hand; Ctrl-C again stops at once.")
+            return pressed()
+
+        batch = Batch(client, retries=options.retries, say=say, cancelled=cancelled)
+        for finished in batch.run(units):
+            each(finished)
+            bar.update(task, advance=1)
+        return pressed()
+
+
+def summary_table(finished: Sequence[Finished], noun: str) -> Table:
+    """How many units ended how, and which are not done."""
+    from napari_transunet.cluster.batch import State
+
+    table = Table("State", "Number", noun, "Why")
+    counts = Counter(one.state for one in finished)
+    for state in State:
+        if not counts[state]:
+            continue
+        table.add_row(str(state), str(counts[state]), "", "")
+        if state in (State.DONE, State.SKIPPED, State.STOPPED):
+            continue
+        wrong = [one for one in finished if one.state is state]
+        for one in wrong[:_SHOWN]:
+            table.add_row("", "", Text(one_line(one.unit.name)), Text(one_line(one.message)))
+        if len(wrong) > _SHOWN:
+            table.add_row("", "", f"and {len(wrong) - _SHOWN} more", "")
+    return table
+
+
+def tell_end(finished: Sequence[Finished], count: int, noun: str) -> None:
+    """One table at the end, and one line."""
+    from napari_transunet.cluster.batch import State
+
+    counts = Counter(one.state for one in finished)
+    print_table(summary_table(finished, noun.capitalize()))
+    done = counts[State.DONE] + counts[State.SKIPPED]
+    there = f", {counts[State.SKIPPED]} of them before" if counts[State.SKIPPED] else ""
+    aside = [one.unit.name for one in finished if one.state is State.SET_ASIDE]
+    told = f"; set aside, since their worker died twice: {', '.join(aside[:_SHOWN])}" if aside else ""
+    left = count - done - counts[State.FAILED] - counts[State.SET_ASIDE]
+    rest = f"; {left} not done: the same command goes on with them" if left else ""
+    say(f"{done} of {count} {noun}s done{there}; {counts[State.FAILED]} failed{told}{rest}.")
+
+
+def write_table(path: Path, rows: Sequence[Sequence[Any]], headings: Sequence[str]) -> None:
+    """The table as CSV, in the place of one from before."""
+    with (
+        atomic_path(path, overwrite=True) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(headings)
+        writer.writerows([[_cell(value) for value in row] for row in rows])
+
+
+def _cell(value: Any) -> Any:
+    """Text that no spreadsheet takes for a formula."""
+    if isinstance(value, str):
+        line = one_line(value.encode("utf-8", "backslashreplace").decode("utf-8"))
+        return f"'{line}" if line[:1] in ("=", "+", "-", "@") else line
+    return value
+
+
+def scheduler(
+    host: Annotated[str, option("ADDRESS", "Where to listen; this machine alone by default.")] = "127.0.0.1",
+    port: Annotated[int, option("N", "The port.", min=0, max=65535)] = 8786,
+    ca: TLSAuthorityOption = None,
+    cert: TLSCertificateOption = None,
+    key: TLSKeyOption = None,
+) -> None:
+    """Start a scheduler, which workers join and commands with --scheduler use. It runs until Ctrl-C.
+
+    Whoever reaches a scheduler can run any code on it and on its workers: give certificates where others share the
+    network.
+    """
+    from napari_transunet.cluster.security import need_distributed, security_of, tls_files
+
+    need_distributed()
+    from napari_transunet.cluster.workers import quiet_logs, serve_scheduler, warning_about
+
+    quiet_logs()
+    tls = tls_files(ca, cert, key)
+    security_of(tls)
+    if (warning := warning_about(host, tls)) is not None:
+        say(f"Warning: {warning}")
+
+    def ready(address: str) -> None:
+        files = _tls_arguments(tls)
+        typer.echo(f"Scheduler at {address}")
+        typer.echo(f"A worker joins with:  napari-transunet worker {address}{files}")
+        typer.echo(f"A command uses it by: --scheduler {address}{files}")
+
+    _serve(serve_scheduler(host, port, tls, ready))
+
+
+def worker(
+    address: Annotated[
+        str, typer.Argument(metavar="ADDRESS", help="The scheduler's, such as tcp://HOST:8786.")
+    ],
+    workers: Annotated[int | None, option("N", "How many; one a GPU by default.", min=1)] = None,
+    threads: Annotated[int, option("N", "Scans in hand at once: read, in the network, written.", min=1)] = 3,
+    memory: Annotated[
+        str | None, option("SIZE", "Of each worker, such as 16GB; all that is here by default.")
+    ] = None,
+    gpu: Annotated[str, option("auto|none|N,N", "Which GPUs.")] = "auto",
+    host: Annotated[
+        str | None, option("ADDRESS", "Where to listen, instead of where the scheduler is.")
+    ] = None,
+    name: Annotated[str | None, option("NAME", "What it is called; the host's name by default.")] = None,
+    wait: Annotated[float, option("S", "Seconds to wait for a scheduler that is not there.", min=1)] = 600.0,
+    ca: TLSAuthorityOption = None,
+    cert: TLSCertificateOption = None,
+    key: TLSKeyOption = None,
+) -> None:
+    """Start workers that do what a scheduler asks of them, one a GPU, until Ctrl-C.
+
+    A worker that takes more memory than it may is ended, and begun anew. Where the scheduler goes, workers wait for it
+    to come back.
+    """
+    from napari_transunet.cluster.security import need_distributed, security_of, tls_files
+
+    need_distributed()
+    from napari_transunet.cluster.connecting import scheduler_choice
+    from napari_transunet.cluster.workers import (
+        WorkerLimits,
+        listening_address,
+        memory_bytes,
+        quiet_logs,
+        serve_workers,
+        warning_about,
+    )
+
+    quiet_logs()
+    tls = tls_files(ca, cert, key)
+    if scheduler_choice(address, tls=tls).kind != "address":
+        raise InputError(
+            f"A worker joins a scheduler at tcp://HOST:PORT or tls://HOST:PORT; not {address!r}."
+        )
+    security_of(tls)
+    limits = WorkerLimits.shared_by(
+        workers, threads=threads, memory=memory_bytes(memory) if memory else None, gpus=_gpus(gpu)
+    )
+    listening = host or listening_address(address)
+    if (warning := warning_about(listening, tls)) is not None:
+        say(f"Warning: {warning}")
+
+    def ready(address: str) -> None:
+        where = f"GPU {', '.join(map(str, limits.gpus))}" if limits.gpus else f"{limits.cores} core(s) each"
+        typer.echo(
+            f"{limits.workers} worker(s) at {address}, listening at {listening}: {where}, "
+            f"{limits.memory / 1e9:.1f} GB each."
+        )
+        typer.echo(f"A command uses them by: --scheduler {address}{_tls_arguments(tls)}")
+
+    def lost(address: str) -> None:
+        say(f"The scheduler at {address} is gone; waiting up to {wait:g} s for it.")
+
+    _serve(
+        serve_workers(
+            address, limits, host=listening, tls=tls, name=name, waiting=wait, ready=ready, lost=lost
+        )
+    )
+
+
+def _gpus(text: str) -> tuple[int, ...] | None:
+    if text == "auto":
+        return None
+    if text == "none":
+        return ()
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() and len(part) < 4 for part in parts):
+        raise InputError(f"--gpu is auto, none, or CUDA's numbers such as 0,1; not {text!r}.")
+    return tuple(int(part) for part in parts)
+
+
+def _tls_arguments(tls: TLSFiles | None) -> str:
+    if tls is None:
+        return ""
+    key = f" --tls-key {tls.key}" if tls.key else ""
+    return f" --tls-ca-file {tls.ca} --tls-cert {tls.cert}{key}"
+
+
+def _serve(work: Coroutine[Any, Any, None]) -> None:
+    """Run until SIGINT or SIGTERM, and close in good order."""
+
+    async def until_told() -> None:
+        loop = asyncio.get_running_loop()
+        task = asyncio.ensure_future(work)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(NotImplementedError):  # Windows: KeyboardInterrupt does it
+                loop.add_signal_handler(number, task.cancel)
+        await task
+
+    try:
+        asyncio.run(until_told())
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        say("Stopped.")
+        raise typer.Exit(INTERRUPTED) from None

@@ -1,0 +1,124 @@
+"""The command `segment` with `--scheduler`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from napari_transunet.cli.cluster import cluster, run_units, tell_end, write_table
+from napari_transunet.cli.reporting import BAD_INPUT, INTERRUPTED, say
+from napari_transunet.cluster.batch import Finished, SchedulerLost, State
+from napari_transunet.cluster.checkpoints import CheckpointReference, reference_to, shipped_references
+from napari_transunet.cluster.segmenting import (
+    SegmentationPlan,
+    SegmentedScan,
+    marker_in,
+    segmentation_units,
+)
+from napari_transunet.errors import InputError
+from napari_transunet.files import remove_leftovers
+
+if TYPE_CHECKING:
+    from napari_transunet.cli.cluster import ClusterOptions
+    from napari_transunet.export.segmentation import LoadingOptions, ReadingOptions
+    from napari_transunet.inference.options import PredictorOptions
+
+_HEADINGS = (
+    "scan",
+    "labels",
+    "state",
+    "slices",
+    "seconds",
+    "checkpoint",
+    "device",
+    "worker",
+    "attempts",
+    "message",
+)
+
+
+def segment_on_cluster(
+    inputs: Sequence[Path],
+    targets: Sequence[Path],
+    checkpoint: str | None,
+    options: PredictorOptions,
+    loading: LoadingOptions,
+    reading: ReadingOptions,
+    on: ClusterOptions,
+    *,
+    made: Path | None,
+    overwrite: bool,
+    table: Path | None,
+) -> None:
+    """Segment these scans; `made` is the folder of the results where it may have to be made, `table` the CSV file.
+
+    Raises
+    ------
+    InputError, FileProblem
+        A checkpoint, a scheduler or a folder that cannot be used.
+    typer.Exit
+        Some scans are not done.
+    """
+    references = _references(checkpoint, loading)
+    if made is not None:
+        made.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(made, ".writing-*")
+    folder = targets[0].parent
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder} to write to; make it first.")
+    finished: list[Finished] = []
+
+    def each(one: Finished) -> None:
+        finished.append(one)
+        if one.state in (State.FAILED, State.SET_ASIDE):
+            say(f"Error: {one.unit.name}: {one.message.removeprefix(f'{Path(one.unit.name).name}: ')}")
+
+    interrupted, lost = False, ""
+    with cluster(on) as client, marker_in(folder) as marker:
+        plan = SegmentationPlan(references, options, loading, reading, overwrite, marker)
+        units = segmentation_units(inputs, targets, plan)
+        try:
+            interrupted = run_units(client, on, units, len(inputs), each=each)
+        except SchedulerLost as error:
+            lost = str(error)
+    if table is not None:
+        write_table(table, [_row(one) for one in finished], _HEADINGS)
+    tell_end(finished, len(inputs), "scan")
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if lost:
+        raise SchedulerLost(lost)
+    if any(one.state not in (State.DONE, State.SKIPPED) for one in finished):
+        raise typer.Exit(BAD_INPUT)
+
+
+def _references(checkpoint: str | None, loading: LoadingOptions) -> tuple[CheckpointReference, ...]:
+    """The checkpoint that was asked for, else all that may be chosen unasked."""
+    if checkpoint is None:
+        found = tuple(shipped_references())
+        if not found:
+            raise InputError("No checkpoint is shipped here; name one with --checkpoint.")
+        return found
+    reference, loaded = reference_to(checkpoint, loading)
+    for note in loaded.notes:
+        say(f"Note: {note}")
+    return (reference,)
+
+
+def _row(one: Finished) -> tuple[Any, ...]:
+    told = one.result if isinstance(one.result, SegmentedScan) else SegmentedScan("")
+    return (
+        one.unit.name,
+        told.target,
+        str(one.state),
+        told.slices or "",
+        f"{told.seconds:.2f}" if told.slices else "",
+        told.checkpoint,
+        told.device,
+        one.worker,
+        one.attempts,
+        one.message,
+    )

@@ -1,0 +1,68 @@
+"""What a worker answers to a unit of work. Plain values, so that they travel as they are."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from napari_transunet.errors import ExistsError, TransUNetError, sentence_of
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+@dataclass(frozen=True)
+class Done:
+    """The unit is done; `result` is what there is to tell, `skipped` says that all of it lay there already."""
+
+    result: Any = None
+    skipped: bool = False
+    worker: str = ""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The unit cannot be done, and why.
+
+    `again` says whether another attempt may succeed, `disk` that no other unit can be written either.
+    """
+
+    sentence: str
+    again: bool = False
+    disk: bool = False
+    worker: str = ""
+
+
+@dataclass(frozen=True)
+class Lacks:
+    """The worker at `address` does not see a checkpoint (`what` is its hash), or the unit's files."""
+
+    kind: Literal["checkpoint", "files"]
+    what: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The unit was cancelled while it ran; nothing was written."""
+
+
+Answer = Done | Failed | Lacks | Stopped
+
+
+def failure_of(error: BaseException, worker: str = "") -> Failed:
+    """What to answer where a unit raised `error`."""
+    sentence = sentence_of(error)
+    if sentence is None:
+        text = str(error).strip().splitlines()
+        return Failed(
+            f"{type(error).__name__}: {text[0] if text else 'no message'}", again=True, worker=worker
+        )
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    number = cause.errno if isinstance(cause, OSError) else None
+    # A file system that many machines use has moments; a file that is no scan stays none.
+    again = isinstance(error, OSError) and not isinstance(error, ExistsError | FileNotFoundError)
+    if isinstance(error, TransUNetError) and number is None:
+        again = False
+    disk = number in _DISK
+    return Failed(sentence, again=again and not disk, disk=disk, worker=worker)

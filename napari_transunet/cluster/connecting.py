@@ -1,0 +1,227 @@
+"""From `--scheduler` to a client: processes on this machine, a scheduler that runs somewhere, or SLURM."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from napari_transunet.cluster.security import TLSFiles, need_distributed, security_of
+from napari_transunet.cluster.workers import WorkerLimits, quiet_logs, settings, worker_environment
+from napari_transunet.errors import InputError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_PATTERN = re.compile(
+    r"local(:(?P<count>\d{1,4}))?"
+    r"|(?P<address>(?P<protocol>tcp|tls)://[^\s/]+:\d{1,5})"
+    r"|slurm(:(?P<jobs>\d{1,4}))?"
+)
+_STARTING = 120.0  # s
+
+
+class SchedulerUnreachable(InputError):
+    """Nobody answers at the address, or it does not let this client in."""
+
+
+@dataclass(frozen=True)
+class SchedulerChoice:
+    """What `--scheduler` says.
+
+    Attributes
+    ----------
+    kind : "local" for processes on this machine, "address" for a scheduler that runs, "slurm"
+    address : "tcp://…" or "tls://…"
+    workers : processes, or jobs; None for what suits the machine
+    tls : files for "tls://…", and for what SLURM's jobs and this process say to each other
+    """
+
+    kind: Literal["local", "address", "slurm"]
+    address: str = ""
+    workers: int | None = None
+    tls: TLSFiles | None = None
+
+
+def scheduler_choice(text: str, *, tls: TLSFiles | None = None) -> SchedulerChoice:
+    """`--scheduler` understood.
+
+    Raises
+    ------
+    InputError
+        It is none of local, local:N, tcp://HOST:PORT, tls://HOST:PORT and slurm; or TLS without its files, or with
+        files it has no use for.
+    """
+    match = _PATTERN.fullmatch(text.strip())
+    if match is None or any(number and not int(number) for number in match.group("count", "jobs")):
+        raise InputError(
+            f"A scheduler is local, local:N, tcp://HOST:PORT, tls://HOST:PORT, slurm or slurm:N; not {text!r}."
+        )
+    if match["address"] is None:
+        number = match["count"] or match["jobs"]
+        kind: Literal["local", "slurm"] = "slurm" if text.strip().startswith("slurm") else "local"
+        if tls is not None and kind == "local":
+            raise InputError("Processes on this machine need no TLS files; leave them out.")
+        return SchedulerChoice(kind, workers=int(number) if number else None, tls=tls)
+    if match["protocol"] == "tls" and tls is None:
+        raise InputError(f"{match['address']} needs certificates: --tls-ca-file, --tls-cert and --tls-key.")
+    if match["protocol"] == "tcp" and tls is not None:
+        raise InputError(f"{match['address']} is a connection without TLS; write tls:// for one with it.")
+    return SchedulerChoice("address", match["address"], tls=tls)
+
+
+@contextmanager
+def connected(choice: SchedulerChoice) -> Iterator[Client]:
+    """A client of the scheduler that was chosen; what was started for it ends with the block.
+
+    Raises
+    ------
+    InputError
+        Dask is not installed, or the TLS files cannot be used.
+    SchedulerUnreachable
+        Nobody answers, or the certificates do not fit.
+    """
+    need_distributed()
+    quiet_logs()
+    if choice.kind == "local":
+        with _local(choice.workers) as client:
+            yield client
+    elif choice.kind == "slurm":
+        from napari_transunet.cluster.slurm import slurm_cluster
+
+        with slurm_cluster(choice) as cluster, _client(cluster) as client:
+            yield client
+    else:
+        with client_at(choice.address, choice.tls) as client:
+            yield client
+
+
+@contextmanager
+def client_at(address: str, tls: TLSFiles | None = None, *, timeout: float = 20.0) -> Iterator[Client]:
+    """A client of the scheduler at this address.
+
+    Raises
+    ------
+    SchedulerUnreachable
+        Nobody answers within `timeout` (s), or the certificates do not fit.
+    """
+    need_distributed()
+    quiet_logs()
+    from distributed import Client
+
+    with settings():
+        try:
+            client = Client(
+                address,
+                security=security_of(tls),
+                timeout=timeout,
+                set_as_default=False,
+                name="napari-transunet",
+            )
+        except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+            raise SchedulerUnreachable(_why(address, error)) from error
+    try:
+        yield client
+    finally:
+        _close(client)
+
+
+def _why(address: str, error: BaseException) -> str:
+    seen: BaseException | None = error
+    texts = []
+    while seen is not None:
+        texts.append(str(seen))
+        seen = seen.__cause__ or seen.__context__
+    text = " ".join(texts)
+    if "CERTIFICATE" in text.upper() or "SSL" in text.upper() or "TLS" in text.upper():
+        return (
+            f"The scheduler at {address} and this certificate do not trust each other; use a certificate that the "
+            "scheduler's authority signed."
+        )
+    return (
+        f"No scheduler answers at {address}; `napari-transunet scheduler` starts one, and tls:// is for one with "
+        "certificates."
+    )
+
+
+@contextmanager
+def _client(cluster: Any) -> Iterator[Client]:
+    from distributed import Client
+
+    client = Client(cluster, set_as_default=False, name="napari-transunet")
+    try:
+        yield client
+    finally:
+        _close(client)
+
+
+def _close(client: Client) -> None:
+    with contextlib.suppress(OSError, TimeoutError, RuntimeError):
+        client.close(timeout=5)
+
+
+@contextmanager
+def _local(count: int | None) -> Iterator[Client]:
+    """A scheduler in this process and worker processes, all on the loopback interface."""
+    from distributed import LocalCluster
+
+    limits = WorkerLimits.shared_by(count)
+    with settings(), _deaf_children():
+        cluster = LocalCluster(
+            n_workers=limits.workers,
+            threads_per_worker=limits.threads,
+            processes=True,
+            host="127.0.0.1",
+            protocol="tcp://",
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
+            memory_limit=limits.memory,
+            silence_logs=logging.CRITICAL,
+            env=worker_environment(limits),
+            preload=["napari_transunet.cluster.preload"],
+            preload_argv=["--deaf"],
+            scheduler_kwargs={"dashboard": False, "allowed_failures": 0},
+        )
+    try:
+        with _client(cluster) as client:
+            client.wait_for_workers(limits.workers, timeout=_STARTING)
+            yield client
+            _wait_until_idle(client)
+    finally:
+        with contextlib.suppress(OSError, TimeoutError, RuntimeError):
+            cluster.close(timeout=10)
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes that start within the block do not hear Ctrl-C: the one that was asked to stop tells them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _wait_until_idle(client: Client, seconds: float = 60.0) -> None:
+    """Give what was cancelled time to end by itself: a process that is ended while it writes leaves a hidden file."""
+    import time
+
+    until = time.monotonic() + seconds
+    with contextlib.suppress(OSError, TimeoutError, RuntimeError, ValueError):
+        while time.monotonic() < until:
+            if not any(client.run(_busy).values()):
+                return
+            time.sleep(0.1)
+
+
+def _busy(dask_worker: Any) -> int:
+    return int(dask_worker.state.executing_count)

@@ -1,0 +1,91 @@
+"""Workers as SLURM jobs, by dask-jobqueue."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from napari_transunet.cluster.security import need_distributed, security_of
+from napari_transunet.cluster.workers import LOOPBACK, THREADS, settings
+from napari_transunet.errors import InputError
+
+if TYPE_CHECKING:
+    from napari_transunet.cluster.connecting import SchedulerChoice
+
+_SECTION = "jobqueue.slurm"
+_CONFIGURE = (
+    "say how much a job takes under jobqueue: slurm: in ~/.config/dask/jobqueue.yaml (cores, memory, walltime, queue, "
+    "job-extra-directives); docs/cluster.md has an example"
+)
+
+
+def slurm_arguments(choice: SchedulerChoice) -> dict[str, Any]:
+    """What `SLURMCluster` is made with: one worker a job, on the configured cores and memory.
+
+    Raises
+    ------
+    InputError
+        dask-jobqueue is not installed, or nothing says how much a job takes.
+    """
+    need_distributed("dask_jobqueue")
+    import dask.config
+    import dask_jobqueue  # noqa: F401  its configuration comes first
+
+    given: dict[str, Any] = dask.config.get(_SECTION)
+    if given.get("cores") is None or given.get("memory") is None:
+        raise InputError(f"Nothing says what a SLURM job takes; {_CONFIGURE}.")
+    cores = int(given["cores"])
+    own = list(given.get("worker-extra-args") or [])
+    security = security_of(choice.tls)
+    prologue = list(given.get("job-script-prologue") or [])
+    prologue += [f"export {name}={cores}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
+    return {
+        "processes": 1,  # a job has one GPU, or none
+        "job_cpu": cores,
+        "cores": THREADS,  # Dask's threads in the worker: reading, network, writing
+        "security": security,
+        "protocol": "tls://" if security is not None else "tcp://",
+        "job_script_prologue": prologue,
+        "worker_extra_args": [
+            *own,
+            "--preload",
+            "napari_transunet.cluster.preload",
+            "--no-dashboard",
+            "--dashboard-address",
+            f"{LOOPBACK}:0",
+        ],
+        "scheduler_options": {
+            "dashboard": False,
+            "dashboard_address": f"{LOOPBACK}:0",
+            "allowed_failures": 0,
+            **dict(given.get("scheduler-options") or {}),
+        },
+        "silence_logs": "critical",
+    }
+
+
+@contextmanager
+def slurm_cluster(choice: SchedulerChoice) -> Iterator[Any]:
+    """A scheduler in this process, and `choice.workers` jobs (one by default) that end with the block.
+
+    Raises
+    ------
+    InputError
+        As `slurm_arguments`, or SLURM does not take the jobs.
+    """
+    arguments = slurm_arguments(choice)
+    from dask_jobqueue import SLURMCluster
+
+    with settings():
+        cluster = SLURMCluster(**arguments)
+    try:
+        try:
+            cluster.scale(jobs=choice.workers or 1)
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"SLURM does not take the jobs ({error}).") from error
+        yield cluster
+    finally:
+        with contextlib.suppress(OSError, TimeoutError, RuntimeError):
+            cluster.close(timeout=30)

@@ -1,0 +1,251 @@
+"""A scan segmented into a file of labels: what the command `segment` does with one input, wherever that runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_transunet.annotation.provenance import RunRecord, now, provenance_of
+from napari_transunet.annotation.review_order import review_order
+from napari_transunet.annotation.uncertainty import SliceUncertainties
+from napari_transunet.checkpoints.loading import load_checkpoint
+from napari_transunet.checkpoints.presets import preset_names
+from napari_transunet.errors import InputError
+from napari_transunet.files import sha256
+from napari_transunet.inference.compatibility import doubt_about, doubt_about_augmentation
+from napari_transunet.io.sidecar import is_ours, plain, read_sidecar, sidecar_path
+from napari_transunet.io.writing import write_labels
+from napari_transunet.volumes.geometry import voxel_ml
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from napari_transunet.checkpoints.loading import Checkpoint
+    from napari_transunet.inference.options import PredictorOptions
+    from napari_transunet.inference.prediction import Labels
+    from napari_transunet.inference.predictor import Predictor
+    from napari_transunet.volumes.labels import LabelSet
+    from napari_transunet.volumes.volume import Volume
+
+_WORTH_KEEPING = 50  # slices of the order in which they are worth looking at
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """Which of several volumes in a source: a series' UID or its number from 1; a channel, a time point from 0."""
+
+    series: str | int | None = None
+    channel: int | None = None
+    time_point: int | None = None
+
+
+@dataclass(frozen=True)
+class LoadingOptions:
+    """How a checkpoint is loaded: the network's input (H, W) in pixels, which weights, a preset of label names."""
+
+    img_size: tuple[int, int] | None = None
+    weights: str | None = None
+    preset: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentedVolume:
+    """The labels of a whole volume, and what made them.
+
+    Attributes
+    ----------
+    labels : of the shape of the volume's array
+    names : of the label values
+    provenance : what the JSON file beside the labels says
+    axis : the array axis along which slices were taken
+    seconds : from the first slice to the last
+    order : the slices in the order in which they are worth checking
+    organ_ml : (name, mL) of each label that was found
+    doubts : what speaks against this checkpoint for this volume, a sentence each
+    """
+
+    labels: Labels
+    names: LabelSet
+    provenance: Mapping[str, Any]
+    axis: int
+    seconds: float
+    order: tuple[int, ...] = ()
+    organ_ml: tuple[tuple[str, float], ...] = ()
+    doubts: tuple[str, ...] = field(default=())
+
+    @property
+    def slices(self) -> int:
+        """How many slices were segmented."""
+        return int(self.labels.shape[self.axis])
+
+
+def load_for(path: Path, loading: LoadingOptions) -> Checkpoint:
+    """The checkpoint in this file, loaded so.
+
+    Raises
+    ------
+    FileProblem, CheckpointError, InputError
+        As `load_checkpoint`; also for a preset that does not exist.
+    """
+    checkpoint = load_checkpoint(path, img_size=loading.img_size, weights=loading.weights)
+    if loading.preset is None:
+        return checkpoint
+    return checkpoint.with_labels(preset_names(loading.preset))
+
+
+def doubts_about(volume: Volume, predictor: Predictor) -> tuple[str, ...]:
+    """What speaks against segmenting this volume so, a sentence each."""
+    found = (
+        doubt_about(volume, predictor.card),
+        doubt_about_augmentation(predictor.card, predictor.options),
+    )
+    return tuple(doubt for doubt in found if doubt is not None)
+
+
+def segment_volume(
+    volume: Volume,
+    predictor: Predictor,
+    *,
+    source_sha256: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> SegmentedVolume:
+    """The volume's labels.
+
+    Parameters
+    ----------
+    source_sha256, options : what `made_alike` compares later; see `source_hash` and `compared_options`
+    progress, cancelled : as `Predictor.predict`
+
+    Raises
+    ------
+    InputError, PredictionCancelled
+        As `Predictor.predict`.
+    """
+    doubts = doubts_about(volume, predictor)
+    axis = predictor.slice_axis(volume)
+    slices = volume.data.shape[axis]
+    unsure = SliceUncertainties(axis, slices)
+    started, date = time.perf_counter(), now()
+    labels = predictor.predict(volume, progress=progress, cancelled=cancelled, unsure=unsure.put)
+    seconds = time.perf_counter() - started
+    record = RunRecord.from_predictor(
+        predictor, date=date, seconds=seconds, slices=slices, total=slices, axis=axis
+    )
+    provenance = provenance_of([record])
+    order = review_order(unsure.expected_error())
+    provenance["review_order"] = order[:_WORTH_KEEPING]
+    checkpoint = predictor.checkpoint
+    if checkpoint is not None and checkpoint.weights is not None:
+        provenance["checkpoint_weights"] = checkpoint.weights
+    notes = {"reading_notes": list(volume.source.notes), "compatibility_notes": list(doubts)}
+    provenance |= {key: sentences for key, sentences in notes.items() if sentences}
+    if source_sha256 is not None:
+        provenance["source_sha256"] = source_sha256
+    if options is not None:
+        provenance["options"] = dict(options)
+    names = predictor.card.label_set()
+    return SegmentedVolume(
+        labels,
+        names,
+        provenance,
+        axis,
+        seconds,
+        tuple(order),
+        _organ_ml(labels, names, voxel_ml(volume.geometry.spacing)),
+        doubts,
+    )
+
+
+def _organ_ml(labels: Labels, names: LabelSet, one: float) -> tuple[tuple[str, float], ...]:
+    counts = np.bincount(labels.ravel(), minlength=1)
+    return tuple(
+        (names.names.get(int(value), f"label {value}"), float(counts[value] * one))
+        for value in np.flatnonzero(counts)
+        if value
+    )
+
+
+def write_segmentation(
+    target: Path, segmented: SegmentedVolume, volume: Volume, *, overwrite: bool = False
+) -> Path:
+    """Write the labels on the volume's grid, and what made them beside them.
+
+    Raises
+    ------
+    VolumeError, ExistsError, FileProblem
+        As `write_labels`.
+    """
+    return write_labels(
+        target,
+        segmented.labels,
+        volume,
+        segmented.names,
+        provenance=segmented.provenance,
+        overwrite=overwrite or unfinished(target),
+    )
+
+
+def check_no_overlap(source: Path, target: Path) -> None:
+    """Refuse a target that would take the place of the scan, of its JSON file, or of somebody else's.
+
+    Raises
+    ------
+    InputError
+        It would.
+    """
+    beside = sidecar_path(target)
+    if target.resolve() == source.resolve():
+        raise InputError(f"The labels would replace the input; choose another name than {target}.")
+    if beside.exists() and beside.resolve() == sidecar_path(source).resolve():
+        raise InputError(
+            f"{beside} belongs to the input, and labels have such a file too; choose another name."
+        )
+    if beside.exists() and not is_ours(target):
+        raise InputError(
+            f"{beside} does not describe labels, and labels have a file of that name; choose another name."
+        )
+
+
+def unfinished(target: Path) -> bool:
+    """Whether a run was killed between writing the JSON file of these labels and the labels, which come last."""
+    return not target.exists() and is_ours(target)
+
+
+def compared_options(
+    options: PredictorOptions, loading: LoadingOptions, reading: ReadingOptions
+) -> dict[str, Any]:
+    """What was asked for, as far as it makes other labels. Device and batch size do not.
+
+    In the types of JSON, so that it can be compared with what a file says.
+    """
+    asked = asdict(options)
+    for name in ("device", "batch_size"):
+        del asked[name]
+    found: dict[str, Any] = plain(asked | asdict(loading) | asdict(reading))
+    return found
+
+
+def made_alike(
+    target: Path, *, source_sha256: str, checkpoints: Collection[str], options: Mapping[str, Any]
+) -> bool:
+    """Whether these labels are there already: of this source, by one of these checkpoints, with these options.
+
+    Labels that were changed since they were written, or whose JSON file belongs to others, are not.
+    """
+    content, _ = read_sidecar(target)
+    provenance = content.get("provenance")
+    if not is_ours(target) or not isinstance(provenance, dict) or not target.is_file():
+        return False
+    return (
+        provenance.get("source_sha256") == source_sha256
+        and provenance.get("sha256") in checkpoints
+        and provenance.get("options") == dict(options)
+        and content.get("sha256") == sha256(target)
+    )

@@ -1,0 +1,173 @@
+"""Scores of one file of labels against another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_transunet.errors import InputError, VolumeError
+from napari_transunet.io.reading import read_volume
+from napari_transunet.metrics.label_pairs import LabelPair, pair_labels
+from napari_transunet.metrics.segmentation_metrics import evaluate
+from napari_transunet.volumes.label_values import whole_numbers
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from napari_transunet.metrics.summary import LabelScores
+    from napari_transunet.volumes.volume import Volume
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """How a pair is scored.
+
+    Attributes
+    ----------
+    tolerance : surface distance in mm that counts as right in NSD
+    labels : label values to score; None for all
+    published : as the published TransUNet code does
+    unknown : the label value of voxels in the reference of which nobody says what they are; None for none
+    unknown_named : whether somebody said so, rather than that it is usual
+    annotated : the label values annotated in this case; None where all are
+    names : what the dataset calls the reference's values, where its file does not
+    match : which organ of the prediction is which of the reference, as `parse_match` gives it
+    """
+
+    tolerance: float
+    labels: tuple[int, ...] | None = None
+    published: bool = False
+    unknown: int | None = None
+    unknown_named: bool = False
+    annotated: frozenset[int] | None = None
+    names: Mapping[int, str] = field(default_factory=dict)
+    match: Mapping[int | str, int | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FileScores:
+    """One pair's scores; `pairs` are the labels that were compared, `notes` what to tell about them."""
+
+    scores: LabelScores
+    pairs: Mapping[int, LabelPair]
+    spacing: Sequence[float]
+    notes: Sequence[str]
+
+    @property
+    def names(self) -> dict[int, str]:
+        """What the files call the organs, the reference first."""
+        known = {label: pair.reference_name or pair.name for label, pair in self.pairs.items()}
+        return {label: name for label, name in known.items() if name}
+
+
+def score_files(prediction: Path, reference: Path, options: ScoringOptions) -> FileScores:
+    """The scores of two label files.
+
+    Raises
+    ------
+    VolumeError, FileProblem
+        One of them cannot be read; the sentence names its path.
+    InputError
+        They do not lie on one grid, or hold no labels.
+    """
+    return score_volumes(read_labels(prediction), read_labels(reference), prediction, reference, options)
+
+
+def read_labels(path: Path) -> Volume:
+    """The labels in a file. Raises as `read_volume`, with the whole path in the sentence."""
+    try:
+        return read_volume(path)
+    except VolumeError as error:
+        # It begins with the file's name, which a prediction shares with its reference as a rule; the path tells more.
+        error.args = (f"{path}: {str(error).removeprefix(f'{path.name}: ')}",)
+        raise
+
+
+def score_volumes(
+    first: Volume, second: Volume, prediction: Path, reference: Path, options: ScoringOptions
+) -> FileScores:
+    """The scores of a prediction that was read against the reference; the paths are for what is said.
+
+    Raises
+    ------
+    InputError
+        As `score_files`.
+    """
+    if not first.geometry.matches(second.geometry):
+        raise InputError(
+            f"{prediction} and {reference} do not lie on the same grid (shape {first.geometry.shape} and "
+            f"{second.geometry.shape}, spacing {_millimetres(first)} and "
+            f"{_millimetres(second)} mm{_apart(first, second)}); resample one of them first."
+        )
+    own, true, unknown = _known(first, second, options)
+    own, true = _whole(own, prediction), _whole(true, reference)
+    paired = pair_labels(
+        np.unique(own).tolist(),
+        np.unique(true).tolist(),
+        first.labels.names if first.labels else None,
+        second.labels.names if second.labels else options.names,
+        options.match,
+    )
+    annotated = options.annotated
+    scored = options.labels
+    if annotated is not None:
+        scored = tuple(value for value in scored or sorted(annotated) if value in annotated)
+    scores = evaluate(
+        own,
+        true,
+        spacing=first.geometry.spacing,
+        labels_to_score=scored,
+        tolerance_mm=options.tolerance,
+        published_scoring=options.published,
+        match=paired.pairs,
+    )
+    notes = [*_reading_notes(first, second), *paired.notes, *unknown]
+    if annotated is not None:
+        notes.append("Note: only the organs that dataset.json lists as annotated in a case are scored there.")
+    return FileScores(scores, {pair.label: pair for pair in paired.pairs}, first.geometry.spacing, notes)
+
+
+def _whole(labels: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
+    try:
+        return whole_numbers(labels)
+    except VolumeError as error:
+        raise InputError(f"{path} cannot be scored: {error}") from error
+
+
+def _known(
+    prediction: Volume, reference: Volume, options: ScoringOptions
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], list[str]]:
+    """Both labels without the voxels that the reference calls unknown, and what to tell about that.
+
+    255, or what `dataset.json` calls unknown, is it unless an organ has that value: a named one, or the only one there
+    is, as in masks of 0 and 255.
+    """
+    own, true, value = prediction.data, reference.data, options.unknown
+    named = reference.labels is not None and value in reference.labels.names
+    if value is None or named or not (hidden := true == value).any():
+        return own, true, []
+    if not options.unknown_named and not ((true != 0) & ~hidden).any():
+        return own, true, []
+    note = f"Note: voxels that the reference labels {value} are unknown, and count for nothing."
+    return np.where(hidden, 0, own), np.where(hidden, 0, true), [note]
+
+
+def _reading_notes(prediction: Volume, reference: Volume) -> Iterator[str]:
+    """What the readers had to assume; in the same words for every case, so that it is reported once."""
+    for which, volume in (("prediction", prediction), ("reference", reference)):
+        for note in volume.source.notes:
+            yield f"Note on the {which}: {note}"
+
+
+def _apart(first: Volume, second: Volume) -> str:
+    apart = first.geometry.displacement(second.geometry)
+    return f"; corners up to {apart:.3g} mm apart" if math.isfinite(apart) else ""
+
+
+def _millimetres(volume: Volume) -> str:
+    return " × ".join(f"{size:g}" for size in volume.geometry.spacing)

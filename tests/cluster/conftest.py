@@ -1,0 +1,164 @@
+"""A real scheduler and a real worker on the loopback interface, each a process of its own, for all tests here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from napari_transunet.checkpoints.card import default_card
+from napari_transunet.checkpoints.saving import save_checkpoint
+from napari_transunet.model.transunet import TransUNet
+from tests.cli.conftest import write_image
+
+pytest.importorskip("distributed", reason="the extra cluster is not installed")
+
+
+class Started:
+    """A command of ours in its own process, and the lines that it printed."""
+
+    def __init__(self, *arguments, env=None):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "napari_transunet", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+            # A shell's background job ignores the signal, and so would what the tests start from there.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        self.lines = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+
+    @property
+    def text(self):
+        return "\n".join(self.lines)
+
+    def line_with(self, text, seconds=90):
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            for line in list(self.lines):
+                if text in line:
+                    return line
+            assert self.process.poll() is None or any(text in line for line in self.lines), self.text
+            time.sleep(0.02)
+        raise AssertionError(f"no {text!r} in {seconds} s:\n{self.text}")
+
+    def wait(self, seconds=120):
+        code = self.process.wait(seconds)
+        self._reader.join(10)
+        return code
+
+    def children(self):
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def kill(self):
+        """End it and all that it started, at once."""
+        try:
+            family = [psutil.Process(self.process.pid), *self.children()]
+        except psutil.NoSuchProcess:
+            return
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait(20)
+
+
+@pytest.fixture
+def start():
+    """Starts commands in processes of their own, and ends what is left of them."""
+    started = []
+
+    def begin(*arguments, **more):
+        started.append(Started(*arguments, **more))
+        return started[-1]
+
+    yield begin
+    for one in reversed(started):
+        one.kill()
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """The address of a scheduler with one worker of three threads; `cluster.processes` are theirs."""
+
+    class Cluster(str):
+        __slots__ = ("processes",)
+
+    scheduler = Started("scheduler", "--port", 0)
+    try:
+        address = Cluster(scheduler.line_with("Scheduler at").split()[-1])
+        worker = Started("worker", address, "--workers", 1, "--gpu", "none", "--name", "desk")
+        try:
+            worker.line_with("A command uses them")
+            address.processes = [scheduler, worker]
+            yield address
+        finally:
+            worker.kill()
+    finally:
+        scheduler.kill()
+
+
+@pytest.fixture
+def client(cluster):
+    from napari_transunet.cluster.connecting import client_at
+
+    with client_at(cluster) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A network whose answer is all organ 2."""
+    torch.manual_seed(0)
+    net = TransUNet("testing", num_classes=3, img_size=32)
+    with torch.no_grad():
+        head = net.segmentation_head[0]
+        head.weight.zero_()
+        head.bias.copy_(torch.tensor([0.0, 1.0, 2.0]))
+    card = default_card(net, labels={1: "spleen", 2: "liver"}, modality="CT")
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoints") / "organs.safetensors", net, card)
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Makes so many scans of so many slices in the folder `scans`."""
+
+    def make(count, slices=3):
+        folder = tmp_path / "scans"
+        folder.mkdir(exist_ok=True)
+        random = np.random.default_rng(0)
+        return [
+            write_image(
+                folder / f"case{number:03}.nii.gz",
+                random.integers(-1000, 1000, (slices, 24, 20)).astype(np.int16),
+            )
+            for number in range(count)
+        ]
+
+    return make
+
+
+def whole(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder, hidden ones too, by its name; what tells of the run itself left out."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "segment.csv"
+    }

@@ -1,0 +1,102 @@
+"""Which scheduler is meant, who may listen where, and how much of a machine a worker takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from napari_transunet.cluster.connecting import SchedulerUnreachable, client_at, scheduler_choice
+from napari_transunet.cluster.security import TLSFiles, tls_files
+from napari_transunet.cluster.workers import (
+    WorkerLimits,
+    listening_address,
+    memory_bytes,
+    warning_about,
+    worker_environment,
+)
+from napari_transunet.errors import FileProblem, InputError
+
+FILES = TLSFiles(Path("ca"), Path("cert"), Path("key"))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "workers"),
+    [("local", "local", None), ("local:3", "local", 3), ("slurm", "slurm", None), ("slurm:8", "slurm", 8),
+     ("tcp://node-1:8786", "address", None)],
+)  # fmt: skip
+def test_schedulers_are_understood(text, kind, workers):
+    choice = scheduler_choice(text)
+    assert (choice.kind, choice.workers) == (kind, workers)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "local:0", "local:x", "slurm:0", "http://a:1", "tcp://a", "node:8786", "tcp://a b:1"]
+)
+def test_others_are_refused(text):
+    with pytest.raises(InputError, match="A scheduler is local"):
+        scheduler_choice(text)
+
+
+def test_certificates_and_addresses_go_together():
+    with pytest.raises(InputError, match="needs certificates"):
+        scheduler_choice("tls://a:1")
+    with pytest.raises(InputError, match="without TLS"):
+        scheduler_choice("tcp://a:1", tls=FILES)
+    with pytest.raises(InputError, match="need no TLS"):
+        scheduler_choice("local", tls=FILES)
+    assert scheduler_choice("tls://a:1", tls=FILES).tls == FILES
+    with pytest.raises(InputError, match="--tls-ca-file and --tls-cert"):
+        tls_files(None, Path("cert"), None)
+    with pytest.raises(FileProblem, match="no file nowhere"):
+        tls_files(Path("nowhere"), Path("nowhere"), None)
+
+
+def test_nobody_at_the_address():
+    with (
+        pytest.raises(SchedulerUnreachable, match="No scheduler answers"),
+        client_at("tcp://127.0.0.1:9", timeout=0.5),
+    ):
+        pass
+
+
+def test_nothing_listens_beyond_this_machine(cluster):
+    listening = [
+        connection.laddr.ip
+        for started in cluster.processes
+        for process in [psutil.Process(started.process.pid), *started.children()]
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) >= 3
+    assert set(listening) == {"127.0.0.1"}
+
+
+def test_whoever_opens_it_to_others_is_told():
+    assert warning_about("127.0.0.1", None) is None
+    assert "run any code" in warning_about("0.0.0.0", None)
+    assert "certificate" in warning_about("10.0.0.5", FILES)
+    assert listening_address("tcp://127.0.0.1:8786") == "127.0.0.1"
+
+
+def test_a_machine_is_shared_in_equal_parts(monkeypatch):
+    monkeypatch.setattr("napari_transunet.cluster.workers.usable_cores", lambda: 32)
+    alone = WorkerLimits.shared_by(1, gpus=())
+    assert (alone.workers, alone.cores, alone.threads) == (1, 32, 3)
+    four = WorkerLimits.shared_by(gpus=())
+    assert (four.workers, four.cores) == (4, 8)
+    assert four.memory * 4 <= psutil.virtual_memory().total
+    with_gpus = WorkerLimits.shared_by(gpus=(0, 3))
+    assert (with_gpus.workers, with_gpus.cores) == (2, 16)
+    assert worker_environment(with_gpus, 1)["CUDA_VISIBLE_DEVICES"] == "3"
+    assert worker_environment(with_gpus, 1)["OMP_NUM_THREADS"] == "16"
+    with pytest.raises(InputError, match="at most 2 workers"):
+        WorkerLimits.shared_by(3, gpus=(0, 3))
+
+
+def test_memory_is_a_size():
+    assert memory_bytes("16GB") == 16 * 10**9
+    for text in ("much", "1MB"):
+        with pytest.raises(InputError):
+            memory_bytes(text)

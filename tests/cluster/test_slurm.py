@@ -1,0 +1,49 @@
+"""What dask-jobqueue would give to SLURM. No SLURM is at hand: the script is looked at, and not run."""
+
+from __future__ import annotations
+
+import pytest
+
+from napari_transunet.cluster.connecting import SchedulerChoice
+from napari_transunet.cluster.slurm import slurm_arguments
+from napari_transunet.errors import InputError
+
+jobqueue = pytest.importorskip("dask_jobqueue", reason="the extra cluster is not installed")
+
+_CONFIGURATION = {
+    "cores": 8,
+    "memory": "32GB",
+    "walltime": "02:00:00",
+    "queue": "gpu",
+    "job-extra-directives": ["--gres=gpu:1"],
+    "scheduler-options": {"host": "127.0.0.1"},
+}
+
+
+@pytest.fixture
+def configured():
+    import dask
+
+    with dask.config.set({f"jobqueue.slurm.{name}": value for name, value in _CONFIGURATION.items()}):
+        yield
+
+
+def test_a_job_is_one_worker_on_the_configured_share_of_a_node(configured):
+    with jobqueue.SLURMCluster(**slurm_arguments(SchedulerChoice("slurm"))) as cluster:
+        script = cluster.job_script()
+    lines = script.splitlines()
+    assert lines[0].startswith("#!")
+    for line in ("#SBATCH -p gpu", "#SBATCH -n 1", "#SBATCH --cpus-per-task=8", "#SBATCH --mem=30G",
+                 "#SBATCH -t 02:00:00", "#SBATCH --gres=gpu:1", "export OMP_NUM_THREADS=8"):  # fmt: skip
+        assert line in lines, script
+    command = lines[-1]
+    assert "distributed.cli.dask_worker tcp://127.0.0.1:" in command
+    assert "--nthreads 3" in command
+    assert "--preload napari_transunet.cluster.preload" in command
+    assert "--no-dashboard" in command
+    assert "nworkers" not in command or "--nworkers 1" in command
+
+
+def test_without_a_configuration_it_says_what_to_write():
+    with pytest.raises(InputError, match=r"jobqueue\.yaml"):
+        slurm_arguments(SchedulerChoice("slurm"))
