@@ -15,8 +15,7 @@ import pytest
 import SimpleITK as sitk
 
 from napari_transunet.errors import FileProblem
-from napari_transunet.viewer.plugin import display
-from napari_transunet.viewer.plugin import demo_report
+from napari_transunet.viewer.plugin import demo_report, display
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
 
