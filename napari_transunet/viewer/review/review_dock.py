@@ -221,6 +221,7 @@ class ReviewDock(QWidget):
             self.measurements.message,
             self.exporter.message,
             self.recovery.failed,
+            model.sessions.save_failed,
         ):
             message.connect(self._status.setText)
         self._dock_events.arrived.connect(self._attach)

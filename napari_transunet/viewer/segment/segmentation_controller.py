@@ -108,11 +108,12 @@ class SegmentationController(QObject):
         self._viewer = viewer
         self._confirm = confirm
         self._sessions = sessions_of(viewer)
+        self._sessions.save_failed.connect(self.message)
         self._cache = PredictorCache()
         self.run: SegmentationRun | None = None
         """The run that goes on."""
         self._new_layer: Labels | None = None  # that was made for it
-        self._autosaves: weakref.WeakSet[AutosaveController] = weakref.WeakSet()  # whose problems are told
+        self._autosaves: weakref.WeakSet[AutosaveController] = weakref.WeakSet()  # that the window waits for
         self._last_saves: list[AutosaveController] = []  # whose labels went while a run wrote into them
         self._statuses: weakref.WeakKeyDictionary[Labels, ResultStatus] = weakref.WeakKeyDictionary()
 
@@ -282,9 +283,7 @@ class SegmentationController(QObject):
         autosave = start_autosave(self._viewer, result)
         if autosave is None:
             return
-        if autosave not in self._autosaves:
-            self._autosaves.add(autosave)
-            autosave.problem.connect(self.message)
+        self._autosaves.add(autosave)
         autosave.touch()
 
 

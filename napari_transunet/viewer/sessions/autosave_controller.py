@@ -242,10 +242,12 @@ def start_autosave(
     autosave = autosave_of(result)
     if autosave is not None:
         return autosave
-    image = sessions_of(viewer).image_of(result)
+    sessions = sessions_of(viewer)
+    image = sessions.image_of(result)
     if image is None:
         return None
     result.autosave = AutosaveController(viewer, result, image, folder)
+    result.autosave.problem.connect(sessions.save_failed)
     return result.autosave
 
 

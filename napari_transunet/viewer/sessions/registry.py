@@ -40,10 +40,12 @@ class Sessions(QObject):
     changed(): labels were tied to an image, or other labels of an image are meant.
     selected(object): a person selected this labels layer; a layer that napari selects because it is new does not count
         where it is a copy.
+    save_failed(str): a sentence that says why labels are not saved while a person works; once a kind.
     """
 
     changed = Signal()
     selected = Signal(object)
+    save_failed = Signal(str)
 
     def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -159,6 +161,7 @@ class Sessions(QObject):
         self._results[layer] = result
         if layer not in self._viewer.layers:
             self._coming.append(layer)
+        layer.events.paint.connect(self._on_painted)
         self.set_current(result)
         return result
 
@@ -216,6 +219,16 @@ class Sessions(QObject):
             for layer in self._viewer.layers
             if layer._type_string == "image" and not is_overlay(layer) and problem_with(layer) is None
         ]
+
+    def _on_painted(self, event: Any) -> None:
+        """Labels on which a person works are saved, whether or not a dock shows them."""
+        from napari_transunet.viewer.sessions.autosave_controller import start_autosave
+
+        result = self.result_of(event.source)
+        if result is not None and result.autosave is None and event.source in self._viewer.layers:
+            autosave = start_autosave(self._viewer, result)
+            if autosave is not None:
+                autosave.touch()
 
     def _on_inserted(self, event: Any) -> None:
         layer = event.value

@@ -81,6 +81,18 @@ def test_strokes_undo_and_marks_are_saved_and_come_back(viewer, qtbot, sessions)
     assert SessionStore().open(SessionStore().sessions()[0]).load().arrays["labels"][6].any()
 
 
+def test_strokes_are_saved_though_no_dock_shows_the_labels(viewer, qtbot):
+    _, result = _result(viewer)
+    assert autosave_of(result) is None
+    result.layer.paint((3, 10, 10), 2)
+    autosave = autosave_of(result)
+    qtbot.waitUntil(lambda: autosave._saver is not None, timeout=TIMEOUT)
+    assert autosave.flush()
+    (saved,) = SessionStore().sessions()
+    assert saved.summary["edited_voxels"] == np.count_nonzero(result.layer.data) > 0
+    autosave.close()
+
+
 def test_every_way_of_editing_is_noticed(viewer, qtbot):
     _, result = _result(viewer)
     autosave = _kept(qtbot, viewer, result)
@@ -133,7 +145,7 @@ def test_a_folder_that_cannot_be_written_is_said_and_work_goes_on(viewer, qtbot,
     monkeypatch.setenv("NAPARI_TRANSUNET_SESSIONS", str(blocked))
     _, result = _result(viewer)
     autosave = start_autosave(viewer, result)
-    with qtbot.waitSignal(autosave.problem, timeout=TIMEOUT) as told:
+    with qtbot.waitSignal(sessions_of(viewer).save_failed, timeout=TIMEOUT) as told:  # both docks show it
         pass
     assert "not being saved" in told.args[0]
     result.layer.paint((3, 10, 10), 2)
