@@ -18,7 +18,7 @@ from napari_transunet.annotation.provenance import now, versions
 from napari_transunet.errors import ExistsError, FileProblem, InputError, VolumeError
 from napari_transunet.export.formats import FORMATS, PER_ORGAN, VOLUMES, format_of
 from napari_transunet.export.source import is_scan
-from napari_transunet.files import remove_leftovers
+from napari_transunet.files import remove_leftovers, sha256
 from napari_transunet.io.dicom.seg_writing import write_dicom_seg
 from napari_transunet.io.label_tables import write_label_table
 from napari_transunet.io.meshes import Coordinates, mesh_of, write_mesh
@@ -142,7 +142,9 @@ def export(
         if notes:
             record["export_notes"] = notes
         first = every[0] if every else sidecar
-        text = json.dumps(describe(first, geometry, named, record, voxels), indent=2, ensure_ascii=False)
+        digest = sha256(temporary / first.name) if every else ""
+        described = describe(first, geometry, named, record, voxels, digest)
+        text = json.dumps(described, indent=2, ensure_ascii=False)
         (temporary / sidecar.name).write_text(text + "\n", encoding="utf-8")
         _heed(cancelled)
         # The JSON first: whoever sees the labels finds their description already there.
