@@ -20,17 +20,15 @@ from qtpy.QtWidgets import (
 
 from napari_transunet.errors import TransUNetError
 from napari_transunet.viewer.layers.event_links import EventLinks
-from napari_transunet.viewer.layers.layers import is_lazy, looks_like_labels, volume_of
+from napari_transunet.viewer.layers.layers import looks_like_labels
 from napari_transunet.viewer.layers.slice_numbers import is_outside
 from napari_transunet.viewer.segment.advanced import AdvancedOptions
 from napari_transunet.viewer.segment.checkpoint_chooser import (
     Candidate,
     CheckpointChooser,
     VariantChooser,
-    find_checkpoints,
-    find_default,
-    look_at,
 )
+from napari_transunet.viewer.segment.checkpoint_controller import CheckpointController
 from napari_transunet.viewer.segment.device_chooser import DeviceChooser, find_devices
 from napari_transunet.viewer.segment.predictors import PredictorSettings, load_engine
 from napari_transunet.viewer.segment.result_panel import ResultPanel
@@ -51,7 +49,7 @@ from napari_transunet.viewer.widgets.messages import (
     outcome_detail,
     progress_sentence,
 )
-from napari_transunet.viewer.widgets.preferences import load_preferences, watch_preferences
+from napari_transunet.viewer.widgets.preferences import load_preferences
 from napari_transunet.viewer.widgets.tab_group import join_tabs
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.viewer.widgets.volume_chooser import VolumeChooser
@@ -100,7 +98,6 @@ class SegmentDock(QWidget):
         self._tasks = BackgroundTasks(self)
         self._links = EventLinks()
         self._attached = False
-        self._stop_watching: Callable[[], None] = lambda: None
         preferences = load_preferences()
 
         self.volume = VolumeChooser(self._viewer, self)
@@ -109,6 +106,9 @@ class SegmentDock(QWidget):
         self.variant = VariantChooser(self)
         self.device = DeviceChooser(preferences.options.device, self)
         self.advanced = AdvancedOptions(preferences.options, self)
+        self.checkpoints = CheckpointController(
+            self.checkpoint, self.variant, self.advanced, self.volume, self
+        )
         self.bar = RunBar(self)
         self.question = ConfirmBar(self)
         self.segmentation = SegmentationController(self._viewer, self.question, self)
@@ -150,14 +150,7 @@ class SegmentDock(QWidget):
 
     def add_checkpoint(self, path: str | Path) -> None:
         """Look at a checkpoint file, list it and choose it; what is wrong with it is said in its line."""
-        path = Path(path)
-        self._set_status(f"Looking at {path.name} …")
-
-        def listed(candidate: Candidate) -> None:
-            self.checkpoint.add(candidate)
-            self._set_status(candidate.problem or f"{candidate.title}: {candidate.summary}.")
-
-        self._tasks.run(lambda: look_at(path), listed, self._set_status, what=f"Looking at {path.name}")
+        self.checkpoints.add(path)
 
     def segment_volume(self) -> None:
         """What the button *Segment volume* does."""
@@ -250,8 +243,7 @@ class SegmentDock(QWidget):
         self.volume.open_menu.setMenu(self.loader.menu(self))
         self.checkpoint.changed.connect(self._on_checkpoint)
         self.checkpoint.renamed.connect(self._on_names)
-        self.checkpoint.browsed.connect(self.add_checkpoint)
-        self.variant.wanted.connect(self._on_variant_wanted)
+        self.checkpoints.message.connect(self._set_status)
         self.device.changed.connect(self._on_options)
         self.advanced.changed.connect(self._on_options)
         self.bar.segment_volume.connect(self.segment_volume)
@@ -290,9 +282,8 @@ class SegmentDock(QWidget):
         self._links.connect(self._on_layers, events[1].removed, events[1].inserted)
         self._links.connect(self._on_sessions, self._sessions.changed)
         self._on_theme()
-        self._stop_watching = watch_preferences(self._on_preferences)
         self._tasks.run(find_devices, self._on_devices, self._set_status, what="Looking for devices")
-        self._list_checkpoints()
+        self.checkpoints.attach()
         self._refresh()
 
     def _detach(self) -> None:
@@ -303,7 +294,7 @@ class SegmentDock(QWidget):
         self._widget_state.keep()
         self.segmentation.detach()
         self._tasks.drop()
-        self._stop_watching()
+        self.checkpoints.detach()
         self.panel.detach()
         self.recovery.detach()
         self.volume.detach()
@@ -321,30 +312,9 @@ class SegmentDock(QWidget):
 
     # -- what can be chosen ---------------------------------------------------------------------------------
 
-    def _list_checkpoints(self) -> None:
-        folder = load_preferences().checkpoint_folder
-        self._tasks.run(
-            lambda: (find_checkpoints(folder), find_default()),
-            self._on_checkpoints,
-            self._on_no_checkpoints,
-            what="Looking for checkpoints",
-        )
-
-    def _on_checkpoints(self, found: tuple[list[Candidate], Path | None]) -> None:
-        candidates, default = found
-        self.checkpoint.show_candidates(candidates, prefer=default)
-        self._suggest_checkpoint()
-
-    def _on_no_checkpoints(self, sentence: str) -> None:
-        self.checkpoint.show_candidates([])
-        self._set_status(sentence)
-
     def _on_devices(self, devices: Sequence[FoundDevice]) -> None:
         self.device.show_devices(devices)
         self._tasks.run(load_engine, lambda _: None)
-
-    def _on_preferences(self) -> None:
-        self._list_checkpoints()
 
     def _on_opened(self, layer: Any) -> None:
         self.volume.choose(layer)
@@ -409,7 +379,6 @@ class SegmentDock(QWidget):
     def _on_volume(self) -> None:
         self.question.withdraw()
         self._wants_new = False
-        self._suggest_checkpoint()
         self._refresh()
         image = self.volume.layer
         if image is not None and not self.running:
@@ -430,20 +399,12 @@ class SegmentDock(QWidget):
         self.segmentation.restored(result)
         self._refresh()
 
-    def _suggest_checkpoint(self) -> None:
-        """Choose what fits the volume, where that can be told without computing its voxels."""
-        image = self.volume.layer
-        if image is not None and self.volume.problem is None and not is_lazy(image):
-            self.checkpoint.suggest_for(volume_of(image))
-
     def _on_checkpoint(self) -> None:
         self.question.withdraw()
         candidate = self.checkpoint.candidate
-        self.variant.show_variants(candidate, self.checkpoint.candidates)
-        if candidate is not None and candidate.problem is None:
-            self.advanced.offer_sizes(candidate.img_size, candidate.patch or 16)
-            image = self.volume.layer
-            same = self._sessions.result_on(image, candidate.label_set) if image is not None else None
+        image = self.volume.layer
+        if candidate is not None and candidate.problem is None and image is not None:
+            same = self._sessions.result_on(image, candidate.label_set)
             if same is not None and same is not self.result:
                 self._sessions.set_current(same)
         self._refresh()
@@ -463,12 +424,6 @@ class SegmentDock(QWidget):
                 continue
             self.segmentation.rename(result, candidate)
         self._refresh()
-
-    def _on_variant_wanted(self, name: str) -> None:
-        for candidate in self.checkpoint.candidates:
-            if candidate.variant == name and candidate.problem is None:
-                self.checkpoint.choose(candidate)
-                return
 
     def _on_options(self) -> None:
         self.question.withdraw()
