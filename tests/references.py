@@ -44,11 +44,11 @@ def reference_image(size: int) -> torch.Tensor:
 def reference_network(name: str, keys: Path) -> TransUNet:
     """The network that a key list describes, e.g. 'R50-ViT-B_16_224_skip3_c9', with the reference weights."""
     variant, size, skips, classes = name.rsplit("_", 3)
-    net = TransUNet(variant, int(classes[1:]), int(size), int(skips[4:]))
+    with torch.device("meta"):  # no initial weights are drawn, only for them to be replaced
+        net = TransUNet(variant, int(classes[1:]), int(size), int(skips[4:]))
     shapes = json.loads(keys.read_text())
-    net.load_state_dict(
-        {key: reference_weight(key, tuple(shape)) for key, shape in shapes.items()}, strict=True
-    )
+    weights = {key: reference_weight(key, tuple(shape)) for key, shape in shapes.items()}
+    net.load_state_dict(weights, strict=True, assign=True)
     return net.eval()
 
 

@@ -19,13 +19,6 @@ GUI = {"napari", "qtpy", "PyQt6", "PySide6", "magicgui", "superqt", "vispy"}
 SUBPACKAGES = ("annotation", "checkpoints", "inference", "io", "metrics", "model", "training", "volumes")
 
 
-def modules_after(code):
-    """Top-level modules that a fresh interpreter has loaded after running `code`."""
-    script = f"{code}\nimport json, sys\nprint(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return set(json.loads(done.stdout.splitlines()[-1]))
-
-
 def modules_in(package):
     folder = Path(napari_transunet.__file__).parent / package
     return [
@@ -35,36 +28,63 @@ def modules_in(package):
     ]
 
 
-def test_importing_the_package_loads_neither_torch_nor_qt():
-    assert not modules_after("import napari_transunet") & (GUI | {"torch", "monai", "SimpleITK"})
+def imports_of(*packages):
+    return "\n".join(f"import {name}" for package in packages for name in modules_in(package))
 
 
-def test_the_command_line_starts_without_torch_and_qt():
-    assert not modules_after("import napari_transunet.cli") & (GUI | {"torch", "monai", "SimpleITK"})
-
-
-def test_segmenting_loads_no_compiler_and_no_trainer():
-    script = """
+SEGMENT = """
 import numpy as np
 from napari_transunet import Predictor, load_checkpoint
 from napari_transunet.checkpoints.registry import default_checkpoint
 predictor = Predictor(load_checkpoint(default_checkpoint()), precision="float32")
 next(predictor.iter_batches(np.zeros((1, 32, 32), np.int16)))
-import sys
-assert "torch._dynamo" not in sys.modules
 """
-    assert not modules_after(script) & (GUI | {"monai", "h5py", "lightning", "matplotlib", "sympy"})
 
 
-def test_volumes_need_no_torch():
-    imports = "\n".join(f"import {name}" for package in ("io", "volumes") for name in modules_in(package))
-    assert "napari_transunet.io.reading" in imports
-    assert not modules_after(imports) & (GUI | {"torch", "monai"})
+@pytest.fixture(scope="module")
+def loaded():
+    """What a fresh interpreter has loaded once it did more and more: all modules by name."""
+    stages = {
+        "package": "import napari_transunet",
+        "command line": "import napari_transunet.cli",
+        "volumes": imports_of("io", "volumes"),
+        "segmenting": SEGMENT,
+        "engine": imports_of(*SUBPACKAGES),
+    }
+    tell = "\nimport json, sys\nprint('loaded', json.dumps(list(sys.modules)))\n"
+    script = tell.join([*stages.values(), ""])
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("loaded ")]
+    return {
+        stage: {
+            part
+            for name in json.loads(line.removeprefix("loaded "))
+            for part in (name, name.partition(".")[0])
+        }
+        for stage, line in zip(stages, lines, strict=True)
+    }
 
 
-def test_the_engine_needs_neither_napari_nor_qt():
-    imports = "\n".join(f"import {name}" for package in SUBPACKAGES for name in modules_in(package))
-    assert not modules_after(imports) & GUI
+@pytest.mark.parametrize("stage", ["package", "command line"])
+def test_importing_and_starting_load_neither_torch_nor_qt(loaded, stage):
+    assert "napari_transunet" in loaded[stage]
+    assert not loaded[stage] & (GUI | {"torch", "monai", "SimpleITK"})
+
+
+def test_volumes_need_no_torch(loaded):
+    assert "napari_transunet.io.reading" in loaded["volumes"]
+    assert not loaded["volumes"] & (GUI | {"torch", "monai"})
+
+
+def test_segmenting_loads_no_compiler_and_no_trainer(loaded):
+    assert "torch" in loaded["segmenting"]
+    forbidden = {"monai", "h5py", "lightning", "matplotlib", "sympy", "torch._dynamo"}
+    assert not loaded["segmenting"] & (GUI | forbidden)
+
+
+def test_the_engine_needs_neither_napari_nor_qt(loaded):
+    assert "napari_transunet.training.fitting" in loaded["engine"]
+    assert not loaded["engine"] & GUI
 
 
 @pytest.mark.parametrize("name", napari_transunet.__all__)
@@ -103,9 +123,12 @@ def test_the_base_install_asks_for_no_gui():
     assert "torch" in needed
 
 
-def test_the_wheel_holds_the_manifest_and_the_shipped_checkpoints(tmp_path):
+def test_the_wheel_holds_the_manifest_and_the_shipped_checkpoints(tmp_path, monkeypatch):
     """Built with the backend that is installed, without a network: `make wheel-check` installs it as a user does."""
     wheel_builder = pytest.importorskip("hatchling.builders.wheel", reason="hatchling is not installed")
+    monkeypatch.setattr(
+        zipfile, "ZIP_DEFLATED", zipfile.ZIP_STORED
+    )  # packing 110 MB of weights tells nothing
     built = next(wheel_builder.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
     names = set(zipfile.ZipFile(built).namelist())
     assert "napari_transunet/napari.yaml" in names

@@ -77,15 +77,16 @@ def test_parameters_are_counted_as_published(tmp_path: Path, variant: str, param
     assert inspect_checkpoint(hollow_safetensors(tmp_path / "w.safetensors", shapes)).parameters == parameters
 
 
-def test_the_numbers_of_a_large_file_are_not_read(
-    large_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_numbers_of_a_large_file_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = expected_shapes(VARIANTS["R50-ViT-B_16"], 9, 14 * 14, 3)
+    torch.save({key: torch.zeros(shape) for key, shape in shapes.items()}, tmp_path / "large.pth")
+
     def refuse(*args: object, **kwargs: object) -> None:
         pytest.fail("A network was built, or numbers were read.")
 
     monkeypatch.setattr(loading, "TransUNet", refuse)
     monkeypatch.setattr(torch.UntypedStorage, "from_file", refuse)
-    report = inspect_checkpoint(large_checkpoint)
+    report = inspect_checkpoint(tmp_path / "large.pth")
     assert report.ok
     assert (report.format, report.variant, report.parameters) == ("pytorch", "R50-ViT-B_16", 105_277_081)
     assert report.card is None

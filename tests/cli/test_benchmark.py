@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from napari_transunet.benchmark import CONFIGS, ready_configs
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.io.writing import write_volume
@@ -21,6 +22,9 @@ from tests.commands import invoke
 def run(tmp_path, monkeypatch):
     monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(tmp_path / "no-checkpoints"))
     monkeypatch.chdir(tmp_path)
+    # What the others give is tested in tests/test_benchmark.py.
+    few = partial(ready_configs, configs=[*CONFIGS[:2], CONFIGS[-1]])
+    monkeypatch.setattr("napari_transunet.benchmark.ready_configs", few)
 
     return partial(invoke, "benchmark")
 

@@ -22,6 +22,12 @@ NETWORK = ("--variant", "testing", "--img-size", "32", "--device", "cpu", "--pre
 no_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
 
 
+@pytest.fixture(autouse=True)
+def _few_validations(monkeypatch):
+    """Each of which is written down."""
+    monkeypatch.setattr("napari_transunet.training.recipes.MIN_INTERVALS", 2)
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("train") / "data")
@@ -216,24 +222,42 @@ def test_a_training_that_diverges_ends_with_one_line(run, dataset, options, word
 
 
 @no_signals
-def test_ctrl_c_keeps_what_was_learnt_and_resume_completes_it(run, dataset, tmp_path):
-    command = (dataset, "-o", "new.safetensors", *NETWORK, "--batch-size", "6", "--test", "0.2")
-    long = (*command, "--steps", "40")
-    with Process(*long, cwd=tmp_path) as process:
-        process.until("Step ")
-        process.interrupt()
-        status = process.end()
-    assert status == 130
-    assert process.stdout == ""
-    assert process.count("Stopping after this step") == 1
-    assert process.count("Stopped after ") == 1
-    card = load_checkpoint(tmp_path / "new.safetensors").card
-    assert "of 40, then it was stopped" in card.training["steps"]
+def test_ctrl_c_keeps_what_was_learnt_and_resume_completes_it(run, dataset, tmp_path, monkeypatch):
+    """The signal comes with the first line of progress; below it comes from another process."""
+    module = sys.modules["napari_transunet.cli.train"]
+    command = (
+        dataset,
+        "-o",
+        "new.safetensors",
+        *NETWORK,
+        "--batch-size",
+        "6",
+        "--test",
+        "0.2",
+        "--steps",
+        "8",
+    )
+    tell, stopped = module.say, []
 
-    resumed = run("train", *long, "--resume")
+    def say(text):
+        tell(text)
+        if text.startswith("Step ") and not stopped:
+            stopped.append(text)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(module, "say", say)
+    result = run("train", *command)
+    assert result.exit_code == 130
+    assert result.stdout == ""
+    assert result.stderr.count("Stopping after this step") == 1
+    assert result.stderr.count("Stopped after ") == 1
+    card = load_checkpoint(tmp_path / "new.safetensors").card
+    assert "of 8, then it was stopped" in card.training["steps"]
+
+    resumed = run("train", *command, "--resume")
     assert resumed.exit_code == 0, resumed.stderr
     card = load_checkpoint(tmp_path / "new.safetensors").card
-    assert card.training["steps"] == 40
+    assert card.training["steps"] == 8
     assert card.scores["test"]["cases"] == 1
 
 

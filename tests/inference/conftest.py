@@ -12,6 +12,9 @@ from tests.references import reference_weight
 PLAIN = Variant("small-16", patch=16, hidden=32, mlp=64, heads=2, blocks=1)
 """A ViT without a CNN; a slice takes a few milliseconds."""
 
+HYBRID = Variant("small hybrid", patch=16, hidden=32, mlp=64, heads=2, blocks=2, hybrid=True)
+"""One with the ResNet, nearly all of which is that."""
+
 
 def network(variant: str | Variant, num_classes: int = 5, img_size: int | tuple[int, int] = 64) -> TransUNet:
     net = TransUNet(variant, num_classes, img_size)
@@ -38,4 +41,4 @@ def small() -> TransUNet:
 
 @pytest.fixture(scope="session")
 def hybrid() -> TransUNet:
-    return network("R50-ViT-Ti_16")
+    return network(HYBRID)

@@ -56,7 +56,6 @@ def network(variant: Variant, size: int | tuple[int, int], classes: int = 4, **o
 @pytest.mark.parametrize(
     ("variant", "size", "options"),
     [
-        (HYBRID, 64, {}),
         (HYBRID, (48, 80), {}),
         (HYBRID, 64, {"n_skip": 1}),
         (HYBRID, 64, {"n_skip": 0}),
@@ -74,7 +73,8 @@ def test_openvino_gives_the_logits_of_pytorch(variant: Variant, size: Any, optio
     expected = net(images)
     # Two at a time, so that one batch is filled up.
     assert relative_error(OpenVINONetwork(net, torch.float32, 2)(images), expected) < 1e-4
-    assert relative_error(OpenVINONetwork(net, torch.bfloat16, 2)(images), expected) < 0.05
+    if not options:  # the graph is the same in bfloat16
+        assert relative_error(OpenVINONetwork(net, torch.bfloat16, 2)(images), expected) < 0.05
 
 
 @needs_openvino
@@ -119,7 +119,7 @@ def test_two_products_in_8_bits_cannot_overflow_16_bits() -> None:
 @needs_openvino
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 def test_a_slice_is_the_same_in_any_batch(precision: str) -> None:
-    net = network(HYBRID, 64)
+    net = network(PLAIN, 64)
     volume = np.random.default_rng(1).integers(-125, 275, (7, 64, 64)).astype(np.int16)
     ranges = observe_ranges(net, [volume])
     predictor = Predictor(
@@ -135,7 +135,7 @@ def test_a_slice_is_the_same_in_any_batch(precision: str) -> None:
 
 @needs_openvino
 def test_labels_of_both_backends_agree() -> None:
-    net = network(HYBRID, 64)
+    net = network(PLAIN, 64)
     volume = np.random.default_rng(2).integers(-125, 275, (5, 100, 90)).astype(np.int16)
     first, second = (
         Predictor(net, device="cpu", precision="float32", backend=backend)
@@ -147,7 +147,7 @@ def test_labels_of_both_backends_agree() -> None:
 
 @needs_openvino
 def test_attention_does_not_depend_on_the_backend() -> None:
-    net = network(HYBRID, 64)
+    net = network(PLAIN, 64)
     volume = np.random.default_rng(2).integers(-125, 275, (2, 64, 64)).astype(np.int16)
     maps = [
         Predictor(net, device="cpu", precision="float32", backend=backend).attention(volume, 1)
@@ -182,7 +182,7 @@ except KeyboardInterrupt:
 
 @needs_openvino
 def test_float32_is_left_to_pytorch_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = network(HYBRID, 64)
+    net = network(PLAIN, 64)
     assert Predictor(net, device="cpu", precision="float32").backend == "torch"
     assert Predictor(net, device="cpu", precision="bfloat16").backend == "openvino"
     assert Predictor(net, device="cpu", precision="float32", backend="openvino").backend == "openvino"
@@ -213,7 +213,7 @@ def test_8_bits_are_used_unasked_only_where_labels_are_known_to_agree() -> None:
 @needs_openvino
 def test_8_bits_are_used_unasked_at_the_size_that_labels_were_compared_at(tmp_path: Path) -> None:
     path = tmp_path / "small.safetensors"
-    save_checkpoint(path, TransUNet("R50-ViT-Ti_16", 2, 64))
+    save_checkpoint(path, TransUNet("testing", 2, 64))
     own = load_checkpoint(path)
     ranges = observe_ranges(own, [np.zeros((1, 64, 64), np.int16)], slices=1)
     ranges.model_copy(update={"agreement": Agreement(labels=1)}).write(ranges_path(path))

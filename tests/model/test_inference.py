@@ -14,17 +14,15 @@ from napari_transunet.model.resnet import StandardisedConv2d
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import Variant
 
-TINY = "R50-ViT-Ti_16"
+TINY = Variant("tiny hybrid", 16, 48, 96, 3, 2, hybrid=True)
 CASES = [
     (TINY, (64, 64), 3),
     (TINY, (64, 64), 2),
     (TINY, (64, 64), 1),
     (TINY, (64, 64), 0),
     (TINY, (48, 80), 3),
-    ("R50-ViT-S_16", (64, 96), 3),
-    ("ViT-B_16", (64, 64), 0),
-    ("ViT-B_32", (64, 96), 0),
-    ("testing", (64, 64), 0),
+    ("testing", (64, 96), 0),
+    (Variant("own-32", 32, 64, 128, 4, 2), (64, 96), 0),
     (Variant("own-14", 14, 64, 128, 4, 2), (56, 70), 0),
 ]
 
@@ -108,7 +106,10 @@ def test_bfloat16_is_close_and_answers_in_float32() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["R50-ViT-B_16", "R50-ViT-L_16", "ViT-L_16", "ViT-L_32"])
+@pytest.mark.parametrize(
+    "variant",
+    ["R50-ViT-S_16", "R50-ViT-B_16", "R50-ViT-L_16", "ViT-B_16", "ViT-B_32", "ViT-L_16", "ViT-L_32"],
+)
 @torch.inference_mode()
 def test_the_large_variants_too(variant: str) -> None:
     net = trained(variant, (64, 64), 3 if variant.startswith("R50") else 0)

@@ -54,10 +54,9 @@ def test_parameter_counts_are_the_published_ones(name: str, parameters: int) -> 
 
 
 @pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("size", [(224, 224), (224, 448)])
-def test_output_has_the_size_of_the_input(name: str, size: tuple[int, int]) -> None:
-    net = on_paper(name, 5, size)
-    assert net(torch.empty(2, 1, *size, device="meta")).shape == (2, 5, *size)
+def test_output_has_the_size_of_the_input(name: str) -> None:
+    net = on_paper(name, 5, (224, 448))
+    assert net(torch.empty(2, 1, 224, 448, device="meta")).shape == (2, 5, 224, 448)
 
 
 def test_an_unknown_variant_is_answered_with_those_that_exist() -> None:

@@ -45,11 +45,12 @@ ON_CPU = HardwareConfig("cpu", "float32")
 
 @pytest.fixture(scope="module", autouse=True)
 def _tiny_variant() -> Iterator[None]:
-    """A variant that learns something in seconds."""
+    """A variant that learns something in seconds, and few validations, each of which is written down."""
     with pytest.MonkeyPatch.context() as patch:
         known = MappingProxyType({**variants.VARIANTS, PLAIN.name: PLAIN})
         patch.setattr(variants, "VARIANTS", known)
         patch.setattr("napari_transunet.checkpoints.layout.VARIANTS", known)
+        patch.setattr("napari_transunet.training.recipes.MIN_INTERVALS", 3)
         yield
 
 
@@ -175,7 +176,7 @@ def test_pictures_are_written(run: Run, which: str) -> None:
 def test_what_happens_is_told(run: Run) -> None:
     assert [stage.split()[0] for stage in run.stages] == ["Reading", "Training", "Scoring"]
     assert (
-        "4 patients (24 slices of 32×32), 30 steps in 10 validation intervals, on cpu (float32)"
+        "4 patients (24 slices of 32×32), 30 steps in 5 validation intervals, on cpu (float32)"
         in run.stages[1]
     )
     assert run.reports[-1].step == run.reports[-1].steps == 30

@@ -105,12 +105,15 @@ def test_a_size_that_is_not_there_takes_no_memory(pack: ReplayPack, tmp_path: Pa
         ReplayPack.read(tmp_path / "none.replay.npz")
 
 
-def test_a_pack_that_claims_to_be_huge_is_refused(tmp_path: Path, pack: ReplayPack) -> None:
+def test_a_pack_that_claims_to_be_huge_is_refused(
+    tmp_path: Path, pack: ReplayPack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_transunet.training.replay.MAX_BYTES", 1 << 20)
     path = tmp_path / "a.replay.npz"
     pack.write(path)
     with np.load(path) as stored:
         arrays = {key: stored[key] for key in stored}
-    arrays["planes"] = np.broadcast_to(np.uint8(0), (20000, 128, 128))
+    arrays["planes"] = np.broadcast_to(np.uint8(0), (80, 128, 128))
     np.savez_compressed(path, **arrays)
 
     with pytest.raises(CheckpointError, match="bytes"):
