@@ -19,7 +19,8 @@ DIRECTION = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Runs a command line in an empty folder with no checkpoints of the user's."""
+    """Runs a command line in an empty folder with no checkpoints of the user's; by PyTorch, which is ready at once."""
+    monkeypatch.setattr("napari_transunet.inference.backends.has_openvino", lambda: False)
     monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(tmp_path / "no-checkpoints"))
     monkeypatch.chdir(tmp_path)
 

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.networks import make_networks_quick
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -28,6 +31,14 @@ def libraries() -> None:
 
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def small_networks() -> Iterator[None]:
+    """Networks that take no time; a test that wants OpenVINO puts `backends.has_openvino` back."""
+    with pytest.MonkeyPatch.context() as patch:
+        make_networks_quick(patch)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,6 @@ from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.lineage import DiceChange
 from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
-from napari_transunet.model.transunet import TransUNet
 from napari_transunet.training import adaptation
 from napari_transunet.viewer.layers.layers import add_volume
 from napari_transunet.viewer.layers.undo import history_of
@@ -30,6 +29,7 @@ from napari_transunet.viewer.segment.checkpoint_chooser import Candidate
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.labels import Label
 from napari_transunet.volumes.phantom import synthetic_ct
+from tests.networks import small_network
 
 NAMES = {1: "liver", 2: "spleen", 3: "kidney_left"}
 SHAPE = (8, 48, 56)
@@ -39,13 +39,9 @@ TIMEOUT = 120_000  # ms; machines that run tests may be busy
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's checkpoints: one that finds three organs in CT."""
-    torch.manual_seed(0)
-    net = TransUNet("R50-ViT-Ti_16", num_classes=len(NAMES) + 1, img_size=64)
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(module.running_mean, std=0.1)
+    net = small_network()
     card = default_card(net, labels=NAMES, title="Three organs, CT", modality="CT", orientation="LPS")
-    save_checkpoint(tmp_path / "three.safetensors", net.eval(), card)
+    save_checkpoint(tmp_path / "three.safetensors", net, card)
     monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(tmp_path))
     return tmp_path
 

@@ -13,16 +13,16 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel
 from napari_transunet.annotation.provenance import RunRecord
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.saving import save_checkpoint
-from napari_transunet.model.transunet import TransUNet
 from napari_transunet.viewer.layers.layers import add_volume, volume_of
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.phantom import synthetic_ct
+from tests.networks import SMALL, small_network
 from tests.viewer.waiting import TIMEOUT
 
 
 def test_a_click_shows_what_its_patch_attends_to(make_napari_viewer, qtbot, tmp_path):
-    net = TransUNet("R50-ViT-Ti_16", num_classes=2, img_size=64).eval()
+    net = small_network(classes=2)
     path = save_checkpoint(tmp_path / "c.safetensors", net, default_card(net, labels={1: "liver"}))
     viewer = make_napari_viewer()
     image = add_volume(viewer, synthetic_ct((8, 48, 56))[0])
@@ -34,7 +34,7 @@ def test_a_click_shows_what_its_patch_attends_to(make_napari_viewer, qtbot, tmp_
     dock.attention_maps.show((3, 20, 20))
     assert "Segment this volume first" in status.text()
 
-    result.session.add_run(RunRecord("c", None, "R50-ViT-Ti_16", "card", "cpu", "float32", "", 1.0, 8, 8))
+    result.session.add_run(RunRecord("c", None, SMALL.name, "card", "cpu", "float32", "", 1.0, 8, 8))
     result.checkpoints = frozenset({path})
     dock.findChild(QCheckBox, "attention_on").setChecked(True)
     dock.attention_maps.show((3, 20, 20))

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import napari
+import pytest
 from qtpy.QtCore import QTimer
 
 from napari_transunet.annotation.autosave import Autosaver
@@ -16,6 +17,7 @@ from napari_transunet.viewer.layers.layers import add_volume
 from napari_transunet.viewer.segment.segment_dock import SegmentDock
 from napari_transunet.viewer.widgets import priority
 from napari_transunet.volumes.phantom import synthetic_ct
+from tests.networks import make_networks_quick
 
 
 def main() -> None:
@@ -23,6 +25,7 @@ def main() -> None:
     quiet, at_most, pause = (float(text) for text in sys.argv[2:5])
     Autosaver.__init__.__kwdefaults__.update(quiet=quiet, at_most=at_most)
     priority._NICENESS = 0  # the test's other processes must not starve it
+    make_networks_quick(pytest.MonkeyPatch())
     plain = Predictor.iter_batches
 
     def slowly(self, *args, **kwargs):

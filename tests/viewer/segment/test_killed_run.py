@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import time
 from napari_transunet.annotation.session_store import SessionStore, load_folder
 from tests.viewer.segment.test_segment_dock import checkpoints, dock, viewer  # noqa: F401
 
+ROOT = Path(__file__).parents[3]
 SHAPE = (40, 48, 56)
 QUIET, AT_MOST, PAUSE = 0.1, 0.3, 0.12
 
@@ -33,6 +35,7 @@ def test_a_killed_first_run_keeps_its_slices(dock, checkpoints):  # noqa: F811
         ],
         stdout=subprocess.PIPE,
         text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))},
     )
     lines = []
     while len(lines) < 20:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from napari_transunet.checkpoints import loading
 from napari_transunet.checkpoints.card import default_card
@@ -18,18 +17,14 @@ from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.errors import FileProblem
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.inference.predictor import Predictor
-from napari_transunet.model.transunet import TransUNet
 from napari_transunet.viewer.segment.predictors import PredictorCache, PredictorSettings
 from napari_transunet.volumes.phantom import synthetic_ct
+from tests.networks import small_network
 
 
 def saved(path: Path, seed: int) -> Path:
-    torch.manual_seed(seed)
-    net = TransUNet("R50-ViT-Ti_16", num_classes=4, img_size=64)
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(module.running_mean, std=0.1)
-    return save_checkpoint(path, net.eval(), default_card(net, modality="CT"), overwrite=True)
+    net = small_network(seed=seed)
+    return save_checkpoint(path, net, default_card(net, modality="CT"), overwrite=True)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
+from napari_transunet.inference import backends
 from napari_transunet.inference.predictor import Predictor
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.viewer.layers.layers import add_volume, volume_of
@@ -29,6 +30,7 @@ from napari_transunet.viewer.layers.undo import write_as_one_step
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.phantom import synthetic_ct
 from napari_transunet.volumes.volume import Volume
+from tests.networks import SMALL, small_network
 from tests.viewer.waiting import TIMEOUT
 
 if TYPE_CHECKING:
@@ -38,21 +40,11 @@ NAMES = {1: "liver", 2: "spleen", 3: "kidney_left"}
 SHAPE = (12, 48, 56)
 
 
-def _tiny_network(seed: int = 0) -> TransUNet:
-    torch.manual_seed(seed)
-    net = TransUNet("R50-ViT-Ti_16", num_classes=len(NAMES) + 1, img_size=64)
-    for module in net.modules():
-        # Fresh running statistics would leave the decoder's output constant; these make it vary by voxel.
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(module.running_mean, std=0.1)
-    return net.eval()
-
-
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one checkpoint that finds three organs in CT."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    net = _tiny_network()
+    net = small_network()
     card = default_card(net, labels=NAMES, title="Three organs, CT", modality="CT", orientation="LPS")
     save_checkpoint(folder / "three.safetensors", net, card)
     return folder
@@ -188,7 +180,7 @@ def test_every_name_of_the_contract_is_there(dock):
 def test_a_checkpoint_says_what_it_finds_and_sets_the_variant(dock):
     assert "3\N{NO-BREAK SPACE}organs" in dock.widget.findChild(QLabel, "checkpoint_info").text()
     variant = dock.widget.findChild(QComboBox, "variant")
-    assert variant.currentText() == "R50-ViT-Ti_16 (from file)"
+    assert variant.currentText() == f"{SMALL.name} (from file)"
     greyed = variant.model().item(variant.findText("ViT-L_32"))
     assert not greyed.isEnabled()
     assert "ViT-L_32" in greyed.toolTip()
@@ -319,7 +311,11 @@ def test_this_slice_leaves_the_others_alone(dock, checkpoints):
     assert "differently" in dock.status
 
 
-def test_a_range_of_slices_leaves_the_others_alone(dock, checkpoints):
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_a_range_of_slices_leaves_the_others_alone(dock, checkpoints, monkeypatch, backend):
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+        monkeypatch.setattr(backends, "has_openvino", lambda: True)
     image = dock.add(name="ct")
     dock.viewer.dims.set_current_step(0, 9)
     slices = dock.widget.advanced._slices
@@ -331,7 +327,7 @@ def test_a_range_of_slices_leaves_the_others_alone(dock, checkpoints):
     assert not labels.data[[*range(3), *range(7, 12)]].any()
     assert dock.status.startswith("4 slices in ")
     run = sessions_of(dock.viewer).result_of(labels).session.runs[-1]
-    assert (run.first_slice, run.last_slice, run.slices) == (3, 6, 4)
+    assert (run.first_slice, run.last_slice, run.slices, run.backend) == (3, 6, 4, backend)
     slices.value = "3-12"
     dock.segment()
     assert "this volume's slices are 0 to 11" in dock.status
@@ -416,7 +412,7 @@ def test_two_volumes_have_labels_and_sentences_of_their_own(dock):
 
 
 def test_other_organs_get_a_layer_of_their_own(dock, tmp_path):
-    net = _tiny_network(1)
+    net = small_network(seed=1)
     save_checkpoint(
         tmp_path / "others.safetensors",
         net,
@@ -436,13 +432,8 @@ def test_other_organs_get_a_layer_of_their_own(dock, tmp_path):
 @pytest.fixture
 def nameless(tmp_path: Path) -> Path:
     """A checkpoint of nine classes as published ones are: a state dict that names nothing."""
-    torch.manual_seed(0)
-    net = TransUNet("R50-ViT-Ti_16", num_classes=9, img_size=64)
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(module.running_mean, std=0.1)
     path = tmp_path / "epoch_149.pth"
-    torch.save(net.state_dict(), path)
+    torch.save(small_network(classes=9).state_dict(), path)
     return path
 
 
@@ -734,7 +725,7 @@ def test_a_gpu_without_room_becomes_a_sentence(dock, monkeypatch):
 
 def test_a_checkpoint_that_vanished_becomes_a_sentence(dock, tmp_path):
     dock.add(name="ct")
-    net = _tiny_network()
+    net = small_network()
     path = save_checkpoint(tmp_path / "gone.safetensors", net, default_card(net, labels=NAMES))
     dock.widget.add_checkpoint(path)
     dock.until(lambda: dock.widget.checkpoint.candidate.name == "gone")

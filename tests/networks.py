@@ -1,0 +1,33 @@
+"""A network that is quick to make, to load and to run, and whose answer varies from voxel to voxel."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import pytest
+import torch
+
+from napari_transunet.model import variants
+from napari_transunet.model.transunet import TransUNet
+from napari_transunet.model.variants import Variant
+
+SMALL = Variant("small", patch=16, hidden=32, mlp=64, heads=2, blocks=2)
+
+
+def small_network(classes: int = 4, seed: int = 0) -> TransUNet:
+    """A network of `SMALL` for 64×64 pixels."""
+    torch.manual_seed(seed)
+    net = TransUNet(SMALL, num_classes=classes, img_size=64)
+    for module in net.modules():
+        # Fresh running statistics would leave the decoder's output constant; these make it vary by voxel.
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean, std=0.1)
+    return net.eval()
+
+
+def make_networks_quick(patch: pytest.MonkeyPatch) -> None:
+    """Checkpoints may be of the variant `SMALL`, and PyTorch runs them: OpenVINO takes seconds to be ready for each."""
+    known = MappingProxyType({**variants.VARIANTS, SMALL.name: SMALL})
+    patch.setattr(variants, "VARIANTS", known)
+    patch.setattr("napari_transunet.checkpoints.layout.VARIANTS", known)
+    patch.setattr("napari_transunet.inference.backends.has_openvino", lambda: False)
