@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_transunet.io import mgh
+from napari_transunet.io.array_file import ArrayHeader, read_array_file
 from napari_transunet.io.arrays import read_h5, read_npy, read_npz
 from napari_transunet.io.dicom.reading import is_dicom, read_dicom
 from napari_transunet.io.metaimage import read_metaimage
@@ -93,6 +95,13 @@ def _tiff(request: Request) -> Volume:
     return on_grid(request.path, "TIFF", *read_tiff(request.path, **request.which))
 
 
+def array_file(kind: str, parse: Callable[[bytes], ArrayHeader], length: int) -> Callable[[Request], Volume]:
+    """What reads files of a header and an array, as `read_array_file` does."""
+    return lambda request: on_grid(
+        request.path, kind, *read_array_file(request.path, parse, length, **request.which)
+    )
+
+
 def _npy(request: Request) -> Volume:
     return without_grid(request.path, "npy", read_npy(request.path, **request.which), None)
 
@@ -117,6 +126,7 @@ FORMATS: tuple[Format, ...] = (
     Format("NIfTI", (".nii.gz", ".nii", ".hdr", ".img", ".hdr.gz", ".img.gz"), _nifti),
     Format("NRRD", (".seg.nrrd", ".nrrd", ".nhdr"), _nrrd, lambda _path, start: start.startswith(b"NRRD000")),
     Format("MetaImage", (".mha", ".mhd"), _metaimage, lambda _path, start: start.startswith(b"ObjectType")),
+    Format("MGH", (".mgz", ".mgh"), array_file("MGH", mgh.parse_header, mgh.LENGTH)),
     Format("TIFF", (".tif", ".tiff"), _tiff),
     Format("npy", (".npy",), _npy),
     Format("npz", (".npz",), _npz),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import h5py
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -50,6 +51,11 @@ def _h5(folder: Path) -> Path:
     return folder / "a.npy.h5"
 
 
+def _mgz(folder: Path) -> Path:
+    nibabel.save(nibabel.MGHImage(VALUES.T, np.diag([-0.8, -0.7, 2.0, 1])), folder / "a.mgz")
+    return folder / "a.mgz"
+
+
 def _tiff(folder: Path) -> Path:
     tifffile.imwrite(folder / "a.tif", VALUES, photometric="minisblack")
     return folder / "a.tif"
@@ -76,6 +82,7 @@ MAKERS = {
     "npy": _npy,
     "npz": _npz,
     "h5": _h5,
+    "mgz": _mgz,
     "tiff": _tiff,
     "dicom": _classic,
     "dicom multiframe": _multiframe,
