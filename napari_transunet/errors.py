@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 
 class TransUNetError(Exception):
     """Base of every error that the package raises on purpose; the command line turns it into exit status 2."""
@@ -33,6 +35,18 @@ class FileProblem(TransUNetError, OSError):
 
 class ExistsError(FileProblem):
     """A file that exists already and may not be replaced without being asked."""
+
+
+def some(names: Collection[object], most: int = 3) -> str:
+    """The first few of the names, for a sentence, and how many more there are: "a, b, c and 4 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join([printable(str(name)) for name in names][:most]) + more
+
+
+def printable(text: str, longest: int = 120) -> str:
+    """What a file calls something, such that it can neither steer a terminal nor drown a sentence."""
+    clean = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return clean if len(clean) <= longest else clean[: longest - 3] + "..."
 
 
 def sentence_of(

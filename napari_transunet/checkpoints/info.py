@@ -15,7 +15,7 @@ from typing import Any, Literal
 from napari_transunet.checkpoints.card import ModelCard, card_path
 from napari_transunet.checkpoints.layout import COUNTER, Layout, count_parameters, image_size, recognise
 from napari_transunet.checkpoints.reading import StoredTensors, TensorInfo, open_checkpoint
-from napari_transunet.errors import CheckpointError, InputError
+from napari_transunet.errors import CheckpointError, InputError, some
 from napari_transunet.model.variants import MAX_SKIPS, Variant, get_variant
 
 CardOrigin = Literal["given", "beside", "header"]
@@ -266,8 +266,7 @@ def _dtype_problem(tensors: Mapping[str, TensorInfo], name: str) -> str | None:
     ]
     if not odd:
         return None
-    more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
-    return f"{name} is not stored as floating-point numbers: {', '.join(odd[:3])}{more}; convert it to float32 first."
+    return f"{name} is not stored as floating-point numbers: {some(odd)}; convert it to float32 first."
 
 
 def about_weights(stored: StoredTensors) -> str | None:

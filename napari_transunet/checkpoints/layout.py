@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
@@ -16,7 +16,7 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
-from napari_transunet.errors import CheckpointError
+from napari_transunet.errors import CheckpointError, some
 from napari_transunet.model.decoder import WIDTHS, Decoder
 from napari_transunet.model.encoder import Transformer
 from napari_transunet.model.variants import CNN_STRIDE, VARIANTS, Variant
@@ -70,11 +70,11 @@ class Layout:
             return None
         if self.is_another_network:
             return (
-                f"{name} holds another network: {_some(self.unexpected)} are no parts of TransUNet, "
+                f"{name} holds another network: {some(self.unexpected)} are no parts of TransUNet, "
                 f"and {len(self.missing)} of its {self.keys} are missing."
                 if self.unexpected
                 else f"{name} holds only a part of TransUNet: {len(self.missing)} of its {self.keys} tensors are "
-                f"missing, first {_some(self.missing)}."
+                f"missing, first {some(self.missing)}."
             )
         if 2 * len(self.misshapen) > self.keys:
             return (
@@ -85,9 +85,9 @@ class Layout:
         if self.misshapen:
             parts.append(_some_shapes(self.misshapen))
         if self.missing:
-            parts.append(f"{_some(self.missing)} missing")
+            parts.append(f"{some(self.missing)} missing")
         if self.unexpected:
-            parts.append(f"{_some(self.unexpected)} not expected")
+            parts.append(f"{some(self.unexpected)} not expected")
         return f"{name} does not fit {self.variant.name} with n_skip {self.n_skip}: {'; '.join(parts)}."
 
 
@@ -229,25 +229,12 @@ def _sizes(tokens: int, patch: int) -> str:
     return " or ".join(f"{height * patch}×{width * patch}" for height, width in both[:4])
 
 
-def _some(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
-    return ", ".join(_short(key) for key in keys[:_NAMED]) + more
-
-
 def _some_shapes(misshapen: Mapping[str, tuple[Shape, Shape]]) -> str:
-    named = [
-        f"{key} is {by(found)} where {by(expected)} belongs"
-        for key, (found, expected) in list(misshapen.items())[:_NAMED]
-    ]
-    more = f" and {len(misshapen) - _NAMED} more like it" if len(misshapen) > _NAMED else ""
-    return ", ".join(named) + more
+    return some(
+        [f"{key} is {by(found)} where {by(expected)} belongs" for key, (found, expected) in misshapen.items()]
+    )
 
 
 def by(shape: Iterable[int]) -> str:
     """A shape for a sentence: 512×768×3×3."""
     return "×".join(str(length) for length in shape) or "a single number"
-
-
-def _short(key: str) -> str:
-    key = "".join(character if character.isprintable() else "?" for character in key)
-    return key if len(key) <= 120 else key[:117] + "..."

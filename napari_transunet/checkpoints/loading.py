@@ -17,7 +17,7 @@ from napari_transunet.checkpoints.archive import megabytes
 from napari_transunet.checkpoints.card import ModelCard, default_card
 from napari_transunet.checkpoints.info import CheckpointInfo, about_weights
 from napari_transunet.checkpoints.layout import COUNTER, POSITIONS
-from napari_transunet.errors import CheckpointError
+from napari_transunet.errors import CheckpointError, some
 from napari_transunet.files import available_memory
 from napari_transunet.model.checks import is_finite
 from napari_transunet.model.positions import resize_position_embeddings
@@ -165,9 +165,8 @@ def _read_state(stored: StoredTensors) -> tuple[dict[str, Tensor], str]:
             bad.append(key)
         state[key] = own
     if bad:
-        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise CheckpointError(
-            f"{stored.path.name} holds numbers that are not finite (NaN or infinite) in {', '.join(bad[:3])}{more}; "
+            f"{stored.path.name} holds numbers that are not finite (NaN or infinite) in {some(bad)}; "
             "its training probably diverged."
         )
     return state, digest

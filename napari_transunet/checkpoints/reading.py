@@ -28,7 +28,7 @@ from torch import Tensor
 from napari_transunet.checkpoints.archive import Archive, megabytes, read_directory
 from napari_transunet.checkpoints.card import CARD_KEY
 from napari_transunet.checkpoints.pickles import PickleScan, scan_pickle
-from napari_transunet.errors import CheckpointError, FileProblem
+from napari_transunet.errors import CheckpointError, FileProblem, printable, some
 from napari_transunet.files import sha256
 
 if TYPE_CHECKING:
@@ -374,7 +374,7 @@ def _describe(path: Path, kind: str, weights: str | None) -> StoredTensors:
     for key, value in clean.items():
         if not isinstance(value, Tensor):
             raise CheckpointError(
-                f"{path.name} holds {_kind(value)} where a tensor belongs, under {_printable(key)}; "
+                f"{path.name} holds {_kind(value)} where a tensor belongs, under {printable(key)}; "
                 "it is no state dict."
             )
         _check_extent(path, key, value, length)
@@ -417,10 +417,8 @@ def _torch_load(path: Path, *, legacy: bool, shapes_only: bool = False) -> Any:
 def _refuse_code(path: Path, scan: PickleScan) -> None:
     if not scan.blocked:
         return
-    named = ", ".join(_printable(name) for name in scan.blocked[:3])
-    named += " and others" if len(scan.blocked) > 3 else ""
     raise CheckpointError(
-        f"{path.name} was blocked: to open it, {named} would have to be run, and {_ADVICE}."
+        f"{path.name} was blocked: to open it, {some(scan.blocked)} would have to be run, and {_ADVICE}."
     )
 
 
@@ -455,8 +453,8 @@ def _unwrap(
         if chosen is None and weights == "ema" and averaged:
             chosen = averaged[0]
         if chosen is None:
-            there = ", ".join(map(_printable, [*wrappers, *others])) or "a single set"
-            raise CheckpointError(f"{name} holds no weights called {_printable(weights)}; it holds {there}.")
+            there = some([*wrappers, *others], 8) or "a single set"
+            raise CheckpointError(f"{name} holds no weights called {printable(weights)}; it holds {there}.")
         if chosen in others:
             own = {_bare(key) for key in found}
             depth = next(at for at, (level, _) in enumerate(levels) if chosen in level)
@@ -509,7 +507,7 @@ def _without_prefixes(found: Mapping[str, _Value], name: str) -> tuple[dict[str,
     for key, value in found.items():
         bare = _bare(key)
         if bare in clean:
-            raise CheckpointError(f"{name} holds {_printable(bare)} twice, under different prefixes.")
+            raise CheckpointError(f"{name} holds {printable(bare)} twice, under different prefixes.")
         if bare != key:
             removed[key[: len(key) - len(bare)]] = None
         clean[bare] = value
@@ -540,7 +538,7 @@ def _as_damage(path: Path) -> Iterator[None]:
 def _damaged(path: Path, error: Exception) -> CheckpointError:
     logger.debug("%s cannot be read", path, exc_info=error)
     detail = str(error).strip().split("\n", 1)[0].rstrip(".")[:160]
-    reason = f" ({_printable(detail)})" if detail and not isinstance(error, pickle.UnpicklingError) else ""
+    reason = f" ({printable(detail)})" if detail and not isinstance(error, pickle.UnpicklingError) else ""
     return CheckpointError(f"{path.name} is truncated or damaged{reason}; copy or download it again.")
 
 
@@ -556,7 +554,7 @@ def _npz(path: Path, archive: Archive) -> CheckpointError:
             "the file to load_imagenet."
         )
     return CheckpointError(
-        f"{path.name} holds NumPy arrays ({', '.join(_printable(name) for name in arrays[:3])}), no checkpoint; "
+        f"{path.name} holds NumPy arrays ({some(arrays)}), no checkpoint; "
         ".pth, .pt and .safetensors files can be read."
     )
 
@@ -579,16 +577,11 @@ def _not_a_checkpoint(path: Path, start: bytes) -> CheckpointError:
 
 
 def _keys(mapping: Mapping[Any, Any]) -> str:
-    return ", ".join(_printable(str(key)) for key in list(mapping)[:3]) or "nothing in it"
+    return some(mapping) or "nothing in it"
 
 
 def _kind(value: object) -> str:
     return f"a {type(value).__name__}"
-
-
-def _printable(text: str) -> str:
-    clean = "".join(character if character.isprintable() else "?" for character in text)
-    return clean if len(clean) <= 160 else clean[:157] + "..."
 
 
 def _mapped(file: IO[bytes]) -> mmap.mmap:

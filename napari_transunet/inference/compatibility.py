@@ -97,13 +97,6 @@ def reason_to_choose(volume: Volume, card: ModelCard) -> str | None:
     )
 
 
-def slice_axis_of(geometry: Geometry, card: ModelCard | None, pipeline: str) -> int:
-    """The array axis along which the predictor will take slices, known before there is a predictor."""
-    if pipeline == "paper" or card is None or card.orientation is None:
-        return 0
-    return Reorientation.between(geometry, card.orientation).slice_axis
-
-
 def size_in_mm(geometry: Geometry) -> str:
     """How far the grid reaches along its x, y and z axes: "35 × 50 × 36 mm"."""
     return _in_words(_extent(geometry))

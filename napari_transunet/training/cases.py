@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from napari_transunet.errors import DatasetError, InputError, TransUNetError
+from napari_transunet.errors import DatasetError, InputError, TransUNetError, some
 from napari_transunet.files import available_memory
 from napari_transunet.inference.preprocessing import IntensityScaling
 from napari_transunet.inference.slices import PLANE_AXES, PLANES, Plane, SliceSource
@@ -31,7 +31,6 @@ _SCALED = IntensityScaling(0.0, 1.0)
 _SCALED_TOLERANCE = 1e-3
 _PIXELS_AT_ONCE = 1 << 22
 _USABLE_MEMORY = 0.8  # the network and its gradients need some as well
-_SHOWN_VALUES = 10
 
 
 class PreparationCancelled(TransUNetError):
@@ -306,7 +305,7 @@ def _check_values(
         unlisted = [value for value in values if classes.get(value, 0) not in (0, UNKNOWN, *annotated)]
         if unlisted:
             raise DatasetError(
-                f"{name}: its labels hold {_listed(unlisted)}, which its list of annotated organs leaves out; add them"
+                f"{name}: its labels hold {some(unlisted, 10)}, which its list of annotated organs leaves out; add them"
                 " to the list, or take them out of the labels."
             )
     elif not values:
@@ -314,13 +313,13 @@ def _check_values(
     strangers = [value for value in values if value not in classes]
     if strangers and not others_are_background:
         raise DatasetError(
-            f"{name}: its labels hold {_listed(strangers)}, which no class is for; name these values, or let other"
+            f"{name}: its labels hold {some(strangers, 10)}, which no class is for; name these values, or let other"
             " labels be background."
         )
     if annotated is None and not any(classes.get(value, 0) not in (0, UNKNOWN) for value in values):
         wanted = sorted(value for value, target in classes.items() if target not in (0, UNKNOWN))
         raise DatasetError(
-            f"{name}: its labels hold none of {_listed(wanted)} but {_listed(values)}; correct the label values, or"
+            f"{name}: its labels hold none of {some(wanted, 10)} but {some(values, 10)}; correct the label values, or"
             " take the case out."
         )
 
@@ -339,11 +338,6 @@ def _check_image(data: npt.NDArray[Any], scaled: bool, name: str) -> None:
             f"{name}: its image reaches from {low:g} to {high:g}, where the layout of this dataset has values"
             " scaled to 0..1; scale them, or put whole volumes into images and labels."
         )
-
-
-def _listed(values: Sequence[int]) -> str:
-    more = f" and {len(values) - _SHOWN_VALUES} more" if len(values) > _SHOWN_VALUES else ""
-    return ", ".join(str(value) for value in values[:_SHOWN_VALUES]) + more
 
 
 def _check_memory(first: Sequence[Case], count: int, left: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_transunet.errors import DatasetError, TransUNetError, VolumeError
+from napari_transunet.errors import DatasetError, TransUNetError, VolumeError, some
 from napari_transunet.io.ambiguous import SeveralVolumesError
 from napari_transunet.io.reading import is_readable, read_volume
 from napari_transunet.io.sidecar import stem_of
@@ -26,7 +26,6 @@ _NUMBERED = re.compile(r"(?P<case>.+)_(?P<channel>[0-9]{4})")  # nnU-Net's image
 _SLICE = re.compile(r"(?P<case>.+?)_?slice_?(?P<number>[0-9]{1,9})", re.IGNORECASE)
 _LIST_FOLDERS = ("", "lists", "lists/lists_Synapse")
 _MAX_LIST_BYTES = 1 << 24
-_SHOWN = 3
 
 PatientOf = Callable[[str], str]
 
@@ -172,7 +171,7 @@ def paired_cases(
     channel = there[0] if channel is None else channel
     if lacking := [name for name, files in numbered.items() if channel not in files]:
         raise DatasetError(
-            f"{images} lacks channel {channel} of {_some(lacking)}; add it, or take the case out."
+            f"{images} lacks channel {channel} of {some(sorted(lacking))}; add it, or take the case out."
         )
     return tuple(
         FileCase(name, patient_of(name), files[channel], targets[name])
@@ -204,7 +203,7 @@ def synapse_cases(
     both = {case.name for case in training} & {case.name for case in testing}
     if both:
         raise DatasetError(
-            f"{root} has {_some(both)} both for training and for testing; take it out of one of"
+            f"{root} has {some(sorted(both))} both for training and for testing; take it out of one of"
             " train.txt and test_vol.txt."
         )
     return (*training, *testing), frozenset(case.patient for case in testing)
@@ -271,12 +270,12 @@ def _check_matched(
         raise DatasetError(f"{images} and {labels} hold no volumes; put each case's image and labels there.")
     if unlabelled := by_case.keys() - targets.keys():
         raise DatasetError(
-            f"{images} has images without labels in {labels.name}: {_some(unlabelled)}; add their labels under"
+            f"{images} has images without labels in {labels.name}: {some(sorted(unlabelled))}; add their labels under"
             " the same name, or move the images elsewhere."
         )
     if alone := targets.keys() - by_case.keys():
         raise DatasetError(
-            f"{labels} has labels without an image in {images.name}: {_some(alone)}; add their images under the"
+            f"{labels} has labels without an image in {images.name}: {some(sorted(alone))}; add their images under the"
             " same name, or move the labels elsewhere."
         )
     for name, files in by_case.items():
@@ -341,13 +340,6 @@ def _listed(root: Path, file_name: str, found: Mapping[str, Path], folder: Path)
     }
     if missing := names - found.keys():
         raise DatasetError(
-            f"{path} names {_some(missing)}, which {folder} lacks; copy it there or take it off the list."
+            f"{path} names {some(sorted(missing))}, which {folder} lacks; copy it there or take it off the list."
         )
     return {name: path for name, path in found.items() if name in names}
-
-
-def _some(names: Iterable[str]) -> str:
-    """A few of the names, and how many more there are."""
-    ordered = sorted(names)
-    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
-    return ", ".join(name[:80] for name in ordered[:_SHOWN]) + more

@@ -12,11 +12,10 @@ from typing import Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 
-from napari_transunet.errors import DatasetError
+from napari_transunet.errors import DatasetError, some
 from napari_transunet.training.dataset_json import read_object
 
 Part = Literal["training", "validation", "test"]
-_SHOWN = 5
 
 
 class OfPatient(Protocol):
@@ -163,11 +162,11 @@ class Split:
         named, known = {name for names in parts.values() for name in names}, set(patients)
         if strangers := named - known:
             raise DatasetError(
-                f"{path} names patients whom the dataset does not have: {_some(strangers)}; correct the list."
+                f"{path} names patients whom the dataset does not have: {some(sorted(strangers), 5)}; correct the list."
             )
         if missing := known - named:
             raise DatasetError(
-                f"{path} leaves out {_some(missing)}; put every patient of the dataset into one of its lists."
+                f"{path} leaves out {some(sorted(missing), 5)}; put every patient of the dataset into one of its lists."
             )
         try:
             return cls._sorted(
@@ -200,7 +199,7 @@ def _set_aside(patients: Iterable[str], fixed_test: Iterable[str]) -> tuple[list
     known, aside = set(patients), set(fixed_test)
     if strangers := aside - known:
         raise DatasetError(
-            f"The dataset has no patients {_some(strangers)}, who are to be tested on; correct the list."
+            f"The dataset has no patients {some(sorted(strangers), 5)}, who are to be tested on; correct the list."
         )
     return sorted(aside), sorted(known - aside)
 
@@ -218,9 +217,3 @@ def _count(share: float, of: int) -> int:
 
 def _aside_in_words(aside: Sequence[str]) -> str:
     return "; the test patients are those that the dataset sets aside" if aside else ""
-
-
-def _some(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
-    return ", ".join(name[:80] for name in ordered[:_SHOWN]) + more

@@ -146,13 +146,6 @@ class Geometry:
         )
 
     @property
-    def is_oblique(self) -> bool:
-        """Whether an axis leaves its patient axis by more than about 0.06 degrees."""
-        return any(
-            abs(self.direction[row][column]) < 1 - 5e-7 for column, row in enumerate(self.patient_axes)
-        )
-
-    @property
     def extent(self) -> Vector:
         """Size in mm along (z, y, x), voxel edges included."""
         return (

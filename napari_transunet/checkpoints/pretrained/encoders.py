@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from napari_transunet.checkpoints.layout import PATCHES, POSITIONS, by
-from napari_transunet.errors import CheckpointError, InputError
+from napari_transunet.errors import CheckpointError, InputError, printable, some
 from napari_transunet.model.checks import is_finite
 from napari_transunet.model.positions import fit_pretrained_positions
 from napari_transunet.model.transunet import TransUNet
@@ -37,8 +37,6 @@ CNN = "transformer.embeddings.hybrid_model."
 CNN_ROOT = f"{CNN}root.conv.weight"
 PATCH_EMBEDDINGS = "transformer.embeddings.patch_embeddings."
 ENCODER = "transformer.encoder."
-
-_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,7 @@ def set_transformer(net: TransUNet, main: Pretrained, cnn: Pretrained | None = N
             wrong[problem] = None
     for name in main.arrays:
         if name not in used and not main.spare(name):
-            wrong[f"there is no place for {_printable(name)}"] = None
+            wrong[f"there is no place for {printable(name)}"] = None
     if wrong:
         raise CheckpointError(_refusal(net, main, cnn, list(wrong)))
 
@@ -213,10 +211,4 @@ def _resized(length: int, grid: tuple[int, int]) -> tuple[tuple[int, int], tuple
 
 def _refusal(net: TransUNet, main: Pretrained, cnn: Pretrained | None, wrong: list[str]) -> str:
     files = main.name if cnn is None else f"{main.name} with {cnn.name}"
-    more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
-    return f"{files} does not fit {net.variant.name}: {', '.join(wrong[:_NAMED])}{more}."
-
-
-def _printable(name: str) -> str:
-    clean = "".join(character if character.isprintable() else "?" for character in name)
-    return clean if len(clean) <= 120 else clean[:117] + "..."
+    return f"{files} does not fit {net.variant.name}: {some(wrong)}."

@@ -17,7 +17,6 @@ import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from functools import cache, partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -30,18 +29,13 @@ from napari_transunet.checkpoints.pretrained.encoders import (
     ENCODER,
     PATCH_EMBEDDINGS,
     Array,
-    LoadReport,
     Origin,
     Pretrained,
     as_is,
-    set_transformer,
 )
 from napari_transunet.checkpoints.reading import StoredTensors, TensorInfo, open_checkpoint
-from napari_transunet.errors import CheckpointError
+from napari_transunet.errors import CheckpointError, some
 from napari_transunet.files import available_memory
-
-if TYPE_CHECKING:
-    from napari_transunet.model.transunet import TransUNet
 
 Source = str | os.PathLike[str] | StoredTensors | Mapping[str, Tensor]
 
@@ -60,30 +54,17 @@ _SPARE = re.compile(r"cls_token$|head\.|pre_logits\.|patch_embed\.")
 _FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 
 
-def load_timm(net: TransUNet, source: Source, *, cnn: Source | None = None) -> LoadReport:
-    """Set the ResNet, the embeddings and the encoder of `net`; decoder and head stay as they are.
+def timm_weights(source: Source, *, name: str | None = None) -> Pretrained:
+    """What `set_transformer` takes: names and shapes at once, numbers when they are asked for.
 
-    `source` and `cnn` are as for `load_imagenet`: R50-ViT-B_16 has a file of its own (`vit_base_r50_s16_224`), the
-    other hybrids take their ResNet from it, as `cnn`, and the rest from the plain ViT of their size.
+    R50-ViT-B_16 has a file of its own (`vit_base_r50_s16_224`); the other hybrids take their ResNet from it, and the
+    rest from the plain ViT of their size.
 
     Parameters
     ----------
-    source, cnn : path of a safetensors file, or of a state dict that can be read safely; what `open_checkpoint` gave
-        for it; or a mapping of tensors
-
-    Raises
-    ------
-    FileProblem
-        There is no such file, or it cannot be read.
-    CheckpointError
-        It is damaged, unsafe, not finite, or of another variant; the sentence names the first mismatches. The
-        network is then unchanged.
-    """
-    return set_transformer(net, timm_weights(source), None if cnn is None else timm_weights(cnn))
-
-
-def timm_weights(source: Source, *, name: str | None = None) -> Pretrained:
-    """What `set_transformer` takes, of a source as for `load_timm`. `name` is given in errors in place of the file's.
+    source : path of a safetensors file, or of a state dict that can be read safely; what `open_checkpoint` gave for it;
+        or a mapping of tensors
+    name : is given in errors in place of the file's
 
     Raises
     ------
@@ -150,9 +131,8 @@ def _described(
     """Types and sizes are checked here; `read` is called once the first number is needed."""
     odd = [f"{key} is {info.dtype}" for key, info in infos.items() if info.dtype not in _FLOATS]
     if odd:
-        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
         raise CheckpointError(
-            f"{name} is not stored as floating-point numbers: {', '.join(odd[:3])}{more}; convert it to float32 first."
+            f"{name} is not stored as floating-point numbers: {some(odd)}; convert it to float32 first."
         )
     shapes = {key: info.shape for key, info in infos.items()}
     needed = 4 * sum(math.prod(shape) for shape in shapes.values())

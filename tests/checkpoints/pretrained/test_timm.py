@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from napari_transunet.checkpoints.layout import POSITIONS
+from napari_transunet.checkpoints.pretrained.encoders import LoadReport, set_transformer
 from napari_transunet.checkpoints.pretrained.imagenet import load_imagenet
-from napari_transunet.checkpoints.pretrained.timm import has_resnet, is_timm, load_timm, timm_weights
+from napari_transunet.checkpoints.pretrained.timm import has_resnet, is_timm, timm_weights
 from napari_transunet.errors import CheckpointError, FileProblem, InputError
 from napari_transunet.model.encoder import Block
 from napari_transunet.model.transunet import TransUNet
@@ -35,6 +37,10 @@ FILES = {
     "R50-ViT-S_16": ("vit_small_patch16_224", RESNET),
     "R50-ViT-Ti_16": ("vit_tiny_patch16_224", RESNET),
 }
+
+
+def load_timm(net: TransUNet, source: Any, *, cnn: Any = None) -> LoadReport:
+    return set_transformer(net, timm_weights(source), None if cnn is None else timm_weights(cnn))
 
 
 def resnet_places() -> dict[str, tuple[str, tuple[int, ...]]]:
