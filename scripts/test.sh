@@ -8,6 +8,8 @@ cd "$(dirname "$0")/.."
 python="${VENV:-.venv}/bin/python"
 jobs="${JOBS:-2}"
 export NAPARI_CONFIG=""
+# Every process that a test starts would compile the package anew.
+unset PYTHONDONTWRITEBYTECODE
 pytest=("$python" -m pytest -q --durations=10)
 if [[ "$jobs" -gt 1 ]]; then
     # One thread each: processes that all use every core are slower together than one alone.

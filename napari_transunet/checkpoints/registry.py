@@ -93,7 +93,7 @@ def list_checkpoints(user_folder: str | os.PathLike[str] | None = None) -> list[
 def default_checkpoint() -> Path | None:
     """The file of the shipped `DEFAULT_CHECKPOINT`; None where it is not shipped.
 
-    Which one suits a volume is `segmentation.suitability`'s business.
+    Which one suits a volume is `inference.choosing`'s business.
     """
     path, shipped = _named_files(None).get(DEFAULT_CHECKPOINT, (None, False))
     return path if shipped else None

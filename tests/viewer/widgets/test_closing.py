@@ -35,11 +35,12 @@ def test_closing_the_window_in_the_first_run_saves_what_is_there(
 ):
     from napari_transunet.viewer.layers import fingerprints
 
+    closing = threading.Event()
     if not known:
         find = fingerprints.scan_fingerprint
 
         def late(volume: Any) -> str:
-            time.sleep(1.5)
+            closing.wait(TIMEOUT / 1000)
             return find(volume)
 
         monkeypatch.setattr(fingerprints, "scan_fingerprint", late)
@@ -53,7 +54,8 @@ def test_closing_the_window_in_the_first_run_saves_what_is_there(
     dock.press("segment_volume")
     dock.until(lambda: dock.progress.value() >= 1)
     labels = dock.labels("ct")
-    threading.Timer(0.3, slow.release).start()
+    for step in (slow.release, closing.set):
+        threading.Timer(0.3, step).start()
     viewer.window._qt_window.close() if how == "window" else viewer.close()
     (saved,) = SessionStore().sessions()
     folder = SessionStore().open(saved)
