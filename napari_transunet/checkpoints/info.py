@@ -35,6 +35,8 @@ class CheckpointInfo:
     img_size : (height, width) in pixels the position embeddings were learned for
     problems : sentences that keep it from being loaded, the most important first; `ok` where there are none
     notes : sentences about what is odd or missing but does no harm
+    name : what users type, in a list of checkpoints: the file's name without suffix, or with it where that is taken
+    shipped : whether it came with the package
     """
 
     path: Path
@@ -46,6 +48,8 @@ class CheckpointInfo:
     img_size: tuple[int, int] | None = None
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    name: str = ""
+    shipped: bool = False
 
     @classmethod
     def from_file(
@@ -121,6 +125,12 @@ class CheckpointInfo:
     def ok(self) -> bool:
         """Whether the checkpoint can be loaded, as far as that can be known without its numbers."""
         return not self.problems
+
+    @property
+    def title(self) -> str:
+        """What users read."""
+        own = (self.card.title or self.card.name) if self.card is not None else None
+        return own or self.name or self.path.name
 
     @property
     def format(self) -> str | None:

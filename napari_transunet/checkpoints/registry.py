@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import platformdirs
 
 from napari_transunet.checkpoints.info import CheckpointInfo
 from napari_transunet.checkpoints.reading import CHECKPOINT_SUFFIXES
 from napari_transunet.errors import FileProblem, InputError
-
-if TYPE_CHECKING:
-    from napari_transunet.checkpoints.card import ModelCard
 
 FOLDER_VARIABLE = "NAPARI_TRANSUNET_CHECKPOINTS"
 MAX_LISTED = 500
@@ -24,40 +20,6 @@ DEFAULT_CHECKPOINT = "abdominal-organs-ct"
 """The shipped checkpoint that is taken before anything is known of the volume, and for the demo's CT."""
 
 _PACKAGE = Path(__file__).parents[1]
-
-
-@dataclass(frozen=True)
-class CheckpointEntry:
-    """A checkpoint that can be chosen by name.
-
-    Attributes
-    ----------
-    name : what users type; the file's name without suffix, or with it where that is taken
-    title : what users read
-    shipped : whether it came with the package
-    report : what is in it; with `problems` where it cannot be loaded
-    """
-
-    name: str
-    title: str
-    path: Path
-    shipped: bool
-    report: CheckpointInfo
-
-    @property
-    def ok(self) -> bool:
-        """Whether it can be loaded, as far as its shapes tell."""
-        return self.report.ok
-
-    @property
-    def problem(self) -> str | None:
-        """Why it cannot be loaded, in one sentence, or None."""
-        return self.report.problems[0] if self.report.problems else None
-
-    @property
-    def card(self) -> ModelCard | None:
-        """Its model card, where it has one."""
-        return self.report.card
 
 
 def shipped_folder() -> Path | None:
@@ -77,16 +39,15 @@ def user_checkpoint_folder() -> Path:
     return platformdirs.user_data_path("napari-transunet", appauthor=False) / "checkpoints"
 
 
-def list_checkpoints(user_folder: str | os.PathLike[str] | None = None) -> list[CheckpointEntry]:
+def list_checkpoints(user_folder: str | os.PathLike[str] | None = None) -> list[CheckpointInfo]:
     """Shipped checkpoints, then the user's, by name. Those that cannot be loaded are listed with the reason."""
     entries = []
     for name, (path, shipped) in _named_files(user_folder).items():
         try:
-            report = CheckpointInfo.from_file(path)
+            found = CheckpointInfo.from_file(path)
         except FileProblem as error:
-            report = CheckpointInfo(path, 0, problems=(str(error),))
-        title = (report.card.title or report.card.name) if report.card is not None else None
-        entries.append(CheckpointEntry(name, title or name, path, shipped, report))
+            found = CheckpointInfo(path, 0, problems=(str(error),))
+        entries.append(replace(found, name=name, shipped=shipped))
     return entries
 
 

@@ -8,11 +8,11 @@ from napari_transunet.checkpoints.registry import list_checkpoints
 from napari_transunet.inference.compatibility import only_fitting
 
 if TYPE_CHECKING:
-    from napari_transunet.checkpoints.registry import CheckpointEntry
+    from napari_transunet.checkpoints.info import CheckpointInfo
     from napari_transunet.volumes.volume import Volume
 
 
-def fitting_checkpoint(volume: Volume) -> tuple[CheckpointEntry, str]:
+def fitting_checkpoint(volume: Volume) -> tuple[CheckpointInfo, str]:
     """The one shipped checkpoint that fits the volume's modality, or else its values and size; and why it does.
 
     Raises

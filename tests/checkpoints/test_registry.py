@@ -50,10 +50,8 @@ def test_shipped_ones_come_first_and_broken_ones_say_why(folders: tuple[Path, Pa
         ("Mine", "My model", False, True),
         ("broken", "broken", False, False),
     ]
-    problem = entries[2].problem
-    assert problem is not None
+    (problem,) = entries[2].problems
     assert problem.startswith("broken.pt is truncated or damaged")
-    assert entries[0].problem is None
     assert entries[0].card is not None
 
 
@@ -117,7 +115,7 @@ def test_the_checkout_ships_its_weights() -> None:
 
 def test_what_the_checkout_ships_says_what_it_is_for(tmp_path: Path) -> None:
     for entry in list_checkpoints(tmp_path):
-        assert entry.ok, entry.problem
+        assert entry.ok, entry.problems
         assert entry.card is not None
         assert entry.card.modality is not None
         assert entry.card.label_names

@@ -57,28 +57,19 @@ class Candidate:
     shipped: bool = False
 
     @classmethod
-    def from_report(
-        cls,
-        report: CheckpointInfo,
-        *,
-        name: str | None = None,
-        title: str | None = None,
-        shipped: bool = False,
-    ) -> Candidate:
+    def from_report(cls, report: CheckpointInfo) -> Candidate:
         """From what inspecting the file has found."""
-        card = report.card
-        own = (card.title or card.name) if card is not None else None
         return cls(
-            name=name or report.path.stem,
-            title=title or own or report.path.name,
+            name=report.name or report.path.stem,
+            title=report.title,
             path=report.path,
             variant=report.variant,
             num_classes=report.num_classes,
             img_size=report.img_size,
             patch=report.patch_size,
-            card=card,
+            card=report.card,
             problem=" ".join(report.problems) or None,
-            shipped=shipped,
+            shipped=report.shipped,
         )
 
     @property
@@ -327,10 +318,7 @@ def find_checkpoints(user_folder: Path | None) -> list[Candidate]:
     """The shipped checkpoints and those in the user's folder. Reads files: not for the GUI thread."""
     from napari_transunet.checkpoints.registry import list_checkpoints
 
-    return [
-        Candidate.from_report(entry.report, name=entry.name, title=entry.title, shipped=entry.shipped)
-        for entry in list_checkpoints(user_folder)
-    ]
+    return [Candidate.from_report(found) for found in list_checkpoints(user_folder)]
 
 
 def find_default() -> Path | None:
