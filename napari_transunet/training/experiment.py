@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -332,11 +333,10 @@ def blank_card(course: Experiment, names: Mapping[int, str]) -> ModelCard:
     knows_orientation = first.source.format not in ("npy", "npz", "HDF5", "TIFF", "Synapse slices")
     classes, _ = classes_of(course)
     codes = {classes[value]: code for value, code in dataset.codes.items() if value in classes}
-    fields = {
-        "variant": wanted.variant,
+    fields = {field.name: getattr(wanted, field.name) for field in dataclasses.fields(wanted)} | {
+        "crops": None,  # which the card says as `extent`
         "num_classes": 1 + len({target for target in classes.values() if target not in (0, UNKNOWN)}),
         "img_size": wanted.img_size or _fitting_size(first),
-        "n_skip": wanted.n_skip,
         "labels": [
             {
                 "value": label.value,
@@ -347,19 +347,13 @@ def blank_card(course: Experiment, names: Mapping[int, str]) -> ModelCard:
             for label in LabelSet.from_names(names)
         ],
         "modality": modality,
-        "window": wanted.window,
         "normalisation": None if wanted.percentiles is None else "percentiles",
-        "percentiles": wanted.percentiles,
         "orientation": wanted.orientation or (first.geometry.axis_codes if knows_orientation else None),
-        "resize": wanted.resize,
         "spacing": None if wanted.spacing is None else (None, *wanted.spacing),
         "context": course.recipe.context,
-        "planes": wanted.planes,
-        "name": wanted.name,
         "title": wanted.title or dataset.title,
         "licence": wanted.licence or dataset.licence,
         "source": wanted.source or dataset.source,
-        "limits": wanted.limits,
     }
     card = ModelCard.from_mapping(
         {key: value for key, value in fields.items() if value is not None}, origin="This model's card"
