@@ -196,7 +196,7 @@ def problem_with(layer: Layer) -> str | None:
     if len(shape) > 3:
         return (
             f"“{layer.name}” has {len(shape)} dimensions ({_sizes(shape)}); "
-            "split it into three-dimensional volumes first, one per state or time point."
+            "split it into three-dimensional volumes first, one per channel or time point."
         )
     if len(shape) < 3:
         return f"“{layer.name}” is a single picture ({_sizes(shape)}); a volume needs three dimensions."

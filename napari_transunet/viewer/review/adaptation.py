@@ -254,7 +254,7 @@ class RelatedCheckpoint:
 
 @dataclass
 class FileHashes:
-    """FileHashes of files, found once for every state of a file. For any thread, one at a time."""
+    """Hashes of files, found once for every state of a file. For any thread, one at a time."""
 
     _known: dict[tuple[Path, int, int], str] = field(default_factory=dict)
 

@@ -146,7 +146,7 @@ def test_dropped_file_of_several_time_points_offers_them(make_napari_viewer, tmp
     loader.chooser.select(1)
     with qtbot.waitSignal(loader.opened, timeout=TIMEOUT):
         loader.chooser._accept_row()
-    assert viewer.layers["first, state 2"].data.min() == 1
+    assert viewer.layers["first, channel 2"].data.min() == 1
 
 
 def test_script_without_a_viewer_gets_the_exception(tmp_path, monkeypatch):

@@ -57,15 +57,11 @@ def viewer(make_napari_viewer: Callable[..., Any]) -> Any:
 
 @pytest.fixture
 def dock(viewer: Any, qtbot: Any, checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dock]:
-    monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(checkpoints))
-    _container, widget = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
-    helper = Dock(viewer, widget, qtbot)
-    helper.until(lambda: bool(widget.checkpoint.candidates))
-    helper.choose("checkpoint", "Three organs, CT")
+    helper = Dock.opened(viewer, qtbot, checkpoints, monkeypatch)
     yield helper
-    if widget.running:
-        widget.cancel()
-        helper.until(lambda: not widget.running)
+    if helper.widget.running:
+        helper.widget.cancel()
+        helper.until(lambda: not helper.widget.running)
 
 
 class Dock:
@@ -73,6 +69,16 @@ class Dock:
 
     def __init__(self, viewer: Any, widget: SegmentDock, qtbot: Any) -> None:
         self.viewer, self.widget, self.qtbot = viewer, widget, qtbot
+
+    @classmethod
+    def opened(cls, viewer: Any, qtbot: Any, checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> Dock:
+        """The dock as it is opened, with these checkpoints, of which one is chosen."""
+        monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(checkpoints))
+        _, widget = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
+        dock = cls(viewer, widget, qtbot)
+        dock.until(lambda: bool(widget.checkpoint.candidates))
+        dock.choose("checkpoint", "Three organs, CT")
+        return dock
 
     def until(self, true: Callable[[], bool]) -> None:
         self.qtbot.waitUntil(true, timeout=TIMEOUT)
@@ -798,16 +804,12 @@ def test_a_closed_dock_finds_its_results_when_it_is_opened_again(dock):
 def test_closing_the_window_in_mid_run_leaves_no_thread(
     make_napari_viewer, qtbot, checkpoints, monkeypatch, slow, caplog
 ):
-    monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(checkpoints))
     viewer = make_napari_viewer()
-    _, widget = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
-    dock = Dock(viewer, widget, qtbot)
-    dock.until(lambda: bool(widget.checkpoint.candidates))
-    dock.choose("checkpoint", "Three organs, CT")
+    dock = Dock.opened(viewer, qtbot, checkpoints, monkeypatch)
     dock.add(name="ct")
     dock.press("segment_volume")
     dock.until(lambda: dock.progress.value() >= 1)
-    run = widget.segmentation.run
+    run = dock.widget.segmentation.run
     threading.Timer(0.3, slow.release).start()  # the batch under way ends while the window closes
     started = time.monotonic()
     viewer.close()

@@ -254,7 +254,7 @@ def test_channel_and_time_point_are_asked_for_one_after_the_other(make_napari_vi
     with qtbot.waitSignal(loader.opened, timeout=TIMEOUT) as caught:
         press_open(loader)
     np.testing.assert_array_equal(caught.args[0].data, values[1, 2])
-    assert caught.args[0].name == "cells, state 2 (a & b), time point 3"
+    assert caught.args[0].name == "cells, channel 2 (a & b), time point 3"
 
 
 def test_arrays_of_an_archive_are_offered_by_name(make_napari_viewer, tmp_path, qtbot):

@@ -44,12 +44,8 @@ def test_closing_the_window_in_the_first_run_saves_what_is_there(
             return find(volume)
 
         monkeypatch.setattr(fingerprints, "scan_fingerprint", late)
-    monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(checkpoints))
     viewer = make_napari_viewer()
-    _, widget = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
-    dock = Dock(viewer, widget, qtbot)
-    dock.until(lambda: bool(widget.checkpoint.candidates))
-    dock.choose("checkpoint", "Three organs, CT")
+    dock = Dock.opened(viewer, qtbot, checkpoints, monkeypatch)
     dock.add(name="ct")
     dock.press("segment_volume")
     dock.until(lambda: dock.progress.value() >= 1)
@@ -76,15 +72,11 @@ def test_closing_the_window_drops_a_checkpoint_that_is_being_read(
         return get(*args)
 
     monkeypatch.setattr(PredictorCache, "get", held)
-    monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(checkpoints))
     viewer = make_napari_viewer()
-    _, widget = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
-    dock = Dock(viewer, widget, qtbot)
-    dock.until(lambda: bool(widget.checkpoint.candidates))
-    dock.choose("checkpoint", "Three organs, CT")
+    dock = Dock.opened(viewer, qtbot, checkpoints, monkeypatch)
     dock.add(name="ct")
     dock.press("segment_volume")
-    run = widget.segmentation.run
+    run = dock.widget.segmentation.run
     try:
         viewer.close()
         assert not run.wait(0), "the window waited for the checkpoint"
@@ -189,12 +181,8 @@ def test_the_low_priority_of_a_run_stays_with_no_thread(make_napari_viewer, qtbo
     from napari_transunet.viewer.widgets import priority
 
     monkeypatch.setattr(priority, "_NICENESS", 1)
-    monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(checkpoints))
     viewer = make_napari_viewer()
-    _, widget = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
-    dock = Dock(viewer, widget, qtbot)
-    dock.until(lambda: bool(widget.checkpoint.candidates))
-    dock.choose("checkpoint", "Three organs, CT")
+    dock = Dock.opened(viewer, qtbot, checkpoints, monkeypatch)
     dock.add(name="ct")
     dock.segment()
     found: list[int] = []
