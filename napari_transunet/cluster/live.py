@@ -1,0 +1,391 @@
+"""One scan on a cluster, slice by slice: what the window uses in the place of a predictor of its own.
+
+The scan goes over once and stays with one worker. There the run is an object that gives its next batch whenever it is
+asked; two requests are on their way at a time, so that the network waits for no connection. All of it is held by
+Dask's futures of this client: it goes when the client does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from distributed import CancelledError, Future, KilledWorker, get_worker, wait
+
+from napari_transunet.cluster.answers import Done, Failed, Lacks, failure_of
+from napari_transunet.cluster.checkpoints import CheckpointReference, sent
+from napari_transunet.cluster.connecting import client_at
+from napari_transunet.cluster.on_worker import (
+    is_cancelled,
+    receive_checkpoint,
+    worker_address,
+    worker_name,
+    worker_state,
+)
+from napari_transunet.errors import InputError
+from napari_transunet.export.segmentation import LoadingOptions
+from napari_transunet.inference.slices import orientation_for
+from napari_transunet.volumes.fingerprint import scan_fingerprint
+from napari_transunet.volumes.volume import Volume
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from distributed import Client
+
+    from napari_transunet.checkpoints.loading import Checkpoint
+    from napari_transunet.cluster.security import TLSFiles
+    from napari_transunet.inference.options import PredictorOptions
+    from napari_transunet.inference.prediction import SlicePrediction
+    from napari_transunet.inference.predictor import Predictor
+
+_AHEAD = 2  # batches asked for at a time
+_TICK = 0.1  # s in which a wish to stop, or that all is lost, is noticed
+_LOADING = 600.0  # s that a worker may take to load a checkpoint
+_ATTEMPTS = 3  # at giving a worker a checkpoint
+
+
+class ClusterLostError(InputError):
+    """The scheduler or the worker went away during a run; what came stays."""
+
+
+@dataclass(frozen=True)
+class ClusterAddress:
+    """Where a scheduler is, and the files that it lets this client in with."""
+
+    address: str
+    tls: TLSFiles | None = None
+
+
+@dataclass(frozen=True)
+class RunsOn:
+    """What runs the network: the worker's name, its device ("GPU" or "CPU"), and how many others wait for it."""
+
+    worker: str
+    device: str
+    precision: str
+    waiting: int = 0
+
+    def __str__(self) -> str:
+        waiting = f", {self.waiting} other{'s' if self.waiting > 1 else ''} waiting" if self.waiting else ""
+        return f"{self.device} on {self.worker}, {self.precision}{waiting}"
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What a worker says of the predictor that it made ready."""
+
+    on: RunsOn
+    backend: str
+    orthogonal_planes: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _PackedSlice:
+    prediction: SlicePrediction  # with an empty plane
+    shape: tuple[int, ...]
+    plane: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Slices on their way; none where the run is over."""
+
+    slices: tuple[_PackedSlice, ...]
+    waiting: int
+
+
+class LiveRun:
+    """A run that a worker keeps between the requests for its batches."""
+
+    def __init__(
+        self, predictor: Predictor, volume: Volume, first: int | None, slices: Sequence[int] | None
+    ) -> None:
+        self._asked: Callable[[], bool] = lambda: False
+        self._turn = threading.Condition()
+        self._number = 0
+        self._batches = predictor.iter_batches(
+            volume, first=first, slices=slices, cancelled=self._is_cancelled, uncertainty=True
+        )
+
+    def next(
+        self, number: int, cancelled: Callable[[], bool], network: threading.Lock
+    ) -> list[SlicePrediction]:
+        """The batch of this number, after those before it; nothing past the last, or once `cancelled` says so."""
+        with self._turn:
+            while self._number != number:
+                if cancelled():
+                    return []
+                self._turn.wait(_TICK)
+            try:
+                with network:
+                    self._asked = cancelled
+                    return next(self._batches, [])
+            finally:
+                self._number += 1
+                self._turn.notify_all()
+
+    def _is_cancelled(self) -> bool:
+        return self._asked()
+
+
+def _make_ready(
+    reference: CheckpointReference, options: PredictorOptions, loading: LoadingOptions
+) -> Done | Failed | Lacks:
+    try:
+        predictor = worker_state().checkpoints.predictor(reference, options, loading)
+    except Exception as error:  # noqa: BLE001  it is told to the client
+        return failure_of(error, worker_name())
+    if predictor is None:
+        return Lacks("checkpoint", reference.sha256, worker_address())
+    device = "CPU" if predictor.device.type == "cpu" else "GPU"
+    on = RunsOn(worker_name(), device, predictor.precision_name)
+    return Done(_Ready(on, predictor.backend, predictor.orthogonal_planes), worker=worker_name())
+
+
+def _begin(
+    reference: CheckpointReference,
+    options: PredictorOptions,
+    loading: LoadingOptions,
+    volume: Volume,
+    first: int | None,
+    slices: Sequence[int] | None,
+) -> LiveRun:
+    predictor = worker_state().checkpoints.predictor(reference, options, loading)
+    if predictor is None:
+        raise InputError("The worker has let the checkpoint go; begin again.")
+    return LiveRun(predictor, volume, first, slices)
+
+
+def _next_batch(run: LiveRun, name: str, number: int) -> _Batch:
+    found = run.next(number, is_cancelled(), worker_state().network)
+    packed = tuple(
+        _PackedSlice(
+            replace(one, plane=one.plane[:0]), one.plane.shape, zlib.compress(one.plane.tobytes(), 1)
+        )
+        for one in found
+    )
+    return _Batch(packed, _others(name))
+
+
+def _others(name: str) -> int:
+    """How many other runs and scans this worker has in hand or waiting."""
+    state = get_worker().state
+    keys = [str(task.key) for tasks in (state.executing, state.ready) for task in list(tasks)]
+    others = {key.rsplit("-", 1)[0] if key.startswith("live-") else key for key in keys}
+    return len(others - {name})
+
+
+def _unpacked(one: _PackedSlice) -> SlicePrediction:
+    dtype = one.prediction.plane.dtype
+    count = int(np.prod(one.shape)) * dtype.itemsize
+    unpacking = zlib.decompressobj()
+    plane = unpacking.decompress(one.plane, count)
+    if len(plane) != count:
+        raise InputError("A slice that came back is not of the scan's size.")
+    return replace(one.prediction, plane=np.frombuffer(plane, dtype).reshape(one.shape))
+
+
+class RemotePredictor:
+    """A checkpoint on a worker of a cluster. For one thread at a time, but `close`.
+
+    Attributes
+    ----------
+    checkpoint, card, options, pipeline, mirror_tta : as those of `Predictor`
+    device, precision_name, backend, orthogonal_planes : what the worker chose; known once `connect` was called
+    on : what runs it; None before
+
+    Raises
+    ------
+    CheckpointError, FileProblem
+        The checkpoint's file cannot be read.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        options: PredictorOptions,
+        cluster: ClusterAddress,
+        loading: LoadingOptions | None = None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.card = checkpoint.card
+        self.options = replace(options, device="auto")
+        self.pipeline = options.pipeline
+        self.mirror_tta = options.mirror_tta
+        self.orthogonal_planes = False
+        self.device = ""
+        self.precision_name = ""
+        self.backend = ""
+        self.on: RunsOn | None = None
+        self.cluster = cluster
+        self._loading = loading or LoadingOptions()
+        self._reference = CheckpointReference(
+            checkpoint.name, str(checkpoint.path.resolve()), checkpoint.sha256
+        )
+        self._open = contextlib.ExitStack()
+        self._client: Client | None = None
+        self._worker: str | None = None
+        self._sent: tuple[str, Future[Any]] | None = None
+
+    def slice_axis(self, volume: Volume | npt.NDArray[Any]) -> int:
+        """As `Predictor.slice_axis`."""
+        if self.pipeline == "paper" or not isinstance(volume, Volume):
+            return 0
+        return orientation_for(volume, self.card).slice_axis
+
+    def connect(self, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Have the checkpoint ready on a worker; where it is, this looks whether it still is.
+
+        Raises
+        ------
+        SchedulerUnreachable
+            Nobody answers, or the certificates do not fit.
+        InputError
+            No worker is there, or it cannot run this checkpoint so.
+        """
+        client = self._client
+        if client is None or client.status != "running" or not self._worker_is_there(client):
+            self.close(wait=True)
+            client = self._client = self._open.enter_context(
+                client_at(self.cluster.address, self.cluster.tls)
+            )
+            self._worker = self._least_busy(client)
+        for _ in range(_ATTEMPTS):
+            answer = self._asked(client, _make_ready, self._reference, self.options, self._loading)
+            if isinstance(answer, Failed):
+                raise InputError(f"{answer.worker}: {answer.sentence}")
+            if isinstance(answer, Done):
+                ready: _Ready = answer.result
+                self.on, self.backend = ready.on, ready.backend
+                self.orthogonal_planes = ready.orthogonal_planes
+                self.precision_name = ready.on.precision
+                self.device = f"{ready.on.device} on {ready.on.worker}"
+                return
+            if cancelled():
+                return
+            data = client.scatter(sent(self._reference, self._loading), workers=[self._worker], hash=False)
+            self._asked(client, receive_checkpoint, data)
+        raise InputError(f"The worker at {self.cluster.address} does not keep the checkpoint; try another.")
+
+    def iter_batches(
+        self,
+        volume: Volume | npt.NDArray[Any],
+        *,
+        first: int | None = None,
+        slices: Sequence[int] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        uncertainty: bool = True,  # noqa: ARG002  it always comes along
+    ) -> Iterator[list[SlicePrediction]]:
+        """As `Predictor.iter_batches`.
+
+        Raises
+        ------
+        ClusterLostError
+            The scheduler or the worker went away.
+        InputError
+            As `connect`, and as the predictor there.
+        """
+        given = volume if isinstance(volume, Volume) else Volume.from_array(volume)
+        wanted = cancelled or (lambda: False)
+        self.connect(wanted)
+        client = self._client
+        assert client is not None
+        futures: deque[Future[Any]] = deque()
+        placed = {"workers": [self._worker], "allow_other_workers": False, "pure": False}
+        try:
+            run = client.submit(
+                _begin,
+                self._reference,
+                self.options,
+                self._loading,
+                self._scan(client, given),
+                first,
+                None if slices is None else list(slices),
+                **placed,
+            )
+            name = f"live-{run.key}"
+            number = 0
+            while True:
+                while len(futures) < _AHEAD:
+                    key = f"{name}-{number}"
+                    futures.append(client.submit(_next_batch, run, name, number, key=key, **placed))
+                    number += 1
+                batch = self._waited(client, futures.popleft(), wanted)
+                if batch is None or not batch.slices:
+                    return
+                if self.on is not None:
+                    self.on = replace(self.on, waiting=batch.waiting)
+                yield [_unpacked(one) for one in batch.slices]
+        finally:
+            if client.status == "running":
+                client.cancel(list(futures))
+
+    def close(self, *, wait: bool = False) -> None:
+        """Let go of the cluster, and of what it keeps for this client; from any thread, without waiting by default."""
+        left, self._open = self._open, contextlib.ExitStack()
+        self._client = self._worker = self._sent = None
+        if wait:
+            left.close()
+        else:
+            threading.Thread(target=left.close, name="leaving the cluster", daemon=True).start()
+
+    def _worker_is_there(self, client: Client) -> bool:
+        try:
+            return self._worker in client.nthreads()
+        except (OSError, ValueError, RuntimeError, TimeoutError):
+            return False
+
+    def _least_busy(self, client: Client) -> str:
+        counts = {address: len(keys) for address, keys in client.processing().items()}
+        if not counts:
+            raise InputError(
+                f"No worker is at {self.cluster.address}; `napari-transunet worker {self.cluster.address}` starts one."
+            )
+        return min(counts, key=lambda address: counts[address])
+
+    def _asked(self, client: Client, function: Callable[..., Any], *arguments: Any) -> Any:
+        future = client.submit(function, *arguments, workers=[self._worker], pure=False)
+        try:
+            return future.result(timeout=_LOADING)
+        except (KilledWorker, CancelledError, TimeoutError) as error:
+            raise self._lost() from error
+
+    def _scan(self, client: Client, volume: Volume) -> Future[Any]:
+        """The scan on the worker; it goes over once, as long as it stays the same."""
+        fingerprint = scan_fingerprint(volume)
+        if self._sent is None or self._sent[0] != fingerprint or self._sent[1].status != "finished":
+            self._sent = None  # the one before may go first
+            self._sent = fingerprint, client.scatter(volume, workers=[self._worker], hash=False)
+        return self._sent[1]
+
+    def _waited(self, client: Client, future: Future[Any], cancelled: Callable[[], bool]) -> _Batch | None:
+        """The batch; None once `cancelled` says so."""
+        while True:
+            if cancelled():
+                client.cancel([future])
+                return None
+            try:
+                with client.as_current():
+                    wait([future], timeout=_TICK)
+            except TimeoutError:
+                if future.status in ("lost", "cancelled") or client.status != "running":
+                    raise self._lost() from None
+                continue
+            except CancelledError as error:
+                raise self._lost() from error
+            break
+        try:
+            found: _Batch = future.result()
+        except (KilledWorker, CancelledError, OSError) as error:
+            raise self._lost() from error
+        return found
+
+    def _lost(self) -> ClusterLostError:
+        where = f"{self.on.worker} at {self.cluster.address}" if self.on is not None else self.cluster.address
+        return ClusterLostError(f"The connection to {where} was lost.")

@@ -1,0 +1,113 @@
+"""One scan, slice by slice, on a real worker: the same slices, the one in view first, and what happens when it is cut."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from napari_transunet.checkpoints.loading import load_checkpoint
+from napari_transunet.cluster.connecting import SchedulerUnreachable
+from napari_transunet.cluster.live import ClusterAddress, ClusterLostError, RemotePredictor, RunsOn
+from napari_transunet.errors import InputError
+from napari_transunet.inference.options import PredictorOptions
+from napari_transunet.inference.predictor import Predictor
+from napari_transunet.volumes.volume import Volume
+
+OPTIONS = PredictorOptions(device="cpu", precision="float32", batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def volume():
+    return Volume.from_array(np.random.default_rng(0).integers(-1000, 1000, (9, 24, 20)).astype(np.int16))
+
+
+@pytest.fixture
+def remote(cluster, checkpoint):
+    predictor = RemotePredictor(load_checkpoint(checkpoint), OPTIONS, ClusterAddress(cluster))
+    yield predictor
+    predictor.close(wait=True)
+
+
+def test_slices_are_those_of_a_predictor_here(remote, checkpoint, volume):
+    here = Predictor(load_checkpoint(checkpoint), OPTIONS)
+    assert remote.slice_axis(volume) == here.slice_axis(volume)
+    expected = [one for batch in here.iter_batches(volume, first=6, uncertainty=True) for one in batch]
+    found = [one for batch in remote.iter_batches(volume, first=6) for one in batch]
+    assert [one.index for one in found] == [one.index for one in expected]
+    assert found[0].index == 6
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.plane, other.plane)
+        assert one.uncertainty.mean == pytest.approx(other.uncertainty.mean)
+        np.testing.assert_array_equal(one.uncertainty.entropy, other.uncertainty.entropy)
+    assert (remote.precision_name, remote.device) == ("float32", "CPU on desk")
+    assert str(remote.on).startswith("CPU on desk, float32")
+    only = [one.index for batch in remote.iter_batches(volume, slices=[3, 1]) for one in batch]
+    assert only == [3, 1]
+
+
+def test_the_scan_goes_over_once(remote, volume, monkeypatch):
+    list(remote.iter_batches(volume, slices=[0]))
+    sent = []
+    scatter = type(remote._client).scatter
+    monkeypatch.setattr(
+        type(remote._client),
+        "scatter",
+        lambda self, data, **more: sent.append(data) or scatter(self, data, **more),
+    )
+    list(remote.iter_batches(Volume.from_array(volume.data.copy()), slices=[1]))
+    assert not sent
+    list(remote.iter_batches(Volume.from_array(volume.data + 1), slices=[1]))
+    assert len(sent) == 1
+
+
+def test_it_ends_within_a_batch_when_told_to(remote, volume):
+    wished = threading.Event()
+    batches = remote.iter_batches(volume, first=4, cancelled=wished.is_set)
+    assert [one.index for one in next(batches)] == [4]
+    wished.set()
+    assert list(batches) == []
+    assert [one.index for one in next(remote.iter_batches(volume, first=2))] == [
+        2
+    ]  # the worker is free again
+
+
+def test_a_wrong_slice_is_told_as_here(remote, volume):
+    with pytest.raises(InputError, match="no slice 99"):
+        list(remote.iter_batches(volume, first=99))
+
+
+def test_nobody_there(checkpoint, volume):
+    predictor = RemotePredictor(load_checkpoint(checkpoint), OPTIONS, ClusterAddress("tcp://127.0.0.1:9"))
+    import napari_transunet.cluster.live as live
+
+    original, live.client_at = live.client_at, lambda address, tls: original(address, tls, timeout=0.5)
+    try:
+        with pytest.raises(SchedulerUnreachable):
+            list(predictor.iter_batches(volume))
+    finally:
+        live.client_at = original
+
+
+def test_others_are_counted():
+    assert str(RunsOn("ws-14", "GPU", "bfloat16", 2)) == "GPU on ws-14, bfloat16, 2 others waiting"
+    assert str(RunsOn("ws-14", "GPU", "bfloat16", 1)).endswith("1 other waiting")
+    assert str(RunsOn("ws-14", "GPU", "bfloat16")) == "GPU on ws-14, bfloat16"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["worker", "scheduler"])
+def test_what_came_stays_when_the_other_side_is_killed(start, checkpoint, volume, which):
+    scheduler = start("scheduler", "--port", 0)
+    address = scheduler.line_with("Scheduler at").split()[-1]
+    worker = start("worker", address, "--workers", 1, "--gpu", "none")
+    worker.line_with("A command uses them")
+    predictor = RemotePredictor(load_checkpoint(checkpoint), OPTIONS, ClusterAddress(address))
+    long = Volume.from_array(np.tile(volume.data, (40, 1, 1)))
+    batches = predictor.iter_batches(long, first=4)
+    assert [one.index for one in next(batches)] == [4]
+    (worker if which == "worker" else scheduler).kill()
+    with pytest.raises(ClusterLostError, match="was lost"):
+        list(batches)
+    predictor.close(wait=True)
