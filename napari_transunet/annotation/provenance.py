@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from napari_transunet import __version__
 
 if TYPE_CHECKING:
-    from napari_transunet.inference.predictor import Predictor
+    from napari_transunet.inference.prediction import SlicePredictor
 
 _PACKAGES = (
     "numpy",
@@ -88,7 +88,7 @@ class RunRecord:
     @classmethod
     def from_predictor(
         cls,
-        predictor: Predictor,
+        predictor: SlicePredictor,
         *,
         date: str,
         seconds: float,

@@ -121,7 +121,7 @@ def run_units(
 
     Raises
     ------
-    SchedulerLost
+    ConnectionLost
         The scheduler went away; `each` was told of all that ended before.
     """
     from napari_transunet.cluster.batch import Batch

@@ -10,7 +10,8 @@ import typer
 
 from napari_transunet.cli.cluster import cluster, run_units, tell_end, write_table
 from napari_transunet.cli.reporting import BAD_INPUT, INTERRUPTED, say
-from napari_transunet.cluster.batch import Finished, SchedulerLost, State
+from napari_transunet.cluster.address import ConnectionLost
+from napari_transunet.cluster.batch import Finished, State
 from napari_transunet.cluster.checkpoints import CheckpointReference, reference_to, shipped_references
 from napari_transunet.cluster.segmenting import (
     SegmentationPlan,
@@ -82,7 +83,7 @@ def segment_on_cluster(
         units = segmentation_units(inputs, targets, plan)
         try:
             interrupted = run_units(client, on, units, len(inputs), each=each)
-        except SchedulerLost as error:
+        except ConnectionLost as error:
             lost = str(error)
     if table is not None:
         write_table(table, [_row(one) for one in finished], _HEADINGS)
@@ -90,7 +91,7 @@ def segment_on_cluster(
     if interrupted:
         raise typer.Exit(INTERRUPTED)
     if lost:
-        raise SchedulerLost(lost)
+        raise ConnectionLost(lost)
     if any(one.state not in (State.DONE, State.SKIPPED) for one in finished):
         raise typer.Exit(BAD_INPUT)
 

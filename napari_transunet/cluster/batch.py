@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import CancelledError, KilledWorker
 
+from napari_transunet.cluster.address import ConnectionLost
 from napari_transunet.cluster.answers import Answer, Done, Failed, Lacks, Stopped, failure_of
 from napari_transunet.cluster.on_worker import receive_checkpoint
-from napari_transunet.errors import InputError, TransUNetError
+from napari_transunet.errors import TransUNetError
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -44,10 +45,6 @@ class State(StrEnum):
     FAILED = "failed"
     SET_ASIDE = "set aside"
     STOPPED = "stopped"
-
-
-class SchedulerLost(InputError):
-    """The scheduler went away while units were with it."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +146,7 @@ class Batch:
 
         Raises
         ------
-        SchedulerLost
+        ConnectionLost
             The scheduler went away; all that ended before has been reported.
         """
         waiting = iter(units)
@@ -285,7 +282,7 @@ class Batch:
                 _log.info("Answers were lost: %s", error)
                 found |= {attempt.key: Stopped() for attempt in good}
         if any(isinstance(answer, Stopped) for answer in found.values()) and not self._connected():
-            raise SchedulerLost(
+            raise ConnectionLost(
                 "The connection to the scheduler was lost; what is done is done. Begin again with the same command: "
                 "it goes on where this run ended."
             )

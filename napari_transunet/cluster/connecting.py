@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from napari_transunet.cluster.address import SchedulerUnreachable
 from napari_transunet.cluster.security import TLSFiles, need_distributed, security_of
 from napari_transunet.cluster.workers import WorkerLimits, quiet_logs, settings, worker_environment
 from napari_transunet.errors import InputError
@@ -25,10 +26,6 @@ _PATTERN = re.compile(
     r"|slurm(:(?P<jobs>\d{1,4}))?"
 )
 _STARTING = 120.0  # s
-
-
-class SchedulerUnreachable(InputError):
-    """Nobody answers at the address, or it does not let this client in."""
 
 
 @dataclass(frozen=True)

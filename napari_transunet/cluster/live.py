@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from distributed import CancelledError, Future, KilledWorker, get_worker, wait
 
+from napari_transunet.cluster.address import ClusterAddress, ClusterProblem, ConnectionLost
 from napari_transunet.cluster.answers import Done, Failed, Lacks, failure_of
 from napari_transunet.cluster.checkpoints import CheckpointReference, sent
 from napari_transunet.cluster.connecting import client_at
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from napari_transunet.checkpoints.loading import Checkpoint
-    from napari_transunet.cluster.security import TLSFiles
     from napari_transunet.inference.options import PredictorOptions
     from napari_transunet.inference.prediction import SlicePrediction
     from napari_transunet.inference.predictor import Predictor
@@ -48,18 +48,6 @@ _AHEAD = 2  # batches asked for at a time
 _TICK = 0.1  # s in which a wish to stop, or that all is lost, is noticed
 _LOADING = 600.0  # s that a worker may take to load a checkpoint
 _ATTEMPTS = 3  # at giving a worker a checkpoint
-
-
-class ClusterLostError(InputError):
-    """The scheduler or the worker went away during a run; what came stays."""
-
-
-@dataclass(frozen=True)
-class ClusterAddress:
-    """Where a scheduler is, and the files that it lets this client in with."""
-
-    address: str
-    tls: TLSFiles | None = None
 
 
 @dataclass(frozen=True)
@@ -271,7 +259,9 @@ class RemotePredictor:
                 return
             data = client.scatter(sent(self._reference, self._loading), workers=[self._worker], hash=False)
             self._asked(client, receive_checkpoint, data)
-        raise InputError(f"The worker at {self.cluster.address} does not keep the checkpoint; try another.")
+        raise ClusterProblem(
+            f"The worker at {self.cluster.address} does not keep the checkpoint; try another."
+        )
 
     def iter_batches(
         self,
@@ -286,7 +276,7 @@ class RemotePredictor:
 
         Raises
         ------
-        ClusterLostError
+        ConnectionLost
             The scheduler or the worker went away.
         InputError
             As `connect`, and as the predictor there.
@@ -344,7 +334,7 @@ class RemotePredictor:
     def _least_busy(self, client: Client) -> str:
         counts = {address: len(keys) for address, keys in client.processing().items()}
         if not counts:
-            raise InputError(
+            raise ClusterProblem(
                 f"No worker is at {self.cluster.address}; `napari-transunet worker {self.cluster.address}` starts one."
             )
         return min(counts, key=lambda address: counts[address])
@@ -386,6 +376,6 @@ class RemotePredictor:
             raise self._lost() from error
         return found
 
-    def _lost(self) -> ClusterLostError:
+    def _lost(self) -> ConnectionLost:
         where = f"{self.on.worker} at {self.cluster.address}" if self.on is not None else self.cluster.address
-        return ClusterLostError(f"The connection to {where} was lost.")
+        return ConnectionLost(f"The connection to {where} was lost.")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,62 @@ import numpy.typing as npt
 from napari_transunet.errors import TransUNetError
 
 if TYPE_CHECKING:
+    from napari_transunet.checkpoints.card import ModelCard
+    from napari_transunet.checkpoints.loading import Checkpoint
     from napari_transunet.inference.uncertainty import SliceUncertainty
+    from napari_transunet.volumes.volume import Volume
 
 Labels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+
+
+class SlicePredictor(Protocol):
+    """What predicts slices: a `Predictor` here, or one on another machine."""
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """What it was made of; None for a bare network."""
+
+    @property
+    def card(self) -> ModelCard:
+        """The model card in use."""
+
+    @property
+    def pipeline(self) -> str:
+        """How slices are prepared."""
+
+    @property
+    def device(self) -> object:
+        """Where the network runs."""
+
+    @property
+    def precision_name(self) -> str:
+        """The precision in use."""
+
+    @property
+    def backend(self) -> str:
+        """What runs the network."""
+
+    @property
+    def orthogonal_planes(self) -> bool:
+        """Whether slices are taken along all three axes."""
+
+    @property
+    def mirror_tta(self) -> bool:
+        """Whether mirror images are averaged."""
+
+    def slice_axis(self, volume: Volume | npt.NDArray[Any]) -> int:
+        """The axis along which slices are taken."""
+
+    def iter_batches(
+        self,
+        volume: Volume | npt.NDArray[Any],
+        *,
+        first: int | None = None,
+        slices: Sequence[int] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        uncertainty: bool = False,
+    ) -> Iterator[list[SlicePrediction]]:
+        """The slices of each batch as it is done."""
 
 
 class PredictionCancelled(TransUNetError):

@@ -7,7 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from napari_transunet.cluster.connecting import SchedulerUnreachable, client_at, scheduler_choice
+from napari_transunet.cluster.address import SchedulerUnreachable
+from napari_transunet.cluster.connecting import client_at, scheduler_choice
 from napari_transunet.cluster.security import TLSFiles, tls_files
 from napari_transunet.cluster.workers import (
     WorkerLimits,

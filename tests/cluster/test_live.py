@@ -1,4 +1,4 @@
-"""One scan, slice by slice, on a real worker: the same slices, the one in view first, and what happens when it is cut."""
+"""One scan, slice by slice, on a real worker: the same slices, the one in view first, and what a cut leaves."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from napari_transunet.checkpoints.loading import load_checkpoint
-from napari_transunet.cluster.connecting import SchedulerUnreachable
-from napari_transunet.cluster.live import ClusterAddress, ClusterLostError, RemotePredictor, RunsOn
+from napari_transunet.cluster.address import ClusterAddress, ConnectionLost, SchedulerUnreachable
+from napari_transunet.cluster.live import RemotePredictor, RunsOn
 from napari_transunet.errors import InputError
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.inference.predictor import Predictor
@@ -108,6 +108,6 @@ def test_what_came_stays_when_the_other_side_is_killed(start, checkpoint, volume
     batches = predictor.iter_batches(long, first=4)
     assert [one.index for one in next(batches)] == [4]
     (worker if which == "worker" else scheduler).kill()
-    with pytest.raises(ClusterLostError, match="was lost"):
+    with pytest.raises(ConnectionLost, match="was lost"):
         list(batches)
     predictor.close(wait=True)

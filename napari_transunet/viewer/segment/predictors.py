@@ -14,6 +14,8 @@ from napari_transunet.inference.options import PredictorOptions
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.loading import Checkpoint
+    from napari_transunet.cluster.address import ClusterAddress
+    from napari_transunet.cluster.live import RemotePredictor
     from napari_transunet.inference.predictor import Predictor
 
 
@@ -29,18 +31,21 @@ class PredictorSettings:
         How it predicts.
     img_size
         Side of the network's square input in pixels; None takes the checkpoint's own size.
+    cluster
+        The scheduler whose workers predict; None for this machine.
     """
 
     checkpoint: Path
     options: PredictorOptions = field(default_factory=PredictorOptions)
     img_size: int | None = None
+    cluster: ClusterAddress | None = None
 
 
 @dataclass(frozen=True)
 class PreparedPredictor:
-    """A predictor and the checkpoint it was made from."""
+    """A predictor, on this machine or on a cluster, and the checkpoint it was made from."""
 
-    predictor: Predictor
+    predictor: Predictor | RemotePredictor
     checkpoint: Checkpoint
 
 
@@ -70,20 +75,22 @@ class PredictorCache:
             The checkpoint's file cannot be read.
         CheckpointError
             It is not a usable checkpoint.
+        ClusterProblem
+            The cluster that it should run on cannot be used.
         """
         key = self._key(settings)
         with self._lock:
             known = self._kept  # what is loaded while `clear` comes is not kept
             if key in known:
                 known.move_to_end(key)
-                return known[key]
+                return _connected(known[key])
             checkpoint = self._loaded(known, key)
             # Room first: a large network must not be held twice while its successor is loaded.
             while len(known) >= self._size:
-                known.popitem(last=False)
+                _let_go(known.popitem(last=False)[1])
             prepared = _prepare(settings, checkpoint)
             known[key] = prepared
-            return prepared
+            return _connected(prepared)
 
     @staticmethod
     def _loaded(known: Mapping[_Key, PreparedPredictor], key: _Key) -> Checkpoint | None:
@@ -95,7 +102,9 @@ class PredictorCache:
 
     def clear(self) -> None:
         """Let go of all predictors and their memory; waits for none that is being loaded."""
-        self._kept = OrderedDict()
+        kept, self._kept = self._kept, OrderedDict()
+        for prepared in list(kept.values()):
+            _let_go(prepared)
 
     def __contains__(self, settings: PredictorSettings) -> bool:
         try:
@@ -128,8 +137,36 @@ def _file_of(key: _Key) -> tuple[Path, int | None, int, int]:
 
 def _prepare(settings: PredictorSettings, checkpoint: Checkpoint | None) -> PreparedPredictor:
     from napari_transunet.checkpoints.loading import load_checkpoint
-    from napari_transunet.inference.predictor import Predictor
 
     if checkpoint is None:
         checkpoint = load_checkpoint(settings.checkpoint, img_size=settings.img_size)
+    if settings.cluster is not None:
+        from napari_transunet.cluster.security import need_distributed
+
+        need_distributed()
+        from napari_transunet.cluster.live import RemotePredictor
+        from napari_transunet.export.segmentation import LoadingOptions
+
+        side = settings.img_size
+        loading = LoadingOptions(None if side is None else (side, side))
+        return PreparedPredictor(
+            RemotePredictor(checkpoint, settings.options, settings.cluster, loading), checkpoint
+        )
+    from napari_transunet.inference.predictor import Predictor
+
     return PreparedPredictor(Predictor(checkpoint, settings.options), checkpoint)
+
+
+def _connected(prepared: PreparedPredictor) -> PreparedPredictor:
+    """The same, ready to predict: one on a cluster looks whether its worker is still there."""
+    connect = getattr(prepared.predictor, "connect", None)
+    if connect is not None:
+        connect()
+    return prepared
+
+
+def _let_go(prepared: PreparedPredictor) -> None:
+    """Leave the cluster that it runs on, if it does."""
+    close = getattr(prepared.predictor, "close", None)
+    if close is not None:
+        close()

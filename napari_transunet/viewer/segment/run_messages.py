@@ -37,6 +37,8 @@ class RunRequest:
         Whether slices that were reviewed stay as they are.
     values
         Label value of each of the network's classes, where they are not the same.
+    slices
+        Compute these alone, by their index; the rest of a run that was cut off.
     """
 
     settings: PredictorSettings
@@ -47,6 +49,7 @@ class RunRequest:
     between: tuple[int, int] | None = None
     keep_reviewed: bool = False
     values: tuple[int, ...] | None = None
+    slices: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class RunProgress:
     """How far a run is.
 
     `left` is the estimated remaining time in seconds, None while it cannot be known; `number` is the slider's of the
-    slice that it started at.
+    slice that it started at, and `on` says what runs it, where that is another machine.
     """
 
     stage: Stage
@@ -62,6 +65,7 @@ class RunProgress:
     total: int
     number: int
     left: float | None
+    on: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,8 @@ class RunOutcome:
         Slice -> voxels in which what was computed disagrees with a person's edits, which stayed.
     reopened
         Slices that had been reviewed and were changed.
+    missing
+        Indices along `axis` of the slices that were asked for and did not come.
     """
 
     kind: Kind
@@ -101,6 +107,7 @@ class RunOutcome:
     only_this_slice: bool
     conflicts: Mapping[int, int] = field(default_factory=dict)
     reopened: tuple[int, ...] = ()
+    missing: tuple[int, ...] = ()
     reason: str | None = None
     error: Exception | None = None
     whole: bool = True

@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_transunet.cluster.address import ClusterProblem
 from napari_transunet.errors import TransUNetError
 from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.layers import looks_like_labels
@@ -29,6 +30,7 @@ from napari_transunet.viewer.segment.checkpoint_chooser import (
     VariantChooser,
 )
 from napari_transunet.viewer.segment.checkpoint_controller import CheckpointController
+from napari_transunet.viewer.segment.cluster_dialog import ClusterDialog
 from napari_transunet.viewer.segment.device_chooser import DeviceChooser, find_devices
 from napari_transunet.viewer.segment.predictors import PredictorSettings, load_engine
 from napari_transunet.viewer.segment.result_panel import ResultPanel
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
     from napari_transunet.annotation.session_store import SessionInfo
+    from napari_transunet.cluster.address import ClusterAddress
     from napari_transunet.viewer.export.exporter import Exporter
     from napari_transunet.viewer.segment.device_chooser import FoundDevice
     from napari_transunet.viewer.segment.run_messages import RunOutcome, RunProgress
@@ -68,6 +71,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _READY = "Ready. The slice in view comes first, then its neighbours."
+_KEPT = (
+    *("advanced", "orthogonal_planes", "mirror_tta"),
+    *("cluster_address", "cluster_ca", "cluster_cert", "cluster_key"),
+)
 _PATIENCE = 20.0  # s to wait for the current batch when the window closes
 
 
@@ -105,6 +112,7 @@ class SegmentDock(QWidget):
         self.checkpoint = CheckpointChooser(self)
         self.variant = VariantChooser(self)
         self.device = DeviceChooser(preferences.options.device, self)
+        self.cluster_dialog = ClusterDialog(self)
         self.advanced = AdvancedOptions(preferences.options, self)
         self.checkpoints = CheckpointController(
             self.checkpoint, self.variant, self.advanced, self.volume, self
@@ -118,7 +126,8 @@ class SegmentDock(QWidget):
         self._status = QLabel(self)
         self._dock_events = DockEvents(self)
         self._lay_out()
-        self._widget_state = WidgetState(self, "segment", ("advanced", "orthogonal_planes", "mirror_tta"))
+        self._widget_state = WidgetState(self, "segment", _KEPT)
+        self.device.show_cluster(self.cluster_dialog.remembered(), choose=False)
         self._connect()
         self._attach()
 
@@ -245,6 +254,8 @@ class SegmentDock(QWidget):
         self.checkpoint.renamed.connect(self._on_names)
         self.checkpoints.message.connect(self._set_status)
         self.device.changed.connect(self._on_options)
+        self.device.cluster_wanted.connect(self.cluster_dialog.open)
+        self.cluster_dialog.chosen.connect(self._on_cluster)
         self.advanced.changed.connect(self._on_options)
         self.bar.segment_volume.connect(self.segment_volume)
         self.bar.segment_slice.connect(self.segment_slice)
@@ -315,6 +326,10 @@ class SegmentDock(QWidget):
     def _on_devices(self, devices: Sequence[FoundDevice]) -> None:
         self.device.show_devices(devices)
         self._tasks.run(load_engine, lambda _: None)
+
+    def _on_cluster(self, cluster: ClusterAddress) -> None:
+        self.device.show_cluster(cluster, choose=True)
+        self._widget_state.keep()
 
     def _on_opened(self, layer: Any) -> None:
         self.volume.choose(layer)
@@ -467,7 +482,9 @@ class SegmentDock(QWidget):
 
     def _settings(self, candidate: Candidate) -> PredictorSettings:
         options = replace(self.advanced.options, device=self.device.device)
-        return PredictorSettings(candidate.path, options, img_size=self.advanced.img_size)
+        return PredictorSettings(
+            candidate.path, options, img_size=self.advanced.img_size, cluster=self.device.cluster
+        )
 
     def _destination(self) -> Result | None:
         """The labels that the next run would write into; None where it would make new ones."""
@@ -486,11 +503,26 @@ class SegmentDock(QWidget):
     def _on_progress(self, progress: RunProgress) -> None:
         self.bar.show_running(progress)
         self._set_status(progress_sentence(progress))
+        if progress.on:
+            self.device.show_runs_on(progress.on)
 
     def _on_finished(self, outcome: RunOutcome, sentence: str) -> None:
         self._refresh()
         self._set_status(sentence, outcome_detail(outcome))
+        if isinstance(outcome.error, ClusterProblem):
+            self._ask_to_go_on(outcome, sentence)
         self.run_finished.emit(outcome)
+
+    def _ask_to_go_on(self, outcome: RunOutcome, sentence: str) -> None:
+        """The cluster went away: what came stays, and the rest can be computed there or here."""
+        self.device.show_runs_on("")
+        self.question.ask(
+            sentence,
+            yes="Go on there" if outcome.done else "Try again",
+            no="Go on here" if outcome.done else "Segment here",
+            on_yes=lambda: self.segmentation.go_on(outcome, here=False),
+            on_no=lambda: self.segmentation.go_on(outcome, here=True),
+        )
 
     # -- the result -----------------------------------------------------------------------------------------
 

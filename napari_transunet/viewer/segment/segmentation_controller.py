@@ -71,7 +71,7 @@ class PendingRun:
         What the predictor is made from.
     into
         Labels to write into; None for new ones.
-    only_this_slice, between, keep_reviewed, values
+    only_this_slice, between, keep_reviewed, values, slices
         As in `RunRequest`.
     """
 
@@ -83,6 +83,7 @@ class PendingRun:
     between: tuple[int, int] | None = None
     keep_reviewed: bool = False
     values: tuple[int, ...] | None = None
+    slices: tuple[int, ...] | None = None
 
 
 class SegmentationController(QObject):
@@ -113,6 +114,7 @@ class SegmentationController(QObject):
         self.run: SegmentationRun | None = None
         """The run that goes on."""
         self._new_layer: Labels | None = None  # that was made for it
+        self._last: PendingRun | None = None  # the run that goes on, or went on last
         self._autosaves: weakref.WeakSet[AutosaveController] = weakref.WeakSet()  # that the window waits for
         self._last_saves: list[AutosaveController] = []  # whose labels went while a run wrote into them
         self._statuses: weakref.WeakKeyDictionary[Labels, ResultStatus] = weakref.WeakKeyDictionary()
@@ -185,7 +187,9 @@ class SegmentationController(QObject):
             between=pending.between,
             keep_reviewed=pending.keep_reviewed,
             values=pending.values,
+            slices=pending.slices,
         )
+        self._last = replace(pending, into=result)
         run = self.run = SegmentationRun(self._viewer, image, result, request, self)
         run.progressed.connect(self.progressed)
         run.wrote.connect(partial(self.autosave, result))
@@ -194,6 +198,14 @@ class SegmentationController(QObject):
         self._confirm.withdraw()
         self.started.emit()
         run.start()
+
+    def go_on(self, outcome: RunOutcome, *, here: bool) -> None:
+        """Compute what the last run did not, where it was, or on this machine."""
+        last = self._last
+        if last is None:
+            return
+        settings = replace(last.settings, cluster=None) if here else last.settings
+        self.start(replace(last, settings=settings, slices=outcome.missing or None))
 
     def cancel(self) -> None:
         """The run ends after the current batch and keeps what it has."""

@@ -184,7 +184,9 @@ class SegmentationRun(QObject):
         stage: Stage = "stopping" if self.stopping else "loading" if start is None else "segmenting"
         total, first = (start.total, start.first) if start is not None else (0, 0)
         left = self._left(done, total) if done and total else None
-        self.progressed.emit(RunProgress(stage, done, total, self._numbers.number(first), left))
+        self.progressed.emit(
+            RunProgress(stage, done, total, self._numbers.number(first), left, self._worker.on)
+        )
 
     @property
     def _done(self) -> int:
@@ -268,6 +270,7 @@ class SegmentationRun(QObject):
             error=worker.error,
             whole=kind == "finished" and done == self.result.session.shape[axis],
             numbers=self._numbers,
+            missing=tuple(sorted(worker.missing)),
         )
 
     def _record(self, start: RunStart) -> RunRecord:

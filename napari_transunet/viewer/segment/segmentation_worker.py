@@ -78,6 +78,10 @@ class SegmentationWorker:
         When the last batch was done, and before it when the run was asked for.
     voxels
         By label: how many were predicted.
+    missing
+        Indices of the slices that were asked for and are not there yet.
+    on
+        What runs the network, where that is another machine.
     error
         Why it failed.
     ended
@@ -95,6 +99,8 @@ class SegmentationWorker:
         self.first_batch: tuple[int, float] | None = None
         self.began = self.last_slice = time.perf_counter()
         self.voxels: NDArray[np.int64] = np.zeros(1, np.int64)
+        self.missing: set[int] = set()
+        self.on = ""
         self.error: Exception | None = None
         self.ended = threading.Event()
         self._date = now()
@@ -137,7 +143,9 @@ class SegmentationWorker:
                 self.last_slice = time.perf_counter()
                 if self.first_batch is None:
                     self.first_batch = len(batch), self.last_slice
+                self.on = str(getattr(prepared.predictor, "on", None) or "")
                 for prediction in renumbered(batch, request.values):
+                    self.missing.discard(int(prediction.index))
                     self.voxels = added(self.voxels, np.bincount(prediction.plane.ravel()))
                     self.buffer.put(int(prediction.index), prediction.plane, prediction.uncertainty)
                 yield
@@ -160,6 +168,8 @@ class SegmentationWorker:
         if slices is not None and first not in slices:
             first = min(slices, key=lambda index: abs(index - first))
         wanted = range(volume.data.shape[axis]) if slices is None else slices
+        self.missing = set(wanted)
+        self.on = str(getattr(predictor, "on", None) or "")
         record = RunRecord.from_predictor(
             predictor,
             date=self._date,
@@ -184,6 +194,8 @@ class SegmentationWorker:
 
 def _wanted_slices(request: RunRequest, shown: int, numbers: SliceNumbers) -> Sequence[int] | None:
     """The indices of the slices to compute; None for all."""
+    if request.slices is not None:
+        return request.slices
     if request.only_this_slice:
         return [shown]
     if request.between is None:

@@ -131,7 +131,8 @@ def progress_sentence(progress: RunProgress) -> str:
         return "Loading the checkpoint …"
     if progress.total == 1:
         return f"Segmenting slice {progress.number}."
-    return f"Segmenting outward from slice {progress.number}."
+    on = f" on the {progress.on}" if progress.on else ""
+    return f"Segmenting outward from slice {progress.number}{on}."
 
 
 def outcome_sentence(outcome: RunOutcome, names: Mapping[int, str]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from qtpy.QtWidgets import QAbstractButton, QComboBox, QDoubleSpinBox, QSpinBox, QWidget
+from qtpy.QtWidgets import QAbstractButton, QComboBox, QDoubleSpinBox, QLineEdit, QSpinBox, QWidget
 
 from napari_transunet.files import atomic_path
 
@@ -76,6 +76,8 @@ def _value_of(widget: QWidget | None) -> Any:
             return widget.isChecked()
         case QComboBox():
             return widget.currentIndex()
+        case QLineEdit():
+            return widget.text()
         case _:
             return None
 
@@ -90,3 +92,5 @@ def _set_value(widget: QWidget | None, value: Any) -> None:
             widget.setChecked(bool(value))
         case QComboBox():
             widget.setCurrentIndex(int(value))
+        case QLineEdit():
+            widget.setText(str(value))
