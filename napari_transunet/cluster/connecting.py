@@ -26,6 +26,7 @@ _PATTERN = re.compile(
     r"|slurm(:(?P<jobs>\d{1,4}))?"
 )
 _STARTING = 120.0  # s
+_ANSWERING = 10.0  # s
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,13 @@ def connected(choice: SchedulerChoice) -> Iterator[Client]:
 
 
 @contextmanager
-def client_at(address: str, tls: TLSFiles | None = None, *, timeout: float = 20.0) -> Iterator[Client]:
+def client_at(address: str, tls: TLSFiles | None = None, *, timeout: float | None = None) -> Iterator[Client]:
     """A client of the scheduler at this address.
 
     Raises
     ------
     SchedulerUnreachable
-        Nobody answers within `timeout` (s), or the certificates do not fit.
+        Nobody answers within `timeout` (s, 10 by default), or the certificates do not fit.
     """
     need_distributed()
     quiet_logs()
@@ -117,7 +118,7 @@ def client_at(address: str, tls: TLSFiles | None = None, *, timeout: float = 20.
             client = Client(
                 address,
                 security=security_of(tls),
-                timeout=timeout,
+                timeout=timeout or _ANSWERING,
                 set_as_default=False,
                 name="napari-transunet",
             )

@@ -78,16 +78,11 @@ def test_a_wrong_slice_is_told_as_here(remote, volume):
         list(remote.iter_batches(volume, first=99))
 
 
-def test_nobody_there(checkpoint, volume):
+def test_nobody_there(checkpoint, volume, monkeypatch):
     predictor = RemotePredictor(load_checkpoint(checkpoint), OPTIONS, ClusterAddress("tcp://127.0.0.1:9"))
-    import napari_transunet.cluster.live as live
-
-    original, live.client_at = live.client_at, lambda address, tls: original(address, tls, timeout=0.5)
-    try:
-        with pytest.raises(SchedulerUnreachable):
-            list(predictor.iter_batches(volume))
-    finally:
-        live.client_at = original
+    monkeypatch.setattr("napari_transunet.cluster.connecting._ANSWERING", 0.5)
+    with pytest.raises(SchedulerUnreachable):
+        list(predictor.iter_batches(volume))
 
 
 def test_others_are_counted():

@@ -94,7 +94,8 @@ def test_the_choice_of_a_cluster(dock, tmp_path):  # noqa: F811
     assert chooser.cluster is None
 
 
-def test_nobody_there_can_be_done_here(dock, checkpoints):  # noqa: F811
+def test_nobody_there_can_be_done_here(dock, checkpoints, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("napari_transunet.cluster.connecting._ANSWERING", 0.5)
     layer = dock.add((8, 48, 56))
     fill(dock, "tcp://127.0.0.1:9")
     dock.press("segment_volume")
