@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,10 +15,14 @@ from napari_transunet.cli.options import (
     TimeOption,
     WeightsOption,
     check_target,
+    option,
     read,
 )
 from napari_transunet.cli.reporting import one_line, say
 from napari_transunet.errors import InputError
+
+if TYPE_CHECKING:
+    from napari_transunet.export.writing import ExportRequest
 
 Kind = Literal["auto", "image", "labels"]
 
@@ -31,13 +35,25 @@ def convert(
     kind: Annotated[
         Kind, typer.Option("--as", help="Whether the volume is an image or labels; auto asks the file.")
     ] = "auto",
+    scan: Annotated[
+        Path | None,
+        option(
+            "FOLDER", "The DICOM series that labels were made on; OUT.dcm and OUT.rtstruct.dcm refer to it."
+        ),
+    ] = None,
     series: SeriesOption = None,
     channel: ChannelOption = None,
     time_point: TimeOption = None,
     weights: WeightsOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Write a volume in another format on the same grid, or a checkpoint as .safetensors with its model card."""
+    """Write a volume in another format on the same grid, or a checkpoint as .safetensors with its model card.
+
+    With --scan, labels become a DICOM segmentation (OUT.dcm) or structure set (OUT.rtstruct.dcm) of that series. A
+    structure set as IN needs its series in its folder or one beside it.
+    """
+    from napari_transunet.export.writing import request_referring
+
     if source.resolve() == target.resolve():
         raise InputError(f"IN and OUT are both {source}; choose another name for OUT.")
     check_target(target, overwrite=overwrite)
@@ -49,6 +65,11 @@ def convert(
         for note in loaded.notes:
             say(f"Note: {note}")
         written = save_checkpoint(target, loaded.model, loaded.card, overwrite=overwrite)
+    elif (request := request_referring(target, overwrite=overwrite)) is not None:
+        if scan is None:
+            raise InputError(f"{target.name} refers to a DICOM series; name the series' folder with --scan.")
+        _refer(request, source, scan, series=series, channel=channel, time_point=time_point)
+        written = target
     else:
         from napari_transunet.io.writing import writable_suffix, write_labels, write_volume
 
@@ -61,3 +82,28 @@ def convert(
         else:
             written = write_volume(target, volume, overwrite=overwrite)
     typer.echo(one_line(written))
+
+
+def _refer(
+    request: ExportRequest,
+    source: Path,
+    scan: Path,
+    *,
+    series: str | None,
+    channel: int | None,
+    time_point: int | None,
+) -> None:
+    """Write labels as a DICOM object; `series` is that of the scan."""
+    from napari_transunet.export.writing import export
+    from napari_transunet.volumes.labels import LabelSet
+
+    volume = read(source, channel=channel, time_point=time_point)
+    series_volume = read(scan, series=series)
+    export(
+        volume.data,
+        volume.geometry,
+        volume.labels or LabelSet(),
+        request,
+        source=series_volume.source,
+        noted=lambda note: say(f"Note: {note}"),
+    )

@@ -105,9 +105,9 @@ def cohort_table(
         for metric in rows:
             summary = of[metric]
             told = _told(pairs.get(label, []))
-            first = {rows[0]: (str(label), _name(label, names)), rows[1]: ("", Text(told))}
+            beside = {rows[0]: (str(label), _name(label, names)), rows[1]: ("", Text(told))}
             table.add_row(
-                *first.get(metric, ("", "")),
+                *beside.get(metric, ("", "")),
                 shown[metric],
                 str(summary.count),
                 _mean(summary),

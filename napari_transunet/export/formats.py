@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from napari_transunet.io.dicom.seg_writing import why_not
+from napari_transunet.io.dicom.referenced_series import why_not
 from napari_transunet.io.writing import writable_suffix
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ FORMATS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "slicer": (".seg.nrrd", "3D Slicer segmentation, with names and colours"),
         "metaimage": (".mha", "MetaImage"),
         "dicom-seg": (".dcm", "DICOM segmentation that refers to the scan's series"),
+        "rtstruct": (".rtstruct.dcm", "DICOM structure set (RTSTRUCT): contours on the scan's series"),
         "masks": ("_*.nii.gz", "One binary mask for each organ (NIfTI)"),
         "stl": ("_*.stl", "One surface for each organ (STL)"),
         "ply": ("_*.ply", "One surface for each organ, coloured (PLY)"),
@@ -32,6 +33,9 @@ FORMATS: Mapping[str, tuple[str, str]] = MappingProxyType(
 
 VOLUMES = ("nifti", "nii", "nrrd", "slicer", "metaimage")
 """Those that hold all labels in one file that napari reads."""
+
+REFERRING = ("rtstruct", "dicom-seg")
+"""Those in one file that refer to the scan's DICOM series; the longer ending first."""
 
 PER_ORGAN = ("masks", "stl", "ply")
 
@@ -50,12 +54,11 @@ def format_of(path: Path) -> str:
 
 def unavailable(format_name: str, source: Source | None) -> str | None:
     """Why a format cannot be made of labels of this scan; None where it can."""
-    if format_name == "dicom-seg":
-        if (reason := why_not(source)) is not None:
-            return reason
-        if not _installed("highdicom"):
-            return 'Needs highdicom: pip install "napari-transunet[export]".'
-    if format_name in ("stl", "ply") and not _installed("scikit-image"):
+    if format_name in REFERRING and (reason := why_not(source)) is not None:
+        return reason
+    if format_name == "dicom-seg" and not _installed("highdicom"):
+        return 'Needs highdicom: pip install "napari-transunet[export]".'
+    if format_name in ("rtstruct", "stl", "ply") and not _installed("scikit-image"):
         return 'Needs scikit-image: pip install "napari-transunet[export]".'
     return None
 

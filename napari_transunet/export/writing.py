@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from napari_transunet import __version__
 from napari_transunet.annotation.provenance import now, versions
 from napari_transunet.errors import ExistsError, FileProblem, InputError, VolumeError
-from napari_transunet.export.formats import FORMATS, PER_ORGAN, VOLUMES, format_of
+from napari_transunet.export.formats import FORMATS, PER_ORGAN, REFERRING, VOLUMES, format_of
 from napari_transunet.export.source import is_scan
 from napari_transunet.files import remove_leftovers, sha256
+from napari_transunet.io.dicom.rtstruct_writing import write_rtstruct
 from napari_transunet.io.dicom.seg_writing import write_dicom_seg
 from napari_transunet.io.label_tables import write_label_table
 from napari_transunet.io.meshes import Coordinates, mesh_of, write_mesh
@@ -70,6 +71,15 @@ def request_for(path: Path, *, overwrite: bool = False) -> ExportRequest:
     return ExportRequest(path.parent, stem, (name,), overwrite=overwrite and same)
 
 
+def request_referring(path: Path, *, overwrite: bool = False) -> ExportRequest | None:
+    """The request that writes one DICOM file of this name that refers to a series; None where its ending is no such."""
+    for name in REFERRING:
+        ending = FORMATS[name][0]
+        if path.name.lower().endswith(ending) and len(path.name) > len(ending):
+            return ExportRequest(path.parent, path.name[: -len(ending)], (name,), overwrite=overwrite)
+    return None
+
+
 def export(
     labels: NDArray[Any],
     geometry: Geometry,
@@ -89,7 +99,7 @@ def export(
     labels : (z, y, x) whole numbers on the grid
     geometry : the scan's grid
     label_set : names and colours; values without a name get one
-    source : the scan; needed for a DICOM segmentation, and never written over
+    source : the scan; needed for a DICOM segmentation or structure set, and never written over
     provenance : what the session says of runs and edits; versions and the time are added
     progress : called with the files done and their number, but for the JSON
     cancelled : asked before each file, and before all of them get their names
@@ -242,6 +252,8 @@ def _write_one(
         write_mesh(path, mesh, name=label.name, color=label.color, coordinates=request.coordinates)
     elif name == "dicom-seg":
         write_dicom_seg(path, labels, geometry, label_set, source, provenance=record, noted=notes.append)
+    elif name == "rtstruct":
+        write_rtstruct(path, labels, geometry, label_set, source, provenance=record, noted=notes.append)
     elif name == "label-table":
         write_label_table(path, label_set)
 

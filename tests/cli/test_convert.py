@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pydicom
 import SimpleITK as sitk
 import torch
 
+from napari_transunet.io.reading import read_volume
+from napari_transunet.io.writing import write_labels
 from tests.commands import error_line
+from tests.io.dicom.test_seg_writing import _series
 
 
 def test_convert_keeps_values_and_grid(run, scan):
@@ -44,3 +48,21 @@ def test_convert_makes_a_safetensors_file_of_a_pth(run, checkpoint, tmp_path):
     again = load_file("weights.safetensors")
     assert set(again) == set(weights)
     assert all(torch.equal(again[key], weights[key]) for key in weights)
+
+
+def test_convert_makes_dicom_of_labels_that_refers_to_a_series_and_back(run, tmp_path):
+    scan = _series(tmp_path / "ct")
+    labels = np.zeros(scan.data.shape, np.uint8)
+    labels[2:5, 2:6, 3:7] = 3
+    write_labels(tmp_path / "labels.nrrd", labels, scan, {3: "liver"})
+
+    for name in ("out.rtstruct.dcm", "out.dcm"):
+        assert "--scan" in error_line(run("convert", "labels.nrrd", name))
+        assert run("convert", "labels.nrrd", name, "--scan", "ct", "--overwrite").exit_code == 0
+    result = run("convert", "out.rtstruct.dcm", "back.nrrd")
+
+    assert result.exit_code == 0
+    back = read_volume(tmp_path / "back.nrrd")
+    assert np.array_equal(back.data, labels)
+    assert back.labels.names == {3: "liver"}
+    assert pydicom.dcmread("out.dcm").Modality == "SEG"

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from napari_transunet.errors import ExistsError, FileProblem, InputError, VolumeError
 from napari_transunet.export import writing
-from napari_transunet.export.formats import FORMATS, unavailable
+from napari_transunet.export.formats import FORMATS, REFERRING, unavailable
 from napari_transunet.export.source import check_source, source_state
 from napari_transunet.export.writing import ExportRequest, export
 from napari_transunet.io.reading import read_volume
@@ -26,7 +26,7 @@ SHAPE = (8, 10, 12)
 GEOMETRY = Geometry(SHAPE, (2.5, 0.7, 0.8), (10.0, -20.0, 30.0), ((0, -1, 0), (1, 0, 0), (0, 0, 1)))
 NAMES = LabelSet.from_names({1: "liver", 3: "kidney/left"})
 PROVENANCE = {"checkpoint": "c", "sha256": "ab" * 32, "edited_voxels": 5, "runs": [{"checkpoint": "c"}]}
-WITHOUT_SCAN = tuple(name for name in FORMATS if name != "dicom-seg")
+WITHOUT_SCAN = tuple(name for name in FORMATS if name not in REFERRING)
 
 
 @pytest.fixture
@@ -203,3 +203,16 @@ def test_what_is_other_in_a_file_is_told_and_in_the_json(tmp_path):
     )
     assert any("7 as 1" in note for note in told)
     assert json.loads(paths[-1].read_text())["provenance"]["export_notes"] == told
+
+
+def test_a_structure_set_is_exported_beside_a_segmentation(tmp_path):
+    scan = _series(tmp_path / "ct")
+    values = np.zeros(scan.data.shape, np.uint16)
+    values[2, 3:5, 3:5] = 7
+    labels = LabelSet.from_names({7: "liver"})
+    paths = export(
+        values, scan.geometry, labels, _request(tmp_path, "rtstruct", "dicom-seg"), source=scan.source
+    )
+    assert [path.name for path in paths] == ["ct_labels.dcm", "ct_labels.rtstruct.dcm", "ct_labels.json"]
+    assert np.array_equal(read_volume(paths[1]).data, values)
+    assert unavailable("rtstruct", scan.source) is None

@@ -22,6 +22,7 @@ from napari_transunet.io.dicom.headers import (
     read_header,
 )
 from napari_transunet.io.dicom.pixels import Plane, read_planes, stored_type
+from napari_transunet.io.dicom.rtstruct_reading import STRUCTURE_SET, read_structure_set
 from napari_transunet.io.dicom.seg_reading import read_segmentation
 from napari_transunet.io.dicom.series import SeriesInfo, SeveralSeriesError
 from napari_transunet.io.dicom.series_search import Series, is_dicom_folder, scan
@@ -74,6 +75,13 @@ def read_dicom(
     if header.kind == DIRECTORY:
         found = scan(path.parent, recursive=True)
         return _read(_choose(found, series), path.parent, path.parent.name, channel, time, max_bytes)
+    if header.kind == STRUCTURE_SET:
+        if series is not None:
+            raise VolumeError("a structure set belongs to its own series; ask for it without series.")
+        chosen(1, time, "time point", "time")
+        data, geometry, labels, uid, notes = read_structure_set(path, channel=channel, max_bytes=max_bytes)
+        source = Source(path, "DICOM structure set", description_of(header) or path.stem, uid, notes)
+        return Volume(data, geometry, None, source, labels)
     if header.lacks_image:
         raise VolumeError("it ends inside its header; it is truncated, copy it again.")
     if not header.is_image:

@@ -1,0 +1,229 @@
+"""Labels as a DICOM RT structure set: contours of organs on the slices of the series they were made on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.tag import Tag
+from pydicom.uid import ImplicitVRLittleEndian, generate_uid
+
+from napari_transunet import __version__
+from napari_transunet.errors import InputError, VolumeError
+from napari_transunet.files import atomic_path
+from napari_transunet.io.dicom.contours import contours_of
+from napari_transunet.io.dicom.headers import damage_named
+from napari_transunet.io.dicom.numbers import numbers, whole_number
+from napari_transunet.io.dicom.organ_codes import LONGEST_NAME, code_of
+from napari_transunet.io.dicom.referenced_series import axes_of, planes_of, referenced_instances, why_not
+from napari_transunet.io.writing import label_array
+
+if TYPE_CHECKING:
+    from napari_transunet.io.dicom.contours import Points
+    from napari_transunet.volumes.geometry import Geometry
+    from napari_transunet.volumes.labels import Label, LabelSet
+    from napari_transunet.volumes.volume import Source
+
+_KIND = "structure set"
+_STORAGE = "1.2.840.10008.5.1.4.1.1.481.3"
+_STUDY = "1.2.840.10008.3.1.2.3.1"  # what a referenced study is called, since the standard asks for a class
+_REPEATED = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyInstanceUID",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "FrameOfReferenceUID",
+)
+
+
+def write_rtstruct(
+    path: Path,
+    labels: NDArray[Any],
+    geometry: Geometry,
+    label_set: LabelSet,
+    source: Source | None,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    noted: Callable[[str], None] | None = None,
+) -> Path:
+    """Write labels as an RT structure set of the series in `source`, a region (ROI) for each label that occurs.
+
+    The number of a region is its label. Each contour lies in the plane of an image and refers to it. Holes are
+    keyholes, several parts on a slice several contours; see `contours_of`. What the standard lets be empty may be
+    missing in the series.
+
+    Parameters
+    ----------
+    path : ends in .dcm
+    labels : (z, y, x) on the grid, of any type that holds whole numbers
+    geometry : the grid, that of the series
+    source : where the series lies
+    provenance : the checkpoint and the edits say how regions were made
+    noted : gets a sentence on each thing that is other in the file than in the labels or the series
+
+    Raises
+    ------
+    InputError
+        scikit-image is not installed, the scan is no DICOM series or lacks a UID, or there are no labels.
+    VolumeError
+        The series is not the one that the labels were made on any more, or the values are no labels.
+    FileProblem
+        It is gone, or the folder cannot be written to.
+    """
+    try:
+        import skimage.measure  # noqa: F401  contours are found by it
+    except ImportError as error:
+        raise InputError(
+            'Structure sets need scikit-image; install it with: pip install "napari-transunet[export]".'
+        ) from error
+    if (reason := why_not(source)) is not None:
+        raise InputError(f"A structure set cannot be written: {reason} Choose another format.")
+    assert source is not None
+    labels = label_array(labels, geometry)
+    values = [int(value) for value in np.unique(labels) if value]
+    if not values:
+        raise InputError("There are no labels to write.")
+    notes: list[str] = []
+    instances = referenced_instances(source, _KIND, notes)
+    planes = planes_of(instances, labels, geometry, _KIND)
+    contours: dict[int, list[Dataset]] = {value: [] for value in values}
+    for instance, plane in sorted(zip(instances, planes, strict=True), key=lambda pair: _depth(pair[0])):
+        for value in np.unique(plane[plane != 0]).tolist():
+            contours[value] += [_contour(points, instance) for points in contours_of(plane == value)]
+    with damage_named("the DICOM series cannot be referred to by a structure set"):
+        written = _structure_set(instances, source)
+        _add_regions(written, contours, label_set, provenance or {})
+    with atomic_path(path, overwrite=overwrite) as temporary:
+        written.save_as(temporary, enforce_file_format=True)
+    if noted is not None:
+        for note in notes:
+            noted(note)
+    return path
+
+
+def _depth(instance: Dataset) -> float:
+    """mm along the normal of the images."""
+    position = numbers(instance, "ImagePositionPatient", "the series", 3)
+    return float(np.dot(np.cross(*axes_of(instance)), position))
+
+
+def _structure_set(instances: Sequence[Dataset], source: Source) -> FileDataset:
+    """Everything but the regions."""
+    first, now = instances[0], datetime.now().astimezone()
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = _STORAGE, generate_uid()
+    # In explicit syntaxes a contour has 64 kB, which long ones exceed.
+    meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    written = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    written.SpecificCharacterSet = "ISO_IR 192"
+    written.SOPClassUID, written.SOPInstanceUID = _STORAGE, meta.MediaStorageSOPInstanceUID
+    for name in _REPEATED:
+        setattr(written, name, first[name].value)
+    try:
+        number = whole_number(first, "SeriesNumber", "the series") or 0
+    except VolumeError:
+        number = 0
+    written.Modality, written.SeriesInstanceUID, written.SeriesNumber = (
+        "RTSTRUCT",
+        generate_uid(),
+        number + 2000,
+    )
+    written.SeriesDescription = f"Contours of {source.name}"[:LONGEST_NAME]
+    written.OperatorsName = written.PositionReferenceIndicator = ""
+    written.Manufacturer = written.ManufacturerModelName = "napari-transunet"
+    written.SoftwareVersions = __version__
+    written.StructureSetLabel = "ORGANS"
+    written.StructureSetDate, written.StructureSetTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
+    written.InstanceCreationDate, written.InstanceCreationTime = (
+        written.StructureSetDate,
+        written.StructureSetTime,
+    )
+    written.InstanceNumber = 1
+    written.ApprovalStatus = "UNAPPROVED"
+    series, study, frame = Dataset(), Dataset(), Dataset()
+    series.SeriesInstanceUID = first.SeriesInstanceUID
+    series.ContourImageSequence = [_reference(instance) for instance in instances]
+    study.ReferencedSOPClassUID, study.ReferencedSOPInstanceUID = _STUDY, first.StudyInstanceUID
+    study.RTReferencedSeriesSequence = [series]
+    frame.FrameOfReferenceUID = first.FrameOfReferenceUID
+    frame.RTReferencedStudySequence = [study]
+    written.ReferencedFrameOfReferenceSequence = [frame]
+    return written
+
+
+def _add_regions(
+    written: FileDataset,
+    contours: Mapping[int, list[Dataset]],
+    label_set: LabelSet,
+    provenance: Mapping[str, Any],
+) -> None:
+    checkpoint = str(provenance.get("checkpoint") or "")
+    kind = "MANUAL"
+    if checkpoint:
+        kind = "SEMIAUTOMATIC" if provenance.get("edited_voxels") else "AUTOMATIC"
+    regions, drawn, observations = [], [], []
+    for value, some in contours.items():
+        label = label_set.get(value)
+        name = label.name if label is not None else f"label {value}"
+        region, contoured, observed = Dataset(), Dataset(), Dataset()
+        region.ROINumber = contoured.ReferencedROINumber = observed.ReferencedROINumber = value
+        region.ReferencedFrameOfReferenceUID = written.FrameOfReferenceUID
+        region.ROIName, region.ROIGenerationAlgorithm = name[:LONGEST_NAME], kind
+        if checkpoint:
+            region.ROIGenerationDescription = checkpoint[:LONGEST_NAME]
+        if label is not None:
+            contoured.ROIDisplayColor = [round(255 * part) for part in label.color]
+        contoured.ContourSequence = some
+        observed.ObservationNumber = value
+        observed.RTROIInterpretedType, observed.ROIInterpreter = "ORGAN", ""
+        observed.RTROIIdentificationCodeSequence = [_coded(label, name)]
+        regions.append(region)
+        drawn.append(contoured)
+        observations.append(observed)
+    written.StructureSetROISequence = regions
+    written.ROIContourSequence = drawn
+    written.RTROIObservationsSequence = observations
+
+
+def _coded(label: Label | None, name: str) -> Dataset:
+    code, item = code_of(label, name), Dataset()
+    item.CodeValue, item.CodingSchemeDesignator = code.value, code.scheme_designator
+    item.CodeMeaning = code.meaning[:LONGEST_NAME]
+    return item
+
+
+def _reference(instance: Dataset) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = instance.SOPClassUID, instance.SOPInstanceUID
+    return item
+
+
+def _contour(points: Points, instance: Dataset) -> Dataset:
+    """A contour (n, 2) in an image's pixels, in mm of the patient."""
+    row, column = axes_of(instance)
+    step_y, step_x = numbers(instance, "PixelSpacing", "the series", 2)
+    position = np.asarray(numbers(instance, "ImagePositionPatient", "the series", 3))
+    places = position + points[:, 1:] * (row * step_x) + points[:, :1] * (column * step_y)
+    item = Dataset()
+    item.ContourImageSequence = [_reference(instance)]
+    item.ContourGeometricType = "CLOSED_PLANAR"
+    item.NumberOfContourPoints = len(places)
+    text = "\\".join(f"{value:.4f}" for value in places.ravel().tolist()).encode()
+    text += b" " * (len(text) % 2)
+    tag = Tag("ContourData")
+    # As it is written: pydicom would make an object of each of millions of numbers first.
+    item[tag] = RawDataElement(tag, "DS", len(text), text, 0, is_implicit_VR=True, is_little_endian=True)
+    return item
