@@ -588,6 +588,7 @@ class SegmentDock(QWidget):
             return
         if _is_whole(result):
             self.segmentation.set_volumes(result, volumes)
+            status = self.segmentation.status_of(layer) or status
             self.panel.legend.set_volumes(volumes)
         if not self.running and not self.question.open and self._why_not() is None:
             self._set_status(f"{status.sentence} {edits_sentence(voxels, bool(volumes))}".strip())

@@ -272,8 +272,13 @@ class SegmentationController(QObject):
         return self._statuses.get(layer) if layer is not None else None
 
     def set_volumes(self, result: Result, volumes: Mapping[int, float]) -> None:
-        """The volumes of a result's organs are others, because it was edited."""
-        self._statuses[result.layer] = replace(self._statuses[result.layer], volumes=volumes)
+        """The volumes of a result's organs are others, because it was edited; what is said of them, too."""
+        status, names = self._statuses[result.layer], result.session.names
+        sentence, outcome = status.sentence, status.outcome
+        if outcome is not None and outcome.whole:
+            before, outcome = outcome_sentence(outcome, names), replace(outcome, volumes=dict(volumes))
+            sentence = sentence.replace(before, outcome_sentence(outcome, names))
+        self._statuses[result.layer] = replace(status, sentence=sentence, volumes=volumes, outcome=outcome)
 
     def rename(self, result: Result, candidate: Candidate) -> None:
         """Give a result the names that were picked for its checkpoint."""

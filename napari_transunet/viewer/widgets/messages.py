@@ -62,7 +62,7 @@ def organs(names: Sequence[str], *, limit: int = _MANY) -> str:
 
 
 def organ_volumes(volumes: Mapping[str, float], *, limit: int = _MANY) -> str:
-    """ClassMapping with their volumes in mL, in the order given: "Liver 1,412 mL, spleen 187 mL"."""
+    """Organs with their volumes in mL, in the order given: "Liver 1,412 mL, spleen 187 mL"."""
     parts = [
         f"{organ(name, first=at == 0)} {millilitres(volume)}"
         for at, (name, volume) in enumerate(list(volumes.items())[:limit])

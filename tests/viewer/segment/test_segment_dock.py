@@ -28,6 +28,7 @@ from napari_transunet.model.transunet import TransUNet
 from napari_transunet.viewer.layers.layers import add_volume, volume_of
 from napari_transunet.viewer.layers.undo import write_as_one_step
 from napari_transunet.viewer.sessions.registry import sessions_of
+from napari_transunet.viewer.widgets.messages import organ_volumes
 from napari_transunet.volumes.phantom import synthetic_ct
 from napari_transunet.volumes.volume import Volume
 from tests.networks import SMALL, small_network
@@ -228,6 +229,9 @@ def test_from_opening_to_export(dock, checkpoints, tmp_path, monkeypatch):
     changed = session.edited_voxels(labels.data)
     assert changed > 0
     dock.until(lambda: f"{changed} voxels edited since" in dock.status)
+    voxel = float(np.prod(volume.geometry.spacing)) / 1000
+    present = {name: voxel * np.count_nonzero(labels.data == value) for value, name in NAMES.items()}
+    assert organ_volumes({name: ml for name, ml in present.items() if ml}) in dock.status
 
     painted = labels.data.copy()
     dock.segment()
