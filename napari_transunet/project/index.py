@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,12 +45,13 @@ class _Summary(BaseModel):
 
 
 class CaseIndex:
-    """The case files in one folder, and the summary in a file beside it. Not for several threads at once."""
+    """The case files in one folder, and the summary in a file beside it."""
 
     def __init__(self, folder: Path, summary: Path) -> None:
         self._folder, self._summary = folder, summary
         self._known: dict[str, tuple[_State, Case]] = {}
         self._summarised = False
+        self._reading = threading.Lock()
         self.damaged: dict[str, str] = {}
         """Name of a case's file -> why it cannot be read."""
 
@@ -63,6 +65,10 @@ class CaseIndex:
         FileProblem
             The folder cannot be read.
         """
+        with self._reading:
+            return self._read_all()
+
+    def _read_all(self) -> list[Case]:
         found = self._states()
         if not self._summarised:
             self._summarised = True

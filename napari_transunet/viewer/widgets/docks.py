@@ -1,4 +1,4 @@
-"""The plugin's two docks by their names, so that one can lead to the other without knowing it."""
+"""The plugin's docks by their names, so that one can lead to the other without knowing it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 PLUGIN = "napari-transunet"
 SEGMENT = "Segment volume"
 REVIEW = "Review and correct"
+CASES = "Cases"
 
 
 def find_dock(viewer: Viewer, name: str) -> Any:

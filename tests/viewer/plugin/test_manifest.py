@@ -63,7 +63,7 @@ def test_installed_package_is_found_by_napari(manifest):
     manager.discover()
     assert "napari-transunet" in manager
     widgets = [w.display_name for w in manager.iter_widgets() if w.plugin_name == "napari-transunet"]
-    assert widgets == ["Segment volume", "Review and correct"]
+    assert widgets == ["Segment volume", "Review and correct", "Cases"]
 
 
 def test_layers_menu_docks_the_widget_once_and_chooses_the_selected_image(make_napari_viewer, qtbot):

@@ -1,0 +1,337 @@
+"""One case of a project at a time in the window: opened in place of the one before, saved, and given back.
+
+What holds here: files are read and written on other threads; a case is given back only when its last save is done; and
+whatever fails, the labels in the window stay until they are saved.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_transunet.errors import TransUNetError
+from napari_transunet.project.case_labels import CaseLabels
+from napari_transunet.project.leases import LeaseHeldError
+from napari_transunet.project.opening import (
+    OpenedCase,
+    ReadCase,
+    approval,
+    finish_case,
+    open_case,
+    read_ahead,
+)
+from napari_transunet.project.worklist import WorkClock
+from napari_transunet.viewer.layers.layers import add_volume, label_set_of, labels_to_layer
+from napari_transunet.viewer.segment.show_volume import show_volume
+from napari_transunet.viewer.sessions.autosave_controller import start_autosave
+from napari_transunet.viewer.sessions.registry import sessions_of
+from napari_transunet.viewer.widgets import docks
+from napari_transunet.viewer.widgets.closing import Unfinished
+from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+
+if TYPE_CHECKING:
+    from napari.layers import Image, Labels
+    from napari.viewer import Viewer
+
+    from napari_transunet.project.case import Case
+    from napari_transunet.project.project import Project
+    from napari_transunet.viewer.sessions.autosave_controller import AutosaveController
+    from napari_transunet.viewer.sessions.results import Result
+
+logger = logging.getLogger(__name__)
+
+_LOOK = 15_000  # ms between two looks at whether the case is still ours
+_PATIENCE = 30.0  # s for the last save of a case
+_STEP = 0.02
+
+
+@dataclass
+class ShownCase:
+    """A case in the window, with its layers and what saves them."""
+
+    opened: OpenedCase
+    image: Image
+    layer: Labels
+    result: Result
+    autosave: AutosaveController
+    clock: WorkClock
+
+    @property
+    def case(self) -> Case:
+        """What its file says."""
+        return self.opened.held.case
+
+
+class CaseController(QObject):
+    """Opens and closes the cases of one project in one viewer.
+
+    Signals
+    -------
+    shown(object): a case is open now, a `Case`; None when none is.
+    changed(): the file of a case has changed.
+    message(str): a sentence.
+    stale(str, str): the id of a case that somebody has who was not heard of, and a question whether to take it over.
+    """
+
+    shown = Signal(object)
+    changed = Signal()
+    message = Signal(str)
+    stale = Signal(str, str)
+
+    def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._viewer = viewer
+        self._sessions = sessions_of(viewer)
+        self._tasks = BackgroundTasks(self)
+        self._project: Project | None = None
+        self._ahead: dict[str, ReadCase] = {}
+        self._reading: str | None = None
+        self._opening = False
+        self._finishing = 0
+        self.current: ShownCase | None = None
+        """The case in the window."""
+        self.annotator = ""
+        """In whose name cases are held."""
+        self._lost = False
+        self._timer = QTimer(self)
+        self._timer.setInterval(_LOOK)
+        self._timer.timeout.connect(self._look)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a case is being opened."""
+        return self._opening
+
+    @property
+    def finishing(self) -> bool:
+        """Whether a case that was closed is not written yet."""
+        return self._finishing > 0
+
+    def use(self, project: Project | None) -> None:
+        """Work on another project; the open case is closed."""
+        self.close()
+        self._project = project
+        self._ahead.clear()
+
+    def open(self, identifier: str, *, takeover: bool = False) -> None:
+        """Open a case in place of the current one; what comes of it is told by signals."""
+        project = self._project
+        if project is None or self._opening:
+            return
+        if self.current is not None and self.current.case.id == identifier:
+            self._show(self.current)
+            return
+        if (why := self._why_not_now()) is not None:
+            self.message.emit(why)
+            return
+        self._opening = True
+        self.message.emit("Opening the case …")
+        ahead = self._ahead.pop(identifier, None)
+        annotator = self.annotator
+
+        def read() -> OpenedCase | TransUNetError:
+            try:
+                return open_case(project, identifier, annotator, takeover=takeover, ahead=ahead)
+            except TransUNetError as error:  # news for the window, not for the log
+                return error
+
+        self._tasks.run(
+            read,
+            lambda found: self._on_read(identifier, found),
+            self._on_failed,
+            what="Opening the case",
+            finish=True,
+        )
+
+    def read_ahead(self, identifier: str) -> None:
+        """Read a case that will likely be opened next, while the current one is worked on."""
+        project = self._project
+        if project is None or identifier in self._ahead or self._reading == identifier:
+            return
+        self._reading = identifier
+
+        def keep(found: ReadCase | None) -> None:
+            self._reading = None
+            self._ahead = {} if found is None else {identifier: found}
+
+        self._tasks.run(lambda: read_ahead(project, identifier), keep, what="Reading ahead", latest="ahead")
+
+    def is_ahead(self, identifier: str) -> bool:
+        """Whether a case was read already."""
+        return identifier in self._ahead
+
+    def act(self) -> None:
+        """The annotator did something."""
+        if self.current is not None:
+            self.current.clock.act()
+
+    def close(self, *, done: bool = False, note: str = "", then: Callable[[], None] | None = None) -> bool:
+        """Close the open case: its labels are saved, its file is written, others may have it; whether it was begun.
+
+        Parameters
+        ----------
+        done : approve its labels
+        then : called when it is written
+        """
+        shown = self.current
+        if shown is None:
+            if then is not None:
+                then()
+            return True
+        if (why := self._why_not_now()) is not None:
+            self.message.emit(why)
+            return False
+        self.current = None
+        self._timer.stop()
+        shown.clock.act()
+        layer = shown.layer
+        found = CaseLabels(layer.data, shown.result.session, label_set_of(layer), {"name": str(layer.name)})
+        shown.autosave.close(wait=False)
+        self._remove(shown)
+        autosave, annotator, lost = shown.autosave, self.annotator, self._lost
+        fields = approval(annotator, note) if done else None
+        self._finishing += 1
+
+        def write() -> Case:
+            limit = time.monotonic() + _PATIENCE
+            while autosave.saving and time.monotonic() < limit:
+                time.sleep(_STEP)
+            return finish_case(shown.opened, found, annotator, shown.clock.seconds, done=fields)
+
+        def written(_case: Case) -> None:
+            self._finishing -= 1
+            self.changed.emit()
+            if then is not None:
+                then()
+
+        def failed(sentence: str) -> None:
+            self._finishing -= 1
+            self.message.emit(sentence)
+            self.changed.emit()
+            if then is not None and lost:
+                then()
+
+        self._tasks.run(write, written, failed, what="Closing the case", finish=True)
+        self.shown.emit(None)
+        return True
+
+    def unfinished(self) -> list[Unfinished]:
+        """What has to be waited for when the window closes."""
+        return [Unfinished("the case's files", lambda: not self._tasks.finishing)]
+
+    # -- inside ---------------------------------------------------------------------------------------------
+
+    def _why_not_now(self) -> str | None:
+        """Why the open case cannot be left now; None where it can."""
+        dock = docks.find_dock(self._viewer, docks.SEGMENT)
+        if self.current is not None and dock is not None and dock.running:
+            return "Wait until the segmentation is done, or cancel it."
+        return None
+
+    def _on_read(self, identifier: str, found: OpenedCase | TransUNetError) -> None:
+        if isinstance(found, LeaseHeldError) and found.holder.stale:
+            self._opening = False
+            self.stale.emit(
+                identifier,
+                f"{found.holder.sentence()} has not been heard of. Take the case over? What they saved is kept.",
+            )
+            return
+        if isinstance(found, TransUNetError):
+            self._opening = False
+            self.message.emit(str(found))
+            self.changed.emit()
+            return
+        if not self.close():
+            self._opening = False
+            found.folder.close()
+            found.held.release()
+            return
+        try:
+            self._add(found)
+        except (TransUNetError, MemoryError) as error:
+            found.folder.close()
+            found.held.release()
+            self.message.emit(str(error) or "There is not enough memory for this case.")
+        finally:
+            self._opening = False
+
+    def _on_failed(self, sentence: str) -> None:
+        self._opening = False
+        self.message.emit(sentence)
+
+    def _add(self, opened: OpenedCase) -> None:
+        from napari.layers import Labels
+
+        case, found = opened.held.case, opened.found
+        image = add_volume(self._viewer, opened.volume, name=case.name)
+        name = str(found.front.get("name") or f"{case.name} labels")
+        data, meta, _ = labels_to_layer(found.labels, opened.volume, found.label_set, name)
+        layer = Labels(data, **meta)
+        if found.label_set.names:
+            layer.selected_label = min(found.label_set.names)
+        result = self._sessions.bind_result(layer, image, found.session, created_by_run=True)
+        # Before the layer is shown: whoever sees it then meets this session and what saves it.
+        autosave = start_autosave(self._viewer, result, opened.folder)
+        assert autosave is not None  # the image was added just now
+        self._viewer.add_layer(layer)
+        autosave.problem.connect(self.message)
+        self.current = shown = ShownCase(opened, image, layer, result, autosave, WorkClock())
+        self._lost = False
+        events = layer.events
+        for emitter in (events.paint, events.features, events.name):
+            emitter.connect(self._on_act)
+        self._viewer.dims.events.current_step.connect(self._on_act)
+        self._viewer.layers.events.removed.connect(self._on_removed)
+        autosave.touch()
+        self._timer.start()
+        self._show(shown)
+        self.shown.emit(case)
+        self.message.emit(f"{case.name} is open; what you do is saved in the project.")
+        self.changed.emit()
+
+    def _show(self, shown: ShownCase) -> None:
+        show_volume(self._viewer, self._sessions, shown.image)
+        self._sessions.use(shown.result)
+        self._viewer.layers.selection.active = shown.layer
+
+    def _remove(self, shown: ShownCase) -> None:
+        self._viewer.dims.events.current_step.disconnect(self._on_act)
+        self._viewer.layers.events.removed.disconnect(self._on_removed)
+        layers: list[Labels | Image] = [result.layer for result in self._sessions.results_on(shown.image)]
+        for layer in (*layers, shown.image):
+            if layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)
+
+    def _on_removed(self, event: Any) -> None:
+        shown = self.current
+        if shown is not None and event.value in (shown.image, shown.layer):
+            name = shown.case.name
+            if self.close():
+                self.message.emit(f"{name} was closed with its layer; it is saved.")
+
+    def _on_act(self, _event: Any = None) -> None:
+        self.act()
+
+    def _look(self) -> None:
+        """Say so where the case was taken over by somebody else."""
+        shown = self.current
+        if shown is None or self._lost:
+            return
+        lease = shown.opened.held.lease
+
+        def tell(held: bool) -> None:
+            if held or self.current is not shown or self._lost:
+                return
+            self._lost = True
+            self.message.emit(
+                f"{shown.case.name} was taken over by somebody else. What you do now is kept in a session of its own, "
+                f"in {Path('sessions') / shown.case.id}; close the case."
+            )
+
+        self._tasks.run(lambda: lease.held, tell, what="Looking after the case", latest="lease")

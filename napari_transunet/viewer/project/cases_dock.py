@@ -1,0 +1,587 @@
+"""The dock *Cases*: the table of a study, and what can be done with its cases."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtGui import QKeySequence, QShortcut
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFileDialog,
+    QInputDialog,
+    QLabel,
+    QLineEdit,
+    QMenu,
+    QProgressBar,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_transunet.errors import TransUNetError
+from napari_transunet.project.case import STATUSES
+from napari_transunet.project.leases import annotator_name
+from napari_transunet.project.project import PROJECT, Project
+from napari_transunet.project.worklist import next_case
+from napari_transunet.viewer.project.background_segmentation import BackgroundSegmentation
+from napari_transunet.viewer.project.case_controller import CaseController
+from napari_transunet.viewer.project.cases_table import CasesTable
+from napari_transunet.viewer.widgets import docks
+from napari_transunet.viewer.widgets.closing import wait_for
+from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
+from napari_transunet.viewer.widgets.dock_events import DockEvents
+from napari_transunet.viewer.widgets.preferences import load_preferences
+from napari_transunet.viewer.widgets.qt_helpers import push_button, row
+from napari_transunet.viewer.widgets.status_line import StatusLine
+from napari_transunet.viewer.widgets.tab_group import join_tabs
+from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+    from napari_transunet.project.case import Case
+    from napari_transunet.project.leases import Holder
+    from napari_transunet.project.segmenting import SegmentOutcome
+
+logger = logging.getLogger(__name__)
+
+_REFRESH = 6000  # ms between two looks at what others did
+_PATIENCE = 30.0  # s to wait when the window closes
+_EVERY = "every status"
+
+_KEYS = (("F7", "previous"), ("F8", "next"), ("F9", "done"), ("Ctrl+F", "filter"))
+
+
+class CasesDock(QWidget):
+    """The widget behind *Plugins > TransUNet > Cases*.
+
+    Signals
+    -------
+    refreshed(): the table shows what the project's files say now.
+
+    Parameters
+    ----------
+    napari_viewer
+        The viewer in which cases are opened.
+    """
+
+    dock_name = docks.CASES
+
+    refreshed = Signal()
+
+    def __init__(self, napari_viewer: Viewer) -> None:
+        super().__init__()
+        self._viewer: Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
+        self._tasks = BackgroundTasks(self)
+        self._project: Project | None = None
+        self._cases: Sequence[Case] = ()
+        self._holders: Mapping[str, Holder] = {}
+        self._seen: list[str] = []  # ids of the cases that were opened, the last one last
+        self._refreshing = self._again = False
+
+        self.table = CasesTable(self)
+        self.cases = CaseController(self._viewer, self)
+        self.segmentation = BackgroundSegmentation(self._viewer, self)
+        self.question = ConfirmBar(self)
+        self._dock_events = DockEvents(self)
+        self._timer = QTimer(self)
+        self._timer.setInterval(_REFRESH)
+        self._lay_out()
+        self._connect()
+        self._show_state()
+
+    @property
+    def project(self) -> Project | None:
+        """The project that is open."""
+        return self._project
+
+    @property
+    def status(self) -> str:
+        """The sentence in the status line."""
+        return self._status.text()
+
+    # -- what a person can do ---------------------------------------------------------------------------------
+
+    def open_project(self, folder: str | Path) -> None:
+        """Open the project in a folder; what is wrong with it is said in the status line."""
+        self._tasks.run(
+            lambda: _loaded(Path(folder)), self._on_project, self._set_status, what="Opening the project"
+        )
+
+    def new_project(
+        self, folder: str | Path, scans: Sequence[str | Path], checkpoint: str | None = None
+    ) -> None:
+        """Make a project of scans, and open it."""
+        places = [Path(place) for place in scans]
+        self._set_status("Looking at the scans …")
+
+        def make() -> Any:
+            try:
+                project = Project.create(folder, checkpoint=checkpoint)
+                added = project.add(places)
+            except TransUNetError as error:
+                return error
+            return project, f"{len(added.cases)} cases added" + _left_out(added.left_out)
+
+        self._tasks.run(make, self._on_project, self._set_status, what="Making the project", finish=True)
+
+    def add_scans(self, places: Sequence[str | Path]) -> None:
+        """Add scans, files or folders, to the project."""
+        project = self._project
+        if project is None:
+            return
+        self._set_status("Looking at the scans …")
+
+        def added(found: Any) -> None:
+            self._set_status(f"{len(found.cases)} cases added{_left_out(found.left_out)}.")
+            self.refresh()
+
+        self._run(lambda: project.add([Path(place) for place in places]), added, "Adding scans")
+
+    def open_case(self, identifier: str) -> None:
+        """Open a case in place of the current one."""
+        self.cases.open(identifier)
+
+    def next_case(self) -> None:
+        """Open what should be seen next: see `project.worklist`."""
+        current = self.cases.current
+        skip = [] if current is None else [current.case.id]
+        found = next_case(self._cases, self._holders, self.cases.annotator, skip=skip)
+        if found is None:
+            self._set_status("No case is left that has labels and is nobody's.")
+        else:
+            self.cases.open(found.id)
+
+    def previous_case(self) -> None:
+        """Open the case that was open before."""
+        current = self.cases.current
+        here = None if current is None else current.case.id
+        while self._seen and self._seen[-1] == here:
+            self._seen.pop()
+        if self._seen:
+            self.cases.open(self._seen.pop())
+        else:
+            self._set_status("No case was open before.")
+
+    def finish_case(self) -> None:
+        """Approve the labels of the open case, and open the next one."""
+        self._approve("")
+
+    def _approve(self, note: str) -> None:
+        if self.cases.current is None:
+            self._set_status("Open a case first.")
+            return
+        identifier = self.cases.current.case.id
+
+        def go_on() -> None:
+            found = next_case(self._cases, self._holders, self.cases.annotator, skip=[identifier])
+            if found is not None:
+                self.cases.open(found.id)
+
+        self.cases.close(done=True, note=note, then=go_on)
+
+    def exclude_case(self, identifier: str, reason: str) -> None:
+        """Leave a case out, or take an excluded one in again (whatever the reason)."""
+        project = self._project
+        case = next((case for case in self._cases if case.id == identifier), None)
+        if project is None or case is None:
+            return
+        who = self.cases.annotator
+        if case.status == "excluded":
+            self._run(lambda: project.include(identifier, who), self._on_changed, "Including")
+            return
+
+        def exclude() -> None:
+            self._run(lambda: project.exclude(identifier, reason, who), self._on_changed, "Excluding")
+
+        current = self.cases.current
+        if current is not None and current.case.id == identifier:
+            self.cases.close(then=exclude)
+        else:
+            exclude()
+
+    def segment_all(self) -> None:
+        """Segment what is due in the background; pressed again, stop."""
+        if self.segmentation.running:
+            self.segmentation.stop()
+            self._set_status("Stopping after this batch …")
+            return
+        if self._project is not None:
+            self.segmentation.start(self._project, load_preferences().options, self.cases.annotator)
+            self._set_status("Segmenting all cases in the background; the window's own runs come first.")
+            self._show_state()
+
+    def export_and_report(self, formats: Sequence[str] = ("nifti",)) -> None:
+        """Write the labels of all cases and a report into the project."""
+        project = self._project
+        if project is None:
+            return
+        self._set_status("Exporting all cases …")
+
+        def write() -> str:
+            from napari_transunet.project.exporting import export_project
+            from napari_transunet.project.report import project_report
+
+            done = export_project(project, formats, overwrite=True)
+            report, _ = project_report(project, project.folder / "report.html", overwrite=True)
+            failed = f" Not exported: {'; '.join(done.left_out[:3])}." if done.left_out else ""
+            return f"{len(done.cases)} cases exported to {project.folder / 'exports'}; the report is {report}.{failed}"
+
+        self._run(write, self._set_status, "Exporting")
+
+    def learn(self) -> None:
+        """Let the checkpoint learn from all reviewed slices, in the background."""
+        project, who = self._project, self.cases.annotator
+        if project is None:
+            return
+        device = load_preferences().options.device
+        self._set_status("Learning from all reviewed slices …")
+
+        def adapt() -> str:
+            from napari_transunet.project.adapting import adapt_project
+            from napari_transunet.viewer.widgets.priority import be_nice
+
+            be_nice()
+            return adapt_project(project, device=device, annotator=who).sentence
+
+        self._run(adapt, self._set_status, "Learning")
+
+    def refresh(self) -> None:
+        """Look at what the project's files say now; many wishes at once are one look."""
+        project = self._project
+        if project is None:
+            return
+        if self._refreshing:
+            self._again = True
+            return
+        self._refreshing = True
+        self._tasks.run(
+            lambda: (project.cases(), project.holders()),
+            self._on_cases,
+            self._on_no_cases,
+            what="Looking at the cases",
+        )
+
+    # -- construction -----------------------------------------------------------------------------------------
+
+    def _lay_out(self) -> None:
+        self._title = QLabel("No project is open.", self)
+        self._title.setObjectName("project_name")
+        self._menu_button = QToolButton(self)
+        self._menu_button.setObjectName("project_menu")
+        self._menu_button.setText("Project")
+        self._menu_button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        menu = QMenu(self)
+        menu.addAction("Open…", self._ask_project)
+        menu.addAction("New…", self._ask_new)
+        menu.addSeparator()
+        self._project_actions = [
+            menu.addAction("Add a folder of scans…", self._ask_folder),
+            menu.addAction("Add scans…", self._ask_files),
+            menu.addAction("Learn from reviewed slices", self.learn),
+            menu.addAction("Done, with a note…", self._ask_note),
+            menu.addAction("Export all and report", self._export),
+            menu.addAction("Annotator…", self._ask_annotator),
+        ]
+        self._menu_button.setMenu(menu)
+        self._filter = QLineEdit(self)
+        self._filter.setObjectName("case_filter")
+        self._filter.setPlaceholderText("Name, annotator or reason")
+        self._filter.setClearButtonEnabled(True)
+        self._statuses = QComboBox(self)
+        self._statuses.setObjectName("case_status")
+        self._statuses.addItems([_EVERY, *STATUSES])
+        self._previous = push_button(
+            "Previous", "previous_case", self, self.previous_case, "The case that was open before (F7)"
+        )
+        self._next = push_button(
+            "Next case", "next_case", self, self.next_case, "The most uncertain case that is nobody's (F8)"
+        )
+        self._done = push_button(
+            "Done",
+            "finish_case",
+            self,
+            self.finish_case,
+            "Approve this case and open the next (F9)",
+        )
+        self._exclude = push_button(
+            "Exclude…",
+            "exclude_case",
+            self,
+            self._ask_exclude,
+            "Leave the selected case out, with a reason (Delete)",
+        )
+        self._all = push_button(
+            "Segment all",
+            "segment_all",
+            self,
+            self.segment_all,
+            "In the background, while you correct a case",
+        )
+        self._progress = QProgressBar(self)
+        self._progress.setObjectName("project_progress")
+        self._progress.hide()
+        self._status = StatusLine("project_status", self)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(8, 8, 8, 8)
+        layout.setSpacing(6)
+        layout.addLayout(row((self._title, 1), self._menu_button))
+        layout.addLayout(row((self._filter, 1), self._statuses))
+        layout.addWidget(self.table, 1)
+        layout.addLayout(row(self._previous, (self._next, 1), self._done, self._exclude))
+        layout.addLayout(row(self._all, (self._progress, 1)))
+        layout.addWidget(self.question)
+        layout.addWidget(self._status)
+
+    def _connect(self) -> None:
+        self._filter.textChanged.connect(self._on_filter)
+        self._statuses.currentTextChanged.connect(self._on_filter)
+        self.table.wanted.connect(self.open_case)
+        self.table.unwanted.connect(lambda _identifier: self._ask_exclude())
+        self.cases.shown.connect(self._on_shown)
+        self.cases.changed.connect(self.refresh)
+        self.cases.message.connect(self._set_status)
+        self.cases.stale.connect(self._on_stale)
+        self.segmentation.progressed.connect(self._on_progress)
+        self.segmentation.segmented.connect(self._on_segmented)
+        self.segmentation.finished.connect(self._on_segmented_all)
+        self._timer.timeout.connect(self.refresh)
+        self._dock_events.settled.connect(lambda: join_tabs(self, "Cases"))
+        self._dock_events.left.connect(self._detach)
+        self._dock_events.window_closed.connect(self._shut_down)
+        acts: Mapping[str, Callable[[], None]] = {
+            "previous": self.previous_case,
+            "next": self.next_case,
+            "done": self.finish_case,
+            "filter": self._filter.setFocus,
+        }
+        for key, name in _KEYS:
+            shortcut = QShortcut(QKeySequence(key), self)
+            # In the whole window, for a person's hands are on the canvas; the filter's key only here.
+            within = (
+                Qt.ShortcutContext.WidgetWithChildrenShortcut
+                if name == "filter"
+                else Qt.ShortcutContext.WindowShortcut
+            )
+            shortcut.setContext(within)
+            shortcut.activated.connect(acts[name])
+        self.cases.annotator = annotator_name()
+
+    # -- what comes ---------------------------------------------------------------------------------------------
+
+    def _on_project(self, found: Any) -> None:
+        if isinstance(found, TransUNetError):
+            self._set_status(str(found))
+            return
+        project, sentence = found
+        if not self._let_go():
+            return
+        self._project = project
+        self._seen.clear()
+        self.cases.use(project)
+        self._title.setText(project.settings.name or project.folder.name)
+        self._title.setToolTip(str(project.folder))
+        self._set_status(sentence)
+        self._timer.start()
+        self._show_state()
+        self.refresh()
+
+    def _let_go(self) -> bool:
+        """Leave the project that was open; whether that can be."""
+        if self.segmentation.running:
+            self._set_status("Stop segmenting all first.")
+            return False
+        return self.cases.close()
+
+    def _on_cases(self, found: tuple[Sequence[Case], Mapping[str, Holder]]) -> None:
+        self._refreshing = False
+        self._cases, self._holders = found
+        project = self._project
+        thumbnails = None if project is None else project.folder / "thumbnails"
+        self.table.show_cases(self._cases, self._holders, thumbnails)
+        self._show_state()
+        self._read_ahead()
+        self.refreshed.emit()
+        if self._again:
+            self._again = False
+            self.refresh()
+
+    def _on_no_cases(self, sentence: str) -> None:
+        self._refreshing = False
+        self._set_status(sentence)
+
+    def _on_changed(self, case: Case) -> None:
+        self._set_status(f"{case.name} is {case.status}{f': {case.reason}' if case.reason else ''}.")
+        self.refresh()
+
+    def _on_shown(self, case: Case | None) -> None:
+        self.table.cases.mark(None if case is None else case.id)
+        if case is not None:
+            self._seen = [seen for seen in self._seen if seen != case.id] + [case.id]
+            self.table.choose(case.id)
+        self._show_state()
+
+    def _read_ahead(self) -> None:
+        current = self.cases.current
+        if current is None or self.cases.busy:
+            return
+        found = next_case(self._cases, self._holders, self.cases.annotator, skip=[current.case.id])
+        if found is not None:
+            self.cases.read_ahead(found.id)
+
+    def _on_stale(self, identifier: str, question: str) -> None:
+        self.question.ask(
+            question,
+            yes="Take over",
+            no="Leave it",
+            on_yes=lambda: self.cases.open(identifier, takeover=True),
+        )
+
+    def _on_progress(self, name: str, done: int, total: int, at: int, count: int) -> None:
+        self._progress.setMaximum(count * 1000)
+        self._progress.setValue(at * 1000 + (1000 * done // total if total else 0))
+        self._progress.setFormat(f"{name}, case {at + 1} of {count}")
+
+    def _on_segmented(self, outcome: SegmentOutcome) -> None:
+        self._set_status(outcome.sentence)
+        self.refresh()
+
+    def _on_segmented_all(self, sentence: str) -> None:
+        self._set_status(sentence)
+        self.refresh()
+        QTimer.singleShot(200, self._show_state)
+
+    def _on_filter(self, _text: str = "") -> None:
+        status = self._statuses.currentText()
+        self.table.cases.filter(self._filter.text(), "" if status == _EVERY else status)
+
+    # -- questions ------------------------------------------------------------------------------------------------
+
+    def _ask_project(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Open a project")
+        if folder:
+            self.open_project(folder)
+
+    def _ask_new(self) -> None:
+        scans = QFileDialog.getExistingDirectory(self, "A folder with the scans of the study")
+        if not scans:
+            return
+        folder, _ = QFileDialog.getSaveFileName(
+            self, "A new folder for the project", str(Path(scans).parent / "study")
+        )
+        if folder:
+            self.new_project(folder, [scans])
+
+    def _ask_folder(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Add a folder of scans")
+        if folder:
+            self.add_scans([folder])
+
+    def _ask_files(self) -> None:
+        files, _ = QFileDialog.getOpenFileNames(self, "Add scans")
+        if files:
+            self.add_scans(files)
+
+    def _ask_annotator(self) -> None:
+        name, good = QInputDialog.getText(
+            self, "Annotator", "Your name in this project", text=self.cases.annotator
+        )
+        if good and name.strip():
+            if self.cases.current is not None:
+                self._set_status("Close the open case first; it is held in the other name.")
+                return
+            self.cases.annotator = name.strip()
+            self.refresh()
+
+    def _export(self) -> None:
+        self.export_and_report()
+
+    def _ask_note(self) -> None:
+        if self.cases.current is None:
+            self._set_status("Open a case first.")
+            return
+        note, good = QInputDialog.getText(self, "Done", "What there is to say of this case")
+        if good:
+            self._approve(note)
+
+    def _ask_exclude(self) -> None:
+        chosen = self.table.chosen
+        if chosen is None:
+            self._set_status("Select a case in the table first.")
+            return
+        if chosen.status == "excluded":
+            self.exclude_case(chosen.id, "")
+            return
+        reason, good = QInputDialog.getText(self, "Exclude", f"Why is {chosen.name} excluded?")
+        if good and reason.strip():
+            self.exclude_case(chosen.id, reason)
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _run(self, work: Callable[[], Any], on_result: Callable[[Any], None], what: str) -> None:
+        """Work on another thread, to its end even if the window closes; what a person can mend is said, not logged."""
+
+        def guarded() -> Any:
+            try:
+                return work()
+            except TransUNetError as error:
+                return error
+
+        def answered(found: Any) -> None:
+            if isinstance(found, TransUNetError):
+                self._set_status(str(found))
+                self.refresh()
+            else:
+                on_result(found)
+
+        self._tasks.run(guarded, answered, self._set_status, what=what, finish=True)
+
+    def _show_state(self) -> None:
+        """Bring buttons in line with what is open."""
+        is_open, current = self._project is not None, self.cases.current
+        for button in (self._next, self._previous, self._exclude, self._all):
+            button.setEnabled(is_open)
+        self._done.setEnabled(current is not None)
+        for action in self._project_actions:
+            if action is not None:
+                action.setEnabled(is_open)
+        self._all.setText("Stop" if self.segmentation.running else "Segment all")
+        self._progress.setVisible(self.segmentation.running)
+
+    def _set_status(self, sentence: str) -> None:
+        self._status.setText(sentence)
+
+    def _detach(self) -> None:
+        """The dock was closed: the case is given back, and nothing goes on."""
+        self._timer.stop()
+        self.segmentation.stop()
+        self.cases.close()
+
+    def _shut_down(self) -> None:
+        """The window closes: what is not written yet is waited for in sight."""
+        self._detach()
+        left = [*self.cases.unfinished(), *self.segmentation.unfinished()]
+        if not wait_for(left, _PATIENCE, self):
+            logger.warning("The window closed before all was written.")
+
+
+def _loaded(folder: Path) -> Any:
+    """A project with its cases read once, or what is wrong with it."""
+    try:
+        project = Project.open(folder.parent if folder.name == PROJECT else folder)
+        count = len(project.cases())
+    except TransUNetError as error:
+        return error
+    damaged = f" {len(project.index.damaged)} cannot be read." if project.index.damaged else ""
+    return project, f"{count} cases.{damaged}"
+
+
+def _left_out(sentences: Sequence[str]) -> str:
+    if not sentences:
+        return ""
+    more = f" and {len(sentences) - 1} more" if len(sentences) > 1 else ""
+    return f"; left out: {sentences[0]}{more}"

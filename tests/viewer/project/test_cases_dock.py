@@ -1,0 +1,270 @@
+"""The dock *Cases* as a person uses it: a real project, a real (tiny) network, real buttons."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari")
+pytest.importorskip("qtpy")
+
+from qtpy.QtCore import Qt
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QComboBox, QLineEdit, QPushButton
+
+from napari_transunet.inference.options import PredictorOptions
+from napari_transunet.project.case_labels import load_labels
+from napari_transunet.project.leases import STALE_AFTER
+from napari_transunet.project.segmenting import segment_project
+from napari_transunet.viewer.widgets import preferences
+from tests.project.conftest import checkpoint, project, scans
+from tests.viewer.waiting import TIMEOUT
+
+__all__ = ["checkpoint", "project", "scans"]
+
+CPU = PredictorOptions(device="cpu", backend="torch", precision="float32", batch_size=2)
+
+
+@pytest.fixture
+def segmented(project):
+    """The project with labels; the middle case is the most uncertain."""
+    list(segment_project(project, options=CPU))
+    for case, uncertainty in zip(project.cases(), (0.2, 0.9, 0.5), strict=True):
+        with project.hold(case.id) as held:
+            held.update(uncertainty=uncertainty)
+    return project
+
+
+class Driver:
+    """The dock's buttons, and what its project's files say."""
+
+    def __init__(self, viewer, dock, qtbot) -> None:
+        self.viewer, self.dock, self.qtbot = viewer, dock, qtbot
+
+    def until(self, true) -> None:
+        self.qtbot.waitUntil(true, timeout=TIMEOUT)
+
+    def open(self, project) -> None:
+        self.dock.open_project(project.folder)
+        self.until(lambda: self.dock.table.cases.total == len(project.cases()))
+
+    def press(self, name) -> None:
+        button = self.dock.findChild(QPushButton, name)
+        assert button.isEnabled()
+        button.click()
+
+    def until_shown(self, name) -> None:
+        self.until(lambda: self.current == name and not self.dock.cases.busy)
+
+    def settle(self) -> None:
+        self.until(lambda: not self.dock.cases.finishing and not self.dock.cases.busy)
+        with self.qtbot.waitSignal(self.dock.refreshed, timeout=TIMEOUT):
+            self.dock.refresh()
+
+    @property
+    def current(self):
+        shown = self.dock.cases.current
+        return None if shown is None else shown.case.name
+
+    @property
+    def names(self):
+        return [case.name for case in self.dock.table.cases.shown]
+
+
+@pytest.fixture
+def driver(make_napari_viewer, qtbot, monkeypatch):
+    loaded = preferences.Preferences(options=CPU)
+    monkeypatch.setattr("napari_transunet.viewer.project.cases_dock.load_preferences", lambda: loaded)
+    viewer = make_napari_viewer()
+    _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Cases")
+    dock.cases.annotator = "anna"
+    made = Driver(viewer, dock, qtbot)
+    yield made
+    dock.segmentation.stop()
+    dock.cases.close()
+    made.until(lambda: not dock.segmentation.running and not dock.cases.finishing)
+
+
+def test_cases_are_worked_through_from_the_most_uncertain_one(driver, segmented):
+    driver.open(segmented)
+    driver.press("next_case")
+    driver.until_shown("case_1")
+    assert segmented.leases.holder(segmented.cases()[1].id).annotator == "anna"
+    layer = driver.viewer.layers["case_1 labels"]
+    assert layer.data.shape == (5, 40, 36)
+    layer.paint((0, 5, 5), 1)
+    driver.dock.cases.current.result.session.mark_reviewed(0)
+
+    driver.press("next_case")
+    driver.until_shown("case_2")
+    driver.settle()
+    assert [layer.name for layer in driver.viewer.layers] == ["case_2", "case_2 labels"]
+    case = segmented.index.get(segmented.cases()[1].id)
+    assert (case.status, case.annotator, case.reviewed) == ("in review", "anna", 1)
+    assert case.edited > 0
+    assert load_labels(segmented, case).labels[0, 5, 5] == 1
+    assert set(segmented.holders()) == {segmented.cases()[2].id}
+
+    driver.press("previous_case")
+    driver.until_shown("case_1")
+    assert driver.viewer.layers["case_1 labels"].data[0, 5, 5] == 1
+    assert driver.dock.cases.current.result.session.reviewed.keys() == {0}
+
+    driver.press("finish_case")
+    driver.until_shown("case_2")  # what she began comes first; case_1 is done
+    driver.settle()
+    done = segmented.index.get(segmented.cases()[1].id)
+    assert (done.status, done.sign_off.by) == ("done", "anna")
+
+
+def test_a_stroke_is_in_the_project_although_the_case_is_never_closed(driver, segmented):
+    driver.open(segmented)
+    case = segmented.cases()[0]
+    driver.dock.open_case(case.id)
+    driver.until_shown("case_0")
+    driver.viewer.layers["case_0 labels"].paint((2, 3, 3), 1)
+    assert driver.dock.cases.current.autosave.flush()
+    assert load_labels(segmented, segmented.index.get(case.id)).labels[2, 3, 3] == 1
+
+
+def test_the_next_case_is_read_ahead(driver, segmented):
+    driver.open(segmented)
+    driver.press("next_case")
+    driver.until_shown("case_1")
+    following = segmented.cases()[2].id
+    driver.until(lambda: driver.dock.cases.is_ahead(following))
+    driver.press("next_case")
+    driver.until_shown("case_2")
+
+
+def test_a_case_of_somebody_else_is_not_opened_and_a_stale_one_after_a_question(driver, segmented):
+    driver.open(segmented)
+    case = segmented.cases()[0]
+    held = segmented.hold(case.id, "ben")
+    driver.dock.open_case(case.id)
+    driver.until(lambda: "held by ben" in driver.dock.status)
+    path = segmented.leases._path(case.id, segmented.leases.newest(case.id))
+    then = time.time() - STALE_AFTER - 1
+    os.utime(path, (then, then))
+    driver.dock.open_case(case.id)
+    driver.until(lambda: driver.dock.question.open)
+    driver.press("question_yes")
+    driver.until_shown("case_0")
+    assert not held.lease.held
+
+
+def test_all_cases_are_segmented_while_one_is_open(driver, project):
+    driver.open(project)
+    driver.dock.open_case(project.cases()[0].id)
+    driver.until_shown("case_0")
+    assert not driver.viewer.layers["case_0 labels"].data.any()
+    driver.press("segment_all")
+    driver.until(lambda: not driver.dock.segmentation.running)
+    driver.settle()
+    assert [case.status for case in project.cases()] == ["new", "segmented", "segmented"]
+    assert "2 of 3 cases segmented" in driver.dock.status
+
+
+def test_segmenting_all_gives_way_to_the_window_and_can_be_stopped(driver, project, monkeypatch):
+    driver.open(project)
+    monkeypatch.setattr(type(driver.dock.segmentation), "_give_way", lambda self: self._waiting.set())
+    driver.press("segment_all")
+    driver.qtbot.wait(200)
+    assert driver.dock.segmentation.waiting
+    assert [case.status for case in project.cases()] == ["new"] * 3
+    driver.press("segment_all")
+    driver.until(lambda: not driver.dock.segmentation.running)
+
+
+def test_the_table_is_filtered_sorted_and_used_by_keys(driver, segmented):
+    segmented.exclude("case_0", "motion")
+    driver.open(segmented)
+    table = driver.dock.table
+    driver.dock.findChild(QLineEdit, "case_filter").setText("MOTION")
+    assert driver.names == ["case_0"]
+    driver.dock.findChild(QLineEdit, "case_filter").clear()
+    driver.dock.findChild(QComboBox, "case_status").setCurrentText("segmented")
+    assert driver.names == ["case_1", "case_2"]
+    driver.dock.findChild(QComboBox, "case_status").setCurrentIndex(0)
+    table.sortByColumn(3, Qt.SortOrder.DescendingOrder)
+    assert driver.names == ["case_1", "case_2", "case_0"]
+    model = table.cases
+    assert model.data(model.index(0, 3)) == "0.90"
+    assert not model.data(model.index(0, 0), Qt.ItemDataRole.DecorationRole).isNull()
+    table.choose(segmented.cases()[2].id)
+    QTest.keyClick(table, Qt.Key.Key_Return)
+    driver.until_shown("case_2")
+
+
+def test_a_case_is_excluded_with_a_reason_and_taken_in_again(driver, segmented):
+    driver.open(segmented)
+    identifier = segmented.cases()[0].id
+    driver.dock.open_case(identifier)
+    driver.until_shown("case_0")
+    driver.dock.exclude_case(identifier, "motion")
+    driver.until(lambda: segmented.index.get(identifier).status == "excluded")
+    driver.settle()
+    assert driver.current is None
+    driver.dock.exclude_case(identifier, "")
+    driver.until(lambda: segmented.index.get(identifier).status == "segmented")
+
+
+def test_a_project_is_made_and_scans_are_added(driver, scans, tmp_path, checkpoint):
+    driver.dock.new_project(tmp_path / "made", [scans / "case_0.nii.gz"], str(checkpoint))
+    driver.until(lambda: driver.dock.table.cases.total == 1)
+    driver.dock.add_scans([scans])
+    driver.until(lambda: driver.dock.table.cases.total == 3)
+    assert "same scan as the case case_0" in driver.dock.status
+
+
+def test_what_is_wrong_with_a_project_is_said(driver, tmp_path, project):
+    driver.dock.open_project(tmp_path / "nowhere")
+    driver.until(lambda: "is no project" in driver.dock.status)
+    driver.open(project)
+    for path in (tmp_path / "scans").iterdir():
+        path.unlink()
+    driver.dock.open_case(project.cases()[0].id)
+    driver.until(lambda: "not there any more" in driver.dock.status)
+    assert project.holders() == {}
+
+
+def test_everything_is_exported_with_a_report(driver, segmented):
+    driver.open(segmented)
+    driver.dock.export_and_report()
+    driver.until(lambda: "3 cases exported" in driver.dock.status)
+    assert (segmented.folder / "report.html").is_file()
+    assert len(list((segmented.folder / "exports").glob("*.nii.gz"))) == 3
+
+
+def test_a_closed_dock_or_removed_layer_gives_the_case_back_with_its_work(driver, segmented):
+    driver.open(segmented)
+    case = segmented.cases()[0]
+    driver.dock.open_case(case.id)
+    driver.until_shown("case_0")
+    driver.viewer.layers["case_0 labels"].paint((1, 3, 3), 1)
+    driver.viewer.layers.remove(driver.viewer.layers["case_0"])
+    driver.until(lambda: segmented.holders() == {})
+    assert load_labels(segmented, segmented.index.get(case.id)).labels[1, 3, 3] == 1
+    assert len(driver.viewer.layers) == 0
+
+
+def test_a_thousand_cases_are_shown_sorted_and_filtered_at_once(driver, segmented):
+    case = segmented.cases()[0]
+    cases = [
+        case.model_copy(
+            update={"id": f"c{number}", "name": f"case {number:05d}", "uncertainty": number / 1e4}
+        )
+        for number in np.random.default_rng(0).permutation(10_000).tolist()
+    ]
+    table = driver.dock.table
+    table.show_cases(cases, {}, None)
+    started = time.process_time()
+    table.sortByColumn(3, Qt.SortOrder.DescendingOrder)
+    table.cases.filter("case 099", "")
+    spent = time.process_time() - started
+    assert [case.name for case in table.cases.shown[:2]] == ["case 09999", "case 09998"]
+    assert len(table.cases.shown) == 100
+    assert spent < 0.5
