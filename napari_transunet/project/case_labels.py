@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from napari_transunet.annotation.session import AnnotationSession
-    from napari_transunet.annotation.session_store import SessionInfo
     from napari_transunet.project.case import Case
     from napari_transunet.project.project import HeldCase, Project
     from napari_transunet.volumes.labels import LabelSet
@@ -89,7 +88,7 @@ def session_folder(held: HeldCase) -> SessionFolder:
     store = store_of(project, case)
     try:
         if case.session is not None and not held.lease.taken_over:
-            info = next((one for one in store.sessions() if one.folder.name == case.session), None)
+            info = store.named(case.session)
             if info is not None:
                 with suppress(ExistsError):
                     return store.open(info)
@@ -195,9 +194,11 @@ def status_after(case: Case, facts: Mapping[str, Any]) -> str:
     return "in review" if facts["reviewed"] or facts["edited"] else "segmented"
 
 
-def _folders(project: Project, case: Case) -> list[Path]:
+def _folders(project: Project, case: Case) -> Iterator[Path]:
     """The session folders of a case, what it names first, then the newest save first."""
     store = store_of(project, case)
-    infos: list[SessionInfo] = store.sessions()
-    ordered = sorted(infos, key=lambda info: info.folder.name != case.session)
-    return [info.folder for info in ordered]
+    if case.session is not None and (store.root / case.session).is_dir():
+        yield store.root / case.session
+    for info in store.sessions():
+        if info.folder.name != case.session:
+            yield info.folder

@@ -213,6 +213,9 @@ def write_report(target: Path, content: ReportContent, *, overwrite: bool = Fals
     html = template.render(
         content=content,
         organs=organs,
+        outliers=sorted(
+            ((organ, *one) for organ in organs for one in organ.outliers), key=lambda found: -abs(found[-1])
+        ),
         outlying={name for organ in organs for name, _, _ in organ.outliers},
         cases=sorted(content.cases, key=lambda case: _rank(case, organs)),
         figure=_effort_figure(own),

@@ -281,7 +281,7 @@ def _segment(
         raise
     seconds = time.perf_counter() - started
     scan = {
-        "modality": volume.modality or case.modality,
+        "modality": volume.modality or case.modality or _likely_modality(volume, predictor.card),
         "shape": volume.data.shape,
         "spacing": tuple(volume.geometry.spacing),
         "fingerprint": scan_fingerprint(volume),
@@ -322,6 +322,13 @@ def _segment(
         f"{organs or 'Nothing was found'}.",
         seconds,
     )
+
+
+def _likely_modality(volume: Volume, card: ModelCard) -> str | None:
+    """What the network takes the scan for, where nothing speaks against it."""
+    from napari_transunet.inference.compatibility import doubt_about
+
+    return None if doubt_about(volume, card) is not None else card.modality
 
 
 def _predicted(

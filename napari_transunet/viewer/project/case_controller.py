@@ -296,8 +296,8 @@ class CaseController(QObject):
         self.changed.emit()
 
     def _show(self, shown: ShownCase) -> None:
+        self._sessions.set_current(shown.result)
         show_volume(self._viewer, self._sessions, shown.image)
-        self._sessions.use(shown.result)
         self._viewer.layers.selection.active = shown.layer
 
     def _remove(self, shown: ShownCase) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtCore import QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import (
     QComboBox,
@@ -17,7 +17,6 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QMenu,
     QProgressBar,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -271,10 +270,7 @@ class CasesDock(QWidget):
     def _lay_out(self) -> None:
         self._title = QLabel("No project is open.", self)
         self._title.setObjectName("project_name")
-        self._menu_button = QToolButton(self)
-        self._menu_button.setObjectName("project_menu")
-        self._menu_button.setText("Project")
-        self._menu_button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        self._menu_button = push_button("Project", "project_menu", self)
         menu = QMenu(self)
         menu.addAction("Open…", self._ask_project)
         menu.addAction("New…", self._ask_new)
@@ -336,6 +332,10 @@ class CasesDock(QWidget):
         layout.addLayout(row(self._all, (self._progress, 1)))
         layout.addWidget(self.question)
         layout.addWidget(self._status)
+
+    def sizeHint(self) -> QSize:  # noqa: N802
+        """Wide enough for the table's columns."""
+        return QSize(530, 600)
 
     def _connect(self) -> None:
         self._filter.textChanged.connect(self._on_filter)

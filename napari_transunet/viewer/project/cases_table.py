@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSize, Qt, Signal
-from qtpy.QtGui import QColor, QFont, QPixmap
+from qtpy.QtGui import QColor, QFont, QPainter, QPixmap
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class CasesModel(QAbstractTableModel):
         if column == 1:
             return case.modality or "–"
         if column == 2:
-            return f"{case.status} ({case.reviewed} of {case.slices})" if case.reviewed else case.status
+            return case.status
         if column == 3:
             return "–" if case.uncertainty is None else f"{case.uncertainty:.2f}"
         if column == 4:
@@ -181,6 +181,7 @@ class CasesModel(QAbstractTableModel):
             case.name,
             case.problem or case.reason,
             f"Held by {holder.sentence()}" if holder is not None else "",
+            f"{case.reviewed} of {case.slices} slices reviewed" if case.reviewed else "",
             f"Segmented by {case.run.name}" if case.run is not None else "",
             ", ".join(f"{organ} {ml:,.0f} mL" for organ, ml in case.volumes.items()),
             f"{case.minutes:.0f} minutes at work" if case.seconds else "",
@@ -196,11 +197,14 @@ class CasesModel(QAbstractTableModel):
         if known is not None and known[0] == case.segmented:
             return known[1]
         source = self._thumbnails / f"{case.of or case.id}.png"
-        picture = QPixmap(str(source)).scaled(
-            QSize(_PICTURE, _PICTURE),
-            Qt.AspectRatioMode.KeepAspectRatio,
-            Qt.TransformationMode.SmoothTransformation,
+        picture = QPixmap(_PICTURE, _PICTURE)
+        picture.fill(Qt.GlobalColor.transparent)
+        small = QPixmap(str(source)).scaled(
+            picture.size(), Qt.AspectRatioMode.KeepAspectRatio, Qt.TransformationMode.SmoothTransformation
         )
+        painter = QPainter(picture)
+        painter.drawPixmap((_PICTURE - small.width()) // 2, (_PICTURE - small.height()) // 2, small)
+        painter.end()
         self._pictures[case.id] = case.segmented, picture
         return picture
 
@@ -221,7 +225,10 @@ class CasesTable(QTableView):
         super().__init__(parent)
         self.setObjectName("cases")
         self.cases = CasesModel(self)
+        self._chosen: str | None = None  # before the rows change
+        self.cases.modelAboutToBeReset.connect(self._remember)
         self.setModel(self.cases)
+        self.cases.modelReset.connect(self._choose_again)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
@@ -236,7 +243,7 @@ class CasesTable(QTableView):
             rows.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
             columns.setHighlightSections(False)
             columns.setSortIndicator(0, Qt.SortOrder.AscendingOrder)
-            for at, width in enumerate((190, 64, 130, 86, 64, 110)):
+            for at, width in enumerate((176, 56, 78, 76, 54, 60)):
                 columns.resizeSection(at, width)
             columns.setStretchLastSection(True)
         self.setSortingEnabled(True)
@@ -258,14 +265,19 @@ class CasesTable(QTableView):
         self, cases: Sequence[Case], holders: Mapping[str, Holder], thumbnails: Path | None
     ) -> None:
         """As `CasesModel.show_cases`; the same case stays selected."""
-        chosen = self.chosen
         place = self.verticalScrollBar()
         at = place.value() if place is not None else 0
         self.cases.show_cases(cases, holders, thumbnails)
-        if chosen is not None and self.chosen is None:
-            self.choose(chosen.id)
-            if place is not None:
-                place.setValue(at)
+        if place is not None:
+            place.setValue(at)
+
+    def _remember(self) -> None:
+        chosen = self.chosen
+        self._chosen = None if chosen is None else chosen.id
+
+    def _choose_again(self) -> None:
+        if self._chosen is not None:
+            self.choose(self._chosen)
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:  # noqa: N802
         """Enter opens the selected case, Delete excludes it."""
