@@ -77,6 +77,22 @@ def read_npz(
     SizeError
         It does not fit into memory.
     """
+    array, name = read_npz_array(path, key=key, max_bytes=max_bytes)
+    return as_volume(array, channel, time), name
+
+
+def read_npz_array(
+    path: Path, *, key: str | None = None, max_bytes: int | None = None
+) -> tuple[npt.NDArray[Any], str]:
+    """The array called `key` of an `.npz` archive as it is, whatever its axes, and the key that was read.
+
+    Raises
+    ------
+    VolumeError
+        The archive is damaged, or there is no such array.
+    SizeError
+        It does not fit into memory.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             members = {
@@ -92,7 +108,7 @@ def read_npz(
                 array = _read_stream(member, info.file_size, max_bytes)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise VolumeError(f"the archive is damaged or truncated ({error}); copy it again.") from error
-    return as_volume(array, channel, time), name
+    return array, name
 
 
 def pick_key(names: list[str], key: str | None) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from napari_transunet.annotation.provenance import RunRecord, now
 from napari_transunet.annotation.session import AnnotationSession
+from napari_transunet.annotation.uncertainty import SliceUncertainties
 from napari_transunet.errors import InputError, TransUNetError, sentence_of
 from napari_transunet.io.pairing import plain_name
 from napari_transunet.io.reading import READABLE_SUFFIXES, read_volume
@@ -56,7 +57,8 @@ def import_predictions(
     A file holds all organs of a case (nnU-Net; TotalSegmentator with --ml); a folder holds a mask an organ, named after
     it (TotalSegmentator). Names come from `names`, from the file or what lies beside it, or from nnU-Net's
     `dataset.json`. Where the case was segmented before, the slices in which both differ come first in its review; else
-    they will once it is. Cases that a person worked on are left as they are.
+    they will once it is; until then nnU-Net's probabilities lead it, where they lie beside the labels (`.npz`). Cases
+    that a person worked on are left as they are.
 
     Raises
     ------
@@ -142,6 +144,8 @@ def _import_one(held: HeldCase, place: Path, names: Mapping[int, str] | None, to
     )
     made = CaseLabels(labels, session, LabelSet.from_names(found_names))
     ranked = None
+    if not place.is_dir():
+        _take_uncertainty(made, place, volume)
     if before is not None and case.run is not None and case.run.source == "network":
         rank_by_disagreement(made, before.labels, before.label_set.names)
         ranked = case.run.sha256
@@ -197,6 +201,39 @@ def _masks(folder: Path, volume: Volume) -> tuple[NDArray[Any], dict[int, str]]:
             labels[mask != 0] = value
             names[value] = stem_of(path).replace("_", " ")
     return labels, names
+
+
+def _take_uncertainty(made: CaseLabels, path: Path, volume: Volume) -> None:
+    """Let the probabilities of nnU-Net beside labels, classes first, say how unsure each slice is; if there are any.
+
+    Raises
+    ------
+    InputError
+        They are not those of the labels.
+    """
+    beside = path.with_name(f"{stem_of(path)}.npz")
+    if not beside.is_file():
+        return
+    import torch
+
+    from napari_transunet.inference.uncertainty import uncertainty_of_probabilities
+    from napari_transunet.io.arrays import read_npz_array
+
+    array, _ = read_npz_array(beside)
+    drawn = read_volume(path)
+    if array.ndim != 4 or array.shape[1:] != drawn.data.shape or array.dtype.kind != "f":
+        raise InputError(f"{beside.name} holds no probabilities of {path.name}")
+    turn = Reorientation.between(drawn.geometry, volume.geometry.axis_codes)
+    axis = made.session.axis
+    classes = [np.moveaxis(turn.apply(one), axis, 0) for one in array]
+    unsure = SliceUncertainties(axis, made.session.shape[axis])
+    for index in range(made.session.shape[axis]):
+        planes = torch.from_numpy(np.stack([one[index] for one in classes]).astype(np.float32))
+        (found,) = uncertainty_of_probabilities(
+            planes.clamp(0, 1)[None], torch.ones(planes.shape[1:], dtype=torch.bool)
+        )
+        unsure.means[index], unsure.expected_errors[index] = found.mean, found.expected_error
+    made.session.uncertainty = unsure
 
 
 def _on_grid(drawn: Volume, volume: Volume, name: str) -> NDArray[Any]:

@@ -67,6 +67,21 @@ def test_labels_that_come_after_ours_are_ranked_at_once(project, predictions):
     assert load_labels(project, case).session.uncertainty.expected_error().tolist() == [0, 0, 0, 1, 1]
 
 
+def test_probabilities_beside_labels_say_where_to_look(project, predictions):
+    likely = np.zeros((2, *SHAPE), np.float32)
+    likely[1] = (liver(slice(0, 3)) > 0) * 0.98 + 0.01
+    likely[1, 2] = 0.6
+    likely[0] = 1 - likely[1]
+    np.savez_compressed(predictions / "case_0.npz", probabilities=likely)
+    (case,) = import_predictions(project, predictions).cases
+    errors = load_labels(project, case).session.uncertainty.expected_error()
+    assert errors.argmax() == 2
+    assert case.uncertainty > 0
+    np.savez_compressed(predictions / "case_0.npz", probabilities=likely[:, :4])
+    again = import_predictions(project, predictions)
+    assert "holds no probabilities of case_0.nii.gz" in again.left_out[0]
+
+
 def test_a_folder_of_masks_is_one_case(project, tmp_path):
     folder = tmp_path / "totalsegmentator" / "case_1"
     folder.mkdir(parents=True)

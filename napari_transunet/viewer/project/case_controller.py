@@ -93,7 +93,7 @@ class CaseController(QObject):
         self._ahead: dict[str, ReadCase] = {}
         self._reading: str | None = None
         self._opening = False
-        self._finishing = 0
+        self._finishing: set[str] = set()  # ids of cases that are closed and not written yet
         self.current: ShownCase | None = None
         """The case in the window."""
         self.annotator = ""
@@ -111,7 +111,7 @@ class CaseController(QObject):
     @property
     def finishing(self) -> bool:
         """Whether a case that was closed is not written yet."""
-        return self._finishing > 0
+        return bool(self._finishing)
 
     def use(self, project: Project | None) -> None:
         """Work on another project; the open case is closed."""
@@ -136,6 +136,9 @@ class CaseController(QObject):
         annotator = self.annotator
 
         def read() -> OpenedCase | TransUNetError:
+            limit = time.monotonic() + _PATIENCE
+            while identifier in self._finishing and time.monotonic() < limit:
+                time.sleep(_STEP)  # it was closed here a moment ago
             try:
                 return open_case(project, identifier, annotator, takeover=takeover, ahead=ahead)
             except TransUNetError as error:  # news for the window, not for the log
@@ -171,22 +174,31 @@ class CaseController(QObject):
         if self.current is not None:
             self.current.clock.act()
 
-    def close(self, *, done: bool = False, note: str = "", then: Callable[[], None] | None = None) -> bool:
+    def close(
+        self,
+        *,
+        done: bool = False,
+        note: str = "",
+        then: Callable[[], None] | None = None,
+        force: bool = False,
+    ) -> bool:
         """Close the open case: its labels are saved, its file is written, others may have it; whether it was begun.
 
         Parameters
         ----------
         done : approve its labels
         then : called when it is written
+        force : also while a run writes into it, because the window closes
         """
         shown = self.current
         if shown is None:
             if then is not None:
                 then()
             return True
-        if (why := self._why_not_now()) is not None:
+        if not force and (why := self._why_not_now()) is not None:
             self.message.emit(why)
             return False
+        identifier = shown.case.id
         self.current = None
         self._timer.stop()
         shown.clock.act()
@@ -196,7 +208,7 @@ class CaseController(QObject):
         self._remove(shown)
         autosave, annotator, lost = shown.autosave, self.annotator, self._lost
         fields = approval(annotator, note) if done else None
-        self._finishing += 1
+        self._finishing.add(identifier)
 
         def write() -> Case:
             limit = time.monotonic() + _PATIENCE
@@ -205,13 +217,13 @@ class CaseController(QObject):
             return finish_case(shown.opened, found, annotator, shown.clock.seconds, done=fields)
 
         def written(_case: Case) -> None:
-            self._finishing -= 1
+            self._finishing.discard(identifier)
             self.changed.emit()
             if then is not None:
                 then()
 
         def failed(sentence: str) -> None:
-            self._finishing -= 1
+            self._finishing.discard(identifier)
             self.message.emit(sentence)
             self.changed.emit()
             if then is not None and lost:

@@ -351,6 +351,7 @@ class CasesDock(QWidget):
         self.segmentation.finished.connect(self._on_segmented_all)
         self._timer.timeout.connect(self.refresh)
         self._dock_events.settled.connect(lambda: join_tabs(self, "Cases"))
+        self._dock_events.arrived.connect(self._attach)
         self._dock_events.left.connect(self._detach)
         self._dock_events.window_closed.connect(self._shut_down)
         acts: Mapping[str, Callable[[], None]] = {
@@ -555,15 +556,21 @@ class CasesDock(QWidget):
     def _set_status(self, sentence: str) -> None:
         self._status.setText(sentence)
 
-    def _detach(self) -> None:
+    def _attach(self) -> None:
+        """The dock is shown, perhaps again."""
+        if self._project is not None:
+            self._timer.start()
+            self.refresh()
+
+    def _detach(self, *, force: bool = False) -> None:
         """The dock was closed: the case is given back, and nothing goes on."""
         self._timer.stop()
         self.segmentation.stop()
-        self.cases.close()
+        self.cases.close(force=force)
 
     def _shut_down(self) -> None:
         """The window closes: what is not written yet is waited for in sight."""
-        self._detach()
+        self._detach(force=True)
         left = [*self.cases.unfinished(), *self.segmentation.unfinished()]
         if not wait_for(left, _PATIENCE, self):
             logger.warning("The window closed before all was written.")
