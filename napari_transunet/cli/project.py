@@ -13,6 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
+from napari_transunet.cli.cluster import (
+    ClusterOptions,
+    RetriesOption,
+    SchedulerOption,
+    TLSAuthorityOption,
+    TLSCertificateOption,
+    TLSKeyOption,
+    cluster,
+    cluster_options,
+    run_units,
+)
 from napari_transunet.cli.options import (
     BackendOption,
     BatchSizeOption,
@@ -30,9 +41,11 @@ from napari_transunet.errors import InputError
 from napari_transunet.inference.options import PredictorOptions
 
 if TYPE_CHECKING:
+    from napari_transunet.cluster.batch import Finished
     from napari_transunet.project.case import Case, Status
     from napari_transunet.project.leases import Holder
     from napari_transunet.project.project import Project
+    from napari_transunet.project.segmenting import SegmentTask
 
 app = typer.Typer(help="Segment, review and report a study of many scans, kept in one folder.")
 
@@ -126,6 +139,11 @@ def segment(
     orthogonal_planes: OrthogonalPlanesOption = None,
     mirror_tta: MirrorOption = False,
     annotator: AnnotatorOption = None,
+    scheduler: SchedulerOption = None,
+    retries: RetriesOption = 2,
+    tls_ca_file: TLSAuthorityOption = None,
+    tls_cert: TLSCertificateOption = None,
+    tls_key: TLSKeyOption = None,
 ) -> None:
     """Segment all cases that this checkpoint and these options have not segmented yet.
 
@@ -146,6 +164,14 @@ def segment(
         mirror_tta=mirror_tta,
     )
     only = None if cases is None else _matching(project, cases)
+    if (on := cluster_options(scheduler, retries, tls_ca_file, tls_cert, tls_key)) is not None:
+        from napari_transunet.project.segmenting import tasks_due
+
+        tasks = tasks_due(
+            project, options=options, annotator=annotator or "", only=only, checkpoint=checkpoint
+        )
+        _segment_on_cluster(tasks, on)
+        return
     states: Counter[str] = Counter()
     with interruptible() as cancelled, progress_bar() as bar:
         task = bar.add_task("segmenting", total=None)
@@ -168,6 +194,34 @@ def segment(
     if stopped:
         raise typer.Exit(INTERRUPTED)
     if states["failed"]:
+        raise typer.Exit(BAD_INPUT)
+
+
+def _segment_on_cluster(tasks: Sequence[SegmentTask], on: ClusterOptions) -> None:
+    """The same, by the workers of a cluster, which must see the project's folder."""
+    from napari_transunet.cluster.batch import State
+    from napari_transunet.cluster.project_cases import case_units
+
+    if not tasks:
+        say("Nothing was left to segment.")
+        return
+    states: Counter[str] = Counter()
+
+    def each(finished: Finished) -> None:
+        outcome = finished.result if finished.state is State.DONE else None
+        state = outcome.state if outcome is not None else str(finished.state)
+        states[state] += 1
+        if outcome is not None:
+            say(f"{'Error: ' if state == 'failed' else ''}{outcome.sentence}")
+        elif finished.state is not State.STOPPED:
+            say(f"Error: {finished.unit.name}: {finished.message}")
+
+    with cluster(on) as client:
+        stopped = run_units(client, on, case_units(tasks), len(tasks), each=each)
+    say(f"{', '.join(f'{number} {state}' for state, number in states.items())}.")
+    if stopped:
+        raise typer.Exit(INTERRUPTED)
+    if any(states[state] for state in ("failed", str(State.SET_ASIDE), str(State.STOPPED))):
         raise typer.Exit(BAD_INPUT)
 
 

@@ -50,7 +50,7 @@ class Started:
     def text(self):
         return "\n".join(self.lines)
 
-    def line_with(self, text, seconds=90):
+    def line_with(self, text, seconds=200):
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             for line in list(self.lines):
@@ -60,7 +60,7 @@ class Started:
             time.sleep(0.02)
         raise AssertionError(f"no {text!r} in {seconds} s:\n{self.text}")
 
-    def wait(self, seconds=120):
+    def wait(self, seconds=400):
         code = self.process.wait(seconds)
         self._reader.join(10)
         return code
