@@ -63,3 +63,13 @@ def as_labels(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | npt.NDArray[np
             " image and labels were not swapped."
         )
     return whole.astype(np.uint8) if high < 256 else whole.astype(np.uint16)
+
+
+def values_in(labels: npt.NDArray[Any]) -> list[int]:
+    """All values that occur in labels (z, y, x) of unsigned integers, ascending; background (0) is not among them."""
+    if labels.dtype.itemsize > 2:
+        return [int(value) for value in np.unique(labels) if value]
+    seen = np.zeros(np.iinfo(labels.dtype).max + 1, np.bool_)
+    for plane in labels:  # no sorting: another thread can go on meanwhile
+        seen[plane] = True
+    return [int(value) for value in np.flatnonzero(seen) if value]

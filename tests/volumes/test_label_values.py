@@ -15,7 +15,7 @@ from napari_transunet.io.writing import write_labels
 from napari_transunet.metrics.segmentation_metrics import evaluate
 from napari_transunet.training.datasets import whole_labels
 from napari_transunet.volumes.geometry import Geometry
-from napari_transunet.volumes.label_values import as_labels, whole_numbers
+from napari_transunet.volumes.label_values import as_labels, values_in, whole_numbers
 
 SHAPE = (2, 3, 4)
 
@@ -67,3 +67,11 @@ def test_float_labels_are_written_as_whole_ones(tmp_path: Path) -> None:
 def test_arrays_of_any_number_of_axes() -> None:
     assert whole_numbers(np.array([0.0, 2.9999])).tolist() == [0, 3]
     assert as_labels(np.full((2, 2, 2, 2), 7.0)).dtype == np.uint8
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
+def test_values_are_found_once_each_and_without_background(dtype):
+    labels = np.zeros((3, 4, 5), dtype)
+    labels[0, 1, 2], labels[2, :2] = 200, 7
+    assert values_in(labels) == [7, 200]
+    assert values_in(np.zeros((2, 2, 2), dtype)) == []

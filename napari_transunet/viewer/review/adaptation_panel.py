@@ -6,18 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QEvent, Signal
-from qtpy.QtWidgets import (
-    QComboBox,
-    QHBoxLayout,
-    QLabel,
-    QProgressBar,
-    QPushButton,
-    QSizePolicy,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QComboBox, QProgressBar, QWidget
 
 from napari_transunet.viewer.review.actions import ACTIONS
+from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row
+from napari_transunet.viewer.widgets.status_line import StatusLine
 
 if TYPE_CHECKING:
     from napari_transunet.viewer.review.adaptation import RelatedCheckpoint
@@ -45,40 +38,37 @@ class AdaptationPanel(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._from = _sentence("learn_from", self)
-        self.button = QPushButton(ACTIONS["learn"].title, self)
-        self.button.setObjectName("learn")
-        self.button.clicked.connect(self.wanted)
+        self._from = StatusLine("learn_from", self)
+        self.button = push_button(ACTIONS["learn"].title, "learn", self, self.wanted)
         self._bar = QProgressBar(self)
         self._bar.setObjectName("learn_progress")
         self._bar.setRange(0, 1000)
-        self._cancel = QPushButton("Cancel", self)
-        self._cancel.setObjectName("learn_cancel")
-        self._cancel.clicked.connect(self.cancelled)
-        self._status = _sentence("learn_status", self)
-        self._use = QPushButton("Use it", self)
-        self._use.setObjectName("learn_use")
-        self._use.clicked.connect(self.used)
-        self._discard = QPushButton("Discard", self)
-        self._discard.setObjectName("learn_discard")
-        self._discard.setToolTip("Forget what was learnt; nothing was written")
-        self._discard.clicked.connect(self.discarded)
+        self._cancel = push_button("Cancel", "learn_cancel", self, self.cancelled)
+        self._status = StatusLine("learn_status", self)
+        self._use = push_button("Use it", "learn_use", self, self.used)
+        self._discard = push_button(
+            "Discard", "learn_discard", self, self.discarded, "Forget what was learnt; nothing was written"
+        )
         self._relatives = QComboBox(self)
         self._relatives.setObjectName("lineage")
         self._relatives.setToolTip("Checkpoints that the chosen one came from, or that came from it")
         self._relatives.currentIndexChanged.connect(self._on_relative)
-        self._back = QPushButton("Go back", self)
-        self._back.setObjectName("go_back")
-        self._back.clicked.connect(self._on_back)
+        self._back = push_button("Go back", "go_back", self, self._on_back)
         self._working, self._answers, self._lineage = QWidget(self), QWidget(self), QWidget(self)
-        self._answer_row = _row(self._answers, self._use, self._discard)
-        _row(self._working, self._bar, self._cancel)
-        _row(self._lineage, self._relatives, self._back)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 6, 0, 0)
-        for part in (self._from, self.button, self._working, self._status, self._answers, self._lineage):
-            layout.addWidget(part)
-        layout.addStretch(1)
+        self._answer_row = row((self._use, 1), (self._discard, 1), within=self._answers)
+        row((self._bar, 1), (self._cancel, 1), within=self._working)
+        row((self._relatives, 1), (self._back, 1), within=self._lineage)
+        column(
+            self._from,
+            self.button,
+            self._working,
+            self._status,
+            self._answers,
+            self._lineage,
+            None,
+            within=self,
+            top=6,
+        )
         self.show_idle("")
         self.show_relatives(())
 
@@ -91,7 +81,6 @@ class AdaptationPanel(QWidget):
     def offer(self, what: str, why_not: str | None) -> None:
         """Say what would be learnt from, and why it cannot be now; None where it can."""
         self._from.setText(what)
-        self._from.setVisible(bool(what))
         self.button.setEnabled(why_not is None)
         self.button.setToolTip(why_not or ACTIONS["learn"].hint)
 
@@ -134,7 +123,6 @@ class AdaptationPanel(QWidget):
     def set_status(self, sentence: str) -> None:
         """Say something without changing what goes on."""
         self._status.setText(sentence)
-        self._status.setVisible(bool(sentence))
 
     def _show(self, sentence: str, *, working: bool, answers: bool) -> None:
         self.set_status(sentence)
@@ -154,19 +142,3 @@ class AdaptationPanel(QWidget):
     def _on_back(self) -> None:
         if (one := self._relatives.currentData()) is not None:
             self.relative_wanted.emit(one)
-
-
-def _sentence(name: str, parent: QWidget) -> QLabel:
-    label = QLabel(parent)
-    label.setObjectName(name)
-    label.setWordWrap(True)
-    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
-    return label
-
-
-def _row(holder: QWidget, *parts: QWidget) -> QHBoxLayout:
-    layout = QHBoxLayout(holder)
-    layout.setContentsMargins(0, 0, 0, 0)
-    for at, part in enumerate(parts):
-        layout.addWidget(part, 1 if at == 0 or isinstance(part, QPushButton) else 0)
-    return layout

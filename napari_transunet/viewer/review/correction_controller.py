@@ -22,6 +22,7 @@ from napari_transunet.viewer.layers.undo import write_as_one_step
 from napari_transunet.viewer.review.paint_constraint import BlockedVoxels, PaintConstraint
 from napari_transunet.viewer.widgets.messages import count, organ, reopened_sentence
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+from napari_transunet.volumes.label_values import values_in
 
 if TYPE_CHECKING:
     from napari_transunet.viewer.review.click_picker import ClickPicker
@@ -104,7 +105,7 @@ class CorrectionController(QObject):
         def work() -> Correction:
             # What is painted meanwhile is noticed when the change is applied.
             copy = data.copy()
-            organs = named or _values_in(copy)
+            organs = named or tuple(values_in(copy))
             session.allocate_baseline()
             seen.append(session.locked)
             protected = None if request.include_manual_edits else session.manual_edit_mask(copy)
@@ -223,14 +224,6 @@ class CorrectionController(QObject):
             return
         self.constraint.locked = result.session.locked
         self.constraint.follow(result, None if image is None else voxels_in_memory(image))
-
-
-def _values_in(labels: NDArray[Any]) -> tuple[int, ...]:
-    """All labels that occur, for labels without names."""
-    found: set[int] = set()
-    for plane in labels:
-        found |= set(np.unique(plane).tolist())
-    return tuple(sorted(found - {0}))
 
 
 def _usual_range(values: NDArray[Any]) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from napari_transunet.viewer.layers.grids import reorientation_between
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, label_set_of, voxels_of
 from napari_transunet.viewer.sessions.registry import is_reviewable
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+from napari_transunet.volumes.label_values import values_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -202,11 +203,3 @@ class MeasurementController(QObject):
             return lambda found: answer(found) if self._model.result is result else None
 
         self._tasks.run(work, unless_late(on_result), unless_late(self._fail), what=what)
-
-
-def values_in(labels: Any) -> list[int]:
-    """All values that occur in labels, ascending; background (0) is not among them."""
-    found: set[int] = set()
-    for plane in labels:
-        found |= set(np.unique(plane).tolist())
-    return sorted(found - {0})

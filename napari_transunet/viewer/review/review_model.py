@@ -22,6 +22,7 @@ from napari_transunet.viewer.sessions.live_update import position_in_view
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.qt_helpers import single_shot
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+from napari_transunet.volumes.label_values import values_in
 from napari_transunet.volumes.labels import LabelSet, default_color
 
 if TYPE_CHECKING:
@@ -329,7 +330,7 @@ class ReviewModel(QObject):
 
         def work() -> Overview:
             axis = session.axis
-            unnamed = sorted(_values_in(labels) - set(label_set.names) - {0})
+            unnamed = [value for value in values_in(labels) if value not in label_set.names]
             present = _presence(labels, axis, [*label_set.names, *unnamed])
             conflicts = session.conflicts(labels, axis)
             n = session.shape[axis]
@@ -367,16 +368,6 @@ class ReviewModel(QObject):
 
     def _on_step(self, _event: Any = None) -> None:
         self.slice_changed.emit()
-
-
-def _values_in(labels: NDArray[Any]) -> set[int]:
-    """All values that occur in labels."""
-    if labels.dtype.itemsize > 2:
-        return set(np.unique(labels).tolist())
-    seen = np.zeros(np.iinfo(labels.dtype).max + 1, np.bool_)
-    for plane in labels:
-        seen[plane] = True
-    return set(np.flatnonzero(seen).tolist())
 
 
 def _presence(labels: NDArray[Any], axis: int, values: list[int]) -> dict[int, NDArray[np.bool_]]:

@@ -19,6 +19,7 @@ from napari_transunet.viewer.widgets.fitting_area import FittingArea
 from napari_transunet.viewer.widgets.legend import Legend
 from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row, single_shot
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+from napari_transunet.volumes.geometry import voxel_ml
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
@@ -105,14 +106,14 @@ class ResultPanel(QWidget):
         if tuple(labels.shape) != session.shape:
             return
 
-        voxel_ml = float(np.prod(geometry_of(layer).spacing)) / 1000.0
+        one = voxel_ml(geometry_of(layer).spacing)
 
         def counted(found: tuple[int, dict[int, float]]) -> None:
             if self._layer is layer:
                 self.edited.emit(*found)
 
         self._tasks.run(
-            lambda: (session.edited_voxels(labels), _volumes(labels, voxel_ml)), counted, latest="edits"
+            lambda: (session.edited_voxels(labels), _volumes(labels, one)), counted, latest="edits"
         )
 
     def export_labels(self) -> None:
@@ -147,10 +148,10 @@ class ResultPanel(QWidget):
             self._pause.start()
 
 
-def _volumes(labels: np.ndarray[Any, Any], voxel_ml: float) -> dict[int, float]:
-    """Label value -> mL, a slice at a time; those that do not occur are left out."""
+def _volumes(labels: np.ndarray[Any, Any], one: float) -> dict[int, float]:
+    """Label value -> mL, of which a voxel holds `one`, a slice at a time; those that do not occur are left out."""
     voxels: Counter[int] = Counter()
     for plane in labels:
         values, counts = np.unique(plane, return_counts=True)
         voxels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-    return {value: count * voxel_ml for value, count in sorted(voxels.items()) if value}
+    return {value: count * one for value, count in sorted(voxels.items()) if value}
