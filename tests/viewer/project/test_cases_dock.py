@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.project.case_labels import load_labels
 from napari_transunet.project.leases import STALE_AFTER
 from napari_transunet.project.segmenting import segment_project
+from napari_transunet.viewer.project import background_segmentation
 from napari_transunet.viewer.widgets import preferences
 from tests.project.conftest import checkpoint, project, scans
 from tests.viewer.waiting import TIMEOUT
@@ -170,13 +172,19 @@ def test_all_cases_are_segmented_while_one_is_open(driver, project):
 
 def test_segmenting_all_gives_way_to_the_window_and_can_be_stopped(driver, project, monkeypatch):
     driver.open(project)
-    monkeypatch.setattr(type(driver.dock.segmentation), "_give_way", lambda self: self._waiting.set())
+    other = SimpleNamespace(running=True)
+    monkeypatch.setattr(background_segmentation.docks, "find_dock", lambda *_: other)
     driver.press("segment_all")
-    driver.qtbot.wait(200)
+    driver.qtbot.wait(300)
     assert driver.dock.segmentation.waiting
     assert [case.status for case in project.cases()] == ["new"] * 3
     driver.press("segment_all")
     driver.until(lambda: not driver.dock.segmentation.running)
+    driver.until(lambda: driver.dock.findChild(QPushButton, "segment_all").text() == "Segment all")
+    driver.press("segment_all")
+    other.running = False
+    driver.until(lambda: not driver.dock.segmentation.running)
+    assert [case.status for case in project.cases()] == ["segmented"] * 3
 
 
 def test_the_table_is_filtered_sorted_and_used_by_keys(driver, segmented):
