@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from napari_transunet.annotation.session import AnnotationSession
+from napari_transunet.checkpoints import registry
 from napari_transunet.checkpoints.info import CheckpointInfo
 from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.inference.options import PredictorOptions
@@ -81,6 +83,35 @@ def test_held_out_scans_are_scored_on_their_reviewed_slices_before_and_after(rev
     # All liver, then all spleen, where half is spleen and half liver.
     dice = adapting._scored(parent, child, held, CPU, "cpu")
     assert dice == {"spleen": (0.0, 0.6667), "liver": (0.6667, 0.0)}
+
+
+def test_where_each_scan_takes_what_fits_what_learnt_takes_the_place_of_its_parent(
+    tmp_path, scans, checkpoint, monkeypatch
+):
+    (tmp_path / "shipped").mkdir()
+    shutil.copy(checkpoint, tmp_path / "shipped" / "organs.safetensors")
+    monkeypatch.setattr(registry, "shipped_folder", lambda: tmp_path / "shipped")
+    monkeypatch.setenv(registry.FOLDER_VARIABLE, str(tmp_path / "none"))
+    monkeypatch.setattr(adapting, "_scored", lambda *_: {"spleen": (0.5, 0.6)})
+    project = Project.create(tmp_path / "study")
+    project.add([scans])
+    list(segment_project(project, options=CPU))
+    assert {case.run.name for case in project.cases()} == {"organs"}
+    for case in project.cases():
+        review(project, case)
+    with pytest.raises(ValueError, match="of the labels that it made"):
+        adapt_project(project, device="cpu", options=CPU, steps=1, checkpoint="another")
+    for number in (1, 2):
+        found = adapt_project(project, device="cpu", options=CPU, steps=1)
+        assert found.child == f"adapted-{number:03d}.safetensors"
+        project = Project.open(project.folder)
+        list(segment_project(project, options=CPU))
+        assert {case.run.name for case in project.cases()} == {f"adapted-{number:03d}"}
+        assert list(segment_project(project, options=CPU)) == []
+    assert found.parent == "adapted-001"
+    assert project.settings.checkpoint is None
+    assert set(project.settings.adapted.values()) == {"organs"}
+    assert project.checkpoint_path("organs") == project.folder / "checkpoints" / "adapted-002.safetensors"
 
 
 def test_what_does_not_gain_is_not_kept(reviewed, monkeypatch):
