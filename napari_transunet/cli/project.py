@@ -378,6 +378,12 @@ def report(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE.html", help="By default report.html in the project."),
     ] = None,
+    cases: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--case", metavar="CASE", help="Only this case, or those that 'liver*' matches; repeatable."
+        ),
+    ] = None,
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="Key slices of each case.")
     ] = True,
@@ -387,12 +393,15 @@ def report(
     from napari_transunet.project.report import project_report
 
     project = _opened(folder)
+    if cases and out is None:
+        raise InputError("A report of some cases needs a name: --output FILE.html.")
     target = out or project.folder / "report.html"
     with interruptible() as cancelled, _counting("reporting") as progress:
         written = project_report(
             project,
             target,
             pictures=pictures,
+            only=_matching(project, cases) if cases else None,
             overwrite=overwrite or out is None,
             progress=progress,
             cancelled=cancelled,

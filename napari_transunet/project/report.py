@@ -10,7 +10,7 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata, resources
 from pathlib import Path
@@ -115,11 +115,17 @@ def project_report(
     target: Path,
     *,
     pictures: bool = True,
+    only: Collection[str] | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> list[Path]:
     """Write the report of a project, HTML at `target` and a CSV beside it; returns both.
+
+    Parameters
+    ----------
+    pictures : whether key slices are shown
+    only : ids of the cases that it is of; all by default
 
     Raises
     ------
@@ -129,7 +135,7 @@ def project_report(
         A file exists and `overwrite` is false, or cannot be written.
     """
     check_report(target, overwrite=overwrite)
-    cases = project.cases()
+    cases = [case for case in project.cases() if only is None or case.id in only]
     shown = []
     for number, case in enumerate(cases):
         if cancelled is not None and cancelled():

@@ -62,6 +62,10 @@ def test_a_study_from_scans_to_a_report(run, study):
     result = run("project", "report", "study")
     assert result.stdout.split() == [str(study / "report.html"), str(study / "report.csv")]
     assert run("project", "report", "study").exit_code == 0  # the project's own report is made anew
+    result = run("project", "report", "study", "--case", "case_1", "-o", "one.html", "--no-pictures")
+    assert result.exit_code == 0
+    assert "case_0" not in Path("one.csv").read_text()
+    assert "needs a name" in error_line(run("project", "report", "study", "--case", "case_1"))
     log = [entry["what"] for entry in Project.open(study).log()]
     assert log[:2] == ["added", "signed off"]
     assert log.count("exported") == 2

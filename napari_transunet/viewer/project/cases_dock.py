@@ -403,6 +403,7 @@ class CasesDock(QWidget):
         self._cases, self._holders = found
         project = self._project
         thumbnails = None if project is None else project.folder / "thumbnails"
+        self.table.cases.annotator = self.cases.annotator
         self.table.show_cases(self._cases, self._holders, thumbnails)
         self._show_state()
         self._read_ahead()

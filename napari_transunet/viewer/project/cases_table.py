@@ -45,6 +45,8 @@ class CasesModel(QAbstractTableModel):
         self._text, self._status = "", ""
         self._column, self._descending = 0, False
         self._current: str | None = None
+        self.annotator = ""
+        """Who looks: of what others read blind he sees that they do, and no more."""
         self._thumbnails: Path | None = None
         self._pictures: dict[str, tuple[str, QPixmap]] = {}
 
@@ -163,6 +165,8 @@ class CasesModel(QAbstractTableModel):
             return case.modality or "–"
         if column == 2:
             return case.status
+        if self._is_hidden(case) and column in (3, 4):
+            return "–"
         if column == 3:
             return "–" if case.uncertainty is None else f"{case.uncertainty:.2f}"
         if column == 4:
@@ -175,7 +179,13 @@ class CasesModel(QAbstractTableModel):
             return f"{holder.annotator}{' (not heard of)' if holder.stale else ' …'}"
         return case.reader or case.annotator
 
+    def _is_hidden(self, case: Case) -> bool:
+        """Whether it is read blind by somebody else."""
+        return case.reader not in ("", self.annotator)
+
     def _tip(self, case: Case) -> str:
+        if self._is_hidden(case):
+            return f"{case.name}\nRead blind by {case.reader}"
         holder = self._holders.get(case.id)
         lines = [
             case.name,

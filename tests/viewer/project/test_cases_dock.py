@@ -17,6 +17,7 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QComboBox, QLineEdit, QPushButton
 
 from napari_transunet.inference.options import PredictorOptions
+from napari_transunet.project.agreement import give_to_readers
 from napari_transunet.project.case_labels import load_labels
 from napari_transunet.project.leases import STALE_AFTER
 from napari_transunet.project.segmenting import segment_project
@@ -205,6 +206,20 @@ def test_the_table_is_filtered_sorted_and_used_by_keys(driver, segmented):
     table.choose(segmented.cases()[2].id)
     QTest.keyClick(table, Qt.Key.Key_Return)
     driver.until_shown("case_2")
+
+
+def test_of_what_others_read_blind_nothing_is_shown(driver, segmented):
+    give_to_readers(segmented, segmented.cases()[0].id, ["anna", "ben"])
+    driver.open(segmented)
+    model = driver.dock.table.cases
+    assert driver.names[:3] == ["case_0", "case_0 (anna)", "case_0 (ben)"]
+    assert [model.data(model.index(row, 4)) for row in (1, 2)] == ["0.0 %", "–"]
+    assert "mL" in model.data(model.index(1, 0), Qt.ItemDataRole.ToolTipRole)
+    assert "mL" not in model.data(model.index(2, 0), Qt.ItemDataRole.ToolTipRole)
+    driver.press("next_case")
+    driver.until_shown("case_0 (anna)")
+    driver.dock.open_case(model.shown[2].id)
+    driver.until(lambda: "read blind by ben; anna cannot open it" in driver.dock.status)
 
 
 def test_a_case_is_excluded_with_a_reason_and_taken_in_again(driver, segmented):
