@@ -35,6 +35,12 @@ _SUPPLIES = 20  # for one unit, each to another worker as a rule
 _LOOK_AROUND = 2.0  # s between looks at how many workers there are
 _TICK = 0.2  # s in which a wish to stop is noticed
 _SAY_WAITING = 5.0  # s without any worker
+_STOPS = 20  # of one unit, by others than this batch
+_NOT_NOW = (OSError, ValueError, RuntimeError, TimeoutError)  # what Dask raises while a connection is lost
+_LOST = (
+    "The connection to the scheduler was lost; what is done is done. Begin again with the same command: it goes on "
+    "where this run ended."
+)
 
 
 class State(StrEnum):
@@ -91,6 +97,7 @@ class _Attempt:
     tries: int = 1  # of `number`, those that failed by themselves count against the retries
     deaths: int = 0
     supplies: int = 0
+    stops: int = 0
     with_files: bool = False
     future: Future | None = None
     held: list[Any] = field(default_factory=list)  # data that was sent for it
@@ -153,7 +160,9 @@ class Batch:
         more = True
         full = ""
         while True:
-            while more and not full and not self._cancelled() and len(self._running) < self._window():
+            # What may have killed a worker runs alone.
+            alone = any(attempt.deaths for attempt in self._running.values())
+            while more and not alone and not self._cancelled() and len(self._running) < self._window():
                 if self._again:
                     self._submit(self._again.popleft())
                 elif (unit := next(waiting, None)) is not None:
@@ -183,7 +192,7 @@ class Batch:
         now = time.monotonic()
         if now - self._looked > _LOOK_AROUND:
             self._looked = now
-            self._threads = dict(self._client.nthreads())
+            self._threads = self._workers_threads()
             if self._threads:
                 self._worked, self._said_waiting = now, False
             elif self._worked < 0:
@@ -195,6 +204,14 @@ class Batch:
                     f"No worker is at {address}; waiting. `napari-transunet worker {address}` starts one."
                 )
         return self._limit or max(_LEAST, _UNITS_A_THREAD * sum(self._threads.values()))
+
+    def _workers_threads(self) -> dict[str, int]:
+        try:
+            return dict(self._client.nthreads())
+        except _NOT_NOW as error:
+            if self._client.status != "running":
+                raise ConnectionLost(_LOST) from error
+            return self._threads
 
     def _submit(self, attempt: _Attempt, worker: str | None = None) -> None:
         unit = attempt.unit
@@ -282,10 +299,7 @@ class Batch:
                 _log.info("Answers were lost: %s", error)
                 found |= {attempt.key: Stopped() for attempt in good}
         if any(isinstance(answer, Stopped) for answer in found.values()) and not self._connected():
-            raise ConnectionLost(
-                "The connection to the scheduler was lost; what is done is done. Begin again with the same command: "
-                "it goes on where this run ended."
-            )
+            raise ConnectionLost(_LOST)
         return found
 
     def _connected(self) -> bool:
@@ -293,7 +307,7 @@ class Batch:
             return False
         try:
             self._client.nthreads()
-        except (OSError, ValueError, RuntimeError, TimeoutError):
+        except _NOT_NOW:
             return False
         return self._client.status == "running"
 
@@ -325,6 +339,9 @@ class Batch:
             answer = self._supplied(attempt, answer)
             if answer is None:
                 return None
+        attempt.stops += isinstance(answer, Stopped)
+        if isinstance(answer, Stopped) and attempt.stops > _STOPS:
+            answer = Failed("It was stopped again and again, though not from here.")
         if isinstance(answer, Stopped):  # somebody else cancelled it, or the answer was lost
             attempt.number += 1
             self._again.append(attempt)

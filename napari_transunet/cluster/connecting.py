@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from napari_transunet.cluster.address import SchedulerUnreachable
 from napari_transunet.cluster.security import TLSFiles, need_distributed, security_of
-from napari_transunet.cluster.workers import WorkerLimits, quiet_logs, settings, worker_environment
+from napari_transunet.cluster.workers import (
+    LOOPBACK,
+    WorkerLimits,
+    quiet_logs,
+    scheduler_options,
+    settings,
+    worker_options,
+)
 from napari_transunet.errors import InputError
 
 if TYPE_CHECKING:
@@ -167,24 +174,20 @@ def _close(client: Client) -> None:
 @contextmanager
 def _local(count: int | None) -> Iterator[Client]:
     """A scheduler in this process and worker processes, all on the loopback interface."""
-    from distributed import LocalCluster
+    from distributed import Nanny, Scheduler, SpecCluster
 
     limits = WorkerLimits.shared_by(count)
     with settings(), _deaf_children():
-        cluster = LocalCluster(
-            n_workers=limits.workers,
-            threads_per_worker=limits.threads,
-            processes=True,
-            host="127.0.0.1",
-            protocol="tcp://",
-            dashboard_address="127.0.0.1:0",
-            worker_dashboard_address="127.0.0.1:0",
-            memory_limit=limits.memory,
+        cluster = SpecCluster(
+            scheduler={"cls": Scheduler, "options": scheduler_options(LOOPBACK)},
+            workers={
+                number: {
+                    "cls": Nanny,
+                    "options": worker_options(limits, number, deaf=True) | {"host": LOOPBACK},
+                }
+                for number in range(limits.workers)
+            },
             silence_logs=logging.CRITICAL,
-            env=worker_environment(limits),
-            preload=["napari_transunet.cluster.preload"],
-            preload_argv=["--deaf"],
-            scheduler_kwargs={"dashboard": False, "allowed_failures": 0},
         )
     try:
         with _client(cluster) as client:

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
@@ -170,15 +171,7 @@ async def serve_scheduler(host: str, port: int, tls: TLSFiles | None, ready: Cal
 
     with settings():
         try:
-            async with Scheduler(
-                host=host,
-                port=port,
-                protocol="tls" if tls else "tcp",
-                security=security_of(tls),
-                dashboard=False,
-                dashboard_address=f"{LOOPBACK}:0",
-                allowed_failures=0,
-            ) as scheduler:
+            async with Scheduler(**scheduler_options(host, port, tls)) as scheduler:
                 ready(str(scheduler.address))
                 await scheduler.finished()
         except (OSError, ValueError) as error:
@@ -213,7 +206,6 @@ async def serve_workers(
     """
     from distributed import Nanny
 
-    base = name or socket.gethostname().split(".")[0]
     while True:
         with settings():
             try:
@@ -222,18 +214,10 @@ async def serve_workers(
                         await stack.enter_async_context(
                             Nanny(
                                 address,
-                                nthreads=limits.threads,
-                                memory_limit=limits.memory,
-                                name=_named(base, number, limits),
                                 host=host,
                                 security=security_of(tls),
-                                env=worker_environment(limits, number),
-                                dashboard_address=f"{LOOPBACK}:0",
-                                dashboard=False,
-                                preload=["napari_transunet.cluster.preload"],
-                                preload_argv=[],
                                 death_timeout=waiting,
-                                silence_logs=logging.CRITICAL,
+                                **worker_options(limits, number, name),
                             )
                         )
                         for number in range(limits.workers)
@@ -249,6 +233,36 @@ async def serve_workers(
                     f"the certificates ({type(error).__name__})."
                 ) from error
         lost(address)
+
+
+def worker_options(
+    limits: WorkerLimits, number: int, name: str | None = None, *, deaf: bool = False
+) -> dict[str, Any]:
+    """What Dask's `Nanny` of one of these workers is made with; `deaf` where another process hears Ctrl-C for it."""
+    return {
+        "nthreads": limits.threads,
+        "memory_limit": limits.memory,
+        "name": _named(name or socket.gethostname().split(".")[0], number, limits),
+        "env": worker_environment(limits, number),
+        "dashboard_address": f"{LOOPBACK}:0",
+        "dashboard": False,
+        "preload": ["napari_transunet.cluster.preload"],
+        "preload_argv": ["--deaf"] if deaf else [],
+        "silence_logs": logging.CRITICAL,
+    }
+
+
+def scheduler_options(host: str, port: int = 0, tls: TLSFiles | None = None) -> dict[str, Any]:
+    """What Dask's `Scheduler` is made with."""
+    return {
+        "host": host,
+        "port": port,
+        "protocol": "tls" if tls else "tcp",
+        "security": security_of(tls),
+        "dashboard": False,
+        "dashboard_address": f"{LOOPBACK}:0",
+        "allowed_failures": 0,
+    }
 
 
 def _named(base: str, number: int, limits: WorkerLimits) -> str:

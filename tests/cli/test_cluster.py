@@ -1,0 +1,45 @@
+"""What the commands with --scheduler share: the table at the end, and what they refuse."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+from napari_transunet.cli.cluster import write_table
+from tests.commands import error_line
+
+pytest.importorskip("distributed", reason="the extra cluster is not installed")
+
+
+def test_the_table_is_read_as_it_was_written_and_holds_no_formula(tmp_path):
+    path = tmp_path / "segment.csv"
+    path.write_text("from before")
+    write_table(path, [["=cmd()", 3, "two\nlines"], ["-scan", "", "x"]], ["scan", "slices", "message"])
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [["scan", "slices", "message"], ["'=cmd()", "3", "two lines"], ["'-scan", "", "x"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("worker", "local"), "A worker joins a scheduler"),
+        (("worker", "nowhere"), "A scheduler is local"),
+        (("worker", "tls://127.0.0.1:1"), "needs certificates"),
+        (("worker", "tcp://127.0.0.1:1", "--memory", "lots"), "--memory is a size"),
+        (("worker", "tcp://127.0.0.1:1", "--gpu", "first"), "--gpu is auto"),
+        (("worker", "tcp://127.0.0.1:1", "--gpu", "0", "--workers", "2"), "at most 1 worker"),
+        (("scheduler", "--tls-cert", "nowhere.pem"), "TLS needs --tls-ca-file"),
+        (("evaluate", ".", ".", "--tls-cert", "x.pem"), "TLS files are for --scheduler"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_starts(run, arguments, sentence):
+    assert sentence in error_line(run(*arguments))
+
+
+def test_a_certificate_that_is_none_is_told(run, tmp_path):
+    for name in ("ca", "cert"):
+        (tmp_path / f"{name}.pem").write_text("no certificate")
+    line = error_line(run("scheduler", "--tls-ca-file", "ca.pem", "--tls-cert", "cert.pem"))
+    assert "The TLS files cannot be used" in line
