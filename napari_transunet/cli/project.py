@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -59,6 +60,7 @@ AnnotatorOption = Annotated[
 ]
 
 _WIDEST = 60  # letters of a cell
+_MANY = 300  # rows of a drawn table
 _SHOWN = 20  # scans that were left out, in a message
 
 
@@ -235,33 +237,17 @@ def status(folder: FolderArgument, as_json: JsonOption = False) -> None:
         say(f"Note: the case {name} cannot be read: {why}")
     counts = Counter(case.status for case in cases)
     if as_json:
-        print_json(
-            {
-                "folder": str(project.folder),
-                **project.settings.model_dump(),
-                "counts": counts,
-                "cases": [_facts(case, holders.get(case.id)) for case in cases],
-                "damaged": project.index.damaged,
-            }
-        )
+        typer.echo(_as_json(project, cases, holders))
         return
-    table = Table()
-    for title in ("name", "modality", "status", "uncertainty", "edited", "reviewed", "annotator", "held by"):
-        table.add_column(title)
-    for case in cases:
-        holder = holders.get(case.id)
-        why = case.reason or case.problem
-        table.add_row(
-            one_line(case.name),
-            case.modality or "–",
-            shorten(one_line(f"{case.status}: {why}" if why else case.status), _WIDEST, placeholder=" …"),
-            "–" if case.uncertainty is None else f"{case.uncertainty:.3f}",
-            f"{100 * case.edited:.1f} %" if case.has_labels else "–",
-            f"{case.reviewed} of {case.slices}" if case.has_labels else "–",
-            one_line(case.reader or case.annotator or "–"),
-            "" if holder is None else one_line(holder.sentence() + (", stale" if holder.stale else "")),
-        )
-    print_table(table)
+    titles = ("name", "modality", "status", "uncertainty", "edited", "reviewed", "annotator", "held by")
+    rows = [_row(case, holders.get(case.id)) for case in cases]
+    if len(rows) > _MANY:  # a drawn table would take its time
+        typer.echo("\n".join(" | ".join(cells) for cells in (titles, *rows)))
+    else:
+        table = Table(*titles)
+        for cells in rows:
+            table.add_row(*cells)
+        print_table(table)
     say(_counted(cases, "case") + "".join(f", {number} {what}" for what, number in counts.items()) + ".")
 
 
@@ -607,8 +593,40 @@ def _counted(found: Sequence[object], what: str) -> str:
     return f"{len(found)} {what}{'' if len(found) == 1 else 's'}"
 
 
-def _facts(case: Case, holder: Holder | None) -> dict[str, Any]:
-    return case.model_dump() | {"held_by": None if holder is None else holder.sentence()}
+def _row(case: Case, holder: Holder | None) -> tuple[str, ...]:
+    """The cells of a case in a table."""
+    why = case.reason or case.problem
+    held = "" if holder is None else holder.sentence() + (", stale" if holder.stale else "")
+    return (
+        one_line(case.name),
+        case.modality or "–",
+        shorten(one_line(f"{case.status}: {why}"), _WIDEST, placeholder=" …") if why else case.status,
+        "–" if case.uncertainty is None else f"{case.uncertainty:.3f}",
+        f"{100 * case.edited:.1f} %" if case.has_labels else "–",
+        f"{case.reviewed} of {case.slices}" if case.has_labels else "–",
+        one_line(case.reader or case.annotator or "–"),
+        one_line(held),
+    )
+
+
+def _as_json(project: Project, cases: Sequence[Case], holders: Mapping[str, Holder]) -> str:
+    """All of it as JSON, a case a line."""
+    head = {
+        "folder": str(project.folder),
+        **project.settings.model_dump(),
+        "counts": Counter(case.status for case in cases),
+        "damaged": project.index.damaged,
+    }
+    lines = []
+    for case in cases:
+        holder = holders.get(case.id)
+        held = json.dumps(None if holder is None else holder.sentence())
+        facts = case.model_dump_json()
+        if not facts.isascii():
+            facts = json.dumps(json.loads(facts))
+        lines.append(f'{facts[:-1]}, "held_by": {held}}}')
+    rows = ",\n".join(lines)
+    return f'{json.dumps(head)[:-1]}, "cases": [\n{rows}\n]}}'
 
 
 def _listed(text: str | None) -> list[str]:
