@@ -10,6 +10,7 @@ import typer
 
 from napari_transunet.cli.options import (
     ChannelOption,
+    LevelOption,
     OverwriteOption,
     SeriesOption,
     TimeOption,
@@ -44,6 +45,7 @@ def convert(
     series: SeriesOption = None,
     channel: ChannelOption = None,
     time_point: TimeOption = None,
+    level: LevelOption = None,
     weights: WeightsOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -74,7 +76,7 @@ def convert(
         from napari_transunet.io.writing import writable_suffix, write_labels, write_volume
 
         writable_suffix(target)
-        volume = read(source, series=series, channel=channel, time_point=time_point)
+        volume = read(source, series=series, channel=channel, time_point=time_point, level=level)
         if kind == "image":
             volume = replace(volume, labels=None)
         if kind == "labels":

@@ -31,6 +31,9 @@ ChannelOption = Annotated[
     int | None, option("N", "Which channel of a volume with several, from 0.", "--channel", min=0)
 ]
 TimeOption = Annotated[int | None, option("N", "Which time point of a series, from 0.", "--time", min=0)]
+LevelOption = Annotated[
+    int | None, option("N", "Which resolution of an OME-Zarr, 0 for the finest.", "--level", min=0)
+]
 WeightsOption = Annotated[
     str | None,
     option(
@@ -83,12 +86,17 @@ def check_target(target: Path, *beside: Path, overwrite: bool) -> None:
 
 
 def read(
-    source: Path, *, series: str | None = None, channel: int | None = None, time_point: int | None = None
+    source: Path,
+    *,
+    series: str | None = None,
+    channel: int | None = None,
+    time_point: int | None = None,
+    level: int | None = None,
 ) -> Volume:
     """The volume at `source`, with the choices that the options made; says what the reader had to assume."""
     from napari_transunet.io.reading import read_volume
 
-    volume = read_volume(source, series=series_of(series), channel=channel, time=time_point)
+    volume = read_volume(source, series=series_of(series), channel=channel, time=time_point, level=level)
     for note in volume.source.notes:
         say(f"Note on {source}: {note}")
     return volume

@@ -27,6 +27,7 @@ from napari_transunet.cli.options import (
     ChannelOption,
     DeviceOption,
     ImageSizeOption,
+    LevelOption,
     MirrorOption,
     OrthogonalPlanesOption,
     OverwriteOption,
@@ -105,6 +106,7 @@ def segment(
     series: SeriesOption = None,
     channel: ChannelOption = None,
     time_point: TimeOption = None,
+    level: LevelOption = None,
     overwrite: OverwriteOption = False,
     scheduler: SchedulerOption = None,
     retries: RetriesOption = 2,
@@ -127,9 +129,14 @@ def segment(
     named after their inputs. A JSON file beside the labels says what made them. Where an input fails, the others
     are still done, and the exit status is 2.
 
+    OUT can be an OME-Zarr, also the input itself, or IMAGE.ome.zarr/labels/NAME: labels become a label image in it. The
+    volume, an OME-Zarr on disk or an http(s) address, is then read and written a few slices at a time, and the same
+    command goes on where it was stopped or killed.
+
     With --scheduler, scans are worked on side by side, and those whose labels are there already, made from the same
     source by the same checkpoint with the same options, are skipped; so the same command goes on where it was stopped.
     """
+    from napari_transunet.cli.ome_zarr import segment_into
     from napari_transunet.export.segmentation import (
         LoadingOptions,
         ReadingOptions,
@@ -137,6 +144,7 @@ def segment(
         compared_options,
         unfinished,
     )
+    from napari_transunet.io.ome_zarr.labels import LabelsPlace
     from napari_transunet.io.sidecar import sidecar_path
     from napari_transunet.project.report import ReportContent, check_report, reported_file, write_report
 
@@ -151,7 +159,8 @@ def segment(
     if report is not None:
         check_report(report, overwrite=overwrite)
     reported = []
-    targets = _targets(inputs, out)
+    place = LabelsPlace.of(out)
+    targets = [out] if place is not None else _targets(inputs, out)
     options = PredictorOptions(
         device=device,
         precision=precision,
@@ -164,6 +173,14 @@ def segment(
     loading = LoadingOptions(image_size(img_size), weights, preset)
     reading = ReadingOptions(series_of(series), channel, time_point)
     asked = compared_options(options, loading, reading)
+    if place is not None:
+        if len(inputs) > 1 or scheduler is not None or report is not None:
+            raise InputError(f"{out} takes the labels of one input; without --scheduler and --report.")
+        predictors = _Predictors(checkpoint, options, loading)
+        segment_into(
+            inputs[0], place, predictors.for_volume, reading, level=level, options=asked, overwrite=overwrite
+        )
+        return
     if (on := cluster_options(scheduler, retries, tls_ca_file, tls_cert, tls_key)) is not None:
         from napari_transunet.cli.cluster_segment import segment_on_cluster
 
@@ -196,7 +213,7 @@ def segment(
         try:
             check_no_overlap(source, target)
             check_target(target, sidecar_path(target), overwrite=overwrite or unfinished(target))
-            volume = read(source, series=series, channel=channel, time_point=time_point)
+            volume = read(source, series=series, channel=channel, time_point=time_point, level=level)
             predictor = predictors.for_volume(volume)
             written = _segment_one(source, volume, predictor, target, options=asked, overwrite=overwrite)
             if report is not None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from napari_transunet.volumes.labels import LabelSet
     from napari_transunet.volumes.volume import Volume
 
-_WORTH_KEEPING = 50  # slices of the order in which they are worth looking at
+WORTH_KEEPING = 50  # slices of the order in which they are worth looking at
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def segment_volume(
     )
     provenance = provenance_of([record])
     order = review_order(unsure.expected_error())
-    provenance["review_order"] = order[:_WORTH_KEEPING]
+    provenance["review_order"] = order[:WORTH_KEEPING]
     checkpoint = predictor.checkpoint
     if checkpoint is not None and checkpoint.weights is not None:
         provenance["checkpoint_weights"] = checkpoint.weights

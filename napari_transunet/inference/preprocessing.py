@@ -11,6 +11,7 @@ import torch
 
 from napari_transunet.checkpoints.card import CT_WINDOW
 from napari_transunet.errors import InputError
+from napari_transunet.volumes.lazy_array import LazyArray
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,13 +57,16 @@ def percentile_scaling(data: npt.NDArray[Any], lower: float, upper: float) -> In
     """Between two percentiles (0..100) of a (z, y, x) volume's finite values.
 
     Of a large volume every n-th voxel along each axis is looked at, about two million in all, so the cost and the
-    memory do not grow with it and the same volume always gives the same numbers.
+    memory do not grow with it and the same volume always gives the same numbers. Of a `LazyArray` its sample is.
 
     Raises
     ------
     InputError
         The volume holds no finite number.
     """
+    if isinstance(data, LazyArray):
+        data = data.sample()
+        data = data if data.ndim == 3 else data.reshape(1, 1, -1)
     step = 1
     while data[::step, ::step, ::step].size > _MAX_SAMPLES:
         step += 1

@@ -15,6 +15,7 @@ import torch
 from napari_transunet.errors import InputError
 from napari_transunet.inference.preprocessing import PAPER_SCALING, IntensityScaling, scaling_for
 from napari_transunet.inference.resize import Resize, make_resize, paper_resize
+from napari_transunet.volumes.lazy_array import LazyArray
 from napari_transunet.volumes.orientation import Reorientation
 from napari_transunet.volumes.volume import Volume
 
@@ -149,7 +150,10 @@ class SliceSource:
         if device.type == "cuda" and self.data.dtype in _SENT_AS_STORED:
             shape = (len(slices), *_plane_shape(self.data))
             stored = torch.empty(shape, dtype=_SENT_AS_STORED[self.data.dtype], pin_memory=True)
-            np.take(self.data, slices, axis=0, out=stored.numpy(), mode="clip")
+            if isinstance(self.data, LazyArray):
+                stored.numpy()[:] = self.data[slices]
+            else:
+                np.take(self.data, slices, axis=0, out=stored.numpy(), mode="clip")
             return stored.to(device, non_blocking=True)
         values = self.data[slices].astype(np.float32)
         if self.data.dtype.kind == "f":
@@ -171,7 +175,7 @@ class SliceSource:
 
     @property
     def _shape(self) -> tuple[int, ...]:
-        return self.orientation.invert(self.data).shape
+        return tuple(self.data.shape[axis] for axis in np.argsort(self.orientation.axes))
 
 
 def orientation_for(volume: Volume, card: ModelCard) -> Reorientation:

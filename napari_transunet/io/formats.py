@@ -18,6 +18,7 @@ from napari_transunet.io.dicom.reading import is_dicom, read_dicom
 from napari_transunet.io.metaimage import read_metaimage
 from napari_transunet.io.nifti import read_nifti
 from napari_transunet.io.nrrd import read_nrrd
+from napari_transunet.io.ome_zarr.reading import read_ome_zarr
 from napari_transunet.io.sidecar import believed, labels_from_json, stem_of
 from napari_transunet.io.tiff import read_tiff
 from napari_transunet.io.writing import LABELS_KEY
@@ -38,6 +39,8 @@ class Request:
     time: int | None = None
     key: str | None = None
     max_bytes: int | None = None
+    level: int | None = None
+    lazy: bool = False
 
     @property
     def which(self) -> dict[str, Any]:
@@ -117,6 +120,13 @@ def _h5(request: Request) -> Volume:
 def _dicom(request: Request) -> Volume:
     return read_dicom(request.path, series=request.series, **request.which)
 
+
+def _ome_zarr(request: Request) -> Volume:
+    return read_ome_zarr(request.path, level=request.level, lazy=request.lazy, **request.which)
+
+
+OME_ZARR = Format("OME-Zarr", (), _ome_zarr)
+"""Folders, which are recognised by what is in them, and http(s) addresses; so it is not in the table of files."""
 
 DICOM = Format("DICOM", (".dcm", ".dicom", ".ima"), _dicom, lambda path, _start: is_dicom(path))
 """Reads folders too."""

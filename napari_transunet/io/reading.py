@@ -13,7 +13,18 @@ from napari_transunet.errors import FileProblem, SizeError, VolumeError
 from napari_transunet.io.ambiguous import SeveralVolumesError
 from napari_transunet.io.dicom import reading as dicom
 from napari_transunet.io.dicom.series import SeriesInfo, SeveralSeriesError
-from napari_transunet.io.formats import DICOM, FORMATS, READABLE_SUFFIXES, Format, Request, format_of
+from napari_transunet.io.formats import (
+    DICOM,
+    FORMATS,
+    OME_ZARR,
+    READABLE_SUFFIXES,
+    Format,
+    Request,
+    format_of,
+)
+from napari_transunet.io.ome_zarr.metadata import web_address
+from napari_transunet.io.ome_zarr.reading import is_ome_zarr, read_ome_zarr
+from napari_transunet.volumes.lazy_array import LazyArray
 
 if TYPE_CHECKING:
     from napari_transunet.volumes.volume import Volume
@@ -37,18 +48,24 @@ def read_volume(
     time: int | None = None,
     key: str | None = None,
     max_bytes: int | None = None,
+    level: int | None = None,
+    lazy: bool = False,
 ) -> Volume:
     """The volume in a file, or in a folder of DICOM files.
 
     Parameters
     ----------
-    path : NIfTI, NRRD, `.seg.nrrd`, MetaImage, TIFF, `.npy`, `.npz`, HDF5, a DICOM file or a folder of them. One
-        DICOM file of a series stands for the whole series in its folder.
+    path : NIfTI, NRRD, `.seg.nrrd`, MetaImage, TIFF, `.npy`, `.npz`, HDF5, a DICOM file or a folder of them, the
+        folder of an OME-Zarr or its http(s) address. One DICOM file of a series stands for the whole series in its
+        folder; a structure set needs its series there.
     series : which of several DICOM series: its UID, or its number (from 1) in `list_series`. Refused for other
         formats.
     channel, time : which of several volumes in one file, from 0.
     key : which array of an `.npz` or HDF5 file; `image` where there is one.
     max_bytes : the most that the voxels may take; never more than 80 % of the free memory.
+    level : which resolution of an OME-Zarr, 0 (the finest) without it. Refused for other formats.
+    lazy : leave the voxels of an OME-Zarr where they are, and read what is asked for; `Volume.data` is a `LazyArray`
+        then. Other formats are read as ever.
 
     Returns
     -------
@@ -71,13 +88,22 @@ def read_volume(
         There is no such file, or it may not be read.
     """
     where = Path(path)
-    found = _format_for(where)
+    if (address := web_address(path)) is not None:
+        where = Path(address.rsplit("/", 1)[-1])
+        found = replace(
+            OME_ZARR,
+            read=lambda one: read_ome_zarr(address, level=one.level, lazy=one.lazy, **one.which),
+        )
+    else:
+        found = _format_for(where)
+    if level is not None and found.name != OME_ZARR.name:
+        raise VolumeError(f"{where.name}: only OME-Zarr has levels; ask for it without level.")
     if series is not None and found is not DICOM:
         raise VolumeError(
             f"{where.name}: only DICOM has series, and this is no DICOM; ask for it without series."
         )
     try:
-        return _with_gaps_said(found.read(Request(where, series, channel, time, key, max_bytes)))
+        return _with_gaps_said(found.read(Request(where, series, channel, time, key, max_bytes, level, lazy)))
     except VolumeError as error:
         # Keeps the class and what it carries, and says which file it is about.
         error.args = (f"{where.name or where}: {error}",)
@@ -90,7 +116,7 @@ def read_volume(
 
 def _with_gaps_said(volume: Volume) -> Volume:
     """The volume, with a note of how many voxels hold no number; a plane at a time."""
-    if volume.data.dtype.kind != "f":
+    if volume.data.dtype.kind != "f" or isinstance(volume.data, LazyArray):
         return volume
     gaps = sum(plane.size - int(np.isfinite(plane).sum()) for plane in volume.data)
     if not gaps:
@@ -125,7 +151,7 @@ def is_readable(path: str | os.PathLike[str]) -> bool:
     where = Path(path)
     try:
         if where.is_dir():
-            return dicom.is_dicom_folder(where)
+            return is_ome_zarr(where) or dicom.is_dicom_folder(where)
         return where.is_file() and format_of(where) is not None
     except OSError:
         return False
@@ -134,7 +160,7 @@ def is_readable(path: str | os.PathLike[str]) -> bool:
 def _format_for(path: Path) -> Format:
     try:
         if path.is_dir():
-            return DICOM
+            return OME_ZARR if is_ome_zarr(path) else DICOM
         if not path.exists():
             raise FileProblem(f"There is no file or folder {path}.")
         if not path.is_file():

@@ -18,7 +18,17 @@ if TYPE_CHECKING:
 FORMAT = "napari-transunet labels"
 # 65535 labels with long names stay below it.
 _MAX_BYTES = 1 << 25
-_ENDINGS = (".seg.nrrd", ".nii.gz", ".hdr.gz", ".img.gz", ".npy.h5", ".npz.h5", ".ome.tif", ".ome.tiff")
+_ENDINGS = (
+    ".seg.nrrd",
+    ".nii.gz",
+    ".hdr.gz",
+    ".img.gz",
+    ".npy.h5",
+    ".npz.h5",
+    ".ome.tif",
+    ".ome.tiff",
+    ".ome.zarr",
+)
 
 
 def stem_of(path: Path) -> str:

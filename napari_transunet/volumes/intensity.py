@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_transunet.volumes.lazy_array import LazyArray
+
 _SAMPLES = 200_000
 
 
@@ -14,6 +16,8 @@ def sampled(data: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Evenly spread finite voxels, about 200,000 at most: enough for limits, and fast enough for the GUI thread."""
     if data.size == 0:
         return np.empty(0, np.float32)
+    if isinstance(data, LazyArray):
+        return sampled(data.sample())
     step = max(1, round((data.size / _SAMPLES) ** (1 / data.ndim)))
     sample = data[(slice(None, None, step),) * data.ndim].astype(np.float32).ravel()
     return sample[np.isfinite(sample)]

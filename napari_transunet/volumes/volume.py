@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.lazy_array import LazyArray
 
 if TYPE_CHECKING:
     from napari_transunet.volumes.labels import LabelSet
@@ -43,7 +44,8 @@ class Volume:
 
     Attributes
     ----------
-    data : (z, y, x), real numbers in native byte order, rescale (e.g. to HU) applied.
+    data : (z, y, x), real numbers in native byte order, rescale (e.g. to HU) applied. Of a volume that was read
+        lazily a `LazyArray`, which reads what is asked for.
     geometry : the grid in the patient.
     modality : "CT", "MR", ... in upper case; None where unknown.
     source : where it came from.
@@ -62,14 +64,14 @@ class Volume:
     labels: LabelSet | None = None
 
     def __post_init__(self) -> None:
-        data = np.asarray(self.data)
+        data = self.data if isinstance(self.data, LazyArray) else np.asarray(self.data)
         if data.dtype.kind not in "biuf":
             raise VolumeError(f"A volume holds real numbers, not values of type {data.dtype}.")
         if data.shape != self.geometry.shape:
             raise VolumeError(
                 f"The array has the shape {data.shape}, but its grid has {self.geometry.shape} voxels."
             )
-        if not data.dtype.isnative:
+        if isinstance(data, np.ndarray) and not data.dtype.isnative:
             data = data.astype(data.dtype.newbyteorder("="))
         object.__setattr__(self, "data", data)
         if self.modality is not None:

@@ -1,0 +1,358 @@
+"""Reading an image or labels from an OME-Zarr, on disk or over HTTP; chunks are read when voxels are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_transunet.errors import FileProblem, InputError, TransUNetError, VolumeError
+from napari_transunet.io.ambiguous import SeveralVolumesError
+from napari_transunet.io.ome_zarr.metadata import (
+    ArrayInfo,
+    Multiscale,
+    array_info,
+    group_attributes,
+    parse_multiscale,
+    spacing_in_mm,
+    web_address,
+)
+from napari_transunet.io.sidecar import stem_of
+from napari_transunet.io.streams import checked_size
+from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.labels import Label, LabelSet, color_for
+from napari_transunet.volumes.lazy_array import LazyArray, Region
+from napari_transunet.volumes.volume import Source, Volume
+
+_ENOUGH = 200_000  # voxels that say something about the values of all
+_SAMPLED = 1 << 23  # voxels of a level that are read whole for that
+_SAMPLED_PLANES = 16
+_UNORIENTED = (
+    "The file does not say how its axes lie in the patient; x towards the left, y to the back and z to the head were"
+    " assumed."
+)
+
+
+@dataclass(frozen=True)
+class OmeZarrImage:
+    """One volume of an OME-Zarr, opened.
+
+    Attributes
+    ----------
+    base : the folder or http(s) address of its group
+    multiscale : what the group says
+    level : which resolution, 0 the finest
+    time, channel : which, from 0; None where there is no such axis
+    info : of the array of that level
+    geometry : its grid in mm
+    data : its voxels (z, y, x)
+    notes : what was assumed, a sentence each
+    attributes : of the group
+    """
+
+    base: Path | str
+    multiscale: Multiscale
+    level: int
+    time: int | None
+    channel: int | None
+    info: ArrayInfo
+    geometry: Geometry
+    data: LazyArray
+    notes: tuple[str, ...]
+    attributes: Mapping[str, Any]
+
+    def volume(self) -> Volume:
+        """The same as a volume whose voxels stay in the file."""
+        labels = _labels(self.attributes) if self.info.dtype.kind in "iu" else None
+        path = self.base if isinstance(self.base, Path) else None
+        source = Source(path, "OME-Zarr", self.name, notes=self.notes)
+        data: Any = self.data
+        return Volume(data, self.geometry, None, source, labels)
+
+    def coarser_shapes(self) -> list[tuple[int, int, int]]:
+        """Voxels (z, y, x) of each coarser resolution; those that do not shrink or are damaged are refused."""
+        zarr = _zarr()
+        shapes = [self.geometry.shape]
+        with _damage_told(self.base):
+            store = _store(zarr, self.base)
+            for level in range(self.level + 1, len(self.multiscale.levels)):
+                array = _open_array(zarr, store, self.multiscale, level)
+                info = array_info(array.metadata.to_dict(), self.multiscale.levels[level].path)
+                if len(info.shape) != len(self.info.shape):
+                    raise VolumeError("its resolutions have different axes; it is damaged.")
+                shape = _shape(self.multiscale, info)
+                if any(n > m for n, m in zip(shape, shapes[-1], strict=True)):
+                    raise VolumeError("its resolutions do not become coarser in their order; it is damaged.")
+                shapes.append(shape)
+        return shapes[1:]
+
+    @property
+    def name(self) -> str:
+        """To call it by: that of its folder."""
+        last = str(self.base).replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+        return stem_of(Path(last))
+
+
+def is_ome_zarr(folder: Path) -> bool:
+    """Whether a folder is a Zarr group, by the files in it."""
+    return any((folder / name).is_file() for name in ("zarr.json", ".zattrs", ".zgroup"))
+
+
+def read_ome_zarr(
+    where: Path | str,
+    *,
+    channel: int | None = None,
+    time: int | None = None,
+    level: int | None = None,
+    lazy: bool = False,
+    max_bytes: int | None = None,
+) -> Volume:
+    """The volume in an OME-Zarr; `open_ome_zarr` tells of the arguments and errors.
+
+    With `lazy`, its data is a `LazyArray`, and nothing is read of it yet.
+    """
+    image = open_ome_zarr(where, channel=channel, time=time, level=level)
+    if lazy:
+        return image.volume()
+    checked_size(image.geometry.shape, image.info.dtype.itemsize, max_bytes)
+    return replace(image.volume(), data=np.asarray(image.data))
+
+
+def open_ome_zarr(
+    where: Path | str, *, channel: int | None = None, time: int | None = None, level: int | None = None
+) -> OmeZarrImage:
+    """An image, without reading its voxels.
+
+    Parameters
+    ----------
+    where : folder of the image, or its http(s) address
+    channel, time : which of several, from 0
+    level : which resolution; 0, the finest, without it
+
+    Raises
+    ------
+    SeveralVolumesError
+        It has several channels or time points and none was chosen.
+    VolumeError
+        It is no image of 0.4 or 0.5 that can be read.
+    FileProblem
+        It cannot be reached.
+    InputError
+        Zarr is not installed.
+    """
+    zarr = _zarr()
+    address = web_address(where)
+    base: Path | str = Path(where) if address is None else address
+    attributes = group_attributes(base)
+    notes: tuple[str, ...] = ()
+    if attributes is None:
+        raise VolumeError("it is no OME-Zarr: it has neither zarr.json nor .zattrs.")
+    if "bioformats2raw.layout" in attributes and "multiscales" not in attributes:
+        inner = base / "0" if isinstance(base, Path) else f"{base}/0"
+        attributes = group_attributes(inner) or {}
+        if group_attributes(base / "1" if isinstance(base, Path) else f"{base}/1") is not None:
+            raise VolumeError("it holds several images; give one of them, such as its subfolder 0.")
+        base = inner
+    multiscale = parse_multiscale(attributes)
+    if level is not None and not 0 <= level < len(multiscale.levels):
+        raise VolumeError(
+            f"it has {len(multiscale.levels)} resolutions; level can be 0 to {len(multiscale.levels) - 1}."
+        )
+    number = level or 0
+    with _damage_told(base):
+        store = _store(zarr, base)
+        opened = _open_array(zarr, store, multiscale, number)
+    info = array_info(opened.metadata.to_dict(), multiscale.levels[number].path)
+    if len(info.shape) != len(multiscale.axes):
+        raise VolumeError(f"its array has {len(info.shape)} axes, but {len(multiscale.axes)} are described.")
+    picked: dict[int, int] = {}
+    chosen: list[int | None] = []
+    for kind, which in (("time", time), ("channel", channel)):
+        axis = multiscale.index(kind)
+        index = _chosen(kind, 1 if axis is None else info.shape[axis], which, multiscale)
+        chosen.append(None if axis is None else index)
+        if axis is not None:
+            picked[axis] = index
+    geometry, more = _geometry(multiscale, number, info)
+    notes += more
+
+    def reader(array: Any) -> Callable[[Region], npt.NDArray[Any]]:
+        def read(region: Region) -> npt.NDArray[Any]:
+            key: list[Any] = [0] * len(multiscale.axes)
+            for axis, index in picked.items():
+                key[axis] = index
+            space = multiscale.space
+            for axis, wanted in zip(space, region[3 - len(space) :], strict=True):
+                key[axis] = wanted
+            with _damage_told(base):
+                values = np.asarray(array[tuple(key)])
+            values = values if len(space) == 3 else values[None]
+            return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
+
+        return read
+
+    def sample() -> npt.NDArray[Any]:
+        for other in range(len(multiscale.levels) - 1, number - 1, -1):
+            with _damage_told(base):
+                array = opened if other == number else _open_array(zarr, store, multiscale, other)
+            of = (
+                info
+                if other == number
+                else array_info(array.metadata.to_dict(), multiscale.levels[other].path)
+            )
+            if of.dtype != info.dtype or len(of.shape) != len(info.shape):
+                continue
+            shape = _shape(multiscale, of)
+            if np.prod(shape, dtype=np.float64) >= _ENOUGH or other == number:
+                return _sampled(reader(array), shape)
+        raise AssertionError("unreachable: the level itself is the last")
+
+    data = LazyArray(
+        _shape(multiscale, info),
+        info.dtype.newbyteorder("="),
+        _chunks(multiscale, info),
+        reader(opened),
+        sample,
+    )
+    return OmeZarrImage(
+        base,
+        multiscale,
+        number,
+        chosen[0],
+        chosen[1],
+        info,
+        geometry,
+        data,
+        notes,
+        attributes,
+    )
+
+
+def _sampled(read: Callable[[Region], npt.NDArray[Any]], shape: tuple[int, int, int]) -> npt.NDArray[Any]:
+    """A small level whole; of a large one every n-th voxel of some slices, evenly spread."""
+    depth, height, width = shape
+    if np.prod(shape, dtype=np.float64) <= _SAMPLED:
+        return read((slice(0, depth), slice(0, height), slice(0, width)))
+    planes = np.unique(np.linspace(0, depth - 1, min(depth, _SAMPLED_PLANES) + 2).round().astype(int)[1:-1])
+    step = max(1, round((height * width * len(planes) / _SAMPLED * 4) ** 0.5))
+    return np.concatenate(
+        [
+            read((slice(int(z), int(z) + 1), slice(0, height), slice(0, width)))[:, ::step, ::step]
+            for z in planes
+        ]
+    )
+
+
+def _chosen(kind: str, count: int, which: int | None, multiscale: Multiscale) -> int:
+    noun = "time point" if kind == "time" else kind
+    if which is None:
+        if count > 1:
+            names = multiscale.channels if kind == "channel" else ()
+            raise SeveralVolumesError(
+                f"it holds {count} {noun}s; choose one with {kind} (0 to {count - 1}).",
+                "time" if kind == "time" else "channel",
+                count,
+                noun,
+                names=names,
+            )
+        return 0
+    if not 0 <= which < count:
+        raise VolumeError(f"it has {count} {noun}{'s' if count > 1 else ''}; {kind} can be 0 to {count - 1}.")
+    return which
+
+
+def _geometry(multiscale: Multiscale, level: int, info: ArrayInfo) -> tuple[Geometry, tuple[str, ...]]:
+    space, of = multiscale.space, multiscale.levels[level]
+    axes = [multiscale.axes[axis] for axis in space]
+    sizes, notes = spacing_in_mm(axes, [of.scale[axis] for axis in space])
+    units = [size / of.scale[axis] for size, axis in zip(sizes, space, strict=True)]
+    origin = [of.translation[axis] * unit for axis, unit in zip(space, units, strict=True)]
+    if len(space) == 2:
+        sizes, origin = (1.0, *sizes), [0.0, *origin]
+        notes += ("It is a single image; a slice 1 mm thick was assumed.",)
+    z, y, x = sizes
+    geometry = Geometry(_shape(multiscale, info), (z, y, x), (origin[2], origin[1], origin[0]))
+    return geometry, (*notes, _UNORIENTED)
+
+
+def _shape(multiscale: Multiscale, info: ArrayInfo) -> tuple[int, int, int]:
+    z, y, x = ([1] * 3 + [info.shape[axis] for axis in multiscale.space])[-3:]
+    return (z, y, x)
+
+
+def _chunks(multiscale: Multiscale, info: ArrayInfo) -> tuple[int, int, int]:
+    z, y, x = ([1] * 3 + [info.chunks[axis] for axis in multiscale.space])[-3:]
+    return (z, y, x)
+
+
+def _labels(attributes: Mapping[str, Any]) -> LabelSet | None:
+    """The names and colours of a label image; what cannot be understood is left out."""
+    about = attributes.get("image-label")
+    if not isinstance(about, dict):
+        return None
+    colors: dict[int, tuple[float, float, float]] = {}
+    said = _of_labels(about.get("properties"), "name")
+    names = {value: name for value, name in said if isinstance(name, str) and name.strip()}
+    for value, rgba in _of_labels(about.get("colors"), "rgba"):
+        parts = rgba[:3] if isinstance(rgba, list) else []
+        if len(parts) == 3 and all(isinstance(part, int) and 0 <= part <= 255 for part in parts):
+            colors[value] = (parts[0] / 255, parts[1] / 255, parts[2] / 255)
+    known = sorted(names.keys() | colors.keys())
+    found = [(value, names.get(value, f"label {value}")) for value in known]
+    return LabelSet(tuple(Label(v, name, colors.get(v, color_for(name, v))) for v, name in found))
+
+
+def _of_labels(entries: Any, key: str) -> Iterator[tuple[int, Any]]:
+    """What a list says of each label value, as far as it does."""
+    for entry in entries if isinstance(entries, list) else ():
+        value = entry.get("label-value") if isinstance(entry, dict) else None
+        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65535:
+            yield value, entry.get(key)
+
+
+def _zarr() -> Any:
+    try:
+        import zarr
+    except ImportError as error:
+        raise InputError(
+            'OME-Zarr needs zarr; install it with: pip install "napari-transunet[zarr]".'
+        ) from error
+    return zarr
+
+
+def _store(zarr: Any, base: Path | str) -> Any:
+    if isinstance(base, Path):
+        return zarr.storage.LocalStore(base, read_only=True)
+    try:
+        return zarr.storage.FsspecStore.from_url(base, read_only=True)
+    except ImportError as error:
+        raise InputError(
+            'OME-Zarr over HTTP needs fsspec and aiohttp: pip install "napari-transunet[zarr]".'
+        ) from error
+
+
+def _open_array(zarr: Any, store: Any, multiscale: Multiscale, level: int) -> Any:
+    return zarr.open_array(
+        store=store, path=multiscale.levels[level].path, mode="r", zarr_format=multiscale.zarr_format
+    )
+
+
+@contextmanager
+def _damage_told(base: Path | str) -> Iterator[None]:
+    """Turns what Zarr, its codecs and HTTP clients raise into errors with a sentence."""
+    try:
+        yield
+    except (TransUNetError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise VolumeError("an array that it names is missing; the copy is incomplete.") from error
+    except Exception as error:
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        if isinstance(error, OSError) or "aiohttp" in type(error).__module__:
+            raise FileProblem(f"{base} cannot be read ({text}).") from error
+        raise VolumeError(f"it is damaged, or packed in a way that is not known here ({text}).") from error
