@@ -147,6 +147,18 @@ class AdaptationResult:
         return self.lesson.organs.values(self.checkpoint.card.num_classes)
 
 
+def import_ahead() -> None:
+    """Import what `learn` needs, in a thread of its own: some thousand modules, between which the window is served."""
+    be_nice()
+    import torch
+
+    import napari_transunet.checkpoints.loading
+    import napari_transunet.training.adaptation  # noqa: F401
+
+    # The first optimiser of a process imports PyTorch's compiler.
+    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+
+
 def learn(
     lesson: AdaptationInput, told: Callable[[AdaptationProgress], None], cancelled: Callable[[], bool]
 ) -> AdaptationResult | None:

@@ -24,6 +24,7 @@ from napari_transunet.viewer.review.adaptation import (
     FileHashes,
     RelatedCheckpoint,
     find_file,
+    import_ahead,
     learn,
     relatives,
     save_adapted,
@@ -105,6 +106,7 @@ class AdaptationController(QObject):
         self._job: _Job | None = None
         self._attached = False
         self._saving = False
+        self._imported = False
         self._answer: tuple[_Job, AdaptationResult] | None = None
         self._dock: Callable[[], SegmentDock | None] = lambda: None
         self._timer = QTimer(self)
@@ -224,9 +226,16 @@ class AdaptationController(QObject):
             told = f"{count(len(plan.reviewed), 'reviewed slice')}, {count(len(plan.organs), 'organ')}"
             if plan.organs.added:
                 told += f" (new: {organs(list(plan.organs.new_names.values()))})"
+            self._import_ahead()
             busy = "It is learning; wait, or cancel it." if self._job is not None or self._saving else None
             self._panel.offer(f"Learns from {told}, starting from “{plan.candidate.title}”.", busy)
         self._panel.set_usable(self._not_now())
+
+    def _import_ahead(self) -> None:
+        """Once it is known that something can be learnt, and not when the button is pressed."""
+        if not self._imported:
+            self._imported = True
+            self._looks.run(import_ahead, lambda _: None, lambda _: None)
 
     # -- what can be done -----------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ class AdaptationPanel(QWidget):
     wanted(), cancelled(): learn, or stop learning.
     used(), discarded(): what is to be done with what was learnt.
     relative_wanted(object): a `RelatedCheckpoint` shall be chosen.
+    answered(object): it shows what came of learning; itself.
     """
 
     looked_at = Signal()
@@ -35,6 +36,7 @@ class AdaptationPanel(QWidget):
     used = Signal()
     discarded = Signal()
     relative_wanted = Signal(object)
+    answered = Signal(object)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -103,6 +105,7 @@ class AdaptationPanel(QWidget):
         for at, button in enumerate((first, last)):
             self._answer_row.insertWidget(at, button)
             button.setDefault(button is first)
+        self.answered.emit(self)
 
     def set_usable(self, why_not: str | None) -> None:
         """Whether what was learnt can be used now."""

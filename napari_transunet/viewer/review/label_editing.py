@@ -25,7 +25,7 @@ _HIGHEST = 65535
 
 
 class LabelEditor(QFrame):
-    """A line in which a label gets its value, name and colour; hidden until it is needed.
+    """A line in which a label gets its name and colour; hidden until it is needed.
 
     Signals
     -------
@@ -58,7 +58,7 @@ class LabelEditor(QFrame):
         self.hide()
 
     def add(self, taken: LabelSet, highest: int) -> None:
-        """Ask for a new label, with a value up to `highest` that no label has."""
+        """Ask for a new label; it gets the first value up to `highest` that no label has."""
         used = set(taken.names)
         free = next((value for value in range(1, highest + 1) if value not in used), highest)
         self._show(None, taken, highest, free, "", default_color(free))
@@ -79,7 +79,8 @@ class LabelEditor(QFrame):
         self._before, self._taken, self._color = before, taken, None if before is None else color
         self._value.setMaximum(highest)
         self._value.setValue(value)
-        self._value.setEnabled(before is None)
+        self._value.setEnabled(False)
+        self._value.setVisible(before is not None)
         self._name.setText(name)
         self._paint.setIcon(swatch(color))
         self._status.setText("")

@@ -67,7 +67,12 @@ class OrganList(QWidget):
         self._buttons = tuple(
             tool_button(text, name, self, wanted, tip)
             for text, name, wanted, tip in (
-                ("Add label…", "add_label", self.add_wanted, "Add a label to these labels"),
+                (
+                    "New organ…",
+                    "add_label",
+                    self.add_wanted,
+                    "Give a new organ a name and a colour, and paint it",
+                ),
                 (
                     "Edit…",
                     "edit_label",

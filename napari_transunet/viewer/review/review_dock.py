@@ -210,6 +210,7 @@ class ReviewDock(QWidget):
         self.review.uncertainty_wanted.connect(self.overlays.show_uncertainty)
         self.organ_actions.listed.connect(self._on_organs)
         self.measurements.working.connect(self._open)
+        self.learning.answered.connect(self._open)
         self.attention.turned.connect(lambda on: self._open(self.attention) if on else None)
         self.overlays.changed.connect(self._refresh)
         self.overlays.failed.connect(self._on_no_overlay)
