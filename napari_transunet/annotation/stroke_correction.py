@@ -1,10 +1,11 @@
 """A few strokes correct the structure around them, in three dimensions.
 
 A random walker with priors (Grady, "Multilabel random walker image segmentation using prior models", CVPR 2005): a
-voxel takes after its neighbours, less across an edge of the image, and after what is believed of it. Strokes are sure.
-Near a stroke, what was believed is in doubt, and how the values of organ and rest differ in this box counts instead;
-these are told from the result, a few times over. scikit-image's `random_walker` takes no priors, without which two
-short strokes would divide the whole box between them; the sparse system is SciPy's to solve.
+voxel takes after its neighbours, less across an edge of the image, and after its label. Strokes are sure. Near one,
+what was labelled is in doubt, and how the values of organ and rest differ in this box counts instead; these are told
+from the result, a few times over. scikit-image's `random_walker` takes no priors, without which two short strokes would
+divide the whole box between them; the sparse system is SciPy's to solve. What a network believed is not asked: where
+somebody has to correct it, it was wrong, and often sure (docs/annotating.md has the numbers).
 
 What holds here: organ strokes only add to their organ, and background strokes only take away, each in one piece with a
 stroke; all lengths are in mm; and what is fixed, or is another organ that no stroke crossed, stays.
@@ -13,7 +14,7 @@ stroke; all lengths are in mm; and what is fixed, or is another organ that no st
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,7 @@ _EDGE = 1.0  # steps between neighbours, in units of the usual one, that count a
 _LEAST = 0.01  # what passes across the sharpest edge
 _REACH_MM = 8.0  # how far a voxel is felt by others in even tissue
 _DOUBT_MM = 20.0  # how far a stroke puts what was believed into doubt
-_HELD = 2.0  # the most that labels alone may say, in log odds
-_LABELS_ALONE, _NETWORK = 0.0, 0.5  # the share of a belief that no stroke puts into doubt
+_HELD = 2.0  # the most that labels may say, in log odds
 _CLEAR = 3.0  # the most that values alone may say, in log odds
 _STROKE = 60.0  # how many voxels a voxel of a stroke counts for in how things look
 _ROUNDS = 3
@@ -74,7 +74,6 @@ def correct_from_strokes(
     strokes: NDArray[np.integer[Any]],
     spacing: Sequence[float],
     *,
-    probabilities: Mapping[int, Array] | None = None,
     fixed: Mask | None = None,
 ) -> Array:
     """Correct the labels of a box by the strokes in it.
@@ -85,7 +84,6 @@ def correct_from_strokes(
     labels : unsigned integers of the same shape, as they were before the strokes
     strokes : integers of the same shape: an organ's label, `BACKGROUND`, or 0 for none
     spacing : mm along (z, y, x)
-    probabilities : label -> its probability from 0 to 1, of the same shape; for organs without, the labels are believed
     fixed : bool of the same shape: voxels that keep their labels, strokes excepted
 
     Returns
@@ -113,12 +111,7 @@ def correct_from_strokes(
     best = np.full(image.shape, 0.5, np.float32)
     for organ in organs:
         here = labels == organ
-        given = None if probabilities is None else probabilities.get(organ)
-        belief = here.astype(np.float32) if given is None else np.clip(given, 0, 1).astype(np.float32)
-        trust = _LABELS_ALONE if given is None else _NETWORK
-        share = grid.walk(
-            here, belief, trust, strokes == organ, drawn & (strokes != organ), kept, result == organ
-        )
+        share = grid.walk(here, strokes == organ, drawn & (strokes != organ), kept, result == organ)
         gained = ~kept & ~here & np.isin(labels, list(overwritten)) & (share > best)
         gained = _touching(gained, strokes == organ)
         result[gained] = organ
@@ -160,26 +153,22 @@ class _Grid:
         self._bins = np.rint(scaled).astype(np.intp)
         self._laplacian = self._edges()
 
-    def walk(
-        self, here: Mask, belief: Floats, trust: float, organ: Mask, other: Mask, kept: Mask, settled: Mask
-    ) -> Floats:
+    def walk(self, here: Mask, organ: Mask, other: Mask, kept: Mask, settled: Mask) -> Floats:
         """The share of walkers that reach the organ first, from 0 to 1, of the shape of the box.
 
         Parameters
         ----------
         here : where the organ was labelled
-        belief, trust : its probability, and the share of it that no stroke puts in doubt
         organ, other : strokes of the organ, and of anything else
         kept, settled : voxels that do not change, and where they hold the organ
         """
-        believed, inside = self._reduced(belief), self._reduced(here)
+        inside = self._reduced(here)
         adding, removing = self._reduced(organ), self._reduced(other)
         certain, target = self._reduced(kept), self._reduced(settled & kept)
         doubt = np.where(inside >= 0.5, self._near(removing), self._near(adding))
         share = np.where(certain > 0, target / np.maximum(certain, 1e-6), inside)
-        sure = np.clip(believed, 1e-3, 1 - 1e-3)
-        odds = np.clip(np.log(sure / (1 - sure)), -_HELD * (1 + 2 * trust), _HELD * (1 + 2 * trust))
-        held = odds * (1 - (1 - trust) * doubt)
+        sure = np.clip(inside, 1e-3, 1 - 1e-3)
+        held = np.clip(np.log(sure / (1 - sure)), -_HELD, _HELD) * (1 - doubt)
         for _ in range(_ROUNDS):
             seen = self._appearance(share + _STROKE * adding, 1 - share + _STROKE * removing)
             prior = 1 / (1 + np.exp(-held - doubt * seen))

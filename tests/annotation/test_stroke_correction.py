@@ -86,17 +86,15 @@ def _anything(draw):
     strokes = np.where(rng.random(shape) < 0.1, rng.choice([BACKGROUND, 1, 2, 5], shape), 0)
     strokes.flat[rng.integers(strokes.size)] = draw(st.sampled_from([BACKGROUND, 1, 5]))
     spacing = tuple(draw(st.sampled_from([0.5, 1.0, 5.0])) for _ in range(3))
-    given = draw(st.booleans())
-    probabilities = {1: rng.random(shape).astype(np.float16)} if given else None
-    return image, labels, strokes.astype(np.int16), spacing, probabilities, rng.random(shape) < 0.3
+    return image, labels, strokes.astype(np.int16), spacing, rng.random(shape) < 0.3
 
 
 @settings(max_examples=60, deadline=None)
 @given(_anything())
 def test_strokes_are_honoured_and_what_is_fixed_stays(case):
-    image, labels, strokes, spacing, probabilities, fixed = case
+    image, labels, strokes, spacing, fixed = case
     before = labels.copy()
-    found = correct_from_strokes(image, labels, strokes, spacing, probabilities=probabilities, fixed=fixed)
+    found = correct_from_strokes(image, labels, strokes, spacing, fixed=fixed)
     assert np.array_equal(labels, before)
     assert found.shape == labels.shape
     assert found.dtype == labels.dtype
@@ -111,21 +109,6 @@ def test_strokes_are_honoured_and_what_is_fixed_stays(case):
     assert set(np.unique(labels[lost])) <= set(np.unique(labels[strokes == BACKGROUND]))
     taken = (strokes == 0) & gained & (labels > 0)
     assert set(np.unique(labels[taken])) <= set(np.unique(labels[strokes > 0]))
-
-
-def test_a_probability_decides_where_the_image_does_not():
-    bar = np.zeros((24, 24, 60), bool)
-    bar[6:18, 6:18, 5:55] = True
-    image = (100.0 * bar + np.random.default_rng(0).normal(0, 10, bar.shape)).astype(np.int16)
-    strokes = np.zeros(image.shape, np.int16)
-    strokes[12, 12, 10:22] = 1
-    empty = np.zeros(image.shape, np.uint8)
-    left = bar & (np.arange(60) < 30)
-    probabilities = {1: np.where(left, 0.99, 0.01).astype(np.float16)}
-    found = correct_from_strokes(image, empty, strokes, ISO, probabilities=probabilities)
-    alone = correct_from_strokes(image, empty, strokes, ISO)
-    assert _dice(found == 1, left) > 0.8
-    assert _dice(found == 1, left) > _dice(alone == 1, left) + 0.05
 
 
 def test_a_large_box_is_solved_on_a_coarser_grid(monkeypatch):
