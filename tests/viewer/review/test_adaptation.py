@@ -151,7 +151,6 @@ def test_learning_using_it_and_undoing(window: Window, monkeypatch: pytest.Monke
     assert not window.button("learn").isEnabled()
     window.until(lambda: window.answered)
     assert window.dock._sections[window.dock.learning].is_open
-    window.until(lambda: not window.button("learn_use").visibleRegion().isEmpty())
     assert "→" in window.text("learn_status")
     assert np.array_equal(window.layer.data, before)
     assert sorted(path.name for path in window.folder.iterdir()) == ["three.safetensors"]
