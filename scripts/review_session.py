@@ -2,7 +2,7 @@
 
 Run by `make review-session`, on a virtual display. The first process segments a CT, corrects it, runs another
 checkpoint, and is killed in the middle of painting. The second one restores, compares, exports everything, and reads it
-all back.
+all back. Two more play the scenes of `review_scenes.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from review_scenes import (
+    backup,
+    close_in_a_run,
+    close_in_an_export,
+    range_left_on,
+    restore_in_review,
+    same_shape,
+)
 
 CHECKPOINT = "abdominal-organs-ct"
 ORGAN = 5  # the liver
@@ -29,18 +37,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("review-output"))
     parser.add_argument("--pictures", type=Path, default=None, help="where to put the screenshots")
-    parser.add_argument("--part", choices=["first", "second"], default=None)
+    parser.add_argument("--part", choices=list(PARTS), default=None)
     arguments = parser.parse_args()
     work = arguments.work.resolve()
     pictures = (arguments.pictures or work).resolve()
     os.environ["NAPARI_TRANSUNET_SESSIONS"] = str(work / "sessions")
     os.environ["NAPARI_CONFIG"] = ""
-    if arguments.part == "first":
-        first(work, pictures)
-    elif arguments.part == "second":
-        second(work, pictures)
-    else:
+    if arguments.part is None:
         whole(work, pictures)
+    else:
+        PARTS[arguments.part](work, pictures)
 
 
 def whole(work: Path, pictures: Path) -> None:
@@ -48,6 +54,7 @@ def whole(work: Path, pictures: Path) -> None:
     work.mkdir(parents=True)
     pictures.mkdir(parents=True, exist_ok=True)
     make_series(work / "ct")
+    make_series(work / "other_ct", other=True)
     make_checkpoint(work / "checkpoints" / "other.safetensors")
     command = [sys.executable, __file__, "--work", str(work), "--pictures", str(pictures), "--part"]
     process = subprocess.Popen([*command, "first"], stdout=subprocess.PIPE, text=True)
@@ -68,7 +75,8 @@ def whole(work: Path, pictures: Path) -> None:
         sys.exit("The first part ended before it could be killed.")
     (work / "due.json").write_text(json.dumps({"edited": max(due)}))
     print(f"killed with {len(strokes)} strokes made, {len(due)} of them more than 6 s ago")
-    subprocess.run([*command, "second"], check=True)
+    for part in ("second", "third", "fourth"):
+        subprocess.run([*command, part], check=True)
 
 
 class Window:
@@ -133,11 +141,11 @@ class Window:
         self.wait(0.5)
         return self.segment.status
 
-    def start_review(self) -> None:
+    def start_review(self, *, labels: bool = True) -> None:
         from napari_transunet.viewer.plugin.menus import show_review_dock
 
         self.review = show_review_dock(self.viewer)
-        self.until(lambda: self.review.model.overview is not None)
+        self.until(lambda: not labels or self.review.model.overview is not None)
         self.wait(0.5)
 
     def tool(self, name: str) -> str:
@@ -259,6 +267,24 @@ def second(work: Path, pictures: Path) -> None:
     window.viewer.close()
 
 
+def third(work: Path, pictures: Path) -> None:
+    shutil.rmtree(work / "sessions")  # of the other two parts
+    window = Window(pictures)
+    same_shape(window, work)
+    copy, kept = backup(window)
+    range_left_on(window, copy, kept)
+    restore_in_review(window)
+    close_in_a_run(window)
+
+
+def fourth(work: Path, pictures: Path) -> None:
+    shutil.rmtree(work / "sessions")
+    close_in_an_export(Window(pictures), work)
+
+
+PARTS = {"first": first, "second": second, "third": third, "fourth": fourth}
+
+
 def reopen(window: Window, folder: Path, labels: np.ndarray) -> None:
     import highdicom
     import SimpleITK as sitk
@@ -293,8 +319,8 @@ def reopen(window: Window, folder: Path, labels: np.ndarray) -> None:
     )
 
 
-def make_series(folder: Path) -> None:
-    """The demo's CT as a DICOM series, so that a DICOM segmentation can refer to it."""
+def make_series(folder: Path, *, other: bool = False) -> None:
+    """The demo's CT as a DICOM series, so that a DICOM segmentation can refer to it; `other` lies elsewhere."""
     import pydicom
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -305,7 +331,8 @@ def make_series(folder: Path) -> None:
     study, series, frame = (generate_uid() for _ in range(3))
     geometry = volume.geometry
     direction = np.asarray(geometry.direction)
-    for z, plane in enumerate(volume.data):
+    origin = np.add(geometry.origin, [0, 0, 400.0 if other else 0.0])
+    for z, plane in enumerate(volume.data[:, :, ::-1] if other else volume.data):
         dataset = pydicom.Dataset()
         dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, generate_uid()
         dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.FrameOfReferenceUID = (
@@ -313,14 +340,18 @@ def make_series(folder: Path) -> None:
             series,
             frame,
         )
-        dataset.Modality, dataset.SeriesDescription, dataset.InstanceNumber = "CT", "Chest and abdomen", z + 1
+        dataset.Modality, dataset.SeriesDescription, dataset.InstanceNumber = (
+            "CT",
+            "Another" if other else "Chest and abdomen",
+            z + 1,
+        )
         dataset.SeriesNumber, dataset.StudyID = 1, "1"
         for name in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber"):
             setattr(dataset, name, "")
         for name in ("StudyDate", "StudyTime", "ReferringPhysicianName", "PositionReferenceIndicator"):
             setattr(dataset, name, "")
         dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-        place = np.asarray(geometry.origin) + direction[:, 2] * geometry.spacing[0] * z
+        place = origin + direction[:, 2] * geometry.spacing[0] * z
         dataset.ImagePositionPatient = [f"{v:.9g}" for v in place]
         dataset.ImageOrientationPatient = [f"{v:.9g}" for v in (*direction[:, 0], *direction[:, 1])]
         dataset.PixelSpacing = [f"{v:.9g}" for v in geometry.spacing[1:]]
