@@ -36,6 +36,8 @@ def look(window: Window, scene: str) -> None:
 
 def same_shape(window: Window, work: Path) -> Any:
     """Two volumes of equal shape, and the labels of the first from a file; returns both images and these labels."""
+    from qtpy.QtWidgets import QComboBox
+
     from napari_transunet.io.writing import write_labels
     from napari_transunet.viewer.layers.layers import volume_of
     from napari_transunet.volumes.labels import LabelSet
@@ -62,6 +64,8 @@ def same_shape(window: Window, work: Path) -> Any:
     print("segmented beside labels from a file:", window.run(), flush=True)
     assert np.array_equal(labels.data, from_file), "a run on another volume changed labels from a file"
     assert window.review.model.result.lies_on(second)
+    combo = window.review.findChild(QComboBox, "review_image")
+    assert not combo.isEnabled(), "labels that a run made could be put on another image"
     look(window, "2-two-volumes")
     return first, second
 
@@ -77,6 +81,7 @@ def backup(window: Window) -> Any:
     copy = next(layer for layer in window.viewer.layers if layer.source.parent is not None)
     assert window.result.layer is original, "the dock took the copy"
     assert window.segment.result.layer is original
+    assert window.viewer.layers.selection.active is original, "the brush would paint into the backup"
     kept = copy.data.copy()
     original.paint((60, 250, 200), 5)
     assert np.array_equal(copy.data, kept)

@@ -213,6 +213,10 @@ class Walk:
     def tool_works(self) -> bool:
         return self.review is not None and self.review.corrections.busy
 
+    @property
+    def _active(self) -> Any:
+        return self.viewer.layers.selection.active
+
     def layers(self, kind: str) -> list[Any]:
         return [layer for layer in self.viewer.layers if layer._type_string == kind]
 
@@ -351,6 +355,8 @@ class Walk:
         if layer is not None and len(self.layers("labels")) < _MOST_LABELS:
             self.viewer.layers.selection = {layer}
             _duplicate_layer(self.viewer.layers)
+            original = layer if self.sessions.result_of(layer) is not None else self.viewer.layers[-1]
+            self.dock.until(lambda: self._active is original)  # the brush stays with what has a session
 
     def rename(self) -> None:
         if self.viewer.layers:

@@ -320,6 +320,7 @@ class ReviewDock(QWidget):
         self._links.clear()
         if layer is not None:
             self._links.connect(self._refresh, layer.events.editable)
+            self._links.connect(self.layers.refresh, layer.events.editable)  # a run fixes the image
         self.brush_suspender.follow(layer)
         self.organ_actions.follow()
         self.measurements.clear()

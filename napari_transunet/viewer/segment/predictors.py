@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,9 +125,15 @@ class PredictorCache:
 
 
 def load_engine() -> None:
-    """Import what a first run needs, so that it does not hold up the window then; for any thread."""
+    """Do ahead what a first run needs but once, so that it does not hold up the window then; for any thread."""
+    from vispy.visuals.line.dash_atlas import DashAtlas
+
     import napari_transunet.checkpoints.loading
     import napari_transunet.inference.predictor  # noqa: F401
+
+    for module in ("pandas", "skimage.color.colorconv"):  # for the first labels layer's table and colours
+        import_module(module)
+    DashAtlas()  # the patterns of lines, which every labels layer has for its polygons, are kept by vispy
 
 
 def _file_of(key: _Key) -> tuple[Path, int | None, int, int]:

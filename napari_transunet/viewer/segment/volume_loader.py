@@ -204,7 +204,10 @@ class VolumeLoader(QObject):
 
         label_set = volume.labels if volume.labels is not None else LabelSet()
         data, meta, _ = labels_to_layer(volume.data, replace(volume, labels=label_set), label_set, name)
-        return Labels(data, **meta)
+        layer = Labels(data, **meta)
+        if label_set.names:
+            layer.selected_label = min(label_set.names)
+        return layer
 
     def _choose(self, wanted: Wanted, several: Several) -> None:
         if isinstance(several, SeveralSeriesError):

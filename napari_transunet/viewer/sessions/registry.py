@@ -38,8 +38,8 @@ class Sessions(QObject):
     Signals
     -------
     changed(): labels were tied to an image, or other labels of an image are meant.
-    selected(object): a person selected this labels layer; a layer that napari selects because it is new does not count
-        where it is a copy.
+    selected(object): a person selected this labels layer; that napari selects a copy because it is new does not count,
+        and is taken back where the original has a session.
     save_failed(str): a sentence that says why labels are not saved while a person works; once a kind.
     """
 
@@ -239,7 +239,12 @@ class Sessions(QObject):
             QTimer.singleShot(0, self._forget_copy)
 
     def _forget_copy(self) -> None:
-        self._new_copy = None
+        """A copy is made to keep something safe: the brush stays with the labels that both docks mean."""
+        copy, self._new_copy = self._new_copy, None
+        original = copy.source.parent() if copy is not None else None
+        layers = self._viewer.layers
+        if original in layers and self.result_of(original) is not None and layers.selection.active is copy:
+            layers.selection.active = original
 
     def _on_active(self, _event: Any = None) -> None:
         layer = self._viewer.layers.selection.active

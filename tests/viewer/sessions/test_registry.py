@@ -113,7 +113,7 @@ def test_a_result_is_found_by_its_image_not_by_its_name_and_not_after_its_voxels
     assert sessions.result_on(image) is None
 
 
-def test_a_copy_has_no_session_and_takes_nothing_over(viewer, sessions):
+def test_a_copy_has_no_session_and_takes_nothing_over(viewer, sessions, qtbot):
     image = _image(viewer)
     result = sessions.new_result(image, volume_of(image), LABELS)
     viewer.add_layer(result.layer)
@@ -127,6 +127,9 @@ def test_a_copy_has_no_session_and_takes_nothing_over(viewer, sessions):
     assert sessions.result_on(image) is result
     assert selected == []
     assert sessions.unassigned_labels_on(image) == [copy]
+    qtbot.waitUntil(
+        lambda: viewer.layers.selection.active is result.layer
+    )  # strokes do not go into the backup
     # A person may take the copy all the same.
     sessions.set_current(sessions.result_for(copy))
     assert sessions.result_on(image).layer is copy
