@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from napari_transunet.metrics.segmentation_metrics import evaluate
     from napari_transunet.model.transunet import TransUNet
     from napari_transunet.model.variants import VARIANTS
+    from napari_transunet.project.project import Project
     from napari_transunet.training.adaptation import Correction, adapt
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ __all__ = [
     "VARIANTS",
     "Correction",
     "Predictor",
+    "Project",
     "TransUNet",
     "__version__",
     "adapt",
@@ -43,6 +45,7 @@ _HOMES = {
     "VARIANTS": "model.variants",
     "Correction": "training.adaptation",
     "Predictor": "inference.predictor",
+    "Project": "project.project",
     "TransUNet": "model.transunet",
     "adapt": "training.adaptation",
     "evaluate": "metrics.segmentation_metrics",

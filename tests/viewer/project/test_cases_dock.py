@@ -262,6 +262,22 @@ def test_everything_is_exported_with_a_report(driver, segmented):
     assert len(list((segmented.folder / "exports").glob("*.nii.gz"))) == 3
 
 
+def test_learning_is_begun_for_the_project_and_says_what_came_of_it(driver, segmented, monkeypatch):
+    driver.open(segmented)
+    driver.dock.learn()
+    driver.until(lambda: "nothing to learn from" in driver.dock.status)
+    asked = []
+
+    def adapt(project, **options):
+        asked.append((project.folder, options["annotator"]))
+        return SimpleNamespace(sentence="It learnt.")
+
+    monkeypatch.setattr("napari_transunet.project.adapting.adapt_project", adapt)
+    driver.dock.learn()
+    driver.until(lambda: driver.dock.status == "It learnt.")
+    assert asked == [(segmented.folder, "anna")]
+
+
 def test_a_closed_dock_or_removed_layer_gives_the_case_back_with_its_work(driver, segmented):
     driver.open(segmented)
     case = segmented.cases()[0]
