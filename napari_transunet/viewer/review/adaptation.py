@@ -292,7 +292,7 @@ def relatives(chosen: Candidate, others: Sequence[Candidate], hashes: FileHashes
         for story in reversed(lineage)
         if story.parent
     ]
-    stories = {
+    parents = {
         other.path: {story.parent for story in other.card.lineage}
         for other in others
         if other.card is not None and other.card.lineage and other.path != chosen.path

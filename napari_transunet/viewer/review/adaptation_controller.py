@@ -67,7 +67,7 @@ class _Job:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _PendingAdaptation:
     """What would be learnt from, before anything is copied; fields as in `AdaptationInput`."""
 
     candidate: Candidate
@@ -244,7 +244,7 @@ class AdaptationController(QObject):
         candidate = dock.checkpoint.candidate if dock is not None else None
         return candidate if candidate is not None and candidate.problem is None else None
 
-    def _plan(self) -> _Plan | str:
+    def _plan(self) -> _PendingAdaptation | str:
         """What would be learnt from now, or why nothing can be."""
         model, candidate, dock = self._model, self._candidate(), self._dock()
         result, image, overview = model.result, model.image, model.overview
@@ -275,7 +275,7 @@ class AdaptationController(QObject):
                 f"“{candidate.title}” knows none of these labels, and no reviewed slice shows a new one; "
                 "name what you drew with “Edit…”, or choose another checkpoint."
             )
-        return _Plan(candidate, dock.device.device, tuple(reviewed), found, tuple(named))
+        return _PendingAdaptation(candidate, dock.device.device, tuple(reviewed), found, tuple(named))
 
     def _not_now(self) -> str | None:
         """Why labels cannot be made anew now; None where they can."""
