@@ -297,11 +297,11 @@ def relatives(chosen: Candidate, others: Sequence[Candidate], hashes: FileHashes
         for other in others
         if other.card is not None and other.card.lineage and other.path != chosen.path
     }
-    own = hashes.of(chosen.path) if stories else None
+    own = hashes.of(chosen.path) if parents else None
     return found + [
         RelatedCheckpoint(other.title, path=other.path)
         for other in others
-        if own is not None and own in stories.get(other.path, ())
+        if own is not None and own in parents.get(other.path, ())
     ]
 
 
