@@ -171,13 +171,23 @@ class Leases:
         self._folder = folder
         self._stale_after = stale_after
 
-    def take(self, key: str, annotator: str, *, purpose: str = "review", takeover: bool = False) -> Lease:
+    def take(
+        self,
+        key: str,
+        annotator: str,
+        *,
+        purpose: str = "review",
+        takeover: bool = False,
+        called: str | None = None,
+    ) -> Lease:
         """Take a lease.
 
         Parameters
         ----------
         takeover
             Also where somebody has it, if that is stale.
+        called
+            What a sentence calls it; the key by default.
 
         Raises
         ------
@@ -194,14 +204,14 @@ class Leases:
             newest = max(numbers, default=0)
             before = self._read(key, newest, now) if newest else None
             if before is not None and not (takeover and before.stale):
-                raise _held(key, before)
+                raise _held(called or key, before)
             number = newest + 1
             if not self._create(prepared, self._path(key, number)):
-                raise self._lost_race(key)
+                raise self._lost_race(key, called)
             if self.newest(key) != number:
                 # Its number had been used and forgotten: somebody is further.
                 self._path(key, number).unlink(missing_ok=True)
-                raise self._lost_race(key)
+                raise self._lost_race(key, called)
             self._forget(key, number, now)
         return Lease(self, key, number, me, taken_over=before is not None)
 
@@ -328,10 +338,10 @@ class Leases:
             raise FileProblem(f"Cannot write to {self._folder}: {error.strerror or error}.") from error
         return True
 
-    def _lost_race(self, key: str) -> LeaseHeldError:
+    def _lost_race(self, key: str, called: str | None) -> LeaseHeldError:
         holder = self.holder(key)
         nobody = Holder("somebody", "another computer", "", 0, 0.0, "unknown", "just now", "")
-        return _held(key, holder or nobody)
+        return _held(called or key, holder or nobody)
 
     def _free(self, key: str, number: int) -> None:
         """Say after number `number` that the key is free, unless somebody was there before."""
@@ -356,13 +366,13 @@ def annotator_name() -> str:
         return "somebody"
 
 
-def _held(key: str, holder: Holder) -> LeaseHeldError:
+def _held(called: str, holder: Holder) -> LeaseHeldError:
     what = (
-        "that is long ago or ended badly, and can be taken over"
+        "who was not heard of, so that it can be taken over"
         if holder.stale
-        else "choose another case, or wait"
+        else "wait until it is given back"
     )
-    return LeaseHeldError(f"{key} is held by {holder.sentence()}; {what}.", holder)
+    return LeaseHeldError(f"{called} is held by {holder.sentence()}; {what}.", holder)
 
 
 def _myself(annotator: str, purpose: str) -> Holder:
