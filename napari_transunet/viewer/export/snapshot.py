@@ -92,16 +92,15 @@ def snapshot(layer: Labels, *, image: Image | None = None, provenance: Provenanc
             f"({_sizes(image.data.shape)}): the image was replaced or cropped. Choose the image that the labels "
             "were made on."
         )
-    geometry = geometry_of(layer)
-    if (
-        image is not None
-        and record_of(layer).geometry is None
-        and reorientation_between(layer, image) == IDENTITY
-    ):
-        geometry = geometry_of(image)
+    geometry, turn = geometry_of(layer), IDENTITY
+    if image is not None and record_of(layer).geometry is None:
+        # Labels that napari made may run the other way along an axis than the image does.
+        found = reorientation_between(layer, image)
+        if found is not None:
+            geometry, turn = geometry_of(image), found
     source = source_of(layer) or (source_of(image) if image is not None else None)
     return Snapshot(
-        labels=np.array(layer.data, copy=True),
+        labels=np.array(turn.apply(layer.data), copy=True, order="C"),
         geometry=geometry,
         label_set=label_set_of(layer),
         provenance=provenance,

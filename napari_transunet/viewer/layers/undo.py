@@ -1,9 +1,11 @@
 """A whole run of the network, or all that one tool changes, as one undo step of a Labels layer.
 
-napari (0.9) has no public way to do this: writing into `layer.data` leaves no history, `block_history` held over
+napari has no public way to do this: writing into `layer.data` leaves no history, `block_history` held over
 a run would mix in the person's strokes, and making a layer non-editable forgets the history that it had. So this
 module, and only this one, uses private parts of `Labels`: its two history queues and the form of an entry, a list
-of (index, values before, values after). It is written for napari>=0.9,<0.10 and its tests press real undo.
+of (index, values before, values after). Since napari 0.8 strokes are kept as boxes with masks; before, as such triples
+with an array of indices an axis. Both are read here. It is written for napari>=0.6.6,<0.10; its tests press real undo,
+and `make test-napari` runs them with each of these versions.
 
 What holds here: a step that a run or a tool left is a `WrittenStep` and never taken for a stroke (`is_stroke`); and no
 step is written while strokes wait to be looked at (`SessionUndo.check_pending_strokes`).
@@ -189,6 +191,13 @@ def write_as_one_step(
     return mark
 
 
+def adopt_stroke(layer: Labels, step: list[Any]) -> None:
+    """Make a stroke the newest undo step of a layer that was painted, by another layer, into the array they share."""
+    layer._redo_history.clear()
+    layer._append_to_undo_history(step)
+    layer.refresh(thumbnail=False, extent=False, highlight=False)
+
+
 def was_edited(layer: Labels) -> bool:
     """Whether there is anything that could be undone or done again."""
     return bool(layer._undo_history or layer._redo_history)
@@ -203,9 +212,19 @@ def history_of(layer: Labels) -> tuple[int, int, int, int]:
 def is_stroke(step: list[Any]) -> bool:
     """Whether a step, as the layer's `paint` event carried it, was made by brush, eraser, bucket or polygon.
 
-    Those are kept as masks; what a run or a tool of ours writes, or a script by `data_setitem`, is not.
+    Those are kept as masks; what a run or a tool of ours writes, or a script by `data_setitem`, is not. Before napari
+    0.8 what a script writes is kept as strokes are, and counts as one.
     """
-    return not isinstance(step, WrittenStep) and all(hasattr(atom, "mask") for atom in step)
+    return not isinstance(step, WrittenStep) and (
+        not strokes_are_masks() or all(hasattr(atom, "mask") for atom in step)
+    )
+
+
+def strokes_are_masks() -> bool:
+    """Whether this napari keeps strokes as masks (0.8 and later), so that they differ from what scripts write."""
+    from napari.layers.labels import labels
+
+    return hasattr(labels, "_MaskedPaintAtom")
 
 
 def are_newest(layer: Labels, steps: list[list[Any]]) -> bool:
@@ -248,6 +267,8 @@ def labels_before(strokes: Iterable[list[Any]], box: Box, labels: NDArray[Any]) 
             index, old = (atom.slice_key, atom.old_values) if masked else (atom[0], atom[1])
             inside = tuple(
                 slice(part.start - at.start, part.stop - at.start)
+                if isinstance(part, slice)
+                else np.asarray(part) - at.start
                 for part, at in zip(index, box, strict=True)
             )
             if not masked or atom.mask is None:

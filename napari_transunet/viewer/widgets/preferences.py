@@ -1,7 +1,7 @@
 """The plugin's page in napari's Preferences, read as one typed value.
 
 The page itself is declared in `napari.yaml` (`contributions.configurations`); napari builds, validates and
-stores it.
+stores it, from version 0.9 on. Earlier ones make no page of it, and the defaults hold.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from napari_transunet.inference.options import PredictorOptions
 
@@ -41,13 +42,9 @@ class Preferences:
 
 
 def load_preferences() -> Preferences:
-    """The preferences as they are now; the defaults where napari does not know the plugin."""
-    from napari.settings import get_plugin_settings
-
-    try:
-        settings = get_plugin_settings(PLUGIN)
-    except KeyError:  # imported from a checkout that is not installed
-        logger.info("napari has no settings for %s; the defaults are used.", PLUGIN)
+    """The preferences as they are now; the defaults where napari keeps none for the plugin."""
+    settings = _settings()
+    if settings is None:
         return Preferences()
     segmentation, display = settings.segmentation, settings.display
     folder = str(segmentation.checkpoint_folder).strip()
@@ -65,11 +62,8 @@ def load_preferences() -> Preferences:
 
 def watch_preferences(changed: Callable[[], None]) -> Callable[[], None]:
     """Call `changed` whenever a preference of the plugin changes; returns a function that stops this."""
-    from napari.settings import get_plugin_settings
-
-    try:
-        settings = get_plugin_settings(PLUGIN)
-    except KeyError:
+    settings = _settings()
+    if settings is None:
         return lambda: None
 
     def on_event(_event: object) -> None:
@@ -84,3 +78,14 @@ def watch_preferences(changed: Callable[[], None]) -> Callable[[], None]:
             emitter.disconnect(on_event)
 
     return stop
+
+
+def _settings() -> Any | None:
+    """What napari keeps for the plugin; None before napari 0.9, and where it does not know the plugin."""
+    try:
+        from napari.settings import get_plugin_settings
+
+        return get_plugin_settings(PLUGIN)
+    except (ImportError, KeyError):  # a KeyError: imported from a checkout that is not installed
+        logger.info("napari has no settings for %s; the defaults are used.", PLUGIN)
+        return None

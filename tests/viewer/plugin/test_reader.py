@@ -56,7 +56,7 @@ def test_labels_with_names_beside_them_come_as_labels_with_those_names(make_napa
     assert label_set_of(layer).names == {1: "liver", 2: "spleen"}
     np.testing.assert_array_equal(layer.scale, viewer.layers["scan"].scale)
     np.testing.assert_array_equal(layer.translate, viewer.layers["scan"].translate)
-    assert viewer.layers.extent.units is not None  # consistent units across layers
+    assert layer.units == viewer.layers["scan"].units
 
 
 def test_labels_without_their_json_are_labels_by_their_header(labels):
