@@ -5,7 +5,7 @@ export VENV
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup system demo test test-slow bench review-session lint format types imports manifest check wheel-check clean
+.PHONY: help setup system demo test test-slow test-napari bench review-session lint format types imports manifest check docs wheel-check clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -24,6 +24,9 @@ demo: setup  ## segment a real CT in napari; without a display, into demo-output
 
 test: setup  ## all tests but the slow ones (JOBS=1: in one process, not in two)
 	@JOBS=$(JOBS) scripts/test.sh
+
+test-napari: setup  ## the viewer's tests with each version of napari that is allowed (NAPARI="0.6.6 0.8.0": with these)
+	@NAPARI="$(NAPARI)" scripts/test-napari.sh $(ARGS)
 
 test-slow: setup  ## the slow tests, in one process, since some measure memory and time
 	@JOBS=1 scripts/test.sh -m slow
@@ -49,6 +52,9 @@ manifest: setup  ## the plugin manifest, as napari sees it
 	@$(BIN)/npe2 validate napari-transunet
 
 check: lint types imports manifest  ## all of the above four
+
+docs: $(READY)  ## the documentation as a site in build/site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 review-session: setup  ## a whole review of labels on the real CT, killed and restored, with pictures
 	@scripts/with-display.sh $(BIN)/python scripts/review_session.py $(ARGS)
