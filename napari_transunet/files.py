@@ -48,9 +48,9 @@ def atomic_path(target: str | os.PathLike[str], *, overwrite: bool = False) -> I
         yield temporary
         if target.exists() and not overwrite:
             raise ExistsError(f"{target} appeared while it was being written; nothing was replaced.")
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
         temporary.chmod(usual_rights)
+        with temporary.open("r+b") as written:  # Windows synchronises no file that is open for reading alone
+            os.fsync(written.fileno())
         temporary.replace(target)
     finally:
         with contextlib.suppress(OSError):

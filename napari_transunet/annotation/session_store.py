@@ -525,15 +525,15 @@ def _is_held(folder: Path) -> bool:
 def _locked(file: IO[bytes]) -> bool:
     """Take the lock of an open file if nobody has it; closing the file gives it back."""
     try:
-        if os.name == "posix":
+        try:
             import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:  # pragma: no cover
+        except ImportError:  # Windows
             import msvcrt
 
             file.seek(0)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             return False

@@ -168,7 +168,7 @@ def _answers(name: str) -> bool:
     if not number.isdigit():
         return False
     try:
-        if host.startswith("/") or host in ("", "unix"):
+        if hasattr(socket, "AF_UNIX") and (host.startswith("/") or host in ("", "unix")):
             address = name if host.startswith("/") else f"/tmp/.X11-unix/X{number}"  # noqa: S108
             for candidate in (address, f"\0{address}"):
                 with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
