@@ -141,7 +141,7 @@ def adapt_project(
         The project cannot be written to.
     """
     who = annotator or annotator_name()
-    lease = project.take(PROJECT_LEASE, who, "adapt", takeover=True, called="The project's checkpoint")
+    lease = project.take(PROJECT_LEASE, who, "adapt", takeover=True)
     with lease:
         project.settings = Project.open(project.folder).settings  # as whoever let it learn last left them
         base = None if project.settings.checkpoint is not None else _base(project, checkpoint)

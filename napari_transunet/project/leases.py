@@ -171,23 +171,13 @@ class Leases:
         self._folder = folder
         self._stale_after = stale_after
 
-    def take(
-        self,
-        key: str,
-        annotator: str,
-        *,
-        purpose: str = "review",
-        takeover: bool = False,
-        called: str | None = None,
-    ) -> Lease:
+    def take(self, key: str, annotator: str, *, purpose: str = "review", takeover: bool = False) -> Lease:
         """Take a lease.
 
         Parameters
         ----------
         takeover
             Also where somebody has it, if that is stale.
-        called
-            What a sentence calls it; the key by default.
 
         Raises
         ------
@@ -204,14 +194,14 @@ class Leases:
             newest = max(numbers, default=0)
             before = self._read(key, newest, now) if newest else None
             if before is not None and not (takeover and before.stale):
-                raise _held(called or key, before)
+                raise _held(key, before)
             number = newest + 1
             if not self._create(prepared, self._path(key, number)):
-                raise self._lost_race(key, called)
+                raise self._lost_race(key)
             if self.newest(key) != number:
                 # Its number had been used and forgotten: somebody is further.
                 self._path(key, number).unlink(missing_ok=True)
-                raise self._lost_race(key, called)
+                raise self._lost_race(key)
             self._forget(key, number, now)
         return Lease(self, key, number, me, taken_over=before is not None)
 
@@ -338,10 +328,10 @@ class Leases:
             raise FileProblem(f"Cannot write to {self._folder}: {error.strerror or error}.") from error
         return True
 
-    def _lost_race(self, key: str, called: str | None) -> LeaseHeldError:
+    def _lost_race(self, key: str) -> LeaseHeldError:
         holder = self.holder(key)
         nobody = Holder("somebody", "another computer", "", 0, 0.0, "unknown", "just now", "")
-        return _held(called or key, holder or nobody)
+        return _held(key, holder or nobody)
 
     def _free(self, key: str, number: int) -> None:
         """Say after number `number` that the key is free, unless somebody was there before."""
@@ -366,13 +356,13 @@ def annotator_name() -> str:
         return "somebody"
 
 
-def _held(called: str, holder: Holder) -> LeaseHeldError:
+def _held(key: str, holder: Holder) -> LeaseHeldError:
     what = (
-        "who was not heard of, so that it can be taken over"
+        "that is long ago or ended badly, and can be taken over"
         if holder.stale
-        else "wait until it is given back"
+        else "choose another case, or wait"
     )
-    return LeaseHeldError(f"{called} is held by {holder.sentence()}; {what}.", holder)
+    return LeaseHeldError(f"{key} is held by {holder.sentence()}; {what}.", holder)
 
 
 def _myself(annotator: str, purpose: str) -> Holder:

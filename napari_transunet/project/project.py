@@ -26,15 +26,13 @@ from napari_transunet.errors import ExistsError, FileProblem, InputError
 from napari_transunet.project.case import FORMAT, Case, newer
 from napari_transunet.project.index import CaseIndex, ProjectWriteError, write_error, write_text
 from napari_transunet.project.leases import Holder, Lease, Leases, annotator_name
-from napari_transunet.project.scans import Findings, FoundScan, find_again, find_scans, locate, reference
+from napari_transunet.project.scans import FoundScan, find_again, find_scans, locate, reference
 
 logger = logging.getLogger(__name__)
 
 PROJECT = "project.json"
 PROJECT_LEASE = "project"
 """The lease of who changes the project itself."""
-
-_ADDING = "adding"
 
 _FOLDERS = ("cases", "sessions", "leases", "checkpoints", "thumbnails", "exports", "log")
 _MAX_BYTES = 1 << 20
@@ -246,7 +244,7 @@ class Project:
         who = annotator or annotator_name()
         if case.reader and purpose == "review" and case.reader != who:
             raise InputError(f"{case.name} is read blind by {case.reader}; {who} cannot open it.")
-        lease = self.take(case.id, who, purpose, takeover=takeover, called=case.name)
+        lease = self.take(case.id, who, purpose, takeover=takeover)
         try:
             return HeldCase(self, self.index.get(case.id), lease)  # as the last holder left it
         except BaseException:
@@ -266,11 +264,6 @@ class Project:
             A place is not there, or the project cannot be written to.
         """
         found = find_scans(places)
-        # Of two who add the same scans at once, the second one finds them there.
-        with self.take(_ADDING, annotator_name(), "add", takeover=True, called="The list of scans"):
-            return self._add(found, progress)
-
-    def _add(self, found: Findings, progress: Callable[[int, int], None] | None) -> Added:
         cases = self.cases()
         known = {case.scan.sha256: case.name for case in cases}
         names = {case.name for case in cases}
@@ -387,9 +380,7 @@ class Project:
 
     def use_checkpoint(self, name: str | None) -> None:
         """Segment with this checkpoint from now on."""
-        with self.take(
-            PROJECT_LEASE, annotator_name(), "settings", takeover=True, called="The project's checkpoint"
-        ):
+        with self.take(PROJECT_LEASE, annotator_name(), "settings", takeover=True):
             self.write_settings(_settings_in(self.folder).model_copy(update={"checkpoint": name}))
 
     def check_organs(self) -> None:
@@ -435,8 +426,8 @@ class Project:
 
     # -- inside -----------------------------------------------------------------------------------------------
 
-    def take(self, key: str, who: str, purpose: str, *, takeover: bool, called: str) -> Lease:
-        """Take a lease, of a case by its id or of the project itself, which a sentence calls as it is `called`.
+    def take(self, key: str, who: str, purpose: str, *, takeover: bool) -> Lease:
+        """Take a lease: of a case by its id, or of the project itself.
 
         Raises
         ------
@@ -446,7 +437,7 @@ class Project:
             The folder cannot be written to.
         """
         try:
-            return self.leases.take(key, who, purpose=purpose, takeover=takeover, called=called)
+            return self.leases.take(key, who, purpose=purpose, takeover=takeover)
         except FileProblem as error:
             if type(error) is FileProblem:
                 raise ProjectWriteError(str(error)) from error

@@ -37,6 +37,11 @@ class Source:
     series_uid: str | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def has_orientation(self) -> bool:
+        """Whether it is known which way the patient lies; every reader that found nothing about it notes that."""
+        return not any("orientation" in note for note in self.notes)
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:

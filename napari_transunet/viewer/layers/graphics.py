@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from napari.viewer import Viewer
+    from napari.qt import QtViewer
 
 
-def free_graphics_in_their_context(viewer: Viewer) -> None:
+def free_graphics_in_their_context(qt_viewer: QtViewer) -> None:
     """Make the canvas's OpenGL context current whenever napari is about to free what a removed layer held there.
 
     napari frees it at once (`VispyCanvas._clean_and_update_scenegraph`), in whichever context is current: outside of
@@ -17,10 +17,11 @@ def free_graphics_in_their_context(viewer: Viewer) -> None:
     unbinds the vertex shader in use, whichever it is. The next `glDrawArrays` with an unchanged program, as after
     a step of the slider under labels, reads a null pointer.
     """
-    canvas = viewer.window._qt_viewer.canvas._scene_canvas
+    canvas, events = qt_viewer.canvas._scene_canvas, qt_viewer.viewer.layers.events
 
     def make_current(_event: Any = None) -> None:
         canvas.set_current()
 
-    viewer.layers.events.removing.connect(make_current)
-    viewer.layers.events.end_batch.connect(make_current)  # several at once are freed at the end
+    events.removing.connect(make_current)
+    if hasattr(events, "end_batch"):  # from napari 0.7 on several at once are freed at the end
+        events.end_batch.connect(make_current)

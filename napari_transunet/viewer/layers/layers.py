@@ -336,10 +336,10 @@ def _is_where_put(layer: Layer, geometry: Geometry) -> bool:
     placed = placement(geometry)
     expected = np.diag([*placed["scale"], 1.0])
     expected[:3, 3] = placed["translate"]
-    return bool(np.allclose(_world_matrix(layer), expected, rtol=0, atol=_MATCH))
+    return bool(np.allclose(world_matrix(layer), expected, rtol=0, atol=_MATCH))
 
 
-def _world_matrix(layer: Layer) -> npt.NDArray[np.float64]:
+def world_matrix(layer: Layer) -> npt.NDArray[np.float64]:
     """4x4 from voxel index (z, y, x) to world, in the layer's own units."""
     origin = np.asarray(layer.data_to_world((0.0, 0.0, 0.0)), dtype=np.float64)
     matrix = np.eye(4)
@@ -354,7 +354,7 @@ def _displayed_geometry(layer: Layer, shape: tuple[int, int, int]) -> Geometry:
     millimetres = np.diag([*(_millimetres(unit) for unit in layer.units), 1.0])
     swap = np.eye(4)[[2, 1, 0, 3]]  # between (z, y, x) and (x, y, z), on both sides
     try:
-        return Geometry.from_affine_lps(swap @ millimetres @ _world_matrix(layer) @ swap, shape)
+        return Geometry.from_affine_lps(swap @ millimetres @ world_matrix(layer) @ swap, shape)
     except VolumeError as error:
         raise VolumeError(
             f"“{layer.name}” is not on a rectangular grid with a voxel size; set its scale to the voxel size in "

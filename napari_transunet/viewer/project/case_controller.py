@@ -92,7 +92,7 @@ class CaseController(QObject):
         self._project: Project | None = None
         self._ahead: dict[str, ReadCase] = {}
         self._reading: str | None = None
-        self._opening = self._closing = False
+        self._opening = False
         self._finishing: set[str] = set()  # ids of cases that are closed and not written yet
         self.current: ShownCase | None = None
         """The case in the window."""
@@ -111,10 +111,11 @@ class CaseController(QObject):
     @property
     def finishing(self) -> bool:
         """Whether a case that was closed is not written yet."""
-        return bool(self._finishing) or self._closing
+        return bool(self._finishing)
 
     def use(self, project: Project | None) -> None:
-        """Work on another project, once no case is open."""
+        """Work on another project; the open case is closed."""
+        self.close()
         self._project = project
         self._ahead.clear()
 
@@ -178,62 +179,25 @@ class CaseController(QObject):
         *,
         done: bool = False,
         note: str = "",
-        left: Callable[[], None] | None = None,
-        stayed: Callable[[], None] | None = None,
         then: Callable[[], None] | None = None,
         force: bool = False,
     ) -> bool:
         """Close the open case: its labels are saved, its file is written, others may have it; whether it was begun.
 
-        Where the labels cannot be saved, as on a full disk, the case stays open.
-
         Parameters
         ----------
         done : approve its labels
-        left, stayed : called when it is saved and out of the window, or could not be saved
-        then : called when its file is written too
-        force : without waiting, because the window closes or its layers went
+        then : called when it is written
+        force : also while a run writes into it, because the window closes
         """
         shown = self.current
         if shown is None:
-            for each in (left, then):
-                if each is not None:
-                    each()
+            if then is not None:
+                then()
             return True
-        if force:
-            self._leave(shown, done=done, note=note, then=then)
-            return True
-        if self._closing or (why := self._why_not_now()) is not None:
-            self.message.emit("The case is being saved." if self._closing else str(why))
+        if not force and (why := self._why_not_now()) is not None:
+            self.message.emit(why)
             return False
-        self._closing = True
-
-        def saved(good: bool) -> None:
-            self._closing = False
-            if self.current is not shown:  # it had to go meanwhile
-                return
-            if good:
-                self._leave(shown, done=done, note=note, then=then)
-            else:
-                self.message.emit(
-                    f"{shown.case.name} cannot be saved and stays open; make room on the disk, or export its labels."
-                )
-            after = left if good else stayed
-            if after is not None:
-                after()
-
-        def failed(sentence: str) -> None:
-            logger.warning("The case was not saved: %s", sentence)
-            saved(False)
-
-        shown.autosave.touch()
-        self._tasks.run(
-            lambda: shown.autosave.flush(_PATIENCE), saved, failed, what="Saving the case", finish=True
-        )
-        return True
-
-    def _leave(self, shown: ShownCase, *, done: bool, note: str, then: Callable[[], None] | None) -> None:
-        """Take a case out of the window, write what was done, and give it back."""
         identifier = shown.case.id
         self.current = None
         self._timer.stop()
@@ -267,6 +231,7 @@ class CaseController(QObject):
 
         self._tasks.run(write, written, failed, what="Closing the case", finish=True)
         self.shown.emit(None)
+        return True
 
     def unfinished(self) -> list[Unfinished]:
         """What has to be waited for when the window closes."""
@@ -294,22 +259,19 @@ class CaseController(QObject):
             self.message.emit(str(found))
             self.changed.emit()
             return
-
-        def give_back() -> None:
+        if not self.close():
             self._opening = False
             found.folder.close()
             found.held.release()
-
-        def add() -> None:
-            try:
-                self._add(found)
-                self._opening = False
-            except (TransUNetError, MemoryError) as error:
-                give_back()
-                self.message.emit(str(error) or "There is not enough memory for this case.")
-
-        if not self.close(left=add, stayed=give_back):
-            give_back()
+            return
+        try:
+            self._add(found)
+        except (TransUNetError, MemoryError) as error:
+            found.folder.close()
+            found.held.release()
+            self.message.emit(str(error) or "There is not enough memory for this case.")
+        finally:
+            self._opening = False
 
     def _on_failed(self, sentence: str) -> None:
         self._opening = False
@@ -362,8 +324,8 @@ class CaseController(QObject):
         shown = self.current
         if shown is not None and event.value in (shown.image, shown.layer):
             name = shown.case.name
-            self.close(force=True)
-            self.message.emit(f"{name} was closed with its layer; its labels are saved.")
+            if self.close():
+                self.message.emit(f"{name} was closed with its layer; it is saved.")
 
     def _on_act(self, _event: Any = None) -> None:
         self.act()

@@ -379,13 +379,8 @@ class CasesDock(QWidget):
             self._set_status(str(found))
             return
         project, sentence = found
-        if self.segmentation.running:
-            self._set_status("Stop segmenting all first.")
-        else:
-            self.cases.close(left=lambda: self._use(project, sentence))
-
-    def _use(self, project: Project, sentence: str) -> None:
-        """Show another project."""
+        if not self._let_go():
+            return
         self._project = project
         self._seen.clear()
         self.cases.use(project)
@@ -395,6 +390,13 @@ class CasesDock(QWidget):
         self._timer.start()
         self._show_state()
         self.refresh()
+
+    def _let_go(self) -> bool:
+        """Leave the project that was open; whether that can be."""
+        if self.segmentation.running:
+            self._set_status("Stop segmenting all first.")
+            return False
+        return self.cases.close()
 
     def _on_cases(self, found: tuple[Sequence[Case], Mapping[str, Holder]]) -> None:
         self._refreshing = False

@@ -3,31 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
-
-@dataclass(frozen=True)
-class Action:
-    """One action.
-
-    Attributes
-    ----------
-    title : a few words.
-    key : as napari writes keys; empty where there is none.
-    tip : a sentence that says what will happen.
-    group : under which it is listed.
-    """
-
-    title: str
-    key: str
-    tip: str
-    group: str
-
-    @property
-    def hint(self) -> str:
-        """The tooltip: sentence and key."""
-        return f"{self.tip} (key: {self.key})" if self.key else self.tip
+from napari_transunet.viewer.widgets.action import Action
 
 
 def _table() -> dict[str, Action]:

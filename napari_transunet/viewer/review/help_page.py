@@ -7,6 +7,7 @@ from html import escape
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QDialog, QDialogButtonBox, QTextBrowser, QVBoxLayout, QWidget
 
+from napari_transunet.viewer.anatomy.actions import VIEW_ACTIONS
 from napari_transunet.viewer.review.actions import ACTIONS
 
 _NAPARI = (
@@ -35,6 +36,10 @@ def help_html() -> str:
         rows += [_row(action.key, f"{escape(action.title)}. {escape(action.tip)}") for action in shown]
         if group == ACTIONS["organ_1"].group:
             rows.append(_row("Alt+1 … Alt+9", "Paint with that organ of the list"))
+    rows.append("<tr><td colspan=2><br><b>Planes and windows</b></td></tr>")
+    rows += [
+        _row(action.key, f"{escape(action.title)}. {escape(action.tip)}") for action in VIEW_ACTIONS.values()
+    ]
     rows.append("<tr><td colspan=2><br><b>napari's own, on the labels layer</b></td></tr>")
     rows += [_row(key, escape(text)) for key, text in _NAPARI]
     note = (

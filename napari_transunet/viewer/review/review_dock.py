@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox, QPushButton, QSizePolicy, QTableWidget, QVBoxLayout, QWidget
 
+from napari_transunet.viewer.anatomy.anatomy import anatomy_of
 from napari_transunet.viewer.export.exporter import exporter_of
 from napari_transunet.viewer.layers.brush_suspender import BrushSuspender
 from napari_transunet.viewer.layers.event_links import EventLinks
@@ -234,6 +235,7 @@ class ReviewDock(QWidget):
         if self._attached:
             return
         self._attached = True
+        anatomy_of(self._viewer).attach(self)
         self.keys.bind_actions(self._viewer, self._handlers())
         self.layers.attach()
         self.adaptation.attach()
@@ -254,6 +256,7 @@ class ReviewDock(QWidget):
             return
         self._attached = False
         self._widget_state.keep()
+        anatomy_of(self._viewer).detach(self)
         self.review.finish_note()
         self.keys.release()
         self.clicks.stop()

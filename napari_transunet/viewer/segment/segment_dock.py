@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
 
 from napari_transunet.cluster.address import ClusterProblem
 from napari_transunet.errors import TransUNetError
+from napari_transunet.viewer.anatomy.anatomy import anatomy_of
 from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.layers import looks_like_labels
 from napari_transunet.viewer.layers.slice_numbers import is_outside
@@ -288,6 +289,7 @@ class SegmentDock(QWidget):
             return
         self._attached = True
         self.volume.attach()
+        anatomy_of(self._viewer).attach(self)
         events = self._viewer.events, self._viewer.layers.events
         self._links.connect(self._on_theme, events[0].theme)
         self._links.connect(self._on_layers, events[1].removed, events[1].inserted)
@@ -309,6 +311,7 @@ class SegmentDock(QWidget):
         self.panel.detach()
         self.recovery.detach()
         self.volume.detach()
+        anatomy_of(self._viewer).detach(self)
         self._links.clear()
 
     def _shut_down(self) -> None:

@@ -268,5 +268,5 @@ def sessions_of(viewer: Viewer) -> Sessions:
 
 
 def _in_window(viewer: Viewer, window: QObject) -> Sessions:
-    free_graphics_in_their_context(viewer)
+    free_graphics_in_their_context(viewer.window._qt_viewer)
     return Sessions(viewer, window)

@@ -16,7 +16,6 @@ from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QComboBox, QLineEdit, QPushButton
 
-from napari_transunet.annotation import session_file
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.project.agreement import give_to_readers
 from napari_transunet.project.case_labels import load_labels
@@ -277,30 +276,6 @@ def test_learning_is_begun_for_the_project_and_says_what_came_of_it(driver, segm
     driver.dock.learn()
     driver.until(lambda: driver.dock.status == "It learnt.")
     assert asked == [(segmented.folder, "anna")]
-
-
-def test_a_case_that_cannot_be_saved_stays_open_with_its_strokes(driver, segmented, monkeypatch):
-    driver.open(segmented)
-    driver.dock.open_case(segmented.cases()[0].id)
-    driver.until_shown("case_0")
-    assert driver.dock.cases.current.autosave.flush()
-
-    def full(*_args, **_more):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(session_file, "atomic_path", full)
-    layer = driver.viewer.layers["case_0 labels"]
-    layer.paint((4, 3, 3), 1)
-    driver.dock.open_case(segmented.cases()[1].id)
-    driver.until(lambda: "cannot be saved and stays open" in driver.dock.status)
-    assert driver.current == "case_0"
-    assert layer in driver.viewer.layers
-    monkeypatch.undo()
-    driver.until(lambda: set(segmented.holders()) == {segmented.cases()[0].id})
-    driver.dock.open_case(segmented.cases()[1].id)
-    driver.until_shown("case_1")
-    driver.settle()
-    assert load_labels(segmented, segmented.cases()[0]).labels[4, 3, 3] == 1
 
 
 def test_a_closed_dock_or_removed_layer_gives_the_case_back_with_its_work(driver, segmented):

@@ -1,0 +1,24 @@
+"""napari's scale bar, which lies in other places and takes its unit from elsewhere in other versions of napari."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+
+def show_scale_bar(viewer: ViewerModel, on: bool) -> None:
+    """Show or hide the scale bar, in mm."""
+    bar = scale_bar_of(viewer)
+    if not isinstance(
+        getattr(type(bar), "unit", None), property
+    ):  # before napari 0.8 it does not ask the layers
+        bar.unit = "mm"
+    bar.visible = on
+
+
+def scale_bar_of(viewer: ViewerModel) -> Any:
+    """The viewer's scale bar."""
+    canvas = getattr(viewer, "canvas", None)  # from napari 0.9 on
+    return canvas.overlays.scale_bar if canvas is not None else viewer.scale_bar

@@ -1,0 +1,285 @@
+"""The coronal and the sagittal plane beside the window's own view, linked with it, to look at and to paint in.
+
+napari's layers are sliced along one plane at a time, so each plane has a viewer model and layers of its own, which
+share the arrays of the window's layers. All of that is napari's public interface (`napari.qt.QtViewer`). What it lacks
+is history: a stroke in one of these planes is written into the shared array, but only that layer's own undo would know
+it. So it is handed on to the window's layer (`adopt_stroke`), as if it had been painted there: undo, locks, sessions
+and the range of the brush hold for it as for every other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from napari.components import ViewerModel
+from napari.qt import QtViewer
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
+from qtpy.QtWidgets import QHBoxLayout, QSplitter, QWidget
+
+from napari_transunet.viewer.anatomy.directions import Plane, edges_of, patient_directions
+from napari_transunet.viewer.anatomy.edge_letters import EdgeLetters
+from napari_transunet.viewer.anatomy.scale_bar import show_scale_bar
+from napari_transunet.viewer.anatomy.views import Views
+from napari_transunet.viewer.layers.event_links import EventLinks
+from napari_transunet.viewer.layers.graphics import free_graphics_in_their_context
+from napari_transunet.viewer.layers.undo import adopt_stroke
+from napari_transunet.viewer.widgets.dock_events import DockEvents
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
+    from napari.viewer import Viewer
+
+TITLE = "Coronal and sagittal"
+_LOOKS = ("visible", "opacity")
+_IMAGE = ("contrast_limits", "gamma", "colormap")
+_LABELS = ("colormap", "contour", "editable")
+_BRUSH = ("selected_label", "brush_size", "mode", "preserve_labels", "n_edit_dimensions", "contiguous")
+
+
+class _Twin:
+    """A layer's copy in another plane: the same array, the same looks, the same brush."""
+
+    def __init__(self, layer: Layer) -> None:
+        from napari.layers import Layer as NapariLayer
+
+        self.layer = layer
+        self.copy = NapariLayer.create(*layer.as_layer_data_tuple())
+        self._busy = False
+        self._links = EventLinks()
+        self._soon = QTimer()
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(0)
+        self._soon.timeout.connect(self._refresh)
+        self._strokes: list[list[Any]] = []
+        labels = layer._type_string == "labels"
+        self._links.connect(self._blend, layer.events.blending)
+        self._blend()
+        for name in (*_LOOKS, *(_LABELS if labels else _IMAGE)):
+            self._links.connect(partial(self._take, layer, self.copy, name), getattr(layer.events, name))
+        self._links.connect(self._later, layer.events.set_data)
+        self._links.connect(self._on_data, layer.events.data)
+        if labels:
+            for name in _BRUSH:
+                self._links.connect(partial(self._take, layer, self.copy, name), getattr(layer.events, name))
+                self._links.connect(
+                    partial(self._take, self.copy, layer, name), getattr(self.copy.events, name)
+                )
+                if name != "mode":
+                    self._take(layer, self.copy, name)
+            self._links.connect(self._on_paint, self.copy.events.paint)
+            self._take(layer, self.copy, "editable")
+            self._take(layer, self.copy, "mode")
+            self.copy.bind_key("Control-Z", lambda _copy: layer.undo(), overwrite=True)
+            self.copy.bind_key("Control-Shift-Z", lambda _copy: layer.redo(), overwrite=True)
+
+    def release(self) -> None:
+        """Follow the layer no more."""
+        self._soon.stop()
+        self._hand_on()
+        self._links.clear()
+
+    def _take(self, source: Layer, target: Layer, name: str, _event: Any = None) -> None:
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            # A mode that the other layer cannot have now (locked for editing, or in 3D) stays what it is.
+            with contextlib.suppress(ValueError, TypeError):
+                setattr(target, name, getattr(source, name))
+        finally:
+            self._busy = False
+
+    def _blend(self, _event: Any = None) -> None:
+        # A canvas that is put into a dock loses napari's depth function, and with it all layers but the lowest.
+        flat = str(self.layer.blending) in ("translucent", "opaque")
+        self.copy.blending = "translucent_no_depth" if flat else self.layer.blending
+
+    def _on_data(self, _event: Any = None) -> None:
+        if self.copy.data is not self.layer.data:
+            self.copy.data = self.layer.data
+
+    def _later(self, _event: Any = None) -> None:
+        self._soon.start()
+
+    def _on_paint(self, event: Any) -> None:
+        # napari tells of a fill before it writes it; so the stroke is handed on when the event is over.
+        self._strokes.append(event.value)
+        self._soon.start()
+
+    def _refresh(self) -> None:
+        self._hand_on()
+        self.copy.refresh(thumbnail=False, extent=False, highlight=False)
+
+    def _hand_on(self) -> None:
+        strokes, self._strokes = self._strokes, []
+        for stroke in strokes:
+            adopt_stroke(self.layer, stroke)
+
+
+class _PlaneView(QObject):
+    """One of the planes: a canvas with its slider, and twins of the window's layers."""
+
+    def __init__(self, viewer: Viewer, plane: Plane, parent: QWidget) -> None:
+        super().__init__(parent)
+        self._viewer, self._plane = viewer, plane
+        self._twins: dict[Layer, _Twin] = {}
+        self._fitted = False
+        self.model = ViewerModel(title=plane.title)
+        self.canvas = QtViewer(self.model)
+        free_graphics_in_their_context(self.canvas)
+        self.canvas.setObjectName(f"plane_{plane.title}")
+        self.canvas.setMinimumSize(160, 140)
+        self.letters = EdgeLetters(self.canvas)
+        self._views = Views(self.model)
+        self.canvas.installEventFilter(self)
+        show_scale_bar(self.model, True)
+        self.follow_layers()
+
+    def twin(self, layer: Layer) -> Layer | None:
+        """The copy of one of the window's layers."""
+        found = self._twins.get(layer)
+        return found.copy if found is not None else None
+
+    def follow_layers(self) -> None:
+        """Hold a twin of every image and labels layer of the window, in its order."""
+        wanted = [layer for layer in self._viewer.layers if layer._type_string in ("image", "labels")]
+        for gone in [layer for layer in self._twins if layer not in wanted]:
+            twin = self._twins.pop(gone)
+            twin.release()
+            self.model.layers.remove(twin.copy)
+        for layer in wanted:
+            if layer not in self._twins:
+                self._twins[layer] = _Twin(layer)
+        copies = [self._twins[layer].copy for layer in wanted]
+        if list(self.model.layers) != copies:
+            self.model.layers.clear()
+            for copy in copies:
+                self.model.add_layer(copy)
+        if copies and not self._fitted:
+            self._views.show_plane(self._plane)
+            self._fitted = True
+        self.follow_active()
+
+    def follow_active(self) -> None:
+        """Paint on the twin of the layer that is active in the window."""
+        active = self._viewer.layers.selection.active
+        copy = self.twin(active) if active is not None else None
+        if copy is not None:
+            self.model.layers.selection.active = copy
+        layer = self._views.reference()
+        directions = patient_directions(layer) if layer is not None else None
+        self.letters.show_edges(edges_of(self.model, directions) if directions is not None else None)
+
+    def release(self) -> None:
+        """Let go of the window's layers, and close the canvas."""
+        for twin in self._twins.values():
+            twin.release()
+        self._twins = {}
+        self.canvas.removeEventFilter(self)
+        self.letters.remove()
+        self.canvas.close()
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802
+        """Qt's hook: while the mouse is here, the window's keys work here; lets every event pass."""
+        if event is not None and watched is self.canvas and event.type() == QEvent.Type.Enter:
+            self.model.keymap.update(self._viewer.keymap)
+        return super().eventFilter(watched, event)
+
+
+class ThreePlanes(QWidget):
+    """The two planes, for a dock of the window.
+
+    Parameters
+    ----------
+    viewer
+        The viewer of the window, which shows the third plane.
+    """
+
+    def __init__(self, viewer: Viewer) -> None:
+        super().__init__()
+        self.setObjectName("three_planes")
+        self._viewer = viewer
+        self._moving = False
+        self._last: Any = viewer
+        self.planes = {plane: _PlaneView(viewer, plane, self) for plane in (Plane.CORONAL, Plane.SAGITTAL)}
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        beside = QSplitter(Qt.Orientation.Horizontal, self)
+        for view in self.planes.values():
+            beside.addWidget(view.canvas)
+        layout.addWidget(beside)
+        self._released = False
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(0)
+        self._soon.timeout.connect(self._follow_layers)
+        self._links = EventLinks()
+        for model in self._models():
+            self._links.connect(partial(self._move_from, model), model.dims.events.point)
+            self._links.connect(partial(self._remember, model), model.cursor.events.position)
+        events = viewer.layers.events
+        self._links.connect(self._later, events.inserted, events.removed, events.reordered)
+        self._links.connect(self._on_active, viewer.layers.selection.events.active)
+        self._move_from(viewer)
+        self._dock_events = DockEvents(self)
+        self._fit = QTimer(self)  # the planes have their places only after the layout's turn
+        self._fit.setSingleShot(True)
+        self._fit.setInterval(60)
+        self._fit.timeout.connect(self._reset_views)
+        self._dock_events.settled.connect(self._fit.start)
+        self._dock_events.left.connect(self.release)
+        self._dock_events.window_closed.connect(self.release)
+
+    def meet_at_cursor(self) -> None:
+        """Bring all planes to the place that the mouse points at, in whichever of them."""
+        self._viewer.dims.point = self._last.cursor.position
+        self._move_from(self._viewer)
+
+    def release(self) -> None:
+        """Let go of the window; the widget is of no use then."""
+        if self._released:
+            return
+        self._released = True
+        self._soon.stop()
+        self._fit.stop()
+        self._links.clear()
+        for view in self.planes.values():
+            view.release()
+
+    def _models(self) -> Iterator[Any]:
+        yield self._viewer
+        for view in self.planes.values():
+            yield view.model
+
+    def _later(self, _event: Any = None) -> None:
+        self._soon.start()
+
+    def _follow_layers(self) -> None:
+        for view in self.planes.values():
+            view.follow_layers()
+        self._move_from(self._viewer)
+
+    def _on_active(self, _event: Any = None) -> None:
+        for view in self.planes.values():
+            view.follow_active()
+
+    def _reset_views(self) -> None:
+        for model in self._models():
+            model.reset_view()
+
+    def _remember(self, model: Any, _event: Any = None) -> None:
+        self._last = model
+
+    def _move_from(self, source: Any, _event: Any = None) -> None:
+        if self._moving:
+            return
+        self._moving = True
+        try:
+            for model in self._models():
+                if model is not source and model.dims.ndim == source.dims.ndim:
+                    model.dims.point = source.dims.point
+        finally:
+            self._moving = False

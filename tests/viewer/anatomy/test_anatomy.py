@@ -1,0 +1,184 @@
+"""What a window shows of the patient while a dock is open, and that it is gone afterwards."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari")
+pytest.importorskip("qtpy")
+
+from qtpy.QtWidgets import QToolButton
+
+from napari_transunet.viewer.anatomy.actions import VIEW_ACTIONS
+from napari_transunet.viewer.anatomy.anatomy import anatomy_of
+from napari_transunet.viewer.anatomy.directions import Plane
+from napari_transunet.viewer.anatomy.scale_bar import scale_bar_of
+from napari_transunet.viewer.anatomy.view_bar import ViewBar
+from napari_transunet.viewer.layers.layers import add_volume, geometry_of, labels_to_layer, volume_of
+from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.phantom import synthetic_ct
+from napari_transunet.volumes.volume import Source, Volume
+from tests.viewer.waiting import TIMEOUT
+
+AXIAL = {"left": "R", "right": "L", "top": "A", "bottom": "P"}
+CORONAL = {"left": "R", "right": "L", "top": "H", "bottom": "F"}
+
+
+class Looking:
+    """A window with the review dock and a CT."""
+
+    def __init__(self, viewer, qtbot, shape=(12, 48, 56)):
+        self.viewer, self.qtbot = viewer, qtbot
+        volume, labels, names = synthetic_ct(shape)
+        self.image = add_volume(viewer, volume, name="ct")
+        data, meta, _ = labels_to_layer(labels.copy(), volume, names, "organs")
+        self.labels = viewer.add_labels(data, **meta)
+        self.dock, _ = viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
+        self.anatomy = anatomy_of(viewer)
+        self.until(lambda: self.anatomy.letters == AXIAL)
+
+    def until(self, condition):
+        self.qtbot.waitUntil(condition, timeout=TIMEOUT)
+
+    def press(self, key):
+        self.viewer.keymap[next(known for known in self.viewer.keymap if str(known) == key)](self.viewer)
+
+
+def test_buttons_and_keys_lead_to_planes_with_their_letters(make_napari_viewer, qtbot):
+    looking = Looking(make_napari_viewer(), qtbot)
+    viewer, bar = looking.viewer, looking.viewer.window._qt_window.findChild(ViewBar)
+    bar.findChild(QToolButton, "view_coronal").click()
+    looking.until(lambda: looking.anatomy.letters == CORONAL)
+    assert viewer.dims.displayed == (0, 2)
+    looking.press("F2")
+    looking.until(lambda: looking.anatomy.letters == AXIAL)
+    viewer.dims.order = (0, 2, 1)  # napari's own roll
+    looking.until(lambda: looking.anatomy.letters["top"] == "R")
+    assert scale_bar_of(viewer).visible
+
+
+def test_front_hides_the_scan_until_a_plane_is_shown(make_napari_viewer, qtbot):
+    looking = Looking(make_napari_viewer(), qtbot)
+    looking.anatomy.do("front")
+    assert looking.viewer.dims.ndisplay == 3
+    assert not looking.image.visible
+    assert looking.labels.visible
+    looking.until(lambda: looking.anatomy.letters == CORONAL)
+    looking.viewer.camera.angles = (20, 30, 40)  # turned: the edges are no sides any more
+    looking.until(lambda: looking.anatomy.letters == {})
+    looking.anatomy.do("sagittal")
+    assert looking.image.visible
+    assert looking.viewer.dims.ndisplay == 2
+
+
+def test_window_presets_set_hounsfield_units_of_ct_alone(make_napari_viewer, qtbot, monkeypatch):
+    looking = Looking(make_napari_viewer(), qtbot)
+    said = []
+    monkeypatch.setattr("napari.utils.notifications.show_info", said.append)
+    for name, limits in {
+        "window_abdomen": (-160, 240),
+        "window_lung": (-1350, 150),
+        "window_bone": (-500, 1300),
+        "window_liver": (-45, 105),
+        "window_brain": (0, 80),
+    }.items():
+        looking.anatomy.do(name)
+        assert tuple(looking.image.contrast_limits) == limits
+        low, high = looking.image.contrast_limits_range
+        assert low <= limits[0] < limits[1] <= high
+    looking.press("Ctrl+2")
+    assert tuple(looking.image.contrast_limits) == (-1350, 150)
+    mr = Volume(np.zeros((3, 4, 5), np.int16), Geometry.default((3, 4, 5)), "MR", Source(None, "test", "mr"))
+    looking.viewer.layers.selection.active = add_volume(looking.viewer, mr)
+    looking.anatomy.do("window_lung")
+    assert "not known to be CT" in said[-1]
+
+
+def test_value_and_place_are_told_on_the_image_and_on_its_labels(make_napari_viewer, qtbot):
+    looking = Looking(make_napari_viewer(), qtbot)
+    viewer, index = looking.viewer, (4, 20, 15)
+    at = tuple(looking.image.data_to_world(index))
+    place = geometry_of(looking.image).affine_lps @ [15, 20, 4, 1]
+    for active in (looking.image, looking.labels):
+        viewer.layers.selection.active = active
+        viewer.cursor.position = tuple(looking.image.data_to_world((4, -20, 16)))
+        assert looking.anatomy.readout == ""
+        viewer.cursor.position = at
+        assert f"{float(looking.image.data[index]):,.6g} HU" in looking.anatomy.readout
+        for mm in place[:3]:
+            assert f" {abs(mm):.0f}" in looking.anatomy.readout
+
+
+def test_overlays_can_be_hidden(make_napari_viewer, qtbot):
+    looking = Looking(make_napari_viewer(), qtbot)
+    looking.anatomy._show_overlay("letters", False)
+    looking.until(lambda: looking.anatomy.letters == {})
+    looking.anatomy._show_overlay("scale_bar", False)
+    assert not scale_bar_of(looking.viewer).visible
+
+
+def test_all_goes_with_the_last_dock(make_napari_viewer, qtbot):
+    looking = Looking(make_napari_viewer(), qtbot)
+    viewer = looking.viewer
+    assert any(str(key) == "F3" for key in viewer.keymap)
+    viewer.window.remove_dock_widget(looking.dock)
+    looking.qtbot.wait(20)
+    assert looking.anatomy.letters == {}
+    assert not scale_bar_of(viewer).visible
+    assert not any(str(key) in {action.key for action in VIEW_ACTIONS.values()} for key in viewer.keymap)
+    viewer.dims.order = (1, 0, 2)
+    viewer.cursor.position = (0, 0, 0)
+
+
+def test_strokes_in_another_plane_are_strokes_of_the_window(make_napari_viewer, qtbot):
+    looking = Looking(make_napari_viewer(), qtbot)
+    viewer, layer = looking.viewer, looking.labels
+    looking.anatomy.do("planes")
+    planes = looking.anatomy.three_planes
+    coronal = planes.planes[Plane.CORONAL]
+    twin = coronal.twin(layer)
+    assert twin.data is layer.data
+    assert coronal.letters.texts == CORONAL
+    viewer.layers.selection.active = layer
+    layer.mode, layer.selected_label, layer.brush_size = "paint", 7, 3
+    assert (str(twin.mode), twin.selected_label, twin.brush_size) == ("paint", 7, 3)
+    assert coronal.model.layers.selection.active is twin
+
+    before, told = layer.data.copy(), []
+    layer.events.paint.connect(lambda event: told.append(event.value))
+    twin.paint((3, 5, 6), 7)
+    changed = layer.data != before
+    assert changed.any()
+    looking.until(lambda: len(told) == 1)
+    assert changed[:, 5].sum() == changed.sum()  # in the coronal slice alone
+    layer.undo()
+    np.testing.assert_array_equal(layer.data, before)
+    layer.redo()
+    np.testing.assert_array_equal(layer.data != before, changed)
+    next(act for key, act in twin.keymap.items() if str(key) == "Ctrl+Z")(twin)  # the key in the other plane
+    np.testing.assert_array_equal(layer.data, before)
+
+
+def test_planes_are_linked_and_follow_the_layers(make_napari_viewer, qtbot):
+    looking = Looking(make_napari_viewer(), qtbot)
+    viewer = looking.viewer
+    looking.anatomy.do("planes")
+    planes = looking.anatomy.three_planes
+    sagittal = planes.planes[Plane.SAGITTAL].model
+    viewer.dims.set_point(0, 20.0)
+    assert sagittal.dims.point[0] == pytest.approx(viewer.dims.point[0])
+    sagittal.cursor.position = tuple(looking.image.data_to_world((3, 7, 9)))
+    looking.anatomy.do("here")
+    np.testing.assert_allclose(viewer.dims.point, looking.image.data_to_world((3, 7, 9)))
+    np.testing.assert_allclose(sagittal.dims.point, viewer.dims.point)
+
+    looking.image.contrast_limits = (-100, 300)
+    assert tuple(planes.planes[Plane.SAGITTAL].twin(looking.image).contrast_limits) == (-100, 300)
+    other = viewer.add_image(volume_of(looking.image).data * 2, scale=looking.image.scale)
+    looking.until(lambda: planes.planes[Plane.CORONAL].twin(other) is not None)
+    viewer.layers.remove(other)
+    looking.until(lambda: planes.planes[Plane.CORONAL].twin(other) is None)
+    looking.anatomy.do("planes")
+    assert looking.anatomy.three_planes is None
+    looking.image.contrast_limits = (-160, 240)  # nobody listens any more
