@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ class Request:
     key: str | None = None
     max_bytes: int | None = None
     level: int | None = None
-    lazy: bool = False
+    lazy: bool | Literal["large"] = False
 
     @property
     def which(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -49,7 +49,7 @@ def read_volume(
     key: str | None = None,
     max_bytes: int | None = None,
     level: int | None = None,
-    lazy: bool = False,
+    lazy: bool | Literal["large"] = False,
 ) -> Volume:
     """The volume in a file, or in a folder of DICOM files.
 
@@ -65,7 +65,8 @@ def read_volume(
     max_bytes : the most that the voxels may take; never more than 80 % of the free memory.
     level : which resolution of an OME-Zarr, 0 (the finest) without it. Refused for other formats.
     lazy : leave the voxels of an OME-Zarr where they are, and read what is asked for; `Volume.data` is a `LazyArray`
-        then. Other formats are read as ever.
+        then. "large": only of an image that takes more than a quarter of the free memory. Other formats are read as
+        ever.
 
     Returns
     -------

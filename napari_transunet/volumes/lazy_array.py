@@ -17,6 +17,8 @@ Region = tuple[slice, slice, slice]
 
 _LARGEST_SLAB = 256 << 20  # bytes that are kept, so that slices of one chunk do not unpack it each
 _USABLE_MEMORY = 0.8
+_SAMPLED = 1 << 23  # voxels of an array that is its own sample
+_SAMPLED_PLANES = 16
 
 
 class _Stored:
@@ -201,6 +203,21 @@ class LazyArray:
         array = np.transpose(whole, self._axes)
         flipped = np.flip(array, tuple(axis for axis, flip in enumerate(self._flips) if flip))
         return np.ascontiguousarray(flipped, dtype)
+
+
+def sample_of(read: Callable[[Region], npt.NDArray[Any]], shape: tuple[int, int, int]) -> npt.NDArray[Any]:
+    """A small array whole; of a large one every n-th voxel of some slices, evenly spread."""
+    depth, height, width = shape
+    if np.prod(shape, dtype=np.float64) <= _SAMPLED:
+        return read((slice(0, depth), slice(0, height), slice(0, width)))
+    planes = np.unique(np.linspace(0, depth - 1, min(depth, _SAMPLED_PLANES) + 2).round().astype(int)[1:-1])
+    step = max(1, round((height * width * len(planes) / _SAMPLED * 4) ** 0.5))
+    return np.concatenate(
+        [
+            read((slice(int(z), int(z) + 1), slice(0, height), slice(0, width)))[:, ::step, ::step]
+            for z in planes
+        ]
+    )
 
 
 def _check_memory(size: int) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.errors import FileProblem, InputError, TransUNetError, VolumeError
+from napari_transunet.files import available_memory
 from napari_transunet.io.ambiguous import SeveralVolumesError
 from napari_transunet.io.ome_zarr.metadata import (
     ArrayInfo,
@@ -26,12 +27,11 @@ from napari_transunet.io.sidecar import stem_of
 from napari_transunet.io.streams import checked_size
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import Label, LabelSet, color_for
-from napari_transunet.volumes.lazy_array import LazyArray, Region
+from napari_transunet.volumes.lazy_array import LazyArray, Region, sample_of
 from napari_transunet.volumes.volume import Source, Volume
 
 _ENOUGH = 200_000  # voxels that say something about the values of all
-_SAMPLED = 1 << 23  # voxels of a level that are read whole for that
-_SAMPLED_PLANES = 16
+_PART_OF_MEMORY = 4
 _UNORIENTED = (
     "The file does not say how its axes lie in the patient; x towards the left, y to the back and z to the head were"
     " assumed."
@@ -109,18 +109,21 @@ def read_ome_zarr(
     channel: int | None = None,
     time: int | None = None,
     level: int | None = None,
-    lazy: bool = False,
+    lazy: bool | Literal["large"] = False,
     max_bytes: int | None = None,
 ) -> Volume:
     """The volume in an OME-Zarr; `open_ome_zarr` tells of the arguments and errors.
 
-    With `lazy`, its data is a `LazyArray`, and nothing is read of it yet.
+    With `lazy`, its data is a `LazyArray`, and nothing is read of it yet; with "large" only of an image that would take
+    more than a quarter of the free memory.
     """
     image = open_ome_zarr(where, channel=channel, time=time, level=level)
-    if lazy:
-        return image.volume()
+    volume = image.volume()
+    large = volume.labels is None and image.data.nbytes > available_memory() / _PART_OF_MEMORY
+    if lazy is True or (lazy == "large" and large):
+        return volume
     checked_size(image.geometry.shape, image.info.dtype.itemsize, max_bytes)
-    return replace(image.volume(), data=np.asarray(image.data))
+    return replace(volume, data=np.asarray(image.data))
 
 
 def open_ome_zarr(
@@ -209,7 +212,7 @@ def open_ome_zarr(
                 continue
             shape = _shape(multiscale, of)
             if np.prod(shape, dtype=np.float64) >= _ENOUGH or other == number:
-                return _sampled(reader(array), shape)
+                return sample_of(reader(array), shape)
         raise AssertionError("unreachable: the level itself is the last")
 
     data = LazyArray(
@@ -230,21 +233,6 @@ def open_ome_zarr(
         data,
         notes,
         attributes,
-    )
-
-
-def _sampled(read: Callable[[Region], npt.NDArray[Any]], shape: tuple[int, int, int]) -> npt.NDArray[Any]:
-    """A small level whole; of a large one every n-th voxel of some slices, evenly spread."""
-    depth, height, width = shape
-    if np.prod(shape, dtype=np.float64) <= _SAMPLED:
-        return read((slice(0, depth), slice(0, height), slice(0, width)))
-    planes = np.unique(np.linspace(0, depth - 1, min(depth, _SAMPLED_PLANES) + 2).round().astype(int)[1:-1])
-    step = max(1, round((height * width * len(planes) / _SAMPLED * 4) ** 0.5))
-    return np.concatenate(
-        [
-            read((slice(int(z), int(z) + 1), slice(0, height), slice(0, width)))[:, ::step, ::step]
-            for z in planes
-        ]
     )
 
 

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_transunet.errors import SizeError, VolumeError
+from napari_transunet.errors import VolumeError
 from napari_transunet.files import available_memory
 from napari_transunet.viewer.layers.layer_record import METADATA_KEY, LayerRecord, record_of
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.intensity import looks_like_ct, sampled
 from napari_transunet.volumes.label_values import whole_numbers
 from napari_transunet.volumes.labels import LabelSet, default_color
+from napari_transunet.volumes.lazy_array import LazyArray, Region, sample_of
 from napari_transunet.volumes.volume import Source, Volume
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ UNNAMED_COLOR = (0.75, 0.75, 0.75, 1.0)  # a label that nobody named must still 
 
 _GRAIN = 2.0**24  # placements are multiples of 2**-24 mm, so that napari's slice count comes out exact
 _MATCH = 1e-4
+_PART_OF_MEMORY = 4  # a lazy array that takes less than 1 / this of what is free is loaded as a whole
 _MOST_LABELS, _FEW = 255, 40  # highest value, and number of values, of what looks like labels
 
 LayerTuple = tuple[Any, dict[str, Any], str]
@@ -243,14 +245,13 @@ def volume_of(layer: Image) -> Volume:
     """The volume behind an image layer; the array is the layer's own, without a copy.
 
     A layer that came from elsewhere gets its grid from scale, translate, rotation and units. A lazy array (dask,
-    zarr) is computed here, which takes time: call this off the GUI thread for one (see `is_lazy`).
+    zarr) is computed here, which takes time: call this off the GUI thread for one (see `is_lazy`). One of more than a
+    quarter of the free memory stays lazy: the volume's data is a `LazyArray`.
 
     Raises
     ------
     VolumeError
         RGB, not three-dimensional, empty, or not real numbers.
-    SizeError
-        A lazy array larger than the free memory.
     """
     problem = problem_with(layer)
     if problem is not None:
@@ -375,16 +376,31 @@ def voxels_of(layer: Layer) -> Any:
     return layer.data[0] if getattr(layer, "multiscale", False) else layer.data
 
 
-def _load(layer: Layer) -> npt.NDArray[Any]:
+def _load(layer: Layer) -> Any:
     data = voxels_of(layer)
-    if isinstance(data, np.ndarray):
+    if isinstance(data, np.ndarray | LazyArray):
         return data
     needed = int(np.prod(data.shape, dtype=np.int64)) * np.dtype(data.dtype).itemsize
-    if needed > available_memory():
-        raise SizeError(
-            f"“{layer.name}” needs {needed / 2**30:.1f} GiB of memory, more than is free; crop it first."
-        )
-    return np.asarray(data)
+    return np.asarray(data) if needed <= available_memory() / _PART_OF_MEMORY else _lazily(data)
+
+
+def _lazily(data: Any) -> LazyArray:
+    """An array of dask, Zarr or the like, read as it is asked for."""
+    first, second, third = (int(n) for n in data.shape)
+    shape = (first, second, third)
+    chunks = getattr(data, "chunksize", None) or getattr(data, "chunks", None)
+    known = isinstance(chunks, tuple) and len(chunks) == 3 and all(isinstance(n, int) for n in chunks)
+
+    def read(region: Region) -> npt.NDArray[Any]:
+        return np.asarray(data[region])
+
+    return LazyArray(
+        shape,
+        np.dtype(data.dtype),
+        chunks if known else (1, *shape[1:]),
+        read,
+        lambda: sample_of(read, shape),
+    )
 
 
 def _value_range(data: npt.NDArray[Any]) -> tuple[float, float]:

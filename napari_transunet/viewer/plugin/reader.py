@@ -42,7 +42,7 @@ def read_layers(path: _Paths) -> list[LayerTuple] | list[_Null]:
     layers: list[LayerTuple] = []
     for each in _as_list(path):
         try:
-            layers.append(volume_to_layer(read_volume(each)))
+            layers.append(volume_to_layer(read_volume(each, lazy="large")))
         except (SeveralSeriesError, SeveralVolumesError) as error:
             if not _offered(each, error):
                 report(error, hint="Open it by itself to choose from a list.")

@@ -236,7 +236,7 @@ def read_wanted(wanted: Wanted) -> Volume:
     """The volume as it was chosen; for any thread. Raises what `read_volume` raises."""
     from napari_transunet.io.reading import read_volume
 
-    return read_volume(wanted.path, **wanted.picks)
+    return read_volume(wanted.path, lazy="large", **wanted.picks)
 
 
 def _attempt(wanted: Wanted) -> Volume | TransUNetError:

@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer, Points
 
-from napari_transunet.errors import SizeError, VolumeError
+from napari_transunet.errors import VolumeError
+from napari_transunet.io.reading import read_volume
 from napari_transunet.viewer.layers import layers
 from napari_transunet.viewer.layers.layer_record import record_of
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.lazy_array import LazyArray
 from napari_transunet.volumes.volume import Source, Volume
+from tests.io.ome_zarr_samples import write_ome_zarr
 
 FLIPPED_Y = ((1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, 1.0))
 RAS = ((-1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, 1.0))
@@ -290,16 +294,33 @@ def test_lazy_array_is_computed_only_when_the_volume_is_asked_for():
     assert sum(reads) == 60
 
 
-def test_lazy_array_larger_than_the_memory_is_refused_before_it_is_computed(monkeypatch):
+def test_a_lazy_array_that_takes_much_of_the_memory_stays_lazy(monkeypatch):
     reads: list[int] = []
     layer = Image(counted_lazy_array(reads), contrast_limits=(0, 1), cache=False)
     reads.clear()
-    monkeypatch.setattr(layers, "available_memory", lambda: 119)
-    with pytest.raises(SizeError, match="memory"):
-        layers.volume_of(layer)
-    assert reads == []
-    monkeypatch.setattr(layers, "available_memory", lambda: 120)
-    assert layers.volume_of(layer).data.shape == (3, 4, 5)
+    monkeypatch.setattr(layers, "available_memory", lambda: 4 * 119)
+    data = layers.volume_of(layer).data
+    assert isinstance(data, LazyArray)
+    reads.clear()  # a sample was looked at
+    assert data[1].tolist() == np.ones((4, 5)).tolist()
+    assert reads == [20]
+    monkeypatch.setattr(layers, "available_memory", lambda: 4 * 120)
+    assert isinstance(layers.volume_of(layer).data, np.ndarray)
+
+
+def test_a_large_ome_zarr_is_shown_and_stays_in_its_file(tmp_path, monkeypatch):
+    values = np.random.default_rng(0).integers(-1000, 1000, (6, 8, 10)).astype(np.int16)
+    path = write_ome_zarr(tmp_path / "scan.ome.zarr", values)
+    assert not layers.is_lazy(Layer.create(*layers.volume_to_layer(read_volume(path, lazy="large"))))
+    monkeypatch.setattr("napari_transunet.io.ome_zarr.reading.available_memory", lambda: 100)
+    volume = read_volume(path, lazy="large")
+    layer = Layer.create(*layers.volume_to_layer(volume))
+    assert layers.is_lazy(layer)
+    assert layers.volume_of(layer) is volume
+    viewer = ViewerModel()
+    viewer.add_layer(layer)
+    viewer.dims.set_current_step(0, 2)
+    assert np.array_equal(np.asarray(layer._data_view), values[2])
 
 
 def test_what_was_assumed_in_reading_goes_with_image_and_labels():

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +25,16 @@ from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.inference import backends
 from napari_transunet.inference.predictor import Predictor
+from napari_transunet.io.reading import read_volume
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.viewer.layers.layers import add_volume, volume_of
 from napari_transunet.viewer.layers.undo import write_as_one_step
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.messages import organ_volumes
+from napari_transunet.volumes.lazy_array import LazyArray
 from napari_transunet.volumes.phantom import synthetic_ct
 from napari_transunet.volumes.volume import Volume
+from tests.io.ome_zarr_samples import write_ome_zarr
 from tests.networks import SMALL, small_network
 from tests.viewer.waiting import TIMEOUT
 
@@ -341,6 +345,20 @@ def test_a_range_of_slices_leaves_the_others_alone(dock, checkpoints, monkeypatc
     slices.value = "3-12"
     dock.segment()
     assert "this volume's slices are 0 to 11" in dock.status
+
+
+def test_a_large_ome_zarr_is_segmented_where_it_lies(dock, checkpoints, tmp_path, monkeypatch):
+    scan, _, _ = synthetic_ct(SHAPE, 0)
+    path = write_ome_zarr(tmp_path / "large.ome.zarr", scan.data, levels=1)
+    monkeypatch.setattr("napari_transunet.io.ome_zarr.reading.available_memory", lambda: 100)
+    monkeypatch.setattr(LazyArray, "__array__", None)  # nothing asks for the whole
+    volume = read_volume(path, lazy="large")
+    image = add_volume(dock.viewer, volume)
+    assert image.data is volume.data
+
+    dock.segment()
+
+    assert np.array_equal(dock.labels("large").data, _expected(checkpoints, replace(volume, data=scan.data)))
 
 
 def test_mirrored_slices_and_three_planes_are_averaged_where_asked_for(dock, checkpoints):
