@@ -32,16 +32,14 @@ if TYPE_CHECKING:
     from napari_transunet.viewer.widgets.choice_list import ChoiceList
     from napari_transunet.volumes.volume import Volume
 
+_PATTERNS = (
+    "*.nii *.nii.gz *.hdr *.img *.hdr.gz *.img.gz *.nrrd *.nhdr *.mha *.mhd *.mgz *.mgh *.dcm *.dicom *.ima "
+    "*.tif *.tiff *.npy *.npz *.npy.h5 *.npz.h5 *.h5 *.hdf5"
+)
 _LOADER = "transunet_opener"
+_FILTERS = f"Volumes ({_PATTERNS});;All files (*)"
 
 Several = SeveralSeriesError | SeveralVolumesError
-
-
-def file_filters() -> str:
-    """The files that a dialog for opening volumes shows."""
-    from napari_transunet.io.reading import READABLE_SUFFIXES
-
-    return f"Volumes ({' '.join(f'*{suffix}' for suffix in READABLE_SUFFIXES)});;All files (*)"
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ class VolumeLoader(QObject):
 
     def ask_file(self) -> None:
         """Ask for a file and open it."""
-        name, _ = QFileDialog.getOpenFileName(self._widget, "Open volume", self._last_folder, file_filters())
+        name, _ = QFileDialog.getOpenFileName(self._widget, "Open volume", self._last_folder, _FILTERS)
         if name:
             self._last_folder = str(Path(name).parent)
             self.open_path(name)
@@ -130,7 +128,7 @@ class VolumeLoader(QObject):
 
     def ask_labels(self) -> None:
         """Ask for a file and open it as labels, whatever it looks like."""
-        name, _ = QFileDialog.getOpenFileName(self._widget, "Open labels", self._last_folder, file_filters())
+        name, _ = QFileDialog.getOpenFileName(self._widget, "Open labels", self._last_folder, _FILTERS)
         if name:
             self._last_folder = str(Path(name).parent)
             self.open_labels(name)
