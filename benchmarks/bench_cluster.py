@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_cluster throughput SCAN [--checkpoint NAME] [--scans 8] [--rounds 2] [--side 512]
     python -m benchmarks.bench_cluster overhead [--units 2000]
-    python -m benchmarks.bench_cluster many [--count 10000]
+    python -m benchmarks.bench_cluster many [--count 10000] [--idle]
     python -m benchmarks.bench_cluster first-slice SCAN [--checkpoint NAME] [--rounds 5]
 
 All of it on this machine, over the loopback interface; results go to benchmarks/results/cluster.json.
@@ -127,8 +127,20 @@ def overhead(units: int) -> dict[str, Any]:
     return {"units": units, "rounds": found[1:]}
 
 
-def many(count: int, step: int) -> dict[str, Any]:
-    """Tiny scans, really segmented: time and memory after every `step` of them."""
+def _told_alone(_plan: Any, unit: Any) -> Any:
+    from napari_transunet.cluster.answers import Done
+    from napari_transunet.cluster.segmenting import SegmentedScan
+
+    return Done(SegmentedScan(unit.target))
+
+
+def many(count: int, step: int, *, idle: bool) -> dict[str, Any]:
+    """Tiny scans: time and memory after every `step` of them.
+
+    `idle`: the workers get and answer what they would, and do nothing, so that only handing out is measured.
+    """
+    from dataclasses import replace
+
     import torch
 
     from napari_transunet.checkpoints.card import default_card
@@ -166,6 +178,8 @@ def many(count: int, step: int) -> dict[str, Any]:
                 marker,
             )
             units = segmentation_units(paths, [out / f"{path.stem}.nii" for path in paths], plan)
+            if idle:
+                units = (replace(unit, function=_told_alone) for unit in units)
             began = time.perf_counter()
             for number, one in enumerate(Batch(client).run(units), 1):
                 assert one.state is State.DONE, one
@@ -181,7 +195,7 @@ def many(count: int, step: int) -> dict[str, Any]:
                         }
                     )
                     print(rows[-1], flush=True)
-        assert len(list(out.glob("*.nii"))) == count
+        assert idle or len(list(out.glob("*.nii"))) == count
     return {"rows": rows}
 
 
@@ -237,18 +251,20 @@ def main() -> None:
     parser.add_argument("--side", type=int)
     parser.add_argument("--units", type=int, default=2000)
     parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--idle", action="store_true")
     given = parser.parse_args()
     if given.what == "throughput":
         found = throughput(given.scan, given.checkpoint, given.scans, given.rounds, given.side)
     elif given.what == "overhead":
         found = overhead(given.units)
     elif given.what == "many":
-        found = many(given.count, max(1, given.count // 10))
+        found = many(given.count, max(1, given.count // 10), idle=given.idle)
     else:
         found = first_slice(given.scan, given.checkpoint, given.rounds)
     print(json.dumps(found, indent=1))
     known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     name = given.what if given.side is None else f"{given.what} {given.side}"
+    name += " idle" if given.idle else ""
     RESULTS.write_text(json.dumps(known | {name: found}, indent=1) + "\n")
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from napari_transunet.cluster.address import SchedulerUnreachable
+from napari_transunet.cluster.address import ClusterProblem, SchedulerUnreachable
 from napari_transunet.cluster.security import TLSFiles, need_distributed, security_of
 from napari_transunet.cluster.workers import (
     LOOPBACK,
@@ -32,7 +32,7 @@ _PATTERN = re.compile(
     r"|(?P<address>(?P<protocol>tcp|tls)://[^\s/]+:\d{1,5})"
     r"|slurm(:(?P<jobs>\d{1,4}))?"
 )
-_STARTING = 120.0  # s
+_STARTING = 300.0  # s
 _ANSWERING = 10.0  # s
 
 
@@ -191,7 +191,13 @@ def _local(count: int | None) -> Iterator[Client]:
         )
     try:
         with _client(cluster) as client:
-            client.wait_for_workers(limits.workers, timeout=_STARTING)
+            try:
+                client.wait_for_workers(limits.workers, timeout=_STARTING)
+            except TimeoutError as error:
+                raise ClusterProblem(
+                    f"The {limits.workers} worker processes did not start within {_STARTING:g} s; ask for fewer, such "
+                    "as local:1."
+                ) from error
             yield client
             _wait_until_idle(client)
     finally:
