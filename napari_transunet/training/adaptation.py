@@ -55,7 +55,7 @@ SECONDS = 105.0
 _FEWEST_STEPS = 30  # however slow the machine is
 _BATCH = 6
 _REPLAYED = 2  # of a batch
-_LEARNING_RATE, _WEIGHT_DECAY, _CLIP = 5e-4, 0.05, 1.0
+_LEARNING_RATE, _WEIGHT_DECAY, _CLIP = 1e-3, 0.05, 1.0
 _WARM_UP = 0.1
 _AVERAGING = 0.9
 """The result is a moving average of the weights, so that it can be scored well before the learning rate is low."""
