@@ -47,6 +47,7 @@ def loaded():
     stages = {
         "package": "import napari_transunet",
         "command line": "import napari_transunet.cli",
+        "reading": "from napari_transunet import read_volume",
         "volumes": imports_of("io", "volumes"),
         "segmenting": SEGMENT,
         "engine": imports_of(*SUBPACKAGES),
@@ -69,6 +70,11 @@ def loaded():
 def test_importing_and_starting_load_neither_torch_nor_qt(loaded, stage):
     assert "napari_transunet" in loaded[stage]
     assert not loaded[stage] & (GUI | {"torch", "monai", "SimpleITK"})
+
+
+def test_reading_waits_for_no_library_that_few_formats_need(loaded):
+    assert "napari_transunet.io.formats" in loaded["reading"]
+    assert not loaded["reading"] & {"scipy", "h5py", "zarr", "tifffile", "highdicom", "skimage"}
 
 
 def test_volumes_need_no_torch(loaded):

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
-from scipy.spatial import KDTree
 
 Points = npt.NDArray[np.float64]
 """(n, 2): row and column of each point, 0 at the centre of the first pixel. The last is joined to the first."""
@@ -27,6 +25,7 @@ def contours_of(mask: npt.NDArray[np.bool_]) -> list[Points]:
     DICOM's CLOSED_PLANAR has holes (PS3.3, C.8.8.6.3): it fills alike by the even-odd rule, by winding, and where
     contours are united. Pixels that touch at corners alone are parts of their own.
     """
+    from scipy import ndimage  # here and below: reading is not to wait for half a second of imports
     from skimage.measure import find_contours
 
     parts, count = ndimage.label(mask)
@@ -111,6 +110,8 @@ def _without_needless(ring: Points) -> Points:
 
 def _with_keyholes(outline: Points, holes: Sequence[Points]) -> Points:
     """One ring: to each hole and back over the shortest way, the nearest hole first."""
+    from scipy.spatial import KDTree
+
     tree = KDTree(outline)
     for hole in sorted(holes, key=lambda ring: float(np.min(tree.query(ring)[0]))):
         distances, nearest = KDTree(outline).query(hole)
