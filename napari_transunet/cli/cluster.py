@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _PANEL = "On a cluster"
 _SHOWN = 20  # rows of a table
+_LONGEST_LINE = 1000  # letters of the headings
 
 SchedulerOption = Annotated[
     str | None,
@@ -177,6 +178,26 @@ def tell_end(finished: Sequence[Finished], count: int, noun: str) -> None:
     left = count - done - counts[State.FAILED] - counts[State.SET_ASIDE]
     rest = f"; {left} not done: the same command goes on with them" if left else ""
     say(f"{done} of {count} {noun}s done{there}; {counts[State.FAILED]} failed{told}{rest}.")
+
+
+def check_table(path: Path, headings: Sequence[str], *, overwrite: bool) -> None:
+    """Refuse to write the table over a file that is not such a table.
+
+    Raises
+    ------
+    InputError
+        It is another file, and `overwrite` is off, or there is no folder for it.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"There is no folder {path.parent} to write to; make it first.")
+    if not path.exists() or overwrite:
+        return
+    with contextlib.suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8", newline="") as file:
+        if next(csv.reader([file.readline(_LONGEST_LINE)]), None) == list(headings):
+            return
+    raise InputError(
+        f"{path} exists already and is no table of such a run; choose another name or say --overwrite."
+    )
 
 
 def write_table(path: Path, rows: Sequence[Sequence[Any]], headings: Sequence[str]) -> None:

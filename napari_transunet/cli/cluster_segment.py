@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from napari_transunet.cli.cluster import cluster, run_units, tell_end, write_table
+from napari_transunet.cli.cluster import check_table, cluster, run_units, tell_end, write_table
 from napari_transunet.cli.reporting import BAD_INPUT, INTERRUPTED, say
 from napari_transunet.cluster.address import ConnectionLost
 from napari_transunet.cluster.batch import Finished, State
@@ -70,10 +70,13 @@ def segment_on_cluster(
     folder = targets[0].parent
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder} to write to; make it first.")
+    if table is not None:
+        check_table(table, _HEADINGS, overwrite=overwrite)
     finished: list[Finished] = []
 
     def each(one: Finished) -> None:
         finished.append(one)
+        marker.renew()
         if one.state in (State.FAILED, State.SET_ASIDE):
             say(f"Error: {one.unit.name}: {one.message.removeprefix(f'{Path(one.unit.name).name}: ')}")
 

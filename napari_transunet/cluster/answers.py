@@ -53,6 +53,11 @@ Answer = Done | Failed | Lacks | Stopped
 def failure_of(error: BaseException, worker: str = "") -> Failed:
     """What to answer where a unit raised `error`."""
     sentence = sentence_of(error)
+    if sentence is None and "deserialization of the task graph" in str(error):
+        return Failed(
+            "The scheduler cannot read what is asked; it needs the same version of napari-transunet as this program.",
+            worker=worker,
+        )
     if sentence is None:
         text = str(error).strip().splitlines()
         return Failed(

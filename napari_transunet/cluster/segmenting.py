@@ -8,7 +8,7 @@ import secrets
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -59,6 +59,11 @@ class Marker:
             return Path(self.path).read_text("ascii") == self.token
         except (OSError, ValueError):
             return False
+
+    def renew(self) -> None:
+        """Say that the run goes on: what is old is taken for the leftovers of a killed one, and removed."""
+        with suppress(OSError):
+            os.utime(Path(self.path).parent)
 
 
 @contextmanager

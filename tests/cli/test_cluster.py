@@ -6,7 +6,8 @@ import csv
 
 import pytest
 
-from napari_transunet.cli.cluster import write_table
+from napari_transunet.cli.cluster import check_table, write_table
+from napari_transunet.errors import InputError
 from tests.commands import error_line
 
 pytest.importorskip("distributed", reason="the extra cluster is not installed")
@@ -19,6 +20,22 @@ def test_the_table_is_read_as_it_was_written_and_holds_no_formula(tmp_path):
     with path.open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [["scan", "slices", "message"], ["'=cmd()", "3", "two lines"], ["'-scan", "", "x"]]
+
+
+def test_the_table_takes_the_place_of_its_own_kind_alone(tmp_path):
+    path = tmp_path / "segment.csv"
+    check_table(path, ["scan", "slices"], overwrite=False)
+    write_table(path, [["a", 1]], ["scan", "slices"])
+    check_table(path, ["scan", "slices"], overwrite=False)
+    path.write_bytes(b"patient,diagnosis\n")
+    with pytest.raises(InputError, match="no table of such a run"):
+        check_table(path, ["scan", "slices"], overwrite=False)
+    check_table(path, ["scan", "slices"], overwrite=True)
+    path.write_bytes(bytes(range(256)))
+    with pytest.raises(InputError, match="no table of such a run"):
+        check_table(path, ["scan", "slices"], overwrite=False)
+    with pytest.raises(InputError, match="no folder"):
+        check_table(tmp_path / "missing/f.csv", ["scan"], overwrite=False)
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,7 @@ def test_a_wish_to_stop_reaches_what_runs(client, tmp_path):
         (OSError(errno.EIO, "Input/output error", "x"), True, False),
         (OSError(errno.ENOSPC, "No space left on device", "x"), False, True),
         (ValueError("a fault"), True, False),
+        (RuntimeError("Error during deserialization of the task graph."), False, False),
     ],
 )
 def test_what_is_worth_another_attempt(error, again, disk):
