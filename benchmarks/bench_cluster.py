@@ -171,7 +171,7 @@ def many(count: int, step: int, *, idle: bool) -> dict[str, Any]:
         with client_at(address) as client, marker_in(out) as marker:
             plan = SegmentationPlan(
                 (reference,),
-                PredictorOptions(device="cpu"),
+                PredictorOptions(device="cpu", backend="torch"),
                 LoadingOptions(),
                 ReadingOptions(),
                 False,

@@ -24,6 +24,15 @@ from tests.cli.conftest import write_image
 pytest.importorskip("distributed", reason="the extra cluster is not installed")
 
 
+def _as_a_child():
+    # A shell's background job ignores the signal, and so would what the tests start from there.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the tests, however these end
+
+
 class Started:
     """A command of ours in its own process, and the lines that it printed."""
 
@@ -35,8 +44,7 @@ class Started:
             text=True,
             start_new_session=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
-            # A shell's background job ignores the signal, and so would what the tests start from there.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=_as_a_child,
         )
         self.lines = []
         self._reader = threading.Thread(target=self._read, daemon=True)
