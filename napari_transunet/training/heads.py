@@ -14,7 +14,7 @@ from napari_transunet.errors import InputError
 if TYPE_CHECKING:
     from napari_transunet.model.transunet import TransUNet
 
-_RARER = 3.0
+_RARER = 1.0
 """By how much the logit of a new class lies below that of the background, before anything is learnt about it."""
 
 
