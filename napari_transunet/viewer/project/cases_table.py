@@ -209,12 +209,14 @@ class CasesModel(QAbstractTableModel):
         source = self._thumbnails / f"{case.of or case.id}.png"
         picture = QPixmap(_PICTURE, _PICTURE)
         picture.fill(Qt.GlobalColor.transparent)
-        small = QPixmap(str(source)).scaled(
-            picture.size(), Qt.AspectRatioMode.KeepAspectRatio, Qt.TransformationMode.SmoothTransformation
-        )
-        painter = QPainter(picture)
-        painter.drawPixmap((_PICTURE - small.width()) // 2, (_PICTURE - small.height()) // 2, small)
-        painter.end()
+        whole = QPixmap(str(source))
+        if not whole.isNull():  # labels that were never segmented have none
+            small = whole.scaled(
+                picture.size(), Qt.AspectRatioMode.KeepAspectRatio, Qt.TransformationMode.SmoothTransformation
+            )
+            painter = QPainter(picture)
+            painter.drawPixmap((_PICTURE - small.width()) // 2, (_PICTURE - small.height()) // 2, small)
+            painter.end()
         self._pictures[case.id] = case.segmented, picture
         return picture
 
