@@ -388,8 +388,10 @@ def _lazily(data: Any) -> LazyArray:
     """An array of dask, Zarr or the like, read as it is asked for."""
     first, second, third = (int(n) for n in data.shape)
     shape = (first, second, third)
-    chunks = getattr(data, "chunksize", None) or getattr(data, "chunks", None)
-    known = isinstance(chunks, tuple) and len(chunks) == 3 and all(isinstance(n, int) for n in chunks)
+    stored = getattr(data, "chunksize", None) or getattr(data, "chunks", None)
+    chunks = (1, second, third)
+    if isinstance(stored, tuple) and len(stored) == 3 and all(isinstance(n, int) for n in stored):
+        chunks = (stored[0], stored[1], stored[2])
 
     def read(region: Region) -> npt.NDArray[Any]:
         return np.asarray(data[region])
@@ -397,7 +399,7 @@ def _lazily(data: Any) -> LazyArray:
     return LazyArray(
         shape,
         np.dtype(data.dtype),
-        chunks if known else (1, *shape[1:]),
+        chunks,
         read,
         lambda: sample_of(read, shape),
     )
