@@ -26,6 +26,7 @@ from napari_transunet.errors import TransUNetError
 from napari_transunet.io.reading import is_readable, list_series, read_volume
 from napari_transunet.io.writing import write_labels
 from napari_transunet.volumes.geometry import Geometry
+from tests.io.ome_zarr_samples import write_ome_zarr
 from tests.io.test_damaged import MAKERS
 
 SECONDS, BYTES = 20.0, 1_000_000_000
@@ -127,6 +128,19 @@ def _session(folder: Path) -> Path:
     return folder / "a.part"
 
 
+def _ome_zarr(name: str, version: str) -> Subject:
+    """One file of an OME-Zarr is changed."""
+
+    def make(folder: Path) -> Path:
+        values = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+        return write_ome_zarr(folder / "a.zarr", values, levels=1, version=version) / name
+
+    def read(path: Path) -> None:
+        _volume(next(parent for parent in path.parents if parent.name == "a.zarr"))
+
+    return Subject(make, read)
+
+
 SUBJECTS: dict[str, Subject] = {
     **{kind: Subject(make, _volume) for kind, make in MAKERS.items()},
     "nii.gz within": Subject(MAKERS["nii.gz"], _volume, gzip.decompress, lambda raw: gzip.compress(raw, 1)),
@@ -138,6 +152,11 @@ SUBJECTS: dict[str, Subject] = {
         f"labels{suffix}": Subject(_labels(suffix), _volume)
         for suffix in (".nii", ".nrrd", ".seg.nrrd", ".mha")
     },
+    "ome-zarr": _ome_zarr("zarr.json", "0.5"),
+    "ome-zarr 0.4": _ome_zarr(".zattrs", "0.4"),
+    "ome-zarr array": _ome_zarr("s0/zarr.json", "0.5"),
+    "ome-zarr array 0.4": _ome_zarr("s0/.zarray", "0.4"),
+    "ome-zarr chunk": _ome_zarr("s0/c/0/0/0", "0.5"),
     "sidecar": Subject(_labels(".nii"), _volume, changed="a.json"),
     "pth": Subject(_pth(legacy=False), _checkpoint),
     "pth before 1.6": Subject(_pth(legacy=True), _checkpoint),

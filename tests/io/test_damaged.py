@@ -15,11 +15,13 @@ import pytest
 import tifffile
 
 from napari_transunet.errors import FileProblem, SizeError, TransUNetError, VolumeError
+from napari_transunet.io.dicom.rtstruct_writing import write_rtstruct
 from napari_transunet.io.reading import SeveralVolumesError, is_readable, list_series, read_volume
 from napari_transunet.io.writing import write_labels, write_volume
 from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.volume import Volume
-from tests.io.samples import ct_slice, enhanced, save, segmentation
+from tests.io.samples import ct_slice, enhanced, save, segmentation, series
 
 GEOMETRY = Geometry((3, 8, 9), (2.0, 0.7, 0.8), (1, 2, 3))
 VALUES = np.random.default_rng(0).integers(-1000, 1000, GEOMETRY.shape).astype(np.int16)
@@ -73,6 +75,17 @@ def _segmentation(folder: Path) -> Path:
     return save(segmentation(VALUES > 0, [0.0, 1.0, 2.0], [1, 2, 1]), folder / "a.dcm")
 
 
+def _structure_set(folder: Path) -> Path:
+    more = {"StudyInstanceUID": "1.2.3.5", "FrameOfReferenceUID": "1.2.3.6"}
+    series(folder / "ct", [0.0, 1.0, 2.0], **more)
+    scan = read_volume(folder / "ct")
+    (folder / "rs").mkdir()
+    labels = (np.arange(60).reshape(scan.data.shape) % 7 == 0).astype(np.uint8)
+    return write_rtstruct(
+        folder / "rs" / "a.dcm", labels, scan.geometry, LabelSet.from_names({1: "liver"}), scan.source
+    )
+
+
 MAKERS = {
     "nii": _written(".nii"),
     "nii.gz": _written(".nii.gz"),
@@ -87,6 +100,7 @@ MAKERS = {
     "dicom": _classic,
     "dicom multiframe": _multiframe,
     "dicom segmentation": _segmentation,
+    "dicom structure set": _structure_set,
 }
 
 
