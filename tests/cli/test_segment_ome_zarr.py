@@ -108,13 +108,13 @@ def test_over_http_and_to_files(run, scan, network, tmp_path):
 
 @pytest.mark.slow
 def test_a_volume_larger_than_the_memory_that_it_takes_survives_being_killed(tmp_path, network):
-    """4 GB of voxels; the process may take 1.2 GB."""
-    shape = (2000, 1024, 1024)
+    """2 GB of voxels; the process may take 1.2 GB."""
+    shape = (1000, 1024, 1024)
     path = write_ome_zarr(tmp_path / "scan.ome.zarr", np.zeros((1, 1, 1), np.int16), levels=1)
     array = zarr.open_group(path).create_array(
         "s0", shape=shape, dtype="int16", chunks=(16, 512, 512), fill_value=0, overwrite=True
     )
-    array[990:1010, 300:700, 300:700] = 900
+    array[490:510, 300:700, 300:700] = 900
     command = [sys.executable, "-m", "napari_transunet", "segment", path, "-o", path, "-c", network]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     first = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
