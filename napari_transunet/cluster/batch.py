@@ -162,7 +162,7 @@ class Batch:
         while True:
             # What may have killed a worker runs alone.
             alone = any(attempt.deaths for attempt in self._running.values())
-            while more and not alone and not self._cancelled() and len(self._running) < self._window():
+            while more and not (alone or full or self._cancelled()) and len(self._running) < self._window():
                 if self._again:
                     self._submit(self._again.popleft())
                 elif (unit := next(waiting, None)) is not None:
