@@ -14,13 +14,13 @@ from napari_transunet.viewer.anatomy.actions import VIEW_ACTIONS
 from napari_transunet.viewer.anatomy.directions import Plane, edges_of, keep_hand, patient_directions
 from napari_transunet.viewer.anatomy.edge_letters import EdgeLetters
 from napari_transunet.viewer.anatomy.position import under_cursor
-from napari_transunet.viewer.anatomy.scale_bar import scale_bar_of, show_scale_bar
 from napari_transunet.viewer.anatomy.three_planes import TITLE, ThreePlanes
 from napari_transunet.viewer.anatomy.view_bar import ViewBar
 from napari_transunet.viewer.anatomy.views import Views
 from napari_transunet.viewer.anatomy.windows import WINDOWS, apply_window
 from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.layer_record import is_overlay
+from napari_transunet.viewer.layers.napari_versions import camera_of, scale_bar_of, show_scale_bar
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.qt_helpers import window_object
 
@@ -171,8 +171,8 @@ class Anatomy(QObject):
             viewer.dims.events.order,
             viewer.dims.events.ndisplay,
             viewer.dims.events.ndim,
-            viewer.camera.events.orientation,
-            viewer.camera.events.angles,
+            camera_of(viewer).events.orientation,
+            camera_of(viewer).events.angles,
             viewer.layers.selection.events.active,
             viewer.layers.events.inserted,
             viewer.layers.events.removed,

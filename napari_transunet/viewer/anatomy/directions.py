@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from napari_transunet.viewer.layers.layer_record import record_of
 from napari_transunet.viewer.layers.layers import voxels_of, world_matrix
+from napari_transunet.viewer.layers.napari_versions import camera_of
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -115,7 +116,7 @@ def view_of(plane: Plane, directions: Vector) -> View:
 
 def edges_of(viewer: ViewerModel, directions: Vector) -> Edges | None:
     """The sides of the patient at the canvas' edges; None for other dimensions, and in 3D once it is turned."""
-    dims, camera = viewer.dims, viewer.camera
+    dims, camera = viewer.dims, camera_of(viewer)
     shown = [axis - (dims.ndim - 3) for axis in dims.displayed]
     turned = np.abs(np.subtract(camera.angles, type(camera)().angles)).max() > _TURNED
     if min(shown) < 0 or (dims.ndisplay == 3 and turned):
@@ -128,7 +129,7 @@ def edges_of(viewer: ViewerModel, directions: Vector) -> Edges | None:
 
 def keep_hand(viewer: ViewerModel, directions: Vector) -> None:
     """Let the camera show the axes in 3D as they are, not as a mirror image: it turns the third one round if not."""
-    dims, camera = viewer.dims, viewer.camera
+    dims, camera = viewer.dims, camera_of(viewer)
     order: list[Any] = [axis - (dims.ndim - 3) for axis in dims.order[-3:]]
     if min(order) < 0:
         return

@@ -21,10 +21,10 @@ from qtpy.QtWidgets import QHBoxLayout, QSplitter, QWidget
 
 from napari_transunet.viewer.anatomy.directions import Plane, edges_of, patient_directions
 from napari_transunet.viewer.anatomy.edge_letters import EdgeLetters
-from napari_transunet.viewer.anatomy.scale_bar import show_scale_bar
 from napari_transunet.viewer.anatomy.views import Views
 from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.graphics import free_graphics_in_their_context
+from napari_transunet.viewer.layers.napari_versions import show_scale_bar
 from napari_transunet.viewer.layers.undo import adopt_stroke
 from napari_transunet.viewer.widgets.dock_events import DockEvents
 

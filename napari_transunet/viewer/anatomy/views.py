@@ -9,6 +9,7 @@ import numpy as np
 
 from napari_transunet.viewer.anatomy.directions import Plane, patient_directions, view_of
 from napari_transunet.viewer.layers.layer_record import is_overlay
+from napari_transunet.viewer.layers.napari_versions import camera_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +70,7 @@ class Views:
         view = view_of(plane, known if known is not None else _UNKNOWN)
         before = tuple(range(ndim - 3))
         viewer.dims.order = (*before, *(axis + ndim - 3 for axis in view.order))
-        viewer.camera.orientation = view.orientation
+        camera_of(viewer).orientation = view.orientation
 
     def _candidates(self) -> Iterator[Layer]:
         active = self._viewer.layers.selection.active

@@ -13,6 +13,7 @@ from qtpy.QtCore import QObject, Signal
 from napari_transunet.annotation.review_order import next_to_check, seconds_left
 from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.layers import label_set_of
+from napari_transunet.viewer.layers.napari_versions import camera_of
 from napari_transunet.viewer.layers.slice_numbers import SliceNumbers, index_in_view, slice_numbers
 from napari_transunet.viewer.layers.undo import was_edited, write_as_one_step
 from napari_transunet.viewer.review.label_editing import all_labels
@@ -199,7 +200,7 @@ class ReviewModel(QObject):
             return
         self._bring((z, y, x))
         world = self.result.layer.data_to_world((z, y, x))
-        self.viewer.scene.camera.center = tuple(world[-3:])
+        camera_of(self.viewer).center = tuple(world[-3:])
 
     def next_slice(self) -> None:
         """Go to the slice that most is expected to be wrong in, of those that are neither reviewed nor were proposed.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_transunet.viewer.layers.layer_record import is_overlay
+from napari_transunet.viewer.layers.napari_versions import camera_of
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -33,6 +34,6 @@ def show_volume(viewer: Viewer, sessions: Sessions, image: Image) -> None:
         if axis not in viewer.dims.displayed and not first <= viewer.dims.point[axis] <= last:
             viewer.dims.set_point(axis, centre)
     shown = [axis - offset for axis in viewer.dims.displayed if axis >= offset]
-    at = np.asarray(viewer.camera.center)[-len(shown) :]
+    at = np.asarray(camera_of(viewer).center)[-len(shown) :]
     if ((at < low[shown]) | (at > high[shown])).any():
         viewer.reset_view()

@@ -13,9 +13,9 @@ from qtpy.QtWidgets import QToolButton
 from napari_transunet.viewer.anatomy.actions import VIEW_ACTIONS
 from napari_transunet.viewer.anatomy.anatomy import anatomy_of
 from napari_transunet.viewer.anatomy.directions import Plane
-from napari_transunet.viewer.anatomy.scale_bar import scale_bar_of
 from napari_transunet.viewer.anatomy.view_bar import ViewBar
 from napari_transunet.viewer.layers.layers import add_volume, geometry_of, labels_to_layer, volume_of
+from napari_transunet.viewer.layers.napari_versions import camera_of, scale_bar_of
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.phantom import synthetic_ct
 from napari_transunet.volumes.volume import Source, Volume
@@ -65,7 +65,7 @@ def test_front_hides_the_scan_until_a_plane_is_shown(make_napari_viewer, qtbot):
     assert not looking.image.visible
     assert looking.labels.visible
     looking.until(lambda: looking.anatomy.letters == CORONAL)
-    looking.viewer.camera.angles = (20, 30, 40)  # turned: the edges are no sides any more
+    camera_of(looking.viewer).angles = (20, 30, 40)  # turned: the edges are no sides any more
     looking.until(lambda: looking.anatomy.letters == {})
     looking.anatomy.do("sagittal")
     assert looking.image.visible

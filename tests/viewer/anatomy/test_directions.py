@@ -22,6 +22,7 @@ from napari_transunet.viewer.anatomy.directions import (
 )
 from napari_transunet.viewer.anatomy.views import Views
 from napari_transunet.viewer.layers.layers import add_volume
+from napari_transunet.viewer.layers.napari_versions import camera_of
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.orientation import Reorientation
 from napari_transunet.volumes.volume import Source, Volume
@@ -83,9 +84,9 @@ def test_letters_follow_what_a_person_rolls_and_flips():
     viewer.dims.order = (0, 2, 1)
     assert edges_of(viewer, patient_directions(layer)) == Edges("A", "P", "R", "L")
     viewer.dims.order = (0, 1, 2)
-    viewer.camera.orientation2d = ("up", "left")
+    camera_of(viewer).orientation2d = ("up", "left")
     assert edges_of(viewer, patient_directions(layer)) == Edges("L", "R", "P", "A")
-    viewer.camera.orientation2d = ("down", "right")
+    camera_of(viewer).orientation2d = ("down", "right")
     layer.scale = layer.scale * [1, 1, -1]
     assert edges_of(viewer, patient_directions(layer)) == Edges("L", "R", "A", "P")
 
@@ -114,10 +115,10 @@ def test_turning_to_3d_by_hand_never_mirrors_the_patient():
     viewer = ViewerModel()
     layer = added(viewer, Geometry((6, 8, 10), (3.0, 1.0, 1.0)))
     directions = patient_directions(layer)
-    viewer.camera.orientation = ("towards", "down", "right")  # napari's default
+    camera_of(viewer).orientation = ("towards", "down", "right")  # napari's default
     viewer.dims.ndisplay = 3
     keep_hand(viewer, directions)
-    assert [str(part) for part in viewer.camera.orientation] == ["away", "down", "right"]
+    assert [str(part) for part in camera_of(viewer).orientation] == ["away", "down", "right"]
     viewer.dims.order = (0, 2, 1)
     keep_hand(viewer, directions)
-    assert [str(part) for part in viewer.camera.orientation] == ["towards", "down", "right"]
+    assert [str(part) for part in camera_of(viewer).orientation] == ["towards", "down", "right"]
