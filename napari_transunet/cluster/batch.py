@@ -99,7 +99,7 @@ class _Attempt:
     supplies: int = 0
     stops: int = 0
     with_files: bool = False
-    future: Future | None = None
+    future: Future[Any] | None = None
     held: list[Any] = field(default_factory=list)  # data that was sent for it
 
     @property
@@ -199,7 +199,7 @@ class Batch:
                 self._worked = now
             if not self._threads and now - self._worked > _SAY_WAITING and not self._said_waiting:
                 self._said_waiting = True
-                address = self._client.scheduler.address
+                address = str(self._client.scheduler_info()["address"])
                 self._say(
                     f"No worker is at {address}; waiting. `napari-transunet worker {address}` starts one."
                 )
@@ -246,7 +246,8 @@ class Batch:
         """One unit that may have killed a worker on each worker, and nothing else of this batch."""
         self._looked = -1e9
         self._window()
-        for worker in list(self._threads) or [None]:
+        workers: list[str | None] = [*self._threads]
+        for worker in workers or [None]:
             if self._suspects:
                 self._submit(self._suspects.popleft(), worker)
 
@@ -336,9 +337,10 @@ class Batch:
                 state = State.SKIPPED if answer.skipped else State.DONE
                 return Finished(unit, state, result, worker=answer.worker, attempts=attempt.number)
         if isinstance(answer, Lacks):
-            answer = self._supplied(attempt, answer)
-            if answer is None:
+            missing = self._supplied(attempt, answer)
+            if missing is None:
                 return None
+            answer = missing
         attempt.stops += isinstance(answer, Stopped)
         if isinstance(answer, Stopped) and attempt.stops > _STOPS:
             answer = Failed("It was stopped again and again, though not from here.")

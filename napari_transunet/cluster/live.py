@@ -13,7 +13,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from distributed import CancelledError, Future, KilledWorker, get_worker, wait
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from napari_transunet.checkpoints.loading import Checkpoint
     from napari_transunet.inference.options import PredictorOptions
-    from napari_transunet.inference.prediction import SlicePrediction
+    from napari_transunet.inference.prediction import Labels, SlicePrediction
     from napari_transunet.inference.predictor import Predictor
 
 _AHEAD = 2  # batches asked for at a time
@@ -176,7 +176,7 @@ def _unpacked(one: _PackedSlice) -> SlicePrediction:
     plane = unpacking.decompress(one.plane, count)
     if len(plane) != count:
         raise InputError("A slice that came back is not of the scan's size.")
-    return replace(one.prediction, plane=np.frombuffer(plane, dtype).reshape(one.shape))
+    return replace(one.prediction, plane=cast("Labels", np.frombuffer(plane, dtype).reshape(one.shape)))
 
 
 class RemotePredictor:
@@ -337,7 +337,7 @@ class RemotePredictor:
             raise ClusterProblem(
                 f"No worker is at {self.cluster.address}; `napari-transunet worker {self.cluster.address}` starts one."
             )
-        return min(counts, key=lambda address: counts[address])
+        return str(min(counts, key=lambda address: counts[address]))
 
     def _asked(self, client: Client, function: Callable[..., Any], *arguments: Any) -> Any:
         future = client.submit(function, *arguments, workers=[self._worker], pure=False)

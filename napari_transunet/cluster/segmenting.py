@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from napari_transunet.cluster.checkpoints import SentCheckpoint
     from napari_transunet.export.segmentation import SegmentedVolume
     from napari_transunet.inference.options import PredictorOptions
+    from napari_transunet.inference.prediction import Labels
     from napari_transunet.volumes.volume import Volume
 
 _MARKER = "shared"
@@ -279,7 +280,7 @@ def _written_here(plan: SegmentationPlan, unit: SegmentationUnit, result: Any) -
     planes = unpacking.decompress(result.planes, count)
     if len(planes) != count or unpacking.unconsumed_tail:
         raise InputError("The labels that came back are not of the scan's size.")
-    labels = np.frombuffer(planes, result.dtype).reshape(result.shape)
+    labels = cast("Labels", np.frombuffer(planes, result.dtype).reshape(result.shape))
     volume = _read(plan, Path(unit.source))
     made = replace(result.segmented, labels=labels)
     _write(plan, Path(unit.target), made, volume, str(made.provenance.get("source_sha256")))

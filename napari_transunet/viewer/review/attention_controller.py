@@ -63,9 +63,11 @@ class AttentionController(QObject):
 
         def work() -> tuple[Any, int, int, int]:
             from napari_transunet.inference.attention import attention_plane
+            from napari_transunet.inference.predictor import Predictor
             from napari_transunet.model.variants import VARIANTS
 
             predictor = self._cache.get(settings).predictor
+            assert isinstance(predictor, Predictor)  # no cluster was asked for
             volume = ready or volume_of(image)
             plane = attention_plane(predictor, volume, voxel, block=block, head=head)
             variant = VARIANTS[predictor.card.variant]
