@@ -254,7 +254,7 @@ def _read(plan: SegmentationPlan, source: Path) -> Volume:
 def _packed(made: SegmentedVolume, told: SegmentedScan) -> ReturnedLabels:
     labels = np.ascontiguousarray(made.labels)
     planes = zlib.compress(labels.tobytes(), 1)
-    bare = replace(made, labels=labels[:0])
+    bare = replace(made, labels=made.labels[:0])
     return ReturnedLabels(bare, labels.shape, labels.dtype.str, planes, told)
 
 
