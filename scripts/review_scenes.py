@@ -179,7 +179,7 @@ def close_in_an_export(window: Window, work: Path) -> None:
     window.press("review_export")
     dialog = window.review.exporter.dialog
     for box in dialog.findChildren(QCheckBox):
-        if box.objectName() in ("format_.nii.gz", "format_.nrrd", "format_.stl", "format_.dcm"):
+        if box.objectName().startswith("format_") and box.isEnabled():
             box.setChecked(True)
     dialog._folder.setText(str(folder))
     dialog._stem.setText("ct_labels")

@@ -68,8 +68,8 @@ def whole(work: Path, pictures: Path) -> None:
             if len(strokes) == 60:
                 process.send_signal(signal.SIGKILL)
                 break
-    process.wait()
     killed = time.time()
+    process.wait()
     due = [voxels for moment, voxels in strokes if killed - moment > 6.0]
     if not due:
         sys.exit("The first part ended before it could be killed.")
@@ -197,7 +197,7 @@ def first(work: Path, pictures: Path) -> None:
     print("another checkpoint:", window.run(), flush=True)
     assert np.array_equal(layer.data[by_hand], painted), "a run changed an edit"
     assert len(session.runs) == 2, "the other checkpoint made labels of its own"
-    window.wait(1)
+    window.until(lambda: window.review.model.overview.conflicts)
     window.picture("4-edits-stay")
     window.press("mark_reviewed")  # again: the other checkpoint changed the slice
 
@@ -230,6 +230,7 @@ def second(work: Path, pictures: Path) -> None:
     assert edited >= due, "edits older than the promised delay were lost"
     assert at in session.reviewed
     window.review.model.go_to(at)
+    window.until(lambda: window.review.model.overview.conflicts)
 
     add_reference(window)
     window.press("show_disagreement")
