@@ -37,12 +37,16 @@ from napari_transunet.inference.uncertainty import SliceUncertainty, inside_of, 
 from napari_transunet.model.checks import is_finite
 from napari_transunet.model.inference import InferenceTransUNet
 from napari_transunet.model.transunet import TransUNet
+from napari_transunet.volumes.lazy_array import LazyArray
 from napari_transunet.volumes.volume import Volume
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _log = logging.getLogger(__name__)
+
+_LAZY_BATCH_VOXELS = 1 << 24
+"""Voxels of a batch, in slices of a volume that stays in its file."""
 
 
 class Predictor:
@@ -231,7 +235,10 @@ class Predictor:
         """
         sources = self._sources(volume)
         order = _order(len(sources[0]), first, slices)
-        runner = BatchRunner(self.device, self.batch_size, self._size, cancelled or _never)
+        batch = self.batch_size
+        if isinstance(sources[0].data, LazyArray):  # of which nobody wants many large slices in memory
+            batch = max(1, min(batch, _LAZY_BATCH_VOXELS // math.prod(sources[0].data.shape[1:])))
+        runner = BatchRunner(self.device, batch, self._size, cancelled or _never)
         return self._run(sources, order, runner, first_alone=first is not None, uncertainty=uncertainty)
 
     @property
