@@ -225,7 +225,8 @@ def _base(project: Project, wanted: str | None) -> str:
     """The shipped checkpoint that shall learn, where each scan takes what fits it."""
     bases = {base for case in reviewed_cases(project) if (base := _base_of(project, case)) is not None}
     if wanted is not None:
-        return project.settings.adapted.get(Path(wanted).name, wanted)
+        adapted = project.settings.adapted
+        return adapted.get(Path(wanted).name) or adapted.get(f"{wanted}{SUFFIX}") or wanted
     if len(bases) > 1:
         raise InputError(
             f"The reviewed labels of this project were made with several checkpoints ({', '.join(sorted(bases))}); say "

@@ -233,11 +233,18 @@ class CasesDock(QWidget):
         self._run(write, self._set_status, "Exporting")
 
     def learn(self) -> None:
-        """Let the checkpoint learn from all reviewed slices, in the background."""
+        """Let the checkpoint learn from all reviewed slices, in the background.
+
+        Where each scan takes what fits it, it is the one that labelled the case that is open or selected.
+        """
         project, who = self._project, self.cases.annotator
         if project is None:
             return
         device = load_preferences().options.device
+        current = self.cases.current
+        case = self.table.chosen if current is None else current.case
+        run = None if case is None else case.run
+        name = run.name if run is not None and run.source == "network" else None
         self._set_status("Learning from all reviewed slices …")
 
         def adapt() -> str:
@@ -245,7 +252,7 @@ class CasesDock(QWidget):
             from napari_transunet.viewer.widgets.priority import be_nice
 
             be_nice()
-            return adapt_project(project, device=device, annotator=who).sentence
+            return adapt_project(project, device=device, annotator=who, checkpoint=name).sentence
 
         self._run(adapt, self._set_status, "Learning")
 
