@@ -57,9 +57,6 @@ _BATCH = 6
 _REPLAYED = 2  # of a batch
 _LEARNING_RATE, _WEIGHT_DECAY, _CLIP = 1e-3, 0.05, 1.0
 _WARM_UP = 0.1
-_NEW_ORGANS_RATE = 10.0
-"""How much faster the head learns where organs are new, which have to rise from nowhere in some dozens of steps."""
-
 _AVERAGING = 0.9
 """The result is a moving average of the weights, so that it can be scored well before the learning rate is low."""
 
@@ -217,7 +214,6 @@ def adapt(
             stop=stop,
             start=start,
             from_scratch=not parent.sha256,
-            new_organs=bool(classes.added),
         ).run(steps, seconds)
     if not learnt.steps:
         net = with_classes(parent.model, classes.origins)
@@ -566,7 +562,6 @@ class _Learning:
     ----------
     held : which of the samples are scored before all are learnt from
     from_scratch : whether the batch norms have no statistics yet, and so have to learn them
-    new_organs : whether the head has classes that it knows nothing of yet
     steps, further_steps, dice : what came of it, as in `Adaptation`; Dice by class, before and after
     """
 
@@ -582,7 +577,6 @@ class _Learning:
     stop: _Stop
     start: float
     from_scratch: bool
-    new_organs: bool
     steps: int = 0
     further_steps: int = 0
     dice: Mapping[int, tuple[float, float]] = field(default_factory=dict)
@@ -590,13 +584,9 @@ class _Learning:
     def __post_init__(self) -> None:
         self._views = Augmentation(beyond="reflection" if self.card.resize == "squash" else "zeros")
         self._loss_of = PartialDiceCELoss()
-        head = list(self.net.segmentation_head.parameters())
-        groups: list[dict[str, Any]] = [
-            {"params": head, "weight_decay": 0.0, "rate": _NEW_ORGANS_RATE if self.new_organs else 1.0}
-        ]
-        for part in (self.net.transformer, self.net.decoder):
-            groups += [{**group, "rate": 1.0} for group in parameter_groups(part, _WEIGHT_DECAY)]
-        self._optimiser = torch.optim.AdamW(groups, lr=_LEARNING_RATE, fused=self.device.type != "mps")
+        self._optimiser = torch.optim.AdamW(
+            parameter_groups(self.net, _WEIGHT_DECAY), lr=_LEARNING_RATE, fused=self.device.type != "mps"
+        )
         self._averaged = AveragedModel(
             self.net, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGING), use_buffers=True
         )
@@ -638,7 +628,7 @@ class _Learning:
             self.stop.check()
             warm = min(1.0, (self._taken + 1) / (_WARM_UP * clock.steps))
             for group in self._optimiser.param_groups:
-                group["lr"] = _LEARNING_RATE * group["rate"] * warm * 0.5 * (1 + math.cos(math.pi * done))
+                group["lr"] = _LEARNING_RATE * warm * 0.5 * (1 + math.cos(math.pi * done))
             loss = self._step(pool, weight)
             self._averaged.update_parameters(self.net)
             self._taken += 1
