@@ -424,7 +424,7 @@ def _answer_sentence(story: Adaptation) -> str:
         for name, one in story.dice.items()
         if one.after is not None
     ]
-    took = f"AdaptationResult for {duration(story.seconds)}."
+    took = f"Learnt for {duration(story.seconds)}."
     if not changes:
         return f"{took} No slice could be held back, so it is not known whether it is better."
     held = sum(len(scan.held_out) for scan in story.scans)
