@@ -19,9 +19,10 @@ _SIDES = ("LR", "PA", "HF")  # of the patient, towards which x, y and z of LPS c
 def under_cursor(image: Image, position: tuple[float, ...]) -> str:
     """The value of an image at a position of the viewer's world, and where that is in the patient.
 
-    Empty outside of the image, and for images whose voxels would have to be computed first.
+    Empty outside of the image, for images that are no volumes, and for those whose voxels would have to be computed
+    first.
     """
-    if is_lazy(image) or len(position) < 3:
+    if image.ndim != 3 or is_lazy(image) or len(position) < 3:
         return ""
     voxels = voxels_of(image)
     index = np.round(np.asarray(image.world_to_data(position[-3:]))).astype(int)
