@@ -77,7 +77,7 @@ def session_folder(held: HeldCase) -> SessionFolder:
     """The folder to keep the labels of a held case in, from now on; its first save has to be whole.
 
     It is that of the last time, where nobody else can write there any more. After a lease was taken over it is a new
-    one: who had it may wake up and save what he did.
+    one: who had it may wake up and save what they did.
 
     Raises
     ------

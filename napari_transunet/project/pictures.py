@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _WINDOW = (-160.0, 240.0)  # HU: soft tissue
 _PERCENTILES = (0.5, 99.5)
 _UPRIGHT = "LPS"
-"""Columns run to the patient's left and rows to his back, as radiologists look at axial slices."""
+"""Columns run to the patient's left and rows to the back, as radiologists look at axial slices."""
 
 THUMBNAIL = 96  # pixels along the longer side
 PICTURE = 320

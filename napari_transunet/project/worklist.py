@@ -23,13 +23,13 @@ def next_case(
 ) -> Case | None:
     """The case that an annotator should see next; None where none is left.
 
-    First what he is to read blind, then what he began, then the most uncertain of those that have labels and are
+    First what they are to read blind, then what they began, then the most uncertain of those that have labels and are
     nobody's. Left out is what is done, excluded, held by somebody, or read blind by another.
 
     Parameters
     ----------
     holders : case id -> who holds it
-    skip : ids of cases that he just saw
+    skip : ids of cases that were just seen
     """
     open_cases = [
         case

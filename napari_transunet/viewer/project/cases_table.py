@@ -46,7 +46,7 @@ class CasesModel(QAbstractTableModel):
         self._column, self._descending = 0, False
         self._current: str | None = None
         self.annotator = ""
-        """Who looks: of what others read blind he sees that they do, and no more."""
+        """Who looks: of what others read blind they see that it is read, and no more."""
         self._thumbnails: Path | None = None
         self._pictures: dict[str, tuple[str, QPixmap]] = {}
 
