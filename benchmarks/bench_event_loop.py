@@ -142,6 +142,7 @@ def learn(viewer: Any, clock: Stopwatch) -> list[Gaps]:
     clock.start()
     wait(lambda: not review.adaptation.busy)
     found.append(clock.stop("learning"))
+    wait(lambda: "left" not in status.text(), 10)  # what it came to is said a little later
     if "Learnt" not in status.text():
         raise RuntimeError(status.text())
     return found
