@@ -48,6 +48,7 @@ class LayerChooser(QWidget):
         self._labels.activated.connect(lambda _at: self.chosen.emit(self._labels.currentData()))
         self._image = ElidingCombo("review_image", self)
         self._image.activated.connect(lambda _at: self._on_image(self._image.currentData()))
+        self._model.overview_changed.connect(self._fix_image)
         self.notes = InfoLine("review_notes", self)
         layout = QGridLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -102,17 +103,25 @@ class LayerChooser(QWidget):
         self._image.setPlaceholderText(
             "Choose the image of these labels" if images else "No image of this size"
         )
-        # What a run wrote on one image are no labels of another.
-        fixed = image is not None and model.result is not None and bool(model.result.session.runs)
-        self._image.setEnabled(self._image.count() > 0 and not fixed)
-        self._image.setToolTip(
-            "A run made these labels on this image" if fixed else "The image on which these labels lie"
-        )
+        self._fix_image()
         self.notes.setText("\n".join(notes_of(image) if image is not None else ()))
         self.notes.setVisible(bool(self.notes.text()))
         self.refreshed.emit()
 
     # -- inside ---------------------------------------------------------------------------------------------
+
+    @property
+    def _is_fixed(self) -> bool:
+        """Whether a run made the labels: what it wrote on one image are no labels of another."""
+        model = self._model
+        return model.image is not None and model.result is not None and bool(model.result.session.runs)
+
+    def _fix_image(self) -> None:
+        fixed = self._is_fixed
+        self._image.setEnabled(self._image.count() > 0 and not fixed)
+        self._image.setToolTip(
+            "A run made these labels on this image" if fixed else "The image on which these labels lie"
+        )
 
     @property
     def _current(self) -> Labels | None:
@@ -150,6 +159,9 @@ class LayerChooser(QWidget):
         """A person says on which image the labels lie."""
         layer = self._current
         if layer is None or image is None or image is self._model.image:
+            return
+        if self._is_fixed:  # by a run that ended while the list was open
+            self.refresh()
             return
         try:
             self._model.sessions.assign_image(layer, image)
