@@ -112,9 +112,11 @@ class LayerChooser(QWidget):
 
     @property
     def _is_fixed(self) -> bool:
-        """Whether a run made the labels: what it wrote on one image are no labels of another."""
-        model = self._model
-        return model.image is not None and model.result is not None and bool(model.result.session.runs)
+        """Whether a run made the labels, or makes them now: what it writes on one image are no labels of another."""
+        image, result = self._model.image, self._model.result
+        return (
+            image is not None and result is not None and (result.run is not None or bool(result.session.runs))
+        )
 
     def _fix_image(self) -> None:
         fixed = self._is_fixed
