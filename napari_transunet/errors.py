@@ -49,18 +49,17 @@ def printable(text: str, longest: int = 120) -> str:
     return clean if len(clean) <= longest else clean[: longest - 3] + "..."
 
 
-def sentence_of(
-    error: BaseException, memory: str = "close other programs or use a smaller one"
-) -> str | None:
-    """What to tell a person about an error that is theirs to mend; None where it is a fault of the program.
+USERS_ERRORS = (TransUNetError, OSError, MemoryError)
+"""What a person can mend; any other error is a fault of the program."""
 
-    `memory` is what to do where there is not enough of it.
-    """
+
+def sentence_of(
+    error: TransUNetError | OSError | MemoryError, memory: str = "close other programs or use a smaller one"
+) -> str:
+    """What to tell a person about one of `USERS_ERRORS`; `memory` is what to do where there is not enough of it."""
     if isinstance(error, TransUNetError):
         return str(error)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}."
-    if isinstance(error, MemoryError):
-        return f"There is not enough memory for this volume; {memory}."
-    return None
+    return f"There is not enough memory for this volume; {memory}."

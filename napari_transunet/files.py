@@ -20,6 +20,17 @@ _OLD = 3600.0  # s
 
 
 @contextlib.contextmanager
+def file_problems(what: str) -> Iterator[None]:
+    """Turns what the system says against a file or folder into a `FileProblem` that begins with `what`."""
+    try:
+        yield
+    except FileProblem:
+        raise
+    except OSError as error:
+        raise FileProblem(f"{what}: {error.strerror or error}.") from error
+
+
+@contextlib.contextmanager
 def atomic_path(target: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
     """A temporary path beside `target` that replaces it when the block ends without an error.
 
@@ -36,10 +47,8 @@ def atomic_path(target: str | os.PathLike[str], *, overwrite: bool = False) -> I
     target = Path(target)
     if target.exists() and not overwrite:
         raise ExistsError(f"{target} exists already; choose another name or ask to overwrite it.")
-    try:
+    with file_problems(f"Cannot write to {target.parent}"):
         folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
-    except OSError as error:
-        raise FileProblem(f"Cannot write to {target.parent}: {error.strerror or error}.") from error
     temporary = folder / target.name
     try:
         # Some writers make files that nobody else may read; a shared folder expects the usual rights.

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_transunet.errors import FileProblem, InputError, SizeError
-from napari_transunet.files import atomic_path
+from napari_transunet.errors import InputError, SizeError
+from napari_transunet.files import atomic_path, file_problems
 
 
 class NewerFormatError(InputError):
@@ -151,7 +151,7 @@ def write_part(
     packed_header = zlib.compress(json.dumps(header).encode(), 1)
     digest = hashlib.sha256()
     size = 0
-    try:
+    with file_problems(f"Cannot write to {path.parent}"):
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             for piece in (_MAGIC, len(packed_header).to_bytes(8, "little"), packed_header, *body):
                 digest.update(piece)
@@ -160,10 +160,6 @@ def write_part(
             file.flush()
             os.fsync(file.fileno())
         _sync_folder(path.parent)
-    except FileProblem:
-        raise
-    except OSError as error:
-        raise FileProblem(f"Cannot write to {path.parent}: {error.strerror or error}.") from error
     return size
 
 
@@ -179,12 +175,10 @@ def read_part(path: Path) -> SavedPart:
     FileProblem
         It cannot be read.
     """
-    try:
+    with file_problems(f"{path.name} cannot be read"):
         if path.stat().st_size > _MAX_FILE:
             raise SizeError(f"{path.name} is too large for a part of a session; it is not opened.")
         content = path.read_bytes()
-    except OSError as error:
-        raise FileProblem(f"{path.name} cannot be read: {error.strerror or error}.") from error
     start = len(_MAGIC) + 8
     if len(content) < start + _DIGEST or not content.startswith(_MAGIC):
         raise InputError(f"{path.name} is not part of a session, or was cut off.")
@@ -206,16 +200,14 @@ def read_wholeness(path: Path) -> bool:
         It cannot be read.
     """
     start = len(_MAGIC) + 8
+    with file_problems(f"{path.name} cannot be read"), path.open("rb") as file:
+        begin = file.read(start)
+        length = int.from_bytes(begin[len(_MAGIC) :], "little")
+        if not begin.startswith(_MAGIC) or length > _MAX_HEADER:
+            raise InputError(f"{path.name} is not part of a session.")
+        packed = file.read(length)
     try:
-        with path.open("rb") as file:
-            begin = file.read(start)
-            length = int.from_bytes(begin[len(_MAGIC) :], "little")
-            if not begin.startswith(_MAGIC) or length > _MAX_HEADER:
-                raise InputError(f"{path.name} is not part of a session.")
-            reader = zlib.decompressobj()
-            whole = json.loads(reader.decompress(file.read(length), _MAX_HEADER))["whole"]
-    except OSError as error:
-        raise FileProblem(f"{path.name} cannot be read: {error.strerror or error}.") from error
+        whole = json.loads(zlib.decompressobj().decompress(packed, _MAX_HEADER))["whole"]
     except (zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path.name} cannot be understood ({error}).") from error
     return bool(whole)

@@ -39,7 +39,7 @@ from napari_transunet.annotation.session_file import (
     write_part,
 )
 from napari_transunet.errors import ExistsError, FileProblem, InputError, SizeError
-from napari_transunet.files import atomic_path, available_memory, remove_leftovers
+from napari_transunet.files import atomic_path, available_memory, file_problems, remove_leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -207,17 +207,16 @@ class SessionStore:
         FileProblem
             It cannot be made.
         """
-        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        folder = self.root / f"{_safe(about.fingerprint)[:16]}-{stamp}-{secrets.token_hex(3)}"
-        try:
+        folder = self._new(about)
+        with file_problems(f"Cannot write to {self.root}"):
             folder.mkdir(parents=True, mode=0o700)
             with atomic_path(folder / _ABOUT) as temporary:
                 temporary.write_text(json.dumps(asdict(about), indent=1), encoding="utf-8")
-        except FileProblem:
-            raise
-        except OSError as error:
-            raise FileProblem(f"Cannot write to {self.root}: {error.strerror or error}.") from error
         return _held(folder, about)
+
+    def _new(self, about: SessionAbout) -> Path:
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        return self.root / f"{_safe(about.fingerprint)[:16]}-{stamp}-{secrets.token_hex(3)}"
 
     def open(self, info: SessionInfo) -> SessionFolder:
         """The folder of a session, to go on with it.
@@ -279,10 +278,8 @@ class SessionStore:
             It is in use, or cannot be removed.
         """
         _held(info.folder, info.about).close()
-        try:
+        with file_problems(f"{info.folder} cannot be removed"):
             shutil.rmtree(info.folder)
-        except OSError as error:
-            raise FileProblem(f"{info.folder} cannot be removed: {error.strerror or error}.") from error
 
     def export(self, info: SessionInfo, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write a session into one zip file, to hand it on or to keep it.
@@ -332,8 +329,7 @@ class SessionStore:
                     _unpack(archive, member, Path(temporary) / member.filename)
                 about = _read_about(Path(temporary))
                 load_folder(Path(temporary))
-                stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-                target = self.root / f"{_safe(about.fingerprint)[:16]}-{stamp}-{secrets.token_hex(3)}"
+                target = self._new(about)
                 # Under its name only when it is complete.
                 complete = Path(temporary) / "complete"
                 complete.mkdir(mode=0o700)
@@ -453,10 +449,12 @@ def _size(folder: Path) -> int:
 
 def _read_about(folder: Path) -> SessionAbout:
     file = folder / _ABOUT
-    try:
+    with file_problems(f"{file} cannot be read"):
         if file.stat().st_size > _MAX_ABOUT:
             raise InputError(f"{file} is too large.")
-        content = json.loads(file.read_text("utf-8"))
+        text = file.read_bytes()
+    try:
+        content = json.loads(text.decode("utf-8"))
         path = content["image_path"]
         return SessionAbout(
             fingerprint=str(content["fingerprint"]),
@@ -466,10 +464,6 @@ def _read_about(folder: Path) -> SessionAbout:
             spacing=tuple(float(size) for size in content["spacing"]),
             created=str(content["created"]),
         )
-    except InputError:
-        raise
-    except OSError as error:
-        raise FileProblem(f"{file} cannot be read: {error.strerror or error}.") from error
     except (ValueError, OverflowError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{file} does not describe a session ({error}).") from error
 
@@ -503,10 +497,8 @@ def _safe(text: str) -> str:
 
 def _held(folder: Path, about: SessionAbout) -> SessionFolder:
     """The folder with its lock taken: the system gives it back however this process ends."""
-    try:
+    with file_problems(f"{folder} cannot be opened"):
         lock = (folder / _LOCK).open("ab")
-    except OSError as error:
-        raise FileProblem(f"{folder} cannot be opened: {error.strerror or error}.") from error
     if not _locked(lock):
         lock.close()
         raise ExistsError("Another window is working on this session; close it there first.")

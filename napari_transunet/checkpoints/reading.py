@@ -29,7 +29,7 @@ from napari_transunet.checkpoints.archive import Archive, megabytes, read_direct
 from napari_transunet.checkpoints.card import CARD_KEY
 from napari_transunet.checkpoints.pickles import PickleScan, scan_pickle
 from napari_transunet.errors import CheckpointError, FileProblem, printable, some
-from napari_transunet.files import sha256
+from napari_transunet.files import file_problems, sha256
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.layout import Shape
@@ -231,13 +231,11 @@ def open_checkpoint(path: str | os.PathLike[str], *, weights: str | None = None)
     path = Path(path)
     if path.is_dir():
         raise FileProblem(f"{path} is a folder; give the checkpoint file in it.")
-    try:
+    with file_problems(f"{path} cannot be read"):
+        if not path.exists():
+            raise FileProblem(f"There is no file {path}.")
         with path.open("rb") as file:
             start = file.read(512)
-    except FileNotFoundError as error:
-        raise FileProblem(f"There is no file {path}.") from error
-    except OSError as error:
-        raise FileProblem(f"{path} cannot be read: {error.strerror or error}.") from error
     if not path.is_file():
         raise FileProblem(f"{path} is no ordinary file.")
     if not start:

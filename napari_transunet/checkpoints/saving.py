@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from napari_transunet import __version__
 from napari_transunet.checkpoints.card import CARD_KEY, MAX_CARD_BYTES, ModelCard, default_card
 from napari_transunet.checkpoints.loading import Checkpoint
-from napari_transunet.errors import CheckpointError, FileProblem, InputError
-from napari_transunet.files import atomic_path
+from napari_transunet.errors import CheckpointError, InputError
+from napari_transunet.files import atomic_path, file_problems
 from napari_transunet.model.checks import is_finite
 from napari_transunet.model.transunet import TransUNet
 
@@ -58,11 +58,8 @@ def save_checkpoint(
         raise CheckpointError(f"The model card is longer than {MAX_CARD_BYTES // 1024} KiB; shorten it.")
     tensors = {key: _storable(key, value, dtype) for key, value in net.state_dict().items()}
     metadata = {"format": "pt", "written_by": f"napari-transunet {__version__}", CARD_KEY: text}
-    with atomic_path(path, overwrite=overwrite) as temporary:
-        try:
-            save_file(tensors, temporary, metadata=metadata)
-        except OSError as error:
-            raise FileProblem(f"{path} cannot be written: {error.strerror or error}.") from error
+    with atomic_path(path, overwrite=overwrite) as temporary, file_problems(f"{path} cannot be written"):
+        save_file(tensors, temporary, metadata=metadata)
     return path
 
 

@@ -24,7 +24,7 @@ from napari_transunet.cli.cluster import (
 from napari_transunet.cli.options import JsonOption, OverwriteOption, check_target, option
 from napari_transunet.cli.printing import print_json, print_table
 from napari_transunet.cli.reporting import BAD_INPUT, INTERRUPTED, say
-from napari_transunet.errors import DatasetError, InputError, sentence_of
+from napari_transunet.errors import USERS_ERRORS, DatasetError, InputError, sentence_of
 from napari_transunet.volumes.labels import organ_key
 
 if TYPE_CHECKING:
@@ -328,11 +328,9 @@ def _score_all(pairs: Sequence[Pair], scoring: _Scoring) -> tuple[dict[str, File
         logger.info("Case %d of %d: %s", number, len(pairs), pair.case)
         try:
             one = score_files(pair.prediction, pair.reference, scoring.of(pair.reference))
-        except Exception as error:
-            if (sentence := sentence_of(error)) is None:
-                raise
-            failed[pair.case] = sentence
-            say(f"Error: {pair.case}: {sentence}")
+        except USERS_ERRORS as error:
+            failed[pair.case] = sentence_of(error)
+            say(f"Error: {pair.case}: {failed[pair.case]}")
             continue
         scored[pair.case] = one
         tell.of(pair.case, one)

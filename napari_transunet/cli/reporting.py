@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from napari_transunet.errors import sentence_of
+from napari_transunet.errors import USERS_ERRORS, sentence_of
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -74,11 +74,8 @@ class Commands(TyperGroup):
             sys.exit(BAD_INPUT)
         except typer.Abort:
             sys.exit(INTERRUPTED)
-        except Exception as error:
-            sentence = sentence_of(error)
-            if sentence is None:
-                raise
-            say(f"Error: {sentence}")
+        except USERS_ERRORS as error:
+            say(f"Error: {sentence_of(error)}")
             sys.exit(BAD_INPUT)
         if status == INTERRUPTED:
             say("Interrupted; nothing is left half-written.")

@@ -45,7 +45,7 @@ from napari_transunet.cli.options import (
 )
 from napari_transunet.cli.printing import progress_bar
 from napari_transunet.cli.reporting import BAD_INPUT, one_line, say
-from napari_transunet.errors import InputError, sentence_of
+from napari_transunet.errors import USERS_ERRORS, InputError, sentence_of
 from napari_transunet.inference.options import PredictorOptions
 
 if TYPE_CHECKING:
@@ -222,10 +222,8 @@ def segment(
             if outcome.done:
                 say(f"{len(outcome.done)} of {len(inputs)} volumes were segmented before {source}.")
             raise
-        except Exception as error:
-            if (sentence := sentence_of(error)) is None:
-                raise
-            outcome.fail(source, sentence)
+        except USERS_ERRORS as error:
+            outcome.fail(source, sentence_of(error))
         else:
             outcome.done.append(written)
     if len(inputs) > 1:

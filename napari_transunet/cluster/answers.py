@@ -6,7 +6,7 @@ import errno
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from napari_transunet.errors import ExistsError, TransUNetError, sentence_of
+from napari_transunet.errors import USERS_ERRORS, ExistsError, TransUNetError, sentence_of
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -52,13 +52,12 @@ Answer = Done | Failed | Lacks | Stopped
 
 def failure_of(error: BaseException, worker: str = "") -> Failed:
     """What to answer where a unit raised `error`."""
-    sentence = sentence_of(error)
-    if sentence is None and "deserialization of the task graph" in str(error):
+    if "deserialization of the task graph" in str(error):
         return Failed(
             "The scheduler cannot read what is asked; it needs the same version of napari-transunet as this program.",
             worker=worker,
         )
-    if sentence is None:
+    if not isinstance(error, USERS_ERRORS):
         text = str(error).strip().splitlines()
         return Failed(
             f"{type(error).__name__}: {text[0] if text else 'no message'}", again=True, worker=worker
@@ -70,4 +69,4 @@ def failure_of(error: BaseException, worker: str = "") -> Failed:
     if isinstance(error, TransUNetError) and number is None:
         again = False
     disk = number in _DISK
-    return Failed(sentence, again=again and not disk, disk=disk, worker=worker)
+    return Failed(sentence_of(error), again=again and not disk, disk=disk, worker=worker)

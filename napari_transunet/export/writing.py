@@ -18,7 +18,7 @@ from napari_transunet.annotation.provenance import now, versions
 from napari_transunet.errors import ExistsError, FileProblem, InputError, VolumeError
 from napari_transunet.export.formats import FORMATS, PER_ORGAN, REFERRING, VOLUMES, format_of
 from napari_transunet.export.source import is_scan
-from napari_transunet.files import remove_leftovers, sha256
+from napari_transunet.files import file_problems, remove_leftovers, sha256
 from napari_transunet.io.dicom.rtstruct_writing import write_rtstruct
 from napari_transunet.io.dicom.seg_writing import write_dicom_seg
 from napari_transunet.io.label_tables import write_label_table
@@ -124,10 +124,8 @@ def export(
     record = _record(provenance, request, wanted, source, every)
     notes: list[str] = []
     remove_leftovers(request.folder, f"{_UNFINISHED}*")
-    try:
+    with file_problems(f"Cannot write to {request.folder}"):
         temporary = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=request.folder))
-    except OSError as error:
-        raise FileProblem(f"Cannot write to {request.folder}: {error.strerror or error}.") from error
     try:
         done = 0
         for name in wanted:
@@ -280,19 +278,18 @@ def _record(
 
 def _move(paths: list[Path], temporary: Path, *, overwrite: bool) -> None:
     moved: list[Path] = []
-    try:
-        for path in paths:
-            if path.exists() and not overwrite:
-                raise ExistsError(f"{path} appeared while it was being written; nothing was replaced.")
-            (temporary / path.name).replace(path)
-            moved.append(path)
-    except OSError as error:
-        if not overwrite:  # what was there before is gone then, and what is new is better than nothing
-            for path in moved:
-                path.unlink(missing_ok=True)
-        if isinstance(error, FileProblem):
+    with file_problems(f"Cannot write to {paths[0].parent}"):
+        try:
+            for path in paths:
+                if path.exists() and not overwrite:
+                    raise ExistsError(f"{path} appeared while it was being written; nothing was replaced.")
+                (temporary / path.name).replace(path)
+                moved.append(path)
+        except OSError:
+            if not overwrite:  # what was there before is gone then, and what is new is better than nothing
+                for path in moved:
+                    path.unlink(missing_ok=True)
             raise
-        raise FileProblem(f"Cannot write to {paths[0].parent}: {error.strerror or error}.") from error
 
 
 def _file_name(name: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from napari_transunet.errors import FileProblem, SizeError, VolumeError
+from napari_transunet.files import file_problems
 from napari_transunet.io.ambiguous import SeveralVolumesError
 from napari_transunet.io.dicom import reading as dicom
 from napari_transunet.io.dicom.series import SeriesInfo, SeveralSeriesError
@@ -159,7 +160,7 @@ def is_readable(path: str | os.PathLike[str]) -> bool:
 
 
 def _format_for(path: Path) -> Format:
-    try:
+    with file_problems(f"{path} cannot be read"):
         if path.is_dir():
             return OME_ZARR if is_ome_zarr(path) else DICOM
         if not path.exists():
@@ -169,10 +170,6 @@ def _format_for(path: Path) -> Format:
         if path.stat().st_size == 0:
             raise VolumeError(f"{path.name}: the file is empty.")
         found = format_of(path)
-    except OSError as error:
-        if isinstance(error, FileProblem):
-            raise
-        raise FileProblem(f"{path} cannot be read: {error.strerror or error}.") from error
     if found is None:
         *most, last = (one.name for one in FORMATS)
         raise VolumeError(f"{path.name}: it is no format that can be read; give {', '.join(most)} or {last}.")

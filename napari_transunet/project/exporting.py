@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_transunet.errors import InputError, sentence_of
+from napari_transunet.errors import USERS_ERRORS, InputError, sentence_of
 from napari_transunet.export.formats import FORMATS, unavailable
 from napari_transunet.export.writing import ExportRequest, export
 from napari_transunet.project.case_labels import load_labels
@@ -76,11 +76,8 @@ def export_project(
         try:
             done.files += _export_one(project, case, formats, target, overwrite=overwrite)
             done.cases.append(case)
-        except Exception as error:
-            sentence = sentence_of(error)
-            if sentence is None:
-                raise
-            done.left_out.append(f"{case.name}: {sentence}")
+        except USERS_ERRORS as error:
+            done.left_out.append(f"{case.name}: {sentence_of(error)}")
     if progress is not None:
         progress(len(cases), len(cases))
     project.note("exported", formats=list(formats), folder=str(target), cases=len(done.cases))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from napari_transunet.annotation.provenance import RunRecord, now
 from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.annotation.uncertainty import SliceUncertainties
-from napari_transunet.errors import InputError, TransUNetError, sentence_of
+from napari_transunet.errors import USERS_ERRORS, InputError, TransUNetError, sentence_of
 from napari_transunet.io.pairing import plain_name
 from napari_transunet.io.reading import READABLE_SUFFIXES, read_volume
 from napari_transunet.io.sidecar import stem_of
@@ -90,11 +90,8 @@ def import_predictions(
                 found.cases.append(_import_one(held, place, known, tool))
         except ProjectWriteError:
             raise
-        except Exception as error:
-            sentence = sentence_of(error)
-            if sentence is None:
-                raise
-            found.left_out.append(f"{place.name}: {sentence.removeprefix(f'{place.name}: ')}")
+        except USERS_ERRORS as error:
+            found.left_out.append(f"{place.name}: {sentence_of(error).removeprefix(f'{place.name}: ')}")
     project.note("imported", tool=tool, cases=len(found.cases), left_out=len(found.left_out))
     return found
 

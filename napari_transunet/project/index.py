@@ -7,6 +7,7 @@ write it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -16,7 +17,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from napari_transunet.errors import FileProblem, InputError
-from napari_transunet.files import atomic_path
+from napari_transunet.files import atomic_path, file_problems
 from napari_transunet.project.case import Case, NewerProjectError, case_from_json
 
 logger = logging.getLogger(__name__)
@@ -127,28 +128,21 @@ class CaseIndex:
 
     def _states(self) -> dict[str, _State]:
         found = {}
-        try:
-            with os.scandir(self._folder) as entries:
-                for entry in entries:
-                    if entry.name.endswith(".json") and not entry.name.startswith("."):
-                        try:
-                            about = entry.stat()
-                        except FileNotFoundError:
-                            continue
+        with file_problems(f"{self._folder} cannot be read"), os.scandir(self._folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(".json") and not entry.name.startswith("."):
+                    with contextlib.suppress(FileNotFoundError):
+                        about = entry.stat()
                         found[entry.name[:-5]] = _State(about.st_mtime_ns, about.st_size, about.st_ino)
-        except OSError as error:
-            raise FileProblem(f"{self._folder} cannot be read: {error.strerror or error}.") from error
         return found
 
     def _read(self, name: str) -> Case:
         path = self._folder / f"{name}.json"
-        try:
+        with file_problems(f"{path} cannot be read"):
+            if not path.exists():
+                raise InputError(f"There is no case {name} in this project.")
             with path.open("rb") as file:
                 content = file.read(_MAX_CASE + 1)
-        except FileNotFoundError as error:
-            raise InputError(f"There is no case {name} in this project.") from error
-        except OSError as error:
-            raise FileProblem(f"{path} cannot be read: {error.strerror or error}.") from error
         if len(content) > _MAX_CASE:
             raise InputError(f"{path.name} is too large for a case.")
         case = case_from_json(content, path.name)

@@ -31,6 +31,7 @@ from typing import Any, Self
 import psutil
 
 from napari_transunet.errors import FileProblem, InputError
+from napari_transunet.files import file_problems
 
 logger = logging.getLogger(__name__)
 
@@ -236,30 +237,28 @@ class Leases:
         return self._folder / f"{key}.{number:06d}.json"
 
     def _files(self, start: str = "") -> Iterator[tuple[str, int, os.DirEntry[str]]]:
-        try:
-            with os.scandir(self._folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith(start) and (match := _FILE.fullmatch(entry.name)):
-                        yield match[1], int(match[2]), entry
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise FileProblem(f"{self._folder} cannot be read: {error.strerror or error}.") from error
+        with (
+            file_problems(f"{self._folder} cannot be read"),
+            contextlib.suppress(FileNotFoundError),
+            os.scandir(self._folder) as entries,
+        ):
+            for entry in entries:
+                if entry.name.startswith(start) and (match := _FILE.fullmatch(entry.name)):
+                    yield match[1], int(match[2]), entry
 
     def _numbers(self, key: str) -> list[int]:
         return [number for other, number, _ in self._files(f"{key}.") if other == key]
 
     def _read(self, key: str, number: int, now: float | None) -> Holder | None:
         """Who has it by this file; what cannot be read is somebody's until it is stale."""
-        path = self._path(key, number)
-        try:
-            with path.open("rb") as file:
-                content = file.read(_MAX_BYTES)
-                renewed = os.fstat(file.fileno()).st_mtime
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise FileProblem(f"{path} cannot be read: {error.strerror or error}.") from error
+        path, content = self._path(key, number), _FREE
+        with (
+            file_problems(f"{path} cannot be read"),
+            contextlib.suppress(FileNotFoundError),
+            path.open("rb") as file,
+        ):
+            content = file.read(_MAX_BYTES)
+            renewed = os.fstat(file.fileno()).st_mtime
         if content == _FREE:
             return None
         try:
@@ -284,17 +283,10 @@ class Leases:
         """A file with this content under a name of its own, and the file system's time now."""
         path = self._folder / f"{_NEW}{secrets.token_hex(8)}"
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with path.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            now = path.stat().st_mtime
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-            raise FileProblem(f"Cannot write to {self._folder}: {error.strerror or error}.") from error
-        try:
+            with file_problems(f"Cannot write to {self._folder}"):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                _write_new(path, content)
+                now = path.stat().st_mtime
             yield path, now
         finally:
             with contextlib.suppress(OSError):
@@ -317,16 +309,10 @@ class Leases:
 
     def _create_anew(self, prepared: Path, path: Path) -> bool:
         """The same where the file system knows no links."""
-        try:
-            with path.open("xb") as file:
-                file.write(prepared.read_bytes())
-                file.flush()
-                os.fsync(file.fileno())
-        except FileExistsError:
-            return False
-        except OSError as error:
-            raise FileProblem(f"Cannot write to {self._folder}: {error.strerror or error}.") from error
-        return True
+        with file_problems(f"Cannot write to {self._folder}"), contextlib.suppress(FileExistsError):
+            _write_new(path, prepared.read_bytes())
+            return True
+        return False
 
     def _lost_race(self, key: str) -> LeaseHeldError:
         holder = self.holder(key)
@@ -346,6 +332,13 @@ class Leases:
             with contextlib.suppress(OSError):
                 if other < number and now - path.stat().st_mtime > _GRACE:
                     path.unlink()
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def annotator_name() -> str:

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_transunet.annotation.provenance import now
 from napari_transunet.errors import ExistsError, FileProblem, InputError
+from napari_transunet.files import atomic_path, file_problems
 from napari_transunet.project.case import FORMAT, Case, newer
 from napari_transunet.project.index import CaseIndex, ProjectWriteError, write_error, write_text
 from napari_transunet.project.leases import Holder, Lease, Leases, annotator_name
@@ -449,8 +450,6 @@ class Project:
         self.settings = settings
 
     def _copy(self, source: Path, target: Path) -> None:
-        from napari_transunet.files import atomic_path
-
         try:
             with atomic_path(target, overwrite=True) as temporary:
                 shutil.copyfile(source, temporary)
@@ -463,13 +462,11 @@ class Project:
 
 def _settings_in(folder: Path) -> Settings:
     path = folder / PROJECT
-    try:
+    with file_problems(f"{path} cannot be read"):
+        if not path.exists():
+            raise FileProblem(f"{folder} is no project; make one with “project new”.")
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES)
-    except FileNotFoundError as error:
-        raise FileProblem(f"{folder} is no project; make one with “project new”.") from error
-    except OSError as error:
-        raise FileProblem(f"{path} cannot be read: {error.strerror or error}.") from error
     try:
         found = Settings.model_validate_json(content)
     except ValidationError as error:

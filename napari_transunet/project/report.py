@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from napari_transunet import __version__
 from napari_transunet.annotation.provenance import now
 from napari_transunet.errors import ExistsError, FileProblem, InputError, TransUNetError
-from napari_transunet.files import atomic_path
+from napari_transunet.files import atomic_path, file_problems
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -234,13 +234,11 @@ def write_report(target: Path, content: ReportContent, *, overwrite: bool = Fals
     table = as_csv(content, organs)
     written = []
     for path, text in ((target, html), (target.with_suffix(".csv"), table)):
-        try:
-            with atomic_path(path, overwrite=overwrite) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-        except OSError as error:
-            if isinstance(error, FileProblem):
-                raise
-            raise FileProblem(f"Cannot write to {path.parent}: {error.strerror or error}.") from error
+        with (
+            file_problems(f"Cannot write to {path.parent}"),
+            atomic_path(path, overwrite=overwrite) as temporary,
+        ):
+            temporary.write_text(text, encoding="utf-8")
         written.append(path)
     return written
 

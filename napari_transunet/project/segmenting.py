@@ -14,7 +14,7 @@ import numpy as np
 from napari_transunet.annotation.provenance import RunRecord, now
 from napari_transunet.annotation.session import AnnotationSession, slice_index
 from napari_transunet.annotation.uncertainty import SliceUncertainties
-from napari_transunet.errors import InputError, TransUNetError, sentence_of
+from napari_transunet.errors import USERS_ERRORS, InputError, TransUNetError, sentence_of
 from napari_transunet.files import sha256
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.project.case import Case, CaseRun
@@ -231,11 +231,9 @@ def segment_case(
         raise
     except (LeaseHeldError, LeaseLostError) as error:
         return SegmentOutcome(task.case, name, "skipped", f"{name}: {error}")
-    except Exception as error:
-        sentence = sentence_of(error)
-        if sentence is None:
-            raise
-        return SegmentOutcome(task.case, name, "failed", f"{name}: {sentence.removeprefix(f'{name}: ')}")
+    except USERS_ERRORS as error:
+        sentence = sentence_of(error).removeprefix(f"{name}: ")
+        return SegmentOutcome(task.case, name, "failed", f"{name}: {sentence}")
 
 
 def _held(project: Project, case: Case, annotator: str) -> HeldCase:
@@ -274,10 +272,8 @@ def _segment(
         )
     except PredictionCancelled as error:
         return SegmentOutcome(case.id, case.name, "cancelled", f"{case.name}: {error}")
-    except Exception as error:
-        sentence = sentence_of(error)
-        if sentence is not None:
-            held.update(problem=sentence)
+    except USERS_ERRORS as error:
+        held.update(problem=sentence_of(error))
         raise
     seconds = time.perf_counter() - started
     scan = {

@@ -33,7 +33,7 @@ from napari_transunet.checkpoints.pretrained.encoders import (
     set_transformer,
 )
 from napari_transunet.errors import CheckpointError, FileProblem
-from napari_transunet.files import available_memory
+from napari_transunet.files import available_memory, file_problems
 
 if TYPE_CHECKING:
     from napari_transunet.model.transunet import TransUNet
@@ -181,11 +181,8 @@ def _npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Array name → shape, from the headers alone; every array's size checked against its member's."""
     if not path.is_file():
         raise FileProblem(f"There is no file {path}.")
-    try:
-        with path.open("rb") as start:
-            mark = start.read(4)
-    except OSError as error:
-        raise FileProblem(f"{path} cannot be read: {error.strerror or error}.") from error
+    with file_problems(f"{path} cannot be read"), path.open("rb") as start:
+        mark = start.read(4)
     if mark != b"PK\x03\x04":
         raise CheckpointError(f"{path.name} is no .npz file; ImageNet weights come as one, with Flax names.")
     members = read_directory(path).sizes

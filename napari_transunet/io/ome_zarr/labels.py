@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.errors import ExistsError, FileProblem, InputError, VolumeError
-from napari_transunet.files import atomic_path
+from napari_transunet.files import atomic_path, file_problems
 from napari_transunet.io.ome_zarr.metadata import group_attributes, read_json
 from napari_transunet.io.ome_zarr.reading import OmeZarrImage, is_ome_zarr
 from napari_transunet.io.sidecar import clean, plain
@@ -118,13 +118,9 @@ class LabelWriter:
         )
         self._voxels: dict[int, int] = {}
         self.done = 0
-        try:
+        with file_problems(f"Cannot write to {place.container}"):
             if not self._continued(overwrite=overwrite):
                 self._begin()
-        except OSError as error:
-            if isinstance(error, FileProblem):
-                raise
-            raise FileProblem(f"Cannot write to {place.container}: {error.strerror or error}.") from error
         self._array = self._opened(0)
         self._slab = np.zeros([n if i != axis else depth for i, n in enumerate(shape)], self._dtype)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from napari_transunet.errors import TransUNetError, sentence_of
+from napari_transunet.errors import USERS_ERRORS, TransUNetError, sentence_of
 
 if TYPE_CHECKING:
     from napari_transunet.viewer.segment.run_messages import RunOutcome, RunProgress
@@ -115,9 +115,8 @@ def error_sentence(error: BaseException, what: str = "The segmentation") -> str:
             "The GPU ran out of memory even with the smallest batch; close other programs that use it, "
             "or choose CPU as the device."
         )
-    known = sentence_of(error, "close other volumes or programs and try again")
-    if known is not None:
-        return known
+    if isinstance(error, USERS_ERRORS):
+        return sentence_of(error, "close other volumes or programs and try again")
     text = " ".join(str(error).split())
     reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"{what} stopped because of an unexpected error ({reason[:200]}); the log has the details."
