@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,9 +18,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from napari_transunet.cli.options import option
+from napari_transunet.cli.options import grouped, option
 from napari_transunet.cli.printing import print_table, progress_bar
 from napari_transunet.cli.reporting import INTERRUPTED, interruptible, one_line, say
+from napari_transunet.cluster.security import TLSFiles
 from napari_transunet.errors import InputError
 from napari_transunet.files import atomic_path
 
@@ -28,38 +30,15 @@ if TYPE_CHECKING:
 
     from napari_transunet.cluster.batch import Finished, Unit
     from napari_transunet.cluster.connecting import SchedulerChoice
-    from napari_transunet.cluster.security import TLSFiles
 
-_PANEL = "On a cluster"
 _SHOWN = 20  # rows of a table
 _LONGEST_LINE = 1000  # letters of the headings
 
-SchedulerOption = Annotated[
-    str | None,
-    option(
-        "local[:N]|tcp://…|tls://…|slurm[:N]",
-        "Work in N processes, at a running scheduler, or in N SLURM jobs; see docs/cluster.md.",
-        "--scheduler",
-        panel=_PANEL,
-    ),
-]
-RetriesOption = Annotated[
-    int,
-    option(
-        "N",
-        "How often to try again what failed for a reason that may pass.",
-        "--retries",
-        min=0,
-        panel=_PANEL,
-    ),
-]
-TLSAuthorityOption = Annotated[
-    Path | None, option("F", "Authority that signed the certificates (PEM).", "--tls-ca-file", panel=_PANEL)
-]
-TLSCertificateOption = Annotated[
-    Path | None, option("F", "Own certificate (PEM).", "--tls-cert", panel=_PANEL)
-]
-TLSKeyOption = Annotated[Path | None, option("F", "Its key (PEM).", "--tls-key", panel=_PANEL)]
+_option = partial(option, panel="On a cluster")
+
+TLSAuthorityOption = Annotated[Path | None, _option("F", "Authority that signed the certificates (PEM).")]
+TLSCertificateOption = Annotated[Path | None, _option("F", "Own certificate (PEM).")]
+TLSKeyOption = Annotated[Path | None, _option("F", "Its key (PEM).")]
 
 
 @dataclass(frozen=True)
@@ -70,10 +49,34 @@ class ClusterOptions:
     retries: int
 
 
+def tls_options(
+    tls_ca_file: TLSAuthorityOption = None,
+    tls_cert: TLSCertificateOption = None,
+    tls_key: TLSKeyOption = None,
+) -> TLSFiles | None:
+    """The certificates, of their options; for `grouped`."""
+    from napari_transunet.cluster.security import need_distributed, tls_files
+
+    need_distributed()
+    return tls_files(tls_ca_file, tls_cert, tls_key)
+
+
 def cluster_options(
-    scheduler: str | None, retries: int, ca: Path | None, cert: Path | None, key: Path | None
+    scheduler: Annotated[
+        str | None,
+        _option(
+            "local[:N]|tcp://…|tls://…|slurm[:N]",
+            "Work in N processes, at a running scheduler, or in N SLURM jobs; see docs/cluster.md.",
+        ),
+    ] = None,
+    retries: Annotated[
+        int, _option("N", "How often to try again what failed for a reason that may pass.", min=0)
+    ] = 2,
+    tls_ca_file: TLSAuthorityOption = None,
+    tls_cert: TLSCertificateOption = None,
+    tls_key: TLSKeyOption = None,
 ) -> ClusterOptions | None:
-    """The options as one value; None where the command works in this process alone.
+    """Where to work, of its options; None where the command works in this process alone. For `grouped`.
 
     Raises
     ------
@@ -81,15 +84,13 @@ def cluster_options(
         They contradict each other, or Dask or a file is missing.
     """
     if scheduler is None:
-        if any(path is not None for path in (ca, cert, key)):
+        if any(path is not None for path in (tls_ca_file, tls_cert, tls_key)):
             raise InputError("TLS files are for --scheduler tls://…; add it, or leave them out.")
         return None
-    from napari_transunet.cluster.security import need_distributed, tls_files
-
-    need_distributed()
+    tls = tls_options(tls_ca_file, tls_cert, tls_key)
     from napari_transunet.cluster.connecting import scheduler_choice
 
-    return ClusterOptions(scheduler_choice(scheduler, tls=tls_files(ca, cert, key)), retries)
+    return ClusterOptions(scheduler_choice(scheduler, tls=tls), retries)
 
 
 @contextmanager
@@ -219,25 +220,22 @@ def _cell(value: Any) -> Any:
     return value
 
 
+@grouped(tls=tls_options)
 def scheduler(
+    *,
     host: Annotated[str, option("ADDRESS", "Where to listen; this machine alone by default.")] = "127.0.0.1",
     port: Annotated[int, option("N", "The port.", min=0, max=65535)] = 8786,
-    ca: TLSAuthorityOption = None,
-    cert: TLSCertificateOption = None,
-    key: TLSKeyOption = None,
+    tls: TLSFiles | None,
 ) -> None:
     """Start a scheduler, which workers join and commands with --scheduler use. It runs until Ctrl-C.
 
     Whoever reaches a scheduler can run any code on it and on its workers: give certificates where others share the
     network.
     """
-    from napari_transunet.cluster.security import need_distributed, security_of, tls_files
-
-    need_distributed()
+    from napari_transunet.cluster.security import security_of
     from napari_transunet.cluster.workers import quiet_logs, serve_scheduler, warning_about
 
     quiet_logs()
-    tls = tls_files(ca, cert, key)
     security_of(tls)
     if (warning := warning_about(host, tls)) is not None:
         say(f"Warning: {warning}")
@@ -251,10 +249,12 @@ def scheduler(
     _serve(serve_scheduler(host, port, tls, ready))
 
 
+@grouped(tls=tls_options)
 def worker(
     address: Annotated[
         str, typer.Argument(metavar="ADDRESS", help="The scheduler's, such as tcp://HOST:8786.")
     ],
+    *,
     workers: Annotated[int | None, option("N", "How many; one a GPU by default.", min=1)] = None,
     threads: Annotated[int, option("N", "Scans in hand at once: read, in the network, written.", min=1)] = 3,
     memory: Annotated[
@@ -266,19 +266,15 @@ def worker(
     ] = None,
     name: Annotated[str | None, option("NAME", "What it is called; the host's name by default.")] = None,
     wait: Annotated[float, option("S", "Seconds to wait for a scheduler that is not there.", min=1)] = 600.0,
-    ca: TLSAuthorityOption = None,
-    cert: TLSCertificateOption = None,
-    key: TLSKeyOption = None,
+    tls: TLSFiles | None,
 ) -> None:
     """Start workers that do what a scheduler asks of them, one a GPU, until Ctrl-C.
 
     A worker that takes more memory than it may is ended, and begun anew. Where the scheduler goes, workers wait for it
     to come back.
     """
-    from napari_transunet.cluster.security import need_distributed, security_of, tls_files
-
-    need_distributed()
     from napari_transunet.cluster.connecting import scheduler_choice
+    from napari_transunet.cluster.security import security_of
     from napari_transunet.cluster.workers import (
         WorkerLimits,
         listening_address,
@@ -289,7 +285,6 @@ def worker(
     )
 
     quiet_logs()
-    tls = tls_files(ca, cert, key)
     if scheduler_choice(address, tls=tls).kind != "address":
         raise InputError(
             f"A worker joins a scheduler at tcp://HOST:PORT or tls://HOST:PORT; not {address!r}."

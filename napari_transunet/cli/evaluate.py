@@ -10,18 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_transunet.cli.cluster import (
-    ClusterOptions,
-    RetriesOption,
-    SchedulerOption,
-    TLSAuthorityOption,
-    TLSCertificateOption,
-    TLSKeyOption,
-    cluster,
-    cluster_options,
-    run_units,
-)
-from napari_transunet.cli.options import JsonOption, OverwriteOption, check_target, option
+from napari_transunet.cli.cluster import ClusterOptions, cluster, cluster_options, run_units
+from napari_transunet.cli.options import JsonOption, OverwriteOption, check_target, grouped, option
 from napari_transunet.cli.printing import print_json, print_table
 from napari_transunet.cli.reporting import BAD_INPUT, INTERRUPTED, say
 from napari_transunet.errors import USERS_ERRORS, DatasetError, InputError, sentence_of
@@ -80,6 +70,7 @@ class _Output:
     overwrite: bool
 
 
+@grouped(on=cluster_options)
 def evaluate(
     prediction: Annotated[
         Path, typer.Argument(metavar="PREDICTION", help="A label file, or a folder of them.")
@@ -87,6 +78,7 @@ def evaluate(
     reference: Annotated[
         Path, typer.Argument(metavar="REFERENCE", help="The label file, or the folder, to score it against.")
     ],
+    *,
     tolerance: Annotated[float, option("MM", "Surface distance that counts as right in NSD.", min=0)] = 2.0,
     labels: Annotated[
         str | None, option("N,N", "Score these label values (the reference's) only, such as 1,2,5.")
@@ -115,11 +107,7 @@ def evaluate(
     as_json: JsonOption = False,
     csv_file: Annotated[Path | None, option("F", "Write the table to this file too.", "--csv")] = None,
     overwrite: OverwriteOption = False,
-    scheduler: SchedulerOption = None,
-    retries: RetriesOption = 2,
-    tls_ca_file: TLSAuthorityOption = None,
-    tls_cert: TLSCertificateOption = None,
-    tls_key: TLSKeyOption = None,
+    on: ClusterOptions | None,
 ) -> None:
     """Score labels against a reference: Dice, surface distances in mm, volumes in mL.
 
@@ -149,7 +137,6 @@ def evaluate(
         {} if match is None else parse_match(match),
     )
     output = _Output(as_json, csv_file, overwrite)
-    on = cluster_options(scheduler, retries, tls_ca_file, tls_cert, tls_key)
     if csv_file is not None:
         check_target(csv_file, overwrite=overwrite)
     pairing = _pairing(prediction, reference)

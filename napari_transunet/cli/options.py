@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,7 +12,13 @@ import typer
 
 from napari_transunet.cli.reporting import say
 from napari_transunet.errors import InputError
-from napari_transunet.inference.options import BackendChoice, Pipeline, Precision, option_text
+from napari_transunet.inference.options import (
+    BackendChoice,
+    Pipeline,
+    Precision,
+    PredictorOptions,
+    option_text,
+)
 
 if TYPE_CHECKING:
     from napari_transunet.volumes.volume import Volume
@@ -43,14 +51,6 @@ WeightsOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, option("auto|cpu|cuda|cuda:N|mps", option_text("device").usage, "--device")]
-PrecisionOption = Annotated[Precision, option(None, option_text("precision").usage, "--precision")]
-BatchSizeOption = Annotated[int | None, option("N", option_text("batch_size").usage, "--batch-size", min=1)]
-PipelineOption = Annotated[Pipeline, option(None, option_text("pipeline").usage, "--pipeline")]
-BackendOption = Annotated[BackendChoice, option(None, option_text("backend").usage, "--backend")]
-OrthogonalPlanesOption = Annotated[
-    bool | None, option(None, option_text("orthogonal_planes").usage, "--orthogonal-planes/--one-plane")
-]
-MirrorOption = Annotated[bool, option(None, option_text("mirror_tta").usage, "--mirror-tta")]
 OverwriteOption = Annotated[bool, option(None, "Replace files that exist.", "--overwrite")]
 JsonOption = Annotated[bool, option(None, "JSON on stdout instead of a table.", "--json")]
 ImageSizeOption = Annotated[
@@ -61,6 +61,44 @@ CheckpointArgument = Annotated[
 ]
 
 _LARGEST = 16384  # pixels along a side
+
+
+def predictor_options(
+    device: DeviceOption = "auto",
+    precision: Annotated[Precision, option(None, option_text("precision").usage)] = "auto",
+    batch_size: Annotated[int | None, option("N", option_text("batch_size").usage, min=1)] = None,
+    pipeline: Annotated[Pipeline, option(None, option_text("pipeline").usage)] = "card",
+    backend: Annotated[BackendChoice, option(None, option_text("backend").usage)] = "auto",
+    orthogonal_planes: Annotated[
+        bool | None, option(None, option_text("orthogonal_planes").usage, "--orthogonal-planes/--one-plane")
+    ] = None,
+    mirror_tta: Annotated[bool, option(None, option_text("mirror_tta").usage, "--mirror-tta")] = False,
+) -> PredictorOptions:
+    """How to predict, of its options; for `grouped`."""
+    return PredictorOptions(device, precision, batch_size, pipeline, backend, orthogonal_planes, mirror_tta)
+
+
+def grouped(**groups: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command that takes, in place of each of these parameters, the options of the function that makes its value."""
+
+    def spread(command: Callable[..., None]) -> Callable[..., None]:
+        parameters = []
+        for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
+            own = {name: parameter}
+            group = inspect.signature(groups[name], eval_str=True).parameters if name in groups else own
+            parameters += [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in group.values()]
+
+        def run(**given: Any) -> None:
+            for name, make in groups.items():
+                given[name] = make(**{one: given.pop(one) for one in inspect.signature(make).parameters})
+            command(**given)
+
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        return run
+
+    return spread
 
 
 def series_of(series: str | None) -> str | int | None:

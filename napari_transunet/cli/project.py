@@ -14,27 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from napari_transunet.cli.cluster import (
-    ClusterOptions,
-    RetriesOption,
-    SchedulerOption,
-    TLSAuthorityOption,
-    TLSCertificateOption,
-    TLSKeyOption,
-    cluster,
-    cluster_options,
-    run_units,
-)
+from napari_transunet.cli.cluster import ClusterOptions, cluster, cluster_options, run_units
 from napari_transunet.cli.options import (
-    BackendOption,
-    BatchSizeOption,
     DeviceOption,
     JsonOption,
-    MirrorOption,
-    OrthogonalPlanesOption,
     OverwriteOption,
-    PipelineOption,
-    PrecisionOption,
+    grouped,
+    option,
+    predictor_options,
 )
 from napari_transunet.cli.printing import print_facts, print_json, print_table, progress_bar
 from napari_transunet.cli.reporting import BAD_INPUT, INTERRUPTED, interruptible, one_line, say
@@ -51,12 +38,16 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Segment, review and report a study of many scans, kept in one folder.")
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="The project's folder.")]
+CasesOption = Annotated[
+    list[str] | None,
+    option("CASE", "Only this case, or those that 'liver*' matches; repeatable.", "--case"),
+]
 CaseArgument = Annotated[
     str, typer.Argument(metavar="CASE", help="A case's name or id, or a beginning that no other shares.")
 ]
 AnnotatorOption = Annotated[
     str | None,
-    typer.Option("--annotator", metavar="NAME", help="In whose name; by default the system's user."),
+    option("NAME", "In whose name; by default the system's user.", "--annotator"),
 ]
 
 _WIDEST = 60  # letters of a cell
@@ -73,17 +64,15 @@ def new(
     ] = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "NAME|PATH",
+            "What segments; a file is copied. By default the shipped one that fits each scan.",
             "--checkpoint",
             "-c",
-            metavar="NAME|PATH",
-            help="What segments; a file is copied. By default the shipped one that fits each scan.",
         ),
     ] = None,
-    organs: Annotated[
-        str | None, typer.Option(metavar="NAME,…", help="The organs that are wanted; all by default.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="The study's name.")] = None,
+    organs: Annotated[str | None, option("NAME,…", "The organs that are wanted; all by default.")] = None,
+    name: Annotated[str | None, option("NAME", "The study's name.")] = None,
 ) -> None:
     """Make a project of scans, which are referred to and never changed."""
     from napari_transunet.project.project import Project
@@ -116,36 +105,18 @@ def locate(
 
 
 @app.command()
+@grouped(options=predictor_options, on=cluster_options)
 def segment(
     folder: FolderArgument,
-    cases: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--case", metavar="CASE", help="Only this case, or those that 'liver*' matches; repeatable."
-        ),
-    ] = None,
+    *,
+    cases: CasesOption = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option(
-            "--checkpoint",
-            "-c",
-            metavar="NAME|PATH",
-            help="For these cases, in place of the project's; it is kept.",
-        ),
+        option("NAME|PATH", "For these cases, in place of the project's; it is kept.", "--checkpoint", "-c"),
     ] = None,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
-    batch_size: BatchSizeOption = None,
-    pipeline: PipelineOption = "card",
-    backend: BackendOption = "auto",
-    orthogonal_planes: OrthogonalPlanesOption = None,
-    mirror_tta: MirrorOption = False,
+    options: PredictorOptions,
     annotator: AnnotatorOption = None,
-    scheduler: SchedulerOption = None,
-    retries: RetriesOption = 2,
-    tls_ca_file: TLSAuthorityOption = None,
-    tls_cert: TLSCertificateOption = None,
-    tls_key: TLSKeyOption = None,
+    on: ClusterOptions | None,
 ) -> None:
     """Segment all cases that this checkpoint and these options have not segmented yet.
 
@@ -156,17 +127,8 @@ def segment(
     from napari_transunet.project.segmenting import segment_project
 
     project = _opened(folder)
-    options = PredictorOptions(
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        pipeline=pipeline,
-        backend=backend,
-        orthogonal_planes=orthogonal_planes,
-        mirror_tta=mirror_tta,
-    )
     only = None if cases is None else _matching(project, cases)
-    if (on := cluster_options(scheduler, retries, tls_ca_file, tls_cert, tls_key)) is not None:
+    if on is not None:
         from napari_transunet.project.segmenting import tasks_due
 
         tasks = tasks_due(
@@ -256,19 +218,19 @@ def adapt(
     folder: FolderArgument,
     checkpoint: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "NAME|PATH",
+            "What shall learn: where each scan takes the checkpoint that fits, which of them; else another one.",
             "--checkpoint",
             "-c",
-            metavar="NAME|PATH",
-            help="What shall learn: where each scan takes the checkpoint that fits, which of them; else another one.",
         ),
     ] = None,
     device: DeviceOption = "auto",
     steps: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Steps; by default as many as fit in 105 s, up to 120."),
+        option("N", "Steps; by default as many as fit in 105 s, up to 120.", min=1),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0)] = 0,
+    seed: Annotated[int, option("N", min=0)] = 0,
     annotator: AnnotatorOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -318,17 +280,10 @@ def export(
     folder: FolderArgument,
     formats: Annotated[
         list[str] | None,
-        typer.Option(
-            "--format",
-            "-f",
-            metavar="FORMAT",
-            help="A format, such as nifti, slicer, dicom-seg or stl; repeatable.",
-        ),
+        option("FORMAT", "A format, such as nifti, slicer, dicom-seg or stl; repeatable.", "--format", "-f"),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="By default exports in the project.")
-    ] = None,
-    only_done: Annotated[bool, typer.Option("--only-done", help="Only cases that are signed off.")] = False,
+    out: Annotated[Path | None, option("DIR", "By default exports in the project.", "--output", "-o")] = None,
+    only_done: Annotated[bool, option(None, "Only cases that are signed off.", "--only-done")] = False,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write the labels of all cases as files for other programs."""
@@ -362,17 +317,10 @@ def report(
     folder: FolderArgument,
     out: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE.html", help="By default report.html in the project."),
+        option("FILE.html", "By default report.html in the project.", "--output", "-o"),
     ] = None,
-    cases: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--case", metavar="CASE", help="Only this case, or those that 'liver*' matches; repeatable."
-        ),
-    ] = None,
-    pictures: Annotated[
-        bool, typer.Option("--pictures/--no-pictures", help="Key slices of each case.")
-    ] = True,
+    cases: CasesOption = None,
+    pictures: Annotated[bool, option(None, "Key slices of each case.", "--pictures/--no-pictures")] = True,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write what was done and found as one HTML file, and as a CSV beside it."""
@@ -400,7 +348,7 @@ def report(
 def exclude(
     folder: FolderArgument,
     case: CaseArgument,
-    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; the report names it.")],
+    reason: Annotated[str, option("TEXT", "Why; the report names it.")],
     annotator: AnnotatorOption = None,
 ) -> None:
     """Leave a case out of all that follows; its labels are kept."""
@@ -423,12 +371,11 @@ def import_labels(
     ],
     names: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE.json",
-            help='Names: {"1": "spleen"}, or nnU-Net\'s dataset.json (found by itself in LABELS).',
+        option(
+            "FILE.json", 'Names: {"1": "spleen"}, or nnU-Net\'s dataset.json (found by itself in LABELS).'
         ),
     ] = None,
-    tool: Annotated[str, typer.Option(metavar="NAME", help="What made them.")] = "another tool",
+    tool: Annotated[str, option("NAME", "What made them.")] = "another tool",
     annotator: AnnotatorOption = None,
 ) -> None:
     """Let cases start from labels that another tool made, such as TotalSegmentator or nnU-Net."""
@@ -466,10 +413,10 @@ def readers(
 def agree(
     folder: FolderArgument,
     case: CaseArgument,
-    tolerance: Annotated[float, typer.Option(metavar="MM", min=0, help="Of the NSD.")] = 2.0,
+    tolerance: Annotated[float, option("MM", "Of the NSD.", min=0)] = 2.0,
     maps: Annotated[
         Path | None,
-        typer.Option("--map", metavar="FILE", help="Also write where the first two differ, as labels."),
+        option("FILE", "Also write where the first two differ, as labels.", "--map"),
     ] = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -517,7 +464,7 @@ def agree(
 def consensus(
     folder: FolderArgument,
     case: CaseArgument,
-    method: Annotated[Literal["staple", "majority"], typer.Option(help="How.")] = "staple",
+    method: Annotated[Literal["staple", "majority"], option(None, "How.")] = "staple",
     annotator: AnnotatorOption = None,
 ) -> None:
     """Let a case start from what its readers make together, for a third to review."""
@@ -531,7 +478,7 @@ def consensus(
 def sign_off(
     folder: FolderArgument,
     case: CaseArgument,
-    note: Annotated[str, typer.Option(metavar="TEXT", help="What there is to say.")] = "",
+    note: Annotated[str, option("TEXT", "What there is to say.")] = "",
     annotator: AnnotatorOption = None,
 ) -> None:
     """Approve the labels of a case: it is done."""

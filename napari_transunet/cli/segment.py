@@ -6,40 +6,28 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_transunet.cli.cluster import (
-    RetriesOption,
-    SchedulerOption,
-    TLSAuthorityOption,
-    TLSCertificateOption,
-    TLSKeyOption,
-    cluster_options,
-)
+from napari_transunet.cli.cluster import ClusterOptions, cluster_options
 from napari_transunet.cli.options import (
-    BackendOption,
-    BatchSizeOption,
     ChannelOption,
-    DeviceOption,
     ImageSizeOption,
     LevelOption,
-    MirrorOption,
-    OrthogonalPlanesOption,
     OverwriteOption,
-    PipelineOption,
-    PrecisionOption,
     SeriesOption,
     TimeOption,
     WeightsOption,
     check_target,
+    grouped,
     image_size,
     one_or_three,
     option,
+    predictor_options,
     read,
     series_of,
 )
@@ -81,10 +69,12 @@ class _Outcome:
         say(f"Error: {source}: {sentence.removeprefix(f'{source.name}: ')}")
 
 
+@grouped(options=predictor_options, on=cluster_options)
 def segment(
     inputs: Annotated[
         list[Path], typer.Argument(metavar="INPUT...", help="Volumes: files, or folders with a DICOM series.")
     ],
+    *,
     out: Annotated[
         Path, option("OUT", "A file, or a folder (always, for several inputs).", "--output", "-o")
     ],
@@ -92,13 +82,7 @@ def segment(
         str | None, option("NAME|PATH", "A checkpoint's name or file; see inspect.", "--checkpoint", "-c")
     ] = None,
     weights: WeightsOption = None,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
-    batch_size: BatchSizeOption = None,
-    pipeline: PipelineOption = "card",
-    backend: BackendOption = "auto",
-    orthogonal_planes: OrthogonalPlanesOption = None,
-    mirror_tta: MirrorOption = False,
+    options: PredictorOptions,
     img_size: ImageSizeOption = None,
     preset: Annotated[
         str | None, option("PRESET", "Names of the classes, where the checkpoint has none.", "--labels")
@@ -108,15 +92,11 @@ def segment(
     time_point: TimeOption = None,
     level: LevelOption = None,
     overwrite: OverwriteOption = False,
-    scheduler: SchedulerOption = None,
-    retries: RetriesOption = 2,
+    on: ClusterOptions | None,
     csv_file: Annotated[
         Path | None,
         option("F", "With --scheduler: the table of scans; in a folder OUT segment.csv by default.", "--csv"),
     ] = None,
-    tls_ca_file: TLSAuthorityOption = None,
-    tls_cert: TLSCertificateOption = None,
-    tls_key: TLSKeyOption = None,
     report: Annotated[
         Path | None, option("FILE.html", "Also report volumes and key slices, as HTML and CSV.", "--report")
     ] = None,
@@ -149,39 +129,30 @@ def segment(
     from napari_transunet.project.report import ReportContent, check_report, reported_file, write_report
 
     if planes is not None:
-        orthogonal_planes = one_or_three(planes, "--planes") == 3
+        options = replace(options, orthogonal_planes=one_or_three(planes, "--planes") == 3)
         say(
             "Note: --planes is called --orthogonal-planes or --one-plane now; the next version drops the old name."
         )
     if flips:
-        mirror_tta = True
+        options = replace(options, mirror_tta=True)
         say("Note: --flips is called --mirror-tta now; the next version drops the old name.")
     if report is not None:
         check_report(report, overwrite=overwrite)
     reported = []
     place = LabelsPlace.of(out)
     targets = [out] if place is not None else _targets(inputs, out)
-    options = PredictorOptions(
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        pipeline=pipeline,
-        backend=backend,
-        orthogonal_planes=orthogonal_planes,
-        mirror_tta=mirror_tta,
-    )
     loading = LoadingOptions(image_size(img_size), weights, preset)
     reading = ReadingOptions(series_of(series), channel, time_point)
     asked = compared_options(options, loading, reading)
     if place is not None:
-        if len(inputs) > 1 or scheduler is not None or report is not None:
+        if len(inputs) > 1 or on is not None or report is not None:
             raise InputError(f"{out} takes the labels of one input; without --scheduler and --report.")
         predictors = _Predictors(checkpoint, options, loading)
         segment_into(
             inputs[0], place, predictors.for_volume, reading, level=level, options=asked, overwrite=overwrite
         )
         return
-    if (on := cluster_options(scheduler, retries, tls_ca_file, tls_cert, tls_key)) is not None:
+    if on is not None:
         from napari_transunet.cli.cluster_segment import segment_on_cluster
 
         if report is not None:
