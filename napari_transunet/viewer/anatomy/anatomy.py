@@ -19,7 +19,7 @@ from napari_transunet.viewer.anatomy.view_bar import ViewBar
 from napari_transunet.viewer.anatomy.views import Views
 from napari_transunet.viewer.anatomy.windows import WINDOWS, apply_window
 from napari_transunet.viewer.layers.event_links import EventLinks
-from napari_transunet.viewer.layers.layer_record import is_overlay
+from napari_transunet.viewer.layers.layer_record import is_scan
 from napari_transunet.viewer.layers.napari_versions import camera_of, scale_bar_of, show_scale_bar
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.qt_helpers import window_object
@@ -226,21 +226,14 @@ class Anatomy(QObject):
         """The image that is looked at: the active one, that of the active labels, else the topmost that is shown."""
         viewer = self._viewer
         active = viewer.layers.selection.active
-        if active is not None and active._type_string == "image" and not is_overlay(active):
+        if active is not None and is_scan(active):
             return active
         sessions = sessions_of(viewer)
         result = sessions.result_of(active)
         image = sessions.image_of(result) if result is not None else None
         if image is not None:
             return image
-        return next(
-            (
-                layer
-                for layer in reversed(list(viewer.layers))
-                if layer._type_string == "image" and layer.visible and not is_overlay(layer)
-            ),
-            None,
-        )
+        return next((each for each in reversed(list(viewer.layers)) if is_scan(each) and each.visible), None)
 
     def _on_cursor(self, _event: Any = None) -> None:
         if self._readout is None:

@@ -69,7 +69,7 @@ def patient_directions(layer: Layer) -> Vector | None:
     None where it is not known how the patient lies: layers of others, and files that say nothing about it.
     """
     record = record_of(layer)
-    geometry = record.volume.geometry if record.volume is not None else record.geometry
+    geometry = record.grid
     source = record.volume.source if record.volume is not None else record.scan or record.file
     if geometry is None or (source is not None and not source.has_orientation):
         return None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
 from napari_transunet.viewer.widgets.messages import count
 from napari_transunet.viewer.widgets.preferences import load_preferences
 from napari_transunet.viewer.widgets.qt_helpers import window_object
-from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+from napari_transunet.viewer.widgets.tasks import BackgroundTasks, emit
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -127,7 +127,11 @@ class Exporter(QObject):
         def work() -> tuple[list[Path], list[str]]:
             notes: list[str] = []
             paths = write_snapshot(
-                taken, request, progress=self._tell, cancelled=cancelled.is_set, noted=notes.append
+                taken,
+                request,
+                progress=partial(emit, self._progressed),
+                cancelled=cancelled.is_set,
+                noted=notes.append,
             )
             return paths, notes
 
@@ -136,10 +140,6 @@ class Exporter(QObject):
         self._set_status("Writing …")
         # A window that is closed now must not take the files with it that a person asked for.
         self._tasks.run(work, self._on_written, self._on_failed, what="The export", finish=True)
-
-    def _tell(self, done: int, total: int) -> None:
-        with contextlib.suppress(RuntimeError):  # the window may be gone by now
-            self._progressed.emit(done, total)
 
     def _on_progress(self, done: int, total: int) -> None:
         if self._tasks.busy and not self._cancelled.is_set():

@@ -7,7 +7,7 @@ no layer, so that a person may go on painting meanwhile.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +23,9 @@ from napari_transunet.viewer.layers.grids import IDENTITY, reorientation_between
 from napari_transunet.viewer.layers.layer_record import record_of
 from napari_transunet.viewer.layers.layers import (
     geometry_of,
-    label_file_of,
     label_set_of,
     labels_dtype,
+    sizes,
     source_of,
 )
 
@@ -88,8 +88,8 @@ def snapshot(layer: Labels, *, image: Image | None = None, provenance: Provenanc
         raise VolumeError(f"“{layer.name}” has {layer.data.ndim} dimensions; an export needs three.")
     if image is not None and tuple(image.data.shape) != tuple(layer.data.shape):
         raise VolumeError(
-            f"“{layer.name}” ({_sizes(layer.data.shape)} voxels) no longer fits “{image.name}” "
-            f"({_sizes(image.data.shape)}): the image was replaced or cropped. Choose the image that the labels "
+            f"“{layer.name}” ({sizes(layer.data.shape)} voxels) no longer fits “{image.name}” "
+            f"({sizes(image.data.shape)}): the image was replaced or cropped. Choose the image that the labels "
             "were made on."
         )
     geometry, turn = geometry_of(layer), IDENTITY
@@ -150,7 +150,7 @@ def propose_path(layer: Labels, *, suffix: str = ".nii.gz", scan: Path | None = 
 
     Where the scan's folder cannot be written to, or there is none, the name is in the home folder.
     """
-    source, file = source_of(layer), label_file_of(layer)
+    source, file = source_of(layer), record_of(layer).file
     scan = scan or (source.path if source is not None else None)
     folder, stem = Path.home(), _safe(str(layer.name))
     beside = scan or (file.path if file is not None else None)
@@ -171,7 +171,3 @@ def _safe(name: str) -> str:
     """A layer's name as a file name."""
     kept = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip("._")
     return kept or "labels"
-
-
-def _sizes(shape: Iterable[int]) -> str:
-    return " × ".join(str(int(n)) for n in shape)

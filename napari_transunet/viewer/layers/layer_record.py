@@ -46,6 +46,11 @@ class LayerRecord:
     overlay: bool = False
     fingerprint: tuple[weakref.ref[Any], str] | None = None
 
+    @property
+    def grid(self) -> Geometry | None:
+        """The exact grid of image or labels."""
+        return self.volume.geometry if self.volume is not None else self.geometry
+
 
 _NOTHING = LayerRecord()
 
@@ -64,3 +69,8 @@ def change_record(layer: Any, **changes: Any) -> None:
 def is_overlay(layer: Any) -> bool:
     """Whether a layer only shows something about labels."""
     return record_of(layer).overlay
+
+
+def is_scan(layer: Any) -> bool:
+    """Whether a layer is an image that does not only show something about labels."""
+    return layer._type_string == "image" and not is_overlay(layer)

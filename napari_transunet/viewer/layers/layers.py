@@ -91,7 +91,7 @@ def labels_to_layer(
     geometry = volume.geometry if isinstance(volume, Volume) else volume
     if tuple(labels.shape) != tuple(geometry.shape):
         raise VolumeError(
-            f"The labels have {_sizes(labels.shape)} voxels but the image has {_sizes(geometry.shape)}; "
+            f"The labels have {sizes(labels.shape)} voxels but the image has {sizes(geometry.shape)}; "
             "they belong to different volumes."
         )
     label_set = label_set if label_set is not None else LabelSet()
@@ -108,6 +108,22 @@ def labels_to_layer(
         "metadata": {METADATA_KEY: record},
     }
     return labels_dtype(labels), meta, "labels"
+
+
+def new_labels_layer(
+    labels: npt.NDArray[Any], volume: Volume | Geometry, label_set: LabelSet, name: str
+) -> Labels:
+    """A Labels layer as `labels_to_layer` describes it, not in a viewer yet; the brush paints its lowest named label.
+
+    Raises
+    ------
+    VolumeError
+        As `labels_to_layer`.
+    """
+    layer: Any = _create(labels_to_layer(labels, volume, label_set, name))
+    if label_set.names:
+        layer.selected_label = min(label_set.names)
+    return layer
 
 
 def labels_dtype(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -169,8 +185,8 @@ def add_volume(viewer: ViewerModel, volume: Volume, *, name: str | None = None) 
     data, meta, kind = volume_to_layer(volume, name=name)
     layer = viewer.add_layer(_create((data, meta, kind)))
     if kind == "image":
-        low, high = _value_range(volume.data)
-        limits = meta["contrast_limits"]
+        sample, limits = sampled(volume.data), meta["contrast_limits"]
+        low, high = (float(sample.min()), float(sample.max())) if sample.size else (0.0, 1.0)
         layer.contrast_limits_range = (min(low, limits[0]), max(high, limits[1]))
         layer.contrast_limits = limits
     return layer
@@ -197,13 +213,13 @@ def problem_with(layer: Layer) -> str | None:
     shape = voxels_of(layer).shape
     if len(shape) > 3:
         return (
-            f"“{layer.name}” has {len(shape)} dimensions ({_sizes(shape)}); "
+            f"“{layer.name}” has {len(shape)} dimensions ({sizes(shape)}); "
             "split it into three-dimensional volumes first, one per channel or time point."
         )
     if len(shape) < 3:
-        return f"“{layer.name}” is a single picture ({_sizes(shape)}); a volume needs three dimensions."
+        return f"“{layer.name}” is a single picture ({sizes(shape)}); a volume needs three dimensions."
     if 0 in shape:
-        return f"“{layer.name}” holds no voxels ({_sizes(shape)})."
+        return f"“{layer.name}” holds no voxels ({sizes(shape)})."
     if np.dtype(voxels_of(layer).dtype).kind not in "biuf":
         return f"“{layer.name}” holds {voxels_of(layer).dtype} values; TransUNet needs real numbers."
     try:
@@ -221,7 +237,7 @@ def geometry_of(layer: Layer) -> Geometry:
     VolumeError
         The layer has no three dimensions, or is sheared.
     """
-    kept = _kept_geometry(layer)
+    kept = record_of(layer).grid
     if kept is not None and kept.shape == tuple(voxels_of(layer).shape) and _is_where_put(layer, kept):
         return kept
     return displayed_geometry_of(layer)
@@ -235,10 +251,18 @@ def displayed_geometry_of(layer: Layer) -> Geometry:
     VolumeError
         The layer has no three dimensions, or is sheared.
     """
-    shape = tuple(int(n) for n in voxels_of(layer).shape)
+    shape: Any = tuple(int(n) for n in voxels_of(layer).shape)
     if len(shape) != 3:
         raise VolumeError(f"“{layer.name}” has {len(shape)} dimensions; a volume has three.")
-    return _displayed_geometry(layer, (shape[0], shape[1], shape[2]))
+    millimetres = np.diag([*(_millimetres(unit) for unit in layer.units), 1.0])
+    swap = np.eye(4)[[2, 1, 0, 3]]  # between (z, y, x) and (x, y, z), on both sides
+    try:
+        return Geometry.from_affine_lps(swap @ millimetres @ world_matrix(layer) @ swap, shape)
+    except VolumeError as error:
+        raise VolumeError(
+            f"“{layer.name}” is not on a rectangular grid with a voxel size; set its scale to the voxel size in "
+            f"millimetres and remove any shear. ({error})"
+        ) from error
 
 
 def volume_of(layer: Image) -> Volume:
@@ -261,11 +285,9 @@ def volume_of(layer: Image) -> Volume:
     kept = record_of(layer).volume
     if kept is not None and kept.geometry == geometry:
         return kept if kept.data is data else replace(kept, data=data)
-    source = Source(path=None, format="napari", name=str(layer.name))
-    modality = "CT" if looks_like_ct(data) else None
-    if kept is not None:  # the same scan, cropped or rescaled by the user
-        modality = kept.modality
-    return Volume(data=data, geometry=geometry, modality=modality, source=source)
+    # One that was cropped or rescaled by the user is the same scan.
+    modality = kept.modality if kept is not None else "CT" if looks_like_ct(data) else None
+    return Volume(data, geometry, modality, Source(path=None, format="napari", name=str(layer.name)))
 
 
 def looks_like_labels(layer: Layer) -> bool:
@@ -286,12 +308,6 @@ def is_lazy(layer: Layer) -> bool:
     return not isinstance(voxels_of(layer), np.ndarray)
 
 
-def voxels_in_memory(layer: Layer) -> npt.NDArray[Any] | None:
-    """The layer's voxels, of a pyramid the finest; None where they still have to be computed or read. Takes no time."""
-    data = voxels_of(layer)
-    return data if isinstance(data, np.ndarray) else None
-
-
 def label_set_of(layer: Labels) -> LabelSet:
     """Names and colours of a labels layer: its metadata, else the `name` column of its features."""
     kept = record_of(layer).labels
@@ -310,11 +326,6 @@ def source_of(layer: Layer) -> Source | None:
     return record.volume.source if record.volume is not None else record.scan
 
 
-def label_file_of(layer: Labels) -> Source | None:
-    """The label file that a labels layer was read from; None where it was made here."""
-    return record_of(layer).file
-
-
 def notes_of(layer: Layer) -> tuple[str, ...]:
     """What was assumed or left out when the layer's scan, or else its label file, was read: a sentence each."""
     source = source_of(layer) or record_of(layer).file
@@ -325,11 +336,6 @@ def _create(made: LayerTuple) -> Layer:
     from napari.layers import Layer as NapariLayer
 
     return NapariLayer.create(*made)
-
-
-def _kept_geometry(layer: Layer) -> Geometry | None:
-    record = record_of(layer)
-    return record.volume.geometry if record.volume is not None else record.geometry
 
 
 def _is_where_put(layer: Layer, geometry: Geometry) -> bool:
@@ -349,18 +355,6 @@ def world_matrix(layer: Layer) -> npt.NDArray[np.float64]:
         matrix[:3, axis] = np.asarray(layer.data_to_world(tuple(unit))) - origin
     matrix[:3, 3] = origin
     return matrix
-
-
-def _displayed_geometry(layer: Layer, shape: tuple[int, int, int]) -> Geometry:
-    millimetres = np.diag([*(_millimetres(unit) for unit in layer.units), 1.0])
-    swap = np.eye(4)[[2, 1, 0, 3]]  # between (z, y, x) and (x, y, z), on both sides
-    try:
-        return Geometry.from_affine_lps(swap @ millimetres @ world_matrix(layer) @ swap, shape)
-    except VolumeError as error:
-        raise VolumeError(
-            f"“{layer.name}” is not on a rectangular grid with a voxel size; set its scale to the voxel size in "
-            f"millimetres and remove any shear. ({error})"
-        ) from error
 
 
 def _millimetres(unit: Any) -> float:
@@ -386,33 +380,21 @@ def _load(layer: Layer) -> Any:
 
 def _lazily(data: Any) -> LazyArray:
     """An array of dask, Zarr or the like, read as it is asked for."""
-    first, second, third = (int(n) for n in data.shape)
-    shape = (first, second, third)
-    stored = getattr(data, "chunksize", None) or getattr(data, "chunks", None)
-    chunks = (1, second, third)
-    if isinstance(stored, tuple) and len(stored) == 3 and all(isinstance(n, int) for n in stored):
-        chunks = (stored[0], stored[1], stored[2])
+    shape: Any = tuple(int(n) for n in data.shape)
+    chunks: Any = getattr(data, "chunksize", None) or getattr(data, "chunks", None)
+    if not (isinstance(chunks, tuple) and len(chunks) == 3 and all(isinstance(n, int) for n in chunks)):
+        chunks = (1, *shape[1:])
 
     def read(region: Region) -> npt.NDArray[Any]:
         return np.asarray(data[region])
 
-    return LazyArray(
-        shape,
-        np.dtype(data.dtype),
-        chunks,
-        read,
-        lambda: sample_of(read, shape),
-    )
-
-
-def _value_range(data: npt.NDArray[Any]) -> tuple[float, float]:
-    sample = sampled(data)
-    return (float(sample.min()), float(sample.max())) if sample.size else (0.0, 1.0)
+    return LazyArray(shape, np.dtype(data.dtype), chunks, read, lambda: sample_of(read, shape))
 
 
 def _on_grain(values: Any) -> npt.NDArray[np.float64]:
     return np.round(np.asarray(values, dtype=np.float64) * _GRAIN) / _GRAIN
 
 
-def _sizes(shape: Iterable[int]) -> str:
+def sizes(shape: Iterable[int]) -> str:
+    """A shape in a sentence: "133 × 512 × 512"."""
     return " × ".join(str(int(n)) for n in shape)

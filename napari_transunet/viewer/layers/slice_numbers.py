@@ -82,6 +82,13 @@ def slice_numbers(viewer: ViewerModel, layer: Any, axis: int, image: Any = None)
     )
 
 
+def position_in_view(viewer: ViewerModel, layer: Any) -> tuple[int, int, int]:
+    """Voxel (z, y, x) of a 3D layer at the viewer's sliders, moved to the nearest one inside the layer."""
+    found = layer.world_to_data(viewer.dims.point)[-3:]
+    z, y, x = (min(max(round(float(at)), 0), size - 1) for at, size in zip(found, _shape(layer), strict=True))
+    return z, y, x
+
+
 def index_in_view(viewer: ViewerModel, layer: Any, axis: int) -> int | None:
     """Index of the slice along `axis` that the slider shows; None where it shows none, or the view is another."""
     dims = viewer.dims

@@ -13,6 +13,7 @@ from napari_transunet.viewer.widgets import docks
 from napari_transunet.viewer.widgets.closing import Unfinished
 from napari_transunet.viewer.widgets.messages import error_sentence
 from napari_transunet.viewer.widgets.priority import be_nice
+from napari_transunet.viewer.widgets.tasks import emit
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -112,12 +113,12 @@ class BackgroundSegmentation(QObject):
                 def progress(
                     name: str, slices: int, total: int, at: int = number, count: int = len(tasks)
                 ) -> None:
-                    self._emit(self.progressed, name, slices, total, at, count)
+                    emit(self.progressed, name, slices, total, at, count)
 
                 outcome = segment_case(task, predictors, progress=progress, cancelled=self._cancelled)
                 done += outcome.state in ("segmented", "ranked")
                 failed += outcome.state == "failed"
-                self._emit(self.segmented, outcome)
+                emit(self.segmented, outcome)
             sentence = f"{done} of {len(tasks)} cases segmented."
             if failed:
                 sentence += f" {failed} failed; their rows say why."
@@ -126,10 +127,4 @@ class BackgroundSegmentation(QObject):
         except Exception as error:
             logger.exception("Segmenting all ended.")
             sentence = error_sentence(error, "Segmenting all")
-        self._emit(self.finished, sentence)
-
-    def _emit(self, signal: object, *values: object) -> None:
-        try:
-            signal.emit(*values)  # type: ignore[attr-defined]
-        except RuntimeError:
-            logger.debug("The window was gone before this could be shown: %s", values)
+        emit(self.finished, sentence)

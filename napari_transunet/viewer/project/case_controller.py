@@ -27,7 +27,7 @@ from napari_transunet.project.opening import (
     read_ahead,
 )
 from napari_transunet.project.worklist import WorkClock
-from napari_transunet.viewer.layers.layers import add_volume, label_set_of, labels_to_layer
+from napari_transunet.viewer.layers.layers import add_volume, label_set_of, new_labels_layer
 from napari_transunet.viewer.segment.show_volume import show_volume
 from napari_transunet.viewer.sessions.autosave_controller import start_autosave
 from napari_transunet.viewer.sessions.registry import sessions_of
@@ -278,15 +278,10 @@ class CaseController(QObject):
         self.message.emit(sentence)
 
     def _add(self, opened: OpenedCase) -> None:
-        from napari.layers import Labels
-
         case, found = opened.held.case, opened.found
         image = add_volume(self._viewer, opened.volume, name=case.name)
         name = str(found.front.get("name") or f"{case.name} labels")
-        data, meta, _ = labels_to_layer(found.labels, opened.volume, found.label_set, name)
-        layer = Labels(data, **meta)
-        if found.label_set.names:
-            layer.selected_label = min(found.label_set.names)
+        layer = new_labels_layer(found.labels, opened.volume, found.label_set, name)
         result = self._sessions.bind_result(layer, image, found.session, created_by_run=True)
         # Before the layer is shown: whoever sees it then meets this session and what saves it.
         autosave = start_autosave(self._viewer, result, opened.folder)

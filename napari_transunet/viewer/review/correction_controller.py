@@ -17,7 +17,7 @@ from qtpy.QtCore import QObject
 from napari_transunet.annotation import corrections
 from napari_transunet.annotation.corrections import Correction, Scope
 from napari_transunet.errors import InputError
-from napari_transunet.viewer.layers.layers import geometry_of, volume_of, voxels_in_memory
+from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, volume_of, voxels_of
 from napari_transunet.viewer.layers.undo import write_as_one_step
 from napari_transunet.viewer.review.paint_constraint import BlockedVoxels, PaintConstraint
 from napari_transunet.viewer.widgets.messages import count, organ, reopened_sentence
@@ -158,9 +158,8 @@ class CorrectionController(QObject):
                     return _usual_range(values)
             return None
 
-        voxels = voxels_in_memory(image)
-        if voxels is not None:
-            self._show_range(find(voxels))
+        if not is_lazy(image):
+            self._show_range(find(voxels_of(image)))
             return
         self._panel.set_status("Reading the image …")
         self._tasks.run(
@@ -223,7 +222,7 @@ class CorrectionController(QObject):
             self.constraint.follow(None, None)
             return
         self.constraint.locked = result.session.locked
-        self.constraint.follow(result, None if image is None else voxels_in_memory(image))
+        self.constraint.follow(result, None if image is None or is_lazy(image) else voxels_of(image))
 
 
 def _usual_range(values: NDArray[Any]) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QGridLayout, QLabel, QWidget
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.layers.event_links import EventLinks
-from napari_transunet.viewer.layers.layer_record import is_overlay
+from napari_transunet.viewer.layers.layer_record import is_scan
 from napari_transunet.viewer.layers.layers import is_lazy, notes_of, problem_with
 from napari_transunet.viewer.sessions.registry import is_reviewable
 from napari_transunet.viewer.widgets.combo import ElidingCombo
@@ -75,10 +75,7 @@ class LayerChooser(QWidget):
         images = [
             layer
             for layer in self._model.viewer.layers
-            if layer._type_string == "image"
-            and not is_overlay(layer)
-            and problem_with(layer) is None
-            and not is_lazy(layer)
+            if is_scan(layer) and problem_with(layer) is None and not is_lazy(layer)
         ]
         for candidate in (self._model.image, self._model.viewer.layers.selection.active):
             if candidate in images:

@@ -14,12 +14,16 @@ from napari_transunet.annotation.review_order import next_to_check, seconds_left
 from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.layers import label_set_of
 from napari_transunet.viewer.layers.napari_versions import camera_of
-from napari_transunet.viewer.layers.slice_numbers import SliceNumbers, index_in_view, slice_numbers
+from napari_transunet.viewer.layers.slice_numbers import (
+    SliceNumbers,
+    index_in_view,
+    position_in_view,
+    slice_numbers,
+)
 from napari_transunet.viewer.layers.undo import was_edited, write_as_one_step
 from napari_transunet.viewer.review.label_editing import all_labels
 from napari_transunet.viewer.review.slice_strip import StripData
-from napari_transunet.viewer.sessions.autosave_controller import autosave_of, start_autosave
-from napari_transunet.viewer.sessions.live_update import position_in_view
+from napari_transunet.viewer.sessions.autosave_controller import autosave_of, save_soon
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.qt_helpers import single_shot
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
@@ -356,9 +360,7 @@ class ReviewModel(QObject):
     def save_soon(self) -> None:
         """Save what was changed soon."""
         if self.result is not None:
-            autosave = start_autosave(self.viewer, self.result)
-            if autosave is not None:
-                autosave.touch()
+            save_soon(self.viewer, self.result)
 
     def _on_changed(self, _event: Any = None) -> None:
         if self.result is not None and self.result.layer.editable:

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from napari_transunet.viewer.layers.slice_numbers import SliceNumbers
 
 if TYPE_CHECKING:
+    from napari.layers import Image
+
     from napari_transunet.annotation.provenance import RunRecord
-    from napari_transunet.viewer.segment.predictors import PredictorCache, PredictorSettings
-    from napari_transunet.volumes.volume import Volume
+    from napari_transunet.viewer.segment.checkpoint_chooser import Candidate
+    from napari_transunet.viewer.segment.predictors import PredictorSettings
+    from napari_transunet.viewer.sessions.results import Result
 
 Kind = Literal["finished", "cancelled", "failed"]
 Stage = Literal["loading", "segmenting", "stopping"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunRequest:
-    """What to compute.
+    """A run as it is asked for.
 
     Attributes
     ----------
-    settings, checkpoint_name
-        What the predictor is made from, and the name of its checkpoint for the record.
-    cache
-        Where prepared predictors are kept.
-    volume
-        Gives the volume; called on the worker's thread, because a lazy array may have to be computed.
+    image, candidate, settings
+        What to segment, with which checkpoint, and what the predictor is made from.
+    into
+        Labels to write into; None for new ones.
     only_this_slice
         Compute the slice in view alone instead of the whole volume.
     between
@@ -41,10 +42,10 @@ class RunRequest:
         Compute these alone, by their index; the rest of a run that was cut off.
     """
 
+    image: Image
+    candidate: Candidate
     settings: PredictorSettings
-    checkpoint_name: str
-    cache: PredictorCache
-    volume: Callable[[], Volume]
+    into: Result | None = None
     only_this_slice: bool = False
     between: tuple[int, int] | None = None
     keep_reviewed: bool = False

@@ -36,7 +36,8 @@ from napari_transunet.viewer.segment.device_chooser import DeviceChooser, find_d
 from napari_transunet.viewer.segment.predictors import PredictorSettings, load_engine
 from napari_transunet.viewer.segment.result_panel import ResultPanel
 from napari_transunet.viewer.segment.run_bar import RunBar
-from napari_transunet.viewer.segment.segmentation_controller import PendingRun, SegmentationController
+from napari_transunet.viewer.segment.run_messages import RunRequest
+from napari_transunet.viewer.segment.segmentation_controller import SegmentationController
 from napari_transunet.viewer.segment.show_volume import show_volume
 from napari_transunet.viewer.segment.volume_loader import VolumeLoader
 from napari_transunet.viewer.sessions.recovery import Recovery, recovery_question
@@ -192,7 +193,7 @@ class SegmentDock(QWidget):
         self.volume.choose(image)
         result.session.names = dict((candidate.label_set if values is None else result.label_set).names)
         self.segmentation.start(
-            PendingRun(image, candidate, self._settings(candidate), result, keep_reviewed=True, values=values)
+            RunRequest(image, candidate, self._settings(candidate), result, keep_reviewed=True, values=values)
         )
         return None if self.running else self.status
 
@@ -473,7 +474,7 @@ class SegmentDock(QWidget):
             self._set_status(f"The slider stands outside of “{image.name}”; go to one of its slices first.")
             return
         self.segmentation.ask(
-            PendingRun(
+            RunRequest(
                 image,
                 candidate,
                 self._settings(candidate),

@@ -14,13 +14,13 @@ from napari_transunet.errors import TransUNetError
 from napari_transunet.inference.compatibility import doubt_about, doubt_about_augmentation
 from napari_transunet.viewer.layers.fingerprints import fingerprinted_volume
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, volume_of
-from napari_transunet.viewer.segment.predictors import PredictorCache, PredictorSettings
-from napari_transunet.viewer.segment.run_messages import RunOutcome, RunRequest
+from napari_transunet.viewer.segment.predictors import PredictorCache
 from napari_transunet.viewer.segment.segmentation_run import SegmentationRun
+from napari_transunet.viewer.segment.segmentation_worker import SegmentationWorker
 from napari_transunet.viewer.sessions.autosave_controller import (
     AutosaveController,
     autosave_of,
-    start_autosave,
+    save_soon,
 )
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.closing import Unfinished
@@ -35,10 +35,11 @@ from napari_transunet.viewer.widgets.messages import (
 from napari_transunet.viewer.widgets.preferences import load_preferences
 
 if TYPE_CHECKING:
-    from napari.layers import Image, Labels
+    from napari.layers import Labels
     from napari.viewer import Viewer
 
     from napari_transunet.viewer.segment.checkpoint_chooser import Candidate
+    from napari_transunet.viewer.segment.run_messages import RunOutcome, RunRequest
     from napari_transunet.viewer.sessions.results import Result
     from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
 
@@ -59,31 +60,6 @@ class ResultStatus:
     def renamed(self, names: Mapping[int, str]) -> ResultStatus:
         """The same with other names for what was found."""
         return self if self.outcome is None else replace(self, sentence=outcome_sentence(self.outcome, names))
-
-
-@dataclass(frozen=True)
-class PendingRun:
-    """A run as it was asked for, before its questions are answered.
-
-    Attributes
-    ----------
-    settings
-        What the predictor is made from.
-    into
-        Labels to write into; None for new ones.
-    only_this_slice, between, keep_reviewed, values, slices
-        As in `RunRequest`.
-    """
-
-    image: Image
-    candidate: Candidate
-    settings: PredictorSettings
-    into: Result | None = None
-    only_this_slice: bool = False
-    between: tuple[int, int] | None = None
-    keep_reviewed: bool = False
-    values: tuple[int, ...] | None = None
-    slices: tuple[int, ...] | None = None
 
 
 class SegmentationController(QObject):
@@ -114,24 +90,24 @@ class SegmentationController(QObject):
         self.run: SegmentationRun | None = None
         """The run that goes on."""
         self._new_layer: Labels | None = None  # that was made for it
-        self._last: PendingRun | None = None  # the run that goes on, or went on last
+        self._last: RunRequest | None = None  # the run that goes on, or went on last
         self._autosaves: weakref.WeakSet[AutosaveController] = weakref.WeakSet()  # that the window waits for
         self._last_saves: list[AutosaveController] = []  # whose labels went while a run wrote into them
         self._statuses: weakref.WeakKeyDictionary[Labels, ResultStatus] = weakref.WeakKeyDictionary()
 
     # -- before a run ---------------------------------------------------------------------------------------
 
-    def ask(self, pending: PendingRun, destination: Callable[[], Result | None]) -> None:
+    def ask(self, request: RunRequest, destination: Callable[[], Result | None]) -> None:
         """Begin a run, once a person has answered what is doubtful about it; `destination` says into which labels."""
 
         def go_on() -> None:
-            self._ask_about_labels(replace(pending, into=destination()))
+            self._ask_about_labels(replace(request, into=destination()))
 
-        card, doubts = pending.candidate.card, []
+        card, doubts = request.candidate.card, []
         if card is not None:
-            if not is_lazy(pending.image):
-                doubts.append(doubt_about(volume_of(pending.image), card))
-            doubts.append(doubt_about_augmentation(card, pending.settings.options))
+            if not is_lazy(request.image):
+                doubts.append(doubt_about(volume_of(request.image), card))
+            doubts.append(doubt_about_augmentation(card, request.settings.options))
         doubt = " ".join(sentence for sentence in doubts if sentence)
         if not doubt:
             go_on()
@@ -144,30 +120,30 @@ class SegmentationController(QObject):
             on_no=self.refused.emit,
         )
 
-    def _ask_about_labels(self, pending: PendingRun) -> None:
+    def _ask_about_labels(self, request: RunRequest) -> None:
         """Labels that no run made are changed by one only where a person says so."""
-        into = pending.into
+        into = request.into
         if into is None or into.created_by_run or into.session.runs or not into.layer.data.any():
-            self.start(pending)
+            self.start(request)
             return
         self._confirm.ask(
             f"“{into.layer.name}” was not made by a run. Shall this one replace what you did not edit in it?",
             yes="Replace",
             no="Make new labels",
-            on_yes=lambda: self.start(pending),
-            on_no=lambda: self.start(replace(pending, into=None)),
+            on_yes=lambda: self.start(request),
+            on_no=lambda: self.start(replace(request, into=None)),
         )
 
     # -- a run ----------------------------------------------------------------------------------------------
 
-    def start(self, pending: PendingRun) -> None:
+    def start(self, request: RunRequest) -> None:
         """Begin a run without a question."""
-        image, candidate = pending.image, pending.candidate
+        image, candidate = request.image, request.candidate
         if self.run is not None or image not in self._viewer.layers:
             return
         try:
             volume = None if is_lazy(image) else volume_of(image)
-            result, self._new_layer = pending.into, None
+            result, self._new_layer = request.into, None
             if result is None or result.layer not in self._viewer.layers or not result.lies_on(image):
                 result = self._sessions.new_result(image, volume or geometry_of(image), candidate.label_set)
                 self._new_layer = result.layer
@@ -178,19 +154,10 @@ class SegmentationController(QObject):
             return
         result.checkpoints |= {candidate.path}
         self._sessions.set_current(result)
-        request = RunRequest(
-            settings=pending.settings,
-            checkpoint_name=candidate.name,
-            cache=self._cache,
-            volume=(lambda: fingerprinted_volume(image)) if volume is None else (lambda: volume),
-            only_this_slice=pending.only_this_slice,
-            between=pending.between,
-            keep_reviewed=pending.keep_reviewed,
-            values=pending.values,
-            slices=pending.slices,
-        )
-        self._last = replace(pending, into=result)
-        run = self.run = SegmentationRun(self._viewer, image, result, request, self)
+        self._last = request = replace(request, into=result)
+        read = (lambda: fingerprinted_volume(image)) if volume is None else (lambda: volume)
+        worker = SegmentationWorker(request, self._cache, read)
+        run = self.run = SegmentationRun(self._viewer, request, worker, self)
         run.progressed.connect(self.progressed)
         run.wrote.connect(partial(self.autosave, result))
         run.finished.connect(self._on_finished)
@@ -297,11 +264,8 @@ class SegmentationController(QObject):
 
     def autosave(self, result: Result) -> None:
         """From now on, what is done to a result is saved by itself."""
-        autosave = start_autosave(self._viewer, result)
-        if autosave is None:
-            return
-        self._autosaves.add(autosave)
-        autosave.touch()
+        if (autosave := save_soon(self._viewer, result)) is not None:
+            self._autosaves.add(autosave)
 
 
 def _is_saved(autosave: AutosaveController) -> bool:

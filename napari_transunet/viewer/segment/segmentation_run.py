@@ -15,18 +15,16 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_transunet.viewer.layers.event_links import EventLinks
-from napari_transunet.viewer.layers.slice_numbers import SliceNumbers, slice_numbers
+from napari_transunet.viewer.layers.slice_numbers import SliceNumbers, position_in_view, slice_numbers
 from napari_transunet.viewer.layers.undo import UndoStep
 from napari_transunet.viewer.segment.run_messages import Kind, RunOutcome, RunProgress, RunRequest, Stage
 from napari_transunet.viewer.segment.segmentation_worker import RunStart, SegmentationWorker, added
-from napari_transunet.viewer.sessions.live_update import LivePainter, position_in_view
+from napari_transunet.viewer.sessions.live_update import BUDGET, LivePainter
 
 if TYPE_CHECKING:
-    from napari.layers import Image
     from napari.viewer import Viewer
 
     from napari_transunet.annotation.provenance import RunRecord
-    from napari_transunet.viewer.sessions.results import Result
     from napari_transunet.viewer.widgets.worker import QuietWorker
 
 _TICK = 33  # ms
@@ -54,16 +52,17 @@ class SegmentationRun(QObject):
     finished = Signal(object)
 
     def __init__(
-        self, viewer: Viewer, image: Image, result: Result, request: RunRequest, parent: QObject | None = None
+        self, viewer: Viewer, request: RunRequest, worker: SegmentationWorker, parent: QObject | None = None
     ) -> None:
         super().__init__(parent)
+        assert request.into is not None
         self._viewer = viewer
-        self._image = image
-        self.result = result
-        numbers = [slice_numbers(viewer, image, axis) for axis in range(3)]
         self._request = request
-        self._worker = SegmentationWorker(request, position_in_view(viewer, image), numbers)
-        self._image_data = image.data
+        self.image, self.result = request.image, request.into
+        self._worker = worker
+        worker.numbers = tuple(slice_numbers(viewer, self.image, axis) for axis in range(3))
+        worker.position = position_in_view(viewer, self.image)
+        self._image_data = self.image.data
         self._reason: str | None = None
         self._over = False
         self._links = EventLinks()
@@ -84,21 +83,16 @@ class SegmentationRun(QObject):
         self.result.undo.check_pending_strokes()
         self._step = UndoStep(self.result.layer)
         task = _Task(SegmentationWorker.work, self._worker)
-        task.title = f"the segmentation of {self._image.name}"
+        task.title = f"the segmentation of {self.image.name}"
         thread = create_worker(task, _worker_class=QuietWorker, _ignore_errors=True, _start_thread=False)
         self._worker.run_in(thread)
         self._links.connect(self._on_layer_removed, self._viewer.layers.events.removed)
-        self._links.connect(self._on_image_data, self._image.events.data)
+        self._links.connect(self._on_image_data, self.image.events.data)
         self._timer.start()
         serve_window_first(True)
         self._thread = thread
         thread.start()
         self._report()
-
-    @property
-    def image(self) -> Image:
-        """The layer that is segmented."""
-        return self._image
 
     @property
     def over(self) -> bool:
@@ -143,12 +137,12 @@ class SegmentationRun(QObject):
         worker = self._worker
         if worker.start is not None:
             self._paint(worker.start)
-        elif not self._request.only_this_slice and self._image in self._viewer.layers:
+        elif not self._request.only_this_slice and self.image in self._viewer.layers:
             # The person may scroll while the checkpoint loads; start where they are then.
-            worker.position = position_in_view(self._viewer, self._image)
+            worker.position = position_in_view(self._viewer, self.image)
         if self._over:
             return
-        if worker.ended.is_set() and not len(worker.buffer):
+        if worker.ended.is_set() and not worker.finished:
             self._conclude()
         else:
             self._report()
@@ -157,8 +151,7 @@ class SegmentationRun(QObject):
         assert self._step is not None
         if not self._step.intact:
             self.stop("the labels were replaced while it ran")
-            while self._worker.buffer.take() is not None:
-                pass
+            self._worker.finished.clear()
             return
         if self._painter is None:
             session, sha256 = self.result.session, start.record.sha256
@@ -171,10 +164,7 @@ class SegmentationRun(QObject):
                 self._viewer, self.result, self._step, start.axis, keep_reviewed=self._request.keep_reviewed
             )
         before = self._painter.written
-        if everything:
-            self._painter.paint(self._worker.buffer, budget=None)
-        else:
-            self._painter.paint(self._worker.buffer)
+        self._painter.paint(self._worker.finished, budget=None if everything else BUDGET)
         if self._painter.written > before:
             self.result.run = self._record(start)
             self.wrote.emit()
@@ -212,13 +202,13 @@ class SegmentationRun(QObject):
         return max(0.0, self._estimated_at[1] - present)
 
     def _on_layer_removed(self, event: Any) -> None:
-        if event.value is self._image:
+        if event.value is self.image:
             self.stop("the volume was removed")
         elif event.value is self.result.layer:
             self.stop("its labels were removed")
 
     def _on_image_data(self, _event: Any = None) -> None:
-        if self._image.data is not self._image_data:
+        if self.image.data is not self._image_data:
             self.stop("the volume was replaced by another one")
 
     def _conclude(self) -> None:

@@ -1,4 +1,4 @@
-"""The side of a run that computes: on a thread of its own, without a layer, a viewer or a widget.
+"""The side of a run that computes: on a thread of its own, and touches no layer, viewer or widget.
 
 It loads the checkpoint, prepares the predictor and computes slices. What it finds is left in its attributes, each of
 which is written by one side alone; nobody waits for the other.
@@ -10,7 +10,8 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,13 @@ from numpy.typing import NDArray
 from napari_transunet.annotation.provenance import RunRecord, now
 from napari_transunet.errors import InputError
 from napari_transunet.inference.prediction import renumbered
-from napari_transunet.viewer.sessions.live_update import SliceBuffer
+from napari_transunet.viewer.layers.slice_numbers import SliceNumbers
 from napari_transunet.viewer.widgets.priority import be_nice
 from napari_transunet.volumes.geometry import voxel_ml
 
 if TYPE_CHECKING:
-    from napari_transunet.viewer.layers.slice_numbers import SliceNumbers
-    from napari_transunet.viewer.segment.predictors import PreparedPredictor
+    from napari_transunet.inference.prediction import SlicePrediction
+    from napari_transunet.viewer.segment.predictors import PredictorCache, PreparedPredictor
     from napari_transunet.viewer.segment.run_messages import RunRequest
     from napari_transunet.viewer.widgets.worker import QuietWorker
     from napari_transunet.volumes.volume import Volume
@@ -62,16 +63,25 @@ class RunStart:
 class SegmentationWorker:
     """Computes one run; napari's worker runs `work`.
 
+    Parameters
+    ----------
+    request, cache
+        What to compute, and where prepared predictors are kept.
+    volume
+        Gives the volume; called on the worker's thread, because a lazy array may have to be computed.
+
     Attributes
     ----------
+    numbers
+        The slider's numbers of the slices along each axis.
     position
-        Voxel (z, y, x) in view, at which the run starts. Written by the GUI thread, as are `stop` and `thread`.
+        Voxel (z, y, x) in view, at which the run starts. Written by the GUI thread, as are `numbers` and `stop`.
     stop
         Set to end the run after its batch.
     start
         What is known before the first slice; None while the checkpoint loads.
-    buffer
-        Finished slices that were not drawn yet.
+    finished
+        Slices that were not drawn yet, in the order in which they came.
     first_batch
         How many slices the first batch had, and when it was done.
     last_slice
@@ -88,14 +98,12 @@ class SegmentationWorker:
         Set when nothing more will come.
     """
 
-    def __init__(
-        self, request: RunRequest, position: tuple[int, int, int], numbers: Sequence[SliceNumbers]
-    ) -> None:
-        self.numbers = tuple(numbers)  # along each axis
-        self.position = position
+    def __init__(self, request: RunRequest, cache: PredictorCache, volume: Callable[[], Volume]) -> None:
+        self.numbers: tuple[SliceNumbers, ...] = (SliceNumbers(1),) * 3
+        self.position = (0, 0, 0)
         self.stop = threading.Event()
         self.start: RunStart | None = None
-        self.buffer = SliceBuffer()
+        self.finished: deque[SlicePrediction] = deque()
         self.first_batch: tuple[int, float] | None = None
         self.began = self.last_slice = time.perf_counter()
         self.voxels: NDArray[np.int64] = np.zeros(1, np.int64)
@@ -104,7 +112,7 @@ class SegmentationWorker:
         self.error: Exception | None = None
         self.ended = threading.Event()
         self._date = now()
-        self._request: RunRequest | None = request
+        self._asked: tuple[RunRequest, PredictorCache, Callable[[], Volume]] | None = request, cache, volume
         self._thread: weakref.ref[QuietWorker] | None = None
 
     def run_in(self, thread: QuietWorker) -> None:
@@ -124,15 +132,15 @@ class SegmentationWorker:
 
     def work(self) -> Generator[None, None, None]:
         """Load, prepare, compute; one yield per batch. Errors are kept, and never go into napari's popups."""
-        request = self._request
-        assert request is not None
+        assert self._asked is not None
+        request, cache, read = self._asked
         try:
             be_nice()
-            prepared = request.cache.get(request.settings)
+            prepared = cache.get(request.settings)
             if self.cancelled():  # the window may have been closed since: nobody waits for the rest
                 return
             yield
-            volume = request.volume()
+            volume = read()
             slices = self._begin(request, prepared, volume)
             yield
             start = self.start
@@ -147,14 +155,15 @@ class SegmentationWorker:
                 for prediction in renumbered(batch, request.values):
                     self.missing.discard(int(prediction.index))
                     self.voxels = added(self.voxels, np.bincount(prediction.plane.ravel()))
-                    self.buffer.put(int(prediction.index), prediction.plane, prediction.uncertainty)
+                    self.finished.append(prediction)
                 yield
         except Exception as error:
             logger.exception("The segmentation failed.")
             self.error = error
         finally:
             # napari keeps every worker, with its arguments, for as long as the window lives.
-            self._request = None
+            self._asked = None
+            del request, cache, read
             self.ended.set()
 
     def _begin(
@@ -178,7 +187,7 @@ class SegmentationWorker:
             total=len(wanted),
             axis=axis,
             between=(wanted[0], wanted[-1]),
-            name=request.checkpoint_name,
+            name=request.candidate.name,
         )
         self.start = RunStart(
             axis=axis,

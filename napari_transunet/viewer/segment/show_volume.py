@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_transunet.viewer.layers.layer_record import is_overlay
+from napari_transunet.viewer.layers.layer_record import is_scan
 from napari_transunet.viewer.layers.napari_versions import camera_of
 
 if TYPE_CHECKING:
@@ -21,10 +21,9 @@ def show_volume(viewer: Viewer, sessions: Sessions, image: Image) -> None:
     meant = sessions.result_on(image)
     for layer in viewer.layers:
         result = sessions.result_of(layer)
-        covers = layer._type_string == "image" and not is_overlay(layer)
         if layer is image or (meant is not None and layer is meant.layer):
             layer.visible = True
-        elif covers or (result is not None and not result.lies_on(image)):
+        elif is_scan(layer) or (result is not None and not result.lies_on(image)):
             layer.visible = False
     extent = np.asarray(image.extent.world)
     low, high = extent.min(axis=0), extent.max(axis=0)

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import QFileDialog, QMenu, QWidget
 from napari_transunet.errors import TransUNetError
 from napari_transunet.io.ambiguous import SeveralVolumesError
 from napari_transunet.io.dicom.series import SeveralSeriesError
-from napari_transunet.viewer.layers.layers import add_volume, labels_to_layer, volume_of, warm_up
+from napari_transunet.viewer.layers.layers import add_volume, new_labels_layer, volume_of, warm_up
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.choice_list import series_list, volumes_list
 from napari_transunet.viewer.widgets.qt_helpers import window_object
@@ -174,7 +174,7 @@ class VolumeLoader(QObject):
         try:
             name = ", ".join((result.source.name, *wanted.titles)) if wanted.titles else None
             if wanted.as_labels:
-                labels = self._labels_of(result, name or result.source.name)
+                labels = _labels_of(result, name or result.source.name)
                 sessions_of(self._viewer).result_for(labels)  # tied to its image before anybody sees it
                 self._viewer.add_layer(labels)
                 self.labels_opened.emit(labels)
@@ -188,7 +188,7 @@ class VolumeLoader(QObject):
     def reopen_as_labels(self, layer: Image) -> None:
         """Show what was opened as an image as labels instead, without reading it again."""
         try:
-            labels = self._labels_of(volume_of(layer), str(layer.name))
+            labels = _labels_of(volume_of(layer), str(layer.name))
         except TransUNetError as error:
             self.failed.emit(str(error))
             return
@@ -197,17 +197,6 @@ class VolumeLoader(QObject):
         sessions_of(self._viewer).result_for(labels)
         self._viewer.add_layer(labels)
         self.labels_opened.emit(labels)
-
-    def _labels_of(self, volume: Volume, name: str) -> Labels:
-        """A labels layer with the names that the file gives."""
-        from napari.layers import Labels
-
-        label_set = volume.labels if volume.labels is not None else LabelSet()
-        data, meta, _ = labels_to_layer(volume.data, replace(volume, labels=label_set), label_set, name)
-        layer = Labels(data, **meta)
-        if label_set.names:
-            layer.selected_label = min(label_set.names)
-        return layer
 
     def _choose(self, wanted: Wanted, several: Several) -> None:
         if isinstance(several, SeveralSeriesError):
@@ -235,6 +224,12 @@ def read_wanted(wanted: Wanted) -> Volume:
     from napari_transunet.io.reading import read_volume
 
     return read_volume(wanted.path, lazy="large", **wanted.picks)
+
+
+def _labels_of(volume: Volume, name: str) -> Labels:
+    """A labels layer with the names that the file gives."""
+    label_set = volume.labels if volume.labels is not None else LabelSet()
+    return new_labels_layer(volume.data, replace(volume, labels=label_set), label_set, name)
 
 
 def _attempt(wanted: Wanted) -> Volume | TransUNetError:

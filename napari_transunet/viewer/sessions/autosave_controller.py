@@ -25,7 +25,7 @@ from napari_transunet.viewer.layers.fingerprints import fingerprint_job
 from napari_transunet.viewer.layers.layers import geometry_of, label_set_of, source_of
 from napari_transunet.viewer.layers.undo import history_of
 from napari_transunet.viewer.sessions.registry import sessions_of
-from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+from napari_transunet.viewer.widgets.tasks import BackgroundTasks, emit
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -149,20 +149,10 @@ class AutosaveController(QObject):
         path = str(source.path) if source is not None and source.path is not None else None
         name = str(image.name)
 
-        def create() -> SessionFolder:
-            about = SessionAbout(
-                fingerprint=fingerprint(),
-                image_name=name,
-                image_path=path,
-                shape=geometry.shape,
-                spacing=geometry.spacing,
-                created=now(),
-            )
-            return SessionStore().create(about)
-
         def find() -> SessionFolder:
             try:
-                self._folder = create()
+                about = SessionAbout(fingerprint(), name, path, geometry.shape, geometry.spacing, now())
+                self._folder = SessionStore().create(about)
                 return self._folder
             finally:
                 self._found.set()
@@ -184,8 +174,8 @@ class AutosaveController(QObject):
             sources,
             self._state,
             writing=self._result.writing,
-            on_saved=self._on_saved,
-            on_problem=self._on_problem,
+            on_saved=partial(emit, self.saved),
+            on_problem=partial(emit, self.problem),
         )
 
     def _on_no_folder(self, sentence: str) -> None:
@@ -206,18 +196,6 @@ class AutosaveController(QObject):
         # What a run wrote so far has a record too, should the program end before the run does.
         runs = session.runs if run is None else (*session.runs, run)
         return saved_state(session, data, self._front, runs=runs)
-
-    def _on_saved(self, when: Any) -> None:
-        self._emit(self.saved, when)
-
-    def _on_problem(self, sentence: str) -> None:
-        self._emit(self.problem, sentence)
-
-    def _emit(self, signal: Any, value: Any) -> None:
-        try:
-            signal.emit(value)
-        except RuntimeError:
-            logger.debug("The window was gone before this could be shown: %s", value)
 
     def _on_changed(self, _event: Any = None) -> None:
         self.touch()
@@ -249,6 +227,14 @@ def start_autosave(
     result.autosave = AutosaveController(viewer, result, image, folder)
     result.autosave.problem.connect(sessions.save_failed)
     return result.autosave
+
+
+def save_soon(viewer: Viewer, result: Result) -> AutosaveController | None:
+    """Save a result soon, and from now on while a person works on it; None where its image is gone."""
+    autosave = start_autosave(viewer, result)
+    if autosave is not None:
+        autosave.touch()
+    return autosave
 
 
 def autosave_of(result: Result) -> AutosaveController | None:

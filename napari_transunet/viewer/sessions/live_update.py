@@ -1,7 +1,7 @@
 """Finished slices into a Labels layer, a few at a time, so that the window never waits for them.
 
 napari's workers have no back-pressure: whatever they yield queues up on the GUI thread. Here the worker puts
-slices into a buffer instead, and a timer on the GUI thread takes out what fits into a few milliseconds.
+slices into a queue instead, and a timer on the GUI thread takes out what fits into a few milliseconds.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_transunet.viewer.layers.slice_numbers import index_in_view
+
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-    from napari_transunet.inference.uncertainty import SliceUncertainty
+    from napari_transunet.inference.prediction import SlicePrediction
     from napari_transunet.viewer.layers.undo import UndoStep
     from napari_transunet.viewer.sessions.results import Result
 
@@ -26,24 +28,6 @@ BUDGET = 0.006
 _ACROSS = 0.25  # s between refreshes where every slice shows only as a line of the view
 _VOLUME = 2.0  # s between refreshes in 3D, where one repaint may take longer than a second
 _SHARE = 8  # a 3D repaint may take up at most one part in this many of the time
-
-
-class SliceBuffer:
-    """Finished slices on their way from the worker to the GUI thread; safe to use from both, and nobody waits."""
-
-    def __init__(self) -> None:
-        self._planes: deque[tuple[int, NDArray[Any], SliceUncertainty | None]] = deque()
-
-    def put(self, index: int, plane: NDArray[Any], uncertainty: SliceUncertainty | None = None) -> None:
-        """Add a finished slice."""
-        self._planes.append((index, plane, uncertainty))
-
-    def take(self) -> tuple[int, NDArray[Any], SliceUncertainty | None] | None:
-        """The oldest slice that was not taken yet."""
-        return self._planes.popleft() if self._planes else None  # taken on one thread alone
-
-    def __len__(self) -> int:
-        return len(self._planes)
 
 
 class LivePainter:
@@ -78,21 +62,21 @@ class LivePainter:
         self.kept: NDArray[np.int64] = np.zeros(1, np.int64)
         """By label: voxels that these slices hold more (or fewer) of than was predicted, for edits and locks stayed."""
 
-    def paint(self, buffer: SliceBuffer, *, budget: float | None = BUDGET) -> int:
-        """Write slices for about `budget` seconds (None: all there are); return how many were written."""
+    def paint(self, finished: deque[SlicePrediction], *, budget: float | None = BUDGET) -> int:
+        """Take slices and write them for about `budget` seconds (None: all there are); return how many were written."""
         started = time.perf_counter()
         if self._timing:
             # The time since the last refresh was asked for is what repainting took, at most.
             self._repaint_cost = started - self._last_refresh
             self._timing = False
-        if not len(buffer) and not self._stale:
+        if not finished and not self._stale:
             return 0
         # Labels and session change together, never while a save copies them; at the end of a run, nobody waits.
         free = self._result.writing.acquire(blocking=False)
         if not free and budget is not None:
             return 0
         try:
-            count, show_now = self._write(buffer, started, budget)
+            count, show_now = self._write(finished, started, budget)
         finally:
             if free:
                 self._result.writing.release()
@@ -101,12 +85,15 @@ class LivePainter:
             self.refresh()
         return count
 
-    def _write(self, buffer: SliceBuffer, started: float, budget: float | None) -> tuple[int, bool]:
-        """Take slices out of the buffer; how many, and whether the one in view changed."""
-        shown = self._slice_in_view()
+    def _write(
+        self, finished: deque[SlicePrediction], started: float, budget: float | None
+    ) -> tuple[int, bool]:
+        """Write slices; how many, and whether the one in view changed."""
+        shown = index_in_view(self._viewer, self._result.layer, self._axis)
         count, show_now = 0, False
-        while (item := buffer.take()) is not None:
-            index, plane, uncertainty = item
+        while finished:
+            found = finished.popleft()
+            index, plane = found.index, found.plane
             session, data = self._result.session, self._result.layer.data
             merged = session.merge_slice(
                 self.session_step, self._axis, index, plane, data, keep_reviewed=self._keep_reviewed
@@ -114,8 +101,8 @@ class LivePainter:
             if index in self.session_step.conflicts or self._keep_reviewed:
                 self._count_kept(merged, plane)
             changed = self._step.write(self._axis, index, merged)
-            if uncertainty is not None:
-                session.unsure_along(self._axis).put(index, uncertainty)
+            if found.uncertainty is not None:
+                session.unsure_along(self._axis).put(index, found.uncertainty)
             count += 1
             if changed is not None:
                 show_now |= index == shown
@@ -144,18 +131,3 @@ class LivePainter:
         if self._viewer.dims.ndisplay == 3:
             return since > max(_VOLUME, _SHARE * self._repaint_cost)
         return since > _ACROSS
-
-    def _slice_in_view(self) -> int | None:
-        """Index of the slice in view; None where the view cuts across the slices or shows the volume in 3D."""
-        dims = self._viewer.dims
-        if dims.ndisplay == 3 or (self._axis + dims.ndim - 3) in dims.displayed:
-            return None
-        return position_in_view(self._viewer, self._result.layer)[self._axis]
-
-
-def position_in_view(viewer: ViewerModel, layer: Any) -> tuple[int, int, int]:
-    """Voxel (z, y, x) of a 3D layer at the viewer's sliders, moved to the nearest one inside the layer."""
-    found = layer.world_to_data(viewer.dims.point)[-3:]
-    return tuple(
-        min(max(round(float(at)), 0), size - 1) for at, size in zip(found, layer.data.shape, strict=True)
-    )

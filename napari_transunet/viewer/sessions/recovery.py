@@ -15,7 +15,7 @@ from napari_transunet.annotation.session_store import SessionFolder, SessionInfo
 from napari_transunet.errors import InputError, TransUNetError, VolumeError
 from napari_transunet.io.sidecar import labels_from_json
 from napari_transunet.viewer.layers.fingerprints import fingerprint_job
-from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, labels_to_layer, problem_with
+from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, new_labels_layer, problem_with
 from napari_transunet.viewer.sessions.autosave_controller import start_autosave
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.sessions.results import SUFFIX, Result
@@ -124,17 +124,12 @@ class Recovery(QObject):
     def _put_back(
         self, image: Image, labels: Any, session: AnnotationSession, state: Mapping[str, Any]
     ) -> Result:
-        from napari.layers import Labels
-
         if image not in self._viewer.layers:
             raise InputError("The image was removed meanwhile; open it again.")
         label_set = labels_from_json(state["label_set"])
         name = str(state.get("name") or f"{image.name}{SUFFIX}")
-        data, meta, _ = labels_to_layer(labels, geometry_of(image), label_set, name)
-        meta["opacity"] = min(1.0, max(0.0, float(state.get("opacity", 0.6))))
-        layer = Labels(data, **meta)
-        if label_set.names:
-            layer.selected_label = min(label_set.names)
+        layer = new_labels_layer(labels, geometry_of(image), label_set, name)
+        layer.opacity = min(1.0, max(0.0, float(state.get("opacity", 0.6))))
         return self._sessions.bind_result(layer, image, session, created_by_run=bool(session.runs))
 
 

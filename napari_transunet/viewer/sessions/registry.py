@@ -16,8 +16,8 @@ from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.layers.graphics import free_graphics_in_their_context
 from napari_transunet.viewer.layers.grids import IDENTITY, put_on_grid, reorientation_between
-from napari_transunet.viewer.layers.layer_record import is_overlay
-from napari_transunet.viewer.layers.layers import label_set_of, labels_to_layer, problem_with, voxels_of
+from napari_transunet.viewer.layers.layer_record import is_overlay, is_scan
+from napari_transunet.viewer.layers.layers import label_set_of, new_labels_layer, problem_with, voxels_of
 from napari_transunet.viewer.sessions.results import SUFFIX, Result
 from napari_transunet.viewer.widgets.qt_helpers import window_object
 
@@ -132,18 +132,12 @@ class Sessions(QObject):
 
     def new_result(self, image: Image, volume: Volume | Geometry, label_set: LabelSet) -> Result:
         """An empty Labels layer on an image's grid, not yet in the viewer, with a session of its own."""
-        from napari.layers import Labels
-
         shape: tuple[int, int, int] = tuple(voxels_of(image).shape)
         highest = max(label_set.names, default=1)
         dtype = np.uint8 if highest < 256 else np.uint16
-        data, meta, _ = labels_to_layer(np.zeros(shape, dtype), volume, label_set, f"{image.name}{SUFFIX}")
-        layer = Labels(data, **meta)
-        if label_set.names:
-            layer.selected_label = min(label_set.names)
-        return self.bind_result(
-            layer, image, AnnotationSession(shape, label_set.names, dtype=dtype), created_by_run=True
-        )
+        layer = new_labels_layer(np.zeros(shape, dtype), volume, label_set, f"{image.name}{SUFFIX}")
+        session = AnnotationSession(shape, label_set.names, dtype=dtype)
+        return self.bind_result(layer, image, session, created_by_run=True)
 
     def bind_result(
         self, layer: Labels, image: Image, session: AnnotationSession, *, created_by_run: bool = False
@@ -214,21 +208,15 @@ class Sessions(QObject):
     # -- inside ---------------------------------------------------------------------------------------------
 
     def _images(self) -> list[Image]:
-        return [
-            layer
-            for layer in self._viewer.layers
-            if layer._type_string == "image" and not is_overlay(layer) and problem_with(layer) is None
-        ]
+        return [layer for layer in self._viewer.layers if is_scan(layer) and problem_with(layer) is None]
 
     def _on_painted(self, event: Any) -> None:
         """Labels on which a person works are saved, whether or not a dock shows them."""
-        from napari_transunet.viewer.sessions.autosave_controller import start_autosave
+        from napari_transunet.viewer.sessions.autosave_controller import save_soon
 
         result = self.result_of(event.source)
         if result is not None and result.autosave is None and event.source in self._viewer.layers:
-            autosave = start_autosave(self._viewer, result)
-            if autosave is not None:
-                autosave.touch()
+            save_soon(self._viewer, result)
 
     def _on_inserted(self, event: Any) -> None:
         layer = event.value

@@ -21,6 +21,14 @@ from napari_transunet.viewer.widgets.messages import error_sentence
 logger = logging.getLogger(__name__)
 
 
+def emit(signal: Any, *values: Any) -> None:
+    """Emit a signal from another thread, whose window may be gone by now."""
+    try:
+        signal.emit(*values)
+    except RuntimeError:
+        logger.debug("The window was gone before this could be shown: %s", values)
+
+
 @dataclass(frozen=True, eq=False)
 class _PendingTask:
     on_result: Callable[[Any], None]
@@ -100,10 +108,7 @@ class BackgroundTasks(QObject):
             value = function()
         except Exception as error:  # noqa: BLE001  handed over to whoever asked
             failure = error
-        try:
-            self._answered.emit((ticket, value, failure))
-        except RuntimeError:
-            logger.debug("Nobody waits for this answer any more.")
+        emit(self._answered, (ticket, value, failure))
 
     def _on_answer(self, answer: tuple[int, Any, Exception | None]) -> None:
         ticket, value, error = answer

@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QToolButton, QWidget
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.layers.event_links import EventLinks
-from napari_transunet.viewer.layers.layer_record import is_overlay
+from napari_transunet.viewer.layers.layer_record import is_scan
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, notes_of, problem_with, volume_of
 from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.messages import size_and_spacing
@@ -99,14 +99,10 @@ class VolumeChooser(QWidget):
     @staticmethod
     def _is_choosable(layer: Any) -> bool:
         # A copy is made to keep something safe or to try something out, not to take over.
-        return problem_with(layer) is None and not is_overlay(layer) and layer.source.parent is None
+        return problem_with(layer) is None and is_scan(layer) and layer.source.parent is None
 
     def _on_layers(self, _event: Any = None) -> None:
-        from napari.layers import Image
-
-        layers = [
-            layer for layer in self._viewer.layers if isinstance(layer, Image) and not is_overlay(layer)
-        ]
+        layers: list[Any] = [layer for layer in self._viewer.layers if is_scan(layer)]
         self._name_links.clear()
         for layer in layers:
             self._name_links.connect(self._on_name, layer.events.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ pytest.importorskip("napari")
 
 from napari.components import ViewerModel
 
+from napari_transunet.inference.prediction import SlicePrediction
+from napari_transunet.viewer.layers.slice_numbers import position_in_view
 from napari_transunet.viewer.layers.undo import UndoStep
-from napari_transunet.viewer.sessions.live_update import LivePainter, SliceBuffer, position_in_view
+from napari_transunet.viewer.sessions.live_update import LivePainter
 from napari_transunet.viewer.sessions.registry import Sessions
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
@@ -49,13 +52,13 @@ def test_only_the_slice_in_view_is_repainted(painted):
     viewer, _, result, repaints = painted
     viewer.dims.set_current_step(0, 4)
     painter = LivePainter(viewer, result, UndoStep(result.layer), 0)
-    buffer = SliceBuffer()
+    buffer = deque()
     repaints.clear()
     for index in (3, 5, 6):
-        buffer.put(index, _plane())
+        buffer.append(SlicePrediction(index, _plane()))
     painter.paint(buffer, budget=None)
     assert repaints == []
-    buffer.put(4, _plane())
+    buffer.append(SlicePrediction(4, _plane()))
     painter.paint(buffer, budget=None)
     assert len(repaints) == 1
     assert np.flatnonzero(result.layer.data.any(axis=(1, 2))).tolist() == [3, 4, 5, 6]
@@ -66,8 +69,8 @@ def test_an_unchanged_slice_is_not_repainted(painted):
     viewer, _, result, repaints = painted
     viewer.dims.set_current_step(0, 4)
     painter = LivePainter(viewer, result, UndoStep(result.layer), 0)
-    buffer = SliceBuffer()
-    buffer.put(4, _plane(0))
+    buffer = deque()
+    buffer.append(SlicePrediction(4, _plane(0)))
     repaints.clear()
     painter.paint(buffer)
     assert repaints == []
@@ -82,10 +85,10 @@ def test_repaints_are_throttled_where_every_slice_is_in_view(painted, view):
     else:
         viewer.dims.order = (1, 0, 2)
     painter = LivePainter(viewer, result, UndoStep(result.layer), 0)
-    buffer = SliceBuffer()
+    buffer = deque()
     repaints.clear()
     for index in range(SHAPE[0]):
-        buffer.put(index, _plane())
+        buffer.append(SlicePrediction(index, _plane()))
         painter.paint(buffer)
     assert len(repaints) <= 1
     assert result.layer.data.all()
@@ -94,9 +97,9 @@ def test_repaints_are_throttled_where_every_slice_is_in_view(painted, view):
 def test_the_time_budget_is_kept(painted):
     viewer, _, result, _ = painted
     painter = LivePainter(viewer, result, UndoStep(result.layer), 0)
-    buffer = SliceBuffer()
+    buffer = deque()
     for index in range(SHAPE[0]):
-        buffer.put(index, _plane())
+        buffer.append(SlicePrediction(index, _plane()))
     assert painter.paint(buffer, budget=0.0) == 1
     assert len(buffer) == SHAPE[0] - 1
 
