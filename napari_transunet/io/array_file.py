@@ -27,6 +27,7 @@ class ArrayHeader:
     affine_ras : 4x4 matrix from (x, y, z) index to RAS position in mm
     start : byte at which the voxels begin, x fastest
     frames : volumes one after the other
+    notes : what the header leaves open, a sentence each
     """
 
     shape: tuple[int, int, int]
@@ -34,6 +35,7 @@ class ArrayHeader:
     affine_ras: npt.NDArray[np.float64]
     start: int
     frames: int = 1
+    notes: tuple[str, ...] = ()
 
 
 def read_array_file(
@@ -61,9 +63,11 @@ def read_array_file(
         except (struct.error, LookupError, ArithmeticError, TypeError, ValueError) as error:
             raise VolumeError("its header is damaged, or the file is none of its kind.") from error
         geometry, note = nearest_grid(np.diag([-1.0, -1.0, 1.0, 1.0]) @ header.affine_ras, header.shape)
+        if header.frames < 1:
+            raise VolumeError(f"its header names {header.frames} volumes; it is damaged.")
         chosen(1, channel, "channel", "channel")
         frame = chosen(header.frames, time, "time point", "time")
         data = read_voxels(
             file, header.start, np.dtype(header.dtype), header.shape, frame=frame, max_bytes=max_bytes
         )
-    return data, geometry, () if note is None else (note,)
+    return data, geometry, (*header.notes, *([note] if note else []))

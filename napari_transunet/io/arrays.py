@@ -203,7 +203,11 @@ def as_volume(array: npt.NDArray[Any], channel: int | None, time: int | None) ->
             raise VolumeError(
                 "it looks like colours (RGB), not one value per voxel; convert it to greyscale."
             )
-        if time is not None and channel is None:
+        if time is not None and channel is not None:
+            raise VolumeError(
+                "it has one axis besides those in space; choose by time or by channel, not both."
+            )
+        if time is not None:
             return np.asarray(array[chosen(array.shape[0], time, "time point", "time")])
         return np.asarray(array[chosen(array.shape[0], channel, "channel", "channel")])
     chosen(1, channel, "channel", "channel")

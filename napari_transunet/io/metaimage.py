@@ -210,6 +210,7 @@ def read_metaimage(
     with path.open("rb") as file:
         header = parse_header(file)
     geometry, sizes, notes = geometry_of(header)
+    notes += _unscaled(header)
     kind = (header.get("ElementType") or "").upper()
     if kind.endswith("_ARRAY"):
         kind = kind.removesuffix("_ARRAY")
@@ -251,6 +252,18 @@ def read_metaimage(
         verify_end(stream)
     frame = data.reshape(-1, *geometry.shape, channels)[wanted_time, ..., wanted_channel]
     return np.ascontiguousarray(frame), geometry, notes, header
+
+
+def _unscaled(header: MetaHeader) -> tuple[str, ...]:
+    """What to say of a scaling to intensities, which ITK and what is built on it leave aside too."""
+    names = ("ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset")
+    slope, offset = (
+        _numbers(header, (name,), 1, [default])[0] for name, default in zip(names, (1.0, 0.0), strict=True)
+    )
+    if (slope, offset) == (1.0, 0.0):
+        return ()
+    said = f"The header scales values by {slope:g} and adds {offset:g} ({names[0]}, {names[1]})"
+    return (f"{said}; as in ITK, they were taken as they are stored.",)
 
 
 def _is_true(header: MetaHeader, *names: str) -> bool:

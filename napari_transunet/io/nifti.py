@@ -204,7 +204,12 @@ def geometry_of(header: NiftiHeader) -> tuple[Geometry, tuple[str, ...]]:
         notes.append(f"The header's unit of length ({header.units}) is none of NIfTI's; mm were assumed.")
     scale = _UNITS.get(header.units, 1.0)
     to_lps = np.diag([-scale, -scale, scale, 1.0])
-    if header.sform_code > 0:
+    if any(size < 0 for size in header.pixdim[1:4]) and header.sform_code <= 0:
+        notes.append("The header gives negative voxel sizes (pixdim); their signs were left aside.")
+    empty = not any(header.srow[axis] for axis in (0, 1, 2, 4, 5, 6, 8, 9, 10))
+    if header.sform_code > 0 and header.qform_code > 0 and empty:
+        notes.append("The sform of the header is empty; its qform was used.")
+    elif header.sform_code > 0:
         geometry, said = _by_sform(header, to_lps)
         return geometry, (*notes, *said)
     if header.qform_code > 0:

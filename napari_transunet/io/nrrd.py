@@ -128,7 +128,10 @@ def parse_header(stream: IO[bytes]) -> NrrdHeader:
             keys[key[1]] = re.sub(r"\\([n\\])", lambda m: "\n" if m[1] == "n" else "\\", key[2])
         elif field:
             name = field[1].lower().replace(" ", "")
-            fields[name] = field[2].strip()
+            if fields.setdefault(name, field[2].strip()) != field[2].strip():
+                raise VolumeError(
+                    f"its header gives {field[1][:40]!r} twice, and not alike; correct the header."
+                )
             if name == "datafile" and _several_files(fields[name]):
                 raise VolumeError(
                     "its slices lie in several files, which is not supported; convert it to one .nrrd file first."
@@ -258,6 +261,14 @@ def geometry_of(header: NrrdHeader) -> tuple[Geometry, tuple[str, ...]]:
     affine[:3, :3] = to_lps[:, None] * np.array(columns).T
     affine[:3, 3] = to_lps * origin
     geometry, note = nearest_grid(affine, shape)
+    spacings = _numbers(fields.get("spacings", ""))
+    if len(spacings) == len(axes.sizes):
+        given = [abs(spacings[axis]) for axis in axes.spatial]
+        if not np.allclose(given, [np.linalg.norm(column) for column in columns[: len(given)]], rtol=1e-3):
+            notes.append(
+                f"The header contradicts itself: its space directions were used, not its spacings"
+                f" ({fields['spacings'][:40]})."
+            )
     if not space:
         notes.append("The header names no patient space; its axes were taken as left, back and up.")
     return geometry, (*notes, *([note] if note else []))
@@ -267,7 +278,7 @@ def _by_spacings(
     fields: Mapping[str, str], axes: _Axes, shape: tuple[int, int, int]
 ) -> tuple[Geometry, tuple[str, ...]]:
     """The grid of a header without space directions: its axes are taken to point left, back and up."""
-    steps = _numbers(fields["spacings"]) if "spacings" in fields else [np.nan] * len(axes.sizes)
+    steps = _numbers(fields["spacings"]) if "spacings" in fields else _by_ends(fields, axes)
     if len(steps) != len(axes.sizes):
         raise VolumeError("its header describes more or fewer axes than it has; it is damaged.")
     of_axes = [abs(steps[axis]) for axis in axes.spatial]
@@ -289,8 +300,25 @@ def _by_spacings(
         if not np.isfinite(origin).all():
             raise VolumeError("the space origin of its header holds a value that is no number.")
         if len(origin) == 3:
-            affine[:3, 3] = np.multiply(origin, _scales(fields, "spaceunits", 3)[0])
+            signs = _SPACES.get(fields.get("space", "").lower(), (1.0, 1.0, 1.0))
+            affine[:3, 3] = np.multiply(origin, signs) * _scales(fields, "spaceunits", 3)[0]
     return Geometry.from_affine_lps(affine, shape), tuple(notes)
+
+
+def _by_ends(fields: Mapping[str, str], axes: _Axes) -> list[float]:
+    """The spacings of a header that gives where axes begin and end; NaN where it does not.
+
+    Ends are those of voxels, or of their centres along an axis whose centering is "node".
+    """
+    names = ("axismins", "axismaxs")
+    low, high = (_numbers(fields.get(name, "")) or [np.nan] * len(axes.sizes) for name in names)
+    centers = fields.get("centers", fields.get("centerings", "")).lower().split() or ["cell"] * len(
+        axes.sizes
+    )
+    if not len(low) == len(high) == len(centers) == len(axes.sizes):
+        raise VolumeError("its header describes more or fewer axes than it has; it is damaged.")
+    gaps = [max(size - (center == "node"), 1) for size, center in zip(axes.sizes, centers, strict=True)]
+    return [(end - start) / count for start, end, count in zip(low, high, gaps, strict=True)]
 
 
 def _scales(
@@ -346,7 +374,7 @@ def read_nrrd(
     axes = _axes(header)
     geometry, notes = geometry_of(header)
     dtype = _dtype(fields)
-    segmented = "Segment0_ID" in header.keys or "Segment0_Name" in header.keys
+    segmented = bool(_segment_numbers(header))
     wanted: dict[int, int] = {}
     if axes.channel is not None:
         layers = axes.sizes[axes.channel]
@@ -383,7 +411,10 @@ def read_nrrd(
     index = tuple(wanted.get(axis, slice(None)) for axis in reversed(range(len(axes.sizes))))
     data = np.ascontiguousarray(data[index]).reshape(geometry.shape)
     layer = wanted.get(axes.channel, 0) if axes.channel is not None else 0
-    return data, geometry, notes, header, _segments(header, layer) if segmented else None
+    if not segmented:
+        return data, geometry, notes, header, None
+    segments, said = _segments(header, layer, axes.sizes[axes.channel] if axes.channel is not None else 1)
+    return data, geometry, (*notes, *said), header, segments
 
 
 def _dtype(fields: Mapping[str, str]) -> np.dtype[Any]:
@@ -484,18 +515,31 @@ def _text(stream: Bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.ND
     return values.reshape(shape)
 
 
-def _segments(header: NrrdHeader, layer: int) -> LabelSet:
-    """Names and colours of the segments in one layer of a Slicer segmentation."""
+def _segment_numbers(header: NrrdHeader) -> list[int]:
+    """The numbers of the segments that a header describes; they need not follow each other."""
+    found = (re.fullmatch(r"Segment(\d{1,6})_(ID|Name)", key) for key in header.keys)
+    return sorted({int(match[1]) for match in found if match})
+
+
+def _segments(header: NrrdHeader, layer: int, layers: int) -> tuple[LabelSet, tuple[str, ...]]:
+    """Names and colours of the segments in one of several layers of a Slicer segmentation, and what was left out.
+
+    Before Slicer 4.11 segments had no layers and values: each lay in a layer of its own, as 1.
+    """
     labels: dict[int, Label] = {}
+    left: list[str] = []
     keys = header.keys
-    number = 0
-    while f"Segment{number}_ID" in keys or f"Segment{number}_Name" in keys:
+    numbers = _segment_numbers(header)
+    old = len(numbers) == layers and not any(f"Segment{number}_LabelValue" in keys for number in numbers)
+    # A value that is given comes before one that is guessed.
+    for place, number in sorted(
+        enumerate(numbers), key=lambda one: f"Segment{one[1]}_LabelValue" not in keys
+    ):
         prefix = f"Segment{number}_"
-        number += 1
         try:
-            if int(keys.get(prefix + "Layer", "0")) != layer:
+            if int(keys.get(prefix + "Layer", str(place) if old else "0")) != layer:
                 continue
-            value = int(keys.get(prefix + "LabelValue", str(number)))
+            value = int(keys.get(prefix + "LabelValue", "1" if old else str(number + 1)))
         except ValueError as error:
             raise VolumeError(f"segment {number} has no readable layer or label value.") from error
         name = keys.get(prefix + "Name") or keys.get(prefix + "ID") or f"Segment {number}"
@@ -505,14 +549,21 @@ def _segments(header: NrrdHeader, layer: int) -> LabelSet:
         code = re.search(r"TerminologyEntry:[^|]*?~[^|]*?~SCT\^(\d+)\^[^~|]*~", keys.get(prefix + "Tags", ""))
         if 1 <= value <= 65535 and value not in labels:
             labels[value] = Label(value, name, (color[0], color[1], color[2]), code[1] if code else None)
-    return LabelSet(tuple(labels.values()))
+        else:
+            left.append(f"{name[:40]!r} ({value})")
+    shown = ", ".join(left[:8]) + (", ..." if len(left) > 8 else "")
+    note = (
+        "The header names segments whose values are taken or lie outside 1 to 65535; their names were left out:"
+        f" {shown}."
+    )
+    return LabelSet(tuple(labels.values())), (note,) if left else ()
 
 
 def _layer_names(header: NrrdHeader, layers: int) -> list[str]:
     """The segments in each layer, by name; none of them where the header claims more layers than it names."""
     if layers > _MAX_NAMED_LAYERS:
         return []
-    return [", ".join(label.name for label in _segments(header, layer)) for layer in range(layers)]
+    return [", ".join(label.name for label in _segments(header, layer, layers)[0]) for layer in range(layers)]
 
 
 def segment_keys(data: npt.NDArray[Any], labels: LabelSet) -> dict[str, str]:

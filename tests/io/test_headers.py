@@ -33,8 +33,11 @@ META = "ObjectType = Image\nNDims = 3\nDimSize = 5 4 3\nElementType = MET_SHORT\
 
 
 def nrrd(folder: Path, more: str, *, base: str = NRRD, data: bytes = DATA.tobytes(), name: str = "a") -> Path:
+    """A file in which lines of `more` take the place of lines of `base` for the same field."""
     path = folder / f"{name}.nrrd"
-    path.write_bytes(f"{base}{more}\n".encode() + data)
+    given = [line.partition(":")[0] for line in more.splitlines()]
+    kept = [line for line in base.splitlines(keepends=True) if line.partition(":")[0] not in given]
+    path.write_bytes(f"{''.join(kept)}{more}\n".encode() + data)
     return path
 
 
@@ -145,8 +148,68 @@ class TestNrrd:
         path = nrrd(tmp_path, "", base=base, data=b"1 2,3\n" + b"7 " * 56 + b"9")
         assert read_volume(path).data.ravel()[[0, 2, 58, 59]].tolist() == [1, 3, 7, 9]
 
+    def test_what_a_header_says_twice(self, tmp_path: Path) -> None:
+        assert "contradicts itself" in notes(read_volume(nrrd(tmp_path, "spacings: 7 7 7\n")))
+        assert not notes(read_volume(nrrd(tmp_path, "spacings: 0.7 -0.8 2.5\n")))
+        path = tmp_path / "a.nrrd"
+        path.write_bytes(f"{NRRD}sizes: 4 5 3\n\n".encode() + DATA.tobytes())
+        with pytest.raises(VolumeError, match="'sizes' twice"):
+            read_volume(path)
+
+    @pytest.mark.parametrize(("centers", "last"), [("", 5), ("centers: node node node\n", 4)])
+    def test_spacings_may_be_given_by_the_ends_of_axes(self, tmp_path: Path, centers: str, last: int) -> None:
+        more = f"axis mins: 0 0 0\naxis maxs: {0.7 * last} {0.8 * (last - 1)} {2.5 * (last - 2)}\n{centers}"
+        assert read_volume(nrrd(tmp_path, more, base=BARE_NRRD)).geometry.spacing == pytest.approx(
+            (2.5, 0.8, 0.7)
+        )
+
+    @pytest.mark.parametrize(
+        ("space", "origin"), [("RAS", (-1, -2, 3)), ("LAS", (1, -2, 3)), ("LPS", (1, 2, 3))]
+    )
+    def test_an_origin_without_directions_lies_in_its_space(
+        self, tmp_path: Path, space: str, origin: tuple[float, ...]
+    ) -> None:
+        more = f"spacings: 1 1 1\nspace: {space}\nspace origin: (1,2,3)\n"
+        assert read_volume(nrrd(tmp_path, more, base=BARE_NRRD)).geometry.origin == origin
+
+    @pytest.mark.parametrize(
+        ("keys", "names", "left"),
+        [({"0_ID": "a", "2_Name": "b", "2_LabelValue": "7"}, {1: "a", 7: "b"}, None),
+         ({"1_Name": "a", "1_LabelValue": "3"}, {3: "a"}, None),
+         ({"0_Name": "guessed", "1_Name": "given", "1_LabelValue": "1"}, {1: "given"}, "guessed"),
+         ({"0_Name": "a", "0_LabelValue": "1", "1_Name": "b", "1_LabelValue": "1"}, {1: "a"}, "'b'"),
+         ({"0_Name": "a", "0_LabelValue": "70000", "1_Name": "b", "1_LabelValue": "2"}, {2: "b"}, "'a'")],
+    )  # fmt: skip
+    def test_no_name_of_a_segment_is_lost_or_moved(
+        self, tmp_path: Path, keys: dict[str, str], names: dict[int, str], left: str | None
+    ) -> None:
+        more = "".join(f"Segment{key}:={value}\n" for key, value in keys.items())
+        volume = read_volume(nrrd(tmp_path, more))
+        assert volume.labels is not None
+        assert {label.value: label.name for label in volume.labels} == names
+        assert (left in notes(volume)) if left else not notes(volume)
+
+    def test_segments_of_old_versions_lie_in_layers_of_their_own(self, tmp_path: Path) -> None:
+        more = (
+            "dimension: 4\nsizes: 2 5 2 3\nkinds: list domain domain domain\n"
+            "space directions: none (0.7,0,0) (0,0.8,0) (0,0,2.5)\nSegment0_Name:=liver\nSegment1_Name:=spleen\n"
+        )
+        for layer, name in enumerate(("liver", "spleen")):
+            volume = read_volume(nrrd(tmp_path, more), channel=layer)
+            assert volume.labels is not None
+            assert [(label.value, label.name) for label in volume.labels] == [(1, name)]
+
 
 class TestMetaImage:
+    def test_a_scaling_of_values_is_said(self, tmp_path: Path) -> None:
+        path = meta(
+            tmp_path, "ElementToIntensityFunctionSlope = 2\nElementToIntensityFunctionOffset = -1000\n"
+        )
+        volume = read_volume(path)
+        np.testing.assert_array_equal(volume.data, sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
+        assert "ElementToIntensityFunctionSlope" in notes(volume)
+        assert not any("scales" in note for note in read_volume(meta(tmp_path, "")).source.notes)
+
     def test_header_sizes_count_from_the_files_begin(self, tmp_path: Path) -> None:
         path = meta(tmp_path, "HeaderSize = -1\n", b"Z" * 9 + DATA.tobytes())
         np.testing.assert_array_equal(read_volume(path).data, DATA)
@@ -245,6 +308,17 @@ class TestNifti:
         assert volume.geometry.spacing == pytest.approx((2.5 * size, 0.8 * size, 0.7 * size))
         assert not volume.source.notes
         assert "unit" in notes(read_volume(self.write(tmp_path / "a.nii", xyzt_units=5)))
+
+    def test_an_empty_sform_and_signs_of_voxel_sizes(self, tmp_path: Path) -> None:
+        right = read_volume(self.write(tmp_path / "a.nii")).geometry
+        nothing = {f"srow_{axis}": 0 for axis in "xyz"}
+        volume = read_volume(self.write(tmp_path / "a.nii", **nothing))
+        assert volume.geometry.matches(right)
+        assert "its qform was used" in notes(volume)
+        changes = {"sform_code": 0, "pixdim": [1, -0.7, 0.8, 2.5, 0, 0, 0, 0]}
+        volume = read_volume(self.write(tmp_path / "a.nii", **changes))
+        assert volume.geometry.matches(right)
+        assert "negative voxel sizes" in notes(volume)
 
     def test_a_sform_of_three_decimals(self, tmp_path: Path) -> None:
         angle = np.radians(9)

@@ -31,13 +31,16 @@ def test_voxels_and_grid_are_those_of_another_reader(
     np.testing.assert_allclose(volume.geometry.affine_ras, nibabel.load(path).affine, atol=1e-4)
 
 
-def test_without_a_place_it_is_coronal_about_the_centre(tmp_path: Path) -> None:
+@pytest.mark.parametrize("placed", [0, -1])  # FreeSurfer takes what is not above 0 for "not placed"
+def test_without_a_place_it_is_coronal_about_the_centre(tmp_path: Path, placed: int) -> None:
     path = tmp_path / "a.mgh"
     nibabel.save(nibabel.MGHImage(np.zeros((4, 6, 8), np.uint8), OBLIQUE), path)
     raw = bytearray(path.read_bytes())
-    raw[28:30] = bytes(2)
+    raw[28:30] = placed.to_bytes(2, "big", signed=True)
     path.write_bytes(raw)
-    geometry = read_volume(path).geometry
+    volume = read_volume(path)
+    geometry = volume.geometry
+    assert not volume.source.has_orientation
     assert (geometry.axis_codes, geometry.spacing) == ("LIA", (1, 1, 1))
     np.testing.assert_allclose(geometry.affine_ras @ (2, 3, 4, 1), (0, 0, 0, 1))
 
@@ -50,7 +53,7 @@ def test_one_of_several_frames_is_chosen(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_volume(tmp_path / "a.mgz", time=1).data, values[..., 1].T)
 
 
-@pytest.mark.parametrize(("place", "value"), [(0, 2), (20, 7), (4, -1), (8, 1 << 30)])
+@pytest.mark.parametrize(("place", "value"), [(0, 2), (20, 7), (4, -1), (8, 1 << 30), (16, 0)])
 def test_headers_that_cannot_be_are_refused(tmp_path: Path, place: int, value: int) -> None:
     path = tmp_path / "a.mgh"
     nibabel.save(nibabel.MGHImage(np.zeros((4, 6, 8), np.uint8), np.eye(4)), path)
