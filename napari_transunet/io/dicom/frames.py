@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from napari_transunet.errors import VolumeError
-from napari_transunet.io.dicom.headers import damage_named
+from napari_transunet.io.dicom.headers import damage_named, listed
 from napari_transunet.io.dicom.numbers import number, numbers
 from napari_transunet.io.dicom.slice_geometry import Slice
 
@@ -18,25 +18,41 @@ if TYPE_CHECKING:
 
     from napari_transunet.io.dicom.headers import Header
 
-# What can tell images at one position apart.
+# What can tell images at one position apart, before the kind of the image (ImageType) and its number.
 _DETAILS: Mapping[str, str] = MappingProxyType(
     {
         "TemporalPositionIdentifier": "time {:g}",
         "AcquisitionNumber": "acquisition {:g}",
         "EchoTime": "echo time {:g} ms",
+        "InversionTime": "inversion time {:g} ms",
+        "DiffusionBValue": "b {:g} s/mm²",
+        "TriggerTime": "trigger time {:g} ms",
     }
 )
+# The same in the functional groups of frames.
+_ENHANCED_DETAILS = (
+    ("FrameContentSequence", "TemporalPositionIndex", "time {:g}"),
+    ("FrameContentSequence", "FrameAcquisitionNumber", "acquisition {:g}"),
+    ("MREchoSequence", "EffectiveEchoTime", "echo time {:g} ms"),
+    ("MRDiffusionSequence", "DiffusionBValue", "b {:g} s/mm²"),
+)
+# Images of one volume have these in common.
+_KINDS = ("EchoTime", "InversionTime", "DiffusionBValue")
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One image: its file, its place in the file, its place in the patient, its scaling, and what that assumes."""
+    """One image: its file, its place in the file, its place in the patient, its scaling, and what that assumes.
+
+    `scaled` says which of RescaleSlope and RescaleIntercept the header gives.
+    """
 
     header: Header
     index: int
     slice: Slice
     slope: float
     intercept: float
+    scaled: tuple[bool, bool]
     notes: tuple[str, ...] = ()
 
 
@@ -102,7 +118,13 @@ def _classic(header: Header, *, alone: bool) -> Frame:
             else "PixelSpacing is missing; pixels of 1 mm were assumed."
         )
     order, unordered = _order(dataset, name)
-    slope, intercept, about_values = _scaling(dataset, name, header.modality)
+    details = {
+        field: "" if value is None else _DETAILS[field].format(value)
+        for field, value in order.items()
+        if field in _DETAILS
+    }
+    image_type = " ".join(map(str, listed(dataset.get("ImageType"))))
+    slope, intercept, scaled, about_values = _scaling(dataset, name, header.modality)
     place = _slice(
         header,
         name,
@@ -111,19 +133,17 @@ def _classic(header: Header, *, alone: bool) -> Frame:
         spacing or (1.0, 1.0),
         # The distance of several slices is that of their positions.
         _thickness(dataset, name, notes) if alone else None,
-        tuple(0.0 if value is None else value for value in order),
-        tuple(
-            "" if value is None else words.format(value)
-            for value, words in zip(order, _DETAILS.values(), strict=False)
-        ),
+        (*(order[field] or 0.0 for field in _DETAILS), image_type, order["InstanceNumber"] or 0.0),
+        (*details.values(), image_type),
         unordered,
+        (*(details[field] for field in _KINDS), image_type),
     )
-    return Frame(header, 0, place, slope, intercept, (*notes, *about_values))
+    return Frame(header, 0, place, slope, intercept, scaled, (*notes, *about_values))
 
 
-def _order(dataset: Dataset, name: str) -> tuple[list[float | None], str | None]:
+def _order(dataset: Dataset, name: str) -> tuple[dict[str, float | None], str | None]:
     """What tells images at one position apart, and why that cannot be read; which matters only if there are several."""
-    values: list[float | None] = []
+    values: dict[str, float | None] = {}
     problem = None
     for field in (*_DETAILS, "InstanceNumber"):
         value = None
@@ -131,7 +151,7 @@ def _order(dataset: Dataset, name: str) -> tuple[list[float | None], str | None]
             value = number(dataset, field, name)
         except VolumeError as error:
             problem = problem or str(error)
-        values.append(value)
+        values[field] = value
     return values, problem
 
 
@@ -143,7 +163,7 @@ def _enhanced(header: Header) -> list[Frame]:
             f"{header.path.name} has {header.frames} frames but describes {len(per_frame)}; it is damaged."
         )
     frames = []
-    (*_, instance), unordered = _order(dataset, header.path.name)
+    order, unordered = _order(dataset, header.path.name)
     for index in range(header.frames):
         name = f"frame {index + 1}"
         where = f"{name} of {header.path.name}"
@@ -157,6 +177,14 @@ def _enhanced(header: Header) -> list[Frame]:
         if not (position and orientation and spacing):
             raise VolumeError(f"it is not a volume: {where} does not say where it lies.")
         notes: list[str] = []
+        told = [
+            number(functional_group(dataset, index, group), field, where) or 0.0
+            for group, field, _ in _ENHANCED_DETAILS
+        ]
+        words = tuple(
+            text.format(value) if value else ""
+            for value, (*_, text) in zip(told, _ENHANCED_DETAILS, strict=True)
+        )
         place = _slice(
             header,
             name,
@@ -164,12 +192,14 @@ def _enhanced(header: Header) -> list[Frame]:
             orientation,
             spacing,
             _thickness(measures, where, notes if header.frames == 1 else []),
-            (instance or 0.0, float(index)),
-            unordered=unordered,
+            (order["InstanceNumber"] or 0.0, *told, float(index)),
+            words,
+            unordered,
+            words[-2:],
         )
         modality = None if header.is_segmentation else header.modality
-        slope, intercept, about_values = _scaling(scaling, where, modality)
-        frames.append(Frame(header, index, place, slope, intercept, (*notes, *about_values)))
+        slope, intercept, scaled, about_values = _scaling(scaling, where, modality)
+        frames.append(Frame(header, index, place, slope, intercept, scaled, (*notes, *about_values)))
     return frames
 
 
@@ -192,9 +222,10 @@ def _slice(
     orientation: Sequence[float],
     spacing: Sequence[float],
     thickness: float | None,
-    order: tuple[float, ...],
-    details: tuple[str, ...] = (),
-    unordered: str | None = None,
+    order: tuple[float | str, ...],
+    details: tuple[str, ...],
+    unordered: str | None,
+    kind: tuple[str, ...] = (),
 ) -> Slice:
     turn = list(orientation)
     if abs(math.hypot(*turn[:3]) - 1) > 1e-2 or abs(math.hypot(*turn[3:]) - 1) > 1e-2:
@@ -214,6 +245,7 @@ def _slice(
         order=order,
         details=details,
         unordered=unordered,
+        kind=kind,
     )
 
 
@@ -227,8 +259,10 @@ def _thickness(dataset: Dataset, where: str, notes: list[str]) -> float | None:
     return None
 
 
-def _scaling(dataset: Dataset | None, where: str, modality: str | None) -> tuple[float, float, list[str]]:
-    """Slope and intercept, by the standard 1 and 0 where they are absent, and what that assumes."""
+def _scaling(
+    dataset: Dataset | None, where: str, modality: str | None
+) -> tuple[float, float, tuple[bool, bool], list[str]]:
+    """Slope and intercept, by the standard 1 and 0 where they are absent; which are given; and what that assumes."""
     slope, intercept = (number(dataset, name, where) for name in ("RescaleSlope", "RescaleIntercept"))
     notes = []
     if slope == 0:
@@ -243,4 +277,4 @@ def _scaling(dataset: Dataset | None, where: str, modality: str | None) -> tuple
         notes.append(
             f"The values of this CT are in {unit!r} by its header (RescaleType), not in Hounsfield units."
         )
-    return slope or 1.0, intercept or 0.0, notes
+    return slope or 1.0, intercept or 0.0, (slope is not None, intercept is not None), notes

@@ -61,6 +61,9 @@ _TAGS = [
         "InstanceNumber",
         "TemporalPositionIdentifier",
         "EchoTime",
+        "InversionTime",
+        "DiffusionBValue",
+        "TriggerTime",
         "ImagePositionPatient",
         "ImageOrientationPatient",
         "FrameOfReferenceUID",
@@ -156,7 +159,7 @@ class Header:
     @cached_property
     def is_localizer(self) -> bool:
         """Whether it is an overview image that only shows where the slices lie."""
-        return "LOCALIZER" in [str(word).upper() for word in _listed(self.dataset.get("ImageType"))]
+        return "LOCALIZER" in [str(word).upper() for word in listed(self.dataset.get("ImageType"))]
 
     @cached_property
     def is_color(self) -> bool:
@@ -281,7 +284,8 @@ def _pixel_place(file: IO[bytes], dataset: Dataset) -> PixelPlace | None:
     return PixelPlace(offset, None if length == _UNDEFINED else length, syntax)
 
 
-def _listed(value: object) -> list[object]:
+def listed(value: object) -> list[object]:
+    """The values of a field that may hold none, one or several."""
     if value is None:
         return []
     return [value] if isinstance(value, str) else list(value) if hasattr(value, "__iter__") else [value]

@@ -157,14 +157,57 @@ def _read(
         # A file that was left out may be the one that is missing.
         raise VolumeError(" ".join([str(error), *series.notes])) from error
     ordered = [frames[index] for index in order]
+    _check_scaled_alike(ordered)
     data = _values(ordered, max_bytes)
     kind = "DICOM series" if len(series.headers) > 1 else "DICOM"
     if first.dataset.get("PerFrameFunctionalGroupsSequence"):
         kind = "DICOM enhanced multi-frame"
     notes = tuple(
-        dict.fromkeys((*series.notes, *about_grid, *(note for frame in ordered for note in frame.notes)))
+        dict.fromkeys(
+            (
+                *series.notes,
+                *_differing(ordered),
+                *about_grid,
+                *(note for frame in ordered for note in frame.notes),
+            )
+        )
     )
     return Volume(data, geometry, first.modality, Source(path, kind, label, series.uid or None, notes))
+
+
+def _check_scaled_alike(frames: Sequence[Frame]) -> None:
+    """Refuses images of which some say how their values are scaled, and others do not.
+
+    Raises
+    ------
+    VolumeError
+        They do not all have the same fields.
+    """
+    first = frames[0]
+    for other in frames:
+        for name, one, two in zip(
+            ("RescaleSlope", "RescaleIntercept"), first.scaled, other.scaled, strict=True
+        ):
+            if one != two:
+                having, lacking = (first, other) if one else (other, first)
+                raise VolumeError(
+                    f"{having.header.path.name} has a {name} and {lacking.header.path.name} has none, so it is unknown"
+                    " what the values of both mean; export the images again."
+                )
+
+
+def _differing(frames: Sequence[Frame]) -> list[str]:
+    """What to say of a series whose images should have something in common, and do not."""
+    notes = []
+    for name, why in (
+        ("Modality", "the first was taken for all"),
+        ("FrameOfReferenceUID", "their positions were taken as those in one patient space"),
+    ):
+        values = dict.fromkeys(str(frame.header.dataset.get(name) or "none") for frame in frames)
+        if len(values) > 1:
+            shown = ", ".join(list(values)[:3]) + (", ..." if len(values) > 3 else "")
+            notes.append(f"The images of this series differ in {name} ({shown}); {why}.")
+    return notes
 
 
 def _values(frames: Sequence[Frame], max_bytes: int | None) -> npt.NDArray[Any]:

@@ -18,7 +18,7 @@ from napari_transunet.io.dicom.headers import damage_named
 from napari_transunet.io.dicom.numbers import number, numbers, whole_number
 from napari_transunet.io.dicom.pixels import read_pixels
 from napari_transunet.io.dicom.series_search import scan
-from napari_transunet.io.dicom.slice_geometry import stack
+from napari_transunet.io.dicom.slice_geometry import same_position, stack
 from napari_transunet.io.streams import checked_size
 from napari_transunet.volumes.labels import Color, Label, LabelSet, color_for
 
@@ -61,9 +61,12 @@ def read_segmentation(
             f"it is a DICOM segmentation of type {kind or 'unknown'}; BINARY and LABELMAP can be read."
         )
     with damage_named("its list of segments is damaged"):
-        segments = {_number_of(item, name): item for item in dataset.get("SegmentSequence") or ()}
-    if not segments:
+        items = [(_number_of(item, name), item) for item in dataset.get("SegmentSequence") or ()]
+    if not items:
         raise VolumeError("it is a DICOM segmentation without segments.")
+    segments = dict(items)
+    if len(segments) < len(items):
+        raise VolumeError("several of its segments have one number (SegmentNumber); it is damaged.")
     frames = frames_of(header, alone=False)
     with damage_named("its list of frames is damaged"):
         shown_segments = [
@@ -78,6 +81,9 @@ def read_segmentation(
             labels, values, more = _label_map(dataset, segments, stored, name)
             notes += more
         else:
+            unknown = sorted(set(shown_segments) - segments.keys())
+            notes += _undescribed("Frames show segments", unknown)
+            segments |= {value: Dataset() for value in unknown}
             labels = LabelSet(tuple(_label(item, value, name) for value, item in segments.items()))
     if kind == "FRACTIONAL":
         _check_whole(dataset, stored, name)
@@ -140,13 +146,17 @@ def _label_map(
         labels.append(label)
         notes.append(f"Segment 0 has the label {free} here, as 0 is the background: {label.name}.")
     unknown = sorted(value for value in occurring - segments.keys() if value)
-    if unknown:
-        notes.append(
-            f"Pixels hold {', '.join(map(str, unknown[:8]))}{', ...' if len(unknown) > 8 else ''}, which no segment"
-            " describes; they were named by their numbers."
-        )
+    notes += _undescribed("Pixels hold", unknown)
     labels += [_label(Dataset(), value, where) for value in unknown]
     return LabelSet(tuple(labels)), table, notes
+
+
+def _undescribed(what: str, values: Sequence[int]) -> list[str]:
+    """What to say of labels that the list of segments does not name."""
+    shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
+    return (
+        [f"{what} {shown}, which no segment describes; they were named by their numbers."] if values else []
+    )
 
 
 def _check_whole(dataset: Dataset, stored: npt.NDArray[Any], where: str) -> None:
@@ -174,7 +184,8 @@ def _grid(
     first = frames[0].slice
     normal = first.normal / np.linalg.norm(first.normal)
     depths = np.array([np.dot(frame.slice.position, normal) for frame in frames])
-    gaps = np.diff(np.unique(np.round(depths, 3)))
+    gaps = np.diff(np.sort(depths))
+    gaps = gaps[gaps > same_position(first.spacing)]
     step, notes = _step(header, gaps, folder, recursive=recursive)
     places = [round(float(depth)) for depth in (depths - depths.min()) / step]
     if max(places) >= _MAX_SLICES:

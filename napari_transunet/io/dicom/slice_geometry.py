@@ -14,10 +14,11 @@ from napari_transunet.errors import VolumeError
 from napari_transunet.io.ambiguous import SeveralVolumesError
 from napari_transunet.volumes.geometry import Geometry, nearest_grid
 
-# Two slices nearer than this along the normal lie at the same position.
-_SAME_POSITION = 1e-3
-# A gap may differ from the usual one by this share of it (scanners round positions), or by this many mm.
-_GAP_TOLERANCE, _GAP_ROUNDING = 0.01, 0.01
+# Two slices nearer than this along the normal lie at the same position: mm, or this share of a small pixel.
+_SAME_POSITION, _SAME_SHARE = 1e-3, 0.02
+# A gap may differ from the usual one by this share of it (scanners round positions), or by this many mm, but never by
+# so large a share that a missing slice would pass.
+_GAP_TOLERANCE, _GAP_ROUNDING, _GAP_MOST = 0.01, 0.01 + 1e-6, 0.4
 # In-plane drift of a whole stack that counts as rounding: mm, and mm per mm of stack length.
 _DRIFT_ROUNDING, _DRIFT_TOLERANCE = 0.01, 1e-3
 # Largest difference between direction cosines of slices that lie parallel.
@@ -39,6 +40,7 @@ class Slice:
     order : what tells images at the same position apart, e.g. (time, number).
     details : the same in words, e.g. ("acquisition 1", "echo time 4.6 ms"); as many for each image of a stack.
     unordered : why `order` cannot be relied on, as a sentence; None where it can.
+    kind : what images of one volume have in common, e.g. ("echo time 4.6 ms", "ORIGINAL PRIMARY WATER").
     """
 
     position: tuple[float, float, float]
@@ -48,9 +50,10 @@ class Slice:
     size: tuple[int, int]
     name: str
     thickness: float | None = None
-    order: tuple[float, ...] = ()
+    order: tuple[float | str, ...] = ()
     details: tuple[str, ...] = ()
     unordered: str | None = None
+    kind: tuple[str, ...] = ()
 
     @property
     def normal(self) -> npt.NDArray[np.float64]:
@@ -82,7 +85,7 @@ def stack(slices: Sequence[Slice], time: int | None = None) -> tuple[list[int], 
     _check_alike(slices)
     normal = first.normal / np.linalg.norm(first.normal)
     depths = np.array([np.dot(one.position, normal) for one in slices])
-    positions = _by_position(depths)
+    positions = _by_position(depths, same_position(first.spacing))
     chosen = _one_per_position(slices, positions, depths, time)
     depths = depths[chosen]
     ordered = [slices[index] for index in chosen]
@@ -127,12 +130,17 @@ def _check_alike(slices: Sequence[Slice]) -> None:
             )
 
 
-def _by_position(depths: npt.NDArray[np.float64]) -> list[list[int]]:
+def same_position(spacing: tuple[float, float]) -> float:
+    """Within how many mm along the normal slices lie at the same position; `spacing` is that of their pixels."""
+    return min(_SAME_POSITION, _SAME_SHARE * min(spacing))
+
+
+def _by_position(depths: npt.NDArray[np.float64], same: float) -> list[list[int]]:
     """Indices of the slices at each position, positions in ascending order."""
     groups: list[list[int]] = []
     last = -math.inf
     for index in np.argsort(depths, kind="stable"):
-        if depths[index] - last > _SAME_POSITION:
+        if depths[index] - last > same:
             groups.append([])
             last = depths[index]
         groups[-1].append(int(index))
@@ -169,7 +177,25 @@ def _one_per_position(
         )
     if time is not None and not 0 <= time < count:
         raise VolumeError(f"it has no time point {time}; time can be 0 to {count - 1}.")
-    return [_in_order(slices, group)[time or 0] for group in positions]
+    chosen = [_in_order(slices, group)[time or 0] for group in positions]
+    if count > 1:
+        _check_one_kind(slices, positions, chosen)
+    return chosen
+
+
+def _check_one_kind(slices: Sequence[Slice], positions: list[list[int]], chosen: list[int]) -> None:
+    """Refuses a choice that takes images of different kinds, where positions have one image of each kind."""
+    if not any(len({slices[index].kind for index in group}) > 1 for group in positions):
+        return
+    first = slices[chosen[0]]
+    for other in (slices[index] for index in chosen):
+        if other.kind != first.kind:
+            differ = next(pair for pair in zip(first.kind, other.kind, strict=True) if pair[0] != pair[1])
+            raise VolumeError(
+                f"the images at each position are not in the same order: {first.name} ({differ[0] or 'nothing said'})"
+                f" and {other.name} ({differ[1] or 'nothing said'}) would be mixed; put each kind into a folder of its"
+                " own."
+            )
 
 
 def _check_distinguishable(slices: Sequence[Slice], positions: list[list[int]]) -> None:
@@ -207,7 +233,8 @@ def _slice_spacing(
     gaps = np.diff(depths)
     usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])
     problems = []
-    uneven = np.flatnonzero(np.abs(gaps - usual) > max(_GAP_TOLERANCE * usual, _GAP_ROUNDING))
+    tolerance = max(_GAP_TOLERANCE * usual, min(_GAP_ROUNDING, _GAP_MOST * usual))
+    uneven = np.flatnonzero(np.abs(gaps - usual) > tolerance)
     if uneven.size:
         at = int(uneven[0])
         times = gaps[at] / usual
@@ -223,7 +250,8 @@ def _slice_spacing(
     length = float(depths[-1] - depths[0])
     travel = np.array([one.position for one in ordered]) - np.array(ordered[0].position)
     sideways = np.linalg.norm(travel - np.outer(depths - depths[0], normal), axis=1)
-    if sideways.max() > _DRIFT_ROUNDING + _DRIFT_TOLERANCE * length:
+    rounding = min(_DRIFT_ROUNDING, _GAP_MOST * min(ordered[0].spacing))
+    if sideways.max() > rounding + _DRIFT_TOLERANCE * length:
         worst = int(np.argmax(sideways))
         angle = math.degrees(math.atan2(sideways[worst], depths[worst] - depths[0]))
         problems.append(

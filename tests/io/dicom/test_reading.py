@@ -208,6 +208,64 @@ def test_points_in_time_are_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("field", "values"),
+    [("ImageType", (["ORIGINAL", "PRIMARY", "FAT"], ["ORIGINAL", "PRIMARY", "WATER"])), ("DiffusionBValue", (0, 800)),
+     ("TriggerTime", (0, 30)), ("EchoTime", (2.3, 4.6)), ("InversionTime", (100, 200))],
+)  # fmt: skip
+def test_images_that_are_numbered_in_changing_order_are_not_mixed(
+    tmp_path: Path, field: str, values: tuple[object, object]
+) -> None:
+    for kind, value in enumerate(values):
+        for z in range(3):
+            number = 2 * z + (kind if z % 2 else 1 - kind)
+            pixels = np.full((4, 5), 100 * kind + z, np.uint16)
+            save(ct_slice(pixels, (0, 0, z), number=number, **{field: value}), tmp_path / f"{kind}{z}.dcm")
+    for kind in (0, 1):
+        assert (read_volume(tmp_path, time=kind).data[:, 0, 0] + 1024).tolist() == [
+            100 * kind + z for z in range(3)
+        ]
+
+
+def test_images_of_different_kinds_are_not_mixed(tmp_path: Path) -> None:
+    for kind, word in enumerate(("FAT", "WATER")):
+        for z in range(3):
+            more = {"AcquisitionNumber": abs(kind - z % 2), "ImageType": ["ORIGINAL", "PRIMARY", word]}
+            save(ct_slice(np.zeros((4, 5), np.uint16), (0, 0, z), **more), tmp_path / f"{kind}{z}.dcm")
+    with pytest.raises(VolumeError, match=r"FAT.*WATER.*would be mixed"):
+        read_volume(tmp_path, time=0)
+
+
+@pytest.mark.parametrize("name", ["RescaleSlope", "RescaleIntercept"])
+def test_images_of_which_some_are_not_scaled_are_refused(tmp_path: Path, name: str) -> None:
+    series(tmp_path, [0, 1])
+    odd = ct_slice(np.zeros((4, 5), np.uint16), (-10, -20, 2))
+    delattr(odd, name)
+    save(odd, tmp_path / "odd.dcm")
+    with pytest.raises(VolumeError, match=rf"has a {name} and odd\.dcm has none"):
+        read_volume(tmp_path)
+
+
+def test_what_images_of_a_series_should_share_is_said(tmp_path: Path) -> None:
+    for z, (modality, frame) in enumerate((("CT", "1.2"), ("MR", "1.3"))):
+        dataset = ct_slice(np.zeros((4, 5), np.uint16), (0, 0, z), FrameOfReferenceUID=frame)
+        dataset.Modality = modality
+        save(dataset, tmp_path / f"{z}.dcm")
+    said = " ".join(read_volume(tmp_path).source.notes)
+    assert "differ in Modality (CT, MR)" in said
+    assert "differ in FrameOfReferenceUID" in said
+
+
+def test_gaps_are_found_in_the_smallest_voxels_and_rounding_is_not_one(tmp_path: Path) -> None:
+    series(tmp_path / "rounded", [0.0, 0.33, 0.67, 1.0])
+    assert read_volume(tmp_path / "rounded").geometry.spacing[0] == pytest.approx(1 / 3)
+    series(tmp_path / "small", [0.0, 0.005, 0.01, 0.015], spacing=(0.004, 0.004))
+    assert read_volume(tmp_path / "small").geometry.spacing == pytest.approx((0.005, 0.004, 0.004))
+    series(tmp_path / "gap", [0.0, 0.005, 0.01, 0.02], spacing=(0.004, 0.004))
+    with pytest.raises(VolumeError, match="1 slice is missing"):
+        read_volume(tmp_path / "gap")
+
+
+@pytest.mark.parametrize(
     ("slope", "intercept", "dtype"),
     [("1", "0", np.uint16), ("1", "-1024", np.int16), ("2", "-5", np.int16), ("0.5", "0", np.float32)],
 )
@@ -284,6 +342,28 @@ def test_enhanced_files_read_from_their_functional_groups(tmp_path: Path) -> Non
     del film.PerFrameFunctionalGroupsSequence
     with pytest.raises(VolumeError, match="film of 3 images"):
         read_volume(save(film, tmp_path / "film" / "e.dcm"))
+
+
+@pytest.mark.parametrize(
+    ("group", "field", "values"),
+    [("FrameContentSequence", "TemporalPositionIndex", (1, 2)), ("MREchoSequence", "EffectiveEchoTime", (2.3, 4.6)),
+     ("MRDiffusionSequence", "DiffusionBValue", (0.0, 800.0))],
+)  # fmt: skip
+def test_frames_in_changing_order_are_not_mixed(
+    tmp_path: Path, group: str, field: str, values: tuple[float, float]
+) -> None:
+    kinds = [0, 1, 1, 0, 0, 1]
+    pixels = np.stack([np.full((4, 5), 100 * kind + at // 2, np.uint16) for at, kind in enumerate(kinds)])
+    dataset = enhanced(pixels, [0.0, 0.0, 2.0, 2.0, 4.0, 4.0])
+    for item, kind in zip(dataset.PerFrameFunctionalGroupsSequence, kinds, strict=True):
+        told = Dataset()
+        setattr(told, field, values[kind])
+        setattr(item, group, [told])
+    path = save(dataset, tmp_path / "e.dcm")
+    for kind in (0, 1):
+        assert (read_volume(path, time=kind).data[:, 0, 0] + 1000).tolist() == [
+            100 * kind + z for z in range(3)
+        ]
 
 
 def test_segmentations_fill_the_slices_they_leave_out(tmp_path: Path) -> None:

@@ -174,6 +174,29 @@ def test_a_step_that_nothing_tells_is_that_of_the_frames_and_said(
     assert np.count_nonzero(volume.data) == len(depths)
 
 
+def test_segments_that_are_not_described_or_twice(tmp_path: Path) -> None:
+    masks = np.zeros((2, 4, 5), bool)
+    masks[0, 0], masks[1, 1] = True, True
+    dataset = segmentation(masks, [0.0, 2.0], [1, 3])
+    del dataset.SegmentSequence[1]
+    volume = read_volume(save(dataset, tmp_path / "s.dcm"))
+    assert np.unique(volume.data, return_counts=True)[1].tolist() == [30, 5, 5]
+    assert volume.labels is not None
+    assert volume.labels.names == {1: "organ 1", 3: "segment 3"}
+    assert any("3, which no segment describes" in note for note in volume.source.notes)
+    dataset.SegmentSequence.append(dataset.SegmentSequence[0])
+    with pytest.raises(VolumeError, match="have one number"):
+        read_volume(save(dataset, tmp_path / "s.dcm"))
+
+
+def test_steps_of_small_voxels_are_not_rounded(tmp_path: Path) -> None:
+    depths = [0.0, 0.0125, 0.05]
+    for more in ({"SpacingBetweenSlices": 0.0125}, {"SpacingBetweenSlices": None}):
+        volume = read_volume(_sparse(tmp_path, depths, SliceThickness=0.0125, **more))
+        assert volume.geometry.spacing[0] == pytest.approx(0.0125)
+        assert np.flatnonzero(volume.data.any(axis=(1, 2))).tolist() == [0, 1, 4]
+
+
 def test_label_maps_of_one_place_may_not_disagree(tmp_path: Path) -> None:
     dataset = _label_map(np.array([[[1, 0]], [[2, 0]]], np.uint8), [0.0, 0.0], [1, 2])
     with pytest.raises(SeveralVolumesError, match="overlap"):
