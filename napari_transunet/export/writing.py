@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from napari_transunet import __version__
 from napari_transunet.annotation.provenance import now, versions
-from napari_transunet.errors import ExistsError, FileProblem, InputError, VolumeError
+from napari_transunet.errors import ExistsError, FileProblem, InputError
 from napari_transunet.export.formats import FORMATS, PER_ORGAN, REFERRING, VOLUMES, format_of
 from napari_transunet.export.source import is_scan
 from napari_transunet.files import file_problems, remove_leftovers, sha256
@@ -24,7 +24,7 @@ from napari_transunet.io.dicom.seg_writing import write_dicom_seg
 from napari_transunet.io.label_tables import write_label_table
 from napari_transunet.io.meshes import Coordinates, mesh_of, write_mesh
 from napari_transunet.io.sidecar import describe, is_ours, plain
-from napari_transunet.io.writing import write_labels
+from napari_transunet.io.writing import label_array, write_labels
 from napari_transunet.volumes.labels import Label, LabelSet
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-MESH_SMOOTHING = 1.0  # mm
+MESH_SMOOTHING = 1.0  # mm, but never more than a voxel is long: what is smaller than that would vanish
 _UNFINISHED = ".exporting-"  # folders with files that do not have their names yet
 
 
@@ -114,14 +114,15 @@ def export(
     FileProblem
         The folder cannot be written to.
     """
-    wanted = _checked(labels, geometry, request)
+    wanted = _checked(request)
+    labels = label_array(labels, geometry)
     values = [int(value) for value in np.unique(labels) if value]
     named = label_set.completed(values)
     targets = _targets(request, wanted, named, values)
     every = [path for paths in targets.values() for path in paths.values()]
     sidecar = request.folder / f"{request.stem}.json"
     _check_free([*every, sidecar], request, source)
-    record = _record(provenance, request, wanted, source, every)
+    record = _record(provenance, request, wanted, geometry, source, every)
     notes: list[str] = []
     remove_leftovers(request.folder, f"{_UNFINISHED}*")
     with file_problems(f"Cannot write to {request.folder}"):
@@ -170,16 +171,12 @@ def _heed(cancelled: Callable[[], bool] | None) -> None:
         raise InputError("The export was cancelled; nothing was written.")
 
 
-def _checked(labels: NDArray[Any], geometry: Geometry, request: ExportRequest) -> list[str]:
+def _checked(request: ExportRequest) -> list[str]:
     unknown = [name for name in request.formats if name not in FORMATS]
     if unknown or not request.formats:
         raise InputError(
             f"Choose at least one format of {', '.join(FORMATS)}"
             + (f"; {', '.join(unknown)} is none of them." if unknown else ".")
-        )
-    if tuple(labels.shape) != tuple(geometry.shape):
-        raise VolumeError(
-            f"The labels have the shape {tuple(labels.shape)}, the scan {geometry.shape}; they are not exported."
         )
     if not request.stem or request.stem != Path(request.stem).name or request.stem in (".", ".."):
         raise InputError(f"{request.stem!r} is no file name.")
@@ -195,8 +192,10 @@ def _targets(
     for value in values:
         label = labels.get(value)
         name = _file_name(label.name if label is not None else f"label_{value}")
-        safe[value] = name if name not in used else f"{name}_{value}"
-        used.add(safe[value])
+        while name.casefold() in used:  # many file systems do not tell cases apart
+            name = f"{name}_{value}"
+        safe[value] = name
+        used.add(name.casefold())
     found: dict[str, dict[int, Path]] = {}
     for name in wanted:
         ending = FORMATS[name][0]
@@ -246,7 +245,8 @@ def _write_one(
         # The one JSON of the export tells it all.
         path.with_name(path.name.removesuffix(".nii.gz") + ".json").unlink(missing_ok=True)
     elif name in ("stl", "ply") and label is not None:
-        mesh = mesh_of(labels == value, geometry, coordinates=request.coordinates, smooth_mm=MESH_SMOOTHING)
+        smooth = _smoothing(geometry)
+        mesh = mesh_of(labels == value, geometry, coordinates=request.coordinates, smooth_mm=smooth)
         write_mesh(path, mesh, name=label.name, color=label.color, coordinates=request.coordinates)
     elif name == "dicom-seg":
         write_dicom_seg(path, labels, geometry, label_set, source, provenance=record, noted=notes.append)
@@ -256,10 +256,16 @@ def _write_one(
         write_label_table(path, label_set)
 
 
+def _smoothing(geometry: Geometry) -> float:
+    """mm by which meshes on this grid are smoothed."""
+    return min(MESH_SMOOTHING, max(geometry.spacing))
+
+
 def _record(
     provenance: Mapping[str, Any] | None,
     request: ExportRequest,
     wanted: list[str],
+    geometry: Geometry,
     source: Source | None,
     files: list[Path],
 ) -> dict[str, Any]:
@@ -272,7 +278,11 @@ def _record(
         if source.notes:
             record["reading_notes"] = list(source.notes)
     if {"stl", "ply"} & set(wanted):
-        record["meshes"] = {"coordinates": request.coordinates, "unit": "mm", "smoothed_mm": MESH_SMOOTHING}
+        record["meshes"] = {
+            "coordinates": request.coordinates,
+            "unit": "mm",
+            "smoothed_mm": _smoothing(geometry),
+        }
     return record
 
 

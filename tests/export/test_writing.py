@@ -216,3 +216,44 @@ def test_a_structure_set_is_exported_beside_a_segmentation(tmp_path):
     assert [path.name for path in paths] == ["ct_labels.dcm", "ct_labels.rtstruct.dcm", "ct_labels.json"]
     assert np.array_equal(read_volume(paths[1]).data, values)
     assert unavailable("rtstruct", scan.source) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "files"),
+    [(("a", "a_3", "a"), ["_a", "_a_3", "_a_3_3"]), (("Liver", "liver", "LIVER"), ["_Liver", "_liver_2", "_LIVER_3"])],
+)  # fmt: skip
+def test_masks_of_like_names_stay_apart(tmp_path, names, files):
+    labels = np.zeros(SHAPE, np.uint8)
+    labels.flat[[10, 20, 30]] = 1, 2, 3
+    request = _request(tmp_path, "masks")
+    *paths, _ = export(labels, GEOMETRY, LabelSet.from_names(dict(enumerate(names, 1))), request)
+    assert [path.name for path in paths] == [f"ct_labels{name}.nii.gz" for name in files]
+    assert [int(np.flatnonzero(read_volume(path).data)[0]) for path in paths] == [10, 20, 30]
+
+
+@pytest.mark.parametrize("formats", [("masks",), ("stl", "nifti"), ("label-table",)])
+def test_values_that_are_no_labels_are_refused_in_every_format(labels, tmp_path, formats):
+    for bad in (
+        labels * 1.5,
+        np.where(labels, np.nan, 0.0),
+        labels.astype(int) * -1,
+        labels.astype(int) * 70000,
+    ):
+        with pytest.raises(VolumeError, match="abels must be"):
+            export(bad, GEOMETRY, NAMES, _request(tmp_path, *formats))
+    assert not list(tmp_path.iterdir())
+    export(labels * np.float32(0.9999999), GEOMETRY, NAMES, _request(tmp_path, "masks"))
+    assert read_volume(tmp_path / "ct_labels_liver.nii.gz").data.sum() == (labels == 1).sum()
+
+
+@pytest.mark.parametrize("size", [2.0, 0.2, 0.02])
+def test_surfaces_of_small_voxels_keep_their_shape(tmp_path, size):
+    labels = np.zeros((24, 40, 24), np.uint8)
+    labels[6:18, 14:26, 6:18] = 1
+    labels[10:14, 4:36, 10:14] = 1  # a rod, 4 voxels thick
+    export(labels, Geometry(labels.shape, (size,) * 3), NAMES, _request(tmp_path, "stl"))
+    raw = (tmp_path / "ct_labels_liver.stl").read_bytes()[84:]
+    corners = np.frombuffer(raw, [("n", "<f4", 3), ("v", "<f4", (3, 3)), ("u", "<u2")])["v"].reshape(-1, 3)
+    np.testing.assert_allclose(np.ptp(corners, axis=0) / size, (12, 32, 12), atol=2.5)
+    record = json.loads((tmp_path / "ct_labels.json").read_text())["provenance"]["meshes"]
+    assert record["smoothed_mm"] == min(1.0, size)

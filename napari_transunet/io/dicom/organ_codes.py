@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from napari_transunet.volumes.labels import Label
+    from napari_transunet.volumes.labels import Label, LabelSet
 
 LONGEST_NAME = 64
 """Characters of DICOM's LO."""
@@ -52,8 +52,29 @@ def code_of(label: Label | None, name: str) -> Any:
     if label is not None and label.snomed and re.fullmatch(r"\d{6,18}", label.snomed):
         return Code(label.snomed, "SCT", name[:LONGEST_NAME])
     base, _ = parted(name)
-    concept = _CONCEPTS.get(base) or next((c for n, c in _CONCEPTS.items() if n in base.split()), None)
+    # "liver tumor" and "kidney cyst" are no liver and no kidney.
+    concept = _CONCEPTS.get(base) or next(
+        (_CONCEPTS[n] for n in ("tumor", "tumour") if n in base.split()), None
+    )
     return getattr(codes.SCT, concept) if concept else codes.SCT.Organ
+
+
+def dicom_names(label_set: LabelSet, values: Sequence[int], notes: list[str]) -> dict[int, str]:
+    """The names of these labels as DICOM's LO holds them, each once: no backslash, no line break, 64 characters."""
+    found: dict[int, str] = {}
+    for value in values:
+        label = label_set.get(value)
+        full = label.name if label is not None else f"label {value}"
+        plain = "".join(char if char.isprintable() else " " for char in full.replace("\\", "/")).strip()
+        name = plain[:LONGEST_NAME].rstrip() or f"label {value}"
+        if name in found.values() and name != full:
+            name = f"{name[: LONGEST_NAME - 8]} ({value})"
+        if name != full:
+            notes.append(
+                f"DICOM cannot hold the name {full[:80]!r} of label {value}; it is written as {name!r}."
+            )
+        found[value] = name
+    return found
 
 
 def parted(name: str) -> tuple[str, str]:

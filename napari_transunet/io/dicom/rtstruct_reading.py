@@ -17,7 +17,7 @@ from napari_transunet.errors import SizeError, VolumeError
 from napari_transunet.io.ambiguous import SeveralVolumesError
 from napari_transunet.io.dicom.contours import FURTHEST, Points, filled
 from napari_transunet.io.dicom.frames import frames_of
-from napari_transunet.io.dicom.headers import check_deflated, damage_named
+from napari_transunet.io.dicom.headers import check_deflated, damage_named, listed
 from napari_transunet.io.dicom.numbers import numbers, whole_number
 from napari_transunet.io.dicom.series_search import Series, scan
 from napari_transunet.io.dicom.slice_geometry import stack
@@ -217,7 +217,7 @@ def _regions(
     outside, left_out, empty = 0, [], []
     regions = []
     for item, number, value in zip(items, given, values, strict=True):
-        name = " ".join(str(item.get("ROIName") or "").split()) or f"region {number}"
+        name = " ".join("\\".join(map(str, listed(item.get("ROIName")))).split()) or f"region {number}"
         what = drawn.get(number, Dataset()) if number is not None else Dataset()
         contours: dict[int, list[Points]] = {}
         with damage_named(f"the contours of {name!r} are damaged"):

@@ -20,7 +20,7 @@ from napari_transunet.files import atomic_path
 from napari_transunet.io.dicom.contours import contours_of
 from napari_transunet.io.dicom.headers import damage_named
 from napari_transunet.io.dicom.numbers import numbers, whole_number
-from napari_transunet.io.dicom.organ_codes import LONGEST_NAME, code_of
+from napari_transunet.io.dicom.organ_codes import LONGEST_NAME, code_of, dicom_names
 from napari_transunet.io.dicom.referenced_series import axes_of, planes_of, referenced_instances, why_not
 from napari_transunet.io.writing import label_array
 
@@ -105,7 +105,7 @@ def write_rtstruct(
             contours[value] += [_contour(points, instance) for points in contours_of(plane == value)]
     with damage_named("the DICOM series cannot be referred to by a structure set"):
         written = _structure_set(instances, source)
-        _add_regions(written, contours, label_set, provenance or {})
+        _add_regions(written, contours, label_set, provenance or {}, notes)
     with atomic_path(path, overwrite=overwrite) as temporary:
         written.save_as(temporary, enforce_file_format=True)
     if noted is not None:
@@ -169,7 +169,9 @@ def _add_regions(
     contours: Mapping[int, list[Dataset]],
     label_set: LabelSet,
     provenance: Mapping[str, Any],
+    notes: list[str],
 ) -> None:
+    names = dicom_names(label_set, list(contours), notes)
     checkpoint = str(provenance.get("checkpoint") or "")
     kind = "MANUAL"
     if checkpoint:
@@ -177,11 +179,11 @@ def _add_regions(
     regions, drawn, observations = [], [], []
     for value, some in contours.items():
         label = label_set.get(value)
-        name = label.name if label is not None else f"label {value}"
+        name = names[value]
         region, contoured, observed = Dataset(), Dataset(), Dataset()
         region.ROINumber = contoured.ReferencedROINumber = observed.ReferencedROINumber = value
         region.ReferencedFrameOfReferenceUID = written.FrameOfReferenceUID
-        region.ROIName, region.ROIGenerationAlgorithm = name[:LONGEST_NAME], kind
+        region.ROIName, region.ROIGenerationAlgorithm = name, kind
         if checkpoint:
             region.ROIGenerationDescription = checkpoint[:LONGEST_NAME]
         if label is not None:

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from napari_transunet.errors import VolumeError
 from napari_transunet.io.ambiguous import SeveralVolumesError
 from napari_transunet.io.dicom.frames import Frame, frames_of, functional_group
-from napari_transunet.io.dicom.headers import damage_named
+from napari_transunet.io.dicom.headers import damage_named, listed
 from napari_transunet.io.dicom.numbers import number, numbers, whole_number
 from napari_transunet.io.dicom.pixels import read_pixels
 from napari_transunet.io.dicom.series_search import scan
@@ -280,8 +280,9 @@ def _number_of(item: Dataset, where: str) -> int:
 
 
 def _label(item: Dataset, value: int, where: str) -> Label:
-    text = item.get("SegmentLabel") or item.get("SegmentDescription")
-    name = str(text or f"segment {value}")
+    # A backslash in a name makes several values of it.
+    text = "\\".join(map(str, listed(item.get("SegmentLabel") or item.get("SegmentDescription"))))
+    name = text if text.strip() else f"segment {value}"
     lab = numbers(item, "RecommendedDisplayCIELabValue", where)
     color = _from_cielab(lab) if len(lab) == 3 else color_for(name, value)
     codes = item.get("SegmentedPropertyTypeCodeSequence")

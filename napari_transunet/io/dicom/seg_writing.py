@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.valuerep import DSfloat
 
 from napari_transunet import __version__
 from napari_transunet.errors import InputError, VolumeError
 from napari_transunet.files import atomic_path
 from napari_transunet.io.dicom.headers import damage_named
 from napari_transunet.io.dicom.numbers import number, numbers, whole_number
-from napari_transunet.io.dicom.organ_codes import LONGEST_NAME, code_of, parted
+from napari_transunet.io.dicom.organ_codes import LONGEST_NAME, code_of, dicom_names, parted
 from napari_transunet.io.dicom.referenced_series import (
     axes_of,
     planes_of,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from napari_transunet.volumes.volume import Source
 
 _KIND = "DICOM segmentation"
+_FEWEST_PIXELS = 8
 
 
 def write_dicom_seg(
@@ -86,14 +88,23 @@ def write_dicom_seg(
     planes = planes_of(instances, labels, geometry, _KIND)
     numbers = np.zeros(max(values) + 1, np.uint8 if len(values) < 256 else np.uint16)
     numbers[values] = np.arange(1, len(values) + 1)
+    named = dicom_names(label_set, values, notes)
     segments = [
-        _described(hd, number, label_set.get(value), value, provenance or {})
+        _described(hd, number, label_set.get(value), value, named[value], provenance or {})
         for number, value in enumerate(values, 1)
     ]
     masks = np.stack([numbers[plane] for plane in planes])
-    measures = _measures(hd, instances, geometry, notes)
+    if masks[0].size < _FEWEST_PIXELS:
+        raise InputError(
+            f"A DICOM segmentation cannot be written: the images have {masks[0].size} pixels, and highdicom packs fewer"
+            f" than {_FEWEST_PIXELS} wrongly. Choose another format."
+        )
+    measures, step = _measures(hd, instances, geometry, notes)
     with damage_named("the DICOM series cannot be referred to by a segmentation"):
         written = _segmentation(hd, instances, masks, segments, source, measures)
+    # Of one image, highdicom replaces the distance of slices by 1 mm.
+    shared = written.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    shared.SpacingBetweenSlices = step
     for item, value in zip(written.SegmentSequence, values, strict=True):
         _add_side(item, label_set.get(value))
     with atomic_path(path, overwrite=overwrite) as temporary:
@@ -147,8 +158,10 @@ def _series_number(instance: Dataset) -> int:
         return 0
 
 
-def _measures(hd: Any, instances: Sequence[Dataset], geometry: Geometry, notes: list[str]) -> Any:
-    """Sizes of voxels; where the series has no valid thickness, it gets the distance of its slices as one."""
+def _measures(
+    hd: Any, instances: Sequence[Dataset], geometry: Geometry, notes: list[str]
+) -> tuple[Any, DSfloat]:
+    """Sizes of voxels, and how far slices lie apart, which is the thickness where the series has no valid one."""
     first = instances[0]
     normal = np.cross(*axes_of(first))
     across = to_voxels(geometry) @ (normal / np.linalg.norm(normal))
@@ -164,17 +177,19 @@ def _measures(hd: Any, instances: Sequence[Dataset], geometry: Geometry, notes: 
         )
     for instance in instances:
         instance.SliceThickness = f"{thickness:.8g}"
-    return hd.PixelMeasuresSequence(
+    measures = hd.PixelMeasuresSequence(
         pixel_spacing=numbers(first, "PixelSpacing", "the series", 2),
         slice_thickness=thickness,
         spacing_between_slices=step,
     )
+    return measures, DSfloat(step, auto_format=True)
 
 
-def _described(hd: Any, number: int, label: Label | None, value: int, provenance: Mapping[str, Any]) -> Any:
+def _described(
+    hd: Any, number: int, label: Label | None, value: int, name: str, provenance: Mapping[str, Any]
+) -> Any:
     from pydicom.sr.codedict import codes
 
-    name = label.name if label is not None else f"label {value}"
     checkpoint = str(provenance.get("checkpoint") or "")
     kind = "MANUAL"
     algorithm = None
@@ -190,7 +205,7 @@ def _described(hd: Any, number: int, label: Label | None, value: int, provenance
         color = hd.color.CIELabColor.from_rgb(*(round(255 * part) for part in label.color))
     return hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=name[:LONGEST_NAME],
+        segment_label=name,
         segmented_property_category=codes.SCT.AnatomicalStructure,
         segmented_property_type=code_of(label, name),
         algorithm_type=kind,

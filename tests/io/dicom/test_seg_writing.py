@@ -9,9 +9,12 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
+from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 from napari_transunet.errors import ExistsError, FileProblem, InputError, VolumeError
+from napari_transunet.io.dicom.organ_codes import code_of
+from napari_transunet.io.dicom.rtstruct_writing import write_rtstruct
 from napari_transunet.io.dicom.seg_writing import write_dicom_seg
 from napari_transunet.io.reading import read_volume
 from napari_transunet.volumes.geometry import Geometry
@@ -31,14 +34,14 @@ PROVENANCE = {"checkpoint": "abdominal-organs-ct", "sha256": "ab" * 32, "edited_
 ROW, COLUMN = (0.0, 1.0, 0.0), (0.0, 0.0, -1.0)  # sagittal
 
 
-def _series(folder: Path, **turned) -> Volume:
-    """Eight slices of 9 x 11 pixels, with all that a segmentation has to repeat."""
+def _series(folder: Path, *, count: int = 8, size=(9, 11), **turned) -> Volume:
+    """Slices of 9 x 11 pixels, with all that a segmentation has to repeat."""
     normal = np.cross(turned.get("row", (1, 0, 0)), turned.get("column", (0, 1, 0)))
     rng = np.random.default_rng(0)
     study, frame, series = generate_uid(), generate_uid(), generate_uid()
-    for number in range(8):
+    for number in range(count):
         dataset = ct_slice(
-            rng.integers(0, 2000, (9, 11)).astype(np.uint16),
+            rng.integers(0, 2000, size).astype(np.uint16),
             np.array([-10.0, -20.0, 30.0]) + normal * number * 2.5,
             number=number + 1,
             series=series,
@@ -315,3 +318,37 @@ def test_exports_of_the_cases(tmp_path, shared_data):
     volume = read_volume(cases / "D19" / "no_frame_of_reference")
     with pytest.raises(InputError, match="FrameOfReferenceUID"):
         _write(tmp_path, volume, np.ones(volume.data.shape, bool), overwrite=True)
+
+
+def test_one_image_keeps_its_thickness(tmp_path):
+    volume = _series(tmp_path / "scan", count=1)
+    assert volume.geometry.spacing[0] == 2.5
+    _write(tmp_path, volume, np.ones((1, 9, 11), np.uint8))
+    assert read_volume(tmp_path / "seg.dcm").geometry.matches(volume.geometry)
+
+
+def test_images_too_small_to_be_packed_are_refused(tmp_path):
+    volume = _series(tmp_path / "scan", count=3, size=(1, 6))
+    with pytest.raises(InputError, match="6 pixels"):
+        _write(tmp_path, volume, np.ones((3, 1, 6), np.uint8))
+
+
+@pytest.mark.parametrize("write", [write_dicom_seg, write_rtstruct])
+def test_names_that_dicom_cannot_hold_are_told(tmp_path, write):
+    volume = _series(tmp_path / "scan")
+    names = {1: "back\\slash", 2: "L" * 70 + "1", 3: "L" * 70 + "2", 4: "liver", 5: "two\nlines"}
+    labels = np.zeros(volume.data.shape, np.uint8)
+    labels.flat[: 2 * len(names) : 2] = list(names)
+    told: list[str] = []
+    label_set = LabelSet.from_names(names)
+    write(tmp_path / "scan" / "z.dcm", labels, volume.geometry, label_set, volume.source, noted=told.append)
+    again = read_volume(tmp_path / "scan" / "z.dcm").labels.names
+    assert again == {1: "back/slash", 2: "L" * 64, 3: "L" * 56 + " (3)", 4: "liver", 5: "two lines"}
+    assert [sum(f"label {value};" in note for note in told) for value in names] == [1, 1, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("Liver", "Liver"), ("liver tumor", "Neoplasm"), ("kidney cyst", "Organ")]
+)
+def test_codes_are_those_of_the_organ_and_not_of_its_host(name, code):
+    assert code_of(None, name) == getattr(codes.SCT, code)
