@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from napari_transunet.cli.options import CheckpointArgument, JsonOption, OverwriteOption, option
+from napari_transunet.cli.options import CheckpointArgument, JsonOption, OverwriteOption, check_target, option
 from napari_transunet.cli.printing import print_facts, print_json
 from napari_transunet.cli.reporting import say
 
@@ -34,14 +34,12 @@ def calibrate(
     from napari_transunet.checkpoints.loading import load_checkpoint
     from napari_transunet.checkpoints.quantization import LABELS_ALIKE, ranges_path
     from napari_transunet.checkpoints.registry import resolve_checkpoint
-    from napari_transunet.errors import ExistsError
     from napari_transunet.inference.calibration import calibrate as calibrated
     from napari_transunet.io.reading import read_volume
 
     path = resolve_checkpoint(checkpoint)
     target = out if out is not None else ranges_path(path)
-    if target.exists() and not overwrite:
-        raise ExistsError(f"{target} exists already; give --overwrite to replace it.")
+    check_target(target, overwrite=overwrite, inputs=[path, *volumes])
     loaded = load_checkpoint(path)
     scans = [read_volume(volume) for volume in volumes]
     ranges = calibrated(loaded, scans, slices=slices, progress=lambda what: say(f"{loaded.name}: {what}"))

@@ -18,7 +18,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from napari_transunet.cli.options import grouped, option
+from napari_transunet.cli.options import check_not_input, grouped, option
 from napari_transunet.cli.printing import print_table, progress_bar
 from napari_transunet.cli.reporting import INTERRUPTED, interruptible, one_line, say
 from napari_transunet.cluster.security import TLSFiles
@@ -181,14 +181,15 @@ def tell_end(finished: Sequence[Finished], count: int, noun: str) -> None:
     say(f"{done} of {count} {noun}s done{there}; {counts[State.FAILED]} failed{told}{rest}.")
 
 
-def check_table(path: Path, headings: Sequence[str], *, overwrite: bool) -> None:
-    """Refuse to write the table over a file that is not such a table.
+def check_table(path: Path, headings: Sequence[str], *, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
+    """Refuse to write the table over a file that is not such a table, and always over an input.
 
     Raises
     ------
     InputError
         It is another file, and `overwrite` is off, or there is no folder for it.
     """
+    check_not_input(path, inputs)
     if not path.parent.is_dir():
         raise InputError(f"There is no folder {path.parent} to write to; make it first.")
     if not path.exists() or overwrite:

@@ -71,7 +71,7 @@ def segment_on_cluster(
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder} to write to; make it first.")
     if table is not None:
-        check_table(table, _HEADINGS, overwrite=overwrite)
+        check_table(table, _HEADINGS, overwrite=overwrite, inputs=[*inputs, *targets])
     finished: list[Finished] = []
 
     def each(one: Finished) -> None:

@@ -137,9 +137,12 @@ def evaluate(
         {} if match is None else parse_match(match),
     )
     output = _Output(as_json, csv_file, overwrite)
-    if csv_file is not None:
-        check_target(csv_file, overwrite=overwrite)
     pairing = _pairing(prediction, reference)
+    if csv_file is not None:
+        files = (
+            [file for pair in pairing.pairs for file in (pair.prediction, pair.reference)] if pairing else []
+        )
+        check_target(csv_file, overwrite=overwrite, inputs=[prediction, reference, *files])
     if published_scoring:
         say(_PUBLISHED)
     if pairing is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -106,9 +106,21 @@ def series_of(series: str | None) -> str | int | None:
     return int(series) if series is not None and series.isdecimal() and len(series) < 6 else series
 
 
-def check_target(target: Path, *beside: Path, overwrite: bool) -> None:
-    """Fail now rather than after the work, where `target` or a file that goes with it is in the way."""
+def check_not_input(target: Path, inputs: Iterable[Path]) -> None:
+    """Refuse an output that would replace an input, which --overwrite does not mean."""
+    place = target.resolve()
+    for source in inputs:
+        if source.resolve() == place:
+            raise InputError(f"{target} is an input and would be replaced; choose another name.")
+
+
+def check_target(target: Path, *beside: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
+    """Fail now rather than after the work, where `target` or a file that goes with it is in the way, or an input."""
+    inputs = list(inputs)
     for file in (target, *beside):
+        check_not_input(file, inputs)
+        if file.is_dir():
+            raise InputError(f"{file} is a folder; give the name of a file.")
         if file.exists() and not overwrite:
             raise InputError(f"{file} exists already; choose another name or say --overwrite.")
     if not target.parent.is_dir():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from napari_transunet.io.reading import read_volume
 from napari_transunet.metrics.label_pairs import LabelPair, pair_labels
 from napari_transunet.metrics.segmentation_metrics import evaluate
 from napari_transunet.volumes.label_values import whole_numbers
+from napari_transunet.volumes.orientation import reorientation_onto
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -98,12 +99,16 @@ def score_volumes(
     InputError
         As `score_files`.
     """
-    if not first.geometry.matches(second.geometry):
+    turn = reorientation_onto(first.geometry, second.geometry)
+    if turn is None:
         raise InputError(
             f"{prediction} and {reference} do not lie on the same grid (shape {first.geometry.shape} and "
             f"{second.geometry.shape}, spacing {_millimetres(first)} and "
             f"{_millimetres(second)} mm{_apart(first, second)}); resample one of them first."
         )
+    if not turn.is_identity:
+        data = np.ascontiguousarray(turn.apply(np.asarray(first.data)))
+        first = replace(first, data=data, geometry=second.geometry)
     own, true, unknown = _known(first, second, options)
     own, true = _whole(own, prediction), _whole(true, reference)
     paired = pair_labels(
@@ -127,6 +132,10 @@ def score_volumes(
         match=paired.pairs,
     )
     notes = [*_reading_notes(first, second), *paired.notes, *unknown]
+    if not turn.is_identity:
+        notes.append(
+            "Note: the prediction's axes run in another order or sense; it was turned onto the reference's."
+        )
     if annotated is not None:
         notes.append("Note: only the organs that dataset.json lists as annotated in a case are scored there.")
     return FileScores(scores, {pair.label: pair for pair in paired.pairs}, first.geometry.spacing, notes)
@@ -134,9 +143,14 @@ def score_volumes(
 
 def _whole(labels: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
     try:
-        return whole_numbers(labels)
+        whole = whole_numbers(labels)
     except VolumeError as error:
         raise InputError(f"{path} cannot be scored: {error}") from error
+    if whole.dtype.kind == "i" and whole.min() < 0:
+        raise InputError(
+            f"{path} cannot be scored: labels are 0 or more, and it holds {int(whole.min())}; see that it holds labels."
+        )
+    return whole
 
 
 def _known(

@@ -101,3 +101,25 @@ class Reorientation:
     @property
     def _flipped(self) -> tuple[int, ...]:
         return tuple(axis for axis, flip in enumerate(self.flips) if flip)
+
+
+IDENTITY = Reorientation((0, 1, 2), (False, False, False))
+
+
+def reorientation_onto(geometry: Geometry, onto: Geometry) -> Reorientation | None:
+    """The order of axes and the flips by which an array on one grid comes to lie on another; None where none does.
+
+    Which axis goes where is found by the angles between the grids' axes, so that it holds at 45 degrees to the patient
+    too; that voxels then lie in the same places, by the corners (`Geometry.matches`).
+    """
+    if sorted(geometry.shape) != sorted(onto.shape):
+        return None
+    if geometry.matches(onto):
+        return IDENTITY
+    cosines = (np.array(onto.direction).T @ np.array(geometry.direction))[::-1, ::-1]  # array axes, z first
+    first, second, third = (int(axis) for axis in np.abs(cosines).argmax(axis=1))
+    if {first, second, third} != {0, 1, 2}:
+        return None
+    flips = (bool(cosines[0, first] < 0), bool(cosines[1, second] < 0), bool(cosines[2, third] < 0))
+    turn = Reorientation((first, second, third), flips)
+    return turn if geometry.reoriented(turn.axes, turn.flips).matches(onto) else None

@@ -209,6 +209,34 @@ def test_the_other_cases_are_scored_where_one_fails(run, folders):
     assert "0.600" in run(*folders).stdout
 
 
+@pytest.mark.parametrize(
+    ("axes", "flips"), [((0, 1, 2), (False, True, True)), ((2, 0, 1), (True, False, False))]
+)
+def test_labels_stored_in_other_axes_are_turned_which_is_said(run, folders, axes, flips):
+    straight = results(run("predictions/b.nii.gz", "references/b.nrrd", "--json"))
+    volume = read_volume("predictions/b.nii.gz")
+    turned = np.flip(volume.data.transpose(axes), [axis for axis in range(3) if flips[axis]])
+    write_labels("turned.nii.gz", turned, volume.geometry.reoriented(axes, flips))
+    result = run("turned.nii.gz", "references/b.nrrd", "--json")
+    assert results(result)["labels"] == straight["labels"]
+    assert "was turned" in result.stderr
+
+
+def test_a_table_never_replaces_what_it_is_made_of(run, folders):
+    for arguments in (folders, ("predictions/a.nii.gz", "references/a.nrrd")):
+        for inputs in ("predictions/a.nii.gz", "references/a.nrrd"):
+            before = Path(inputs).read_bytes()
+            assert "is an input" in only_error(run(*arguments, "--csv", inputs, "--overwrite"))
+            assert Path(inputs).read_bytes() == before
+    Path("tables").mkdir()
+    assert "is a folder" in only_error(run(*folders, "--csv", "tables", "--overwrite"))
+
+
+def test_negative_labels_are_refused(run, folders):
+    write("predictions/a.nii.gz", -block().astype(np.int16))
+    assert "holds -2" in error_lines(run(*folders))[0]
+
+
 def test_a_case_that_holds_no_labels_fails_alone(run, folders):
     write("predictions/a.nii.gz", np.full((6, 12, 16), 0.5, np.float32))
     result = run(*folders)

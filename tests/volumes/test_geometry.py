@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.volumes.geometry import Geometry, corner_displacement, nearest_grid
-from napari_transunet.volumes.orientation import Reorientation
+from napari_transunet.volumes.orientation import Reorientation, reorientation_onto
 from tests.io.samples import geometries, rotation
 
 CODES = [
@@ -56,6 +56,38 @@ def test_reorienting_moves_no_voxel_and_inverts_exactly(geometry: Geometry, code
     plane = turned[0]
     kept = np.take(data, turn.original_index(0, data.shape), axis=turn.slice_axis)
     assert sorted(plane.ravel()) == sorted(kept.ravel())
+
+
+@given(geometries(), st.permutations(range(3)), st.tuples(*[st.booleans()] * 3))
+def test_an_array_comes_to_lie_on_the_same_voxels_stored_otherwise(
+    geometry: Geometry, order: list[int], flips: tuple[bool, bool, bool]
+) -> None:
+    axes = (order[0], order[1], order[2])
+    other = geometry.reoriented(axes, flips)
+    turn = reorientation_onto(geometry, other)
+    assert turn is not None
+    # Turning by numbers of voxels, of which each has its own, shows where each went.
+    values = np.arange(np.prod(geometry.shape)).reshape(geometry.shape)
+    turned = turn.apply(values)
+    for index in np.ndindex(other.shape):
+        there = other.affine_lps @ [*index[::-1], 1]
+        own = np.unravel_index(int(turned[index]), geometry.shape)
+        np.testing.assert_allclose(geometry.affine_lps @ [*own[::-1], 1], there, atol=1e-6)
+
+
+@pytest.mark.parametrize("angle", [44.999, 45.0, 45.001])
+def test_axes_at_45_degrees_to_the_patient_are_turned_onto_each_other(angle: float) -> None:
+    direction = rotation((np.radians(angle), 0.0, 0.0))
+    geometry = Geometry((2, 3, 4), (2.0, 0.7, 0.7), (1, 2, 3), tuple(map(tuple, direction.tolist())))
+    other = geometry.reoriented((1, 0, 2), (True, False, True))
+    again = Geometry(
+        other.shape, other.spacing, other.origin, tuple(map(tuple, np.round(other.direction, 7).tolist()))
+    )
+    turn = reorientation_onto(geometry, again)
+    assert turn is not None
+    assert (turn.axes, turn.flips) == ((1, 0, 2), (True, False, True))
+    shifted = Geometry(other.shape, other.spacing, tuple(np.add(other.origin, 0.4)), other.direction)
+    assert reorientation_onto(geometry, shifted) is None
 
 
 @given(geometries())

@@ -19,7 +19,7 @@ from napari_transunet.errors import VolumeError
 from napari_transunet.export.source import check_source
 from napari_transunet.export.writing import ExportRequest, export
 from napari_transunet.io.sidecar import sidecar_path, stem_of
-from napari_transunet.viewer.layers.grids import IDENTITY, reorientation_between
+from napari_transunet.viewer.layers.grids import reorientation_between
 from napari_transunet.viewer.layers.layer_record import record_of
 from napari_transunet.viewer.layers.layers import (
     geometry_of,
@@ -28,6 +28,7 @@ from napari_transunet.viewer.layers.layers import (
     sizes,
     source_of,
 )
+from napari_transunet.volumes.orientation import IDENTITY
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels

@@ -7,24 +7,13 @@ from typing import TYPE_CHECKING, Any
 from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.layers.layer_record import change_record, record_of
 from napari_transunet.viewer.layers.layers import displayed_geometry_of, geometry_of, placement
-from napari_transunet.volumes.orientation import Reorientation
+from napari_transunet.volumes.orientation import reorientation_onto
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer
 
     from napari_transunet.volumes.geometry import Geometry
-
-IDENTITY = Reorientation((0, 1, 2), (False, False, False))
-
-
-def reorientation_onto(geometry: Geometry, onto: Geometry) -> Reorientation | None:
-    """The order of axes and the flips by which an array on one grid comes to lie on another; None where none does."""
-    if sorted(geometry.shape) != sorted(onto.shape):
-        return None
-    if geometry.matches(onto):
-        return IDENTITY
-    turn = Reorientation.between(geometry, onto.axis_codes)
-    return turn if geometry.reoriented(turn.axes, turn.flips).matches(onto) else None
+    from napari_transunet.volumes.orientation import Reorientation
 
 
 def reorientation_between(layer: Layer, image: Layer) -> Reorientation | None:

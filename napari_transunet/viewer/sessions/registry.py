@@ -15,11 +15,12 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.layers.graphics import free_graphics_in_their_context
-from napari_transunet.viewer.layers.grids import IDENTITY, put_on_grid, reorientation_between
+from napari_transunet.viewer.layers.grids import put_on_grid, reorientation_between
 from napari_transunet.viewer.layers.layer_record import is_overlay, is_scan
 from napari_transunet.viewer.layers.layers import label_set_of, new_labels_layer, problem_with, voxels_of
 from napari_transunet.viewer.sessions.results import SUFFIX, Result
 from napari_transunet.viewer.widgets.qt_helpers import window_object
+from napari_transunet.volumes.orientation import IDENTITY
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
