@@ -227,5 +227,4 @@ def _changed_planes(
             digest = hashlib.blake2b(copy.data, digest_size=_DIGEST).digest()
             changed[index] = copy
         now.append(digest)
-        time.sleep(0)  # let the window have its turn
     return changed, now
