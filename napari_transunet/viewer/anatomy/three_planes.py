@@ -204,6 +204,7 @@ class ThreePlanes(QWidget):
         self._viewer = viewer
         self._moving = False
         self._last: Any = viewer
+        self._place = list(viewer.dims.point)
         self.planes = {plane: _PlaneView(viewer, plane, self) for plane in (Plane.CORONAL, Plane.SAGITTAL)}
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -219,6 +220,7 @@ class ThreePlanes(QWidget):
         self._links = EventLinks()
         for model in self._models():
             self._links.connect(partial(self._move_from, model), model.dims.events.point)
+            self._links.connect(partial(self._move, model), model.dims.events.order)
             self._links.connect(partial(self._remember, model), model.cursor.events.position)
         events = viewer.layers.events
         self._links.connect(self._later, events.inserted, events.removed, events.reordered)
@@ -235,8 +237,9 @@ class ThreePlanes(QWidget):
 
     def meet_at_cursor(self) -> None:
         """Bring all planes to the place that the mouse points at, in whichever of them."""
-        self._viewer.dims.point = self._last.cursor.position
-        self._move_from(self._viewer)
+        self._place = list(self._last.cursor.position)
+        for model in self._models():
+            self._move(model)
 
     def release(self) -> None:
         """Let go of the window; the widget is of no use then."""
@@ -274,12 +277,27 @@ class ThreePlanes(QWidget):
         self._last = model
 
     def _move_from(self, source: Any, _event: Any = None) -> None:
+        """Where one of them was moved through its slices, the others go along."""
         if self._moving:
             return
-        self._moving = True
+        dims = source.dims
+        if len(self._place) != dims.ndim:
+            self._place = list(dims.point)
+        for axis in dims.not_displayed:
+            self._place[axis] = dims.point[axis]
+        for model in self._models():
+            if model is not source:
+                self._move(model)
+
+    def _move(self, model: Any, _event: Any = None) -> None:
+        if model.dims.ndim != len(self._place):
+            return
+        # Along the axes that it shows it has no place to take: napari would draw the same slice once more.
+        hidden = [axis for axis in model.dims.not_displayed if model.dims.point[axis] != self._place[axis]]
+        if not hidden:
+            return
+        moving, self._moving = self._moving, True
         try:
-            for model in self._models():
-                if model is not source and model.dims.ndim == source.dims.ndim:
-                    model.dims.point = source.dims.point
+            model.dims.set_point(hidden, [self._place[axis] for axis in hidden])
         finally:
-            self._moving = False
+            self._moving = moving

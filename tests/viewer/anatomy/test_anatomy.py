@@ -165,13 +165,23 @@ def test_planes_are_linked_and_follow_the_layers(make_napari_viewer, qtbot):
     viewer = looking.viewer
     looking.anatomy.do("planes")
     planes = looking.anatomy.three_planes
-    sagittal = planes.planes[Plane.SAGITTAL].model
+    coronal, sagittal = (planes.planes[plane].model for plane in (Plane.CORONAL, Plane.SAGITTAL))
+    drawn = []
+    planes.planes[Plane.SAGITTAL].twin(looking.image).events.set_data.connect(drawn.append)
     viewer.dims.set_point(0, 20.0)
-    assert sagittal.dims.point[0] == pytest.approx(viewer.dims.point[0])
+    at = viewer.dims.point[0]
+    assert not drawn  # it shows the same slice as before
+    sagittal.dims.set_point(2, 5.0)
+    assert drawn
+    assert sagittal.dims.point[2] != viewer.dims.point[2]
+    looking.anatomy.do("sagittal")  # of the window, which now shows that plane too
+    assert viewer.dims.point[2] == pytest.approx(sagittal.dims.point[2])
+    looking.anatomy.do("axial")
+    assert viewer.dims.point[0] == pytest.approx(at)
     sagittal.cursor.position = tuple(looking.image.data_to_world((3, 7, 9)))
     looking.anatomy.do("here")
-    np.testing.assert_allclose(viewer.dims.point, looking.image.data_to_world((3, 7, 9)))
-    np.testing.assert_allclose(sagittal.dims.point, viewer.dims.point)
+    for axis, model in enumerate((viewer, coronal, sagittal)):
+        assert model.dims.point[axis] == pytest.approx(sagittal.cursor.position[axis])
 
     looking.image.contrast_limits = (-100, 300)
     assert tuple(planes.planes[Plane.SAGITTAL].twin(looking.image).contrast_limits) == (-100, 300)
