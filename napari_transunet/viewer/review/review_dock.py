@@ -342,6 +342,8 @@ class ReviewDock(QWidget):
         self._export.setEnabled(why is None)
         self._export.setToolTip(why or ACTIONS["export"].hint)
         if why is not None:
+            if not self._waiting:
+                self.tools.set_status("")  # what a tool did is no news any more
             self._status.setText(why)
         elif self._waiting:
             self._status.setText("")

@@ -135,6 +135,7 @@ class ReviewPanel(QWidget):
             (self._next, "next", why_not),
             (self._mark, "reviewed", no_slice),
             (self._conflicts.this, "take_slice", no_slice),
+            (self._conflicts.every, "take_all", why_not),
         ):
             button.setEnabled(why is None)
             button.setToolTip(why or ACTIONS[name].hint)

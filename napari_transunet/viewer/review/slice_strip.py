@@ -153,7 +153,10 @@ class SliceStrip(QWidget):
             for side, where in zip(
                 self._numbers.sides, (Qt.AlignmentFlag.AlignLeft, Qt.AlignmentFlag.AlignRight), strict=True
             ):
-                painter.drawText(self.rect().adjusted(4, 1, -4, 0), where | Qt.AlignmentFlag.AlignTop, side)
+                room, flags = self.rect().adjusted(4, 1, -4, 0), where | Qt.AlignmentFlag.AlignTop
+                # Hatching would run through the letters.
+                painter.fillRect(painter.boundingRect(room, flags, side), self.palette().base())
+                painter.drawText(room, flags, side)
         if self.hasFocus():
             painter.setPen(QPen(self.palette().color(QPalette.ColorRole.Highlight), 1))
             painter.drawRect(QRectF(0.5, 0.5, self.width() - 1, self.height() - 1))

@@ -20,7 +20,7 @@ from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 if TYPE_CHECKING:
     from napari.layers import Image
 
-_COLUMNS = ("Image", "Saved", "Edited voxels", "Reviewed", "Size", "")
+_COLUMNS = ("Image", "Saved", "Edited voxels", "Reviewed", "Size", "State")
 
 
 class SessionsDialog(QDialog):
@@ -39,6 +39,8 @@ class SessionsDialog(QDialog):
         self._tasks = BackgroundTasks(self)
         self._table = RowTable("sessions_table", _COLUMNS, self)
         self._table.itemSelectionChanged.connect(self._refresh_buttons)
+        if (titles := self._table.horizontalHeader()) is not None:
+            titles.setStretchLastSection(True)
         self._status = StatusLine("sessions_status", self)
         self._question = ConfirmBar(self)
         self._restore = push_button("Restore", "session_restore", self, self._on_restore)
@@ -46,7 +48,7 @@ class SessionsDialog(QDialog):
         import_button = push_button("Import…", "session_import", self, self._on_import)
         self._delete = push_button("Delete", "session_delete", self, self._on_delete)
         layout = QVBoxLayout(self)
-        layout.addWidget(self._table)
+        layout.addWidget(self._table, 1)
         layout.addWidget(self._status)
         layout.addWidget(self._question)
         layout.addLayout(row(self._restore, self._export, import_button, self._delete))
@@ -146,5 +148,5 @@ def _cells(info: SessionInfo) -> tuple[str, ...]:
         f"{int(summary.get('edited_voxels', 0) or 0):,}",
         f"{summary.get('reviewed', 0)} of {summary.get('slices', 0)}",
         f"{info.size / 1e6:.1f} MB",
-        "in use" if info.in_use else "",
+        "in use" if info.in_use else "closed",
     )
