@@ -1,4 +1,4 @@
-"""*Open…*: a file or a DICOM folder, read off the GUI thread.
+"""*Open…*: a file, a folder, or an address in the web, read off the GUI thread.
 
 Where it holds several series, time points or channels, they become a list to choose from.
 """
@@ -13,11 +13,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, Signal
-from qtpy.QtWidgets import QFileDialog, QMenu, QWidget
+from qtpy.QtWidgets import QFileDialog, QInputDialog, QMenu, QWidget
 
 from napari_transunet.errors import TransUNetError
 from napari_transunet.io.ambiguous import SeveralVolumesError
 from napari_transunet.io.dicom.series import SeveralSeriesError
+from napari_transunet.io.ome_zarr.metadata import web_address
 from napari_transunet.viewer.layers.layers import add_volume, new_labels_layer, volume_of, warm_up
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.choice_list import series_list, volumes_list
@@ -108,7 +109,8 @@ class VolumeLoader(QObject):
         """The small menu of the *Open…* button."""
         menu = QMenu(parent or self._widget)
         menu.addAction("File…", self.ask_file)
-        menu.addAction("DICOM folder…", self.ask_folder)
+        menu.addAction("Folder (DICOM, OME-Zarr)…", self.ask_folder)
+        menu.addAction("Web address (OME-Zarr)…", self.ask_address)
         menu.addAction("Labels…", self.ask_labels)
         return menu
 
@@ -120,11 +122,28 @@ class VolumeLoader(QObject):
             self.open_path(name)
 
     def ask_folder(self) -> None:
-        """Ask for a folder and open its DICOM series."""
-        name = QFileDialog.getExistingDirectory(self._widget, "Open DICOM folder", self._last_folder)
+        """Ask for a folder and open its DICOM series, or the OME-Zarr that it is."""
+        name = QFileDialog.getExistingDirectory(
+            self._widget, "Open a folder of DICOM files, or an OME-Zarr", self._last_folder
+        )
         if name:
             self._last_folder = str(Path(name).parent)
             self.open_path(name)
+
+    def ask_address(self) -> None:
+        """Ask for the http(s) address of an OME-Zarr and open it."""
+        text, good = QInputDialog.getText(
+            self._widget,
+            "Open web address",
+            "Address of an OME-Zarr, such as https://example.org/scan.ome.zarr",
+        )
+        if not good or not text.strip():
+            return
+        address = web_address(text.strip())
+        if address is None:
+            self.failed.emit(f"“{text.strip()}” is no web address; it begins with https:// or http://.")
+            return
+        self.open_path(address)
 
     def ask_labels(self) -> None:
         """Ask for a file and open it as labels, whatever it looks like."""

@@ -25,6 +25,7 @@ from napari_transunet.viewer.segment.volume_loader import VolumeLoader, loader_f
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.volume import Source, Volume
+from tests.io.ome_zarr_samples import served, write_ome_zarr
 from tests.viewer.waiting import TIMEOUT
 
 SHAPE = (4, 6, 8)
@@ -326,7 +327,36 @@ def test_window_closed_while_reading_leaves_nothing_behind(make_napari_viewer, s
 
 def test_menu_offers_a_file_a_folder_and_labels(make_napari_viewer):
     loader = opener_in(make_napari_viewer())
-    assert [action.text() for action in loader.menu().actions()] == ["File…", "DICOM folder…", "Labels…"]
+    assert [action.text() for action in loader.menu().actions()] == [
+        "File…",
+        "Folder (DICOM, OME-Zarr)…",
+        "Web address (OME-Zarr)…",
+        "Labels…",
+    ]
+
+
+def test_an_ome_zarr_opens_from_its_folder_and_from_a_web_address(
+    make_napari_viewer, qtbot, tmp_path, monkeypatch
+):
+    viewer = make_napari_viewer()
+    loader = opener_in(viewer)
+    values = np.arange(192, dtype=np.int16).reshape(SHAPE)
+    folder = write_ome_zarr(tmp_path / "scan.ome.zarr", values)
+    monkeypatch.setattr(opening.QFileDialog, "getExistingDirectory", lambda *_: str(folder))
+    with qtbot.waitSignal(loader.opened, timeout=TIMEOUT):
+        loader.ask_folder()
+    answers = ["scan.ome.zarr"]
+    monkeypatch.setattr(opening.QInputDialog, "getText", lambda *_: (answers[-1], True))
+    with qtbot.waitSignal(loader.failed, timeout=TIMEOUT) as refused:
+        loader.ask_address()
+    assert "no web address" in refused.args[0]
+    with served(tmp_path) as address:
+        answers.append(f" {address}/scan.ome.zarr/ ")
+        with qtbot.waitSignal(loader.opened, timeout=TIMEOUT):
+            loader.ask_address()
+    assert [layer.name for layer in viewer.layers] == ["scan", "scan [1]"]
+    for layer in viewer.layers:
+        np.testing.assert_array_equal(volume_of(layer).data, values)
 
 
 def test_a_label_file_without_names_opens_as_labels_of_the_image_on_whose_grid_it_lies(
