@@ -107,10 +107,13 @@ def series_of(series: str | None) -> str | int | None:
 
 
 def check_not_input(target: Path, inputs: Iterable[Path]) -> None:
-    """Refuse an output that would replace an input, which --overwrite does not mean."""
+    """Refuse an output that would replace an input, or a volume in a folder that is one: --overwrite means neither."""
+    from napari_transunet.io.reading import is_readable
+
     place = target.resolve()
     for source in inputs:
-        if source.resolve() == place:
+        within = source.is_dir() and place.is_relative_to(source.resolve()) and is_readable(target)
+        if source.resolve() == place or within:
             raise InputError(f"{target} is an input and would be replaced; choose another name.")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_transunet.errors import FileProblem, VolumeError
+from napari_transunet.io.dicom.headers import is_dicom, read_header
 
 if TYPE_CHECKING:
     from napari_transunet.volumes.volume import Source
@@ -64,9 +65,17 @@ def check_source(source: Source | None, before: SourceState | None) -> None:
         )
 
 
-def is_scan(path: Path, scan: Path) -> bool:
-    """Whether a path leads to the scan, under whatever name."""
+def is_scan(path: Path, source: Source) -> bool:
+    """Whether a path leads to the scan or to an image of its series, under whatever name."""
+    if source.path is None:
+        return False
     try:
-        return path.samefile(scan)
+        if path.samefile(source.path):
+            return True
+        return (
+            bool(source.series_uid) and is_dicom(path) and read_header(path).series_uid == source.series_uid
+        )
     except OSError:
-        return path.absolute() == scan.absolute()
+        return path.absolute() == source.path.absolute()
+    except VolumeError:  # damaged, and perhaps of the series
+        return True

@@ -211,10 +211,11 @@ def _targets(
 def _check_free(paths: list[Path], request: ExportRequest, source: Source | None) -> None:
     if not request.folder.is_dir():
         raise FileProblem(f"The folder {request.folder} is not there; choose another one.")
-    scan = source.path if source is not None else None
     for path in paths:
-        if scan is not None and is_scan(path, scan):
-            raise FileProblem(f"{path.name} is the scan itself; give the labels another name.")
+        if source is not None and is_scan(path, source):
+            raise FileProblem(
+                f"{path.name} is the scan itself or an image of it; give the labels another name."
+            )
         if path.exists() and not request.overwrite:
             raise ExistsError(f"{path} exists already; choose another name or ask to overwrite it.")
     sidecar = paths[-1]

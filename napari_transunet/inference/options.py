@@ -9,6 +9,9 @@ from typing import Any, Literal, get_args
 
 from napari_transunet.errors import InputError
 
+MOST_SLICES = 4096
+"""Of a batch. Memory that runs out makes batches smaller, but memory is taken for a whole one first."""
+
 Pipeline = Literal["card", "paper"]
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 BackendChoice = Literal["auto", "torch", "openvino"]
@@ -143,8 +146,8 @@ class PredictorOptions:
             raise InputError(
                 f"Unknown pipeline {self.pipeline!r}; choose one of {', '.join(get_args(Pipeline))}."
             )
-        if self.batch_size is not None and self.batch_size < 1:
-            raise InputError(f"The batch size must be at least 1, not {self.batch_size}.")
+        if self.batch_size is not None and not 1 <= self.batch_size <= MOST_SLICES:
+            raise InputError(f"The batch size must be from 1 to {MOST_SLICES}, not {self.batch_size}.")
         if self.pipeline == "paper" and self.orthogonal_planes:
             raise InputError(
                 "The published procedure takes slices along one axis alone; choose the pipeline 'card' for three."

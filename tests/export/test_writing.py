@@ -257,3 +257,23 @@ def test_surfaces_of_small_voxels_keep_their_shape(tmp_path, size):
     np.testing.assert_allclose(np.ptp(corners, axis=0) / size, (12, 32, 12), atol=2.5)
     record = json.loads((tmp_path / "ct_labels.json").read_text())["provenance"]["meshes"]
     assert record["smoothed_mm"] == min(1.0, size)
+
+
+@pytest.mark.parametrize("given", ["folder", "file"])
+@pytest.mark.parametrize("name", ["dicom-seg", "rtstruct"])
+def test_an_image_of_the_series_is_never_replaced(tmp_path, given, name):
+    volume = _series(tmp_path / "scan")
+    if given == "file":
+        volume = read_volume(tmp_path / "scan" / "0.dcm")
+    victim = tmp_path / "scan" / "3.dcm"
+    if name == "rtstruct":
+        victim = victim.rename(victim.with_name("3.rtstruct.dcm"))
+    before = victim.read_bytes()
+    labels = np.ones(volume.data.shape, np.uint8)
+    request = ExportRequest(victim.parent, "3", (name,), overwrite=True)
+    with pytest.raises(FileProblem, match="an image of it"):
+        export(labels, volume.geometry, NAMES, request, source=volume.source)
+    assert victim.read_bytes() == before
+    for _ in range(2):  # what was exported before may be replaced
+        other = ExportRequest(victim.parent, "labels", (name,), overwrite=True)
+        export(labels, volume.geometry, NAMES, other, source=volume.source)

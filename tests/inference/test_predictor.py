@@ -429,7 +429,8 @@ def test_arrays_that_are_no_volumes(plain: TransUNet, array: Array, sentence: st
     ("options", "sentence"),
     [
         ({"pipeline": "magic"}, "pipeline 'magic'; choose one of card, paper"),
-        ({"batch_size": 0}, "at least 1, not 0"),
+        ({"batch_size": 0}, "from 1 to 4096, not 0"),
+        ({"batch_size": 10**12}, "from 1 to 4096"),
         ({"device": "tpu"}, "device 'tpu'; choose one of auto, cpu, cuda"),
         ({"device": "cpu", "precision": "int4"}, "precision 'int4'; choose one of auto, float32"),
     ],
