@@ -182,11 +182,9 @@ def test_the_lock_is_kept_as_long_as_a_save_is_under_way(tmp_path, monkeypatch):
     _until(lambda: store.sessions() and not store.sessions()[0].in_use)
 
 
-KILLS = 50
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="processes are killed by a signal")
-def test_fifty_kills_lose_no_edit_older_than_the_delay(tmp_path):
+@pytest.mark.parametrize("kills", [14, pytest.param(50, marks=pytest.mark.slow)])
+def test_kills_lose_no_edit_older_than_the_delay(tmp_path, kills):
     """Each child goes on from what the last one left, so that damage would add up."""
     rng = random.Random(7)
     script = Path(__file__).with_name("saving_victim.py")
@@ -201,7 +199,7 @@ def test_fifty_kills_lose_no_edit_older_than_the_delay(tmp_path):
         text=True,
         bufsize=1,
     )
-    for kill in range(KILLS):
+    for kill in range(kills):
         nursery.stdin.write(f"{kill}\n")
         word, pid = nursery.stdout.readline().split()
         assert word == "ready"
@@ -232,6 +230,6 @@ def test_fifty_kills_lose_no_edit_older_than_the_delay(tmp_path):
         judged += bool(due)
     nursery.stdin.close()
     assert nursery.wait(60) == 0
-    assert opened > KILLS * 0.8
-    assert judged >= 5, "too few edits were old enough to be missed"
+    assert opened > kills * 0.6
+    assert judged >= kills // 10, "too few edits were old enough to be missed"
     assert len(store.sessions()) == 1
