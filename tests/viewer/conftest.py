@@ -33,6 +33,25 @@ def libraries() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def garbage() -> Iterator[None]:
+    """Leave what napari keeps of each viewer (its actions and menus) out of the next searches, which it slowed down."""
+    yield
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def manifests() -> Iterator[None]:
+    """Read the manifests of all plugins once, and not again for each viewer."""
+    from npe2 import PluginManifest
+
+    found = list(PluginManifest.discover())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PluginManifest, "discover", lambda paths=(): iter(found))
+        yield
+
+
 @pytest.fixture(autouse=True, scope="session")
 def small_networks() -> Iterator[None]:
     """Networks that take no time; a test that wants OpenVINO puts `backends.has_openvino` back."""
