@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, Signal
 
+from napari_transunet.viewer.segment.predictors import load_torch_libraries
 from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.messages import device_name
 
@@ -120,6 +121,7 @@ class DeviceChooser(ElidingCombo):
 
 def find_devices() -> list[FoundDevice]:
     """What the network can run on, the automatic choice first. Imports torch: not for the GUI thread."""
+    load_torch_libraries()
     from napari_transunet.inference.devices import available_devices, resolve_device, resolve_precision
 
     return [

@@ -54,6 +54,7 @@ from napari_transunet.viewer.widgets.messages import (
     progress_sentence,
 )
 from napari_transunet.viewer.widgets.preferences import load_preferences
+from napari_transunet.viewer.widgets.qt_helpers import single_shot
 from napari_transunet.viewer.widgets.tab_group import join_tabs
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.viewer.widgets.volume_chooser import VolumeChooser
@@ -77,6 +78,7 @@ _KEPT = (
     *("advanced", "orthogonal_planes", "mirror_tta"),
     *("cluster_address", "cluster_ca", "cluster_cert", "cluster_key"),
 )
+_IDLE = 500  # ms without another choice, after which the network is made ready
 _PATIENCE = 20.0  # s to wait for the current batch when the window closes
 
 
@@ -107,6 +109,7 @@ class SegmentDock(QWidget):
         self._tasks = BackgroundTasks(self)
         self._links = EventLinks()
         self._attached = False
+        self._idle = single_shot(self, _IDLE, self._prepare)
         preferences = load_preferences()
 
         self.volume = VolumeChooser(self._viewer, self)
@@ -306,6 +309,7 @@ class SegmentDock(QWidget):
             return
         self._attached = False
         self._widget_state.keep()
+        self._idle.stop()
         self.segmentation.detach()
         self._tasks.drop()
         self.checkpoints.detach()
@@ -490,6 +494,11 @@ class SegmentDock(QWidget):
             candidate.path, options, img_size=self.advanced.img_size, cluster=self.device.cluster
         )
 
+    def _prepare(self) -> None:
+        candidate = self.checkpoint.candidate
+        if self._attached and self.ready and candidate is not None:
+            self.segmentation.prepare(self._settings(candidate))
+
     def _destination(self) -> Result | None:
         """The labels that the next run would write into; None where it would make new ones."""
         image, candidate, shown = self.volume.layer, self.checkpoint.candidate, self.result
@@ -557,6 +566,7 @@ class SegmentDock(QWidget):
             done=status.done if status is not None else 0,
             total=status.total if status is not None else 0,
         )
+        self._idle.start()
         if self.question.open:
             return
         self._set_status(

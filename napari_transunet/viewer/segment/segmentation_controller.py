@@ -14,7 +14,7 @@ from napari_transunet.errors import TransUNetError
 from napari_transunet.inference.compatibility import doubt_about, doubt_about_augmentation
 from napari_transunet.viewer.layers.fingerprints import fingerprinted_volume
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, volume_of
-from napari_transunet.viewer.segment.predictors import PredictorCache
+from napari_transunet.viewer.segment.predictors import PredictorCache, prepare_ahead
 from napari_transunet.viewer.segment.segmentation_run import SegmentationRun
 from napari_transunet.viewer.segment.segmentation_worker import SegmentationWorker
 from napari_transunet.viewer.sessions.autosave_controller import (
@@ -33,12 +33,14 @@ from napari_transunet.viewer.widgets.messages import (
     restored_sentence,
 )
 from napari_transunet.viewer.widgets.preferences import load_preferences
+from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
 if TYPE_CHECKING:
     from napari.layers import Labels
     from napari.viewer import Viewer
 
     from napari_transunet.viewer.segment.checkpoint_chooser import Candidate
+    from napari_transunet.viewer.segment.predictors import PredictorSettings
     from napari_transunet.viewer.segment.run_messages import RunOutcome, RunRequest
     from napari_transunet.viewer.sessions.results import Result
     from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
@@ -87,6 +89,8 @@ class SegmentationController(QObject):
         self._sessions = sessions_of(viewer)
         self._sessions.save_failed.connect(self.message)
         self._cache = PredictorCache()
+        self._tasks = BackgroundTasks(self)
+        self._ahead: PredictorSettings | None = None  # what was prepared unasked last
         self.run: SegmentationRun | None = None
         """The run that goes on."""
         self._new_layer: Labels | None = None  # that was made for it
@@ -96,6 +100,13 @@ class SegmentationController(QObject):
         self._statuses: weakref.WeakKeyDictionary[Labels, ResultStatus] = weakref.WeakKeyDictionary()
 
     # -- before a run ---------------------------------------------------------------------------------------
+
+    def prepare(self, settings: PredictorSettings) -> None:
+        """Make the network ready that the next run is likely to take; a run that comes meanwhile waits for it."""
+        if self.run is None and settings.cluster is None and settings != self._ahead:
+            self._ahead = settings
+            # A program must not end in the middle of a network's native code.
+            self._tasks.run(partial(prepare_ahead, self._cache, settings), lambda _: None, finish=True)
 
     def ask(self, request: RunRequest, destination: Callable[[], Result | None]) -> None:
         """Begin a run, once a person has answered what is doubtful about it; `destination` says into which labels."""
@@ -183,7 +194,9 @@ class SegmentationController(QObject):
         """Nobody watches any more: end the run, and let the networks go."""
         if self.run is not None:
             self.run.abandon()
+        self._tasks.drop()
         self._cache.clear()
+        self._ahead = None
 
     def unfinished(self, run: SegmentationRun | None) -> list[Unfinished]:
         """What the window has to wait for that closes now, while this run went on."""

@@ -17,7 +17,8 @@ from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.errors import FileProblem
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.inference.predictor import Predictor
-from napari_transunet.viewer.segment.predictors import PredictorCache, PredictorSettings
+from napari_transunet.viewer.segment import predictors
+from napari_transunet.viewer.segment.predictors import PredictorCache, PredictorSettings, prepare_ahead
 from napari_transunet.volumes.phantom import synthetic_ct
 from tests.networks import small_network
 
@@ -109,3 +110,18 @@ def test_no_more_are_kept_than_asked_for(settings: PredictorSettings) -> None:
     assert [each in cache for each in all_settings] == [False, True, True]
     cache.clear()
     assert not any(each in cache for each in all_settings)
+
+
+def test_what_is_prepared_ahead_is_there_for_the_run_and_never_takes_scarce_memory(
+    settings: PredictorSettings, loads: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cache = PredictorCache()
+    monkeypatch.setattr(predictors, "be_nice", lambda: None)  # it would stay with this thread
+    monkeypatch.setattr(predictors, "available_memory", lambda: 3 * settings.checkpoint.stat().st_size)
+    prepare_ahead(cache, settings)
+    prepare_ahead(cache, PredictorSettings(tmp_path / "none.safetensors"))
+    assert not loads
+    monkeypatch.undo()
+    monkeypatch.setattr(predictors, "be_nice", lambda: None)
+    prepare_ahead(cache, settings)
+    assert settings in cache
