@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_transunet.volumes.labels import organ_words
+from napari_transunet.volumes.labels import parted
 
 if TYPE_CHECKING:
     from napari_transunet.volumes.geometry import Geometry
@@ -75,12 +75,5 @@ def _left_positions(
             left = geometry.origin[0] + float(
                 np.asarray(geometry.direction[0]) @ (centre * np.asarray(geometry.spacing[::-1]))
             )
-            positions[_parted(name)] = left
+            positions[parted(name)] = left
     return positions
-
-
-def _parted(name: str) -> tuple[str, str]:
-    """An organ's name without its side, and the side."""
-    words = organ_words(name)
-    side = next((word for word in words if word in ("left", "right")), "")
-    return " ".join(word for word in words if word != side), side

@@ -117,6 +117,13 @@ def organ_words(name: str) -> list[str]:
     return [_SIDES.get(word, word) for word in words]
 
 
+def parted(name: str) -> tuple[str, str]:
+    """An organ's words without its side, and the side, "left", "right" or "": "Kidney_L" gives ("kidney", "left")."""
+    words = organ_words(name)
+    side = next((word for word in words if word in ("left", "right")), "")
+    return " ".join(word for word in words if word != side), side
+
+
 def organ_key(name: str) -> str:
     """The same for every spelling of an organ's name: "Left-Kidney", "kidney_left" and "Kidney L"."""
     return " ".join(sorted(organ_words(name)))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+from napari_transunet.volumes.labels import parted
 
 if TYPE_CHECKING:
     from napari_transunet.volumes.labels import Label, LabelSet
@@ -44,13 +46,13 @@ _CONCEPTS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def code_of(label: Label | None, name: str) -> Any:
+def code_of(label: Label, name: str) -> Any:
     """A `pydicom.sr.coding.Code`: the card's own, else that of a known organ, else "organ"; the name tells which."""
     from pydicom.sr.codedict import codes
     from pydicom.sr.coding import Code
 
-    if label is not None and label.snomed and re.fullmatch(r"\d{6,18}", label.snomed):
-        return Code(label.snomed, "SCT", name[:LONGEST_NAME])
+    if label.snomed and re.fullmatch(r"\d{6,18}", label.snomed):
+        return Code(label.snomed, "SCT", name)
     base, _ = parted(name)
     # "liver tumor" and "kidney cyst" are no liver and no kidney.
     concept = _CONCEPTS.get(base) or next(
@@ -59,26 +61,17 @@ def code_of(label: Label | None, name: str) -> Any:
     return getattr(codes.SCT, concept) if concept else codes.SCT.Organ
 
 
-def dicom_names(label_set: LabelSet, values: Sequence[int], notes: list[str]) -> dict[int, str]:
-    """The names of these labels as DICOM's LO holds them, each once: no backslash, no line break, 64 characters."""
+def dicom_names(labels: LabelSet, notes: list[str]) -> dict[int, str]:
+    """The names of labels as DICOM's LO holds them, each once: no backslash, no line break, 64 characters."""
     found: dict[int, str] = {}
-    for value in values:
-        label = label_set.get(value)
-        full = label.name if label is not None else f"label {value}"
-        plain = "".join(char if char.isprintable() else " " for char in full.replace("\\", "/")).strip()
-        name = plain[:LONGEST_NAME].rstrip() or f"label {value}"
-        if name in found.values() and name != full:
-            name = f"{name[: LONGEST_NAME - 8]} ({value})"
-        if name != full:
+    for label in labels:
+        plain = "".join(char if char.isprintable() else " " for char in label.name.replace("\\", "/")).strip()
+        name = plain[:LONGEST_NAME].rstrip() or f"label {label.value}"
+        if name in found.values() and name != label.name:
+            name = f"{name[: LONGEST_NAME - 8]} ({label.value})"
+        if name != label.name:
             notes.append(
-                f"DICOM cannot hold the name {full[:80]!r} of label {value}; it is written as {name!r}."
+                f"DICOM cannot hold the name {label.name[:80]!r} of label {label.value}; it is written as {name!r}."
             )
-        found[value] = name
+        found[label.value] = name
     return found
-
-
-def parted(name: str) -> tuple[str, str]:
-    """A name's words without its side, and the side: "kidney_left" gives ("kidney", "left")."""
-    words = [{"l": "left", "r": "right"}.get(word, word) for word in re.findall(r"[a-z0-9]+", name.lower())]
-    side = next((word for word in words if word in ("left", "right")), "")
-    return " ".join(word for word in words if word != side), side

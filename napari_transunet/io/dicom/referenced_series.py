@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,12 @@ from pydicom.valuerep import DA, TM
 
 from napari_transunet.errors import FileProblem, InputError, VolumeError
 from napari_transunet.io.dicom.headers import Header, damage_named
-from napari_transunet.io.dicom.numbers import numbers
+from napari_transunet.io.dicom.numbers import numbers, whole_number
+from napari_transunet.io.dicom.organ_codes import LONGEST_NAME, dicom_names
 from napari_transunet.io.dicom.series_search import scan
+from napari_transunet.io.writing import label_array
 from napari_transunet.volumes.geometry import GRID_TOLERANCE
+from napari_transunet.volumes.labels import LabelSet
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -35,24 +39,76 @@ def why_not(source: Source | None) -> str | None:
     return None
 
 
-def referenced_instances(source: Source, kind: str, notes: list[str]) -> list[Dataset]:
-    """Headers of the images of the series, in no particular order, with all fields that what refers to it repeats.
+@dataclass(frozen=True)
+class LabelledSeries:
+    """Labels on the images of the series that they were made on.
 
-    Parameters
+    Attributes
     ----------
-    source : where the series lies
-    kind : what is to be written, e.g. "DICOM segmentation"
-    notes : gets a sentence on fields that have no valid value and were emptied
-
-    Raises
-    ------
-    InputError
-        Its files have several frames, or lack a UID.
-    VolumeError
-        It is not there any more, or damaged.
-    FileProblem
-        The folder is gone.
+    name : of the scan
+    instances : headers of the images, with all fields that what refers to them repeats
+    planes : the labels of each image's pixels (rows, columns)
+    labels : those that occur, each with a name
+    names : those of these labels, as DICOM can hold them
+    notes : a sentence on each thing that is other in what is written than in the labels or the series
     """
+
+    name: str
+    instances: list[Dataset]
+    planes: list[NDArray[Any]]
+    labels: LabelSet
+    names: Mapping[int, str]
+    notes: list[str]
+
+    @classmethod
+    def of(
+        cls, labels: NDArray[Any], geometry: Geometry, label_set: LabelSet, source: Source | None, kind: str
+    ) -> LabelledSeries:
+        """Labels (z, y, x) on the grid of the series in `source`; `kind` is what is to be written of them.
+
+        Raises
+        ------
+        InputError
+            The scan is no DICOM series that can be referred to, has several frames a file or several images at a
+            position, or there are no labels.
+        VolumeError
+            The series is not the one that the labels were made on any more, is damaged, or the values are no labels.
+        FileProblem
+            It is gone.
+        """
+        if (reason := why_not(source)) is not None:
+            raise InputError(f"A {kind} cannot be written: {reason} Choose another format.")
+        assert source is not None
+        labels = label_array(labels, geometry)
+        values = [int(value) for value in np.unique(labels) if value]
+        if not values:
+            raise InputError("There are no labels to write.")
+        notes: list[str] = []
+        instances = _instances(source, kind, notes)
+        planes = _planes_of(instances, labels, geometry, kind)
+        named = LabelSet(tuple(label for label in label_set.completed(values) if label.value in values))
+        return cls(source.name, instances, planes, named, dicom_names(named, notes), notes)
+
+    @property
+    def number(self) -> int:
+        """SeriesNumber; 0 where it has none that can be read."""
+        try:
+            return whole_number(self.instances[0], "SeriesNumber", "the series") or 0
+        except VolumeError:
+            return 0
+
+
+def made_by(provenance: Mapping[str, Any] | None) -> tuple[str, str]:
+    """Name of the checkpoint that made labels, empty where none did, and what DICOM calls the way they were made."""
+    provenance = provenance or {}
+    checkpoint = str(provenance.get("checkpoint") or "")[:LONGEST_NAME]
+    if not checkpoint:
+        return "", "MANUAL"
+    return checkpoint, "SEMIAUTOMATIC" if provenance.get("edited_voxels") else "AUTOMATIC"
+
+
+def _instances(source: Source, kind: str, notes: list[str]) -> list[Dataset]:
+    """Headers of the images of the series, in no particular order; `notes` gets which fields were emptied."""
     assert source.path is not None
     whole = source.path.is_dir()
     folder = source.path if whole else source.path.parent
@@ -169,18 +225,10 @@ def to_voxels(geometry: Geometry) -> NDArray[np.float64]:
     return back
 
 
-def planes_of(
+def _planes_of(
     instances: Sequence[Dataset], labels: NDArray[Any], geometry: Geometry, kind: str
 ) -> list[NDArray[Any]]:
-    """The labels of each image's pixels, (rows, columns), whichever way the grid runs.
-
-    Raises
-    ------
-    InputError
-        The series has several images at each position.
-    VolumeError
-        The images are not the slices of the grid.
-    """
+    """The labels of each image's pixels, (rows, columns), whichever way the grid runs."""
     planes = [_plane_of(instance, labels, geometry) for instance in instances]
     covered = sum(plane.size for plane in planes)
     if covered > labels.size and covered % labels.size == 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +15,13 @@ from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 
 from napari_transunet import __version__
-from napari_transunet.errors import InputError, VolumeError
+from napari_transunet.errors import InputError
 from napari_transunet.files import atomic_path
 from napari_transunet.io.dicom.contours import contours_of
 from napari_transunet.io.dicom.headers import damage_named
-from napari_transunet.io.dicom.numbers import numbers, whole_number
-from napari_transunet.io.dicom.organ_codes import LONGEST_NAME, code_of, dicom_names
-from napari_transunet.io.dicom.referenced_series import axes_of, planes_of, referenced_instances, why_not
-from napari_transunet.io.writing import label_array
+from napari_transunet.io.dicom.numbers import numbers
+from napari_transunet.io.dicom.organ_codes import LONGEST_NAME, code_of
+from napari_transunet.io.dicom.referenced_series import LabelledSeries, axes_of, made_by
 
 if TYPE_CHECKING:
     from napari_transunet.io.dicom.contours import Points
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from napari_transunet.volumes.labels import Label, LabelSet
     from napari_transunet.volumes.volume import Source
 
-_KIND = "structure set"
 _STORAGE = "1.2.840.10008.5.1.4.1.1.481.3"
 _STUDY = "1.2.840.10008.3.1.2.3.1"  # what a referenced study is called, since the standard asks for a class
 _REPEATED = (
@@ -57,7 +55,7 @@ def write_rtstruct(
     *,
     provenance: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-    noted: Callable[[str], None] | None = None,
+    noted: Callable[[str], None] = lambda _note: None,
 ) -> Path:
     """Write labels as an RT structure set of the series in `source`, a region (ROI) for each label that occurs.
 
@@ -89,28 +87,19 @@ def write_rtstruct(
         raise InputError(
             'Structure sets need scikit-image; install it with: pip install "napari-transunet[export]".'
         ) from error
-    if (reason := why_not(source)) is not None:
-        raise InputError(f"A structure set cannot be written: {reason} Choose another format.")
-    assert source is not None
-    labels = label_array(labels, geometry)
-    values = [int(value) for value in np.unique(labels) if value]
-    if not values:
-        raise InputError("There are no labels to write.")
-    notes: list[str] = []
-    instances = referenced_instances(source, _KIND, notes)
-    planes = planes_of(instances, labels, geometry, _KIND)
-    contours: dict[int, list[Dataset]] = {value: [] for value in values}
-    for instance, plane in sorted(zip(instances, planes, strict=True), key=lambda pair: _depth(pair[0])):
+    series = LabelledSeries.of(labels, geometry, label_set, source, "structure set")
+    contours: dict[int, list[Dataset]] = {label.value: [] for label in series.labels}
+    pairs = zip(series.instances, series.planes, strict=True)
+    for instance, plane in sorted(pairs, key=lambda pair: _depth(pair[0])):
         for value in np.unique(plane[plane != 0]).tolist():
             contours[value] += [_contour(points, instance) for points in contours_of(plane == value)]
     with damage_named("the DICOM series cannot be referred to by a structure set"):
-        written = _structure_set(instances, source)
-        _add_regions(written, contours, label_set, provenance or {}, notes)
+        written = _structure_set(series)
+        _add_regions(written, contours, series, provenance)
     with atomic_path(path, overwrite=overwrite) as temporary:
         written.save_as(temporary, enforce_file_format=True)
-    if noted is not None:
-        for note in notes:
-            noted(note)
+    for note in series.notes:
+        noted(note)
     return path
 
 
@@ -120,9 +109,9 @@ def _depth(instance: Dataset) -> float:
     return float(np.dot(np.cross(*axes_of(instance)), position))
 
 
-def _structure_set(instances: Sequence[Dataset], source: Source) -> FileDataset:
+def _structure_set(labelled: LabelledSeries) -> FileDataset:
     """Everything but the regions."""
-    first, now = instances[0], datetime.now().astimezone()
+    first, now = labelled.instances[0], datetime.now().astimezone()
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = _STORAGE, generate_uid()
     # In explicit syntaxes a contour has 64 kB, which long ones exceed.
@@ -130,32 +119,22 @@ def _structure_set(instances: Sequence[Dataset], source: Source) -> FileDataset:
     written = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
     written.SpecificCharacterSet = "ISO_IR 192"
     written.SOPClassUID, written.SOPInstanceUID = _STORAGE, meta.MediaStorageSOPInstanceUID
-    for name in _REPEATED:
-        setattr(written, name, first[name].value)
-    try:
-        number = whole_number(first, "SeriesNumber", "the series") or 0
-    except VolumeError:
-        number = 0
-    written.Modality, written.SeriesInstanceUID, written.SeriesNumber = (
-        "RTSTRUCT",
-        generate_uid(),
-        number + 2000,
-    )
-    written.SeriesDescription = f"Contours of {source.name}"[:LONGEST_NAME]
+    for field in _REPEATED:
+        setattr(written, field, first[field].value)
+    written.Modality, written.SeriesInstanceUID = "RTSTRUCT", generate_uid()
+    written.SeriesNumber = labelled.number + 2000
+    written.SeriesDescription = f"Contours of {labelled.name}"[:LONGEST_NAME]
     written.OperatorsName = written.PositionReferenceIndicator = ""
     written.Manufacturer = written.ManufacturerModelName = "napari-transunet"
     written.SoftwareVersions = __version__
     written.StructureSetLabel = "ORGANS"
-    written.StructureSetDate, written.StructureSetTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
-    written.InstanceCreationDate, written.InstanceCreationTime = (
-        written.StructureSetDate,
-        written.StructureSetTime,
-    )
+    written.StructureSetDate = written.InstanceCreationDate = now.strftime("%Y%m%d")
+    written.StructureSetTime = written.InstanceCreationTime = now.strftime("%H%M%S")
     written.InstanceNumber = 1
     written.ApprovalStatus = "UNAPPROVED"
     series, study, frame = Dataset(), Dataset(), Dataset()
     series.SeriesInstanceUID = first.SeriesInstanceUID
-    series.ContourImageSequence = [_reference(instance) for instance in instances]
+    series.ContourImageSequence = [_reference(instance) for instance in labelled.instances]
     study.ReferencedSOPClassUID, study.ReferencedSOPInstanceUID = _STUDY, first.StudyInstanceUID
     study.RTReferencedSeriesSequence = [series]
     frame.FrameOfReferenceUID = first.FrameOfReferenceUID
@@ -167,29 +146,22 @@ def _structure_set(instances: Sequence[Dataset], source: Source) -> FileDataset:
 def _add_regions(
     written: FileDataset,
     contours: Mapping[int, list[Dataset]],
-    label_set: LabelSet,
-    provenance: Mapping[str, Any],
-    notes: list[str],
+    labelled: LabelledSeries,
+    provenance: Mapping[str, Any] | None,
 ) -> None:
-    names = dicom_names(label_set, list(contours), notes)
-    checkpoint = str(provenance.get("checkpoint") or "")
-    kind = "MANUAL"
-    if checkpoint:
-        kind = "SEMIAUTOMATIC" if provenance.get("edited_voxels") else "AUTOMATIC"
+    checkpoint, kind = made_by(provenance)
     regions, drawn, observations = [], [], []
-    for value, some in contours.items():
-        label = label_set.get(value)
-        name = names[value]
+    for label in labelled.labels:
+        name = labelled.names[label.value]
         region, contoured, observed = Dataset(), Dataset(), Dataset()
-        region.ROINumber = contoured.ReferencedROINumber = observed.ReferencedROINumber = value
+        region.ROINumber = contoured.ReferencedROINumber = observed.ReferencedROINumber = label.value
         region.ReferencedFrameOfReferenceUID = written.FrameOfReferenceUID
         region.ROIName, region.ROIGenerationAlgorithm = name, kind
         if checkpoint:
-            region.ROIGenerationDescription = checkpoint[:LONGEST_NAME]
-        if label is not None:
-            contoured.ROIDisplayColor = [round(255 * part) for part in label.color]
-        contoured.ContourSequence = some
-        observed.ObservationNumber = value
+            region.ROIGenerationDescription = checkpoint
+        contoured.ROIDisplayColor = [round(255 * part) for part in label.color]
+        contoured.ContourSequence = contours[label.value]
+        observed.ObservationNumber = label.value
         observed.RTROIInterpretedType, observed.ROIInterpreter = "ORGAN", ""
         observed.RTROIIdentificationCodeSequence = [_coded(label, name)]
         regions.append(region)
@@ -200,7 +172,7 @@ def _add_regions(
     written.RTROIObservationsSequence = observations
 
 
-def _coded(label: Label | None, name: str) -> Dataset:
+def _coded(label: Label, name: str) -> Dataset:
     code, item = code_of(label, name), Dataset()
     item.CodeValue, item.CodingSchemeDesignator = code.value, code.scheme_designator
     item.CodeMeaning = code.meaning[:LONGEST_NAME]

@@ -14,16 +14,10 @@ from napari_transunet import __version__
 from napari_transunet.errors import InputError, VolumeError
 from napari_transunet.files import atomic_path
 from napari_transunet.io.dicom.headers import damage_named
-from napari_transunet.io.dicom.numbers import number, numbers, whole_number
-from napari_transunet.io.dicom.organ_codes import LONGEST_NAME, code_of, dicom_names, parted
-from napari_transunet.io.dicom.referenced_series import (
-    axes_of,
-    planes_of,
-    referenced_instances,
-    to_voxels,
-    why_not,
-)
-from napari_transunet.io.writing import label_array
+from napari_transunet.io.dicom.numbers import number, numbers
+from napari_transunet.io.dicom.organ_codes import LONGEST_NAME, code_of
+from napari_transunet.io.dicom.referenced_series import LabelledSeries, axes_of, made_by, to_voxels
+from napari_transunet.volumes.labels import parted
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -32,7 +26,6 @@ if TYPE_CHECKING:
     from napari_transunet.volumes.labels import Label, LabelSet
     from napari_transunet.volumes.volume import Source
 
-_KIND = "DICOM segmentation"
 _FEWEST_PIXELS = 8
 
 
@@ -45,7 +38,7 @@ def write_dicom_seg(
     *,
     provenance: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-    noted: Callable[[str], None] | None = None,
+    noted: Callable[[str], None] = lambda _note: None,
 ) -> Path:
     """Write labels as a binary DICOM segmentation of the series in `source`.
 
@@ -76,86 +69,58 @@ def write_dicom_seg(
         raise InputError(
             'DICOM segmentations need highdicom; install it with: pip install "napari-transunet[export]".'
         ) from error
-    if (reason := why_not(source)) is not None:
-        raise InputError(f"A DICOM segmentation cannot be written: {reason} Choose another format.")
-    assert source is not None
-    labels = label_array(labels, geometry)
-    values = [int(value) for value in np.unique(labels) if value]
-    if not values:
-        raise InputError("There are no labels to write.")
-    notes: list[str] = []
-    instances = referenced_instances(source, _KIND, notes)
-    planes = planes_of(instances, labels, geometry, _KIND)
+    series = LabelledSeries.of(labels, geometry, label_set, source, "DICOM segmentation")
+    values = [label.value for label in series.labels]
     numbers = np.zeros(max(values) + 1, np.uint8 if len(values) < 256 else np.uint16)
     numbers[values] = np.arange(1, len(values) + 1)
-    named = dicom_names(label_set, values, notes)
-    segments = [
-        _described(hd, number, label_set.get(value), value, named[value], provenance or {})
-        for number, value in enumerate(values, 1)
-    ]
-    masks = np.stack([numbers[plane] for plane in planes])
+    masks = np.stack([numbers[plane] for plane in series.planes])
     if masks[0].size < _FEWEST_PIXELS:
         raise InputError(
             f"A DICOM segmentation cannot be written: the images have {masks[0].size} pixels, and highdicom packs fewer"
             f" than {_FEWEST_PIXELS} wrongly. Choose another format."
         )
-    measures, step = _measures(hd, instances, geometry, notes)
+    described = [
+        _described(hd, number, label, series.names[label.value], provenance)
+        for number, label in enumerate(series.labels, 1)
+    ]
+    measures, step = _measures(hd, series.instances, geometry, series.notes)
     with damage_named("the DICOM series cannot be referred to by a segmentation"):
-        written = _segmentation(hd, instances, masks, segments, source, measures)
+        written = hd.seg.Segmentation(
+            source_images=series.instances,
+            pixel_array=masks,
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=described,
+            series_instance_uid=hd.UID(),
+            series_number=series.number + 1000,
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            manufacturer="napari-transunet",
+            manufacturer_model_name="napari-transunet",
+            software_versions=__version__,
+            device_serial_number="0",
+            content_label="SEGMENTATION",
+            content_description="Organs by TransUNet, reviewed in napari"[:LONGEST_NAME],
+            series_description=f"Segmentation of {series.name}"[:LONGEST_NAME],
+            pixel_measures=measures,
+            # Names of organs can hold any character, whichever set the series was written in.
+            specific_character_set="ISO_IR 192",
+        )
     # Of one image, highdicom replaces the distance of slices by 1 mm.
     shared = written.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     shared.SpacingBetweenSlices = step
-    for item, value in zip(written.SegmentSequence, values, strict=True):
-        _add_side(item, label_set.get(value))
+    for item, label in zip(written.SegmentSequence, series.labels, strict=True):
+        _add_side(item, label)
     with atomic_path(path, overwrite=overwrite) as temporary:
         written.save_as(temporary)
+    for note in series.notes:
+        noted(note)
     if values != list(range(1, len(values) + 1)):
         pairs = ", ".join(f"{value} as {number}" for number, value in enumerate(values[:8], 1))
-        notes.append(
+        noted(
             f"The DICOM segmentation numbers its segments from 1 without gaps: labels {pairs}"
             f"{', ...' if len(values) > 8 else ''}; the TrackingID of each segment tells its label."
         )
-    if noted is not None:
-        for note in notes:
-            noted(note)
     return path
-
-
-def _segmentation(
-    hd: Any,
-    instances: list[Dataset],
-    masks: NDArray[Any],
-    segments: list[Any],
-    source: Source,
-    measures: Any,
-) -> Any:
-    return hd.seg.Segmentation(
-        source_images=instances,
-        pixel_array=masks,
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=segments,
-        series_instance_uid=hd.UID(),
-        series_number=_series_number(instances[0]) + 1000,
-        sop_instance_uid=hd.UID(),
-        instance_number=1,
-        manufacturer="napari-transunet",
-        manufacturer_model_name="napari-transunet",
-        software_versions=__version__,
-        device_serial_number="0",
-        content_label="SEGMENTATION",
-        content_description="Organs by TransUNet, reviewed in napari"[:LONGEST_NAME],
-        series_description=f"Segmentation of {source.name}"[:LONGEST_NAME],
-        pixel_measures=measures,
-        # Names of organs can hold any character, whichever set the series was written in.
-        specific_character_set="ISO_IR 192",
-    )
-
-
-def _series_number(instance: Dataset) -> int:
-    try:
-        return whole_number(instance, "SeriesNumber", "the series") or 0
-    except VolumeError:
-        return 0
 
 
 def _measures(
@@ -185,24 +150,17 @@ def _measures(
     return measures, DSfloat(step, auto_format=True)
 
 
-def _described(
-    hd: Any, number: int, label: Label | None, value: int, name: str, provenance: Mapping[str, Any]
-) -> Any:
+def _described(hd: Any, number: int, label: Label, name: str, provenance: Mapping[str, Any] | None) -> Any:
     from pydicom.sr.codedict import codes
 
-    checkpoint = str(provenance.get("checkpoint") or "")
-    kind = "MANUAL"
+    checkpoint, kind = made_by(provenance)
     algorithm = None
     if checkpoint:
-        kind = "SEMIAUTOMATIC" if provenance.get("edited_voxels") else "AUTOMATIC"
         algorithm = hd.AlgorithmIdentificationSequence(
-            name=checkpoint[:LONGEST_NAME],
+            name=checkpoint,
             family=codes.DCM.ArtificialIntelligence,
-            version=str(provenance.get("sha256") or "unknown")[:LONGEST_NAME],
+            version=str((provenance or {}).get("sha256") or "unknown")[:LONGEST_NAME],
         )
-    color = None
-    if label is not None:
-        color = hd.color.CIELabColor.from_rgb(*(round(255 * part) for part in label.color))
     return hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=name,
@@ -211,20 +169,18 @@ def _described(
         algorithm_type=kind,
         algorithm_identification=algorithm,
         tracking_uid=hd.UID(),
-        tracking_id=f"label {value}",
-        display_color=color,
+        tracking_id=f"label {label.value}",
+        display_color=hd.color.CIELabColor.from_rgb(*(round(255 * part) for part in label.color)),
     )
 
 
-def _add_side(item: Dataset, label: Label | None) -> None:
+def _add_side(item: Dataset, label: Label) -> None:
     from highdicom.sr.coding import CodedConcept
     from pydicom.sequence import Sequence as DicomSequence
     from pydicom.sr.codedict import codes
 
-    side = parted(label.name)[1] if label is not None else ""
-    if side:
-        code = codes.SCT.Left if side == "left" else codes.SCT.Right
-        concept = CodedConcept.from_code(code)
+    if side := parted(label.name)[1]:
+        concept = CodedConcept.from_code(codes.SCT.Left if side == "left" else codes.SCT.Right)
         item.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = DicomSequence(
             [concept]
         )

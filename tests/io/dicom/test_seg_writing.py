@@ -351,4 +351,4 @@ def test_names_that_dicom_cannot_hold_are_told(tmp_path, write):
     ("name", "code"), [("Liver", "Liver"), ("liver tumor", "Neoplasm"), ("kidney cyst", "Organ")]
 )
 def test_codes_are_those_of_the_organ_and_not_of_its_host(name, code):
-    assert code_of(None, name) == getattr(codes.SCT, code)
+    assert code_of(Label(1, name, (1.0, 0.0, 0.0)), name) == getattr(codes.SCT, code)
