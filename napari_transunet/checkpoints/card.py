@@ -237,6 +237,20 @@ class ModelCard(BaseModel):
         # A network with a single output channel has no foreground by argmax; its label 0 is all there is.
         return range(1, self.num_classes)
 
+    def contradictions(
+        self, variant: str, num_classes: int, n_skip: int, img_size: tuple[int, int] | None = None
+    ) -> list[str]:
+        """Where the card says something else than the network: "n_skip is 3, in the network 0"."""
+        facts: dict[str, tuple[object, object]] = {
+            "variant": (self.variant, variant),
+            "num_classes": (self.num_classes, num_classes),
+            "img_size": (self.img_size, img_size or self.img_size),
+            "n_skip": (n_skip if self.n_skip is None else self.n_skip, n_skip),
+        }
+        return [
+            f"{name} is {said}, in the network {true}" for name, (said, true) in facts.items() if said != true
+        ]
+
     def with_labels(self, names: Mapping[int, str]) -> ModelCard:
         """The same card with these label names (e.g. a preset that the user picked).
 

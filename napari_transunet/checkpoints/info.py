@@ -253,14 +253,7 @@ def _tokens(size: tuple[int, int], patch: int) -> int:
 
 def _check_card(card: ModelCard | None, layout: Layout, name: str) -> None:
     """Raise a CheckpointError where the card contradicts the tensors."""
-    if card is None:
-        return
-    pairs: Mapping[str, tuple[object, object]] = {
-        "variant": (card.variant, layout.variant.name),
-        "num_classes": (card.num_classes, layout.num_classes),
-        "n_skip": (layout.n_skip if card.n_skip is None else card.n_skip, layout.n_skip),
-    }
-    wrong = [f"{key} is {said}, in the tensors {true}" for key, (said, true) in pairs.items() if said != true]
+    wrong = card.contradictions(layout.variant.name, layout.num_classes, layout.n_skip) if card else []
     if wrong:
         raise CheckpointError(
             f"The model card of {name} contradicts its tensors: {'; '.join(wrong)}; "

@@ -75,17 +75,7 @@ def _bare(model: nn.Module) -> TransUNet:
 def _matching_card(card: ModelCard | None, net: TransUNet) -> ModelCard:
     if card is None:
         return default_card(net)
-    true = {
-        "variant": net.variant.name,
-        "num_classes": net.num_classes,
-        "img_size": tuple(net.img_size),
-        "n_skip": net.n_skip,
-    }
-    wrong = [
-        f"{key} is {getattr(card, key)}, in the network {value}"
-        for key, value in true.items()
-        if getattr(card, key) != value and not (key == "n_skip" and card.n_skip is None)
-    ]
+    wrong = card.contradictions(net.variant.name, net.num_classes, net.n_skip, net.img_size)
     if wrong:
         raise CheckpointError(f"The model card contradicts the network: {'; '.join(wrong)}.")
     return card if card.n_skip is not None else card.updated(n_skip=net.n_skip)

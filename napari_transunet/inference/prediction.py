@@ -14,6 +14,7 @@ from napari_transunet.errors import TransUNetError
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.card import ModelCard
     from napari_transunet.checkpoints.loading import Checkpoint
+    from napari_transunet.inference.options import Pipeline
     from napari_transunet.inference.uncertainty import SliceUncertainty
     from napari_transunet.volumes.volume import Volume
 
@@ -21,39 +22,16 @@ Labels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 
 class SlicePredictor(Protocol):
-    """What predicts slices: a `Predictor` here, or one on another machine."""
+    """What predicts slices: a `Predictor` here, or one on another machine. The attributes are those of `Predictor`."""
 
-    @property
-    def checkpoint(self) -> Checkpoint | None:
-        """What it was made of; None for a bare network."""
-
-    @property
-    def card(self) -> ModelCard:
-        """The model card in use."""
-
-    @property
-    def pipeline(self) -> str:
-        """How slices are prepared."""
-
-    @property
-    def device(self) -> object:
-        """Where the network runs."""
-
-    @property
-    def precision_name(self) -> str:
-        """The precision in use."""
-
-    @property
-    def backend(self) -> str:
-        """What runs the network."""
-
-    @property
-    def orthogonal_planes(self) -> bool:
-        """Whether slices are taken along all three axes."""
-
-    @property
-    def mirror_tta(self) -> bool:
-        """Whether mirror images are averaged."""
+    checkpoint: Checkpoint | None
+    card: ModelCard
+    pipeline: Pipeline
+    device: Any
+    precision_name: str
+    backend: Any
+    orthogonal_planes: bool
+    mirror_tta: bool
 
     def slice_axis(self, volume: Volume | npt.NDArray[Any]) -> int:
         """The axis along which slices are taken."""

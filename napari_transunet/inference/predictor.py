@@ -70,6 +70,7 @@ class Predictor:
     ----------
     options : as given
     device, precision, backend : `torch.device`, `torch.dtype` and name in use
+    precision_name : the precision as people write it, e.g. "bfloat16"
     pipeline, batch_size : as given or chosen
     card : the model card in use
     orthogonal_planes, mirror_tta : whether slices are taken along all three axes, and averaged with mirror images
@@ -101,7 +102,9 @@ class Predictor:
             )
         own_card = self.checkpoint.card if self.checkpoint else default_card(net)
         self.card = own_card if card is None else card
-        _check_card(self.card, net)
+        wrong = self.card.contradictions(net.variant.name, net.num_classes, net.n_skip, net.img_size)
+        if wrong:
+            raise InputError(f"The model card describes another network: {', '.join(wrong)}.")
         self.pipeline = options.pipeline
         self.orthogonal_planes = _orthogonal_planes(options, self.card)
         self.mirror_tta = options.mirror_tta
@@ -112,6 +115,7 @@ class Predictor:
         if ranges is None and self.backend == "openvino" and self.checkpoint is not None:
             ranges = _own_ranges(self.checkpoint, precision)
         self.precision = resolve_dtype(precision, self.device, self.backend, ranges, net.img_size)
+        self.precision_name = str(self.precision).removeprefix("torch.")
         if options.backend == "auto" and self.precision == torch.float32:
             self.backend = "torch"  # nearer to what was trained, and ready sooner; OpenVINO gains little here
         self.batch_size = options.batch_size or default_batch_size(self.device, self.backend, net.img_size)
@@ -128,11 +132,6 @@ class Predictor:
             batch=self.batch_size,
             ranges=ranges,
         )
-
-    @property
-    def precision_name(self) -> str:
-        """The precision in use as people write it, e.g. "bfloat16"."""
-        return str(self.precision).removeprefix("torch.")
 
     @property
     def planes(self) -> int:
@@ -410,18 +409,3 @@ def _orthogonal_planes(options: PredictorOptions, card: ModelCard) -> bool:
     if options.orthogonal_planes:
         check_three_planes(card)
     return card.planes == 3 if options.orthogonal_planes is None else options.orthogonal_planes
-
-
-def _check_card(card: ModelCard, net: TransUNet) -> None:
-    """Refuse a card that describes another network."""
-    facts = {
-        "variant": (card.variant, net.variant.name),
-        "num_classes": (card.num_classes, net.num_classes),
-        "img_size": (tuple(card.img_size), tuple(net.img_size)),
-        "n_skip": (net.n_skip if card.n_skip is None else card.n_skip, net.n_skip),
-    }
-    wrong = [
-        f"{name} {said!r} (the network's is {own!r})" for name, (said, own) in facts.items() if said != own
-    ]
-    if wrong:
-        raise InputError(f"The model card describes another network: {', '.join(wrong)}.")

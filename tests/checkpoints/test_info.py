@@ -159,7 +159,7 @@ def test_a_card_beside_the_file_is_found_and_checked(tmp_path: Path, small_net: 
     assert (report.card.title, report.card_origin) == ("beside", "beside")
     assert any("not the one in the file" in note for note in report.notes)
     card_path(path).write_text(default_card(small_net).updated(num_classes=7).to_json())
-    assert "num_classes is 7, in the tensors 4" in inspect_checkpoint(path).problems[0]
+    assert "num_classes is 7, in the network 4" in inspect_checkpoint(path).problems[0]
 
 
 def test_another_network_has_no_variant(tmp_path: Path) -> None:
