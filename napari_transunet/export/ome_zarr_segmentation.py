@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_transunet.annotation.provenance import RunRecord, now, provenance_of
+from napari_transunet.annotation.provenance import RunRecord, now
 from napari_transunet.annotation.review_order import review_order
 from napari_transunet.errors import InputError
-from napari_transunet.export.segmentation import WORTH_KEEPING, doubts_about
+from napari_transunet.export.segmentation import WORTH_KEEPING, organ_ml, told_of
 from napari_transunet.inference.prediction import PredictionCancelled
 from napari_transunet.io.ome_zarr.labels import LabelsPlace, LabelWriter
-from napari_transunet.volumes.geometry import voxel_ml
 
 if TYPE_CHECKING:
     from napari_transunet.inference.predictor import Predictor
@@ -86,7 +85,7 @@ def segment_ome_zarr(
             "Slices along all three axes need the probabilities of the whole volume in memory; use one plane for an"
             " OME-Zarr."
         )
-    axis, checkpoint = predictor.slice_axis(volume), predictor.checkpoint
+    axis = predictor.slice_axis(volume)
     slices = volume.data.shape[axis]
     writer = LabelWriter(
         place,
@@ -123,7 +122,8 @@ def segment_ome_zarr(
         total=slices - done_before,
         axis=axis,
     )
-    provenance = provenance_of([record]) | {
+    sampled = [_SAMPLED] if predictor.card.normalisation != "window" else []
+    provenance = told_of(record, volume, predictor, sampled) | {
         "source": {
             "name": image.name,
             "level": image.level,
@@ -132,23 +132,13 @@ def segment_ome_zarr(
         },
         "options": dict(options or {}),
     }
-    notes = [*volume.source.notes, *([_SAMPLED] if predictor.card.normalisation != "window" else [])]
-    if notes:
-        provenance["reading_notes"] = notes
-    if doubts := doubts_about(volume, predictor):
-        provenance["compatibility_notes"] = list(doubts)
     if done_before:
         provenance["resumed_at"] = done_before
     else:
         provenance["review_order"] = review_order(errors)[:WORTH_KEEPING]
-    if checkpoint is not None and checkpoint.weights is not None:
-        provenance["checkpoint_weights"] = checkpoint.weights
     names = predictor.card.label_set()
     folder = writer.finish(names, provenance)
-    one = voxel_ml(volume.geometry.spacing)
-    found = tuple(
-        (names.names.get(value, f"label {value}"), count * one) for value, count in writer.voxels.items()
-    )
+    found = organ_ml(writer.voxels, names, volume.geometry.spacing)
     return StreamedLabels(folder, slices, done_before, seconds, found)
 
 

@@ -23,7 +23,7 @@ from napari_transunet.io.writing import write_labels
 from napari_transunet.volumes.geometry import voxel_ml
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from napari_transunet.checkpoints.loading import Checkpoint
     from napari_transunet.inference.options import PredictorOptions
@@ -107,6 +107,28 @@ def doubts_about(volume: Volume, predictor: Predictor) -> tuple[str, ...]:
     return tuple(doubt for doubt in found if doubt is not None)
 
 
+def told_of(
+    record: RunRecord, volume: Volume, predictor: Predictor, notes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What a file of labels says of the run that made them, with notes beside those of the volume's reader."""
+    told = provenance_of([record])
+    if predictor.checkpoint is not None and predictor.checkpoint.weights is not None:
+        told["checkpoint_weights"] = predictor.checkpoint.weights
+    sentences = {
+        "reading_notes": [*volume.source.notes, *notes],
+        "compatibility_notes": list(doubts_about(volume, predictor)),
+    }
+    return told | {key: said for key, said in sentences.items() if said}
+
+
+def organ_ml(
+    counts: Mapping[int, int], names: LabelSet, spacing: Sequence[float]
+) -> tuple[tuple[str, float], ...]:
+    """(name, mL) of labels by their voxels; the spacing in mm."""
+    one = voxel_ml(spacing)
+    return tuple((names.names.get(value, f"label {value}"), count * one) for value, count in counts.items())
+
+
 def segment_volume(
     volume: Volume,
     predictor: Predictor,
@@ -128,7 +150,6 @@ def segment_volume(
     InputError, PredictionCancelled
         As `Predictor.predict`.
     """
-    doubts = doubts_about(volume, predictor)
     axis = predictor.slice_axis(volume)
     slices = volume.data.shape[axis]
     unsure = SliceUncertainties(axis, slices)
@@ -138,19 +159,15 @@ def segment_volume(
     record = RunRecord.from_predictor(
         predictor, date=date, seconds=seconds, slices=slices, total=slices, axis=axis
     )
-    provenance = provenance_of([record])
     order = review_order(unsure.expected_error())
-    provenance["review_order"] = order[:WORTH_KEEPING]
-    checkpoint = predictor.checkpoint
-    if checkpoint is not None and checkpoint.weights is not None:
-        provenance["checkpoint_weights"] = checkpoint.weights
-    notes = {"reading_notes": list(volume.source.notes), "compatibility_notes": list(doubts)}
-    provenance |= {key: sentences for key, sentences in notes.items() if sentences}
+    provenance = told_of(record, volume, predictor) | {"review_order": order[:WORTH_KEEPING]}
     if source_sha256 is not None:
         provenance["source_sha256"] = source_sha256
     if options is not None:
         provenance["options"] = dict(options)
     names = predictor.card.label_set()
+    counts = np.bincount(labels.ravel(), minlength=1)
+    found = {value: int(counts[value]) for value in np.flatnonzero(counts).tolist() if value}
     return SegmentedVolume(
         labels,
         names,
@@ -158,17 +175,8 @@ def segment_volume(
         axis,
         seconds,
         tuple(order),
-        _organ_ml(labels, names, voxel_ml(volume.geometry.spacing)),
-        doubts,
-    )
-
-
-def _organ_ml(labels: Labels, names: LabelSet, one: float) -> tuple[tuple[str, float], ...]:
-    counts = np.bincount(labels.ravel(), minlength=1)
-    return tuple(
-        (names.names.get(int(value), f"label {value}"), float(counts[value] * one))
-        for value in np.flatnonzero(counts)
-        if value
+        organ_ml(found, names, volume.geometry.spacing),
+        tuple(provenance.get("compatibility_notes", ())),
     )
 
 
