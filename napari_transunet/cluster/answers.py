@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import errno
+import math
+import zlib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from napari_transunet.errors import USERS_ERRORS, ExistsError, TransUNetError, sentence_of
+import numpy as np
+
+from napari_transunet.errors import USERS_ERRORS, ExistsError, InputError, TransUNetError, sentence_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_transunet.inference.prediction import Labels
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -48,6 +57,35 @@ class Stopped:
 
 
 Answer = Done | Failed | Lacks | Stopped
+
+
+@dataclass(frozen=True, eq=False)
+class PackedLabels:
+    """Labels on their way, compressed."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    content: bytes
+
+    @classmethod
+    def of(cls, labels: NDArray[Any]) -> PackedLabels:
+        """Labels packed."""
+        return cls(labels.shape, labels.dtype.str, zlib.compress(labels.tobytes(), 1))
+
+    def unpacked(self) -> Labels:
+        """The labels, which cannot be written to.
+
+        Raises
+        ------
+        InputError
+            They are not as many as their shape says.
+        """
+        count = math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        unpacking = zlib.decompressobj()
+        content = unpacking.decompress(self.content, count)
+        if len(content) != count or unpacking.unconsumed_tail:
+            raise InputError("The labels that came back are not of the scan's size.")
+        return cast("Labels", np.frombuffer(content, self.dtype).reshape(self.shape))
 
 
 def failure_of(error: BaseException, worker: str = "") -> Failed:

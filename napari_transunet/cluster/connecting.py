@@ -100,7 +100,7 @@ def connected(choice: SchedulerChoice) -> Iterator[Client]:
     elif choice.kind == "slurm":
         from napari_transunet.cluster.slurm import slurm_cluster
 
-        with slurm_cluster(choice) as cluster, _client(cluster) as client:
+        with slurm_cluster(choice) as cluster, _closing(client := _client(cluster), 5):
             yield client
     else:
         with client_at(choice.address, choice.tls) as client:
@@ -118,23 +118,13 @@ def client_at(address: str, tls: TLSFiles | None = None, *, timeout: float | Non
     """
     need_distributed()
     quiet_logs()
-    from distributed import Client
-
     with settings():
         try:
-            client = Client(
-                address,
-                security=security_of(tls),
-                timeout=timeout or _ANSWERING,
-                set_as_default=False,
-                name="napari-transunet",
-            )
+            client = _client(address, security=security_of(tls), timeout=timeout or _ANSWERING)
         except (OSError, TimeoutError, ValueError, RuntimeError) as error:
             raise SchedulerUnreachable(_why(address, error)) from error
-    try:
+    with _closing(client, 5):
         yield client
-    finally:
-        _close(client)
 
 
 def _why(address: str, error: BaseException) -> str:
@@ -155,20 +145,20 @@ def _why(address: str, error: BaseException) -> str:
     )
 
 
-@contextmanager
-def _client(cluster: Any) -> Iterator[Client]:
+def _client(where: Any, **options: Any) -> Client:
     from distributed import Client
 
-    client = Client(cluster, set_as_default=False, name="napari-transunet")
+    return Client(where, set_as_default=False, name="napari-transunet", **options)
+
+
+@contextmanager
+def _closing(what: Any, seconds: float) -> Iterator[None]:
+    """A client or cluster is closed when the block ends, whatever that comes to."""
     try:
-        yield client
+        yield
     finally:
-        _close(client)
-
-
-def _close(client: Client) -> None:
-    with contextlib.suppress(OSError, TimeoutError, RuntimeError):
-        client.close(timeout=5)
+        with contextlib.suppress(OSError, TimeoutError, RuntimeError):
+            what.close(timeout=seconds)
 
 
 @contextmanager
@@ -189,20 +179,16 @@ def _local(count: int | None) -> Iterator[Client]:
             },
             silence_logs=logging.CRITICAL,
         )
-    try:
-        with _client(cluster) as client:
-            try:
-                client.wait_for_workers(limits.workers, timeout=_STARTING)
-            except TimeoutError as error:
-                raise ClusterProblem(
-                    f"The {limits.workers} worker processes did not start within {_STARTING:g} s; ask for fewer, such "
-                    "as local:1."
-                ) from error
-            yield client
-            _wait_until_idle(client)
-    finally:
-        with contextlib.suppress(OSError, TimeoutError, RuntimeError):
-            cluster.close(timeout=10)
+    with _closing(cluster, 10), _closing(client := _client(cluster), 5):
+        try:
+            client.wait_for_workers(limits.workers, timeout=_STARTING)
+        except TimeoutError as error:
+            raise ClusterProblem(
+                f"The {limits.workers} worker processes did not start within {_STARTING:g} s; ask for fewer, such "
+                "as local:1."
+            ) from error
+        yield client
+        _wait_until_idle(client)
 
 
 @contextmanager

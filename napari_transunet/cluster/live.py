@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from distributed import CancelledError, Future, KilledWorker, get_worker, wait
 
 from napari_transunet.cluster.address import ClusterAddress, ClusterProblem, ConnectionLost
-from napari_transunet.cluster.answers import Done, Failed, Lacks, failure_of
+from napari_transunet.cluster.answers import Done, Failed, Lacks, PackedLabels, failure_of
 from napari_transunet.cluster.checkpoints import CheckpointReference, sent
 from napari_transunet.cluster.connecting import client_at
 from napari_transunet.cluster.on_worker import (
@@ -41,7 +39,7 @@ if TYPE_CHECKING:
 
     from napari_transunet.checkpoints.loading import Checkpoint
     from napari_transunet.inference.options import PredictorOptions
-    from napari_transunet.inference.prediction import Labels, SlicePrediction
+    from napari_transunet.inference.prediction import SlicePrediction
     from napari_transunet.inference.predictor import Predictor
 
 _AHEAD = 2  # batches asked for at a time
@@ -74,17 +72,10 @@ class _Ready:
 
 
 @dataclass(frozen=True, eq=False)
-class _PackedSlice:
-    prediction: SlicePrediction  # with an empty plane
-    shape: tuple[int, ...]
-    plane: bytes
-
-
-@dataclass(frozen=True, eq=False)
 class _Batch:
-    """Slices on their way; none where the run is over."""
+    """Slices on their way, each without its plane and that beside it; none where the run is over."""
 
-    slices: tuple[_PackedSlice, ...]
+    slices: tuple[tuple[SlicePrediction, PackedLabels], ...]
     waiting: int
 
 
@@ -152,12 +143,7 @@ def _begin(
 
 def _next_batch(run: LiveRun, name: str, number: int) -> _Batch:
     found = run.next(number, is_cancelled(), worker_state().network)
-    packed = tuple(
-        _PackedSlice(
-            replace(one, plane=one.plane[:0]), one.plane.shape, zlib.compress(one.plane.tobytes(), 1)
-        )
-        for one in found
-    )
+    packed = tuple((replace(one, plane=one.plane[:0]), PackedLabels.of(one.plane)) for one in found)
     return _Batch(packed, _others(name))
 
 
@@ -167,16 +153,6 @@ def _others(name: str) -> int:
     keys = [str(task.key) for tasks in (state.executing, state.ready) for task in list(tasks)]
     others = {key.rsplit("-", 1)[0] if key.startswith("live-") else key for key in keys}
     return len(others - {name})
-
-
-def _unpacked(one: _PackedSlice) -> SlicePrediction:
-    dtype = one.prediction.plane.dtype
-    count = int(np.prod(one.shape)) * dtype.itemsize
-    unpacking = zlib.decompressobj()
-    plane = unpacking.decompress(one.plane, count)
-    if len(plane) != count:
-        raise InputError("A slice that came back is not of the scan's size.")
-    return replace(one.prediction, plane=cast("Labels", np.frombuffer(plane, dtype).reshape(one.shape)))
 
 
 class RemotePredictor:
@@ -201,7 +177,7 @@ class RemotePredictor:
         cluster: ClusterAddress,
         loading: LoadingOptions | None = None,
     ) -> None:
-        self.checkpoint = checkpoint
+        self.checkpoint: Checkpoint | None = checkpoint
         self.card = checkpoint.card
         self.options = replace(options, device="auto")
         self.pipeline = options.pipeline
@@ -311,7 +287,7 @@ class RemotePredictor:
                     return
                 if self.on is not None:
                     self.on = replace(self.on, waiting=batch.waiting)
-                yield [_unpacked(one) for one in batch.slices]
+                yield [replace(one, plane=plane.unpacked()) for one, plane in batch.slices]
         finally:
             if client.status == "running":
                 client.cancel(list(futures))

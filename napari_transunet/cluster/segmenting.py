@@ -6,21 +6,18 @@ import hashlib
 import os
 import secrets
 import tempfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from napari_transunet.cluster.answers import Answer, Done, Lacks, Stopped, failure_of
+from napari_transunet.cluster.answers import Answer, Done, Lacks, PackedLabels, Stopped, failure_of
 from napari_transunet.cluster.batch import Unit
 from napari_transunet.cluster.checkpoints import CheckpointReference, cards_of, sent
 from napari_transunet.cluster.on_worker import is_cancelled, worker_address, worker_name, worker_state
-from napari_transunet.errors import ExistsError, InputError
+from napari_transunet.errors import ExistsError
 from napari_transunet.export.segmentation import (
     LoadingOptions,
     ReadingOptions,
@@ -41,7 +38,6 @@ if TYPE_CHECKING:
     from napari_transunet.cluster.checkpoints import SentCheckpoint
     from napari_transunet.export.segmentation import SegmentedVolume
     from napari_transunet.inference.options import PredictorOptions
-    from napari_transunet.inference.prediction import Labels
     from napari_transunet.volumes.volume import Volume
 
 _MARKER = "shared"
@@ -135,12 +131,10 @@ class SegmentedScan:
 
 @dataclass(frozen=True, eq=False)
 class ReturnedLabels:
-    """Labels on their way to a client whose folder the worker does not see; the planes compressed."""
+    """Labels on their way to a client whose folder the worker does not see; `segmented` is without them."""
 
     segmented: SegmentedVolume
-    shape: tuple[int, ...]
-    dtype: str
-    planes: bytes
+    labels: PackedLabels
     told: SegmentedScan
 
 
@@ -209,7 +203,8 @@ def segment_scan(plan: SegmentationPlan, unit: SegmentationUnit, given: SentVolu
         if cancelled():
             return Stopped()
         if not writes:
-            return Done(_packed(made, told), worker=name)
+            bare = replace(made, labels=made.labels[:0])
+            return Done(ReturnedLabels(bare, PackedLabels.of(made.labels), told), worker=name)
         _write(plan, target, made, volume, digest)
         return Done(told, worker=name)
     except PredictionCancelled:
@@ -251,13 +246,6 @@ def _read(plan: SegmentationPlan, source: Path) -> Volume:
     return read_volume(source, series=reading.series, channel=reading.channel, time=reading.time_point)
 
 
-def _packed(made: SegmentedVolume, told: SegmentedScan) -> ReturnedLabels:
-    labels = np.ascontiguousarray(made.labels)
-    planes = zlib.compress(labels.tobytes(), 1)
-    bare = replace(made, labels=made.labels[:0])
-    return ReturnedLabels(bare, labels.shape, labels.dtype.str, planes, told)
-
-
 def _read_here(plan: SegmentationPlan, unit: SegmentationUnit) -> SentVolume | Done:
     """The scan as it travels to a worker that does not see it; or that its labels are there already.
 
@@ -275,14 +263,8 @@ def _written_here(plan: SegmentationPlan, unit: SegmentationUnit, result: Any) -
     """What there is to tell, after labels that came back are written."""
     if not isinstance(result, ReturnedLabels):
         return result
-    count = int(np.prod(result.shape)) * np.dtype(result.dtype).itemsize
-    unpacking = zlib.decompressobj()
-    planes = unpacking.decompress(result.planes, count)
-    if len(planes) != count or unpacking.unconsumed_tail:
-        raise InputError("The labels that came back are not of the scan's size.")
-    labels = cast("Labels", np.frombuffer(planes, result.dtype).reshape(result.shape))
     volume = _read(plan, Path(unit.source))
-    made = replace(result.segmented, labels=labels)
+    made = replace(result.segmented, labels=result.labels.unpacked())
     _write(plan, Path(unit.target), made, volume, str(made.provenance.get("source_sha256")))
     return result.told
 

@@ -18,7 +18,6 @@ from napari_transunet.cluster.security import TLSFiles, need_distributed, securi
 from napari_transunet.errors import InputError
 
 LOOPBACK = "127.0.0.1"
-PORT = 8786
 
 THREADS = 3
 """Of a worker: one scan is read, one is in the network, one is written. The network runs one scan at a time."""
