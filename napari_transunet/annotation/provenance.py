@@ -127,6 +127,11 @@ class RunRecord:
             flips=predictor.mirror_tta,
         )
 
+    @classmethod
+    def of_no_network(cls, name: str, kind: str, method: str, *, total: int, axis: int) -> RunRecord:
+        """What gave labels in the place of a network of ours: another tool, or several readers together."""
+        return cls(name, None, kind, method, "", "", now(), 0.0, total, total, axis=axis, backend="")
+
     @property
     def complete(self) -> bool:
         """Whether every slice asked for was written."""

@@ -163,22 +163,7 @@ def consensus(project: Project, wanted: str, method: Method = "staple", annotato
         session.axis = first.session.axis
         total = session.shape[session.axis]
         title = f"{method} of {', '.join(one.reader for one, _ in read)}"
-        session.add_run(
-            RunRecord(
-                title,
-                None,
-                "consensus",
-                method,
-                "",
-                "",
-                now(),
-                0.0,
-                total,
-                total,
-                axis=session.axis,
-                backend="",
-            )
-        )
+        session.add_run(RunRecord.of_no_network(title, "consensus", method, total=total, axis=session.axis))
         made = CaseLabels(
             together, session, LabelSet(tuple(first.label_set)), {"name": f"{case.name} labels"}
         )

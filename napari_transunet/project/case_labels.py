@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from napari_transunet.annotation.provenance import now
 from napari_transunet.annotation.saved_state import restored_labels, saved_state
+from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.annotation.session_file import ArraySpec, NewerFormatError
 from napari_transunet.annotation.session_store import SessionAbout, SessionFolder, SessionStore, load_folder
 from napari_transunet.errors import ExistsError, FileProblem, TransUNetError
@@ -24,10 +25,10 @@ from napari_transunet.volumes.geometry import voxel_ml
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from napari_transunet.annotation.session import AnnotationSession
     from napari_transunet.project.case import Case
     from napari_transunet.project.project import HeldCase, Project
     from napari_transunet.volumes.labels import LabelSet
+    from napari_transunet.volumes.volume import Volume
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,13 @@ class CaseLabels:
     session: AnnotationSession
     label_set: LabelSet
     front: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def empty(cls, shape: tuple[int, int, int], label_set: LabelSet) -> CaseLabels:
+        """Nothing labelled yet, in a type that holds these labels."""
+        highest = max(label_set.names, default=1)
+        session = AnnotationSession(shape, label_set.names, dtype=np.uint8 if highest < 256 else np.uint16)
+        return cls(np.zeros(shape, session.prediction.dtype), session, label_set)
 
 
 def store_of(project: Project, case: Case) -> SessionStore:
@@ -152,6 +160,15 @@ def facts_of(found: CaseLabels, spacing: Sequence[float]) -> dict[str, Any]:
         "slices": session.shape[session.axis],
         "uncertainty": uncertainty_of_case(found),
         "volumes": {name: ml for name, ml in volumes_of(labels, names, spacing).items() if ml},
+    }
+
+
+def facts_of_scan(volume: Volume, case: Case) -> dict[str, Any]:
+    """What the case's file says of its scan."""
+    return {
+        "modality": volume.modality or case.modality,
+        "shape": volume.data.shape,
+        "spacing": tuple(volume.geometry.spacing),
     }
 
 

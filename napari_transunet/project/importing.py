@@ -19,7 +19,7 @@ from napari_transunet.io.pairing import plain_name
 from napari_transunet.io.reading import READABLE_SUFFIXES, read_volume
 from napari_transunet.io.sidecar import stem_of
 from napari_transunet.project.case import CaseRun
-from napari_transunet.project.case_labels import CaseLabels, load_labels, save_labels
+from napari_transunet.project.case_labels import CaseLabels, facts_of_scan, load_labels, save_labels
 from napari_transunet.project.index import ProjectWriteError
 from napari_transunet.project.scans import read_scan
 from napari_transunet.project.segmenting import keep_thumbnail, rank_by_disagreement
@@ -123,22 +123,7 @@ def _import_one(held: HeldCase, place: Path, names: Mapping[int, str] | None, to
     axis = 0 if before is None else before.session.axis
     session.axis = axis
     total = session.shape[axis]
-    session.add_run(
-        RunRecord(
-            checkpoint=tool,
-            sha256=None,
-            variant="imported",
-            pipeline="imported",
-            device="",
-            precision="",
-            date=now(),
-            seconds=0.0,
-            slices=total,
-            total=total,
-            axis=axis,
-            backend="",
-        )
-    )
+    session.add_run(RunRecord.of_no_network(tool, "imported", "imported", total=total, axis=axis))
     made = CaseLabels(labels, session, LabelSet.from_names(found_names))
     ranked = None
     if not place.is_dir():
@@ -149,9 +134,7 @@ def _import_one(held: HeldCase, place: Path, names: Mapping[int, str] | None, to
     saved = save_labels(
         held,
         made,
-        modality=volume.modality or case.modality,
-        shape=volume.data.shape,
-        spacing=tuple(volume.geometry.spacing),
+        **facts_of_scan(volume, case),
         status="segmented",
         problem="",
         run=CaseRun(source="imported", name=tool, date=now()).model_dump(),

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_transunet.annotation.provenance import now
-from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.errors import InputError, TransUNetError
 from napari_transunet.files import available_memory
 from napari_transunet.project.case import CaseRun
 from napari_transunet.project.case_labels import (
     CaseLabels,
     facts_of,
+    facts_of_scan,
     load_labels,
     session_folder,
     status_after,
@@ -25,6 +25,7 @@ from napari_transunet.project.scans import read_scan
 from napari_transunet.volumes.labels import LabelSet
 
 if TYPE_CHECKING:
+    from napari_transunet.annotation.session import AnnotationSession
     from napari_transunet.annotation.session_store import SessionFolder
     from napari_transunet.project.case import Case
     from napari_transunet.project.project import HeldCase, Project
@@ -115,14 +116,8 @@ def open_case(
             )
         if found is None:
             found = _no_labels(project, case, volume)
-        changes: dict[str, Any] = {}
         if case.shape is None:
-            changes = {
-                "shape": volume.data.shape,
-                "spacing": tuple(volume.geometry.spacing),
-                "modality": volume.modality or case.modality,
-            }
-            held.update(**changes)
+            held.update(**facts_of_scan(volume, case))
         folder = session_folder(held)
         try:
             if folder.path.name != case.session:
@@ -206,8 +201,4 @@ def _no_labels(project: Project, case: Case, volume: Volume) -> CaseLabels:
         path = project.checkpoint_path(case.checkpoint) or fitting_checkpoint(volume)[0].path
         card = CheckpointInfo.from_file(path).card
         label_set = card.label_set() if card is not None else label_set
-    highest = max(label_set.names, default=1)
-    session = AnnotationSession(
-        volume.data.shape, label_set.names, dtype=np.uint8 if highest < 256 else np.uint16
-    )
-    return CaseLabels(np.zeros(volume.data.shape, session.prediction.dtype), session, label_set)
+    return CaseLabels.empty(volume.data.shape, label_set)

@@ -12,13 +12,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from napari_transunet.annotation.provenance import RunRecord, now
-from napari_transunet.annotation.session import AnnotationSession, slice_index
+from napari_transunet.annotation.session import slice_index
 from napari_transunet.annotation.uncertainty import SliceUncertainties
 from napari_transunet.errors import USERS_ERRORS, InputError, TransUNetError, sentence_of
 from napari_transunet.files import sha256
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.project.case import Case, CaseRun
-from napari_transunet.project.case_labels import CaseLabels, facts_of, load_labels, save_labels, status_after
+from napari_transunet.project.case_labels import (
+    CaseLabels,
+    facts_of,
+    facts_of_scan,
+    load_labels,
+    save_labels,
+    status_after,
+)
 from napari_transunet.project.index import ProjectWriteError
 from napari_transunet.project.leases import LeaseHeldError, LeaseLostError, annotator_name
 from napari_transunet.project.pictures import write_thumbnail
@@ -277,13 +284,12 @@ def _segment(
         raise
     seconds = time.perf_counter() - started
     scan = {
-        "modality": volume.modality or case.modality or _likely_modality(volume, predictor.card),
-        "shape": volume.data.shape,
-        "spacing": tuple(volume.geometry.spacing),
+        **facts_of_scan(volume, case),
         "fingerprint": scan_fingerprint(volume),
         "problem": "",
         "checkpoint": task.chosen or case.checkpoint,
     }
+    scan["modality"] = scan["modality"] or _likely_modality(volume, predictor.card)
     if foreign and before is not None:
         rank_by_disagreement(before, found.labels, found.session.names)
         checkpoint = predictor.checkpoint
@@ -344,17 +350,13 @@ def _predicted(
     values, label_set = values_of_classes(card, None if before is None else before.label_set, organs)
     axis = predictor.slice_axis(volume)
     if before is None:
-        highest = max(label_set.names, default=1)
-        session = AnnotationSession(
-            volume.data.shape, label_set.names, dtype=np.uint8 if highest < 256 else np.uint16
-        )
-        session.axis = axis
-        labels = np.zeros(volume.data.shape, session.prediction.dtype)
-        found = CaseLabels(labels, session, label_set)
+        found = CaseLabels.empty(volume.data.shape, label_set)
+        found.session.axis = axis
     else:
         before.session.names = label_set.names
         found = CaseLabels(before.labels, before.session, label_set, before.front)
-        session, labels = found.session, found.labels
+    session, labels = found.session, found.labels
+    if before is not None:
         if session.shape != volume.data.shape:
             raise InputError(
                 "The labels of this case lie on another grid than its scan; exclude it, or add the scan anew."

@@ -147,24 +147,14 @@ def group_attributes(base: Path | str) -> dict[str, Any] | None:
     return {} if read_json(base, ".zgroup") is not None else None
 
 
-def read_multiscale(base: Path | str) -> Multiscale:
-    """The image in a group.
+def parse_multiscale(attributes: Mapping[str, Any]) -> Multiscale:
+    """The image that a group's attributes describe.
 
     Raises
     ------
     VolumeError
         It is none, or one that cannot be read; the text says why.
-    FileProblem
-        It cannot be read.
     """
-    attributes = group_attributes(base)
-    if attributes is None:
-        raise VolumeError("it is no OME-Zarr: it has neither zarr.json nor .zattrs.")
-    return parse_multiscale(attributes)
-
-
-def parse_multiscale(attributes: Mapping[str, Any]) -> Multiscale:
-    """The image that a group's attributes describe; errors as of `read_multiscale`."""
     if "plate" in attributes or "well" in attributes:
         raise VolumeError("it is a plate of many images; give one of them, such as plate.zarr/A/1/0.")
     several = attributes.get("multiscales")
