@@ -283,7 +283,7 @@ def test_a_card_given_goes_before_one_beside_and_that_before_one_inside(
     [
         ("variant", "ViT-B_16", "variant is ViT-B_16, in the network testing"),
         ("num_classes", 9, "num_classes is 9, in the network 4"),
-        ("n_skip", 3, "n_skip is 3, in the tensors 0"),
+        ("n_skip", 3, "n_skip is 3, in the network 0"),
         ("img_size", 224, "says images of 224×224 pixels, but the checkpoint has 9 position embeddings"),
     ],
 )
