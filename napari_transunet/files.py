@@ -9,7 +9,9 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -82,6 +84,23 @@ def sha256(path: str | os.PathLike[str]) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package is installed, by the name that it has on the package index."""
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def csv_cell(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula, and that UTF-8 can hold."""
+    if not isinstance(value, str):
+        return value
+    text = value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t") else text
 
 
 def available_memory() -> int:

@@ -180,21 +180,21 @@ class CheckpointInfo:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the single tensors, as JSON-ready values."""
+        as_they_are = (
+            "ok",
+            "bytes",
+            "format",
+            "variant",
+            "num_classes",
+            "n_skip",
+            "patch_size",
+            "parameters",
+        )
         return {
-            "ok": self.ok,
+            **{name: getattr(self, name) for name in (*as_they_are, "tensors", "dtype", "card_origin")},
             "path": str(self.path),
-            "bytes": self.bytes,
-            "format": self.format,
-            "variant": self.variant,
-            "num_classes": self.num_classes,
             "img_size": None if self.img_size is None else list(self.img_size),
-            "n_skip": self.n_skip,
-            "patch_size": self.patch_size,
-            "parameters": self.parameters,
-            "tensors": self.tensors,
-            "dtype": self.dtype,
             "card": None if self.card is None else self.card.model_dump(mode="json", exclude_none=True),
-            "card_origin": self.card_origin,
             "problems": list(self.problems),
             "notes": list(self.notes),
         }

@@ -13,6 +13,7 @@ from napari_transunet.cli.options import (
     JsonOption,
     OverwriteOption,
     check_target,
+    listed,
     option,
     read,
 )
@@ -96,7 +97,7 @@ def adapt(
         start, names = first_network(read(pairs[0]), names, modality=modality), {}
     else:
         start = load_checkpoint(resolve_checkpoint(checkpoint))
-    known = _corrections(pairs, slices or (), _listed(organs), start.card)
+    known = _corrections(pairs, slices or (), listed(organs), start.card)
     corrections, before = known[: len(known) - earlier], known[len(known) - earlier :]
     with interruptible() as cancelled, progress_bar() as bar:
         task = bar.add_task("learning", total=100)
@@ -115,7 +116,7 @@ def adapt(
                 progress=told,
                 cancelled=cancelled,
                 new_organs=names,
-                drop=_listed(drop) or (),
+                drop=listed(drop) or (),
                 earlier=before,
                 steps=steps,
                 seed=seed,
@@ -138,7 +139,7 @@ def adapt(
             slices=_MOST_REPLAYED,
             source="corrections",
             new_organs=names,
-            drop=_listed(drop) or (),
+            drop=listed(drop) or (),
         )
     )
     save_checkpoint(out, better, better.card.updated(name=out.stem), overwrite=overwrite)
@@ -195,11 +196,6 @@ def _slices(text: str, count: int) -> list[int]:
             raise InputError(f"There is no slice {last}; they are 0 to {count - 1}.")
         found.update(range(first, last + 1))
     return sorted(found)
-
-
-def _listed(text: str | None) -> list[str] | None:
-    """`liver,spleen` as names; None where nothing was said."""
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _new_organs(texts: Sequence[str]) -> dict[int, str]:

@@ -23,7 +23,7 @@ from napari_transunet.cli.printing import print_table, progress_bar
 from napari_transunet.cli.reporting import INTERRUPTED, interruptible, one_line, say
 from napari_transunet.cluster.security import TLSFiles
 from napari_transunet.errors import InputError
-from napari_transunet.files import atomic_path
+from napari_transunet.files import atomic_path, csv_cell
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -210,15 +210,12 @@ def write_table(path: Path, rows: Sequence[Sequence[Any]], headings: Sequence[st
     ):
         writer = csv.writer(file)
         writer.writerow(headings)
-        writer.writerows([[_cell(value) for value in row] for row in rows])
-
-
-def _cell(value: Any) -> Any:
-    """Text that no spreadsheet takes for a formula."""
-    if isinstance(value, str):
-        line = one_line(value.encode("utf-8", "backslashreplace").decode("utf-8"))
-        return f"'{line}" if line[:1] in ("=", "+", "-", "@") else line
-    return value
+        writer.writerows(
+            [
+                [csv_cell(one_line(value) if isinstance(value, str) else value) for value in row]
+                for row in rows
+            ]
+        )
 
 
 @grouped(tls=tls_options)

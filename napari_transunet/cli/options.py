@@ -155,6 +155,11 @@ def read(
     return volume
 
 
+def listed(text: str | None) -> list[str] | None:
+    """`liver,spleen` as names; None where nothing was said."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
 def one_or_three(text: str, option: str) -> Literal[1, 3]:
     """How many axes slices are taken along, or slices the network sees at once, as a number."""
     if text not in ("1", "3"):

@@ -20,6 +20,7 @@ from napari_transunet.cli.options import (
     JsonOption,
     OverwriteOption,
     grouped,
+    listed,
     option,
     predictor_options,
 )
@@ -77,7 +78,7 @@ def new(
     """Make a project of scans, which are referred to and never changed."""
     from napari_transunet.project.project import Project
 
-    project = Project.create(folder, name=name, checkpoint=checkpoint, organs=_listed(organs))
+    project = Project.create(folder, name=name, checkpoint=checkpoint, organs=listed(organs) or ())
     _add(project, scans or ())
     typer.echo(one_line(project.folder))
 
@@ -574,7 +575,3 @@ def _as_json(project: Project, cases: Sequence[Case], holders: Mapping[str, Hold
         lines.append(f'{facts[:-1]}, "held_by": {held}}}')
     rows = ",\n".join(lines)
     return f'{json.dumps(head)[:-1]}, "cases": [\n{rows}\n]}}'
-
-
-def _listed(text: str | None) -> list[str]:
-    return [] if text is None else [part.strip() for part in text.split(",") if part.strip()]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from napari_transunet.files import is_installed
 from napari_transunet.io.dicom.referenced_series import why_not
 from napari_transunet.io.writing import writable_suffix
 
@@ -56,16 +56,8 @@ def unavailable(format_name: str, source: Source | None) -> str | None:
     """Why a format cannot be made of labels of this scan; None where it can."""
     if format_name in REFERRING and (reason := why_not(source)) is not None:
         return reason
-    if format_name == "dicom-seg" and not _installed("highdicom"):
+    if format_name == "dicom-seg" and not is_installed("highdicom"):
         return 'Needs highdicom: pip install "napari-transunet[export]".'
-    if format_name in ("rtstruct", "stl", "ply") and not _installed("scikit-image"):
+    if format_name in ("rtstruct", "stl", "ply") and not is_installed("scikit-image"):
         return 'Needs scikit-image: pip install "napari-transunet[export]".'
     return None
-
-
-def _installed(package: str) -> bool:
-    try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

@@ -39,37 +39,24 @@ from napari_transunet.io.units import is_unsaid, millimetres
 from napari_transunet.volumes.geometry import Geometry, nearest_grid
 from napari_transunet.volumes.labels import Label, LabelSet, color_for
 
-_TYPES: Mapping[str, str] = MappingProxyType(
+_NAMES: Mapping[str, str] = MappingProxyType(
     {
-        name: code
-        for code, names in {
-            "i1": "signed char|int8|int8_t",
-            "u1": "uchar|unsigned char|uint8|uint8_t",
-            "i2": "short|short int|signed short|signed short int|int16|int16_t",
-            "u2": "ushort|unsigned short|unsigned short int|uint16|uint16_t",
-            "i4": "int|signed int|int32|int32_t",
-            "u4": "uint|unsigned int|uint32|uint32_t",
-            "i8": "longlong|long long|long long int|signed long long|signed long long int|int64|int64_t",
-            "u8": "ulonglong|unsigned long long|unsigned long long int|uint64|uint64_t",
-            "f4": "float",
-            "f8": "double",
-        }.items()
-        for name in names.split("|")
-    }
-)
-_WRITTEN: Mapping[str, str] = MappingProxyType(
-    {
-        "i1": "signed char",
-        "u1": "unsigned char",
-        "i2": "short",
-        "u2": "unsigned short",
-        "i4": "int",
-        "u4": "unsigned int",
-        "i8": "long long int",
-        "u8": "unsigned long long int",
+        "i1": "signed char|int8|int8_t",
+        "u1": "unsigned char|uchar|uint8|uint8_t",
+        "i2": "short|short int|signed short|signed short int|int16|int16_t",
+        "u2": "unsigned short|ushort|unsigned short int|uint16|uint16_t",
+        "i4": "int|signed int|int32|int32_t",
+        "u4": "unsigned int|uint|uint32|uint32_t",
+        "i8": "long long int|longlong|long long|signed long long|signed long long int|int64|int64_t",
+        "u8": "unsigned long long int|ulonglong|unsigned long long|uint64|uint64_t",
         "f4": "float",
         "f8": "double",
     }
+)
+"""What types are called; the first is written."""
+
+_TYPES: Mapping[str, str] = MappingProxyType(
+    {name: code for code, names in _NAMES.items() for name in names.split("|")}
 )
 _SPACES: Mapping[str, tuple[float, float, float]] = MappingProxyType(
     {
@@ -607,8 +594,8 @@ def write_nrrd(path: Path, data: npt.NDArray[Any], geometry: Geometry, keys: Map
     VolumeError
         NRRD has no such type of values.
     """
-    kind = _WRITTEN.get(f"{data.dtype.kind}{data.dtype.itemsize}")
-    if kind is None:
+    kind = _NAMES.get(f"{data.dtype.kind}{data.dtype.itemsize}", "").split("|")[0]
+    if not kind:
         raise VolumeError(f"NRRD cannot hold values of type {data.dtype}.")
     affine = geometry.affine_lps
     lines = [

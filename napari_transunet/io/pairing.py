@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from napari_transunet.errors import InputError
+from napari_transunet.errors import InputError, some
 
 _DECORATIONS = ("_0000", " labels", "_labels", "_label", "_seg")
 """What a stem may end in beside the case's name: nnU-Net's channel, and what marks a file as labels."""
@@ -129,5 +129,4 @@ def _by_plain_name(files: Mapping[str, Path]) -> dict[str, list[Path]]:
 
 
 def _listed(paths: Sequence[Path]) -> str:
-    names = ", ".join(path.name for path in paths[:_SHOWN])
-    return names + (f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else "")
+    return some([path.name for path in paths], _SHOWN)

@@ -6,56 +6,29 @@ import unicodedata
 from collections.abc import Mapping
 from types import MappingProxyType
 
-# Case matters in symbols: Mm is a megametre and Pm a petametre.
-_SYMBOLS: Mapping[str, float] = MappingProxyType(
+_PREFIXES: Mapping[str, float] = MappingProxyType(
     {
-        "mm": 1.0,
-        "MM": 1.0,
-        "cm": 10.0,
-        "CM": 10.0,
-        "dm": 100.0,
-        "m": 1000.0,
-        "km": 1e6,
-        "um": 1e-3,
-        "UM": 1e-3,
-        "μ": 1e-3,
-        "μm": 1e-3,
-        "nm": 1e-6,
-        "NM": 1e-6,
-        "pm": 1e-9,
-        "Å": 1e-7,
-        "in": 25.4,
-        '"': 25.4,
-        "ft": 304.8,
+        "kilo": 1e6,
+        "": 1000.0,
+        "deci": 100.0,
+        "centi": 10.0,
+        "milli": 1.0,
+        "micro": 1e-3,
+        "micro-": 1e-3,
+        "nano": 1e-6,
+        "pico": 1e-9,
     }
 )
 _WORDS: Mapping[str, float] = MappingProxyType(
-    {
-        "meter": 1000.0,
-        "metre": 1000.0,
-        "kilometer": 1e6,
-        "kilometre": 1e6,
-        "decimeter": 100.0,
-        "decimetre": 100.0,
-        "centimeter": 10.0,
-        "centimetre": 10.0,
-        "millimeter": 1.0,
-        "millimetre": 1.0,
-        "micrometer": 1e-3,
-        "micrometre": 1e-3,
-        "micron": 1e-3,
-        "micro-meter": 1e-3,
-        "nanometer": 1e-6,
-        "nanometre": 1e-6,
-        "picometer": 1e-9,
-        "picometre": 1e-9,
-        "angstrom": 1e-7,
-        "ångström": 1e-7,
-        "inch": 25.4,
-        "inche": 25.4,
-        "foot": 304.8,
-        "feet": 304.8,
-    }
+    {prefix + metre: size for prefix, size in _PREFIXES.items() for metre in ("meter", "metre")}
+    | {"micron": 1e-3, "angstrom": 1e-7, "ångström": 1e-7, "inch": 25.4, "inche": 25.4}
+    | {"foot": 304.8, "feet": 304.8}
+)
+# Case matters in symbols: Mm is a megametre and Pm a petametre.
+_SYMBOLS: Mapping[str, float] = MappingProxyType(
+    {"km": 1e6, "m": 1000.0, "dm": 100.0, "cm": 10.0, "mm": 1.0, "um": 1e-3, "nm": 1e-6, "pm": 1e-9}
+    | {"CM": 10.0, "MM": 1.0, "UM": 1e-3, "NM": 1e-6}
+    | {"μ": 1e-3, "μm": 1e-3, "Å": 1e-7, "in": 25.4, '"': 25.4, "ft": 304.8}
 )
 _UNSAID = frozenset(
     {"", "?", "??", "???", "none", "unknown", "unspecified", "arbitrary", "pixel", "voxel", "px"}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from napari_transunet.errors import InputError
+from napari_transunet.errors import InputError, some
 from napari_transunet.volumes.labels import canonical_key
 
 MatchedBy = Literal["map", "name", "number"]
@@ -160,7 +160,7 @@ class _Side:
             found = [value for value, name in self.names.items() if key(name) == key(token)]
             if len(found) == 1:
                 return found[0]
-        has = f"it names {_listed(list(self.names.values()))}" if self.names else "it names none"
+        has = f"it names {some(self.names.values(), _SHOWN)}" if self.names else "it names none"
         raise InputError(
             f"The {self.what} has no organ {token!r} to match ({has}); give its name there, or its value."
         )
@@ -180,7 +180,7 @@ def _notes(own: _Side, other: _Side, pairs: Sequence[LabelPair]) -> list[str]:
     if len(unnamed) == 1 and by_number:
         notes.append(
             f"Note: the {unnamed[0].what} names no organs, so these were compared by number, which may be wrong:"
-            f" {_listed([str(pair) for pair in by_number])}; --match says which belong together."
+            f" {some(by_number, _SHOWN)}; --match says which belong together."
         )
     for side, partner in ((own, other), (other, own)):
         lone = [
@@ -193,17 +193,13 @@ def _notes(own: _Side, other: _Side, pairs: Sequence[LabelPair]) -> list[str]:
         if lone and partner.names:
             notes.append(
                 f"Note: the {partner.what} has no organs of these names of the {side.what}, which count as not agreeing"
-                f" at all: {_listed(lone)}; --match says which belong together, --labels leaves organs out."
+                f" at all: {some(lone, _SHOWN)}; --match says which belong together, --labels leaves organs out."
             )
     return notes
 
 
 def _of(value: int | None) -> tuple[int, ...]:
     return () if value is None else (value,)
-
-
-def _listed(items: Sequence[str]) -> str:
-    return ", ".join(items[:_SHOWN]) + (f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else "")
 
 
 def _token(text: str) -> int | str:

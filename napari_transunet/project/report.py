@@ -12,14 +12,14 @@ import math
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_transunet import __version__
 from napari_transunet.annotation.provenance import now
 from napari_transunet.errors import ExistsError, FileProblem, InputError, TransUNetError
-from napari_transunet.files import atomic_path, file_problems
+from napari_transunet.files import atomic_path, csv_cell, file_problems, is_installed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -188,7 +188,7 @@ def reported_file(volume: Volume, labels: Path) -> ReportedCase:
 
 def check_report(target: Path, *, overwrite: bool = False) -> None:
     """Refuse now what `write_report` would refuse after the work."""
-    missing = [name for name in ("jinja2", "matplotlib") if not _installed(name)]
+    missing = [name for name in ("jinja2", "matplotlib") if not is_installed(name)]
     if missing:
         raise InputError(f'A report needs {" and ".join(missing)}: pip install "napari-transunet[report]".')
     if target.suffix.lower() not in (".html", ".htm"):
@@ -315,7 +315,7 @@ def as_csv(content: ReportContent, organs: Sequence[OrganSummary]) -> str:
             score = scores.get((organ, case.name)) if not case.reader else None
             writer.writerow(
                 [
-                    _cell(value)
+                    f"{value:.6g}" if isinstance(value, float) else csv_cell(value)
                     for value in (
                         case.name,
                         case.status,
@@ -334,17 +334,6 @@ def as_csv(content: ReportContent, organs: Sequence[OrganSummary]) -> str:
                 ]
             )
     return file.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula."""
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t"):
-        return f"'{value}"
-    return value
 
 
 def _reported(project: Project, case: Case, *, pictures: bool) -> ReportedCase:
@@ -502,11 +491,3 @@ def _jpeg(picture: Tensor) -> str:
     file = io.BytesIO()
     Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(file, "JPEG", quality=_QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
-
-
-def _installed(package: str) -> bool:
-    try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

@@ -13,7 +13,7 @@ import pydicom
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
-from napari_transunet.errors import SizeError, VolumeError
+from napari_transunet.errors import SizeError, VolumeError, some
 from napari_transunet.io.ambiguous import SeveralVolumesError
 from napari_transunet.io.dicom.contours import FURTHEST, Points, filled
 from napari_transunet.io.dicom.frames import frames_of
@@ -238,11 +238,13 @@ def _regions(
             empty.append(name)
         regions.append(_Region(int(value or 0), name, what, contours))
     if left_out:
-        notes.append(f"Points and open lines are no regions and were left out: {_listed(left_out)}.")
+        notes.append(
+            f"Points and open lines are no regions and were left out: {some(dict.fromkeys(left_out), _SHOWN)}."
+        )
     if outside:
         notes.append(f"{outside:,} contours lie above or below the series and were left out.")
     if empty:
-        notes.append(f"Regions without contours on the series: {_listed(empty)}.")
+        notes.append(f"Regions without contours on the series: {some(dict.fromkeys(empty), _SHOWN)}.")
     return regions, notes
 
 
@@ -301,10 +303,3 @@ def _label(region: _Region) -> Label:
     if len(rgb) == 3 and all(0 <= part <= 255 for part in rgb):
         color = (rgb[0] / 255, rgb[1] / 255, rgb[2] / 255)
     return Label(region.value, region.name, color)
-
-
-def _listed(names: Sequence[str]) -> str:
-    distinct = list(dict.fromkeys(names))
-    return ", ".join(distinct[:_SHOWN]) + (
-        f" and {len(distinct) - _SHOWN} more" if len(distinct) > _SHOWN else ""
-    )

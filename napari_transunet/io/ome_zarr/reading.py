@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from napari_transunet.errors import FileProblem, InputError, TransUNetError, VolumeError
 from napari_transunet.files import available_memory
-from napari_transunet.io.ambiguous import SeveralVolumesError
 from napari_transunet.io.ome_zarr.metadata import (
     ArrayInfo,
     Multiscale,
@@ -24,7 +23,7 @@ from napari_transunet.io.ome_zarr.metadata import (
     web_address,
 )
 from napari_transunet.io.sidecar import stem_of
-from napari_transunet.io.streams import checked_size
+from napari_transunet.io.streams import checked_size, chosen
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import Label, LabelSet, color_for
 from napari_transunet.volumes.lazy_array import LazyArray, Region, sample_of
@@ -174,11 +173,15 @@ def open_ome_zarr(
     if len(info.shape) != len(multiscale.axes):
         raise VolumeError(f"its array has {len(info.shape)} axes, but {len(multiscale.axes)} are described.")
     picked: dict[int, int] = {}
-    chosen: list[int | None] = []
-    for kind, which in (("time", time), ("channel", channel)):
+    indices: list[int | None] = []
+    options: tuple[tuple[Literal["time", "channel"], str, int | None, Sequence[str]], ...] = (
+        ("time", "time point", time, ()),
+        ("channel", "channel", channel, multiscale.channels),
+    )
+    for kind, noun, which, names in options:
         axis = multiscale.index(kind)
-        index = _chosen(kind, 1 if axis is None else info.shape[axis], which, multiscale)
-        chosen.append(None if axis is None else index)
+        index = chosen(1 if axis is None else info.shape[axis], which, noun, kind, names)
+        indices.append(None if axis is None else index)
         if axis is not None:
             picked[axis] = index
     geometry, more = _geometry(multiscale, number, info)
@@ -226,32 +229,13 @@ def open_ome_zarr(
         base,
         multiscale,
         number,
-        chosen[0],
-        chosen[1],
+        *indices,
         info,
         geometry,
         data,
         notes,
         attributes,
     )
-
-
-def _chosen(kind: str, count: int, which: int | None, multiscale: Multiscale) -> int:
-    noun = "time point" if kind == "time" else kind
-    if which is None:
-        if count > 1:
-            names = multiscale.channels if kind == "channel" else ()
-            raise SeveralVolumesError(
-                f"it holds {count} {noun}s; choose one with {kind} (0 to {count - 1}).",
-                "time" if kind == "time" else "channel",
-                count,
-                noun,
-                names=names,
-            )
-        return 0
-    if not 0 <= which < count:
-        raise VolumeError(f"it has {count} {noun}{'s' if count > 1 else ''}; {kind} can be 0 to {count - 1}.")
-    return which
 
 
 def _geometry(multiscale: Multiscale, level: int, info: ArrayInfo) -> tuple[Geometry, tuple[str, ...]]:
