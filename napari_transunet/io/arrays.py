@@ -18,15 +18,7 @@ _KEYS = ("image", "data", "volume", "arr_0", "label")
 
 
 def read_npy(path: Path, *, channel: int | None, time: int | None, max_bytes: int | None) -> npt.NDArray[Any]:
-    """The (z, y, x) array of a `.npy` file; pickled objects are never loaded.
-
-    Raises
-    ------
-    VolumeError
-        The file is damaged, truncated, holds objects, or is no volume.
-    SizeError
-        It does not fit into memory.
-    """
+    """The (z, y, x) array of a `.npy` file; pickled objects are never loaded."""
     with path.open("rb") as file:
         return as_volume(_read_stream(file, path.stat().st_size, max_bytes), channel, time)
 
@@ -69,13 +61,6 @@ def read_npz(
     """The (z, y, x) array called `key` of an `.npz` archive, and the key that was read.
 
     Without `key` it is `image`, `data`, `volume`, `arr_0`, `label`, or the only array there is.
-
-    Raises
-    ------
-    VolumeError
-        The archive is damaged, there is no such array, or it is no volume.
-    SizeError
-        It does not fit into memory.
     """
     array, name = read_npz_array(path, key=key, max_bytes=max_bytes)
     return as_volume(array, channel, time), name
@@ -84,15 +69,7 @@ def read_npz(
 def read_npz_array(
     path: Path, *, key: str | None = None, max_bytes: int | None = None
 ) -> tuple[npt.NDArray[Any], str]:
-    """The array called `key` of an `.npz` archive as it is, whatever its axes, and the key that was read.
-
-    Raises
-    ------
-    VolumeError
-        The archive is damaged, or there is no such array.
-    SizeError
-        It does not fit into memory.
-    """
+    """The array called `key` of an `.npz` archive as it is, whatever its axes, and the key that was read."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = {
@@ -112,13 +89,7 @@ def read_npz_array(
 
 
 def pick_key(names: list[str], key: str | None) -> str:
-    """Which of several named arrays to read.
-
-    Raises
-    ------
-    VolumeError
-        There is none, no such one, or several that could be meant.
-    """
+    """Which of several named arrays to read."""
     if key is not None:
         if key not in names:
             raise VolumeError(f"it has no array {key!r}; it has {_listed(names)}.")
@@ -150,13 +121,6 @@ def read_h5(
     """The (z, y, x) dataset called `key` of an HDF5 file, and the key that was read.
 
     Links to other files are not followed.
-
-    Raises
-    ------
-    VolumeError
-        The file is damaged, there is no such dataset, it lies in another file, or it is no volume.
-    SizeError
-        It does not fit into memory.
     """
     import h5py
 
@@ -191,13 +155,7 @@ def read_h5(
 
 
 def as_volume(array: npt.NDArray[Any], channel: int | None, time: int | None) -> npt.NDArray[Any]:
-    """A (z, y, x) array from one of two, three or four axes; of four, the first is time or channel.
-
-    Raises
-    ------
-    VolumeError
-        It holds several volumes and none was chosen, or it is in colour.
-    """
+    """A (z, y, x) array from one of two, three or four axes; of four, the first is time or channel."""
     if array.ndim == 4:
         if array.shape[-1] in (3, 4) and array.dtype == np.uint8 and channel is None and time is None:
             raise VolumeError(

@@ -55,13 +55,7 @@ class Inflated:
         self._at = 0
 
     def read(self, count: int, /) -> bytes:
-        """The next `count` bytes, fewer only at the end.
-
-        Raises
-        ------
-        VolumeError
-            The data is damaged or ends early.
-        """
+        """The next `count` bytes, fewer only at the end."""
         pieces = []
         while piece := self.read1(count):
             pieces.append(piece)
@@ -69,13 +63,7 @@ class Inflated:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def read1(self, count: int, /) -> bytes:
-        """As many of the next `count` bytes as are at hand, at least one, none at the end.
-
-        Raises
-        ------
-        VolumeError
-            The data is damaged or ends early.
-        """
+        """As many of the next `count` bytes as are at hand, at least one, none at the end."""
         if count < 1:
             return b""
         with damage_as_volume_error():

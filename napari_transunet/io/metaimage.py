@@ -69,13 +69,7 @@ class MetaHeader:
 
 
 def parse_header(stream: IO[bytes]) -> MetaHeader:
-    """The header of an open file; it ends with ElementDataFile.
-
-    Raises
-    ------
-    VolumeError
-        It is no MetaImage, or ends too early.
-    """
+    """The header of an open file; it ends with ElementDataFile."""
     fields: dict[str, str] = {}
     for _ in range(_MAX_LINES):
         line = stream.readline(_MAX_LINE)
@@ -95,13 +89,7 @@ def parse_header(stream: IO[bytes]) -> MetaHeader:
 
 
 def geometry_of(header: MetaHeader) -> tuple[Geometry, tuple[int, ...], tuple[str, ...]]:
-    """The grid, all sizes (x, y, z, time) of the file, and what the header left open.
-
-    Raises
-    ------
-    VolumeError
-        A field is missing or unreadable, or the axes are sheared.
-    """
+    """The grid, all sizes (x, y, z, time) of the file, and what the header left open."""
     (count,) = _integers(header, ("NDims",), 1, None)
     if not 2 <= count <= 4:
         raise VolumeError(f"it has {count} dimensions; two to four can be read.")
@@ -157,13 +145,7 @@ def geometry_of(header: MetaHeader) -> tuple[Geometry, tuple[int, ...], tuple[st
 def _integers(
     header: MetaHeader, names: tuple[str, ...], count: int, default: Sequence[int] | None
 ) -> tuple[int, ...]:
-    """Whole numbers of a field; `default` where the header lacks it.
-
-    Raises
-    ------
-    VolumeError
-        They are no whole numbers, not as many, or absent without a default.
-    """
+    """Whole numbers of a field; `default` where the header lacks it."""
     text = header.get(*names)
     if text is None and default is not None:
         return tuple(default)
@@ -197,16 +179,7 @@ def _numbers(
 def read_metaimage(
     path: Path, *, channel: int | None = None, time: int | None = None, max_bytes: int | None = None
 ) -> tuple[npt.NDArray[Any], Geometry, tuple[str, ...], MetaHeader]:
-    """Voxels (z, y, x), their grid, notes worth showing and the header.
-
-    Raises
-    ------
-    VolumeError
-        The file is no MetaImage, truncated, in colour, holds several volumes and none was chosen, or points
-        outside its folder.
-    SizeError
-        It does not fit into memory.
-    """
+    """Voxels (z, y, x), their grid, notes worth showing and the header."""
     with path.open("rb") as file:
         header = parse_header(file)
     geometry, sizes, notes = geometry_of(header)
@@ -267,13 +240,7 @@ def _unscaled(header: MetaHeader) -> tuple[str, ...]:
 
 
 def _is_true(header: MetaHeader, *names: str) -> bool:
-    """A field that is true or false; false where the header lacks it.
-
-    Raises
-    ------
-    VolumeError
-        It says neither.
-    """
+    """A field that is true or false; false where the header lacks it."""
     word = (header.get(*names) or "false").strip().lower()
     if word not in ("true", "t", "1", "yes", "false", "f", "0", "no"):
         raise VolumeError(f"its {names[0]} is {word[:40]!r}, neither True nor False; it is damaged.")
@@ -281,13 +248,7 @@ def _is_true(header: MetaHeader, *names: str) -> bool:
 
 
 def write_metaimage(path: Path, data: npt.NDArray[Any], geometry: Geometry, keys: Mapping[str, str]) -> None:
-    """Writes a compressed `.mha`, with `keys` as fields of its header.
-
-    Raises
-    ------
-    VolumeError
-        MetaImage has no such type of values.
-    """
+    """Writes a compressed `.mha`, with `keys` as fields of its header."""
     kind = _WRITTEN.get(f"{data.dtype.kind}{data.dtype.itemsize}")
     if kind is None:
         raise VolumeError(f"MetaImage cannot hold values of type {data.dtype}.")

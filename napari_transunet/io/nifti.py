@@ -91,13 +91,7 @@ class NiftiHeader:
 
 
 def parse_header(raw: bytes) -> NiftiHeader:
-    """The header from the first bytes of a file (348 or 540 are needed).
-
-    Raises
-    ------
-    VolumeError
-        The bytes are no NIfTI header, or it describes something that is no image of real numbers.
-    """
+    """The header from the first bytes of a file (348 or 540 are needed)."""
     for order in "<>":
         if len(raw) >= 348 and struct.unpack_from(f"{order}i", raw)[0] == 348:
             return _parse_1(raw, order)
@@ -193,11 +187,6 @@ def geometry_of(header: NiftiHeader) -> tuple[Geometry, tuple[str, ...]]:
     The sform is taken where it is set, else the qform, else the voxel sizes alone along R, A, S. A sheared sform
     cannot be a grid of slices: the qform stands in for it only if it puts every voxel in the same place to
     within half a voxel, and without one the nearest rectangular grid does, under the same condition.
-
-    Raises
-    ------
-    VolumeError
-        The matrix is sheared, singular or not finite.
     """
     notes: list[str] = []
     if header.units not in _UNITS:
@@ -315,13 +304,6 @@ def read_nifti(
     """Voxels (z, y, x) with the header's scaling applied, their grid, notes worth showing, and the header's comments.
 
     A single file is opened once and read from front to back.
-
-    Raises
-    ------
-    VolumeError
-        The file is no NIfTI, truncated, sheared, in colour, or holds several volumes and none was chosen.
-    SizeError
-        It does not fit into memory.
     """
     header_path, data_path = _pair(path)
     with opened(header_path) as file:

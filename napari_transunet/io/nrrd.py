@@ -90,13 +90,7 @@ class NrrdHeader:
 
 
 def parse_header(stream: IO[bytes]) -> NrrdHeader:
-    """The header of an open file.
-
-    Raises
-    ------
-    VolumeError
-        It is no NRRD, or ends too early.
-    """
+    """The header of an open file."""
     if not re.fullmatch(rb"NRRD000[1-5]\s*", stream.readline(16)):
         raise VolumeError("it is not an NRRD file, whatever its name says.")
     fields: dict[str, str] = {}
@@ -206,13 +200,7 @@ def _directions(fields: Mapping[str, str]) -> list[list[float] | None] | None:
 
 
 def geometry_of(header: NrrdHeader) -> tuple[Geometry, tuple[str, ...]]:
-    """The grid, and sentences about what the header left open.
-
-    Raises
-    ------
-    VolumeError
-        The space is not one of RAS, LAS and LPS, the axes are sheared, or a unit is no known length.
-    """
+    """The grid, and sentences about what the header left open."""
     axes = _axes(header)
     fields = header.fields
     sizes = [axes.sizes[axis] for axis in axes.spatial]
@@ -311,13 +299,7 @@ def _by_ends(fields: Mapping[str, str], axes: _Axes) -> list[float]:
 def _scales(
     fields: Mapping[str, str], name: str, count: int, wanted: Sequence[int] | None = None
 ) -> tuple[list[float], list[str]]:
-    """mm per unit for each of `count` entries of a field of units (of those `wanted`), and what was assumed.
-
-    Raises
-    ------
-    VolumeError
-        A unit that is no known length.
-    """
+    """mm per unit for each of `count` entries of a field of units (of those `wanted`), and what was assumed."""
     places = list(range(count) if wanted is None else wanted)
     text = fields.get(name)
     if text is None:
@@ -346,14 +328,6 @@ def read_nrrd(
     """Voxels (z, y, x), their grid, notes worth showing, the header, and the segments of a `.seg.nrrd`.
 
     A segmentation whose segments overlap is stored in layers; `channel` says which layer to read.
-
-    Raises
-    ------
-    VolumeError
-        The file is no NRRD, truncated, in colour, holds several volumes and none was chosen, or points outside
-        its folder.
-    SizeError
-        It does not fit into memory.
     """
     with path.open("rb") as file:
         header = parse_header(file)
@@ -587,13 +561,7 @@ def segment_keys(data: npt.NDArray[Any], labels: LabelSet) -> dict[str, str]:
 
 
 def write_nrrd(path: Path, data: npt.NDArray[Any], geometry: Geometry, keys: Mapping[str, str]) -> None:
-    """Writes a gzip-encoded NRRD in LPS with `keys` as its key/value pairs.
-
-    Raises
-    ------
-    VolumeError
-        NRRD has no such type of values.
-    """
+    """Writes a gzip-encoded NRRD in LPS with `keys` as its key/value pairs."""
     kind = _NAMES.get(f"{data.dtype.kind}{data.dtype.itemsize}", "").split("|")[0]
     if not kind:
         raise VolumeError(f"NRRD cannot hold values of type {data.dtype}.")

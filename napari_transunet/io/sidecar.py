@@ -78,13 +78,7 @@ def as_json(label: Label) -> dict[str, Any]:
 
 
 def labels_from_json(entries: Any) -> LabelSet:
-    """The reverse of `as_json` for a list.
-
-    Raises
-    ------
-    VolumeError
-        The entries are not what `as_json` makes.
-    """
+    """The reverse of `as_json` for a list."""
     try:
         return LabelSet(
             tuple(

@@ -39,15 +39,7 @@ def memory_limit(max_bytes: int | None) -> int:
 
 
 def checked_size(shape: Sequence[int], itemsize: int, max_bytes: int | None) -> int:
-    """Bytes of an array, when it may be taken.
-
-    Raises
-    ------
-    VolumeError
-        An axis has no voxels, or more than any file could hold.
-    SizeError
-        The array needs more than `memory_limit`.
-    """
+    """Bytes of an array; refused where it has no voxels or needs more than `memory_limit`."""
     if any(n < 1 for n in shape):
         raise VolumeError(f"the header names an axis without voxels (shape {tuple(shape)}).")
     if any(n > _LONGEST_AXIS for n in shape):
@@ -89,13 +81,7 @@ class OpenFile:
 
 @contextmanager
 def opened(path: Path) -> Iterator[OpenFile]:
-    """The file, opened once for all that is read from it.
-
-    Raises
-    ------
-    VolumeError
-        The compressed data is damaged.
-    """
+    """The file, opened once for all that is read from it."""
     with path.open("rb") as file, damage_as_volume_error():
         compressed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
@@ -103,13 +89,7 @@ def opened(path: Path) -> Iterator[OpenFile]:
 
 
 def check_claim(needed: int, stored: int, *, compressed: bool) -> None:
-    """Refuses a header that claims more bytes than the file can hold.
-
-    Raises
-    ------
-    VolumeError
-        `stored` bytes on disk cannot give `needed` bytes of voxels.
-    """
+    """Refuses a header that claims more bytes than the file can hold."""
     if needed > stored * (MAX_DEFLATE_RATIO if compressed else 1):
         raise VolumeError(
             f"the header promises {_readable(needed)} of voxels, but the file ends early; it is truncated,"
@@ -147,13 +127,6 @@ def read_voxels(
     """The array that begins at byte `start` of a file, or the `frame`th after it, as `read_array` gives it.
 
     `start` counts the bytes within a compressed file. Sizes are checked before any voxel is read.
-
-    Raises
-    ------
-    VolumeError
-        The file is too short for it, or damaged.
-    SizeError
-        It does not fit into memory.
     """
     size = checked_size(shape, dtype.itemsize, max_bytes)
     if gives_floats(dtype, slope, intercept):
@@ -173,11 +146,6 @@ def read_array(
 
     The caller has checked the size of the array, and where the scaling gives floats, of that too. Only what is
     returned is held: integers that become floats are turned piece by piece.
-
-    Raises
-    ------
-    VolumeError
-        The stream ends early or is damaged.
     """
     shape = tuple(shape)
     scaled = (slope, intercept) != (1, 0) and gives_floats(dtype, slope, intercept)
@@ -218,13 +186,7 @@ def _fill(stream: Bytes, array: npt.NDArray[Any], before: int, total: int) -> No
 
 
 def skip_bytes(stream: Bytes, count: int) -> None:
-    """Passes over the next bytes of a stream.
-
-    Raises
-    ------
-    VolumeError
-        The stream ends before, or is damaged.
-    """
+    """Passes over the next bytes of a stream."""
     with damage_as_volume_error():
         while count > 0:
             piece = stream.read(min(_CHUNK, count))
@@ -234,13 +196,7 @@ def skip_bytes(stream: Bytes, count: int) -> None:
 
 
 def last_bytes(stream: Bytes, size: int, most_before: int) -> bytes:
-    """The last `size` bytes of a stream that is not known to end there, read to its end.
-
-    Raises
-    ------
-    VolumeError
-        It holds fewer bytes, or more than `most_before` before them, or is damaged.
-    """
+    """The last `size` bytes of a stream that is not known to end there, read to its end."""
     pieces: deque[bytes] = deque()
     held = before = 0
     with damage_as_volume_error():
@@ -263,11 +219,6 @@ def verify_end(stream: Bytes) -> None:
     """Has a decompressor that stands at the end of its data check the checksum that follows.
 
     Without this a reader that takes exactly the bytes it needs never learns that some of them are wrong.
-
-    Raises
-    ------
-    VolumeError
-        The checksum is wrong or missing.
     """
     with damage_as_volume_error():
         for _ in range(_DRAINED):
@@ -339,15 +290,7 @@ def chosen(
     option: Literal["channel", "time"],
     names: Sequence[str] = (),
 ) -> int:
-    """The index to read along an axis of several volumes; `names` are theirs, where the file has them.
-
-    Raises
-    ------
-    SeveralVolumesError
-        There are several and none was chosen.
-    VolumeError
-        The choice does not exist.
-    """
+    """The index to read along an axis of several volumes; `names` are theirs, where the file has them."""
     if index is None:
         if count == 1:
             return 0
@@ -372,13 +315,7 @@ def header_text(line: bytes) -> str:
 
 
 def beside(path: Path, name: str) -> Path:
-    """The file `name`, as a header at `path` calls it, in the header's own folder.
-
-    Raises
-    ------
-    VolumeError
-        The name leads anywhere else, or there is no such file.
-    """
+    """The file `name`, as a header at `path` calls it, in the header's own folder."""
     plain = re.sub(r"^(\.[/\\]+)+", "", name.strip())
     if not plain or plain in {".", ".."} or any(mark in plain for mark in ("/", "\\", "\0", ":")):
         raise VolumeError(

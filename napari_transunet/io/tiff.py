@@ -28,16 +28,7 @@ _MAX_PAGES = 100_000
 def read_tiff(
     path: Path, *, channel: int | None = None, time: int | None = None, max_bytes: int | None = None
 ) -> tuple[npt.NDArray[Any], Geometry, tuple[str, ...]]:
-    """Voxels (z, y, x), a grid with the voxel size that the file gives, and notes about what it does not give.
-
-    Raises
-    ------
-    VolumeError
-        The file is no TIFF, damaged, in colour, spread over several files, or holds several volumes and none was
-        chosen.
-    SizeError
-        It does not fit into memory.
-    """
+    """Voxels (z, y, x), a grid with the voxel size that the file gives, and notes about what it does not give."""
     import tifffile
 
     _check_pages(path)
@@ -86,15 +77,7 @@ def read_tiff(
 
 
 def _parts(file: tifffile.TiffFile, time: int | None) -> list[tifffile.TiffPageSeries]:
-    """Which of several images in a file make the volume: slices that were written one by one, or one stack.
-
-    Raises
-    ------
-    SeveralVolumesError
-        They are stacks of one size, and `time` chooses none.
-    VolumeError
-        They are of different sizes or types, or an OME file says that they are different images.
-    """
+    """Which of several images in a file make the volume: slices that were written one by one, or one stack."""
     series = list(file.series)
     grey = all(part.axes.upper()[-2:] == "YX" and len(part.shape) in (2, 3) for part in series)
     sizes, types = {part.shape[-2:] for part in series}, {str(part.dtype) for part in series}
@@ -125,13 +108,7 @@ def _joined(parts: Sequence[tifffile.TiffPageSeries], shape: tuple[int, ...]) ->
 
 
 def _check_pages(path: Path) -> None:
-    """Follows the chain of pages to its end; tifffile stops without a word where a truncated file breaks it.
-
-    Raises
-    ------
-    VolumeError
-        The chain leads out of the file or in a circle, or is far longer than any volume.
-    """
+    """Follows the chain of pages to its end; tifffile stops without a word where a truncated file breaks it."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(16)
@@ -233,13 +210,7 @@ def _spacing(file: tifffile.TiffFile) -> tuple[Vector, str]:
 
 
 def _ome_size(xml: str, axis: str) -> float | None:
-    """mm along an axis; None where the file gives no size, or only one in pixels.
-
-    Raises
-    ------
-    VolumeError
-        The size is no number, or its unit no length.
-    """
+    """mm along an axis; None where the file gives no size, or only one in pixels."""
     pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", xml)
     size = re.search(rf'\bPhysicalSize{axis}\s*=\s*"([^"]*)"', pixels[0]) if pixels else None
     if pixels is None or size is None:
@@ -270,13 +241,7 @@ def _per_pixel(file: tifffile.TiffFile, tag: str, scale: float) -> float | None:
 
 
 def _size(value: Any, scale: float, name: str) -> float | None:
-    """A size in mm; None where the file has none, or a 0 in its place.
-
-    Raises
-    ------
-    VolumeError
-        It is no number, or none that a voxel can have.
-    """
+    """A size in mm; None where the file has none, or a 0 in its place."""
     if value is None:
         return None
     try:

@@ -62,11 +62,6 @@ def frames_of(header: Header, *, alone: bool) -> list[Frame]:
     Parameters
     ----------
     alone : whether it is the only image of its series; then it need not say where it lies.
-
-    Raises
-    ------
-    VolumeError
-        The images are in colour, have no position, or are scaled by a table.
     """
     dataset = header.dataset
     if header.is_color and not header.is_segmentation:

@@ -215,13 +215,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def read_header(path: Path) -> Header:
-    """The header of one file.
-
-    Raises
-    ------
-    VolumeError
-        The file is damaged or ends inside the header.
-    """
+    """The header of one file."""
     with path.open("rb") as file, damage_named(f"the DICOM header of {path.name} is damaged or truncated"):
         _check_deflated(path, file)
         file.seek(0)
@@ -253,11 +247,6 @@ def check_deflated(path: Path) -> None:
     """Refuses a file of the deflated transfer syntax that might not fit into memory.
 
     pydicom inflates such a file in one piece, so the most that it can hold is compared with the memory there is.
-
-    Raises
-    ------
-    SizeError
-        It might not fit.
     """
     with path.open("rb") as file:
         _check_deflated(path, file)

@@ -24,11 +24,6 @@ def numbers(dataset: Dataset | None, name: str, where: str, count: int | None = 
     name : keyword of the field.
     where : what the header belongs to, for the message, e.g. the name of the file.
     count : how many values there must be; None for any number.
-
-    Raises
-    ------
-    VolumeError
-        A value is no finite number, or there are more or fewer than `count`.
     """
     # Bytes that do not fill a binary number raise here; `damage_named` of the readers tells of them.
     value = None if dataset is None else dataset.get(name)
@@ -47,24 +42,12 @@ def numbers(dataset: Dataset | None, name: str, where: str, count: int | None = 
 
 
 def number(dataset: Dataset | None, name: str, where: str) -> float | None:
-    """The value of a field with one value; None where the field is absent or empty.
-
-    Raises
-    ------
-    VolumeError
-        It is not one finite number.
-    """
+    """The value of a field with one value; None where the field is absent or empty."""
     return next(iter(numbers(dataset, name, where, 1)), None)
 
 
 def whole_number(dataset: Dataset | None, name: str, where: str) -> int | None:
-    """The same where the value must be a whole number.
-
-    Raises
-    ------
-    VolumeError
-        It is not one whole number.
-    """
+    """The same where the value must be a whole number."""
     stored = None if dataset is None else dataset.get(name)
     if type(stored) is int:  # as binary numbers are; each image has a dozen
         return stored

@@ -78,13 +78,7 @@ class Plane:
 
 
 def stored_type(header: Header) -> np.dtype[Any]:
-    """The type of the stored values.
-
-    Raises
-    ------
-    VolumeError
-        The header describes none that can be read.
-    """
+    """The type of the stored values."""
     name = header.path.name
     bits = whole_number(header.dataset, "BitsAllocated", name) or 0
     representation = whole_number(header.dataset, "PixelRepresentation", name) or 0
@@ -111,13 +105,6 @@ def read_planes(
     wanted : files, each with the planes that its images go to
     max_bytes : the most that the images of one file may take where they can only be unpacked together
     threads : by default as many as there are cores, but no more than eight
-
-    Raises
-    ------
-    VolumeError
-        The pixels of a file are missing, truncated or packed in an unknown way; the first such file is named.
-    SizeError
-        They do not fit into memory.
     """
     count = min(threads or os.cpu_count() or 1, _MAX_THREADS)
     with tempfile.TemporaryDirectory(prefix="napari-transunet-") as folder:
@@ -281,15 +268,7 @@ def _encapsulated(image: bytes) -> tuple[bytes, ...]:
 
 
 def read_pixels(header: Header, max_bytes: int | None) -> npt.NDArray[Any]:
-    """(frames, rows, columns) of one file as stored: no rescaling, the file's signedness, native byte order.
-
-    Raises
-    ------
-    VolumeError
-        The pixels are missing, truncated or packed in an unknown way.
-    SizeError
-        They do not fit into memory.
-    """
+    """(frames, rows, columns) of one file as stored: no rescaling, the file's signedness, native byte order."""
     return _read_whole(header, stored_type(header), max_bytes)
 
 

@@ -176,13 +176,7 @@ def _read(
 
 
 def _check_scaled_alike(frames: Sequence[Frame]) -> None:
-    """Refuses images of which some say how their values are scaled, and others do not.
-
-    Raises
-    ------
-    VolumeError
-        They do not all have the same fields.
-    """
+    """Refuses images of which some say how their values are scaled, and others do not."""
     first = frames[0]
     for other in frames:
         for name, one, two in zip(

@@ -64,18 +64,7 @@ class LabelledSeries:
     def of(
         cls, labels: NDArray[Any], geometry: Geometry, label_set: LabelSet, source: Source | None, kind: str
     ) -> LabelledSeries:
-        """Labels (z, y, x) on the grid of the series in `source`; `kind` is what is to be written of them.
-
-        Raises
-        ------
-        InputError
-            The scan is no DICOM series that can be referred to, has several frames a file or several images at a
-            position, or there are no labels.
-        VolumeError
-            The series is not the one that the labels were made on any more, is damaged, or the values are no labels.
-        FileProblem
-            It is gone.
-        """
+        """Labels (z, y, x) on the grid of the series in `source`; `kind` is what is to be written of them."""
         if (reason := why_not(source)) is not None:
             raise InputError(f"A {kind} cannot be written: {reason} Choose another format.")
         assert source is not None

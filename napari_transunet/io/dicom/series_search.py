@@ -111,13 +111,6 @@ def scan(folder: Path, *, recursive: bool) -> list[Series]:
 
     A file that cannot be read is passed over, and named in the notes; a series that it seems to belong to has the
     `problem` that an image is missing. A DICOMDIR is passed over too: what lies in the folder counts.
-
-    Raises
-    ------
-    VolumeError
-        There are no DICOM images that can be read.
-    SizeError
-        A file might not fit into memory.
     """
     found: dict[str, list[Header]] = {}
     damaged: list[_Damaged] = []

@@ -99,15 +99,7 @@ def web_address(path: object) -> str | None:
 
 
 def read_json(base: Path | str, name: str) -> dict[str, Any] | None:
-    """The JSON object `name` below a folder or an http(s) address; None where there is none.
-
-    Raises
-    ------
-    VolumeError
-        It is too long, or no JSON object.
-    FileProblem
-        It cannot be read.
-    """
+    """The JSON object `name` below a folder or an http(s) address; None where there is none."""
     try:
         if isinstance(base, Path):
             file = base / name
@@ -148,13 +140,7 @@ def group_attributes(base: Path | str) -> dict[str, Any] | None:
 
 
 def parse_multiscale(attributes: Mapping[str, Any]) -> Multiscale:
-    """The image that a group's attributes describe.
-
-    Raises
-    ------
-    VolumeError
-        It is none, or one that cannot be read; the text says why.
-    """
+    """The image that a group's attributes describe."""
     if "plate" in attributes or "well" in attributes:
         raise VolumeError("it is a plate of many images; give one of them, such as plate.zarr/A/1/0.")
     several = attributes.get("multiscales")
@@ -249,13 +235,7 @@ def _level(entry: Any, common: tuple[tuple[float, ...], tuple[float, ...]], coun
 
 
 def plain_path(path: Any) -> str:
-    """A path within the image, as it is.
-
-    Raises
-    ------
-    VolumeError
-        It leads out of it, or is no relative path of plain names.
-    """
+    """A path within the image, as it is."""
     if not isinstance(path, str) or not _PLAIN.fullmatch(path) or {"..", "."} & set(path.split("/")):
         raise VolumeError(
             f"it refers to the array {str(path)[:60]!r}; only plain names within the image are followed."
@@ -272,13 +252,7 @@ def _channels(attributes: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def array_info(content: Mapping[str, Any], path: str) -> ArrayInfo:
-    """What an array's metadata, `.zarray` or `zarr.json`, say.
-
-    Raises
-    ------
-    VolumeError
-        It holds no numbers, is packed by something else than the usual codecs, or has chunks of more than 2 GB.
-    """
+    """What an array's metadata, `.zarray` or `zarr.json`, say."""
     try:
         return _array_v3(content) if content.get("zarr_format") == 3 else _array_v2(content)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
@@ -345,13 +319,7 @@ def _checked(
 
 
 def spacing_in_mm(axes: Sequence[Axis], scale: Sequence[float]) -> tuple[tuple[float, ...], tuple[str, ...]]:
-    """How many mm a voxel is along each of these axes, and what was assumed.
-
-    Raises
-    ------
-    VolumeError
-        A unit is not known.
-    """
+    """How many mm a voxel is along each of these axes, and what was assumed."""
     sizes, unsaid = [], []
     for axis, size in zip(axes, scale, strict=True):
         if axis.unit is None or is_unsaid(axis.unit):
