@@ -1,4 +1,8 @@
-"""Errors that a user can cause. Each carries one sentence: what is wrong and what to do about it."""
+"""Errors that a user can cause. Each carries one sentence: what is wrong and what to do about it.
+
+What a class is for holds everywhere: every reader refuses a damaged file by a `VolumeError`, whatever its format. So
+functions that a package offers to others list what they raise, and those inside it only what is special about that.
+"""
 
 from __future__ import annotations
 

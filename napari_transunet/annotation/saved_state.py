@@ -50,13 +50,7 @@ def saved_state(
 
 
 def restored_labels(saved: SavedSession) -> tuple[NDArray[Any], AnnotationSession, dict[str, Any]]:
-    """Labels (z, y, x), their session, and how they were shown.
-
-    Raises
-    ------
-    InputError
-        What was saved holds no labels, or its parts do not fit together.
-    """
+    """Labels (z, y, x), their session, and how they were shown."""
     try:
         session = AnnotationSession.restored(saved.arrays, saved.state["session"])
         front = dict(saved.state["layer"])

@@ -62,13 +62,7 @@ class ArraySpec:
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> ArraySpec:
-        """The spec of a three-dimensional array.
-
-        Raises
-        ------
-        InputError
-            It has other axes than three, or a type that is not saved.
-        """
+        """The spec of a three-dimensional array."""
         if array.ndim != 3 or array.dtype.name not in _TYPES:
             raise InputError(f"A {array.dtype} array of shape {array.shape} cannot be saved in a session.")
         return cls((array.shape[0], array.shape[1], array.shape[2]), array.dtype.name)
@@ -91,13 +85,7 @@ class SavedPart:
     _body: bytes = field(repr=False, default=b"")
 
     def planes(self) -> Iterator[tuple[str, int, NDArray[Any]]]:
-        """Array name, index along the first axis, plane.
-
-        Raises
-        ------
-        InputError
-            A plane does not have the size that its array gives it.
-        """
+        """Array name, index along the first axis, plane."""
         for name, index, start, size in self._entries:
             spec = self.specs[name]
             if not size:
@@ -123,13 +111,7 @@ def write_part(
     whole: bool,
     saved_at: float,
 ) -> int:
-    """Write one file, atomically and down to the disk; returns its size in bytes.
-
-    Raises
-    ------
-    FileProblem
-        The folder cannot be written to, or the disk is full.
-    """
+    """Write one file, atomically and down to the disk; returns its size in bytes."""
     entries: list[tuple[str, int, int, int]] = []
     body: list[bytes] = []
     position = 0
@@ -164,17 +146,7 @@ def write_part(
 
 
 def read_part(path: Path) -> SavedPart:
-    """Read one file; what it returns is undamaged.
-
-    Raises
-    ------
-    InputError
-        It is no such file, is damaged, or of a newer version.
-    SizeError
-        It asks for more memory than any scan's labels need.
-    FileProblem
-        It cannot be read.
-    """
+    """Read one file; what it returns is undamaged."""
     with file_problems(f"{path.name} cannot be read"):
         if path.stat().st_size > _MAX_FILE:
             raise SizeError(f"{path.name} is too large for a part of a session; it is not opened.")
@@ -190,15 +162,7 @@ def read_part(path: Path) -> SavedPart:
 
 
 def read_wholeness(path: Path) -> bool:
-    """Whether a file is a whole one, by its header alone: damage elsewhere in it is not noticed.
-
-    Raises
-    ------
-    InputError
-        It is no such file, or its header is damaged.
-    FileProblem
-        It cannot be read.
-    """
+    """Whether a file is a whole one, by its header alone: damage elsewhere in it is not noticed."""
     start = len(_MAGIC) + 8
     with file_problems(f"{path.name} cannot be read"), path.open("rb") as file:
         begin = file.read(start)

@@ -101,13 +101,7 @@ class SliceUncertainties:
 
     @classmethod
     def restored(cls, state: Mapping[str, Any], maps: NDArray[np.float16] | None) -> SliceUncertainties:
-        """What `state` and `array` gave.
-
-        Raises
-        ------
-        InputError
-            It is not that.
-        """
+        """What `state` and `array` gave."""
         try:
             found = cls(int(state["axis"]), len(state["means"]))
             found.means = _array(state["means"])

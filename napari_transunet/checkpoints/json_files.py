@@ -18,11 +18,6 @@ def read_text(path: Path, most: int, origin: str) -> bytes:
     ----------
     most : bytes that it may have
     origin : how a sentence calls it, with a capital: "The model card weights.card.json"
-
-    Raises
-    ------
-    CheckpointError
-        It cannot be read, or is longer.
     """
     try:
         with path.open("rb") as file:

@@ -196,13 +196,7 @@ def _compare(
 
 
 def image_size(tokens: int, patch: int, card_size: tuple[int, int] | None, name: str) -> tuple[int, int]:
-    """(height, width) in pixels of the image that the position embeddings were learned for.
-
-    Raises
-    ------
-    CheckpointError
-        The card's size needs another number of tokens, or there is no card and the number is no square.
-    """
+    """(height, width) in pixels of the image that the position embeddings were learned for."""
     if card_size is not None:
         height, width = card_size
         if height % patch or width % patch or (height // patch) * (width // patch) != tokens:

@@ -81,13 +81,7 @@ class ActivationRanges(BaseModel):
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> ActivationRanges:
-        """The ranges in a JSON file.
-
-        Raises
-        ------
-        CheckpointError
-            It cannot be read, is too long, or holds something else.
-        """
+        """The ranges in a JSON file."""
         origin = f"The file of activation ranges {path}"
         text = read_text(Path(path), MAX_RANGES_BYTES, origin)
         try:
@@ -107,15 +101,7 @@ class ActivationRanges(BaseModel):
         return self.model_copy(update={"layers": kept})
 
     def write(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Into a JSON file, whole or not at all.
-
-        Raises
-        ------
-        ExistsError
-            There is such a file and `overwrite` is off.
-        FileProblem
-            It cannot be written.
-        """
+        """Into a JSON file, whole or not at all."""
         with atomic_path(path, overwrite=overwrite) as partial:
             partial.write_text(self.model_dump_json(indent=1) + "\n")
 
@@ -126,13 +112,7 @@ def ranges_path(checkpoint: str | os.PathLike[str]) -> Path:
 
 
 def ranges_beside(checkpoint: str | os.PathLike[str], sha256: str) -> ActivationRanges | None:
-    """The ranges beside a checkpoint; None where there are none.
-
-    Raises
-    ------
-    CheckpointError
-        They are not usable, or belong to other weights.
-    """
+    """The ranges beside a checkpoint; None where there are none; refused where they belong to other weights."""
     path = ranges_path(checkpoint)
     if not path.exists():
         return None

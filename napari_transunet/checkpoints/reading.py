@@ -150,13 +150,7 @@ class StoredTensors:
         return self._layout is None
 
     def read(self) -> dict[str, Tensor]:
-        """The numbers: key → CPU tensor, as stored.
-
-        Raises
-        ------
-        CheckpointError
-            The file is damaged where the numbers are, or is not what was opened any more.
-        """
+        """The numbers: key → CPU tensor, as stored."""
         return self.read_hashed()[0]
 
     def read_hashed(self) -> tuple[dict[str, Tensor], str]:
@@ -165,11 +159,6 @@ class StoredTensors:
         A safetensors file is read once, straight into the tensors' own memory, and what is hashed are those very
         bytes. It is not mapped: the weights must not change or vanish with the file, and copying them out of a map
         takes longer and holds them twice for that while.
-
-        Raises
-        ------
-        CheckpointError
-            As `read`.
         """
         with ThreadPoolExecutor(max_workers=1) as second:
             if self._layout is not None:

@@ -76,13 +76,7 @@ def cluster_options(
     tls_cert: TLSCertificateOption = None,
     tls_key: TLSKeyOption = None,
 ) -> ClusterOptions | None:
-    """Where to work, of its options; None where the command works in this process alone. For `grouped`.
-
-    Raises
-    ------
-    InputError, FileProblem
-        They contradict each other, or Dask or a file is missing.
-    """
+    """Where to work, of its options; None where the command works in this process alone. For `grouped`."""
     if scheduler is None:
         if any(path is not None for path in (tls_ca_file, tls_cert, tls_key)):
             raise InputError("TLS files are for --scheduler tls://…; add it, or leave them out.")
@@ -119,13 +113,7 @@ def run_units(
     *,
     each: Callable[[Finished], None],
 ) -> bool:
-    """Have the units done, tell of each as it ends, and return whether Ctrl-C was pressed.
-
-    Raises
-    ------
-    ConnectionLost
-        The scheduler went away; `each` was told of all that ended before.
-    """
+    """Have the units done, tell of each as it ends, and return whether Ctrl-C was pressed."""
     from napari_transunet.cluster.batch import Batch
 
     with interruptible(told=False) as pressed, progress_bar() as bar:
@@ -182,13 +170,7 @@ def tell_end(finished: Sequence[Finished], count: int, noun: str) -> None:
 
 
 def check_table(path: Path, headings: Sequence[str], *, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
-    """Refuse to write the table over a file that is not such a table, and always over an input.
-
-    Raises
-    ------
-    InputError
-        It is another file, and `overwrite` is off, or there is no folder for it.
-    """
+    """Refuse to write the table over a file that is not such a table, and always over an input."""
     check_not_input(path, inputs)
     if not path.parent.is_dir():
         raise InputError(f"There is no folder {path.parent} to write to; make it first.")

@@ -54,15 +54,7 @@ def segment_on_cluster(
     overwrite: bool,
     table: Path | None,
 ) -> None:
-    """Segment these scans; `made` is the folder of the results where it may have to be made, `table` the CSV file.
-
-    Raises
-    ------
-    InputError, FileProblem
-        A checkpoint, a scheduler or a folder that cannot be used.
-    typer.Exit
-        Some scans are not done.
-    """
+    """Segment these scans; `made` is the folder of the results where it may have to be made, `table` the CSV file."""
     references = _references(checkpoint, loading)
     if made is not None:
         made.mkdir(parents=True, exist_ok=True)

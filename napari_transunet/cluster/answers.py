@@ -73,13 +73,7 @@ class PackedLabels:
         return cls(labels.shape, labels.dtype.str, zlib.compress(labels.tobytes(), 1))
 
     def unpacked(self) -> Labels:
-        """The labels, which cannot be written to.
-
-        Raises
-        ------
-        InputError
-            They are not as many as their shape says.
-        """
+        """The labels, which cannot be written to."""
         count = math.prod(self.shape) * np.dtype(self.dtype).itemsize
         unpacking = zlib.decompressobj()
         content = unpacking.decompress(self.content, count)

@@ -69,13 +69,7 @@ class SentCheckpoint:
 
 
 def reference_to(name_or_path: str, loading: LoadingOptions) -> tuple[CheckpointReference, Checkpoint]:
-    """What names this checkpoint to a worker; it is loaded here once, so that a bad one is found before any work.
-
-    Raises
-    ------
-    FileProblem, CheckpointError, InputError
-        There is none, or it cannot be loaded so.
-    """
+    """What names this checkpoint to a worker; it is loaded here once, so that a bad one is found before any work."""
     path = resolve_checkpoint(name_or_path).resolve()
     checkpoint = load_for(path, loading)
     return CheckpointReference(checkpoint.name, str(path), checkpoint.sha256), checkpoint
@@ -96,15 +90,7 @@ def cards_of(references: Sequence[CheckpointReference]) -> dict[str, ModelCard]:
 
 
 def sent(reference: CheckpointReference, loading: LoadingOptions) -> SentCheckpoint:
-    """The checkpoint as it travels.
-
-    Raises
-    ------
-    CheckpointError
-        The file has changed since it was named.
-    FileProblem, InputError
-        As `load_checkpoint`.
-    """
+    """The checkpoint as it travels."""
     path = Path(reference.path)
     if path.suffix == SUFFIX:
         content = path.read_bytes()
@@ -142,13 +128,7 @@ class CheckpointShelf:
     def predictor(
         self, reference: CheckpointReference, options: PredictorOptions, loading: LoadingOptions
     ) -> Predictor | None:
-        """The predictor of this checkpoint, loaded when first needed; None where its file does not lie here.
-
-        Raises
-        ------
-        CheckpointError, InputError
-            It cannot be loaded, or cannot run so on this machine.
-        """
+        """The predictor of this checkpoint, loaded when first needed; None where its file does not lie here."""
         key = (reference.sha256, options, loading)
         with self._turn:
             if key not in self._made:
@@ -162,13 +142,7 @@ class CheckpointShelf:
             return self._made[key]
 
     def receive(self, what: SentCheckpoint) -> None:
-        """Keep a checkpoint that was sent.
-
-        Raises
-        ------
-        CheckpointError
-            Its bytes are not those that were sent.
-        """
+        """Keep a checkpoint that was sent."""
         if hashlib.sha256(what.content).hexdigest() != what.content_sha256:
             raise CheckpointError(f"The checkpoint {what.reference.name} arrived damaged; begin again.")
         with self._turn:

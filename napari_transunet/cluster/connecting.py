@@ -55,14 +55,7 @@ class SchedulerChoice:
 
 
 def scheduler_choice(text: str, *, tls: TLSFiles | None = None) -> SchedulerChoice:
-    """`--scheduler` understood.
-
-    Raises
-    ------
-    InputError
-        It is none of local, local:N, tcp://HOST:PORT, tls://HOST:PORT and slurm; or TLS without its files, or with
-        files it has no use for.
-    """
+    """`--scheduler` understood: local, local:N, tcp://HOST:PORT, tls://HOST:PORT or slurm."""
     match = _PATTERN.fullmatch(text.strip())
     if match is None or any(number and not int(number) for number in match.group("count", "jobs")):
         raise InputError(
@@ -83,15 +76,7 @@ def scheduler_choice(text: str, *, tls: TLSFiles | None = None) -> SchedulerChoi
 
 @contextmanager
 def connected(choice: SchedulerChoice) -> Iterator[Client]:
-    """A client of the scheduler that was chosen; what was started for it ends with the block.
-
-    Raises
-    ------
-    InputError
-        Dask is not installed, or the TLS files cannot be used.
-    SchedulerUnreachable
-        Nobody answers, or the certificates do not fit.
-    """
+    """A client of the scheduler that was chosen; what was started for it ends with the block."""
     need_distributed()
     quiet_logs()
     if choice.kind == "local":
@@ -109,13 +94,7 @@ def connected(choice: SchedulerChoice) -> Iterator[Client]:
 
 @contextmanager
 def client_at(address: str, tls: TLSFiles | None = None, *, timeout: float | None = None) -> Iterator[Client]:
-    """A client of the scheduler at this address.
-
-    Raises
-    ------
-    SchedulerUnreachable
-        Nobody answers within `timeout` (s, 10 by default), or the certificates do not fit.
-    """
+    """A client of the scheduler at this address."""
     need_distributed()
     quiet_logs()
     with settings():

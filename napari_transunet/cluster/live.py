@@ -163,11 +163,6 @@ class RemotePredictor:
     checkpoint, card, options, pipeline, mirror_tta : as those of `Predictor`
     device, precision_name, backend, orthogonal_planes : what the worker chose; known once `connect` was called
     on : what runs it; None before
-
-    Raises
-    ------
-    CheckpointError, FileProblem
-        The checkpoint's file cannot be read.
     """
 
     def __init__(
@@ -204,15 +199,7 @@ class RemotePredictor:
         return orientation_for(volume, self.card).slice_axis
 
     def connect(self, cancelled: Callable[[], bool] = lambda: False) -> None:
-        """Have the checkpoint ready on a worker; where it is, this looks whether it still is.
-
-        Raises
-        ------
-        SchedulerUnreachable
-            Nobody answers, or the certificates do not fit.
-        InputError
-            No worker is there, or it cannot run this checkpoint so.
-        """
+        """Have the checkpoint ready on a worker; where it is, this looks whether it still is."""
         client = self._client
         if client is None or client.status != "running" or not self._worker_is_there(client):
             self.close(wait=True)
@@ -248,15 +235,7 @@ class RemotePredictor:
         cancelled: Callable[[], bool] | None = None,
         uncertainty: bool = True,  # noqa: ARG002  it always comes along
     ) -> Iterator[list[SlicePrediction]]:
-        """As `Predictor.iter_batches`.
-
-        Raises
-        ------
-        ConnectionLost
-            The scheduler or the worker went away.
-        InputError
-            As `connect`, and as the predictor there.
-        """
+        """As `Predictor.iter_batches`."""
         given = volume if isinstance(volume, Volume) else Volume.from_array(volume)
         wanted = cancelled or (lambda: False)
         self.connect(wanted)

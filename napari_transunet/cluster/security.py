@@ -28,27 +28,13 @@ class TLSFiles:
 
 
 def need_distributed(package: str = "distributed") -> None:
-    """Refuse, with the command that installs it, where Dask is not here.
-
-    Raises
-    ------
-    InputError
-        The extra `cluster` is not installed.
-    """
+    """Refuse, with the command that installs it, where Dask is not here."""
     if importlib.util.find_spec(package) is None:
         raise InputError(f"Working on other processes and machines needs Dask; install it with {INSTALL}.")
 
 
 def tls_files(ca: Path | None, cert: Path | None, key: Path | None) -> TLSFiles | None:
-    """The files of three options; None where none is given.
-
-    Raises
-    ------
-    InputError
-        Some are given and others are missing.
-    FileProblem
-        There is no such file.
-    """
+    """The files of three options, of which all are given or none."""
     if ca is None and cert is None and key is None:
         return None
     if ca is None or cert is None:
@@ -62,13 +48,7 @@ def tls_files(ca: Path | None, cert: Path | None, key: Path | None) -> TLSFiles 
 
 
 def security_of(files: TLSFiles | None) -> Security | None:
-    """Dask's settings for all three roles; None for connections without TLS.
-
-    Raises
-    ------
-    InputError
-        The files are no certificate and key.
-    """
+    """Dask's settings for all three roles; None for connections without TLS."""
     if files is None:
         return None
     import ssl

@@ -22,13 +22,7 @@ _CONFIGURE = (
 
 
 def slurm_arguments(choice: SchedulerChoice) -> dict[str, Any]:
-    """What `SLURMCluster` is made with: one worker a job, on the configured cores and memory.
-
-    Raises
-    ------
-    InputError
-        dask-jobqueue is not installed, or nothing says how much a job takes.
-    """
+    """What `SLURMCluster` is made with: one worker a job, on the configured cores and memory."""
     need_distributed("dask_jobqueue")
     import dask.config
     import dask_jobqueue  # noqa: F401  its configuration comes first
@@ -68,13 +62,7 @@ def slurm_arguments(choice: SchedulerChoice) -> dict[str, Any]:
 
 @contextmanager
 def slurm_cluster(choice: SchedulerChoice) -> Iterator[Any]:
-    """A scheduler in this process, and `choice.workers` jobs (one by default) that end with the block.
-
-    Raises
-    ------
-    InputError
-        As `slurm_arguments`, or SLURM does not take the jobs.
-    """
+    """A scheduler in this process, and `choice.workers` jobs (one by default) that end with the block."""
     arguments = slurm_arguments(choice)
     from dask_jobqueue import SLURMCluster
 

@@ -56,13 +56,7 @@ class WorkerLimits:
         memory: int | None = None,
         gpus: tuple[int, ...] | None = None,
     ) -> WorkerLimits:
-        """The machine in equal parts: one worker a GPU, else one a few cores.
-
-        Raises
-        ------
-        InputError
-            More workers than there are GPUs where there are some, or no room for a worker.
-        """
+        """The machine in equal parts: one worker a GPU, else one a few cores."""
         found = gpu_numbers() if gpus is None else gpus
         available = usable_cores()
         if workers is None:
@@ -271,13 +265,7 @@ def _named(base: str, number: int, limits: WorkerLimits) -> str:
 
 
 def listening_address(scheduler: str) -> str:
-    """The address of this machine that the scheduler at "tcp://HOST:PORT" sees; loopback where that is here.
-
-    Raises
-    ------
-    InputError
-        The host is unknown or cannot be reached.
-    """
+    """The address of this machine that the scheduler at "tcp://HOST:PORT" sees; loopback where that is here."""
     host, port = scheduler.split("://", 1)[1].rsplit(":", 1)
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(
@@ -291,13 +279,7 @@ def listening_address(scheduler: str) -> str:
 
 
 def memory_bytes(text: str) -> int:
-    """`16GB` in bytes.
-
-    Raises
-    ------
-    InputError
-        It is no size, or too small for a worker.
-    """
+    """`16GB` in bytes."""
     from dask.utils import parse_bytes
 
     try:

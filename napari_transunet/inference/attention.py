@@ -39,12 +39,6 @@ def attention_plane(
     Returns
     -------
     float32, the slice across the volume's slice axis, from 0 to 1 for the patch attended to most.
-
-    Raises
-    ------
-    InputError
-        There is no such voxel, block or head, the network does not see that voxel, or the memory does not hold the
-        maps.
     """
     shape = (volume if isinstance(volume, np.ndarray) else volume.data).shape
     if len(voxel) != 3 or any(not 0 <= at < size for at, size in zip(voxel, shape, strict=True)):

@@ -50,13 +50,7 @@ _WITH_SOMETHING_IN_HAND = 0.997
 
 
 def observe_ranges(model: Checkpoint | TransUNet, volumes: Volumes, *, slices: int = 32) -> ActivationRanges:
-    """The ranges that activations take in float32, on `slices` slices of each volume, evenly spread.
-
-    Raises
-    ------
-    InputError
-        No volume, or as `Predictor`.
-    """
+    """The ranges that activations take in float32, on `slices` slices of each volume, evenly spread."""
     net, card = (model.model, model.card) if isinstance(model, Checkpoint) else (model, default_card(model))
     network = InferenceTransUNet(net, device="cpu")
     spans: dict[str, tuple[float, float]] = {}
@@ -113,11 +107,6 @@ def calibrate(
     volumes : like those that will be segmented, with every organ
     slices : of each volume, evenly spread
     progress : called with a few words on what is done next
-
-    Raises
-    ------
-    InputError
-        As `observe_ranges`; or OpenVINO is not here, by which the agreement is measured.
     """
     say = progress if progress is not None else lambda _: None
     say("ranges")

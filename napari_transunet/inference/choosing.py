@@ -13,13 +13,7 @@ if TYPE_CHECKING:
 
 
 def fitting_checkpoint(volume: Volume) -> tuple[CheckpointInfo, str]:
-    """The one shipped checkpoint that fits the volume's modality, or else its values and size; and why it does.
-
-    Raises
-    ------
-    InputError
-        None fits, or several do.
-    """
+    """The one shipped checkpoint that fits the volume's modality, or else its values and size; and why it does."""
     entries = list_checkpoints()
     shipped = {entry.name: entry for entry in entries if entry.shipped and entry.ok}
     cards = {name: entry.card for name, entry in shipped.items() if entry.card is not None}

@@ -36,11 +36,6 @@ def only_fitting(
     ----------
     cards : of the checkpoints to choose from, by name
     known : names to propose where none of them fits; theirs without it
-
-    Raises
-    ------
-    InputError
-        None fits, or several do; the sentence lists them.
     """
     fitting = [(name, reason) for name, card in cards.items() if (reason := reason_to_choose(volume, card))]
     if len(fitting) == 1:

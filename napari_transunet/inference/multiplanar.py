@@ -63,11 +63,6 @@ class MultiplanarPredictions:
         uint8 or uint16.
     inside
         Where uncertainty is wanted: which pixels of the network's grid show the slice (H, W).
-
-    Raises
-    ------
-    InputError
-        The memory does not hold the probabilities of the whole volume.
     """
 
     def __init__(

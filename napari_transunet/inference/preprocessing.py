@@ -41,13 +41,7 @@ PAPER_SCALING = IntensityScaling(*CT_WINDOW)
 
 
 def scaling_for(card: ModelCard, data: npt.NDArray[Any]) -> IntensityScaling:
-    """The scaling that the card asks for, of a (z, y, x) volume.
-
-    Raises
-    ------
-    InputError
-        Percentiles are asked for and the volume holds no finite number.
-    """
+    """The scaling that the card asks for, of a (z, y, x) volume."""
     if card.normalisation == "window":
         return IntensityScaling(*(card.window or CT_WINDOW))
     return percentile_scaling(data, *card.percentiles)
@@ -58,11 +52,6 @@ def percentile_scaling(data: npt.NDArray[Any], lower: float, upper: float) -> In
 
     Of a large volume every n-th voxel along each axis is looked at, about two million in all, so the cost and the
     memory do not grow with it and the same volume always gives the same numbers. Of a `LazyArray` its sample is.
-
-    Raises
-    ------
-    InputError
-        The volume holds no finite number.
     """
     if isinstance(data, LazyArray):
         data = data.sample()

@@ -174,11 +174,6 @@ def make_resize(
     shape : (h, w) of the slice
     size : (H, W) of the network
     target_spacing : mm between the network's pixels along (y, x); "pad" alone uses it
-
-    Raises
-    ------
-    InputError
-        Another `how`.
     """
     if how == "squash":
         steps = (shape[0] / size[0], shape[1] / size[1])

@@ -11,13 +11,7 @@ if TYPE_CHECKING:
 
 
 def outward(n: int, first: int) -> list[int]:
-    """The numbers 0..n−1 by their distance from `first`, the higher one first: 3 of 5 gives 3, 4, 2, 1, 0.
-
-    Raises
-    ------
-    InputError
-        `first` is not among them.
-    """
+    """The numbers 0..n−1 by their distance from `first`, the higher one first: 3 of 5 gives 3, 4, 2, 1, 0."""
     if not 0 <= first < n:
         raise InputError(f"There is no slice {first}; this volume's slices are 0 to {n - 1}.")
     return nearest_first(range(n), first)

@@ -208,13 +208,7 @@ def fill_from_neighbours(planes: npt.NDArray[np.float32]) -> None:
 
 
 def as_volume(volume: Volume | npt.NDArray[Any]) -> Volume:
-    """A bare (z, y, x) array becomes a volume of 1 mm voxels.
-
-    Raises
-    ------
-    InputError
-        The array has other axes than three, is empty, or holds no real numbers.
-    """
+    """A bare (z, y, x) array becomes a volume of 1 mm voxels."""
     if isinstance(volume, Volume):
         return volume
     array = np.asarray(volume)

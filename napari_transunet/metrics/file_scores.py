@@ -92,13 +92,7 @@ def read_labels(path: Path) -> Volume:
 def score_volumes(
     first: Volume, second: Volume, prediction: Path, reference: Path, options: ScoringOptions
 ) -> FileScores:
-    """The scores of a prediction that was read against the reference; the paths are for what is said.
-
-    Raises
-    ------
-    InputError
-        As `score_files`.
-    """
+    """The scores of a prediction that was read against the reference; the paths are for what is said."""
     turn = reorientation_onto(first.geometry, second.geometry)
     if turn is None:
         raise InputError(

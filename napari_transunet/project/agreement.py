@@ -181,13 +181,7 @@ def consensus(project: Project, wanted: str, method: Method = "staple", annotato
 
 
 def combined(labels: Sequence[NDArray[Any]], method: Method) -> NDArray[Any]:
-    """What several label volumes (z, y, x) make together; voxels without a winner are background.
-
-    Raises
-    ------
-    InputError
-        They lie on different grids, are fewer than two, or the method is unknown.
-    """
+    """What several label volumes (z, y, x) make together; voxels without a winner are background."""
     import SimpleITK as sitk
 
     if len(labels) < 2 or len({array.shape for array in labels}) != 1:

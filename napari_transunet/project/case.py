@@ -160,13 +160,7 @@ class Case(BaseModel):
         return sum(self.seconds.values()) / 60
 
     def with_changes(self, changes: Mapping[str, Any]) -> Case:
-        """The same but for these fields, checked.
-
-        Raises
-        ------
-        InputError
-            A value is of no use.
-        """
+        """The same but for these fields, checked."""
         try:
             return Case.model_validate({**self.model_dump(), **changes})
         except ValidationError as error:
@@ -174,15 +168,7 @@ class Case(BaseModel):
 
 
 def case_from_json(text: str | bytes, name: str) -> Case:
-    """A case from its file.
-
-    Raises
-    ------
-    NewerProjectError
-        A newer version wrote it.
-    InputError
-        It is no case.
-    """
+    """A case from its file."""
     try:
         case = Case.model_validate_json(text)
     except ValidationError as error:

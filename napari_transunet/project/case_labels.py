@@ -64,11 +64,6 @@ def load_labels(project: Project, case: Case) -> CaseLabels | None:
     """The newest labels of a case that can be read; None where it has none.
 
     What its file names comes first; where whoever began that was cut off it is empty, and what was before counts.
-
-    Raises
-    ------
-    NewerFormatError
-        A newer version wrote them.
     """
     for folder in _folders(project, case):
         try:
@@ -86,11 +81,6 @@ def session_folder(held: HeldCase) -> SessionFolder:
 
     It is that of the last time, where nobody else can write there any more. After a lease was taken over it is a new
     one: who had it may wake up and save what they did.
-
-    Raises
-    ------
-    ProjectWriteError
-        It cannot be made.
     """
     project, case = held.project, held.case
     store = store_of(project, case)
@@ -118,12 +108,7 @@ def session_folder(held: HeldCase) -> SessionFolder:
 def save_labels(held: HeldCase, found: CaseLabels, **changes: Any) -> Case:
     """Keep labels, all of them, and then what the case's file says of them; `changes` are further fields of it.
 
-    Raises
-    ------
-    LeaseLostError
-        Somebody took the case over.
-    ProjectWriteError
-        The disk is full, or the folder cannot be written to. What was kept before is as it was.
+    Where the folder cannot be written to, what was kept before is as it was.
     """
     held.lease.check()
     folder = session_folder(held)

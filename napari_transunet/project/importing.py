@@ -97,13 +97,7 @@ def import_predictions(
 
 
 def names_from(path: Path) -> dict[int, str]:
-    """Names of label values from a JSON file: `{"1": "spleen"}`, or nnU-Net's `{"labels": {"spleen": 1}}`.
-
-    Raises
-    ------
-    InputError
-        It names none.
-    """
+    """Names of label values from a JSON file: `{"1": "spleen"}`, or nnU-Net's `{"labels": {"spleen": 1}}`."""
     found = _names_in(path)
     if not found:
         raise InputError(f'{path} names no labels; it needs {{"1": "spleen", …}}, or nnU-Net\'s "labels".')
@@ -184,13 +178,7 @@ def _masks(folder: Path, volume: Volume) -> tuple[NDArray[Any], dict[int, str]]:
 
 
 def _take_uncertainty(made: CaseLabels, path: Path, volume: Volume) -> None:
-    """Let the probabilities of nnU-Net beside labels, classes first, say how unsure each slice is; if there are any.
-
-    Raises
-    ------
-    InputError
-        They are not those of the labels.
-    """
+    """Let the probabilities of nnU-Net beside labels, classes first, say how unsure each slice is; if there are any."""
     beside = path.with_name(f"{stem_of(path)}.npz")
     if not beside.is_file():
         return

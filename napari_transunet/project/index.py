@@ -57,15 +57,7 @@ class CaseIndex:
         """Name of a case's file -> why it cannot be read."""
 
     def read(self) -> list[Case]:
-        """All cases by name, as they are now; those that cannot be read are left out and in `damaged`.
-
-        Raises
-        ------
-        NewerProjectError
-            A newer version wrote one of them.
-        FileProblem
-            The folder cannot be read.
-        """
+        """All cases by name, as they are now; those that cannot be read are left out and in `damaged`."""
         with self._reading:
             return self._read_all()
 
@@ -93,23 +85,11 @@ class CaseIndex:
         return sorted((case for _, case in self._known.values()), key=lambda case: (case.name, case.id))
 
     def get(self, identifier: str) -> Case:
-        """One case, as it is now.
-
-        Raises
-        ------
-        InputError
-            There is none, or its file is damaged.
-        """
+        """One case, as it is now."""
         return self._read(identifier)
 
     def write(self, case: Case) -> None:
-        """Write a case's file; only who holds its lease may.
-
-        Raises
-        ------
-        ProjectWriteError
-            The disk is full, or the folder cannot be written to.
-        """
+        """Write a case's file; only who holds its lease may."""
         write_text(self._folder / f"{case.id}.json", case.model_dump_json(indent=1) + "\n")
 
     def summarise(self) -> None:
@@ -167,13 +147,7 @@ class CaseIndex:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file of the project as a whole.
-
-    Raises
-    ------
-    ProjectWriteError
-        The disk is full, or the folder cannot be written to.
-    """
+    """Write a file of the project as a whole."""
     try:
         with atomic_path(path, overwrite=True) as temporary:
             temporary.write_text(text, encoding="utf-8")

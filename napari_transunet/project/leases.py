@@ -112,13 +112,7 @@ class Lease:
         return not self._ended.is_set() and self._leases.newest(self.key) == self._number
 
     def check(self) -> None:
-        """Refuse to go on where it is lost.
-
-        Raises
-        ------
-        LeaseLostError
-            Somebody took it over.
-        """
+        """Refuse to go on where it is lost."""
         if self.held:
             return
         holder = self._leases.holder(self.key)

@@ -85,15 +85,7 @@ class HeldCase:
         self.project, self.case, self.lease = project, case, lease
 
     def update(self, **changes: Any) -> Case:
-        """Change fields of the case, in its file too.
-
-        Raises
-        ------
-        LeaseLostError
-            Somebody took it over.
-        ProjectWriteError
-            It cannot be written.
-        """
+        """Change fields of the case, in its file too."""
         self.lease.check()
         case = self.case.with_changes({"changed": now(), **changes})
         self.project.index.write(case)
@@ -200,13 +192,7 @@ class Project:
         return self.index.read()
 
     def case(self, wanted: str) -> Case:
-        """The case of an id, of a name, or of a beginning that no other id or name shares.
-
-        Raises
-        ------
-        InputError
-            There is none, or there are several.
-        """
+        """The case of an id, of a name, or of a beginning that no other id or name shares."""
         if (
             re.fullmatch(r"[A-Za-z0-9_-]{1,80}", wanted)
             and (self.folder / "cases" / f"{wanted}.json").is_file()
@@ -341,11 +327,6 @@ class Project:
         """The file of a checkpoint by its name, or of the project's; None where each scan takes what fits it.
 
         Of a shipped one that learnt in this project it is what it became.
-
-        Raises
-        ------
-        InputError, FileProblem
-            There is no such checkpoint.
         """
         name = wanted or self.settings.checkpoint
         if name is None:
@@ -428,15 +409,7 @@ class Project:
     # -- inside -----------------------------------------------------------------------------------------------
 
     def take(self, key: str, who: str, purpose: str, *, takeover: bool) -> Lease:
-        """Take a lease: of a case by its id, or of the project itself.
-
-        Raises
-        ------
-        LeaseHeldError
-            Somebody has it.
-        ProjectWriteError
-            The folder cannot be written to.
-        """
+        """Take a lease: of a case by its id, or of the project itself."""
         try:
             return self.leases.take(key, who, purpose=purpose, takeover=takeover)
         except FileProblem as error:

@@ -155,13 +155,7 @@ def project_report(
 
 
 def reported_file(volume: Volume, labels: Path) -> ReportedCase:
-    """What the report says of a scan and the file with its labels, which `write_labels` made.
-
-    Raises
-    ------
-    VolumeError, FileProblem
-        The file cannot be read.
-    """
+    """What the report says of a scan and the file with its labels, which `write_labels` made."""
     from napari_transunet.io.reading import read_volume
     from napari_transunet.io.sidecar import read_sidecar
     from napari_transunet.project.case_labels import volumes_of
@@ -201,12 +195,7 @@ def check_report(target: Path, *, overwrite: bool = False) -> None:
 
 
 def write_report(target: Path, content: ReportContent, *, overwrite: bool = False) -> list[Path]:
-    """Write HTML at `target` and the table beside it; returns both.
-
-    Raises
-    ------
-    As `project_report`.
-    """
+    """Write HTML at `target` and the table beside it; returns both."""
     check_report(target, overwrite=overwrite)
     if not content.cases:
         raise InputError("There is nothing to report: no scan is in it.")

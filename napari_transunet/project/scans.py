@@ -67,11 +67,6 @@ def find_scans(places: Iterable[Path]) -> Findings:
 
     In folders, files that hold labels by their name or by the JSON file beside them are left out; a file that is named
     is taken.
-
-    Raises
-    ------
-    FileProblem
-        A place is not there.
     """
     found = Findings()
     for place in places:
@@ -85,13 +80,7 @@ def find_scans(places: Iterable[Path]) -> Findings:
 
 
 def reference(scan: FoundScan, project: Path) -> ScanReference:
-    """What a case keeps of a scan: where it lies, and its hash, for which its files are read once.
-
-    Raises
-    ------
-    FileProblem
-        It cannot be read.
-    """
+    """What a case keeps of a scan: where it lies, and its hash, for which its files are read once."""
     size, modified = _extent(scan.files)
     absolute = Path(os.path.abspath(scan.path))  # noqa: PTH100  a link has a name of its own
     try:
@@ -136,11 +125,6 @@ def find_again(
     """Scans that moved, found by their hashes in files and folders: hash -> where it lies now.
 
     Only files of the size of one that is wanted are read.
-
-    Raises
-    ------
-    FileProblem
-        A place is not there.
     """
     sizes = {one.size for one in wanted}
     hashes = {one.sha256 for one in wanted}
@@ -155,15 +139,7 @@ def find_again(
 
 
 def read_scan(scan: ScanReference, project: Path) -> Volume:
-    """The volume of a case.
-
-    Raises
-    ------
-    FileProblem
-        It is not where it was.
-    VolumeError
-        It is not what it was, or cannot be read as a volume.
-    """
+    """The volume of a case."""
     place, presence = locate(scan, project)
     if place is None:
         raise FileProblem(
@@ -180,13 +156,7 @@ def read_scan(scan: ScanReference, project: Path) -> Volume:
 
 
 def files_of(place: Path, series: str | None) -> tuple[Path, ...]:
-    """The files of a scan: one, with the voxels that lie beside it, or those of a DICOM series.
-
-    Raises
-    ------
-    VolumeError
-        There is no such series.
-    """
+    """The files of a scan: one, with the voxels that lie beside it, or those of a DICOM series."""
     if place.is_dir():
         from napari_transunet.io.dicom.series_search import scan as dicom_series
 

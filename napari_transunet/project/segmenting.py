@@ -105,13 +105,7 @@ class Predictors:
         self._hashes: dict[str | None, frozenset[str]] = {}
 
     def for_volume(self, volume: Volume, checkpoint: str | None) -> Predictor:
-        """The predictor of a checkpoint's file, or of the shipped one that fits the volume.
-
-        Raises
-        ------
-        CheckpointError, FileProblem, InputError
-            It cannot be used, or none fits.
-        """
+        """The predictor of a checkpoint's file, or of the shipped one that fits the volume."""
         from napari_transunet.checkpoints.loading import load_checkpoint
         from napari_transunet.inference.choosing import fitting_checkpoint
         from napari_transunet.inference.predictor import Predictor

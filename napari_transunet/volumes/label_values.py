@@ -16,13 +16,7 @@ HIGHEST_LABEL = 65535
 
 
 def whole_numbers(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The array (z, y, x) as integers: booleans as uint8, floats within `LABEL_TOLERANCE` of whole numbers as int32.
-
-    Raises
-    ------
-    VolumeError
-        It holds another value, or no real numbers.
-    """
+    """The array (z, y, x) as integers: booleans as uint8, floats within `LABEL_TOLERANCE` of whole numbers as int32."""
     if array.dtype.kind == "b":
         return array.astype(np.uint8)
     if array.dtype.kind in "iu":
@@ -47,11 +41,6 @@ def as_labels(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | npt.NDArray[np
     """Whole numbers from 0 to 65535, by `whole_numbers`, in the smaller of uint8 and uint16 that holds them.
 
     uint8 and uint16 are given back as they are.
-
-    Raises
-    ------
-    VolumeError
-        It holds another value.
     """
     if array.dtype == np.uint8 or array.dtype == np.uint16:
         return array

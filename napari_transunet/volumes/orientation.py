@@ -17,13 +17,7 @@ _AXIS_OF = {"L": 0, "R": 0, "P": 1, "A": 1, "S": 2, "I": 2}
 
 
 def check_codes(codes: str) -> str:
-    """`codes` in upper case, if it names each of left-right, front-back and feet-head once.
-
-    Raises
-    ------
-    VolumeError
-        It does not.
-    """
+    """`codes` in upper case, if it names each of left-right, front-back and feet-head once."""
     upper = str(codes).upper()
     if len(upper) != 3 or {_AXIS_OF.get(letter) for letter in upper} != {0, 1, 2}:
         raise VolumeError(
@@ -50,11 +44,6 @@ class Reorientation:
         """What takes an array on `geometry` to axis codes `codes` (of the index axes x, y, z, e.g. LPS).
 
         An oblique volume is taken to the nearest such orientation; its slices are kept as they are.
-
-        Raises
-        ------
-        VolumeError
-            `codes` is no orientation.
         """
         wanted = check_codes(codes)
         have = geometry.axis_codes

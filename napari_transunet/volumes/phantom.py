@@ -39,11 +39,6 @@ def synthetic_ct(
 
     The index axes point to the patient's left, back and head (LPS), so the liver is at low x. The same shape and
     seed always give the same voxels; the seed changes shapes a little, and the noise.
-
-    Raises
-    ------
-    VolumeError
-        An axis has fewer than 8 voxels.
     """
     if len(shape) != 3 or min(shape) < 8:
         raise VolumeError(f"A phantom needs at least 8 voxels along every axis, not the shape {shape}.")

@@ -21,13 +21,6 @@ def fetch(repository: str) -> Path:
     """The `model.safetensors` of a repository such as "timm/vit_tiny_patch16_224.augreg_in21k".
 
     A file that was fetched before is taken from the client's cache, without asking the hub.
-
-    Raises
-    ------
-    InputError
-        That is no name of a repository, or the client is not installed.
-    FileProblem
-        The hub cannot be reached, or has no such repository or file.
     """
     if not _REPOSITORY.fullmatch(repository):
         raise InputError(

@@ -65,11 +65,6 @@ def timm_weights(source: Source, *, name: str | None = None) -> Pretrained:
     source : path of a safetensors file, or of a state dict that can be read safely; what `open_checkpoint` gave for it;
         or a mapping of tensors
     name : is given in errors in place of the file's
-
-    Raises
-    ------
-    FileProblem, CheckpointError
-        It cannot be read, or its numbers are of another type or more than there is memory for.
     """
     if isinstance(source, Mapping):
         return _described(name or "The mapping", _infos(source), lambda: source)
