@@ -173,7 +173,7 @@ def open_ome_zarr(
     if len(info.shape) != len(multiscale.axes):
         raise VolumeError(f"its array has {len(info.shape)} axes, but {len(multiscale.axes)} are described.")
     picked: dict[int, int] = {}
-    indices: list[int | None] = []
+    indices: dict[str, int] = {}
     options: tuple[tuple[Literal["time", "channel"], str, int | None, Sequence[str]], ...] = (
         ("time", "time point", time, ()),
         ("channel", "channel", channel, multiscale.channels),
@@ -181,9 +181,8 @@ def open_ome_zarr(
     for kind, noun, which, names in options:
         axis = multiscale.index(kind)
         index = chosen(1 if axis is None else info.shape[axis], which, noun, kind, names)
-        indices.append(None if axis is None else index)
         if axis is not None:
-            picked[axis] = index
+            picked[axis] = indices[kind] = index
     geometry, more = _geometry(multiscale, number, info)
     notes += more
 
@@ -229,7 +228,8 @@ def open_ome_zarr(
         base,
         multiscale,
         number,
-        *indices,
+        indices.get("time"),
+        indices.get("channel"),
         info,
         geometry,
         data,
