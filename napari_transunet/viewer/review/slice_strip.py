@@ -144,10 +144,6 @@ class SliceStrip(QWidget):
         if self._picture is None:
             self._picture = self._drawn(self._data)
         painter.drawPixmap(0, 0, self._picture)
-        if self._current is not None:
-            x = self._left(self._place(self._current)) + self._step() / 2
-            painter.setPen(QPen(self.palette().color(QPalette.ColorRole.WindowText), 2))
-            painter.drawLine(QPointF(x, 0), QPointF(x, self.height()))
         if self._numbers is not None and self._numbers.sides is not None:
             painter.setPen(self.palette().color(QPalette.ColorRole.PlaceholderText))
             for side, where in zip(
@@ -157,6 +153,10 @@ class SliceStrip(QWidget):
                 # Hatching would run through the letters.
                 painter.fillRect(painter.boundingRect(room, flags, side), self.palette().base())
                 painter.drawText(room, flags, side)
+        if self._current is not None:
+            x = self._left(self._place(self._current)) + self._step() / 2
+            painter.setPen(QPen(self.palette().color(QPalette.ColorRole.WindowText), 2))
+            painter.drawLine(QPointF(x, 0), QPointF(x, self.height()))
         if self.hasFocus():
             painter.setPen(QPen(self.palette().color(QPalette.ColorRole.Highlight), 1))
             painter.drawRect(QRectF(0.5, 0.5, self.width() - 1, self.height() - 1))
