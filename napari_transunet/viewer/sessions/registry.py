@@ -6,6 +6,7 @@ position of corners in mm), or because a person says so. Names, order, equal sha
 
 from __future__ import annotations
 
+import math
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_transunet.annotation.session import AnnotationSession
-from napari_transunet.errors import VolumeError
+from napari_transunet.errors import SizeError, VolumeError
+from napari_transunet.files import available_memory
 from napari_transunet.viewer.layers.graphics import free_graphics_in_their_context
 from napari_transunet.viewer.layers.grids import put_on_grid, reorientation_between
 from napari_transunet.viewer.layers.layer_record import is_overlay, is_scan
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from napari_transunet.volumes.volume import Volume
 
 _NAME = "transunet_sessions"
+_ARRAYS = 5  # of the volume's size: labels, prediction, what undo needs, and, once a tool was used, two more
 
 
 class Sessions(QObject):
@@ -132,10 +135,23 @@ class Sessions(QObject):
     # -- what is decided ------------------------------------------------------------------------------------
 
     def new_result(self, image: Image, volume: Volume | Geometry, label_set: LabelSet) -> Result:
-        """An empty Labels layer on an image's grid, not yet in the viewer, with a session of its own."""
+        """An empty Labels layer on an image's grid, not yet in the viewer, with a session of its own.
+
+        Raises
+        ------
+        SizeError
+            A run's labels and what is known about them would not fit into memory.
+        """
         shape: tuple[int, int, int] = tuple(voxels_of(image).shape)
         highest = max(label_set.names, default=1)
         dtype = np.uint8 if highest < 256 else np.uint16
+        needed, free = _ARRAYS * np.dtype(dtype).itemsize * math.prod(shape), available_memory()
+        if needed > free:  # empty arrays take none yet: the system would end the program in mid-run
+            raise SizeError(
+                f"Labels of “{image.name}” and the record of edits take up to {needed / 1e9:.1f} GB of memory, and "
+                f"{free / 1e9:.1f} GB are free. Segment an OME-Zarr with the command “napari-transunet segment”, which "
+                "writes its labels to disk as it goes, or crop or downsample the volume."
+            )
         layer = new_labels_layer(np.zeros(shape, dtype), volume, label_set, f"{image.name}{SUFFIX}")
         session = AnnotationSession(shape, label_set.names, dtype=dtype)
         return self.bind_result(layer, image, session, created_by_run=True)

@@ -15,8 +15,9 @@ from napari.layers import Layer
 from napari.layers._layer_actions import _duplicate_layer
 
 from napari_transunet.annotation.session import AnnotationSession
-from napari_transunet.errors import VolumeError
+from napari_transunet.errors import SizeError, VolumeError
 from napari_transunet.viewer.layers.layers import geometry_of, labels_to_layer, volume_of, volume_to_layer
+from napari_transunet.viewer.sessions import registry
 from napari_transunet.viewer.sessions.registry import Sessions
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
@@ -151,3 +152,14 @@ def test_a_removed_layer_takes_its_session_along(viewer, sessions):
     viewer.add_layer(result.layer)
     viewer.layers.remove(result.layer)
     assert sessions.result_on(image) is None
+
+
+def test_labels_that_memory_cannot_hold_are_refused_before_anything_is_made(viewer, sessions, monkeypatch):
+    image = _image(viewer)
+    volume = volume_of(image)
+    monkeypatch.setattr(registry, "available_memory", lambda: 5 * volume.data.size - 1)
+    with pytest.raises(SizeError, match="Segment an OME-Zarr with the command"):
+        sessions.new_result(image, volume, LABELS)
+    assert sessions.recently_used() == []
+    monkeypatch.setattr(registry, "available_memory", lambda: 5 * volume.data.size)
+    assert sessions.new_result(image, volume, LABELS).lies_on(image)
