@@ -106,3 +106,19 @@ def csv_cell(value: Any) -> Any:
 def available_memory() -> int:
     """Bytes that can be taken now without swapping."""
     return int(psutil.virtual_memory().available)
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `object_pairs_hook` of `json.loads`, which by itself takes the last of several values of one key.
+
+    Raises
+    ------
+    ValueError
+        A key occurs twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for number, key in enumerate(keys) if key in keys[:number])
+        raise ValueError(f"it holds {twice[:40]!r} twice")
+    return found

@@ -20,6 +20,19 @@ from napari_transunet.model.variants import MAX_SKIPS, Variant, get_variant
 
 CardOrigin = Literal["given", "beside", "header"]
 
+# What makes other labels, or other names of them, of the same weights.
+_MEANT = (
+    "labels",
+    "modality",
+    "normalisation",
+    "window",
+    "percentiles",
+    "orientation",
+    "spacing",
+    "context",
+    "planes",
+    "resize",
+)
 _FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 
 
@@ -99,8 +112,9 @@ class CheckpointInfo:
         if found is None and not problems:
             notes.append(f"{path.name} has no model card, so the names of its labels are not known.")
         if origin != "header" and found is not None and stored.card_text is not None:
+            which = "beside it" if origin == "beside" else "given"
             notes.append(
-                f"The card {'beside it' if origin == 'beside' else 'given'} is used, not the one in the file."
+                about_card(stored, found, origin) or f"The card {which} is used, not the one in the file."
             )
         size: tuple[int, int] | None = None
         if not problems:
@@ -282,6 +296,21 @@ def about_weights(stored: StoredTensors) -> str | None:
         f"{stored.path.name} holds several sets of weights: those under {used} are used, not those under {others};"
         f" --weights {choice} (in Python weights={choice!r}) takes the other."
     )
+
+
+def about_card(stored: StoredTensors, card: ModelCard | None, origin: CardOrigin | None) -> str | None:
+    """In what the card beside a checkpoint, which is used, differs from the one within; None where it does not."""
+    if card is None or origin != "beside" or stored.card_text is None:
+        return None
+    beside = card_path(stored.path).name
+    try:
+        own = ModelCard.from_json(stored.card_text)
+    except CheckpointError:
+        return f"{beside} is used; the model card within {stored.path.name} cannot be read."
+    differing = [name for name in _MEANT if getattr(own, name) != getattr(card, name)]
+    if not differing:
+        return None
+    return f"{beside} is used; the model card within {stored.path.name} says other {', '.join(differing)}."
 
 
 def _oddities(stored: StoredTensors) -> list[str]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from napari_transunet.checkpoints.archive import megabytes
 from napari_transunet.checkpoints.card import ModelCard, default_card
-from napari_transunet.checkpoints.info import CheckpointInfo, about_weights
+from napari_transunet.checkpoints.info import CheckpointInfo, about_card, about_weights
 from napari_transunet.checkpoints.layout import COUNTER, POSITIONS
 from napari_transunet.errors import CheckpointError, some
 from napari_transunet.files import available_memory
@@ -134,7 +134,11 @@ def load_checkpoint(
         format=stored.format,
         has_card=found.card is not None,
         weights=stored.unwrapped[-1] if stored.others and stored.unwrapped else None,
-        notes=(said,) if (said := about_weights(stored)) else (),
+        notes=tuple(
+            said
+            for said in (about_weights(stored), about_card(stored, found.card, found.card_origin))
+            if said
+        ),
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_transunet.errors import VolumeError
+from napari_transunet.files import unique_keys
 from napari_transunet.volumes.labels import Label, LabelSet
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def read_sidecar(path: Path) -> tuple[dict[str, Any], str | None]:
             return {}, None
         if beside.stat().st_size > _MAX_BYTES:
             return {}, f"{beside.name} beside it is too large to describe a volume and was ignored."
-        content = json.loads(beside.read_text("utf-8"))
+        content = json.loads(beside.read_text("utf-8"), object_pairs_hook=unique_keys)
     except (OSError, ValueError, RecursionError) as error:
         return {}, f"{beside.name} beside it cannot be read and was ignored ({_brief(error)})."
     if not isinstance(content, dict):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_transunet.errors import DatasetError
+from napari_transunet.files import unique_keys
 from napari_transunet.training.losses import UNKNOWN
 
 FILE_NAME = "dataset.json"
@@ -89,7 +90,7 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             text = file.read(_MAX_BYTES + 1)
-        content = json.loads(text) if len(text) <= _MAX_BYTES else None
+        content = json.loads(text, object_pairs_hook=unique_keys) if len(text) <= _MAX_BYTES else None
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
@@ -146,6 +147,8 @@ def _names(labels: object, path: Path) -> tuple[dict[int, str], int | None]:
         if name.strip().lower() == "ignore" and value != 0:
             ignored = value
             continue
+        if value != 0 and name.strip().lower() == "background":
+            raise DatasetError(f"{path} calls the label {value} 'background', which is 0; correct it.")
         if value in names:
             raise DatasetError(f"{path} names the label {value} twice, {names[value]!r} and {name!r}.")
         names[value] = name

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from napari_transunet.checkpoints.card import ModelCard, card_path, default_card
+from napari_transunet.checkpoints.info import inspect_checkpoint
 from napari_transunet.checkpoints.layout import POSITIONS
 from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
@@ -272,6 +273,11 @@ def test_a_card_given_goes_before_one_beside_and_that_before_one_inside(
     assert load_checkpoint(path).card.title == "inside"
     card_path(path).write_text(default_card(small_net, title="beside").to_json())
     assert load_checkpoint(path).card.title == "beside"
+    assert not load_checkpoint(path).notes  # a title changes no labels
+    swapped = default_card(small_net, labels={1: "right", 2: "left"}, modality="CT")
+    card_path(path).write_text(swapped.to_json())
+    for notes in (load_checkpoint(path).notes, inspect_checkpoint(path).notes):
+        assert any("w.card.json is used" in note and "labels, modality" in note for note in notes)
     other = tmp_path / "other.json"
     other.write_text(default_card(small_net, title="given").to_json())
     assert load_checkpoint(path, card=other).card.title == "given"

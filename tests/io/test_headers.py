@@ -455,3 +455,13 @@ def test_a_volume_is_named_as_its_link_is(tmp_path: Path) -> None:
     (tmp_path / "b.raw").symlink_to(tmp_path / ".git" / "annex" / "key.raw")
     (tmp_path / "b.mhd").write_text(f"{META}ElementDataFile = b.raw\n")
     np.testing.assert_array_equal(read_volume(tmp_path / "b.mhd").data, DATA)
+
+
+def test_a_sidecar_that_says_things_twice_is_said(tmp_path: Path) -> None:
+    write_nifti(
+        tmp_path / "a.nii", DATA, Geometry(DATA.shape, (1, 1, 1)), description="", labels=True, comment=""
+    )
+    (tmp_path / "a.json").write_text('{"Modality": "CT", "Modality": "MR"}')
+    volume = read_volume(tmp_path / "a.nii")
+    assert volume.modality is None
+    assert "'Modality' twice" in notes(volume)

@@ -266,6 +266,7 @@ class TestDecathlon:
             ({"labels": {"liver": 70000}}, "label value 70000"),
             ({"labels": {"liver": True}}, "must be a number"),
             ({"labels": {"1": ""}}, "empty name"),
+            ({"labels": {"background": 1, "liver": 0}}, "calls the label 1 'background', which is 0"),
             ({"modality": 3}, "modality must be an object"),
             ({"modality": {"first": "CT"}}, "not a number and a name"),
         ],
@@ -281,6 +282,7 @@ class TestDecathlon:
             ("{", "not valid JSON"),
             ("[" * 99999, "not valid JSON"),
             ("[]", "one JSON object"),
+            ('{"labels": {"1": "liver", "1": "spleen"}}', "'1' twice"),
             ("\xff", "not valid"),
         ],
     )
