@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.components import ViewerModel
 from napari.qt import QtViewer
+from napari.utils.action_manager import action_manager
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtWidgets import QHBoxLayout, QSplitter, QWidget
 
@@ -128,7 +129,10 @@ class _PlaneView(QObject):
         self._twins: dict[Layer, _Twin] = {}
         self._fitted = False
         self.model = ViewerModel(title=plane.title)
-        self.canvas = QtViewer(self.model)
+        with (
+            action_manager.events.blocker_all()
+        ):  # it binds the window's shortcuts anew, and tells every button of each
+            self.canvas = QtViewer(self.model)
         free_graphics_in_their_context(self.canvas)
         self.canvas.setObjectName(f"plane_{plane.title}")
         self.canvas.setMinimumSize(160, 140)
@@ -155,7 +159,8 @@ class _PlaneView(QObject):
                 self._twins[layer] = _Twin(layer)
         copies = [self._twins[layer].copy for layer in wanted]
         if list(self.model.layers) != copies:
-            self.model.layers.clear()
+            if self.model.layers:  # napari collects garbage whenever it clears a list
+                self.model.layers.clear()
             for copy in copies:
                 self.model.add_layer(copy)
         if copies and not self._fitted:
