@@ -295,10 +295,12 @@ def looks_like_labels(layer: Layer) -> bool:
     record, data = record_of(layer), voxels_of(layer)
     if layer._type_string != "image" or record.volume is None or record.volume.modality is not None:
         return False
-    if is_lazy(layer) or data.dtype.kind not in "iub":
+    if is_lazy(layer) or data.dtype.kind not in "iubf":
         return False
     sample = sampled(data)
-    if not sample.size or sample.min() < 0 or sample.max() > _MOST_LABELS:
+    if not sample.size or not (sample.min() >= 0 and sample.max() <= _MOST_LABELS):  # so that NaN is none
+        return False
+    if data.dtype.kind == "f" and not np.array_equal(sample, np.rint(sample)):
         return False
     return len(np.unique(sample)) <= _FEW
 

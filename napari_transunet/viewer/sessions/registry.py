@@ -57,9 +57,13 @@ class Sessions(QObject):
         self._results: weakref.WeakKeyDictionary[Any, Result] = weakref.WeakKeyDictionary()
         self._used: list[weakref.ref[Any]] = []
         self._new_copy: Any = None
+        self._told: weakref.WeakSet[Any] = weakref.WeakSet()  # of those it was said that they are not saved
         self._coming: list[
             Any
         ] = []  # layers that have a session and are not in the viewer yet: nobody else holds them
+        for layer in viewer.layers:
+            if layer._type_string == "labels":
+                layer.events.paint.connect(self._on_painted)
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.selection.events.active.connect(self._on_active)
 
@@ -231,12 +235,25 @@ class Sessions(QObject):
         """Labels on which a person works are saved, whether or not a dock shows them."""
         from napari_transunet.viewer.sessions.autosave_controller import save_soon
 
-        result = self.result_of(event.source)
-        if result is not None and result.autosave is None and event.source in self._viewer.layers:
+        layer = event.source
+        result = self.result_of(layer)
+        if layer not in self._viewer.layers or (result is not None and result.autosave is not None):
+            return
+        if result is not None and self.image_of(result) is not None:
             save_soon(self._viewer, result)
+            return
+        homeless = result is not None or (is_reviewable(layer) and not self.images_on_grid_of(layer))
+        if homeless and layer not in self._told:
+            self._told.add(layer)
+            self.save_failed.emit(
+                f"“{layer.name}” lies on no image that is open, so what you paint in it is not being saved while you"
+                " work; open its scan, or export it often."
+            )
 
     def _on_inserted(self, event: Any) -> None:
         layer = event.value
+        if layer._type_string == "labels":
+            layer.events.paint.connect(self._on_painted)
         self._coming = [other for other in self._coming if other is not layer]
         # napari selects what is new, right after this event.
         if layer._type_string == "labels" and layer.source.parent is not None:

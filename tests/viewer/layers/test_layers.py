@@ -331,3 +331,20 @@ def test_what_was_assumed_in_reading_goes_with_image_and_labels():
     assert layers.notes_of(image_layer(scan)) == layers.notes_of(drawn) == notes
     assert layers.notes_of(from_file) == notes
     assert layers.notes_of(Image(np.zeros((2, 2, 2)))) == ()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((0, 1, 2), True),
+        ((0, 1, 2.5), False),
+        ((-1, 0, 1), False),
+        ((0, 1, np.nan), False),
+        ((0, 300), False),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_labels_stored_as_floats_look_like_labels_too(values, expected, dtype):
+    data = np.resize(np.array(values, dtype), (3, 4, 5))
+    volume = Volume(data, Geometry.default(data.shape), None, Source(None, "NIfTI", "seg"))
+    assert layers.looks_like_labels(Layer.create(*layers.volume_to_layer(volume))) is expected
