@@ -211,6 +211,8 @@ class ThreePlanes(QWidget):
         self._last: Any = viewer
         self._place = list(viewer.dims.point)
         self.planes = {plane: _PlaneView(viewer, plane, self) for plane in (Plane.CORONAL, Plane.SAGITTAL)}
+        # By the id of each of the models, where it was last.
+        self._points: dict[int, tuple[float, ...]] = {id(one): one.dims.point for one in self._models()}
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         beside = QSplitter(Qt.Orientation.Horizontal, self)
@@ -283,13 +285,16 @@ class ThreePlanes(QWidget):
 
     def _move_from(self, source: Any, _event: Any = None) -> None:
         """Where one of them was moved through its slices, the others go along."""
+        now, before = source.dims.point, self._points.get(id(source), ())
+        self._points[id(source)] = now
         if self._moving:
             return
-        dims = source.dims
-        if len(self._place) != dims.ndim:
-            self._place = list(dims.point)
-        for axis in dims.not_displayed:
-            self._place[axis] = dims.point[axis]
+        if len(self._place) != len(now):
+            self._place = list(now)
+        known = len(before) == len(now)
+        for axis, at in enumerate(now):
+            if axis in source.dims.not_displayed or (known and at != before[axis]):
+                self._place[axis] = at
         for model in self._models():
             if model is not source:
                 self._move(model)

@@ -182,6 +182,9 @@ def test_planes_are_linked_and_follow_the_layers(make_napari_viewer, qtbot):
     looking.anatomy.do("here")
     for axis, model in enumerate((viewer, coronal, sagittal)):
         assert model.dims.point[axis] == pytest.approx(sagittal.cursor.position[axis])
+    viewer.dims.point = looking.image.data_to_world((5, 9, 11))  # as a script does
+    for axis, model in enumerate((viewer, coronal, sagittal)):
+        assert model.dims.point[axis] == pytest.approx(viewer.dims.point[axis])
 
     looking.image.contrast_limits = (-100, 300)
     assert tuple(planes.planes[Plane.SAGITTAL].twin(looking.image).contrast_limits) == (-100, 300)
