@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from napari_transunet.annotation.provenance import RunRecord, now
 from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.annotation.uncertainty import SliceUncertainties
 from napari_transunet.errors import USERS_ERRORS, InputError, TransUNetError, sentence_of
+from napari_transunet.files import unique_keys
 from napari_transunet.io.pairing import plain_name
 from napari_transunet.io.reading import READABLE_SUFFIXES, read_volume
 from napari_transunet.io.sidecar import stem_of
@@ -25,7 +27,7 @@ from napari_transunet.project.scans import read_scan
 from napari_transunet.project.segmenting import keep_thumbnail, rank_by_disagreement
 from napari_transunet.volumes.label_values import whole_numbers
 from napari_transunet.volumes.labels import LabelSet
-from napari_transunet.volumes.orientation import Reorientation
+from napari_transunet.volumes.orientation import reorientation_onto
 
 if TYPE_CHECKING:
     from napari_transunet.project.case import Case
@@ -72,7 +74,10 @@ def import_predictions(
     found = Imported()
     known = names or _names_in(folder / _DATASET)
     cases = {case.name: case for case in project.cases() if not case.is_reading}
-    by_stem = {plain_name(case.name.split("/")[-1]): case for case in cases.values()}
+    by_stem: dict[str, list[Case]] = {}
+    for case in cases.values():
+        by_stem.setdefault(plain_name(case.name.split("/")[-1]), []).append(case)
+    taken: dict[str, str] = {}
     for place in sorted(folder.iterdir()):
         if place.name.startswith(".") or not (
             place.is_dir() or place.name.lower().endswith(READABLE_SUFFIXES)
@@ -81,13 +86,19 @@ def import_predictions(
         if place.name.lower().endswith(".npz"):  # nnU-Net's probabilities go with the labels of their stem
             continue
         stem = place.name if place.is_dir() else stem_of(place)
-        case = cases.get(stem) or by_stem.get(plain_name(stem))
-        if case is None:
-            found.left_out.append(f"{place.name}: no case is called so")
+        meant = [cases[stem]] if stem in cases else by_stem.get(plain_name(stem), [])
+        if len(meant) != 1:
+            called = f"the cases {', '.join(case.name for case in meant[:4])} are" if meant else "no case is"
+            found.left_out.append(f"{place.name}: {called} called so")
+            continue
+        (case,) = meant
+        if case.id in taken:
+            found.left_out.append(f"{place.name}: {case.name} starts from {taken[case.id]} already")
             continue
         try:
             with project.hold(case.id, annotator, purpose="import") as held:
                 found.cases.append(_import_one(held, place, known, tool))
+            taken[case.id] = place.name
         except ProjectWriteError:
             raise
         except USERS_ERRORS as error:
@@ -101,6 +112,8 @@ def names_from(path: Path) -> dict[int, str]:
     found = _names_in(path)
     if not found:
         raise InputError(f'{path} names no labels; it needs {{"1": "spleen", …}}, or nnU-Net\'s "labels".')
+    if twice := next((name for name, count in Counter(found.values()).items() if count > 1), None):
+        raise InputError(f"{path} gives several labels the name {twice!r}; give each its own.")
     return found
 
 
@@ -157,7 +170,13 @@ def _labels(
 
 
 def _masks(folder: Path, volume: Volume) -> tuple[NDArray[Any], dict[int, str]]:
-    """A mask an organ, joined: where masks overlap, the later name has the voxel."""
+    """A mask an organ, joined.
+
+    Raises
+    ------
+    InputError
+        A mask holds several labels, or masks overlap: a voxel has one label.
+    """
     files = [
         path
         for path in sorted(folder.iterdir())
@@ -171,9 +190,19 @@ def _masks(folder: Path, volume: Volume) -> tuple[NDArray[Any], dict[int, str]]:
     names = {}
     for value, path in enumerate(files, 1):
         mask = _on_grid(read_volume(path), volume, path.name)
-        if mask.any():
-            labels[mask != 0] = value
-            names[value] = stem_of(path).replace("_", " ")
+        inside = mask != 0
+        if not inside.any():
+            continue
+        if (mask[inside] != mask[inside][0]).any():
+            raise InputError(f"{path.name} holds several labels and is no mask of one organ")
+        if shared := np.unique(labels[inside & (labels != 0)]).tolist():
+            count = int((inside & (labels != 0)).sum())
+            raise InputError(
+                f"{path.name} overlaps {', '.join(names[other] for other in shared[:4])} in {count} voxels, and a voxel"
+                " has one label; give one file of labels, or take the voxels out of one mask"
+            )
+        labels[inside] = value
+        names[value] = stem_of(path).replace("_", " ")
     return labels, names
 
 
@@ -191,7 +220,8 @@ def _take_uncertainty(made: CaseLabels, path: Path, volume: Volume) -> None:
     drawn = read_volume(path)
     if array.ndim != 4 or array.shape[1:] != drawn.data.shape or array.dtype.kind != "f":
         raise InputError(f"{beside.name} holds no probabilities of {path.name}")
-    turn = Reorientation.between(drawn.geometry, volume.geometry.axis_codes)
+    turn = reorientation_onto(drawn.geometry, volume.geometry)
+    assert turn is not None  # as of the labels themselves
     axis = made.session.axis
     classes = [np.moveaxis(turn.apply(one), axis, 0) for one in array]
     unsure = SliceUncertainties(axis, made.session.shape[axis])
@@ -205,8 +235,8 @@ def _take_uncertainty(made: CaseLabels, path: Path, volume: Volume) -> None:
 
 
 def _on_grid(drawn: Volume, volume: Volume, name: str) -> NDArray[Any]:
-    turn = Reorientation.between(drawn.geometry, volume.geometry.axis_codes)
-    if not volume.geometry.matches(drawn.geometry.reoriented(turn.axes, turn.flips)):
+    turn = reorientation_onto(drawn.geometry, volume.geometry)
+    if turn is None:
         raise InputError(f"{name} does not lie on the grid of its scan; resample it first")
     try:
         values = whole_numbers(turn.apply(drawn.data))
@@ -223,7 +253,7 @@ def _names_in(path: Path) -> dict[int, str]:
     try:
         if path.stat().st_size > _MAX_NAMES:
             return {}
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"), object_pairs_hook=unique_keys)
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(content, dict):

@@ -95,6 +95,28 @@ def test_a_folder_of_masks_is_one_case(project, tmp_path):
     assert (found.labels[2:4] == by_name["kidney left"]).all()
 
 
+@pytest.mark.parametrize(
+    ("second", "why"),
+    [(liver(slice(1, 3)) // 5, "overlaps kidney left in 1440 voxels"),
+     (liver(slice(3, 4)) + liver(slice(3, 5)), "several labels")],
+)  # fmt: skip
+def test_masks_that_would_lose_voxels_are_refused(project, tmp_path, second, why):
+    folder = tmp_path / "masks" / "case_1"
+    folder.mkdir(parents=True)
+    write_image(folder / "kidney_left.nii.gz", liver(slice(0, 2)))
+    write_image(folder / "spleen.nii.gz", second)
+    found = import_predictions(project, folder.parent)
+    assert found.cases == []
+    assert why in found.left_out[0]
+
+
+def test_a_case_starts_from_one_file(project, predictions):
+    write_image(predictions / "case_0_seg.nrrd", liver(slice(3, 5)))
+    found = import_predictions(project, predictions)
+    assert "case_0 starts from case_0.nii.gz already" in found.left_out[0]
+    assert load_labels(project, found.cases[0]).labels[0, 0, 0] == 5
+
+
 def test_work_is_not_replaced(project, predictions):
     (case,) = import_predictions(project, predictions).cases
     with project.hold(case.id, "anna") as held:
@@ -142,7 +164,14 @@ def test_names_are_read_in_either_form(tmp_path, content):
     assert names_from(path) == {1: "spleen"}
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"a": "b"}', '{"labels": []}'])
+def test_a_name_of_two_labels_is_refused(tmp_path):
+    path = tmp_path / "names.json"
+    path.write_text('{"1": "spleen", "2": "spleen"}')
+    with pytest.raises(ValueError, match="name 'spleen'"):
+        names_from(path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"1": "a", "1": "b"}', '{"a": "b"}', '{"labels": []}'])
 def test_a_file_without_names_is_refused(tmp_path, content):
     path = tmp_path / "names.json"
     path.write_text(content)
