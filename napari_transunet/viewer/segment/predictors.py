@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -76,7 +77,10 @@ class PredictorCache:
     def __init__(self, size: int = 2) -> None:
         self._size = size
         self._kept: OrderedDict[_Key, PreparedPredictor] = OrderedDict()
-        self._lock = threading.Lock()
+        self._coming: dict[_Key, Future[PreparedPredictor]] = {}
+        self._lock = (
+            threading.Lock()
+        )  # never held while a network is prepared: others may be asked for meanwhile
 
     def get(self, settings: PredictorSettings) -> PreparedPredictor:
         """The predictor for these settings, prepared now or before.
@@ -96,13 +100,32 @@ class PredictorCache:
             if key in known:
                 known.move_to_end(key)
                 return _connected(known[key])
-            checkpoint = self._loaded(known, key)
-            # Room first: a large network must not be held twice while its successor is loaded.
-            while len(known) >= self._size:
-                _let_go(known.popitem(last=False)[1])
+            coming = self._coming.get(key)
+            if coming is None:
+                checkpoint, mine = self._loaded(known, key), Future[PreparedPredictor]()
+                self._coming[key] = mine
+                # Room first: a large network must not be held twice while its successor is loaded.
+                self._make_room(known)
+        if coming is not None:  # another thread prepares it
+            return _connected(coming.result())
+        try:
             prepared = _prepare(settings, checkpoint)
-            known[key] = prepared
-            return _connected(prepared)
+        except BaseException as error:
+            mine.set_exception(error)
+            raise
+        else:
+            mine.set_result(prepared)
+            with self._lock:
+                self._make_room(known)
+                known[key] = prepared
+        finally:
+            with self._lock:
+                del self._coming[key]
+        return _connected(prepared)
+
+    def _make_room(self, known: OrderedDict[_Key, PreparedPredictor]) -> None:
+        while len(known) >= self._size:
+            _let_go(known.popitem(last=False)[1])
 
     @staticmethod
     def _loaded(known: Mapping[_Key, PreparedPredictor], key: _Key) -> Checkpoint | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -125,3 +127,26 @@ def test_what_is_prepared_ahead_is_there_for_the_run_and_never_takes_scarce_memo
     monkeypatch.setattr(predictors, "be_nice", lambda: None)
     prepare_ahead(cache, settings)
     assert settings in cache
+
+
+def test_a_predictor_is_prepared_once_and_keeps_no_other_one_waiting(
+    settings: PredictorSettings, loads: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cache, begun, go_on, prepare = PredictorCache(), Event(), Event(), predictors._prepare
+
+    def slow(wanted: PredictorSettings, checkpoint: Any) -> Any:
+        if wanted == settings:
+            begun.set()
+            assert go_on.wait(20)
+        return prepare(wanted, checkpoint)
+
+    monkeypatch.setattr(predictors, "_prepare", slow)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(cache.get, settings)
+        assert begun.wait(20)
+        second = threads.submit(cache.get, settings)
+        other = replace(settings, checkpoint=saved(tmp_path / "other.safetensors", 1))
+        assert cache.get(other) is cache.get(other)
+        go_on.set()
+        assert first.result(20) is second.result(20) is cache.get(settings)
+    assert loads.count(settings.checkpoint) == 1
