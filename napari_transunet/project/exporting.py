@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +67,9 @@ def export_project(
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(target, error) from error
-    cases = [case for case in project.cases() if case.status in statuses and case.has_labels]
+    every = project.cases()
+    stems = file_stems(every)
+    cases = [case for case in every if case.status in statuses and case.has_labels]
     done = Exported()
     for number, case in enumerate(cases):
         if cancelled is not None and cancelled():
@@ -74,7 +77,7 @@ def export_project(
         if progress is not None:
             progress(number, len(cases))
         try:
-            done.files += _export_one(project, case, formats, target, overwrite=overwrite)
+            done.files += _export_one(project, case, stems[case.id], formats, target, overwrite=overwrite)
             done.cases.append(case)
         except USERS_ERRORS as error:
             done.left_out.append(f"{case.name}: {sentence_of(error)}")
@@ -84,13 +87,18 @@ def export_project(
     return done
 
 
-def file_stem(case: Case) -> str:
-    """What the files of a case are called."""
-    return _UNSAFE.sub("_", case.name).strip("._") or case.id
+def file_stems(cases: Sequence[Case]) -> dict[str, str]:
+    """What the files of each case, by its id, are called; where names would be one as file names, with the id."""
+    stems = {case.id: _UNSAFE.sub("_", case.name).strip("._") or case.id for case in cases}
+    counts = Counter(stem.casefold() for stem in stems.values())
+    return {
+        key: stem if counts[stem.casefold()] == 1 or stem == key else f"{stem}_{key}"
+        for key, stem in stems.items()
+    }
 
 
 def _export_one(
-    project: Project, case: Case, formats: Sequence[str], folder: Path, *, overwrite: bool
+    project: Project, case: Case, stem: str, formats: Sequence[str], folder: Path, *, overwrite: bool
 ) -> list[Path]:
     found = load_labels(project, case)
     if found is None:
@@ -113,7 +121,7 @@ def _export_one(
         found.labels,
         volume.geometry,
         found.label_set,
-        ExportRequest(folder, file_stem(case), tuple(formats), overwrite=overwrite),
+        ExportRequest(folder, stem, tuple(formats), overwrite=overwrite),
         source=volume.source,
         provenance=provenance,
     )

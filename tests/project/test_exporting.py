@@ -1,0 +1,31 @@
+"""Exports of a project: every case has files of its own."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from napari_transunet.io.reading import read_volume
+from napari_transunet.project.exporting import export_project
+from napari_transunet.project.importing import import_predictions
+from napari_transunet.project.project import Project
+from tests.cli.conftest import write_image
+
+SHAPE = (5, 40, 36)
+
+
+def test_cases_whose_names_are_one_file_name_do_not_replace_each_other(tmp_path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "scans").mkdir()
+    for value, name in enumerate(("a b", "a_b", "A=B"), 1):
+        image = np.random.default_rng(value).integers(-1000, 1000, SHAPE).astype(np.int16)
+        write_image(tmp_path / "scans" / f"{name}.nii.gz", image)
+        write_image(tmp_path / "labels" / f"{name}.nii.gz", np.full(SHAPE, value, np.uint8))
+    project = Project.create(tmp_path / "study")
+    project.add([tmp_path / "scans"])
+    import_predictions(project, tmp_path / "labels", names={1: "one", 2: "two", 3: "three"})
+    for _ in range(2):
+        done = export_project(project, ["nifti"], overwrite=True)
+        assert not done.left_out
+        files = [path for path in done.files if path.name.endswith(".nii.gz")]
+        assert len({path.name.casefold() for path in files}) == 3
+        assert sorted(int(read_volume(path).data.max()) for path in files) == [1, 2, 3]
