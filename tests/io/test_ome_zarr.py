@@ -140,6 +140,19 @@ def test_damaged_and_hostile_descriptions_are_refused(tmp_path, values, change):
     assert str(told.value).startswith("scan.zarr: ")
 
 
+def test_a_voxel_size_that_is_not_given_is_said(tmp_path, values):
+    path = write_ome_zarr(tmp_path / "a.ome.zarr", values)
+    assert not any("voxel size" in note for note in read_volume(path).source.notes)
+    content = json.loads((path / "zarr.json").read_text())
+    for level in content["attributes"]["ome"]["multiscales"][0]["datasets"]:
+        level["coordinateTransformations"] = []
+    (path / "zarr.json").write_text(json.dumps(content))
+    volume = read_volume(path)
+    assert any("no voxel size; 1 × 0.001 × 0.001 mm" in note for note in volume.source.notes), (
+        volume.source.notes
+    )
+
+
 def test_pickles_objects_and_giants_are_refused(tmp_path, values):
     path = write_ome_zarr(tmp_path / "scan.zarr", values, version="0.4", levels=1)
     file = path / "s0" / ".zarray"

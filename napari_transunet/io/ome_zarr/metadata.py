@@ -12,7 +12,7 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -50,11 +50,15 @@ class Axis:
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution: where its array lies below the image, and scale and translation along all axes in their units."""
+    """One resolution: where its array lies below the image, and scale and translation along all axes in their units.
+
+    `scaled` is false where nothing gives a scale, and 1 stands for it.
+    """
 
     path: str
     scale: tuple[float, ...]
     translation: tuple[float, ...]
+    scaled: bool = True
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,10 @@ def parse_multiscale(attributes: Mapping[str, Any]) -> Multiscale:
     if not isinstance(datasets, list) or not 1 <= len(datasets) <= _MAX_LEVELS:
         raise VolumeError("its list of resolutions (datasets) is damaged.")
     common = _transforms(entry.get("coordinateTransformations"), len(axes))
-    levels = tuple(_level(one, common, len(axes)) for one in datasets)
+    outer = _gives_scale(entry)
+    levels = tuple(
+        replace(_level(one, common, len(axes)), scaled=outer or _gives_scale(one)) for one in datasets
+    )
     name = entry.get("name")
     return Multiscale(version, name if isinstance(name, str) else None, axes, levels, _channels(attributes))
 
@@ -216,6 +223,11 @@ def _transforms(entries: Any, count: int) -> tuple[tuple[float, ...], tuple[floa
     if min(scale) <= 0:
         raise VolumeError(f"its scale is {list(scale)}; it must be positive.")
     return scale, translation
+
+
+def _gives_scale(entry: dict[str, Any]) -> bool:
+    """Whether transformations, which were read already, hold a scale."""
+    return any(one.get("type") == "scale" for one in entry.get("coordinateTransformations") or ())
 
 
 def _finite(value: Any) -> bool:

@@ -244,6 +244,10 @@ def _geometry(multiscale: Multiscale, level: int, info: ArrayInfo) -> tuple[Geom
     sizes, notes = spacing_in_mm(axes, [of.scale[axis] for axis in space])
     units = [size / of.scale[axis] for size, axis in zip(sizes, space, strict=True)]
     origin = [of.translation[axis] * unit for axis, unit in zip(space, units, strict=True)]
+    if not of.scaled:
+        notes += (
+            f"The file gives no voxel size; {' × '.join(f'{size:g}' for size in sizes)} mm was assumed.",
+        )
     if len(space) == 2:
         sizes, origin = (1.0, *sizes), [0.0, *origin]
         notes += ("It is a single image; a slice 1 mm thick was assumed.",)
