@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,9 @@ from napari_transunet.errors import USERS_ERRORS, DatasetError, InputError, sent
 from napari_transunet.volumes.labels import organ_key
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from napari_transunet.cli.scores import ScoredCase
     from napari_transunet.io.pairing import Pair, Pairing
     from napari_transunet.metrics.file_scores import FileScores, ScoringOptions
     from napari_transunet.metrics.label_pairs import LabelPair
@@ -32,16 +35,21 @@ _PUBLISHED = (
 
 
 @dataclass(frozen=True)
-class _Scoring:
-    """How every pair is scored."""
+class _Asked:
+    """What is scored, how, and where the scores go."""
 
+    prediction: Path
+    reference: Path
     tolerance: float
     labels: tuple[int, ...] | None
     published: bool
     described: Description
     match: Mapping[int | str, int | str]
+    as_json: bool
+    csv_file: Path | None
+    overwrite: bool
 
-    def of(self, reference: Path) -> ScoringOptions:
+    def scoring(self, reference: Path) -> ScoringOptions:
         """How the case of this reference is scored."""
         from napari_transunet.io.pairing import plain_name
         from napari_transunet.io.sidecar import stem_of
@@ -60,14 +68,34 @@ class _Scoring:
             match=self.match,
         )
 
+    def how(self) -> dict[str, Any]:
+        """What JSON says about how the numbers came about."""
+        return {
+            "tolerance_mm": None if self.published else self.tolerance,
+            "scoring": "published" if self.published else "standard",
+            "hd95_unit": "voxels" if self.published else "mm",
+        }
 
-@dataclass(frozen=True)
-class _Output:
-    """Where the scores go."""
+    def headings(self) -> dict[str, str]:
+        """The metrics that a table shows, and how it calls them."""
+        volumes = {"volume_ml": "mL", "reference_ml": "Ref. mL", "volume_difference_ml": "Diff. mL"}
+        if self.published:
+            return {"dice": "Dice", "hd95": "HD95 voxels", **volumes}
+        nsd = f"NSD {self.tolerance:g} mm"
+        return {"dice": "Dice", "hd95": "HD95 mm", "asd": "ASD mm", "nsd": nsd, **volumes}
 
-    as_json: bool
-    csv_file: Path | None
-    overwrite: bool
+    def give(
+        self, cases: Iterable[ScoredCase], names: Mapping[int, str], found: Mapping[str, Any], table: Table
+    ) -> None:
+        """Write the cases to the CSV file, and print what was found as JSON, or the table."""
+        from napari_transunet.cli.scores import write_csv
+
+        if self.csv_file is not None:
+            write_csv(self.csv_file, cases, names, published_scoring=self.published, overwrite=self.overwrite)
+        if self.as_json:
+            print_json({"prediction": str(self.prediction), "reference": str(self.reference), **found})
+        else:
+            print_table(table)
 
 
 @grouped(on=cluster_options)
@@ -129,14 +157,18 @@ def evaluate(
     """
     from napari_transunet.metrics.label_pairs import parse_match
 
-    scoring = _Scoring(
+    asked = _Asked(
+        prediction,
+        reference,
         tolerance,
         _values(labels),
         published_scoring,
         _description(reference),
         {} if match is None else parse_match(match),
+        as_json,
+        csv_file,
+        overwrite,
     )
-    output = _Output(as_json, csv_file, overwrite)
     pairing = _pairing(prediction, reference)
     if csv_file is not None:
         files = (
@@ -146,7 +178,7 @@ def evaluate(
     if published_scoring:
         say(_PUBLISHED)
     if pairing is None:
-        _evaluate_pair(prediction, reference, scoring, output)
+        _evaluate_pair(asked)
         return
     if unmatched := pairing.sentence_on_unmatched:
         if not skip_unmatched:
@@ -156,7 +188,7 @@ def evaluate(
         say(f"Note: left out, {unmatched}.")
     if not pairing.pairs:
         raise InputError(f"No file in {prediction} has the name of one in {reference}; rename them.")
-    _evaluate_cases(prediction, reference, pairing, scoring, output, on)
+    _evaluate_cases(asked, pairing, on)
 
 
 def _description(reference: Path) -> Description:
@@ -204,110 +236,68 @@ def _pairing(prediction: Path, reference: Path) -> Pairing | None:
     return paired(files[prediction], files[reference])
 
 
-def _evaluate_pair(prediction: Path, reference: Path, scoring: _Scoring, output: _Output) -> None:
-    from napari_transunet.cli.scores import case_table, headings, how_scored, named, write_csv
+def _evaluate_pair(asked: _Asked) -> None:
+    from napari_transunet.cli.scores import case_table, named
     from napari_transunet.metrics.file_scores import score_files
     from napari_transunet.metrics.segmentation_metrics import mean_scores
 
-    scored = score_files(prediction, reference, scoring.of(reference))
+    scored = score_files(asked.prediction, asked.reference, asked.scoring(asked.reference))
     for note in scored.notes:
         say(note)
-    if output.csv_file is not None:
-        write_csv(
-            output.csv_file,
-            [(None, scored.scores, scored.pairs)],
-            scored.names,
-            published_scoring=scoring.published,
-            overwrite=output.overwrite,
-        )
-    if output.as_json:
-        print_json(
-            {
-                "prediction": str(prediction),
-                "reference": str(reference),
-                "spacing_mm": list(scored.spacing),
-                **how_scored(scoring.tolerance, published_scoring=scoring.published),
-                "labels": named(scored.scores, scored.names, scored.pairs),
-                "mean": mean_scores(scored.scores),
-            }
-        )
-    else:
-        shown = headings(scoring.tolerance, published_scoring=scoring.published)
-        print_table(case_table(scored.scores, scored.names, shown, scored.pairs))
+    found = {
+        "spacing_mm": list(scored.spacing),
+        **asked.how(),
+        "labels": named(scored.scores, scored.names, scored.pairs),
+        "mean": mean_scores(scored.scores),
+    }
+    table = case_table(scored.scores, scored.names, asked.headings(), scored.pairs)
+    asked.give([(None, scored.scores, scored.pairs)], scored.names, found, table)
 
 
-def _evaluate_cases(
-    prediction: Path,
-    reference: Path,
-    pairing: Pairing,
-    scoring: _Scoring,
-    output: _Output,
-    on: ClusterOptions | None,
-) -> None:
-    from napari_transunet.cli.scores import (
-        cohort_table,
-        headings,
-        how_scored,
-        named,
-        summaries_as_json,
-        write_csv,
-    )
+def _evaluate_cases(asked: _Asked, pairing: Pairing, on: ClusterOptions | None) -> None:
+    from napari_transunet.cli.scores import cohort_table, named, summaries_as_json
     from napari_transunet.metrics.segmentation_metrics import mean_scores
     from napari_transunet.metrics.summary import completed, summarise
 
     if on is None:
-        scored, failed = _score_all(pairing.pairs, scoring)
+        scored, failed = _score_all(pairing.pairs, asked)
     else:
-        scored, failed = _score_on_cluster(pairing.pairs, scoring, on)
+        scored, failed = _score_on_cluster(pairing.pairs, asked, on)
     failures = f"; failed: {', '.join(failed)}" if failed else ""
     say(f"{len(scored)} of {len(pairing.pairs)} cases scored{failures}.")
     if not scored:
         raise typer.Exit(BAD_INPUT)
-    cases = completed({case: one.scores for case, one in scored.items()}, published_scoring=scoring.published)
+    cases = completed({case: one.scores for case, one in scored.items()}, published_scoring=asked.published)
     names = _names_of_all(scored)
     summaries = summarise(cases)
-    if output.csv_file is not None:
-        write_csv(
-            output.csv_file,
-            [(case, scores, scored[case].pairs) for case, scores in cases.items()],
-            names,
-            published_scoring=scoring.published,
-            overwrite=output.overwrite,
-        )
-    if output.as_json:
-        print_json(
+    found = {
+        **asked.how(),
+        "cases": [
             {
-                "prediction": str(prediction),
-                "reference": str(reference),
-                **how_scored(scoring.tolerance, published_scoring=scoring.published),
-                "cases": [
-                    {
-                        "case": pair.case,
-                        "prediction": str(pair.prediction),
-                        "reference": str(pair.reference),
-                        "spacing_mm": list(scored[pair.case].spacing),
-                        "labels": named(cases[pair.case], names, scored[pair.case].pairs),
-                        "mean": mean_scores(cases[pair.case]),
-                    }
-                    for pair in pairing.pairs
-                    if pair.case in scored
-                ],
-                **summaries_as_json(summaries, names),
-                "failed": failed,
-                "unmatched": {
-                    "predictions": [str(path) for path in pairing.predictions_alone],
-                    "references": [str(path) for path in pairing.references_alone],
-                },
+                "case": pair.case,
+                "prediction": str(pair.prediction),
+                "reference": str(pair.reference),
+                "spacing_mm": list(scored[pair.case].spacing),
+                "labels": named(cases[pair.case], names, scored[pair.case].pairs),
+                "mean": mean_scores(cases[pair.case]),
             }
-        )
-    else:
-        shown = headings(scoring.tolerance, published_scoring=scoring.published)
-        print_table(cohort_table(summaries, names, shown, _compared(scored)))
+            for pair in pairing.pairs
+            if pair.case in scored
+        ],
+        **summaries_as_json(summaries, names),
+        "failed": failed,
+        "unmatched": {
+            "predictions": [str(path) for path in pairing.predictions_alone],
+            "references": [str(path) for path in pairing.references_alone],
+        },
+    }
+    table = cohort_table(summaries, names, asked.headings(), _compared(scored))
+    asked.give(((case, scores, scored[case].pairs) for case, scores in cases.items()), names, found, table)
     if failed:
         raise typer.Exit(BAD_INPUT)
 
 
-def _score_all(pairs: Sequence[Pair], scoring: _Scoring) -> tuple[dict[str, FileScores], dict[str, str]]:
+def _score_all(pairs: Sequence[Pair], asked: _Asked) -> tuple[dict[str, FileScores], dict[str, str]]:
     """The scores by case, and for the cases that could not be scored the reason, which is reported at once."""
     from napari_transunet.metrics.file_scores import score_files
 
@@ -317,7 +307,7 @@ def _score_all(pairs: Sequence[Pair], scoring: _Scoring) -> tuple[dict[str, File
     for number, pair in enumerate(pairs, 1):
         logger.info("Case %d of %d: %s", number, len(pairs), pair.case)
         try:
-            one = score_files(pair.prediction, pair.reference, scoring.of(pair.reference))
+            one = score_files(pair.prediction, pair.reference, asked.scoring(pair.reference))
         except USERS_ERRORS as error:
             failed[pair.case] = sentence_of(error)
             say(f"Error: {pair.case}: {failed[pair.case]}")
@@ -328,7 +318,7 @@ def _score_all(pairs: Sequence[Pair], scoring: _Scoring) -> tuple[dict[str, File
 
 
 def _score_on_cluster(
-    pairs: Sequence[Pair], scoring: _Scoring, on: ClusterOptions
+    pairs: Sequence[Pair], asked: _Asked, on: ClusterOptions
 ) -> tuple[dict[str, FileScores], dict[str, str]]:
     """The same, by the workers of a cluster; in the order of the pairs, whatever order they ended in."""
     from napari_transunet.cluster.batch import Finished, State
@@ -348,7 +338,7 @@ def _score_on_cluster(
             say(f"Error: {case}: {finished.message}")
 
     units = scoring_units(
-        (pair.case, pair.prediction, pair.reference, scoring.of(pair.reference)) for pair in pairs
+        (pair.case, pair.prediction, pair.reference, asked.scoring(pair.reference)) for pair in pairs
     )
     with cluster(on) as client:
         interrupted = run_units(client, on, units, len(pairs), each=each)

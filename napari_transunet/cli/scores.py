@@ -23,29 +23,15 @@ from napari_transunet.metrics.summary import (
     mean_of_labels,
 )
 
+ScoredCase = tuple[str | None, LabelScores, Mapping[int, LabelPair]]
+"""Its name, its scores, and which labels were compared."""
+
 _WITHOUT_MEAN = ("volume_ml", "reference_ml")
 """Not in the table over cases, where the differences say it; JSON has them."""
 
 _COMPARED = ("prediction_labels", "reference_label", "matched_by")
 _TOLD = 3
 """Different pairs of one label that a table over cases tells."""
-
-
-def headings(tolerance: float, *, published_scoring: bool) -> dict[str, str]:
-    """The metrics that a table shows, and how it calls them."""
-    volumes = {"volume_ml": "mL", "reference_ml": "Ref. mL", "volume_difference_ml": "Diff. mL"}
-    if published_scoring:
-        return {"dice": "Dice", "hd95": "HD95 voxels", **volumes}
-    return {"dice": "Dice", "hd95": "HD95 mm", "asd": "ASD mm", "nsd": f"NSD {tolerance:g} mm", **volumes}
-
-
-def how_scored(tolerance: float, *, published_scoring: bool) -> dict[str, Any]:
-    """What JSON says about how the numbers came about."""
-    return {
-        "tolerance_mm": None if published_scoring else tolerance,
-        "scoring": "published" if published_scoring else "standard",
-        "hd95_unit": "voxels" if published_scoring else "mm",
-    }
 
 
 def named(
@@ -140,7 +126,7 @@ def summaries_as_json(
 
 def write_csv(
     path: Path,
-    cases: Iterable[tuple[str | None, LabelScores, Mapping[int, LabelPair]]],
+    cases: Iterable[ScoredCase],
     names: Mapping[int, str],
     *,
     published_scoring: bool,

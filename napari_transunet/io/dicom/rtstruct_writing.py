@@ -63,23 +63,7 @@ def write_rtstruct(
     keyholes, several parts on a slice several contours; see `contours_of`. What the standard lets be empty may be
     missing in the series.
 
-    Parameters
-    ----------
-    path : ends in .dcm
-    labels : (z, y, x) on the grid, of any type that holds whole numbers
-    geometry : the grid, that of the series
-    source : where the series lies
-    provenance : the checkpoint and the edits say how regions were made
-    noted : gets a sentence on each thing that is other in the file than in the labels or the series
-
-    Raises
-    ------
-    InputError
-        scikit-image is not installed, the scan is no DICOM series or lacks a UID, or there are no labels.
-    VolumeError
-        The series is not the one that the labels were made on any more, or the values are no labels.
-    FileProblem
-        It is gone, or the folder cannot be written to.
+    Arguments and refusals are those of `write_dicom_seg`, but that this needs scikit-image in place of highdicom.
     """
     try:
         import skimage.measure  # noqa: F401  contours are found by it
