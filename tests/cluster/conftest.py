@@ -14,12 +14,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-import torch
 
-from napari_transunet.checkpoints.card import default_card
-from napari_transunet.checkpoints.saving import save_checkpoint
-from napari_transunet.model.transunet import TransUNet
-from tests.cli.conftest import write_image
+from tests.cli.conftest import checkpoint, write_image
+
+__all__ = ["checkpoint", "write_image"]  # the fixture too
 
 pytest.importorskip("distributed", reason="the extra cluster is not installed")
 
@@ -129,19 +127,6 @@ def client(cluster):
 
     with client_at(cluster) as client:
         yield client
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory):
-    """A network whose answer is all organ 2."""
-    torch.manual_seed(0)
-    net = TransUNet("testing", num_classes=3, img_size=32)
-    with torch.no_grad():
-        head = net.segmentation_head[0]
-        head.weight.zero_()
-        head.bias.copy_(torch.tensor([0.0, 1.0, 2.0]))
-    card = default_card(net, labels={1: "spleen", 2: "liver"}, modality="CT")
-    return save_checkpoint(tmp_path_factory.mktemp("checkpoints") / "organs.safetensors", net, card)
 
 
 @pytest.fixture
