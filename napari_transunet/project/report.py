@@ -10,6 +10,7 @@ import csv
 import io
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -22,10 +23,11 @@ from napari_transunet.errors import ExistsError, FileProblem, InputError, TransU
 from napari_transunet.files import atomic_path, csv_cell, file_problems, is_installed
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from numpy.typing import NDArray
 
     from napari_transunet.project.case import Case
     from napari_transunet.project.project import Project
+    from napari_transunet.volumes.labels import LabelSet
     from napari_transunet.volumes.volume import Volume
 
 OUTLYING = 3.5
@@ -159,7 +161,6 @@ def reported_file(volume: Volume, labels: Path) -> ReportedCase:
     from napari_transunet.io.reading import read_volume
     from napari_transunet.io.sidecar import read_sidecar
     from napari_transunet.project.case_labels import volumes_of
-    from napari_transunet.project.pictures import pictures_of
     from napari_transunet.volumes.labels import LabelSet
 
     drawn = read_volume(labels)
@@ -174,9 +175,7 @@ def reported_file(volume: Volume, labels: Path) -> ReportedCase:
         checkpoint=str(made.get("checkpoint") or ""),
         volumes=volumes_of(drawn.data, label_set.names, volume.geometry.spacing),
         slices=volume.data.shape[axis],
-        pictures=[
-            (index, _jpeg(one)) for index, one in pictures_of(volume, drawn.data, axis, label_set.colors)
-        ],
+        pictures=_pictures(volume, drawn.data, axis, label_set),
     )
 
 
@@ -217,7 +216,7 @@ def write_report(target: Path, content: ReportContent, *, overwrite: bool = Fals
         made=now(),
         version=__version__,
         limit=OUTLYING,
-        counted=_counted(content.cases),
+        counted=Counter("read blind" if case.reader else case.status for case in content.cases),
         minutes=sum(case.minutes for case in content.cases),
     )
     table = as_csv(content, organs)
@@ -277,57 +276,39 @@ def modified_z(values: Sequence[float]) -> list[float]:
 
 
 def as_csv(content: ReportContent, organs: Sequence[OrganSummary]) -> str:
-    """A row a case and organ; units are in the column names. Unknown values are empty."""
+    """A row a case and organ, of at least one case; units are in the column names. Unknown values are empty."""
+    scores = {(organ.name, case): score for organ in organs for case, _, score in organ.outliers}
+    rows: list[dict[str, Any]] = [
+        {
+            "case": case.name,
+            "status": case.status,
+            "reader": case.reader,
+            "annotator": case.annotator,
+            "checkpoint": case.checkpoint,
+            "organ": organ,
+            "volume_ml": ml,
+            "outlier_z": None if case.reader else scores.get((organ, case.name)),
+            "share_edited": case.edited,
+            "reviewed_slices": case.reviewed,
+            "slices": case.slices,
+            "minutes": round(case.minutes, 2),
+            "uncertainty": case.uncertainty,
+        }
+        for case in content.cases
+        for organ, ml in case.volumes.items() or [("", None)]
+    ]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(
-        (
-            "case",
-            "status",
-            "reader",
-            "annotator",
-            "checkpoint",
-            "organ",
-            "volume_ml",
-            "outlier_z",
-            "share_edited",
-            "reviewed_slices",
-            "slices",
-            "minutes",
-            "uncertainty",
+    writer.writerow(rows[0])
+    for row in rows:
+        writer.writerow(
+            f"{value:.6g}" if isinstance(value, float) else csv_cell(value) for value in row.values()
         )
-    )
-    scores = {(organ.name, case): score for organ in organs for case, _, score in organ.outliers}
-    for case in content.cases:
-        rows: list[tuple[str, float | None]] = [*case.volumes.items()] or [("", None)]
-        for organ, ml in rows:
-            score = scores.get((organ, case.name)) if not case.reader else None
-            writer.writerow(
-                [
-                    f"{value:.6g}" if isinstance(value, float) else csv_cell(value)
-                    for value in (
-                        case.name,
-                        case.status,
-                        case.reader,
-                        case.annotator,
-                        case.checkpoint,
-                        organ,
-                        ml,
-                        score,
-                        case.edited,
-                        case.reviewed,
-                        case.slices,
-                        round(case.minutes, 2),
-                        case.uncertainty,
-                    )
-                ]
-            )
     return file.getvalue()
 
 
 def _reported(project: Project, case: Case, *, pictures: bool) -> ReportedCase:
     from napari_transunet.project.case_labels import load_labels
-    from napari_transunet.project.pictures import pictures_of
     from napari_transunet.project.scans import read_scan
 
     note = case.reason or case.problem or (case.sign_off.note if case.sign_off is not None else "")
@@ -337,12 +318,7 @@ def _reported(project: Project, case: Case, *, pictures: bool) -> ReportedCase:
             found = load_labels(project, case)
             if found is not None:
                 volume = read_scan(case.scan, project.folder)
-                shown = [
-                    (index, _jpeg(one))
-                    for index, one in pictures_of(
-                        volume, found.labels, found.session.axis, found.label_set.colors
-                    )
-                ]
+                shown = _pictures(volume, found.labels, found.session.axis, found.label_set)
         except TransUNetError as error:
             note = " ".join(part for part in (note, str(error)) if part)
     return ReportedCase(
@@ -366,11 +342,8 @@ def _checkpoints(project: Project, cases: Sequence[Case]) -> list[str]:
     """A sentence on each checkpoint and tool that made labels, and on what the adapted ones learnt from."""
     from napari_transunet.checkpoints.info import CheckpointInfo
 
-    made: dict[tuple[str, str | None], int] = {}
-    for case in cases:
-        if case.run is not None and not case.is_reading:
-            key = case.run.name, case.run.sha256
-            made[key] = made.get(key, 0) + 1
+    runs = [case.run for case in cases if case.run is not None and not case.is_reading]
+    made = Counter((run.name, run.sha256) for run in runs)
     told = [
         f"{name}{f' (SHA-256 {sha})' if sha else ''}: the labels of {count} case{'s' if count > 1 else ''}."
         for (name, sha), count in sorted(made.items(), key=lambda one: one[0][0])
@@ -411,14 +384,6 @@ def _rank(case: ReportedCase, organs: Sequence[OrganSummary]) -> tuple[float, st
     """Outliers first, then by name."""
     far = max((abs(z) for organ in organs for name, _, z in organ.outliers if name == case.name), default=0.0)
     return (-far if not case.reader else 0.0, case.name)
-
-
-def _counted(cases: Sequence[ReportedCase]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for case in cases:
-        status = "read blind" if case.reader else case.status
-        found[status] = found.get(status, 0) + 1
-    return found
 
 
 def _volume_figure(values: Mapping[str, float], outliers: set[str]) -> str:
@@ -470,13 +435,22 @@ def _jitter(number: int) -> float:
 def _png(figure: Any) -> str:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=130)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+    return _data_uri("png", file)
 
 
-def _jpeg(picture: Tensor) -> str:
-    """A picture (3, H, W) as a data URI."""
+def _pictures(volume: Volume, labels: NDArray[Any], axis: int, label_set: LabelSet) -> list[tuple[int, str]]:
+    """Key slices and their pictures, as data URIs."""
     from PIL import Image
 
-    file = io.BytesIO()
-    Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(file, "JPEG", quality=_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+    from napari_transunet.project.pictures import pictures_of
+
+    found = []
+    for index, picture in pictures_of(volume, labels, axis, label_set.colors):
+        file = io.BytesIO()
+        Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(file, "JPEG", quality=_QUALITY)
+        found.append((index, _data_uri("jpeg", file)))
+    return found
+
+
+def _data_uri(kind: str, file: io.BytesIO) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
