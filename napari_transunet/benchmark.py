@@ -21,7 +21,6 @@ import numpy as np
 import psutil
 import torch
 from scipy import ndimage
-from torch.utils.flop_counter import FlopCounterMode
 
 from napari_transunet.annotation.provenance import versions
 from napari_transunet.checkpoints.card import CT_WINDOW
@@ -30,13 +29,13 @@ from napari_transunet.errors import InputError, TransUNetError
 from napari_transunet.inference.devices import available_devices, has_fast_bfloat16
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.inference.predictor import Predictor
-from napari_transunet.model.transunet import TransUNet
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.quantization import ActivationRanges
     from napari_transunet.inference.backends import Backend
     from napari_transunet.inference.options import Pipeline
     from napari_transunet.inference.prediction import Labels
+    from napari_transunet.model.transunet import TransUNet
     from napari_transunet.volumes.volume import Volume
 
 T = TypeVar("T")
@@ -104,15 +103,6 @@ class ModelUnderTest:
     def net(self) -> TransUNet:
         """The network as it was trained, on the CPU."""
         return self.model.model if isinstance(self.model, Checkpoint) else self.model
-
-    def flops_per_slice(self) -> int:
-        """Floating-point operations of matrix products and convolutions; a multiply-add counts as two."""
-        with torch.device("meta"):
-            net = TransUNet(self.net.variant, self.net.num_classes, self.net.img_size, self.net.n_skip).eval()
-            image = torch.empty(1, 3, *net.img_size)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            net(image)
-        return int(counter.get_total_flops())
 
 
 class ReferenceImplementation:
@@ -217,43 +207,6 @@ def middle_slices(volume: Volume, count: int) -> Volume:
     return replace(volume, data=data, geometry=geometry)
 
 
-def matmul_throughput(device: torch.device, seconds: float = 1.0) -> dict[str, float]:
-    """How fast PyTorch multiplies square matrices: the best rate by precision, in 10¹² operations a second.
-
-    A product of two n×n matrices counts as 2 n³ operations. Sizes double until `seconds` a precision are over. A
-    precision slower than float32 has no instructions of its own here, and is left out.
-    """
-    found: dict[str, float] = {}
-    for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16), ("int8", torch.int8)):
-        # The product in 8 bits is private to PyTorch: where it is gone there is no rate.
-        multiply = torch.mm if dtype.is_floating_point else getattr(torch, "_int_mm", None)
-        end, rate = time.perf_counter() + seconds, 0.0
-        for power in range(9, 15):
-            if multiply is None or time.perf_counter() > end or (power > 12 and device.type == "cpu"):
-                break
-            try:
-                values = torch.randint(-100, 100, (2, 2**power, 2**power), device=device).to(dtype)
-                least = _least_seconds(partial(multiply, values[0], values[1].t()), device, end)
-            except (RuntimeError, MemoryError):  # not offered in this precision, or too large
-                break
-            rate = max(rate, 2 ** (3 * power + 1) / least / 1e12)
-        if rate and rate >= found.get("float32", 0.0):
-            found[precision] = rate
-    return found
-
-
-def _least_seconds(product: Callable[[], object], device: torch.device, end: float) -> float:
-    """The least mean of ten products on a GPU, given at once so that it does not wait; of one on a CPU."""
-    count = 1 if device.type == "cpu" else 10
-    product()
-    least = float("inf")
-    for _ in range(10):
-        least = min(least, timed(lambda: [product() for _ in range(count)], device)[0] / count)
-        if time.perf_counter() > end:
-            break
-    return least
-
-
 def describe_machine() -> dict[str, Any]:
     """What this machine is, how busy it is, and which versions run on it."""
     devices = available_devices()
@@ -312,7 +265,6 @@ class ConfigResult:
     speedup : relative to the reference implementation
     prepare_s, first_slice_s : seconds to make the predictor, and from then to the first labels
     equal_labels : share of voxels with the label of `compared_with`
-    roofline_s : seconds that a slice's operations take at the machine's matmul throughput
     """
 
     config: str
@@ -324,7 +276,6 @@ class ConfigResult:
     batch_size: int = 1
     compared_with: str | None = None
     equal_labels: float | None = None
-    roofline_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -335,7 +286,6 @@ class ModelResult:
     variant: str
     trained: bool
     img_size: tuple[int, int]
-    gflop_per_slice: float
     configs: Sequence[ConfigResult]
     skipped: Mapping[str, str]
 
@@ -349,7 +299,6 @@ class BenchmarkReport:
     volume: str
     shape: Sequence[int]
     rounds: int
-    matmul_tera_per_s: Mapping[str, float]
     models: Sequence[ModelResult]
     format: str = field(default="napari-transunet benchmark", init=False)
     version: int = field(default=2, init=False)
@@ -361,17 +310,12 @@ def run_benchmark(
     device: torch.device,
     *,
     rounds: int = 3,
-    matmul_s: float = 1.0,
     report: Callable[[str], None] = lambda _: None,
 ) -> BenchmarkReport:
     """Measure networks on a volume of at least one slice; `report` is called with what comes next."""
     machine = describe_machine()  # first, so that its load is what others do
-    report("matmul throughput")
-    rates = matmul_throughput(device, matmul_s)
-    results = [_measure(model, volume, device, rounds, rates, report) for model in models]
-    return BenchmarkReport(
-        machine, str(device), volume.source.name, volume.data.shape, rounds, rates, results
-    )
+    results = [_measure(model, volume, device, rounds, report) for model in models]
+    return BenchmarkReport(machine, str(device), volume.source.name, volume.data.shape, rounds, results)
 
 
 def _measure(
@@ -379,7 +323,6 @@ def _measure(
     volume: Volume,
     device: torch.device,
     rounds: int,
-    rates: Mapping[str, float],
     report: Callable[[str], None],
 ) -> ModelResult:
     report(f"{model.name}: preparing")
@@ -388,23 +331,19 @@ def _measure(
         REFERENCE: ReferenceImplementation(model.net, device).predict
     }
     segment |= {name: one.predictor.predict for name, one in ready.items()}
-    for (
-        name,
-        predict,
-    ) in segment.items():  # a batch, and the volume's last and shorter one, are slower at first
+    # A batch, and the volume's last and shorter one, are slower at first.
+    for name, predict in segment.items():
         report(f"{model.name}: warming up {name}")
         batch = ready[name].predictor.batch_size if name in ready else 1
         predict(middle_slices(volume, batch + len(volume.data) % batch))
     tasks = {name: partial(predict, volume) for name, predict in segment.items()}
     report(f"{model.name}: {rounds} rounds")
     seconds, labels = interleaved(tasks, rounds, device)
-    flops = model.flops_per_slice()
     results = []
     for name in tasks:
         one = ready.get(name)
         slices = volume.data.shape[one.predictor.slice_axis(volume) if one else 0]
         slice_s = Spread.of([total / slices for total in seconds[name]])
-        rate = rates.get(one.config.precision if one else "float32")
         base = one.config.compared_with if one else None
         same = labels[name] == labels[base] if base in tasks and base else None
         results.append(
@@ -418,9 +357,8 @@ def _measure(
                 one.predictor.batch_size if one else 1,
                 base,
                 None if same is None else float(same.mean()),
-                None if rate is None else flops / (rate * 1e12),
             )
         )
     net = model.net
     trained = isinstance(model.model, Checkpoint)
-    return ModelResult(model.name, net.variant.name, trained, net.img_size, flops / 1e9, results, skipped)
+    return ModelResult(model.name, net.variant.name, trained, net.img_size, results, skipped)

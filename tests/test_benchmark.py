@@ -20,7 +20,6 @@ from napari_transunet.benchmark import (
     Spread,
     describe_machine,
     interleaved,
-    matmul_throughput,
     middle_slices,
     ready_configs,
     run_benchmark,
@@ -82,16 +81,7 @@ def test_seconds_are_seconds():
     assert 0.02 <= seconds < 20
 
 
-def test_operations_of_the_published_network():
-    with torch.device("meta"):
-        published = ModelUnderTest("published", TransUNet("R50-ViT-B_16", 9, 224))
-    assert published.flops_per_slice() / 1e9 == pytest.approx(58.45, abs=0.01)
-
-
-def test_matmul_throughput_is_of_this_machine():
-    rates = matmul_throughput(CPU, 0.02)
-    assert rates["float32"] > 1e-5
-    assert all(rates["float32"] <= rate < 1e4 for rate in rates.values())
+def test_the_versions_are_those_of_this_machine():
     assert describe_machine()["versions"]["torch"] == torch.__version__
 
 
@@ -135,7 +125,7 @@ def test_a_broken_backend_is_skipped_too(model, volume, monkeypatch, error):
 
 def test_a_report_holds_every_configuration_or_its_reason(model, volume):
     said = []
-    report = run_benchmark([model], volume, CPU, rounds=2, matmul_s=0.02, report=said.append)
+    report = run_benchmark([model], volume, CPU, rounds=2, report=said.append)
     assert any("2 rounds" in line for line in said)
     found = json.loads(json.dumps(asdict(report), allow_nan=False))
     assert found["shape"] == [9, 40, 48]
@@ -151,8 +141,5 @@ def test_a_report_holds_every_configuration_or_its_reason(model, volume):
         assert result["slice_s"]["least"] <= result["slice_s"]["median"] <= result["slice_s"]["most"]
         assert result["slices_per_s"] == pytest.approx(1 / result["slice_s"]["median"])
         assert result["first_slice_s"] > 0
-    assert results["card, PyTorch, float32"]["roofline_s"] == pytest.approx(
-        model.flops_per_slice() / report.matmul_tera_per_s["float32"] / 1e12
-    )
     if "card, OpenVINO, float32" in results:
         assert results["card, OpenVINO, float32"]["equal_labels"] > 0.999

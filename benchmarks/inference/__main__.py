@@ -1,4 +1,4 @@
-"""The command `benchmark` and more: networks with random weights, memory, the worst organ, batch sizes, a profile.
+"""The command `benchmark` and more: networks with random weights, roofline, memory, worst organ, batches, a profile.
 
 python -m benchmarks.inference [VOLUME] [--variant NAME] [--quick] [--full] [--plot FOLDER] [--out FILE]
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.inference.plots import write_plots
+from benchmarks.inference.roofline import matmul_throughput
 from benchmarks.inference.study import random_model, study_model
 from napari_transunet.benchmark import ModelUnderTest, middle_slices, run_benchmark
 from napari_transunet.checkpoints.loading import load_checkpoint
@@ -54,17 +55,20 @@ def main() -> None:
     models = [ModelUnderTest(one.name, one) for one in checkpoints]
     models += [random_model(variant, size, volume) for variant in options.variant]
     console, progress = Console(), Console(stderr=True)
-    report = run_benchmark(
-        models, volume, device, rounds=rounds, matmul_s=0.3 if quick else 1.0, report=progress.print
-    )
+    report = run_benchmark(models, volume, device, rounds=rounds, report=progress.print)
     print_report(report)
     full = options.full or options.plot is not None
+    progress.print("matmul throughput")
+    rates = matmul_throughput(device, 0.3 if quick else 1.0)
     studies = []
     for model, timed in zip(models, report.models, strict=True):
         progress.print(f"{model.name}: memory, agreement{', batches, length, profile' if full else ''}")
-        studies.append(study_model(model, volume, device, timed, rounds=rounds, full=full, quick=quick))
-    found = strict({**asdict(report), "studies": [asdict(study) for study in studies]})
-    console.print_json(data=found["studies"])
+        studies.append(
+            study_model(model, volume, device, timed, rates, rounds=rounds, full=full, quick=quick)
+        )
+    studied = {"matmul_tera_per_s": rates, "studies": [asdict(study) for study in studies]}
+    found = strict({**asdict(report), **studied})
+    console.print_json(data=strict(studied))
     if options.out is not None:
         options.out.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
     if options.plot is not None:

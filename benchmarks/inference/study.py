@@ -1,4 +1,4 @@
-"""What a model is measured for beside the command `benchmark`: memory, agreement, batches, length, a profile."""
+"""What a model is measured for beside the command `benchmark`: roofline, memory, agreement, batches, length, steps."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from benchmarks.inference.agreement import Agreement, agreement
 from benchmarks.inference.batch_size import BatchRate, rates_by_batch
 from benchmarks.inference.memory import PeakMemory
 from benchmarks.inference.profiling import Profile, where_time_goes
+from benchmarks.inference.roofline import flops_per_slice
 from benchmarks.inference.scaling import LENGTHS, Scaling, central_part, time_against_slices
 from napari_transunet.benchmark import (
     REFERENCE,
@@ -45,12 +46,16 @@ class ModelStudy:
 
     Attributes
     ----------
+    gflop_per_slice : operations of matrix products and convolutions; a multiply-add counts as two
+    roofline_s : by configuration, the seconds that a slice's operations take at the machine's matmul throughput
     peak_mb : by configuration, what memory rose by at most, the labels included
     agreements : by configuration, with the labels that it should give
     batches, scaling, profile : only where all was asked for
     """
 
     name: str
+    gflop_per_slice: float
+    roofline_s: Mapping[str, float]
     peak_mb: Mapping[str, float]
     agreements: Mapping[str, Agreement]
     batches: Sequence[BatchRate] = ()
@@ -73,12 +78,13 @@ def study_model(
     volume: Volume,
     device: torch.device,
     timed: ModelResult,
+    rates: Mapping[str, float],
     *,
     rounds: int,
     full: bool,
     quick: bool,
 ) -> ModelStudy:
-    """Measure a network on the volume that `timed` was found with."""
+    """Measure a network on the volume that `timed` was found with; `rates` are what `matmul_throughput` found."""
     ready, _ = ready_configs(model, volume, device)
     segment: dict[str, Callable[[Volume], Labels]] = {
         REFERENCE: ReferenceImplementation(model.net, device).predict
@@ -96,9 +102,12 @@ def study_model(
         if (base := one.config.compared_with) in labels
     }
     peak_mb = {name: peaks[name] for name in segment}
+    flops = flops_per_slice(model.net)
+    precisions = {REFERENCE: "float32"} | {name: one.config.precision for name, one in ready.items()}
+    roofline_s = {name: flops / (rates[of] * 1e12) for name, of in precisions.items() if of in rates}
     from_card = {name: one for name, one in ready.items() if one.config.pipeline == "card"}
     if not full or not from_card:
-        return ModelStudy(model.name, peak_mb, agreements)
+        return ModelStudy(model.name, flops / 1e9, roofline_s, peak_mb, agreements)
     slice_s = {one.config: one.slice_s.median for one in timed.configs}
     in_order = sorted(from_card, key=lambda name: slice_s[name])
     fastest = from_card[in_order[0]]
@@ -106,6 +115,8 @@ def study_model(
     side = min(_SMALL_SIDE, *volume.data.shape[1:])
     return ModelStudy(
         model.name,
+        flops / 1e9,
+        roofline_s,
         peak_mb,
         agreements,
         rates_by_batch(

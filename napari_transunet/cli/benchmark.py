@@ -68,8 +68,7 @@ def benchmark(
     """Measure the speed of segmentation on this machine, relative to the published inference code.
 
     Every configuration that this machine offers segments the same slices in the same process, in turn, round by
-    round. A speed-up is of two times of one round, given as median (least–most). "Roofline" is the share of the
-    time that the network's operations alone would take at this machine's matmul throughput.
+    round. A speed-up is of two times of one round, given as median (least–most).
     """
     for gone, given in (("--variant", variant), ("--full", full), ("--plot", plot)):
         if given:
@@ -102,7 +101,6 @@ def benchmark(
             middle_slices(scan, wanted),
             where,
             rounds=rounds or (1 if quick else 3),
-            matmul_s=0.3 if quick else 1.0,
             report=lambda what: bar.update(task, description=one_line(what)),
         )
     if out is not None:
@@ -130,15 +128,14 @@ def _table(model: ModelResult, report: BenchmarkReport) -> Table:
     height, width = model.img_size
     title = (
         f"{model.name} ({model.variant}, {'trained' if model.trained else 'random weights'}), network at "
-        f"{width}×{height}, {model.gflop_per_slice:.1f} GFLOP a slice; "
-        f"{report.volume}, {x}×{y}×{z}, on {report.device}"
+        f"{width}×{height}; {report.volume}, {x}×{y}×{z}, on {report.device}"
     )
     table = Table(title=Text(one_line(title)))
     table.add_column("configuration", no_wrap=True)
-    for heading in ("slices/s", "speed-up", "equal labels", "prepare", "first slice", "roofline"):
+    for heading in ("slices/s", "speed-up", "equal labels", "prepare", "first slice"):
         table.add_column(heading, justify="right", no_wrap=True)
     for result in model.configs:
-        ratio, roofline = result.speedup, result.roofline_s
+        ratio = result.speedup
         table.add_row(
             result.config,
             f"{result.slices_per_s:.2f}",
@@ -146,19 +143,16 @@ def _table(model: ModelResult, report: BenchmarkReport) -> Table:
             "–" if result.equal_labels is None else f"{result.equal_labels:.3%}",
             "–" if result.prepare_s is None else f"{result.prepare_s:.2f} s",
             "–" if result.first_slice_s is None else f"{result.first_slice_s:.2f} s",
-            "–" if roofline is None else f"{roofline / result.slice_s.median:.0%}",
         )
     return table
 
 
 def _about(report: BenchmarkReport) -> Iterator[str]:
-    machine, rates = report.machine, report.matmul_tera_per_s
+    machine = report.machine
     yield (
         'Labels are compared with the reference implementation for "paper", and with the card\'s in PyTorch and '
         "float32 for the others."
     )
-    throughput = ", ".join(f"{precision} {rate:.2f}" for precision, rate in rates.items())
-    yield f"Matmul throughput of {report.device}, in 10¹² operations a second: {throughput or 'unknown'}."
     yield (
         f"{machine['processor']} ({machine['instructions']}), {machine['threads']} threads, "
         f"{machine['memory_gb']:g} GB; {'; '.join(machine['devices'][:-1]) or 'no GPU'}; {machine['system']}."

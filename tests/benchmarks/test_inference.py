@@ -18,6 +18,7 @@ from benchmarks.inference.agreement import agreement
 from benchmarks.inference.batch_size import batch_sizes, rates_by_batch
 from benchmarks.inference.memory import PeakMemory, peak_memory
 from benchmarks.inference.plots import BATCH_PLOT, TIME_PLOT, write_plots
+from benchmarks.inference.roofline import flops_per_slice, matmul_throughput
 from benchmarks.inference.scaling import central_part, last_over_first, line_through, repeated_slices
 from benchmarks.inference.study import random_model, study_model
 from napari_transunet import benchmark
@@ -29,6 +30,7 @@ from napari_transunet.benchmark import (
     ready_configs,
     run_benchmark,
 )
+from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import Variant
 from napari_transunet.volumes.phantom import synthetic_ct
 
@@ -44,6 +46,18 @@ def volume():
 @pytest.fixture(scope="module")
 def model(volume):
     return random_model(SMALL, 32, volume)
+
+
+def test_operations_of_the_published_network():
+    with torch.device("meta"):
+        published = TransUNet("R50-ViT-B_16", 9, 224)
+    assert flops_per_slice(published) / 1e9 == pytest.approx(58.45, abs=0.01)
+
+
+def test_matmul_throughput_is_of_this_machine():
+    rates = matmul_throughput(CPU, 0.02)
+    assert rates["float32"] > 1e-5
+    assert all(rates["float32"] <= rate < 1e4 for rate in rates.values())
 
 
 def test_memory_that_was_given_back_is_seen():
@@ -143,8 +157,11 @@ def test_a_whole_study_and_its_plots(model, volume, tmp_path, monkeypatch):
     few = partial(ready_configs, configs=[*CONFIGS[:2], CONFIGS[-1]])
     monkeypatch.setattr(study, "ready_configs", few)
     monkeypatch.setattr(benchmark, "ready_configs", few)
-    (timed,) = run_benchmark([model], volume, CPU, rounds=1, matmul_s=0.02).models
-    found = study_model(model, volume, CPU, timed, rounds=1, full=True, quick=True)
+    (timed,) = run_benchmark([model], volume, CPU, rounds=1).models
+    found = study_model(model, volume, CPU, timed, {"float32": 0.5}, rounds=1, full=True, quick=True)
+    assert found.roofline_s == pytest.approx(
+        dict.fromkeys([REFERENCE, *(config.name for config in CONFIGS[:2])], found.gflop_per_slice / 500)
+    )
     assert REFERENCE in found.peak_mb
     assert found.agreements["paper, PyTorch, float32"].equal > 0.999
     assert [one.slices for one in found.scaling.times] == [4, 8, 16]
