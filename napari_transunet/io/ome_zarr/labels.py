@@ -192,9 +192,9 @@ class LabelWriter:
         for group in (container, container / "labels", folder):
             if not is_ome_zarr(group):
                 self._write_attributes(group, {})
-        shapes = _level_shapes(self._image)
-        zarr = _zarr()
-        for number, shape in enumerate(shapes):
+        import zarr
+
+        for number, shape in enumerate(self._image.shapes()):
             zarr.create_array(
                 store=zarr.storage.LocalStore(folder),
                 name=str(number),
@@ -232,7 +232,8 @@ class LabelWriter:
         return (*time, *space[3 - len(multiscale.space) :])
 
     def _opened(self, level: int) -> Any:
-        zarr = _zarr()
+        import zarr
+
         return zarr.open_array(store=zarr.storage.LocalStore(self._place.folder), path=str(level), mode="r+")
 
     def _write_slab(self, start: int, stop: int) -> None:
@@ -256,8 +257,7 @@ class LabelWriter:
 
     def _make_level(self, level: int) -> None:
         """From the one before, a slab at a time."""
-        shapes = _level_shapes(self._image)
-        before, shape = shapes[level - 1], shapes[level]
+        before, shape = self._image.shapes()[level - 1 : level + 1]
         source, target = self._opened(level - 1), self._opened(level)
         nearest = [
             np.minimum(((np.arange(n) + 0.5) * m / n).astype(np.int64), m - 1)
@@ -334,11 +334,6 @@ class LabelWriter:
         _write_json(group / "zarr.json", content | {"attributes": own})
 
 
-def _level_shapes(image: OmeZarrImage) -> list[tuple[int, int, int]]:
-    """(z, y, x) of the image's resolutions, from the one that was opened."""
-    return [image.geometry.shape, *image.coarser_shapes()]
-
-
 def _is_label_image(folder: Path) -> bool:
     try:
         return "image-label" in (group_attributes(folder) or {})
@@ -357,9 +352,3 @@ def _checked_name(name: str) -> str:
             f"{name[:60]!r} is no name for labels in an OME-Zarr; use letters, digits, . _ + and -."
         )
     return name
-
-
-def _zarr() -> Any:
-    import zarr
-
-    return zarr

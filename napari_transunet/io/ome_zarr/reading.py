@@ -73,8 +73,8 @@ class OmeZarrImage:
         data: Any = self.data
         return Volume(data, self.geometry, None, source, labels)
 
-    def coarser_shapes(self) -> list[tuple[int, int, int]]:
-        """Voxels (z, y, x) of each coarser resolution; those that do not shrink or are damaged are refused."""
+    def shapes(self) -> list[tuple[int, int, int]]:
+        """Voxels (z, y, x) of this and each coarser resolution; those that do not shrink or are damaged are refused."""
         zarr = _zarr()
         shapes = [self.geometry.shape]
         with _damage_told(self.base):
@@ -84,11 +84,11 @@ class OmeZarrImage:
                 info = array_info(array.metadata.to_dict(), self.multiscale.levels[level].path)
                 if len(info.shape) != len(self.info.shape):
                     raise VolumeError("its resolutions have different axes; it is damaged.")
-                shape = _shape(self.multiscale, info)
+                shape = _in_space(self.multiscale, info.shape)
                 if any(n > m for n, m in zip(shape, shapes[-1], strict=True)):
                     raise VolumeError("its resolutions do not become coarser in their order; it is damaged.")
                 shapes.append(shape)
-        return shapes[1:]
+        return shapes
 
     @property
     def name(self) -> str:
@@ -212,15 +212,15 @@ def open_ome_zarr(
             )
             if of.dtype != info.dtype or len(of.shape) != len(info.shape):
                 continue
-            shape = _shape(multiscale, of)
+            shape = _in_space(multiscale, of.shape)
             if np.prod(shape, dtype=np.float64) >= _ENOUGH or other == number:
                 return sample_of(reader(array), shape)
         raise AssertionError("unreachable: the level itself is the last")
 
     data = LazyArray(
-        _shape(multiscale, info),
+        _in_space(multiscale, info.shape),
         info.dtype.newbyteorder("="),
-        _chunks(multiscale, info),
+        _in_space(multiscale, info.chunks),
         reader(opened),
         sample,
     )
@@ -252,17 +252,13 @@ def _geometry(multiscale: Multiscale, level: int, info: ArrayInfo) -> tuple[Geom
         sizes, origin = (1.0, *sizes), [0.0, *origin]
         notes += ("It is a single image; a slice 1 mm thick was assumed.",)
     z, y, x = sizes
-    geometry = Geometry(_shape(multiscale, info), (z, y, x), (origin[2], origin[1], origin[0]))
+    geometry = Geometry(_in_space(multiscale, info.shape), (z, y, x), (origin[2], origin[1], origin[0]))
     return geometry, (*notes, _UNORIENTED)
 
 
-def _shape(multiscale: Multiscale, info: ArrayInfo) -> tuple[int, int, int]:
-    z, y, x = ([1] * 3 + [info.shape[axis] for axis in multiscale.space])[-3:]
-    return (z, y, x)
-
-
-def _chunks(multiscale: Multiscale, info: ArrayInfo) -> tuple[int, int, int]:
-    z, y, x = ([1] * 3 + [info.chunks[axis] for axis in multiscale.space])[-3:]
+def _in_space(multiscale: Multiscale, sizes: Sequence[int]) -> tuple[int, int, int]:
+    """Those of the sizes of all axes that are of (z, y, x)."""
+    z, y, x = ([1] * 3 + [sizes[axis] for axis in multiscale.space])[-3:]
     return (z, y, x)
 
 
