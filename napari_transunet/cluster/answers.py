@@ -48,7 +48,7 @@ class Lacks:
 
     kind: Literal["checkpoint", "files"]
     what: str
-    address: str
+    address: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from napari_transunet.cluster.security import TLSFiles, need_distributed, securi
 from napari_transunet.cluster.workers import (
     LOOPBACK,
     WorkerLimits,
+    closing,
     quiet_logs,
     scheduler_options,
     settings,
@@ -85,7 +86,7 @@ def connected(choice: SchedulerChoice) -> Iterator[Client]:
     elif choice.kind == "slurm":
         from napari_transunet.cluster.slurm import slurm_cluster
 
-        with slurm_cluster(choice) as cluster, _closing(client := _client(cluster), 5):
+        with slurm_cluster(choice) as cluster, closing(client := _client(cluster), 5):
             yield client
     else:
         with client_at(choice.address, choice.tls) as client:
@@ -102,7 +103,7 @@ def client_at(address: str, tls: TLSFiles | None = None, *, timeout: float | Non
             client = _client(address, security=security_of(tls), timeout=timeout or _ANSWERING)
         except (OSError, TimeoutError, ValueError, RuntimeError) as error:
             raise SchedulerUnreachable(_why(address, error)) from error
-    with _closing(client, 5):
+    with closing(client, 5):
         yield client
 
 
@@ -131,16 +132,6 @@ def _client(where: Any, **options: Any) -> Client:
 
 
 @contextmanager
-def _closing(what: Any, seconds: float) -> Iterator[None]:
-    """A client or cluster is closed when the block ends, whatever that comes to."""
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError, TimeoutError, RuntimeError):
-            what.close(timeout=seconds)
-
-
-@contextmanager
 def _local(count: int | None) -> Iterator[Client]:
     """A scheduler in this process and worker processes, all on the loopback interface."""
     from distributed import Nanny, Scheduler, SpecCluster
@@ -158,7 +149,7 @@ def _local(count: int | None) -> Iterator[Client]:
             },
             silence_logs=logging.CRITICAL,
         )
-    with _closing(cluster, 10), _closing(client := _client(cluster), 5):
+    with closing(cluster, 10), closing(client := _client(cluster), 5):
         try:
             client.wait_for_workers(limits.workers, timeout=_STARTING)
         except TimeoutError as error:

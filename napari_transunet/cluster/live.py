@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from distributed import CancelledError, Future, KilledWorker, get_worker, wait
 
 from napari_transunet.cluster.address import ClusterAddress, ClusterProblem, ConnectionLost
-from napari_transunet.cluster.answers import Done, Failed, Lacks, PackedLabels, failure_of
+from napari_transunet.cluster.answers import Answer, Done, Failed, Lacks, PackedLabels
 from napari_transunet.cluster.checkpoints import CheckpointReference, sent
 from napari_transunet.cluster.connecting import client_at
 from napari_transunet.cluster.on_worker import (
+    answering,
     is_cancelled,
     receive_checkpoint,
-    worker_address,
     worker_name,
     worker_state,
 )
@@ -113,18 +113,14 @@ class LiveRun:
         return self._asked()
 
 
-def _make_ready(
-    reference: CheckpointReference, options: PredictorOptions, loading: LoadingOptions
-) -> Done | Failed | Lacks:
-    try:
-        predictor = worker_state().checkpoints.predictor(reference, options, loading)
-    except Exception as error:  # noqa: BLE001  it is told to the client
-        return failure_of(error, worker_name())
+@answering
+def _make_ready(reference: CheckpointReference, options: PredictorOptions, loading: LoadingOptions) -> Answer:
+    predictor = worker_state().checkpoints.predictor(reference, options, loading)
     if predictor is None:
-        return Lacks("checkpoint", reference.sha256, worker_address())
+        return Lacks("checkpoint", reference.sha256)
     device = "CPU" if predictor.device.type == "cpu" else "GPU"
     on = RunsOn(worker_name(), device, predictor.precision_name)
-    return Done(_Ready(on, predictor.backend, predictor.orthogonal_planes), worker=worker_name())
+    return Done(_Ready(on, predictor.backend, predictor.orthogonal_planes))
 
 
 def _begin(

@@ -5,16 +5,21 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from distributed import get_worker
 
+from napari_transunet.cluster.answers import Answer, Lacks, Stopped, failure_of
 from napari_transunet.cluster.checkpoints import CheckpointShelf, SentCheckpoint
+from napari_transunet.inference.prediction import PredictionCancelled
 
 if TYPE_CHECKING:
     from distributed import Worker
+
+P = ParamSpec("P")
 
 _NAME = "napari-transunet"
 
@@ -45,9 +50,23 @@ def worker_state() -> WorkerState:
     return found
 
 
-def worker_address() -> str:
-    """The address of this task's worker."""
-    return str(get_worker().address)
+def answering(function: Callable[P, Answer]) -> Callable[P, Answer]:
+    """Makes a task of a function: whatever it raises becomes an answer, and every answer says which worker gave it."""
+
+    @wraps(function)
+    def task(*args: P.args, **kwargs: P.kwargs) -> Answer:
+        answer: Answer
+        try:
+            answer = function(*args, **kwargs)
+        except PredictionCancelled:
+            answer = Stopped()
+        except Exception as error:  # noqa: BLE001  it is told to the client
+            answer = failure_of(error)
+        if isinstance(answer, Lacks):
+            return replace(answer, address=str(get_worker().address))
+        return answer if isinstance(answer, Stopped) else replace(answer, worker=worker_name())
+
+    return task
 
 
 def worker_name() -> str:

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_transunet.cluster.answers import Answer, Done, Failed, Stopped, failure_of
+from napari_transunet.cluster.answers import Answer, Done, Failed, Stopped
 from napari_transunet.cluster.batch import Unit
-from napari_transunet.cluster.on_worker import is_cancelled, worker_name, worker_state
+from napari_transunet.cluster.on_worker import answering, is_cancelled, worker_name, worker_state
 from napari_transunet.project.project import Project
 from napari_transunet.project.segmenting import Predictors, SegmentTask, segment_case
 
@@ -51,23 +51,18 @@ def case_units(tasks: Iterable[SegmentTask]) -> Iterator[Unit]:
         yield Unit(task.case, f"case-{key}", segment_case_there, (task,))
 
 
+@answering
 def segment_case_there(task: SegmentTask) -> Answer:
     """What a worker does with one case; the result is its `SegmentOutcome`."""
-    name = worker_name()
-    cancelled = is_cancelled()
     if not Path(task.project).is_dir():
         return Failed(
-            f"The worker {name} does not see the project's folder {task.project}; put it on a file system that all "
-            "workers share.",
-            worker=name,
+            f"The worker {worker_name()} does not see the project's folder {task.project}; put it on a file system "
+            "that all workers share."
         )
-    try:
-        with contextlib.ExitStack() as held:
-            predictors = _InTurn(_kept(task), worker_state().network, held)
-            outcome = segment_case(task, predictors, cancelled=cancelled)
-    except Exception as error:  # noqa: BLE001  it is told to the client
-        return failure_of(error, name)
-    return Stopped() if outcome.state == "cancelled" else Done(outcome, worker=name)
+    with contextlib.ExitStack() as held:
+        predictors = _InTurn(_kept(task), worker_state().network, held)
+        outcome = segment_case(task, predictors, cancelled=is_cancelled())
+    return Stopped() if outcome.state == "cancelled" else Done(outcome)
 
 
 def _kept(task: SegmentTask) -> Predictors:

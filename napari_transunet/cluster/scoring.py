@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_transunet.cluster.answers import Answer, Done, Lacks, Stopped, failure_of
+from napari_transunet.cluster.answers import Answer, Done, Lacks, Stopped
 from napari_transunet.cluster.batch import Unit
-from napari_transunet.cluster.on_worker import is_cancelled, worker_address, worker_name
+from napari_transunet.cluster.on_worker import answering, is_cancelled
 from napari_transunet.metrics.file_scores import ScoringOptions, read_labels, score_files, score_volumes
 
 if TYPE_CHECKING:
@@ -53,22 +53,17 @@ def scoring_units(pairs: Iterable[tuple[str, Path, Path, ScoringOptions]]) -> It
         )
 
 
+@answering
 def score_pair(unit: ScoringUnit, given: SentPair | None = None) -> Answer:
     """What a worker does with one pair; `given` where it does not see the files itself."""
-    name = worker_name()
     prediction, reference = Path(unit.prediction), Path(unit.reference)
-    cancelled = is_cancelled()
-    try:
-        if given is None and (_size(prediction), _size(reference)) != unit.sizes:
-            return Lacks("files", unit.reference, worker_address())
-        if cancelled():
-            return Stopped()
-        if given is None:
-            return Done(score_files(prediction, reference, unit.options), worker=name)
-        scores = score_volumes(given.prediction, given.reference, prediction, reference, unit.options)
-        return Done(scores, worker=name)
-    except Exception as error:  # noqa: BLE001  it is told to the client
-        return failure_of(error, name)
+    if given is None and (_size(prediction), _size(reference)) != unit.sizes:
+        return Lacks("files", unit.reference)
+    if is_cancelled()():
+        return Stopped()
+    if given is None:
+        return Done(score_files(prediction, reference, unit.options))
+    return Done(score_volumes(given.prediction, given.reference, prediction, reference, unit.options))
 
 
 def _size(path: Path) -> int:

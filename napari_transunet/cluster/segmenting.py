@@ -13,10 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_transunet.cluster.answers import Answer, Done, Lacks, PackedLabels, Stopped, failure_of
+from napari_transunet.cluster.answers import Answer, Done, Lacks, PackedLabels, Stopped
 from napari_transunet.cluster.batch import Unit
 from napari_transunet.cluster.checkpoints import CheckpointReference, cards_of, sent
-from napari_transunet.cluster.on_worker import is_cancelled, worker_address, worker_name, worker_state
+from napari_transunet.cluster.on_worker import answering, is_cancelled, worker_state
 from napari_transunet.errors import ExistsError
 from napari_transunet.export.segmentation import (
     LoadingOptions,
@@ -29,7 +29,6 @@ from napari_transunet.export.segmentation import (
     write_segmentation,
 )
 from napari_transunet.inference.compatibility import only_fitting
-from napari_transunet.inference.prediction import PredictionCancelled
 from napari_transunet.io.reading import read_volume
 from napari_transunet.io.sidecar import sidecar_path
 from napari_transunet.io.source_hash import source_hash
@@ -162,55 +161,48 @@ def segmentation_units(
         )
 
 
+@answering
 def segment_scan(plan: SegmentationPlan, unit: SegmentationUnit, given: SentVolume | None = None) -> Answer:
     """What a worker does with one scan; `given` where it does not see the scan itself."""
-    name = worker_name()
     cancelled = is_cancelled()
-    try:
-        source, target = Path(unit.source), Path(unit.target)
-        writes = plan.marker.seen()
-        if given is None and not (writes and _same_file(source, unit.size)):
-            return Lacks("files", unit.source, worker_address())
-        digest = source_hash(source) if given is None else given.source_sha256
-        if writes:
-            if _there(plan, target, digest):
-                return Done(SegmentedScan(unit.target), skipped=True, worker=name)
-            _check_free(plan, source, target)
-        state = worker_state()
-        if len(plan.checkpoints) == 1:
-            # Before the scan is read, since it may have to be sent.
-            reference = plan.checkpoints[0]
-            if state.checkpoints.predictor(reference, plan.options, plan.loading) is None:
-                return Lacks("checkpoint", reference.sha256, worker_address())
-        volume = _read(plan, source) if given is None else given.volume
-        if len(plan.checkpoints) != 1:
-            chosen, _ = only_fitting(volume, cards_of(plan.checkpoints))
-            reference = next(one for one in plan.checkpoints if one.name == chosen)
-        predictor = state.checkpoints.predictor(reference, plan.options, plan.loading)
-        if predictor is None:
-            return Lacks("checkpoint", reference.sha256, worker_address())
-        with state.network:
-            if cancelled():
-                return Stopped()
-            made = segment_volume(
-                volume, predictor, source_sha256=digest, options=plan.compared, cancelled=cancelled
-            )
-        where = f"{predictor.device} ({predictor.precision_name})"
-        notes = (*volume.source.notes, *made.doubts)
-        told = SegmentedScan(
-            unit.target, made.slices, made.seconds, reference.name, where, made.organ_ml, notes
-        )
+    source, target = Path(unit.source), Path(unit.target)
+    writes = plan.marker.seen()
+    if given is None and not (writes and _same_file(source, unit.size)):
+        return Lacks("files", unit.source)
+    digest = source_hash(source) if given is None else given.source_sha256
+    if writes:
+        if _there(plan, target, digest):
+            return Done(SegmentedScan(unit.target), skipped=True)
+        _check_free(plan, source, target)
+    state = worker_state()
+    if len(plan.checkpoints) == 1:
+        # Before the scan is read, since it may have to be sent.
+        reference = plan.checkpoints[0]
+        if state.checkpoints.predictor(reference, plan.options, plan.loading) is None:
+            return Lacks("checkpoint", reference.sha256)
+    volume = _read(plan, source) if given is None else given.volume
+    if len(plan.checkpoints) != 1:
+        chosen, _ = only_fitting(volume, cards_of(plan.checkpoints))
+        reference = next(one for one in plan.checkpoints if one.name == chosen)
+    predictor = state.checkpoints.predictor(reference, plan.options, plan.loading)
+    if predictor is None:
+        return Lacks("checkpoint", reference.sha256)
+    with state.network:
         if cancelled():
             return Stopped()
-        if not writes:
-            bare = replace(made, labels=made.labels[:0])
-            return Done(ReturnedLabels(bare, PackedLabels.of(made.labels), told), worker=name)
-        _write(plan, target, made, volume, digest)
-        return Done(told, worker=name)
-    except PredictionCancelled:
+        made = segment_volume(
+            volume, predictor, source_sha256=digest, options=plan.compared, cancelled=cancelled
+        )
+    where = f"{predictor.device} ({predictor.precision_name})"
+    notes = (*volume.source.notes, *made.doubts)
+    told = SegmentedScan(unit.target, made.slices, made.seconds, reference.name, where, made.organ_ml, notes)
+    if cancelled():
         return Stopped()
-    except Exception as error:  # noqa: BLE001  it is told to the client
-        return failure_of(error, name)
+    if not writes:
+        bare = replace(made, labels=made.labels[:0])
+        return Done(ReturnedLabels(bare, PackedLabels.of(made.labels), told))
+    _write(plan, target, made, volume, digest)
+    return Done(told)
 
 
 def _same_file(source: Path, size: int) -> bool:

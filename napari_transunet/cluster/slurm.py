@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from napari_transunet.cluster.security import need_distributed, security_of
-from napari_transunet.cluster.workers import LOOPBACK, THREADS, settings
+from napari_transunet.cluster.workers import LOOPBACK, THREADS, closing, settings
 from napari_transunet.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,12 +67,9 @@ def slurm_cluster(choice: SchedulerChoice) -> Iterator[Any]:
 
     with settings():
         cluster = SLURMCluster(**arguments)
-    try:
+    with closing(cluster, 30):
         try:
             cluster.scale(jobs=choice.workers or 1)
         except (OSError, RuntimeError) as error:
             raise InputError(f"SLURM does not take the jobs ({error}).") from error
         yield cluster
-    finally:
-        with contextlib.suppress(OSError, TimeoutError, RuntimeError):
-            cluster.close(timeout=30)

@@ -125,6 +125,16 @@ def settings() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def closing(what: Any, seconds: float) -> Iterator[None]:
+    """A client or cluster is closed when the block ends, whatever that comes to."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, TimeoutError, RuntimeError):
+            what.close(timeout=seconds)
+
+
 def quiet_logs() -> None:
     """Dask tells of every lost connection by itself; what matters of it is told here in a sentence."""
     import distributed  # noqa: F401  it sets levels of its own when it is imported
