@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_transunet.cli.printing import progress_bar
-from napari_transunet.cli.reporting import one_line, say
+from napari_transunet.cli.printing import counting
+from napari_transunet.cli.reporting import say
 from napari_transunet.errors import InputError, VolumeError
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ def segment_into(
         f"Segmenting {volume.source.name}: {slices} slices with {name} on {predictor.device}"
         f" ({predictor.precision_name}) into {place.folder}."
     )
-    with progress_bar() as bar:
-        task = bar.add_task(one_line(volume.source.name), total=slices)
+    with counting(volume.source.name) as report:
         made = segment_ome_zarr(
             image,
             volume,
@@ -68,7 +67,7 @@ def segment_into(
             options=options,
             overwrite=overwrite,
             resumed=lambda done: say(f"Going on after {done} of {slices} slices that are written already."),
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=report,
         )
     found = ", ".join(f"{organ} {size:,.0f} mL" for organ, size in made.organ_ml)
     done = made.slices - made.resumed_at

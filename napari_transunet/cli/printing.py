@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -67,6 +68,14 @@ def print_facts(facts: Mapping[str, Any]) -> None:
         )
         table.add_row(key.replace("_", " "), Text(one_line("–" if text is None else text)))
     print_table(table)
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for one thing; call what this gives with how much is done, and of how much."""
+    with progress_bar() as bar:
+        task = bar.add_task(one_line(what), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def progress_bar(*, wanted: bool = True) -> Progress:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from textwrap import shorten
@@ -24,8 +23,8 @@ from napari_transunet.cli.options import (
     option,
     predictor_options,
 )
-from napari_transunet.cli.printing import print_facts, print_json, print_table, progress_bar
-from napari_transunet.cli.reporting import BAD_INPUT, INTERRUPTED, interruptible, one_line, say
+from napari_transunet.cli.printing import counting, print_facts, print_json, print_table, progress_bar
+from napari_transunet.cli.reporting import BAD_INPUT, INTERRUPTED, counted, interruptible, one_line, say
 from napari_transunet.errors import InputError
 from napari_transunet.inference.options import PredictorOptions
 
@@ -102,7 +101,7 @@ def locate(
     found = _opened(folder).locate(places, annotator)
     for case in found:
         say(f"{case.name} lies at {case.scan.absolute} now.")
-    say(f"{_counted(found, 'scan')} found again.")
+    say(f"{counted(len(found), 'scan')} found again.")
 
 
 @app.command()
@@ -211,7 +210,7 @@ def status(folder: FolderArgument, as_json: JsonOption = False) -> None:
         for cells in rows:
             table.add_row(*cells)
         print_table(table)
-    say(_counted(cases, "case") + "".join(f", {number} {what}" for what, number in counts.items()) + ".")
+    say(counted(len(cases), "case") + "".join(f", {number} {what}" for what, number in counts.items()) + ".")
 
 
 @app.command()
@@ -291,7 +290,7 @@ def export(
     from napari_transunet.project.exporting import export_project
 
     statuses: tuple[Status, ...] = ("done",) if only_done else ("segmented", "in review", "done")
-    with interruptible() as cancelled, _counting("exporting") as progress:
+    with interruptible() as cancelled, counting("exporting") as progress:
         done = export_project(
             _opened(folder),
             formats or ["nifti"],
@@ -306,7 +305,7 @@ def export(
         say(f"Error: {sentence}")
     for path in done.files:
         typer.echo(one_line(path))
-    say(f"{_counted(done.cases, 'case')} exported.")
+    say(f"{counted(len(done.cases), 'case')} exported.")
     if stopped:
         raise typer.Exit(INTERRUPTED)
     if done.left_out:
@@ -331,7 +330,7 @@ def report(
     if cases and out is None:
         raise InputError("A report of some cases needs a name: --output FILE.html.")
     target = out or project.folder / "report.html"
-    with interruptible() as cancelled, _counting("reporting") as progress:
+    with interruptible() as cancelled, counting("reporting") as progress:
         written = project_report(
             project,
             target,
@@ -391,7 +390,7 @@ def import_labels(
     )
     for sentence in found.left_out:
         say(f"Left out: {sentence}")
-    say(f"{_counted(found.cases, 'case')} now from the labels of {tool}.")
+    say(f"{counted(len(found.cases), 'case')} now from the labels of {tool}.")
     if not found.cases:
         raise InputError("No labels were imported.")
 
@@ -507,20 +506,13 @@ def _opened(folder: Path) -> Project:
 def _add(project: Project, scans: Sequence[Path]) -> None:
     if not scans:
         return
-    with _counting("looking at scans") as progress:
+    with counting("looking at scans") as progress:
         added = project.add(scans, progress=progress)
     for sentence in added.left_out[:_SHOWN]:
         say(f"Left out: {sentence}")
     if len(added.left_out) > _SHOWN:
         say(f"Left out: {len(added.left_out) - _SHOWN} more.")
-    say(f"{_counted(added.cases, 'case')} added.")
-
-
-@contextmanager
-def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    with progress_bar() as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    say(f"{counted(len(added.cases), 'case')} added.")
 
 
 def _matching(project: Project, names: Sequence[str]) -> set[str]:
@@ -535,10 +527,6 @@ def _matching(project: Project, names: Sequence[str]) -> set[str]:
         else:
             found.add(project.case(name).id)
     return found
-
-
-def _counted(found: Sequence[object], what: str) -> str:
-    return f"{len(found)} {what}{'' if len(found) == 1 else 's'}"
 
 
 def _row(case: Case, holder: Holder | None) -> tuple[str, ...]:

@@ -28,6 +28,11 @@ def say(text: object) -> None:
     typer.echo(one_line(text), err=True)
 
 
+def counted(number: int, what: str) -> str:
+    """`1 case`, `2 cases`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 @contextmanager
 def interruptible(*, told: bool = True) -> Iterator[Callable[[], bool]]:
     """The first Ctrl-C lets the work end in good order, and is `told`; a second one ends it at once."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -31,8 +30,8 @@ from napari_transunet.cli.options import (
     read,
     series_of,
 )
-from napari_transunet.cli.printing import progress_bar
-from napari_transunet.cli.reporting import BAD_INPUT, one_line, say
+from napari_transunet.cli.printing import counting
+from napari_transunet.cli.reporting import BAD_INPUT, say
 from napari_transunet.errors import USERS_ERRORS, InputError, sentence_of
 from napari_transunet.inference.options import PredictorOptions
 
@@ -292,7 +291,7 @@ def _segment_one(
     where = f"{predictor.device} ({predictor.precision_name})"
     say(f"Segmenting {volume.source.name}: {slices} slices with {name} on {where}.")
     digest = source_hash(source)
-    with _progress(volume.source.name) as report:
+    with counting(volume.source.name) as report:
         made = segment_volume(volume, predictor, source_sha256=digest, options=options, progress=report)
     written = write_segmentation(target, made, volume, overwrite=overwrite)
     found = ", ".join(f"{organ} {size:,.0f} mL" for organ, size in made.organ_ml)
@@ -308,11 +307,3 @@ def _ends(volume: Volume, axis: int) -> str:
     towards = volume.geometry.axis_codes[2 - axis]
     before, after = _ENDS[towards]
     return f"0 {before}, {volume.data.shape[axis] - 1} {after}"
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with an ETA on stderr; nothing where stderr is no terminal."""
-    with progress_bar() as bar:
-        task = bar.add_task(one_line(name), total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -20,7 +20,7 @@ from napari_transunet.cli.options import (
     option,
 )
 from napari_transunet.cli.printing import number, print_table, progress_bar
-from napari_transunet.cli.reporting import BAD_INPUT, INTERRUPTED, interruptible, one_line, say
+from napari_transunet.cli.reporting import BAD_INPUT, INTERRUPTED, counted, interruptible, one_line, say
 from napari_transunet.errors import InputError, TransUNetError
 
 if TYPE_CHECKING:
@@ -363,10 +363,6 @@ class _Display:
             say(f"Step {progress.step} of {progress.steps}: {text}; {_duration(progress.remaining)} left.")
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{math.ceil(seconds)} s"
@@ -382,7 +378,7 @@ def _report(trained: Trained) -> None:
     if not trained.scores:
         return
     names = trained.card.label_set().names
-    table = Table("Label", "Name", title=_counted(len(trained.scores), f"{trained.part} case"))
+    table = Table("Label", "Name", title=counted(len(trained.scores), f"{trained.part} case"))
     for heading in ("Dice", "± SD", "worst", "HD95 mm", "NSD 2 mm"):
         table.add_column(heading, justify="right")
     summaries = summarise(trained.scores)
