@@ -187,7 +187,7 @@ def _masks(folder: Path, volume: Volume) -> tuple[NDArray[Any], dict[int, str]]:
     if len(files) > 65535:
         raise InputError("the folder holds more masks than there are label values")
     labels = np.zeros(volume.data.shape, np.uint8 if len(files) < 256 else np.uint16)
-    names = {}
+    names: dict[int, str] = {}
     for value, path in enumerate(files, 1):
         mask = _on_grid(read_volume(path), volume, path.name)
         inside = mask != 0
