@@ -67,7 +67,7 @@ def paint(viewer: Any, layer: Any, rng: np.random.Generator) -> None:
 
 
 def measure(quick: bool) -> dict[str, Any]:
-    from napari_transunet.viewer.plugin.menus import show_review_dock
+    from napari_transunet.viewer.widgets.docks import REVIEW, show_dock
 
     slices = 60 if quick else 300
     volume, labels = scene(slices)
@@ -83,7 +83,7 @@ def measure(quick: bool) -> dict[str, Any]:
         viewer.add_layer(result.layer)
         layer = result.layer
         layer.mode, layer.brush_size = "paint", 15
-        dock = show_review_dock(viewer)
+        dock = show_dock(viewer, REVIEW)
         pause(2.0)
         clock = Stopwatch()
         rng = np.random.default_rng(1)

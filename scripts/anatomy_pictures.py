@@ -32,8 +32,8 @@ def main() -> None:
     from napari_transunet.viewer.anatomy.anatomy import anatomy_of
     from napari_transunet.viewer.anatomy.directions import Plane
     from napari_transunet.viewer.layers.layers import add_volume
-    from napari_transunet.viewer.plugin.menus import show_dock
     from napari_transunet.viewer.plugin.samples import load_real_ct
+    from napari_transunet.viewer.widgets.docks import SEGMENT, show_dock
 
     viewer = napari.Viewer(show=True)
     viewer.window._qt_window.resize(*SIZE)
@@ -57,7 +57,7 @@ def main() -> None:
         image.quantize(256, Image.Quantize.MAXCOVERAGE).save(folder / f"view-{name}.png", optimize=True)
         print(name, anatomy.letters, flush=True)
 
-    dock = show_dock(viewer)
+    dock = show_dock(viewer, SEGMENT)
     until(lambda: dock.checkpoint.candidates)
     image = add_volume(viewer, load_real_ct())
     until(lambda: dock.ready)

@@ -177,7 +177,7 @@ def close_in_an_export(window: Window, work: Path) -> None:
     folder = work / "closed"
     folder.mkdir()
     window.press("review_export")
-    dialog = window.review.exporter.dialog
+    dialog = window.review.exporter
     for box in dialog.findChildren(QCheckBox):
         if box.objectName().startswith("format_") and box.isEnabled():
             box.setChecked(True)

@@ -86,15 +86,15 @@ class Window:
         import napari
         from qtpy.QtWidgets import QApplication
 
-        from napari_transunet.viewer.plugin.menus import show_dock
         from napari_transunet.viewer.widgets import priority
+        from napari_transunet.viewer.widgets.docks import SEGMENT, show_dock
 
         priority._NICENESS = 0  # where other processes keep every core, a run that gives way would never end
         self.pictures = pictures
         self.viewer = napari.Viewer(show=True)
         self.viewer.window._qt_window.resize(1720, 1100)
         self.process = QApplication.processEvents
-        self.segment = show_dock(self.viewer)
+        self.segment = show_dock(self.viewer, SEGMENT)
         self.review = None
 
     def until(self, condition: Callable[[], object], seconds: float = 300) -> None:
@@ -144,9 +144,9 @@ class Window:
         return self.segment.status
 
     def start_review(self, *, labels: bool = True) -> None:
-        from napari_transunet.viewer.plugin.menus import show_review_dock
+        from napari_transunet.viewer.widgets.docks import REVIEW, show_dock
 
-        self.review = show_review_dock(self.viewer)
+        self.review = show_dock(self.viewer, REVIEW)
         self.until(lambda: not labels or self.review.model.overview is not None)
         self.wait(0.5)
 
@@ -251,7 +251,7 @@ def second(work: Path, pictures: Path) -> None:
     export = work / "export"
     export.mkdir()
     window.press("review_export")
-    dialog = window.review.exporter.dialog
+    dialog = window.review.exporter
     for box in dialog.findChildren(QCheckBox):
         if box.objectName().startswith("format_"):
             assert box.isEnabled(), box.toolTip()

@@ -24,8 +24,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_transunet.viewer.plugin.menus import show_dock
 from napari_transunet.viewer.widgets.collapsible import CollapsibleSection
+from napari_transunet.viewer.widgets.docks import SEGMENT, show_dock
 from tests.viewer.review.test_review_dock import ReviewDriver
 
 SMALL = (1366, 768)
@@ -51,7 +51,7 @@ class Docks:
         self.viewer = viewer
         self.window.resize(*SMALL)
         self.qtbot = qtbot
-        self.segment = show_dock(viewer)
+        self.segment = show_dock(viewer, SEGMENT)
         self.driver = ReviewDriver(viewer, qtbot)
         self.review = self.driver.dock
         qtbot.wait(50)
@@ -147,7 +147,7 @@ def test_nothing_that_the_main_job_needs_is_hidden_or_cut(docks):
 
     docks.front(docks.review)
     docks.review.review.show_conflicts({4: 30, 7: 12})
-    docks.review.tools.set_status("What a tool did, and what it left alone. " * 3)
+    docks.review.tools.status.setText("What a tool did, and what it left alone. " * 3)
     docks.review._status.setText("Something that is worth to know. " * 3)
     docks.qtbot.wait(50)
     needed = (

@@ -207,7 +207,7 @@ class Walk:
     @property
     def review(self) -> Any:
         found = find_dock(self.viewer, REVIEW)
-        return found if found is not None and found._attached else None
+        return found if found is not None and found._dock_events.here else None
 
     @property
     def tool_works(self) -> bool:

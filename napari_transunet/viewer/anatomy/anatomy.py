@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, Qt, QTimer
+from qtpy.QtCore import QObject, Qt
 from qtpy.QtWidgets import QLabel, QMainWindow, QWidget
 
 from napari_transunet.errors import TransUNetError
@@ -22,7 +22,8 @@ from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.layer_record import is_scan
 from napari_transunet.viewer.layers.napari_versions import camera_of, scale_bar_of, show_scale_bar
 from napari_transunet.viewer.sessions.registry import sessions_of
-from napari_transunet.viewer.widgets.qt_helpers import window_object
+from napari_transunet.viewer.widgets.keys import KeyBindings
+from napari_transunet.viewer.widgets.qt_helpers import single_shot, window_object
 
 if TYPE_CHECKING:
     from napari.layers import Image, Layer
@@ -32,15 +33,7 @@ _NAME = "napari_transunet_anatomy"
 
 
 class Anatomy(QObject):
-    """Follows the layers and the view of one window.
-
-    Parameters
-    ----------
-    viewer
-        The viewer of the window.
-    window
-        The window, which owns this.
-    """
+    """Follows the layers and the view of one window."""
 
     def __init__(self, viewer: Viewer, window: QWidget) -> None:
         super().__init__(window)
@@ -49,17 +42,14 @@ class Anatomy(QObject):
         self._docks: weakref.WeakSet[QWidget] = weakref.WeakSet()
         self._shown = {"letters": True, "scale_bar": True}
         self._had_scale_bar = False
-        self._bound: list[str] = []
+        self._keys = KeyBindings()
         self._letters: EdgeLetters | None = None
         self._bar: ViewBar | None = None
         self._readout: QLabel | None = None
         self._watched: Layer | None = None
         self._links, self._layer_links = EventLinks(), EventLinks()
         self.views = Views(viewer)
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(0)
-        self._soon.timeout.connect(self._look)
+        self._soon = single_shot(self, 0, self._look)
 
     @property
     def letters(self) -> dict[str, str]:
@@ -97,7 +87,8 @@ class Anatomy(QObject):
         self._show_overlay("scale_bar", True)
         self._links.connect(self._later, *self._emitters())
         self._links.connect(self._on_cursor, self._viewer.cursor.events.position)
-        self._bind_keys()
+        handlers = {name: partial(self.do, name) for name in VIEW_ACTIONS}
+        self._keys.bind_actions(self._viewer, VIEW_ACTIONS, handlers)
         self._look()
 
     def detach(self, dock: QWidget) -> None:
@@ -110,9 +101,7 @@ class Anatomy(QObject):
         self._soon.stop()
         self._watch(None)
         self._links.clear()
-        for key in self._bound:
-            self._viewer.bind_key(key, None)
-        self._bound = []
+        self._keys.release()
         show_scale_bar(self._viewer, self._had_scale_bar)
         if self.three_planes is not None:
             self.toggle_three_planes()
@@ -240,19 +229,6 @@ class Anatomy(QObject):
             return
         image = self._image() if self._viewer.dims.ndisplay == 2 else None
         self._readout.setText(under_cursor(image, self._viewer.cursor.position) if image is not None else "")
-
-    def _bind_keys(self) -> None:
-        taken = {str(key) for key in self._viewer.keymap}
-        for name, action in VIEW_ACTIONS.items():
-            if action.key not in taken:
-                self._viewer.bind_key(action.key, self._pressed(name))
-                self._bound.append(action.key)
-
-    def _pressed(self, name: str) -> Callable[[Any], None]:
-        def pressed(_viewer: Any) -> None:
-            self.do(name)
-
-        return pressed
 
 
 def anatomy_of(viewer: Viewer) -> Anatomy:

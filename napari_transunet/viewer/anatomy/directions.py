@@ -106,11 +106,7 @@ def view_of(plane: Plane, directions: Vector) -> View:
     signs = [cosines[at, axis] >= 0 for at, axis in enumerate(order)]
     return View(
         (order[0], order[1], order[2]),
-        (
-            "towards" if signs[0] else "away",
-            "down" if signs[1] else "up",
-            "right" if signs[2] else "left",
-        ),
+        ("towards" if signs[0] else "away", "down" if signs[1] else "up", "right" if signs[2] else "left"),
     )
 
 

@@ -23,13 +23,7 @@ _EDGES = ("left", "right", "top", "bottom")
 
 
 class EdgeLetters(QObject):
-    """Four letters on a canvas, which leave all clicks to it.
-
-    Parameters
-    ----------
-    around
-        A widget that holds the canvas, as the main window's central one does.
-    """
+    """Four letters on a canvas, which leave all clicks to it."""
 
     def __init__(self, around: QWidget) -> None:
         super().__init__(around)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from napari.components import ViewerModel
 from napari.qt import QtViewer
 from napari.utils.action_manager import action_manager
-from qtpy.QtCore import QEvent, QObject, Qt, QTimer
-from qtpy.QtWidgets import QHBoxLayout, QSplitter, QWidget
+from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtWidgets import QSplitter, QWidget
 
 from napari_transunet.viewer.anatomy.directions import Plane, edges_of, patient_directions
 from napari_transunet.viewer.anatomy.edge_letters import EdgeLetters
@@ -28,6 +28,7 @@ from napari_transunet.viewer.layers.graphics import free_graphics_in_their_conte
 from napari_transunet.viewer.layers.napari_versions import show_scale_bar
 from napari_transunet.viewer.layers.undo import adopt_stroke
 from napari_transunet.viewer.widgets.dock_events import DockEvents
+from napari_transunet.viewer.widgets.qt_helpers import row, single_shot
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -50,10 +51,7 @@ class _Twin:
         self.copy = NapariLayer.create(*layer.as_layer_data_tuple())
         self._busy = False
         self._links = EventLinks()
-        self._soon = QTimer()
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(0)
-        self._soon.timeout.connect(self._refresh)
+        self._soon = single_shot(None, 0, self._refresh)
         self._strokes: list[list[Any]] = []
         labels = layer._type_string == "labels"
         self._links.connect(self._blend, layer.events.blending)
@@ -195,13 +193,7 @@ class _PlaneView(QObject):
 
 
 class ThreePlanes(QWidget):
-    """The two planes, for a dock of the window.
-
-    Parameters
-    ----------
-    viewer
-        The viewer of the window, which shows the third plane.
-    """
+    """The two planes, for a dock of the window."""
 
     def __init__(self, viewer: Viewer) -> None:
         super().__init__()
@@ -213,17 +205,12 @@ class ThreePlanes(QWidget):
         self.planes = {plane: _PlaneView(viewer, plane, self) for plane in (Plane.CORONAL, Plane.SAGITTAL)}
         # By the id of each of the models, where it was last.
         self._points: dict[int, tuple[float, ...]] = {id(one): one.dims.point for one in self._models()}
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
         beside = QSplitter(Qt.Orientation.Horizontal, self)
         for view in self.planes.values():
             beside.addWidget(view.canvas)
-        layout.addWidget(beside)
+        row(beside, within=self)
         self._released = False
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(0)
-        self._soon.timeout.connect(self._follow_layers)
+        self._soon = single_shot(self, 0, self._follow_layers)
         self._links = EventLinks()
         for model in self._models():
             self._links.connect(partial(self._move_from, model), model.dims.events.point)
@@ -234,13 +221,11 @@ class ThreePlanes(QWidget):
         self._links.connect(self._on_active, viewer.layers.selection.events.active)
         self._move_from(viewer)
         self._dock_events = DockEvents(self)
-        self._fit = QTimer(self)  # the planes have their places only after the layout's turn
-        self._fit.setSingleShot(True)
-        self._fit.setInterval(60)
-        self._fit.timeout.connect(self._reset_views)
+        self._fit = single_shot(
+            self, 60, self._reset_views
+        )  # the planes get their places in the layout's turn
         self._dock_events.settled.connect(self._fit.start)
-        self._dock_events.left.connect(self.release)
-        self._dock_events.window_closed.connect(self.release)
+        self._dock_events.left.connect(lambda _closing: self.release())
 
     def meet_at_cursor(self) -> None:
         """Bring all planes to the place that the mouse points at, in whichever of them."""

@@ -21,13 +21,7 @@ _UNKNOWN = np.eye(3)[::-1]  # z, y and x of a scan that says nothing: towards he
 
 
 class Views:
-    """Shows a viewer's volumes along anatomical planes and in 3D.
-
-    Parameters
-    ----------
-    viewer
-        Any viewer model; its window is not needed.
-    """
+    """Shows a viewer's volumes along anatomical planes and in 3D."""
 
     def __init__(self, viewer: ViewerModel) -> None:
         self._viewer = viewer

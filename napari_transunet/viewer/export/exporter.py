@@ -8,43 +8,49 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, Signal
-from qtpy.QtWidgets import QWidget
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QDialog, QFileDialog, QFormLayout, QGroupBox, QProgressBar, QWidget
 
 from napari_transunet.errors import TransUNetError, VolumeError
+from napari_transunet.export.formats import FORMATS, unavailable
+from napari_transunet.export.writing import ExportRequest
 from napari_transunet.io.sidecar import stem_of
-from napari_transunet.viewer.export.dialog import ExportDialog
 from napari_transunet.viewer.export.snapshot import propose_path, snapshot, write_snapshot
 from napari_transunet.viewer.layers.fingerprints import fingerprint_job
 from napari_transunet.viewer.layers.layers import source_of
 from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
+from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.messages import count
 from napari_transunet.viewer.widgets.preferences import load_preferences
-from napari_transunet.viewer.widgets.qt_helpers import window_object
+from napari_transunet.viewer.widgets.qt_helpers import (
+    check_box,
+    column,
+    line_edit,
+    push_button,
+    row,
+    window_object,
+)
+from napari_transunet.viewer.widgets.status_line import StatusLine
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks, emit
 
 if TYPE_CHECKING:
     from napari.layers import Image
     from napari.viewer import Viewer
 
-    from napari_transunet.export.writing import ExportRequest
     from napari_transunet.viewer.sessions.results import Result
 
-_NAME = "transunet_exporter"
+_NAME = "export_dialog"
 _PATIENCE = 600.0  # s that a window that closes waits for an export, which can be cancelled
 
 
-class Exporter(QObject):
-    """Writes one export at a time.
+class Exporter(QDialog):
+    """Asks which formats, and where to, and writes one export at a time; the viewer stays usable beside it.
 
     Signals
     -------
-    message(str)
-        A sentence about an export.
-    exported(object)
-        The list of files.
-    failed(str)
-        A sentence that says why nothing was written.
+    message(str): a sentence about an export.
+    exported(object): the list of files.
+    failed(str): a sentence that says why nothing was written.
     """
 
     message = Signal(str)
@@ -54,22 +60,15 @@ class Exporter(QObject):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._dialog: ExportDialog | None = None
+        self.setWindowTitle("Export labels")
+        self.setWindowFlag(Qt.WindowType.Tool)
         self._tasks = BackgroundTasks(self)
         self._cancelled = threading.Event()
         self._progressed.connect(self._on_progress)
         self._result: Result | None = None
         self._image: Image | None = None
-
-    @property
-    def dialog(self) -> ExportDialog:
-        """The dialog, made when it is first needed."""
-        if self._dialog is None:
-            parent = self.parent()
-            self._dialog = ExportDialog(parent if isinstance(parent, QWidget) else None)
-            self._dialog.wanted.connect(self._on_wanted)
-            self._dialog.cancel_wanted.connect(self.cancel)
-        return self._dialog
+        self._lay_out()
+        self._set_writing(False)
 
     @property
     def busy(self) -> bool:
@@ -80,11 +79,10 @@ class Exporter(QObject):
         """End the export before its next file; nothing of it stays."""
         self._cancelled.set()
 
-    def close(self) -> None:
-        """Close the dialog and let go of what it was for; an export that is being written goes on."""
+    def close(self) -> bool:
+        """Close and let go of what it was for; an export that is being written goes on."""
         self._result = self._image = None
-        if self._dialog is not None:
-            self._dialog.close()
+        return super().close()
 
     def finish_in_sight(self, parent: QWidget) -> None:
         """The window closes: wait until what is being written is there, or until a person cancels it."""
@@ -92,16 +90,38 @@ class Exporter(QObject):
         wait_for([Unfinished("the export", lambda: not self.busy, self.cancel)], _PATIENCE, parent)
 
     def ask(self, result: Result, image: Image | None) -> None:
-        """Ask which formats, and where to."""
+        """Ask which formats, and where to; where no format is chosen yet, the preferred one is."""
         self._result, self._image = result, image
         source = source_of(image) if image is not None else source_of(result.layer)
         preferred = load_preferences().export_format
-        proposal = propose_path(
-            result.layer, suffix=preferred, scan=source.path if source is not None else None
+        scan = source.path if source is not None else None
+        proposal = propose_path(result.layer, suffix=preferred, scan=scan)
+        for name, box in self._boxes.items():
+            why = unavailable(name, source)
+            box.setEnabled(why is None)
+            box.setToolTip(why or "")
+            if why is not None:
+                box.setChecked(False)
+        if not any(box.isChecked() for box in self._boxes.values()):
+            self._boxes[next(name for name, (end, _) in FORMATS.items() if end == preferred)].setChecked(True)
+        self._folder.setText(str(proposal.parent))
+        self._stem.setText(stem_of(proposal))
+        self._overwrite.setChecked(False)
+        if not self._tasks.busy:
+            self._status.setText("")
+        self._refresh()
+        self.show()
+        self.raise_()
+
+    def request(self) -> ExportRequest:
+        """What pressing *Export* asks for."""
+        return ExportRequest(
+            folder=Path(self._folder.text()).expanduser(),
+            stem=self._stem.text().strip(),
+            formats=tuple(name for name, box in self._boxes.items() if box.isChecked()),
+            coordinates="RAS" if self._coordinates.currentData() == "RAS" else "LPS",
+            overwrite=self._overwrite.isChecked(),
         )
-        self.dialog.offer(source, proposal.parent, stem_of(proposal), preferred)
-        self.dialog.show()
-        self.dialog.raise_()
 
     def write(self, result: Result, image: Image | None, request: ExportRequest) -> None:
         """Export now, without asking; the outcome comes as a signal."""
@@ -126,48 +146,99 @@ class Exporter(QObject):
 
         def work() -> tuple[list[Path], list[str]]:
             notes: list[str] = []
+            told = partial(emit, self._progressed)
             paths = write_snapshot(
-                taken,
-                request,
-                progress=partial(emit, self._progressed),
-                cancelled=cancelled.is_set,
-                noted=notes.append,
+                taken, request, progress=told, cancelled=cancelled.is_set, noted=notes.append
             )
             return paths, notes
 
         cancelled = self._cancelled = threading.Event()
-        self.dialog.set_progress(0, 0)
-        self._set_status("Writing …")
+        self._progress.setRange(0, 0)
+        self._set_writing(True)
+        self._say("Writing …")
         # A window that is closed now must not take the files with it that a person asked for.
         self._tasks.run(work, self._on_written, self._on_failed, what="The export", finish=True)
 
+    # -- inside ---------------------------------------------------------------------------------------------
+
+    def _lay_out(self) -> None:
+        group = QGroupBox("Formats", self)
+        self._boxes = {
+            name: check_box(
+                f"{words} ({ending.replace('_*', '_ORGAN')})", f"format_{name}", group, self._refresh
+            )
+            for name, (ending, words) in FORMATS.items()
+        }
+        column(*self._boxes.values(), within=group, margin=9)
+        self._folder, self._stem = line_edit("export_folder", self), line_edit("export_name", self)
+        choose = push_button("Choose…", "export_choose", self, self._on_choose)
+        self._coordinates = ElidingCombo("mesh_coordinates", self)
+        self._coordinates.addItem("LPS, as DICOM and ITK have them", "LPS")
+        self._coordinates.addItem("RAS, as Slicer and NIfTI have them", "RAS")
+        self._overwrite = check_box("Replace files that exist", "export_overwrite", self)
+        self._status = StatusLine("export_status", self)
+        self._progress = QProgressBar(self)
+        self._progress.setObjectName("export_progress")
+        self._progress.setTextVisible(False)
+        self._go = push_button("Export", "export_go", self, self._on_go)
+        self._go.setDefault(True)
+        tip = "Stop before the next file; nothing of this export stays"
+        self._cancel = push_button("Cancel export", "export_cancel", self, self.cancel, tip)
+        close = push_button("Close", "export_close", self, self.close)
+        self._folder.textChanged.connect(self._refresh)
+        self._stem.textChanged.connect(self._refresh)
+        form = QFormLayout()
+        form.addRow("Folder", row((self._folder, 1), choose))
+        form.addRow("Name", self._stem)
+        form.addRow("Surfaces in", self._coordinates)
+        buttons = row(None, self._cancel, close, self._go)
+        column(group, form, self._overwrite, self._status, self._progress, buttons, within=self, margin=9)
+        self.resize(520, self.sizeHint().height())
+
+    def _set_writing(self, on: bool) -> None:
+        self._progress.setVisible(on)
+        self._cancel.setEnabled(on)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        chosen = any(box.isChecked() for box in self._boxes.values())
+        ready = chosen and bool(self._folder.text().strip()) and bool(self._stem.text().strip())
+        self._go.setEnabled(ready and not self._cancel.isEnabled())
+        self._coordinates.setEnabled(self._boxes["stl"].isChecked() or self._boxes["ply"].isChecked())
+
+    def _on_choose(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Export to", self._folder.text())
+        if folder:
+            self._folder.setText(folder)
+
+    def _on_go(self) -> None:
+        if self._result is not None:
+            self.write(self._result, self._image, self.request())
+
     def _on_progress(self, done: int, total: int) -> None:
         if self._tasks.busy and not self._cancelled.is_set():
-            self.dialog.set_progress(done, total)
-            self._set_status(f"Writing: {done} of {count(total, 'file')} done …")
-
-    def _on_wanted(self, request: Any) -> None:
-        if self._result is not None:
-            self.write(self._result, self._image, request)
+            self._progress.setRange(0, total)
+            self._progress.setValue(done)
+            self._say(f"Writing: {done} of {count(total, 'file')} done …")
 
     def _on_written(self, written: tuple[list[Path], list[str]]) -> None:
         paths, notes = written
-        self.dialog.set_idle()
+        self._set_writing(False)
         what = str(paths[0]) if len(paths) == 2 else f"{count(len(paths), 'file')} to {paths[0].parent}"
         sentence = f"Exported {what}; names and provenance are in {paths[-1].name}."
-        self._set_status(" ".join([sentence, *notes]))
+        self._say(" ".join([sentence, *notes]))
         self.exported.emit(paths)
 
     def _on_failed(self, sentence: str) -> None:
-        self.dialog.set_idle()
+        self._set_writing(False)
         self._fail(sentence)
 
-    def _set_status(self, sentence: str) -> None:
-        self.dialog.set_status(sentence)
+    def _say(self, sentence: str) -> None:
+        self._status.setText(sentence)
         self.message.emit(sentence)
 
     def _fail(self, sentence: str) -> None:
-        self._set_status(sentence)
+        self._say(sentence)
         self.failed.emit(sentence)
 
 

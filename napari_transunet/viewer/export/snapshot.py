@@ -21,13 +21,7 @@ from napari_transunet.export.writing import ExportRequest, export
 from napari_transunet.io.sidecar import sidecar_path, stem_of
 from napari_transunet.viewer.layers.grids import reorientation_between
 from napari_transunet.viewer.layers.layer_record import record_of
-from napari_transunet.viewer.layers.layers import (
-    geometry_of,
-    label_set_of,
-    labels_dtype,
-    sizes,
-    source_of,
-)
+from napari_transunet.viewer.layers.layers import geometry_of, label_set_of, labels_dtype, sizes, source_of
 from napari_transunet.volumes.orientation import IDENTITY
 
 if TYPE_CHECKING:
@@ -47,14 +41,10 @@ class Snapshot:
 
     Attributes
     ----------
-    labels
-        (z, y, x), unsigned integers; a copy.
-    geometry
-        The scan's exact grid.
-    label_set
-        Names and colours.
-    provenance
-        A function of the labels that says where they come from, or None.
+    labels : (z, y, x), unsigned integers; a copy.
+    geometry : the scan's exact grid.
+    label_set : names and colours.
+    provenance : a function of the labels that says where they come from, or None.
     source, state
         The scan, and what its file was like when the labels were begun; where it is another now, nothing is written.
     """
@@ -72,13 +62,10 @@ def snapshot(layer: Labels, *, image: Image | None = None, provenance: Provenanc
 
     Parameters
     ----------
-    layer
-        The labels to write.
-    image
-        The image they were made on, where it is still there; its shape is checked, and a labels layer that
-        does not know its own grid (one made with napari's own button) takes the image's.
-    provenance
-        What it gives goes into the file and the JSON beside it; called with the labels off the GUI thread.
+    layer : the labels to write.
+    image : the image they were made on, where it is still there; its shape is checked, and a labels layer that does
+        not know its own grid (one made with napari's own button) takes the image's.
+    provenance : what it gives goes into the file and the JSON beside it; called with the labels off the GUI thread.
 
     Raises
     ------

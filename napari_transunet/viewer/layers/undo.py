@@ -46,8 +46,7 @@ class UndoStep:
 
     Parameters
     ----------
-    layer
-        A three-dimensional Labels layer backed by a numpy array.
+    layer : a three-dimensional Labels layer backed by a numpy array.
     """
 
     def __init__(self, layer: Labels) -> None:
@@ -69,10 +68,8 @@ class UndoStep:
 
         Parameters
         ----------
-        axis, index
-            The slice: position `index` along array axis `axis`.
-        plane
-            Its labels, the two axes in the order of the volume's other two.
+        axis, index : the slice: position `index` along array axis `axis`.
+        plane : its labels, the two axes in the order of the volume's other two.
 
         Returns
         -------
@@ -113,11 +110,6 @@ class SessionUndo:
 
     napari tells nobody that it undid something, but the layer is drawn anew each time. So whenever it is, the steps
     are looked for in the layer's two queues.
-
-    Parameters
-    ----------
-    layer
-        The layer whose undo is followed.
     """
 
     def __init__(self, layer: Labels) -> None:
@@ -130,10 +122,6 @@ class SessionUndo:
         """Follow the newest undo step of the layer, known by its mark."""
         if mark is not None:
             self._steps.append((mark, step))
-
-    def follows(self, layer: Any) -> bool:
-        """Whether this is the layer whose undo is followed."""
-        return self._layer() is layer
 
     def call_before_write(self, look: Callable[[], None], on: bool = True) -> None:
         """Call `look` before anything but a stroke writes, so that strokes that wait are held to the rules first."""

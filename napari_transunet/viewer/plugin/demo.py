@@ -33,7 +33,7 @@ from napari_transunet.viewer.plugin.demo_report import (
 from napari_transunet.viewer.plugin.display import has_display, require_libraries, virtual_display
 
 if TYPE_CHECKING:
-    from napari.layers import Image, Labels
+    from napari.layers import Image
     from napari.viewer import Viewer
     from qtpy.QtCore import QTimer
     from qtpy.QtWidgets import QPushButton
@@ -73,12 +73,9 @@ def run_demo(out: Path, headless: bool = False, *, say: Callable[[str], None] = 
 
     Parameters
     ----------
-    out
-        Folder for the results; made where it does not exist.
-    headless
-        Use a virtual display even where there is a real one.
-    say
-        Told in sentences what happens.
+    out : folder for the results; made where it does not exist.
+    headless : use a virtual display even where there is a real one.
+    say : told in sentences what happens.
 
     Raises
     ------
@@ -139,7 +136,9 @@ def _record(out: Path, say: Callable[[str], None]) -> None:
     try:
         _await_ready(dock)
         _look_at(viewer, image, _first_view(volume))
-        say(f"Segmenting {volume.source.name} with {_text(dock, 'checkpoint')}.")
+        candidate = dock.checkpoint.candidate
+        assert candidate is not None  # the dock is ready
+        say(f"Segmenting {volume.source.name} with {candidate.title}.")
         measured = _segment(dock)
         result = sessions_of(viewer).result_on(image)
         if result is None or not result.session.runs or not result.session.runs[-1].complete:
@@ -152,8 +151,7 @@ def _record(out: Path, say: Callable[[str], None]) -> None:
         _settle(0.5)
         viewer.screenshot(str(out / "window.png"), canvas_only=False, flash=False)
         _export(dock, result, image, out / "labels.nii.gz")
-        candidate = dock.checkpoint.candidate
-        card = candidate.card if candidate is not None else None
+        card = candidate.card
         report = {
             "volume": describe_volume(volume),
             "real_ct": volume.source.path is not None,
@@ -177,8 +175,8 @@ def _record(out: Path, say: Callable[[str], None]) -> None:
                 "until_the_first_slice": _gaps(measured.gaps_loading),
                 "from_the_first_slice_on": _gaps(measured.gaps_segmenting),
             },
-            "organs_ml": organ_volumes(result.layer.data, volume.geometry, _label_set(result.layer)),
-            "agreement_with_totalsegmentator_dice": _agreement(result.layer, volume),
+            "organs_ml": organ_volumes(result.layer.data, volume.geometry, result.label_set),
+            "agreement_with_totalsegmentator_dice": _agreement(result, volume),
             "status": status,
             "slice_shown": shown,
             "files": ["window.png", "labels.nii.gz", "labels.json"],
@@ -198,13 +196,13 @@ def _open_window(volume: Volume) -> tuple[Viewer, Image, SegmentDock]:
     from qtpy.QtWidgets import QDockWidget
 
     from napari_transunet.viewer.layers.layers import add_volume
-    from napari_transunet.viewer.plugin.menus import show_dock
+    from napari_transunet.viewer.widgets import docks
 
     viewer = napari.Viewer(title="TransUNet demo")
     window = viewer.window._qt_window
     window.resize(*WINDOW)
     image = add_volume(viewer, volume)
-    dock = show_dock(viewer)
+    dock: SegmentDock = docks.show_dock(viewer, docks.SEGMENT)
     frame = dock.parentWidget()
     if isinstance(frame, QDockWidget):
         window.resizeDocks([frame], [_DOCK_WIDTH], Qt.Orientation.Horizontal)
@@ -222,7 +220,7 @@ def _await_ready(dock: SegmentDock) -> None:
     """Wait until a run can be started, and choose the checkpoint that comes with the package, if one does."""
     from napari_transunet.checkpoints.registry import default_checkpoint
 
-    if not _wait(lambda: bool(dock.checkpoint.candidates) or _looked(dock), _READY):
+    if not _wait(lambda: not (dock.checkpoint.problem or "").startswith("Looking"), _READY):
         raise TransUNetError("The checkpoints could not be listed in time; try again.")
     shipped = default_checkpoint()
     for candidate in dock.checkpoint.candidates:
@@ -230,11 +228,6 @@ def _await_ready(dock: SegmentDock) -> None:
             dock.checkpoint.choose(candidate)
     if not _wait(lambda: dock.ready, 5.0):
         raise TransUNetError(dock.status)
-
-
-def _looked(dock: SegmentDock) -> bool:
-    problem = dock.checkpoint.problem
-    return problem is None or not problem.startswith("Looking")
 
 
 def _segment(dock: SegmentDock) -> _Timing:
@@ -293,20 +286,15 @@ def _export(dock: SegmentDock, result: Result, image: Image, path: Path) -> None
     """Export as the dock's button does, but to a path that is known."""
     written: list[Any] = []
     failed: list[str] = []
-    on_written, on_failed = written.append, failed.append
-    dock.exporter.exported.connect(on_written)
-    dock.exporter.failed.connect(on_failed)
-    try:
-        dock.exporter.write(result, image, request_for(path, overwrite=True))
-        _wait(lambda: bool(written or failed), _WRITTEN)
-    finally:
-        dock.exporter.exported.disconnect(on_written)
-        dock.exporter.failed.disconnect(on_failed)
+    dock.exporter.exported.connect(written.append)
+    dock.exporter.failed.connect(failed.append)
+    dock.exporter.write(result, image, request_for(path, overwrite=True))
+    _wait(lambda: bool(written or failed), _WRITTEN)
     if not written:
         raise FileProblem(failed[0] if failed else f"{path} could not be written in time.")
 
 
-def _agreement(layer: Labels, volume: Volume) -> dict[str, Any] | None:
+def _agreement(result: Result, volume: Volume) -> dict[str, Any] | None:
     """Dice with the labels that come with the real CT; None for any other volume."""
     from napari_transunet.io.reading import read_volume
     from napari_transunet.viewer.plugin.samples import (
@@ -322,14 +310,7 @@ def _agreement(layer: Labels, volume: Volume) -> dict[str, Any] | None:
     if not reference.geometry.matches(volume.geometry):
         logger.warning("The reference labels lie on another grid than the CT; they are not compared.")
         return None
-    return dict(agreement(layer.data, _label_set(layer), reference.data, structure_names(names)))
-
-
-def _label_set(layer: Labels) -> Any:
-    """Names and colours of the labels."""
-    from napari_transunet.viewer.layers.layers import label_set_of
-
-    return label_set_of(layer)
+    return dict(agreement(result.layer.data, result.label_set, reference.data, structure_names(names)))
 
 
 def _look_at(viewer: Viewer, image: Image, index: int) -> None:
@@ -344,13 +325,6 @@ def _button(dock: SegmentDock, name: str) -> QPushButton:
     if button is None:
         raise TransUNetError(f"The dock has no button “{name}”.")
     return button
-
-
-def _text(dock: SegmentDock, name: str) -> str:
-    from qtpy.QtWidgets import QComboBox
-
-    chooser = dock.findChild(QComboBox, name)
-    return chooser.currentText() if chooser is not None else ""
 
 
 def _wait(condition: Callable[[], bool], seconds: float) -> bool:

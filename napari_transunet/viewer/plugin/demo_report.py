@@ -54,10 +54,8 @@ def agreement(
 
     Parameters
     ----------
-    labels, reference
-        (z, y, x) on the same grid.
-    names
-        Value -> name in the reference.
+    labels, reference : (z, y, x) on the same grid.
+    names : value -> name in the reference.
     """
     by_organ_key = {organ_key(name): value for value, name in names.items()}
     found: dict[str, float | None] = {}

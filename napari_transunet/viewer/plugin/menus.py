@@ -4,77 +4,59 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from napari_transunet.viewer.widgets import docks
+from napari_transunet.viewer.widgets.docks import REVIEW, SEGMENT, show_dock
 
 if TYPE_CHECKING:
-    from napari.viewer import Viewer
-
-    from napari_transunet.viewer.review.review_dock import ReviewDock
-    from napari_transunet.viewer.segment.segment_dock import SegmentDock
+    from napari_transunet.viewer.segment.volume_loader import VolumeLoader
 
 
 def segment_selected() -> None:
     """Layers > Segment: show the dock and choose the selected image in it."""
-    viewer = _viewer()
-    if viewer is None:
-        return
-    image = next((layer for layer in viewer.layers.selection if layer._type_string == "image"), None)
-    dock = show_dock(viewer)
+    dock, image = _dock_for(SEGMENT, "image")
     if image is not None:
         dock.volume.choose(image)
 
 
 def review_selected() -> None:
     """Layers > Annotate: show the dock *Review and correct* with the selected labels."""
-    viewer = _viewer()
-    if viewer is None:
-        return
-    labels = next((layer for layer in viewer.layers.selection if layer._type_string == "labels"), None)
-    dock = show_review_dock(viewer)
+    dock, labels = _dock_for(REVIEW, "labels")
     if labels is not None:
         dock.follow(labels)
 
 
 def open_volume() -> None:
     """File > IO Utilities: ask for a file and open it."""
-    viewer = _viewer()
-    if viewer is not None:
-        _loader(viewer).ask_file()
+    if (loader := _loader()) is not None:
+        loader.ask_file()
 
 
 def open_labels() -> None:
     """File > IO Utilities: ask for a file and open it as labels."""
-    viewer = _viewer()
-    if viewer is not None:
-        _loader(viewer).ask_labels()
+    if (loader := _loader()) is not None:
+        loader.ask_labels()
 
 
 def open_dicom_folder() -> None:
     """File > IO Utilities: ask for a folder and open its DICOM series."""
-    viewer = _viewer()
-    if viewer is not None:
-        _loader(viewer).ask_folder()
+    if (loader := _loader()) is not None:
+        loader.ask_folder()
 
 
-def show_dock(viewer: Viewer) -> SegmentDock:
-    """The dock widget *Segment volume* of this viewer, made where there is none, shown and brought to the front."""
-    dock: SegmentDock = docks.show_dock(viewer, docks.SEGMENT)
-    return dock
-
-
-def show_review_dock(viewer: Viewer) -> ReviewDock:
-    """The dock widget *Review and correct* of this viewer, made where there is none, shown and brought to the front."""
-    dock: ReviewDock = docks.show_dock(viewer, docks.REVIEW, tabify=True)
-    return dock
-
-
-def _viewer() -> Viewer | None:
+def _dock_for(name: str, kind: str) -> tuple[Any, Any]:
+    """The dock of that name, and the selected layer of that kind; None where there are none."""
     import napari
 
-    return napari.current_viewer()
+    viewer = napari.current_viewer()
+    if viewer is None:
+        return None, None
+    layer = next((layer for layer in viewer.layers.selection if layer._type_string == kind), None)
+    return show_dock(viewer, name), layer
 
 
-def _loader(viewer: Viewer) -> Any:
+def _loader() -> VolumeLoader | None:
+    import napari
+
     from napari_transunet.viewer.segment.volume_loader import loader_for
 
-    return loader_for(viewer)
+    viewer = napari.current_viewer()
+    return None if viewer is None else loader_for(viewer)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from napari_transunet.errors import TransUNetError
-from napari_transunet.viewer.widgets.notices import report
 
 if TYPE_CHECKING:
     from napari_transunet.viewer.layers.layers import LayerTuple
     from napari_transunet.viewer.segment.volume_loader import Several
+
+logger = logging.getLogger(__name__)
 
 _Path = str | os.PathLike[str]
 _Paths = _Path | Sequence[_Path]
@@ -45,10 +47,25 @@ def read_layers(path: _Paths) -> list[LayerTuple] | list[_Null]:
             layers.append(volume_to_layer(read_volume(each, lazy="large")))
         except (SeveralSeriesError, SeveralVolumesError) as error:
             if not _offered(each, error):
-                report(error, hint="Open it by itself to choose from a list.")
+                _report(error, hint="Open it by itself to choose from a list.")
         except TransUNetError as error:
-            report(error)
+            _report(error)
     return layers or [(None,)]
+
+
+def _report(error: TransUNetError, hint: str = "") -> None:
+    """Show the error's sentence in the open viewer; without a viewer raise it, for a script must notice it.
+
+    `hint` says what to do in the window, where the sentence is written for the command line.
+    """
+    import napari
+
+    if napari.current_viewer() is None:
+        raise error
+    from napari.utils.notifications import show_error
+
+    logger.warning("%s", error)
+    show_error(f"{error} {hint}".strip())
 
 
 def _offered(path: _Path, several: Several) -> bool:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_transunet.viewer.widgets import docks
 from napari_transunet.viewer.widgets.closing import Unfinished
-from napari_transunet.viewer.widgets.messages import error_sentence
 from napari_transunet.viewer.widgets.priority import be_nice
-from napari_transunet.viewer.widgets.tasks import emit
+from napari_transunet.viewer.widgets.tasks import BackgroundTasks, emit
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
     from napari_transunet.inference.options import PredictorOptions
     from napari_transunet.project.project import Project
-
-logger = logging.getLogger(__name__)
 
 _LOOK = 150  # ms between two looks at whether the window's own run wants the processor
 _STEP = 0.05
@@ -46,7 +43,7 @@ class BackgroundSegmentation(QObject):
         self._viewer = viewer
         self._stop = threading.Event()
         self._waiting = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._tasks = BackgroundTasks(self)
         self._timer = QTimer(self)
         self._timer.setInterval(_LOOK)
         self._timer.timeout.connect(self._give_way)
@@ -54,7 +51,7 @@ class BackgroundSegmentation(QObject):
     @property
     def running(self) -> bool:
         """Whether it goes on."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._tasks.finishing
 
     @property
     def waiting(self) -> bool:
@@ -68,11 +65,9 @@ class BackgroundSegmentation(QObject):
         self._stop.clear()
         self._give_way()
         self._timer.start()
-        # Not a daemon: a program must not end in the middle of a network's native code.
-        self._thread = threading.Thread(
-            target=self._work, args=(project, options, annotator), name="segment all"
-        )
-        self._thread.start()
+        # To its end: a program must not end in the middle of a network's native code.
+        work = partial(self._work, project, options, annotator)
+        self._tasks.run(work, self._on_end, self._on_end, what="Segmenting all", finish=True)
 
     def stop(self) -> None:
         """End after the current batch; the case that it was at is done the next time."""
@@ -89,8 +84,6 @@ class BackgroundSegmentation(QObject):
             self._waiting.set()
         else:
             self._waiting.clear()
-        if not self.running and self._thread is not None and not self._stop.is_set():
-            self._timer.stop()
 
     def _cancelled(self) -> bool:
         """Asked before every batch, on the worker's thread: waits while the window computes."""
@@ -98,33 +91,31 @@ class BackgroundSegmentation(QObject):
             time.sleep(_STEP)
         return self._stop.is_set()
 
-    def _work(self, project: Project, options: PredictorOptions, annotator: str) -> None:
+    def _on_end(self, sentence: str) -> None:
+        self._timer.stop()
+        self.finished.emit(sentence)
+
+    def _work(self, project: Project, options: PredictorOptions, annotator: str) -> str:
         from napari_transunet.project.segmenting import Predictors, segment_case, tasks_due
 
         be_nice()
         done = failed = 0
-        try:
-            tasks = tasks_due(project, options=options, annotator=annotator)
-            predictors = Predictors(options, project.adapted_paths())
-            for number, task in enumerate(tasks):
-                if self._cancelled():
-                    break
+        tasks = tasks_due(project, options=options, annotator=annotator)
+        predictors = Predictors(options, project.adapted_paths())
+        for number, task in enumerate(tasks):
+            if self._cancelled():
+                break
 
-                def progress(
-                    name: str, slices: int, total: int, at: int = number, count: int = len(tasks)
-                ) -> None:
-                    emit(self.progressed, name, slices, total, at, count)
+            def progress(
+                name: str, slices: int, total: int, at: int = number, count: int = len(tasks)
+            ) -> None:
+                emit(self.progressed, name, slices, total, at, count)
 
-                outcome = segment_case(task, predictors, progress=progress, cancelled=self._cancelled)
-                done += outcome.state in ("segmented", "ranked")
-                failed += outcome.state == "failed"
-                emit(self.segmented, outcome)
-            sentence = f"{done} of {len(tasks)} cases segmented."
-            if failed:
-                sentence += f" {failed} failed; their rows say why."
-            if not tasks:
-                sentence = "All cases are segmented with this checkpoint."
-        except Exception as error:
-            logger.exception("Segmenting all ended.")
-            sentence = error_sentence(error, "Segmenting all")
-        emit(self.finished, sentence)
+            outcome = segment_case(task, predictors, progress=progress, cancelled=self._cancelled)
+            done += outcome.state in ("segmented", "ranked")
+            failed += outcome.state == "failed"
+            emit(self.segmented, outcome)
+        if not tasks:
+            return "All cases are segmented with this checkpoint."
+        more = f" {failed} failed; their rows say why." if failed else ""
+        return f"{done} of {len(tasks)} cases segmented.{more}"

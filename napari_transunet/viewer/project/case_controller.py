@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ from napari_transunet.viewer.sessions.autosave_controller import start_autosave
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets import docks
 from napari_transunet.viewer.widgets.closing import Unfinished
+from napari_transunet.viewer.widgets.messages import error_sentence
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
 if TYPE_CHECKING:
@@ -135,21 +137,17 @@ class CaseController(QObject):
         ahead = self._ahead.pop(identifier, None)
         annotator = self.annotator
 
-        def read() -> OpenedCase | TransUNetError:
+        def read() -> OpenedCase | LeaseHeldError:
             limit = time.monotonic() + _PATIENCE
             while identifier in self._finishing and time.monotonic() < limit:
                 time.sleep(_STEP)  # it was closed here a moment ago
             try:
                 return open_case(project, identifier, annotator, takeover=takeover, ahead=ahead)
-            except TransUNetError as error:  # news for the window, not for the log
+            except LeaseHeldError as error:
                 return error
 
         self._tasks.run(
-            read,
-            lambda found: self._on_read(identifier, found),
-            self._on_failed,
-            what="Opening the case",
-            finish=True,
+            read, partial(self._on_read, identifier), self._on_failed, what="Opening the case", finish=True
         )
 
     def read_ahead(self, identifier: str) -> None:
@@ -164,10 +162,6 @@ class CaseController(QObject):
             self._ahead = {} if found is None else {identifier: found}
 
         self._tasks.run(lambda: read_ahead(project, identifier), keep, what="Reading ahead", latest="ahead")
-
-    def is_ahead(self, identifier: str) -> bool:
-        """Whether a case was read already."""
-        return identifier in self._ahead
 
     def act(self) -> None:
         """The annotator did something."""
@@ -246,36 +240,31 @@ class CaseController(QObject):
             return "Wait until the segmentation is done, or cancel it."
         return None
 
-    def _on_read(self, identifier: str, found: OpenedCase | TransUNetError) -> None:
-        if isinstance(found, LeaseHeldError) and found.holder.stale:
+    def _on_read(self, identifier: str, found: OpenedCase | LeaseHeldError) -> None:
+        if isinstance(found, OpenedCase):
+            try:
+                if self.close():
+                    self._add(found)
+                    return
+            except (TransUNetError, MemoryError) as error:
+                self.message.emit(error_sentence(error))
+            finally:
+                self._opening = False
+            found.folder.close()
+            found.held.release()
+        elif found.holder.stale:
             self._opening = False
             self.stale.emit(
                 identifier,
                 f"{found.holder.sentence()} has not been heard of. Take the case over? What they saved is kept.",
             )
-            return
-        if isinstance(found, TransUNetError):
-            self._opening = False
-            self.message.emit(str(found))
-            self.changed.emit()
-            return
-        if not self.close():
-            self._opening = False
-            found.folder.close()
-            found.held.release()
-            return
-        try:
-            self._add(found)
-        except (TransUNetError, MemoryError) as error:
-            found.folder.close()
-            found.held.release()
-            self.message.emit(str(error) or "There is not enough memory for this case.")
-        finally:
-            self._opening = False
+        else:
+            self._on_failed(str(found))
 
     def _on_failed(self, sentence: str) -> None:
         self._opening = False
         self.message.emit(sentence)
+        self.changed.emit()
 
     def _add(self, opened: OpenedCase) -> None:
         case, found = opened.held.case, opened.found

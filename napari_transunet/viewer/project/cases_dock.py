@@ -9,19 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QKeySequence, QShortcut
-from qtpy.QtWidgets import (
-    QComboBox,
-    QFileDialog,
-    QInputDialog,
-    QLabel,
-    QLineEdit,
-    QMenu,
-    QProgressBar,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QComboBox, QFileDialog, QInputDialog, QLabel, QMenu, QProgressBar, QWidget
 
-from napari_transunet.errors import TransUNetError
 from napari_transunet.project.case import STATUSES
 from napari_transunet.project.leases import annotator_name
 from napari_transunet.project.project import PROJECT, Project
@@ -34,9 +23,8 @@ from napari_transunet.viewer.widgets.closing import wait_for
 from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
 from napari_transunet.viewer.widgets.dock_events import DockEvents
 from napari_transunet.viewer.widgets.preferences import load_preferences
-from napari_transunet.viewer.widgets.qt_helpers import push_button, row
+from napari_transunet.viewer.widgets.qt_helpers import column, line_edit, push_button, row
 from napari_transunet.viewer.widgets.status_line import StatusLine
-from napari_transunet.viewer.widgets.tab_group import join_tabs
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
 if TYPE_CHECKING:
@@ -44,15 +32,12 @@ if TYPE_CHECKING:
 
     from napari_transunet.project.case import Case
     from napari_transunet.project.leases import Holder
-    from napari_transunet.project.segmenting import SegmentOutcome
 
 logger = logging.getLogger(__name__)
 
 _REFRESH = 6000  # ms between two looks at what others did
 _PATIENCE = 30.0  # s to wait when the window closes
 _EVERY = "every status"
-
-_KEYS = (("F7", "previous"), ("F8", "next"), ("F9", "done"), ("Ctrl+F", "filter"))
 
 
 class CasesDock(QWidget):
@@ -61,11 +46,6 @@ class CasesDock(QWidget):
     Signals
     -------
     refreshed(): the table shows what the project's files say now.
-
-    Parameters
-    ----------
-    napari_viewer
-        The viewer in which cases are opened.
     """
 
     dock_name = docks.CASES
@@ -86,7 +66,7 @@ class CasesDock(QWidget):
         self.cases = CaseController(self._viewer, self)
         self.segmentation = BackgroundSegmentation(self._viewer, self)
         self.question = ConfirmBar(self)
-        self._dock_events = DockEvents(self)
+        self._dock_events = DockEvents(self, "Cases")
         self._timer = QTimer(self)
         self._timer.setInterval(_REFRESH)
         self._lay_out()
@@ -107,78 +87,52 @@ class CasesDock(QWidget):
 
     def open_project(self, folder: str | Path) -> None:
         """Open the project in a folder; what is wrong with it is said in the status line."""
-        self._tasks.run(
-            lambda: _loaded(Path(folder)), self._on_project, self._set_status, what="Opening the project"
-        )
+        self._run(lambda: _loaded(Path(folder)), self._on_project, "Opening the project")
 
     def new_project(
         self, folder: str | Path, scans: Sequence[str | Path], checkpoint: str | None = None
     ) -> None:
         """Make a project of scans, and open it."""
-        places = [Path(place) for place in scans]
         self._set_status("Looking at the scans …")
 
-        def make() -> Any:
-            try:
-                project = Project.create(folder, checkpoint=checkpoint)
-                added = project.add(places)
-            except TransUNetError as error:
-                return error
-            return project, f"{len(added.cases)} cases added" + _left_out(added.left_out)
+        def make() -> tuple[Project, str]:
+            project = Project.create(folder, checkpoint=checkpoint)
+            return project, _added(project, scans)
 
-        self._tasks.run(make, self._on_project, self._set_status, what="Making the project", finish=True)
+        self._run(make, self._on_project, "Making the project")
 
     def add_scans(self, places: Sequence[str | Path]) -> None:
         """Add scans, files or folders, to the project."""
         project = self._project
-        if project is None:
-            return
-        self._set_status("Looking at the scans …")
-
-        def added(found: Any) -> None:
-            self._set_status(f"{len(found.cases)} cases added{_left_out(found.left_out)}.")
-            self.refresh()
-
-        self._run(lambda: project.add([Path(place) for place in places]), added, "Adding scans")
-
-    def open_case(self, identifier: str) -> None:
-        """Open a case in place of the current one."""
-        self.cases.open(identifier)
+        if project is not None:
+            self._set_status("Looking at the scans …")
+            self._run(lambda: _added(project, places), self._say, "Adding scans")
 
     def next_case(self) -> None:
         """Open what should be seen next: see `project.worklist`."""
-        current = self.cases.current
-        skip = [] if current is None else [current.case.id]
-        found = next_case(self._cases, self._holders, self.cases.annotator, skip=skip)
-        if found is None:
+        if (found := self._next()) is None:
             self._set_status("No case is left that has labels and is nobody's.")
         else:
             self.cases.open(found.id)
 
     def previous_case(self) -> None:
         """Open the case that was open before."""
-        current = self.cases.current
-        here = None if current is None else current.case.id
-        while self._seen and self._seen[-1] == here:
+        while self._seen and self._seen[-1] == self._open_id:
             self._seen.pop()
         if self._seen:
             self.cases.open(self._seen.pop())
         else:
             self._set_status("No case was open before.")
 
-    def finish_case(self) -> None:
+    def finish_case(self, *, note: str = "") -> None:
         """Approve the labels of the open case, and open the next one."""
-        self._approve("")
-
-    def _approve(self, note: str) -> None:
-        if self.cases.current is None:
+        identifier = self._open_id
+        if identifier is None:
             self._set_status("Open a case first.")
             return
-        identifier = self.cases.current.case.id
 
         def go_on() -> None:
-            found = next_case(self._cases, self._holders, self.cases.annotator, skip=[identifier])
-            if found is not None:
+            if (found := self._next(identifier)) is not None:
                 self.cases.open(found.id)
 
         self.cases.close(done=True, note=note, then=go_on)
@@ -190,15 +144,13 @@ class CasesDock(QWidget):
         if project is None or case is None:
             return
         who = self.cases.annotator
-        if case.status == "excluded":
-            self._run(lambda: project.include(identifier, who), self._on_changed, "Including")
-            return
 
         def exclude() -> None:
             self._run(lambda: project.exclude(identifier, reason, who), self._on_changed, "Excluding")
 
-        current = self.cases.current
-        if current is not None and current.case.id == identifier:
+        if case.status == "excluded":
+            self._run(lambda: project.include(identifier, who), self._on_changed, "Including")
+        elif identifier == self._open_id:
             self.cases.close(then=exclude)
         else:
             exclude()
@@ -214,7 +166,7 @@ class CasesDock(QWidget):
             self._set_status("Segmenting all cases in the background; the window's own runs come first.")
             self._show_state()
 
-    def export_and_report(self, formats: Sequence[str] = ("nifti",)) -> None:
+    def export_and_report(self) -> None:
         """Write the labels of all cases and a report into the project."""
         project = self._project
         if project is None:
@@ -225,12 +177,12 @@ class CasesDock(QWidget):
             from napari_transunet.project.exporting import export_project
             from napari_transunet.project.report import project_report
 
-            done = export_project(project, formats, overwrite=True)
+            done = export_project(project, ["nifti"], overwrite=True)
             report, _ = project_report(project, project.folder / "report.html", overwrite=True)
             failed = f" Not exported: {'; '.join(done.left_out[:3])}." if done.left_out else ""
             return f"{len(done.cases)} cases exported to {project.folder / 'exports'}; the report is {report}.{failed}"
 
-        self._run(write, self._set_status, "Exporting")
+        self._run(write, self._say, "Exporting")
 
     def learn(self) -> None:
         """Let the checkpoint learn from all reviewed slices, in the background.
@@ -254,7 +206,7 @@ class CasesDock(QWidget):
             be_nice()
             return adapt_project(project, device=device, annotator=who, checkpoint=name).sentence
 
-        self._run(adapt, self._set_status, "Learning")
+        self._run(adapt, self._say, "Learning")
 
     def refresh(self) -> None:
         """Look at what the project's files say now; many wishes at once are one look."""
@@ -277,8 +229,7 @@ class CasesDock(QWidget):
     def _lay_out(self) -> None:
         self._title = QLabel("No project is open.", self)
         self._title.setObjectName("project_name")
-        self._menu_button = push_button("Project", "project_menu", self)
-        menu = QMenu(self)
+        projects, menu = push_button("Project", "project_menu", self), QMenu(self)
         menu.addAction("Open…", self._ask_project)
         menu.addAction("New…", self._ask_new)
         menu.addSeparator()
@@ -287,58 +238,43 @@ class CasesDock(QWidget):
             menu.addAction("Add scans…", self._ask_files),
             menu.addAction("Learn from reviewed slices", self.learn),
             menu.addAction("Done, with a note…", self._ask_note),
-            menu.addAction("Export all and report", self._export),
+            menu.addAction("Export all and report", self.export_and_report),
             menu.addAction("Annotator…", self._ask_annotator),
         ]
-        self._menu_button.setMenu(menu)
-        self._filter = QLineEdit(self)
-        self._filter.setObjectName("case_filter")
-        self._filter.setPlaceholderText("Name, annotator or reason")
-        self._filter.setClearButtonEnabled(True)
+        projects.setMenu(menu)
+        self._filter = line_edit("case_filter", self, "Name, annotator or reason", clearable=True)
         self._statuses = QComboBox(self)
         self._statuses.setObjectName("case_status")
         self._statuses.addItems([_EVERY, *STATUSES])
         self._previous = push_button(
             "Previous", "previous_case", self, self.previous_case, "The case that was open before (F7)"
         )
-        self._next = push_button(
+        self._following = push_button(
             "Next case", "next_case", self, self.next_case, "The most uncertain case that is nobody's (F8)"
         )
         self._done = push_button(
-            "Done",
-            "finish_case",
-            self,
-            self.finish_case,
-            "Approve this case and open the next (F9)",
+            "Done", "finish_case", self, self.finish_case, "Approve this case and open the next (F9)"
         )
-        self._exclude = push_button(
-            "Exclude…",
-            "exclude_case",
-            self,
-            self._ask_exclude,
-            "Leave the selected case out, with a reason (Delete)",
-        )
-        self._all = push_button(
-            "Segment all",
-            "segment_all",
-            self,
-            self.segment_all,
-            "In the background, while you correct a case",
-        )
+        tip = "Leave the selected case out, with a reason (Delete)"
+        self._exclude = push_button("Exclude…", "exclude_case", self, self._ask_exclude, tip)
+        tip = "In the background, while you correct a case"
+        self._all = push_button("Segment all", "segment_all", self, self.segment_all, tip)
         self._progress = QProgressBar(self)
         self._progress.setObjectName("project_progress")
         self._progress.hide()
         self._status = StatusLine("project_status", self)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(8, 8, 8, 8)
-        layout.setSpacing(6)
-        layout.addLayout(row((self._title, 1), self._menu_button))
-        layout.addLayout(row((self._filter, 1), self._statuses))
-        layout.addWidget(self.table, 1)
-        layout.addLayout(row(self._previous, (self._next, 1), self._done, self._exclude))
-        layout.addLayout(row(self._all, (self._progress, 1)))
-        layout.addWidget(self.question)
-        layout.addWidget(self._status)
+        column(
+            row((self._title, 1), projects),
+            row((self._filter, 1), self._statuses),
+            (self.table, 1),
+            row(self._previous, (self._following, 1), self._done, self._exclude),
+            row(self._all, (self._progress, 1)),
+            self.question,
+            self._status,
+            within=self,
+            spacing=6,
+            margin=8,
+        )
 
     def sizeHint(self) -> QSize:  # noqa: N802
         """Wide enough for the table's columns."""
@@ -347,46 +283,41 @@ class CasesDock(QWidget):
     def _connect(self) -> None:
         self._filter.textChanged.connect(self._on_filter)
         self._statuses.currentTextChanged.connect(self._on_filter)
-        self.table.wanted.connect(self.open_case)
+        self.table.wanted.connect(self.cases.open)
         self.table.unwanted.connect(lambda _identifier: self._ask_exclude())
         self.cases.shown.connect(self._on_shown)
         self.cases.changed.connect(self.refresh)
         self.cases.message.connect(self._set_status)
         self.cases.stale.connect(self._on_stale)
         self.segmentation.progressed.connect(self._on_progress)
-        self.segmentation.segmented.connect(self._on_segmented)
+        self.segmentation.segmented.connect(lambda outcome: self._say(outcome.sentence))
         self.segmentation.finished.connect(self._on_segmented_all)
         self._timer.timeout.connect(self.refresh)
-        self._dock_events.settled.connect(lambda: join_tabs(self, "Cases"))
         self._dock_events.arrived.connect(self._attach)
         self._dock_events.left.connect(self._detach)
         self._dock_events.window_closed.connect(self._shut_down)
-        acts: Mapping[str, Callable[[], None]] = {
-            "previous": self.previous_case,
-            "next": self.next_case,
-            "done": self.finish_case,
-            "filter": self._filter.setFocus,
-        }
-        for key, name in _KEYS:
+        # In the whole window, for a person's hands are on the canvas; the filter's key only here.
+        window, here = Qt.ShortcutContext.WindowShortcut, Qt.ShortcutContext.WidgetWithChildrenShortcut
+        keys: tuple[tuple[str, Callable[[], None], Qt.ShortcutContext], ...] = (
+            ("F7", self.previous_case, window),
+            ("F8", self.next_case, window),
+            ("F9", self.finish_case, window),
+            ("Ctrl+F", self._filter.setFocus, here),
+        )
+        for key, act, context in keys:
             shortcut = QShortcut(QKeySequence(key), self)
-            # In the whole window, for a person's hands are on the canvas; the filter's key only here.
-            within = (
-                Qt.ShortcutContext.WidgetWithChildrenShortcut
-                if name == "filter"
-                else Qt.ShortcutContext.WindowShortcut
-            )
-            shortcut.setContext(within)
-            shortcut.activated.connect(acts[name])
+            shortcut.setContext(context)
+            shortcut.activated.connect(act)
         self.cases.annotator = annotator_name()
 
     # -- what comes ---------------------------------------------------------------------------------------------
 
-    def _on_project(self, found: Any) -> None:
-        if isinstance(found, TransUNetError):
-            self._set_status(str(found))
-            return
+    def _on_project(self, found: tuple[Project, str]) -> None:
         project, sentence = found
-        if not self._let_go():
+        if self.segmentation.running:
+            self._set_status("Stop segmenting all first.")
+            return
+        if not self.cases.close():
             return
         self._project = project
         self._seen.clear()
@@ -397,13 +328,6 @@ class CasesDock(QWidget):
         self._timer.start()
         self._show_state()
         self.refresh()
-
-    def _let_go(self) -> bool:
-        """Leave the project that was open; whether that can be."""
-        if self.segmentation.running:
-            self._set_status("Stop segmenting all first.")
-            return False
-        return self.cases.close()
 
     def _on_cases(self, found: tuple[Sequence[Case], Mapping[str, Holder]]) -> None:
         self._refreshing = False
@@ -424,8 +348,7 @@ class CasesDock(QWidget):
         self._set_status(sentence)
 
     def _on_changed(self, case: Case) -> None:
-        self._set_status(f"{case.name} is {case.status}{f': {case.reason}' if case.reason else ''}.")
-        self.refresh()
+        self._say(f"{case.name} is {case.status}{f': {case.reason}' if case.reason else ''}.")
 
     def _on_shown(self, case: Case | None) -> None:
         self.table.cases.mark(None if case is None else case.id)
@@ -435,11 +358,7 @@ class CasesDock(QWidget):
         self._show_state()
 
     def _read_ahead(self) -> None:
-        current = self.cases.current
-        if current is None or self.cases.busy:
-            return
-        found = next_case(self._cases, self._holders, self.cases.annotator, skip=[current.case.id])
-        if found is not None:
+        if self._open_id is not None and not self.cases.busy and (found := self._next()) is not None:
             self.cases.read_ahead(found.id)
 
     def _on_stale(self, identifier: str, question: str) -> None:
@@ -455,13 +374,8 @@ class CasesDock(QWidget):
         self._progress.setValue(at * 1000 + (1000 * done // total if total else 0))
         self._progress.setFormat(f"{name}, case {at + 1} of {count}")
 
-    def _on_segmented(self, outcome: SegmentOutcome) -> None:
-        self._set_status(outcome.sentence)
-        self.refresh()
-
     def _on_segmented_all(self, sentence: str) -> None:
-        self._set_status(sentence)
-        self.refresh()
+        self._say(sentence)
         QTimer.singleShot(200, self._show_state)
 
     def _on_filter(self, _text: str = "") -> None:
@@ -506,16 +420,13 @@ class CasesDock(QWidget):
             self.cases.annotator = name.strip()
             self.refresh()
 
-    def _export(self) -> None:
-        self.export_and_report()
-
     def _ask_note(self) -> None:
         if self.cases.current is None:
             self._set_status("Open a case first.")
             return
         note, good = QInputDialog.getText(self, "Done", "What there is to say of this case")
         if good:
-            self._approve(note)
+            self.finish_case(note=note)
 
     def _ask_exclude(self) -> None:
         chosen = self.table.chosen
@@ -532,29 +443,25 @@ class CasesDock(QWidget):
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _run(self, work: Callable[[], Any], on_result: Callable[[Any], None], what: str) -> None:
-        """Work on another thread, to its end even if the window closes; what a person can mend is said, not logged."""
+        """Work on another thread, to its end even if the window closes."""
+        self._tasks.run(work, on_result, self._say, what=what, finish=True)
 
-        def guarded() -> Any:
-            try:
-                return work()
-            except TransUNetError as error:
-                return error
+    @property
+    def _open_id(self) -> str | None:
+        """The id of the case that is open."""
+        return None if self.cases.current is None else self.cases.current.case.id
 
-        def answered(found: Any) -> None:
-            if isinstance(found, TransUNetError):
-                self._set_status(str(found))
-                self.refresh()
-            else:
-                on_result(found)
-
-        self._tasks.run(guarded, answered, self._set_status, what=what, finish=True)
+    def _next(self, but: str | None = None) -> Case | None:
+        """What should be seen next, other than the open case and this one."""
+        skip = [case for case in (self._open_id, but) if case is not None]
+        return next_case(self._cases, self._holders, self.cases.annotator, skip=skip)
 
     def _show_state(self) -> None:
         """Bring buttons in line with what is open."""
-        is_open, current = self._project is not None, self.cases.current
-        for button in (self._next, self._previous, self._exclude, self._all):
+        is_open = self._project is not None
+        for button in (self._following, self._previous, self._exclude, self._all):
             button.setEnabled(is_open)
-        self._done.setEnabled(current is not None)
+        self._done.setEnabled(self._open_id is not None)
         for action in self._project_actions:
             if action is not None:
                 action.setEnabled(is_open)
@@ -564,39 +471,42 @@ class CasesDock(QWidget):
     def _set_status(self, sentence: str) -> None:
         self._status.setText(sentence)
 
+    def _say(self, sentence: str) -> None:
+        """Say what came of something, and show what it changed."""
+        self._set_status(sentence)
+        self.refresh()
+
     def _attach(self) -> None:
         """The dock is shown, perhaps again."""
         if self._project is not None:
             self._timer.start()
             self.refresh()
 
-    def _detach(self, *, force: bool = False) -> None:
-        """The dock was closed: the case is given back, and nothing goes on."""
+    def _detach(self, closing: bool) -> None:
+        """The dock was closed, perhaps with the window: the case is given back, and nothing goes on."""
         self._timer.stop()
         self.segmentation.stop()
-        self.cases.close(force=force)
+        self.cases.close(force=closing)
 
     def _shut_down(self) -> None:
         """The window closes: what is not written yet is waited for in sight."""
-        self._detach(force=True)
+        self.cases.close(force=True)
         left = [*self.cases.unfinished(), *self.segmentation.unfinished()]
         if not wait_for(left, _PATIENCE, self):
             logger.warning("The window closed before all was written.")
 
 
-def _loaded(folder: Path) -> Any:
-    """A project with its cases read once, or what is wrong with it."""
-    try:
-        project = Project.open(folder.parent if folder.name == PROJECT else folder)
-        count = len(project.cases())
-    except TransUNetError as error:
-        return error
+def _loaded(folder: Path) -> tuple[Project, str]:
+    """A project with its cases read once, and a sentence about them."""
+    project = Project.open(folder.parent if folder.name == PROJECT else folder)
+    count = len(project.cases())
     damaged = f" {len(project.index.damaged)} cannot be read." if project.index.damaged else ""
     return project, f"{count} cases.{damaged}"
 
 
-def _left_out(sentences: Sequence[str]) -> str:
-    if not sentences:
-        return ""
-    more = f" and {len(sentences) - 1} more" if len(sentences) > 1 else ""
-    return f"; left out: {sentences[0]}{more}"
+def _added(project: Project, places: Sequence[str | Path]) -> str:
+    """Add scans to a project; a sentence says what came of it."""
+    found = project.add([Path(place) for place in places])
+    more = f" and {len(found.left_out) - 1} more" if len(found.left_out) > 1 else ""
+    left_out = f"; left out: {found.left_out[0]}{more}" if found.left_out else ""
+    return f"{len(found.cases)} cases added{left_out}."

@@ -10,7 +10,7 @@ from napari_transunet.viewer.widgets.action import Action
 
 def _table() -> dict[str, Action]:
     review, organs, correct, look = "Review", "Organs", "Correct", "Look and measure"
-    table = {
+    return {
         "next": Action(
             "Next slice to check",
             "N",
@@ -52,6 +52,10 @@ def _table() -> dict[str, Action]:
         ),
         "hide": Action("Hide organ", "Shift+H", "Hide or show the organ that the brush paints.", organs),
         "only": Action("Show only this organ", "H", "Hide all other organs, or show all again.", organs),
+        **{
+            f"organ_{n}": Action(f"Organ {n}", f"Alt+{n}", f"Paint with organ {n} of the list.", organs)
+            for n in range(1, 10)
+        },
         "strokes": Action(
             "Fix from strokes",
             "Shift+X",
@@ -111,11 +115,6 @@ def _table() -> dict[str, Action]:
         "export": Action("Export…", "Shift+E", "Write the labels in one or several formats.", look),
         "help": Action("Keys and help", "F1", "List all actions and their keys.", look),
     }
-    for number in range(1, 10):
-        table[f"organ_{number}"] = Action(
-            f"Organ {number}", f"Alt+{number}", f"Paint with organ {number} of the list.", organs
-        )
-    return table
 
 
 ACTIONS: Mapping[str, Action] = MappingProxyType(_table())

@@ -88,6 +88,23 @@ class ClassMapping:
         return None if values == list(range(num_classes)) else tuple(values)
 
 
+@dataclass(frozen=True)
+class AdaptationPlan:
+    """What would learn from what, before any label is copied.
+
+    Attributes
+    ----------
+    reviewed : the slices to learn from
+    named : the values that have a name in the layer
+    """
+
+    candidate: Candidate
+    device: str
+    reviewed: tuple[int, ...]
+    organs: ClassMapping
+    named: tuple[int, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class AdaptationInput:
     """What is learnt from, and what learns; taken at one moment.
@@ -97,17 +114,13 @@ class AdaptationInput:
     volume : gives the scan; a lazy one is computed then
     planes : slice → its labels as they were, along `axis`
     shape : of the labels
-    named : the values that have a name in the layer
     """
 
-    candidate: Candidate
-    device: str
+    plan: AdaptationPlan
     volume: Callable[[], Volume]
     planes: Mapping[int, NDArray[Any]]
     axis: int
     shape: tuple[int, int, int]
-    organs: ClassMapping
-    named: tuple[int, ...]
 
     def correction(self, volume: Volume, checkpoint: Checkpoint) -> Correction:
         """The reviewed slices as the engine takes them; those along another axis than its own as single voxels."""
@@ -117,10 +130,10 @@ class AdaptationInput:
         labels, slices = np.zeros(self.shape, np.uint16), sorted(self.planes)
         along = np.moveaxis(labels, self.axis, 0)
         for index, plane in self.planes.items():
-            along[index] = self.organs.classes_of(plane, self.named)
+            along[index] = self.plan.organs.classes_of(plane, self.plan.named)
         known = checkpoint.card.label_set().names
-        organs = [known[number] for number in self.organs.known.values()]
-        organs += self.organs.new_names.values()
+        organs = [known[number] for number in self.plan.organs.known.values()]
+        organs += self.plan.organs.new_names.values()
         if orientation_for(volume, checkpoint.card).slice_axis == self.axis:
             return Correction(volume, labels, slices, organs)
         voxels = np.zeros(self.shape, np.bool_)
@@ -144,7 +157,7 @@ class AdaptationResult:
     @property
     def values(self) -> tuple[int, ...] | None:
         """The layer's label value of each class; None where each is its own."""
-        return self.lesson.organs.values(self.checkpoint.card.num_classes)
+        return self.lesson.plan.organs.values(self.checkpoint.card.num_classes)
 
 
 def import_ahead() -> None:
@@ -174,17 +187,18 @@ def learn(
     from napari_transunet.training import adaptation
 
     try:
-        parent = load_checkpoint(lesson.candidate.path)
-        if lesson.candidate.preset is not None:
-            parent = parent.with_labels(lesson.candidate.label_set.names)
+        candidate = lesson.plan.candidate
+        parent = load_checkpoint(candidate.path)
+        if candidate.preset is not None:
+            parent = parent.with_labels(candidate.label_set.names)
         correction = lesson.correction(lesson.volume(), parent)
         better = adaptation.adapt(
             parent,
             [correction],
-            device=lesson.device,
+            device=lesson.plan.device,
             progress=told,
             cancelled=cancelled,
-            new_organs=lesson.organs.new_names,
+            new_organs=lesson.plan.organs.new_names,
         )
     except adaptation.AdaptationCancelled:
         return None
@@ -207,7 +221,7 @@ def save_adapted(learnt: AdaptationResult, folder: Path | None) -> Candidate:
     from napari_transunet.training.replay import ReplayPack, replay_beside, replay_path
 
     folder = folder or user_checkpoint_folder()
-    card, parent = learnt.checkpoint.card, learnt.lesson.candidate
+    card, parent = learnt.checkpoint.card, learnt.lesson.plan.candidate
     packs = [replay_pack(card, [learnt.correction], slices=_REPLAYED, source="corrections")]
     if (before := replay_beside(parent.path)) is not None:
         packs.insert(0, before)

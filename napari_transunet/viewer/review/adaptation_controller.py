@@ -19,6 +19,7 @@ from qtpy.QtCore import QObject, QTimer
 from napari_transunet.viewer.layers.layers import is_lazy, volume_of
 from napari_transunet.viewer.review.adaptation import (
     AdaptationInput,
+    AdaptationPlan,
     AdaptationResult,
     ClassMapping,
     FileHashes,
@@ -66,33 +67,6 @@ class _Job:
         self.progress = progress
 
 
-@dataclass(frozen=True)
-class _PendingAdaptation:
-    """What would be learnt from, before anything is copied; fields as in `AdaptationInput`."""
-
-    candidate: Candidate
-    device: str
-    reviewed: tuple[int, ...]
-    organs: ClassMapping
-    named: tuple[int, ...]
-
-    def lesson(self, result: Result, image: Image) -> AdaptationInput:
-        """With the labels as they are now."""
-        ready = None if is_lazy(image) else volume_of(image)
-        session = result.session
-        along = np.moveaxis(result.layer.data, session.axis, 0)
-        return AdaptationInput(
-            candidate=self.candidate,
-            device=self.device,
-            volume=lambda: ready or volume_of(image),
-            planes={index: along[index].copy() for index in self.reviewed},
-            axis=session.axis,
-            shape=session.shape,
-            organs=self.organs,
-            named=self.named,
-        )
-
-
 class AdaptationController(QObject):
     """Lets the checkpoint that is chosen in *Segment volume* learn from the reviewed slices of the followed labels."""
 
@@ -134,7 +108,7 @@ class AdaptationController(QObject):
         result, image, plan = self._model.result, self._model.image, self._plan()
         if result is None or image is None or isinstance(plan, str) or self.busy:
             return
-        lesson = plan.lesson(result, image)
+        lesson = _taken(plan, result, image)
         self._answer = None
         self._job = job = _Job(result, weakref.ref(result.layer.data))
         serve_window_first(True)
@@ -172,7 +146,7 @@ class AdaptationController(QObject):
             self._panel.show_idle(why)
             return
         if (why := self._not_now()) is not None:
-            self._panel.set_status(why)
+            self._panel.status.setText(why)
             return
         self._saving = True
         self._panel.show_working("Saving the new checkpoint …", None, stoppable=False)
@@ -244,7 +218,7 @@ class AdaptationController(QObject):
         candidate = dock.checkpoint.candidate if dock is not None else None
         return candidate if candidate is not None and candidate.problem is None else None
 
-    def _plan(self) -> _PendingAdaptation | str:
+    def _plan(self) -> AdaptationPlan | str:
         """What would be learnt from now, or why nothing can be."""
         model, candidate, dock = self._model, self._candidate(), self._dock()
         result, image, overview = model.result, model.image, model.overview
@@ -275,7 +249,7 @@ class AdaptationController(QObject):
                 f"“{candidate.title}” knows none of these labels, and no reviewed slice shows a new one; "
                 "name what you drew with “Edit…”, or choose another checkpoint."
             )
-        return _PendingAdaptation(candidate, dock.device.device, tuple(reviewed), found, tuple(named))
+        return AdaptationPlan(candidate, dock.device.device, tuple(reviewed), found, tuple(named))
 
     def _not_now(self) -> str | None:
         """Why labels cannot be made anew now; None where they can."""
@@ -407,14 +381,22 @@ class AdaptationController(QObject):
         known = next((one for one in dock.checkpoint.candidates if one.path == path), None)
         if known is None or known.problem is not None:
             hint = f" ({wanted.sha256[:8]})" if wanted.sha256 else ""
-            self._panel.set_status(
+            self._panel.status.setText(
                 f"“{wanted.name}”{hint} is not among your checkpoints; add its file with “…” in “{docks.SEGMENT}”."
             )
             return
         dock.checkpoint.choose(known)
-        self._panel.set_status(
+        self._panel.status.setText(
             f"“{known.title}” is chosen in “{docks.SEGMENT}”. Undo takes back labels that came of another."
         )
+
+
+def _taken(plan: AdaptationPlan, result: Result, image: Image) -> AdaptationInput:
+    """What is planned, with the labels as they are now."""
+    ready, session = None if is_lazy(image) else volume_of(image), result.session
+    along = np.moveaxis(result.layer.data, session.axis, 0)
+    planes = {index: along[index].copy() for index in plan.reviewed}
+    return AdaptationInput(plan, lambda: ready or volume_of(image), planes, session.axis, session.shape)
 
 
 def _answer_sentence(story: Adaptation) -> str:

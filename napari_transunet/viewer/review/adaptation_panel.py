@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QEvent, Signal
-from qtpy.QtWidgets import QComboBox, QProgressBar, QWidget
+from qtpy.QtWidgets import QProgressBar, QWidget
 
 from napari_transunet.viewer.review.actions import ACTIONS
+from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row
 from napari_transunet.viewer.widgets.status_line import StatusLine
 
@@ -46,14 +47,13 @@ class AdaptationPanel(QWidget):
         self._bar.setObjectName("learn_progress")
         self._bar.setRange(0, 1000)
         self._cancel = push_button("Cancel", "learn_cancel", self, self.cancelled)
-        self._status = StatusLine("learn_status", self)
+        self.status = StatusLine("learn_status", self)
         self._use = push_button("Use it", "learn_use", self, self.used)
         self._discard = push_button(
             "Discard", "learn_discard", self, self.discarded, "Forget what was learnt; nothing was written"
         )
-        self._relatives = QComboBox(self)
-        self._relatives.setObjectName("lineage")
-        self._relatives.setToolTip("Checkpoints that the chosen one came from, or that came from it")
+        tip = "Checkpoints that the chosen one came from, or that came from it"
+        self._relatives = ElidingCombo("lineage", self, tip)
         self._relatives.currentIndexChanged.connect(self._on_relative)
         self._back = push_button("Go back", "go_back", self, self._on_back)
         self._working, self._answers, self._lineage = QWidget(self), QWidget(self), QWidget(self)
@@ -64,7 +64,7 @@ class AdaptationPanel(QWidget):
             self._from,
             self.button,
             self._working,
-            self._status,
+            self.status,
             self._answers,
             self._lineage,
             None,
@@ -123,12 +123,8 @@ class AdaptationPanel(QWidget):
             self._relatives.addItem(f"{one.name}{told}", one)
         self._lineage.setVisible(bool(relatives))
 
-    def set_status(self, sentence: str) -> None:
-        """Say something without changing what goes on."""
-        self._status.setText(sentence)
-
     def _show(self, sentence: str, *, working: bool, answers: bool) -> None:
-        self.set_status(sentence)
+        self.status.setText(sentence)
         self._working.setVisible(working)
         self._answers.setVisible(answers)
 

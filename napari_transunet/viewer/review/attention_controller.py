@@ -51,7 +51,7 @@ class AttentionController(QObject):
         checkpoints = result.checkpoints
         run = result.session.runs[-1] if result.session.runs else None
         if run is None or len(checkpoints) != 1:
-            self._panel.set_status(
+            self._panel.status.setText(
                 "Segment this volume first: attention is that of the one checkpoint that wrote its labels."
             )
             return
@@ -59,7 +59,7 @@ class AttentionController(QObject):
         settings = PredictorSettings(next(iter(checkpoints)), options)
         block, head = self._panel.block, self._panel.head
         ready = None if is_lazy(image) else volume_of(image)  # a lazy one is computed below, off this thread
-        self._panel.set_status("Looking …")
+        self._panel.status.setText("Looking …")
 
         def work() -> tuple[Any, int, int, int]:
             from napari_transunet.inference.attention import attention_plane
@@ -78,11 +78,11 @@ class AttentionController(QObject):
             self._panel.show_blocks(blocks, heads)
             if self._panel.on and self._model.result is result:
                 self._overlays.show_plane(plane, voxel[axis], _NAME)
-                self._panel.set_status(
+                self._panel.status.setText(
                     f"Brighter is attended to more by the patch at ({', '.join(map(str, voxel))})."
                 )
 
-        self._tasks.run(work, show, self._panel.set_status, what="The attention map")
+        self._tasks.run(work, show, self._panel.status.setText, what="The attention map")
 
     def detach(self) -> None:
         """Forget what is under way, and let the network go."""

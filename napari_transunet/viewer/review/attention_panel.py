@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QWidget
+from qtpy.QtWidgets import QFormLayout, QWidget
 
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.widgets.combo import ElidingCombo
-from napari_transunet.viewer.widgets.qt_helpers import column
+from napari_transunet.viewer.widgets.qt_helpers import check_box, column
 from napari_transunet.viewer.widgets.status_line import StatusLine
 
 
@@ -19,18 +19,17 @@ class AttentionPanel(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._on = QCheckBox("Show what a patch attends to", self)
-        self._on.setObjectName("attention_on")
-        self._on.setToolTip(ACTIONS["attention"].hint)
-        self._on.toggled.connect(self.turned)
+        self._on = check_box(
+            "Show what a patch attends to", "attention_on", self, self.turned, ACTIONS["attention"].hint
+        )
         self._block = ElidingCombo("attention_block", self)
         self._head = ElidingCombo("attention_head", self)
-        self._status = StatusLine("attention_status", self)
-        self._status.setText("Click in the image while this is on.")
+        self.status = StatusLine("attention_status", self)
+        self.status.setText("Click in the image while this is on.")
         form = QFormLayout()
         form.addRow("Block", self._block)
         form.addRow("Head", self._head)
-        column(self._on, form, self._status, None, within=self, top=6)
+        column(self._on, form, self.status, None, within=self, top=6)
         self.show_blocks(0, 0)
         for box in (self._block, self._head):
             box.activated.connect(lambda _at: self.changed.emit())
@@ -66,7 +65,3 @@ class AttentionPanel(QWidget):
             return
         for box, first, number in ((self._block, "last", blocks), (self._head, "mean of all", heads)):
             box.offer([(first, None), *((str(at + 1), at) for at in range(number))])
-
-    def set_status(self, sentence: str) -> None:
-        """Say something below the choices."""
-        self._status.setText(sentence)

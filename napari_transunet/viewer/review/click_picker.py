@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QObject
 
 from napari_transunet.viewer.layers.event_links import EventLinks
-from napari_transunet.viewer.review.keys import KeyBindings
+from napari_transunet.viewer.widgets.keys import KeyBindings
 from napari_transunet.viewer.widgets.qt_helpers import single_shot
 
 if TYPE_CHECKING:

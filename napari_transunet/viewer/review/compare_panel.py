@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QCheckBox, QComboBox, QTableWidget, QTableWidgetItem, QWidget
+from qtpy.QtWidgets import QComboBox, QTableWidget, QTableWidgetItem, QWidget
 
 from napari_transunet.metrics.difference_map import Matching
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.widgets.collapsible import CollapsibleSection
 from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.messages import organ, organs
-from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row
+from napari_transunet.viewer.widgets.qt_helpers import check_box, column, push_button, row
 from napari_transunet.viewer.widgets.status_line import StatusLine
 from napari_transunet.viewer.widgets.tables import Cell, RowTable
 
@@ -67,10 +67,8 @@ class ComparePanel(QWidget):
         self._section = CollapsibleSection(
             "What the reference's labels stand for", self._table, "reference_fold", self
         )
-        self._map = QCheckBox("Show disagreement as a layer", self)
-        self._map.setObjectName("show_disagreement")
-        self._map.toggled.connect(self.map_wanted)
-        self._status = StatusLine("compare_status", self)
+        self._map = check_box("Show disagreement as a layer", "show_disagreement", self, self.map_wanted)
+        self.status = StatusLine("compare_status", self)
         self._scores = RowTable("scores", _SCORES, self, sortable=True)
         self._slices = RowTable("worst_slices", _WORST, self, sortable=True)
         self._worst: list[int] = []  # indices of the slices that are listed
@@ -81,7 +79,7 @@ class ComparePanel(QWidget):
             ),  # with no share of its own the button would have no width
             self._section,
             self._map,
-            self._status,
+            self.status,
             (self._scores, 1),
             (self._slices, 1),
             within=self,
@@ -145,14 +143,14 @@ class ComparePanel(QWidget):
         self._section.setEnabled(bool(self._choices))
         self._section.set_open(unsure and bool(self._choices))
         if found.matching.by == "number" and self._choices:
-            self.set_status(
+            self.status.setText(
                 "The reference has no names; its numbers are taken for those of these labels. Check the table."
             )
 
     def press(self) -> None:
         """Compare with the chosen layer, as the button does."""
         if self.reference is None:
-            self.set_status("Choose the labels to compare with.")
+            self.status.setText("Choose the labels to compare with.")
             return
         self.wanted.emit(self.reference, self._matching())
 
@@ -181,19 +179,15 @@ class ComparePanel(QWidget):
             sentences.append(f"Not in the reference, and not in the mean: {organs(unknown)}.")
         if left := [value for value, own in matching.organs.items() if own is None]:
             sentences.append(f"Labels of the reference that were left out: {', '.join(map(str, left))}.")
-        self.set_status(" ".join(sentences))
-
-    def set_status(self, sentence: str) -> None:
-        """Say something above the tables."""
-        self._status.setText(sentence)
+        self.status.setText(" ".join(sentences))
 
     def set_busy(self, busy: bool) -> None:
         """Whether it is comparing."""
         self.button.setEnabled(not busy and self._other.count() > 0)
         if busy:
-            self.set_status("Comparing …")
-        elif self._status.text() == "Comparing …":
-            self.set_status("")
+            self.status.setText("Comparing …")
+        elif self.status.text() == "Comparing …":
+            self.status.setText("")
 
     def clear(self) -> None:
         """Forget what was compared: it says nothing about other labels."""
@@ -203,7 +197,7 @@ class ComparePanel(QWidget):
         for table in (self._scores, self._slices):
             table.show_rows([])
         self.set_busy(False)
-        self.set_status("")
+        self.status.setText("")
 
     def _matching(self) -> Matching | None:
         if self._reference is None or self._reference.layer is not self.reference:

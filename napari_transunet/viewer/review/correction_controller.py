@@ -75,16 +75,16 @@ class CorrectionController(QObject):
         by_slice = request.tool in _COPIES or not (request.whole_volume or request.tool == "interpolate")
         why = self._model.no_slice_reason if by_slice else self._model.disabled_reason
         if why is not None or self._model.result is None:
-            self._panel.set_status(why or "")
+            self._panel.status.setText(why or "")
             return
         if self._busy:
-            self._panel.set_status("The last tool is still working.")
+            self._panel.status.setText("The last tool is still working.")
             return
         result = self._model.result
         layer, session = result.layer, result.session
         chosen = int(layer.selected_label)
         if chosen == 0 and not request.all_organs:
-            self._panel.set_status("The brush paints background; pick an organ first.")
+            self._panel.status.setText("The brush paints background; pick an organ first.")
             return
         named = tuple(sorted(self._model.names)) if request.all_organs else (chosen,)
         data, index = layer.data, self._model.slice_in_view
@@ -92,7 +92,7 @@ class CorrectionController(QObject):
             job = _job(request, session.axis, index, voxel, upward=self._model.numbers.upward)
             spacing = geometry_of(layer).spacing
         except InputError as error:
-            self._panel.set_status(str(error))
+            self._panel.status.setText(str(error))
             return
         plane = (
             None
@@ -122,10 +122,10 @@ class CorrectionController(QObject):
 
         def failed(sentence: str) -> None:
             self._busy = False
-            self._panel.set_status(sentence)
+            self._panel.status.setText(sentence)
 
         self._busy = True
-        self._panel.set_status("Working …")
+        self._panel.status.setText("Working …")
         self._tasks.run(work, done, failed, what="The tool")
 
     def lock(self, value: int, on: bool) -> None:
@@ -141,7 +141,7 @@ class CorrectionController(QObject):
         """Find which values the organ that the brush paints has, mean ± 2 SD without what was dabbed astray."""
         result, image = self._model.result, self._model.image
         if result is None or image is None:
-            self._panel.set_status("There is no image to take values from.")
+            self._panel.status.setText("There is no image to take values from.")
             return
         layer, axis, index = result.layer, result.session.axis, self._model.slice_in_view
         at: list[Any] = [slice(None)] * 3
@@ -161,16 +161,16 @@ class CorrectionController(QObject):
         if not is_lazy(image):
             self._show_range(find(voxels_of(image)))
             return
-        self._panel.set_status("Reading the image …")
+        self._panel.status.setText("Reading the image …")
         self._tasks.run(
-            lambda: find(volume_of(image).data), self._show_range, self._panel.set_status, what="The tool"
+            lambda: find(volume_of(image).data), self._show_range, self._panel.status.setText, what="The tool"
         )
 
     def _show_range(self, found: tuple[float, float] | None) -> None:
         if found is None:
-            self._panel.set_status("That organ has no voxels yet; paint a little of it first.")
+            self._panel.status.setText("That organ has no voxels yet; paint a little of it first.")
         else:
-            self._panel.set_status(f"The organ's values: {found[0]:,.0f} to {found[1]:,.0f}.")
+            self._panel.status.setText(f"The organ's values: {found[0]:,.0f} to {found[1]:,.0f}.")
             self._panel.set_range(*found)
 
     def apply(self, result: Result, found: Correction, locked: frozenset[int]) -> None:
@@ -181,7 +181,7 @@ class CorrectionController(QObject):
         result.undo.check_pending_strokes()
         same = all(np.array_equal(layer.data[write.index], write.before) for write in found.writes)
         if not same or result.session.locked - locked:
-            self._panel.set_status("The labels were changed meanwhile; use the tool again.")
+            self._panel.status.setText("The labels were changed meanwhile; use the tool again.")
             return
         again = ""
         if found.changed:
@@ -192,7 +192,7 @@ class CorrectionController(QObject):
             self._model.update_overview()
             self._model.slice_changed.emit()  # its mark as reviewed may be gone
         sentences = (correction_sentence(found, self._model.names), again)
-        self._panel.set_status(" ".join(part for part in sentences if part))
+        self._panel.status.setText(" ".join(part for part in sentences if part))
 
     def _on_wanted(self, request: CorrectionRequest) -> None:
         layer = self._model.layer
@@ -201,20 +201,20 @@ class CorrectionController(QObject):
         if request.tool != "clicked":
             self.correct(request)
         elif (why := self._model.disabled_reason) is not None:
-            self._panel.set_status(why)
+            self._panel.status.setText(why)
         else:
             self._clicks.once(
                 layer,
                 lambda voxel: self.correct(request, voxel),
-                on_cancel=lambda: self._panel.set_status("Cancelled: nothing was changed."),
+                on_cancel=lambda: self._panel.status.setText("Cancelled: nothing was changed."),
             )
-            self._panel.set_status("Click in the image on the part to keep; Escape cancels.")
+            self._panel.status.setText("Click in the image on the part to keep; Escape cancels.")
 
     def _on_range(self, between: tuple[float, float] | None) -> None:
         self.constraint.between = between
 
     def _on_blocked(self, blocked: BlockedVoxels) -> None:
-        self._panel.set_status(blocked_sentence(blocked, self._model.names, self.constraint.between))
+        self._panel.status.setText(blocked_sentence(blocked, self._model.names, self.constraint.between))
 
     def _on_followed(self) -> None:
         result, image = self._model.result, self._model.image

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QEvent, QSignalBlocker, Signal
 from qtpy.QtWidgets import (
     QButtonGroup,
-    QCheckBox,
     QComboBox,
     QDoubleSpinBox,
     QGridLayout,
@@ -23,7 +22,7 @@ from qtpy.QtWidgets import (
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.messages import organ
-from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row
+from napari_transunet.viewer.widgets.qt_helpers import check_box, column, push_button, row, tool_button
 from napari_transunet.viewer.widgets.status_line import StatusLine
 
 if TYPE_CHECKING:
@@ -94,9 +93,8 @@ class CorrectionPanel(QWidget):
         self._buttons: dict[str, QPushButton | QToolButton] = {}
         self._organs = _choice(self, "scope_organ", ("This organ", "All organs"))
         self._slices = _choice(self, "scope_slices", ("This slice", "Whole volume"))
-        self._by_hand = QCheckBox("Let tools change my hand edits too", self)
-        self._by_hand.setObjectName("also_by_hand")
-        self._by_hand.setToolTip("Otherwise tools leave voxels that you painted yourself as they are")
+        tip = "Otherwise tools leave voxels that you painted yourself as they are"
+        self._by_hand = check_box("Let tools change my hand edits too", "also_by_hand", self, tip=tip)
         self._count = _whole(self, "count", 1, 1, 20, "part", "parts")
         self._islands = _size(self, "island_size", 1.0, 0.01, 1000.0, " mL")
         self._islands_mm2 = _size(self, "island_area", 25.0, 0.1, 10000.0, " mm²")
@@ -124,18 +122,16 @@ class CorrectionPanel(QWidget):
             "above": _Tool(),
             "below": _Tool(),
         }
-        self._range = QCheckBox("Paint only within HU range", self)
-        self._range.setObjectName("paint_range")
-        self._range.setToolTip(ACTIONS["range"].hint)
+        self._range = check_box(
+            "Paint only within HU range", "paint_range", self, self._on_range, ACTIONS["range"].hint
+        )
         self._low = _whole(self, "range_low", -50, -32768, 65535, "", "")
         self._high = _whole(self, "range_high", 150, -32768, 65535, "", "")
-        self._suggest = QToolButton(self)
-        self._suggest.setObjectName("range_from_organ")
-        self._suggest.setText("Use this organ's HU")
-        self._suggest.setToolTip(
-            "Take the mean of the organ's values, and two standard deviations to each side"
+        tip = "Take the mean of the organ's values, and two standard deviations to each side"
+        self._suggest = tool_button(
+            "Use this organ's HU", "range_from_organ", self, self.range_suggestion_wanted, tip
         )
-        self._suggest.clicked.connect(self.range_suggestion_wanted)
+        self._suggest.setAutoRaise(False)
         self.status = StatusLine("correction_status", self)
         """What a tool did; the dock shows it where it is always in sight."""
 
@@ -155,7 +151,6 @@ class CorrectionPanel(QWidget):
         row((preview, 1), (self._accept, 1), (discard, 1), within=self._stroke_row)
         self._lay_out()
         self.show_strokes(armed=False, previewed=False)
-        self._range.toggled.connect(self._on_range)
         self._low.valueChanged.connect(self._on_range)
         self._high.valueChanged.connect(self._on_range)
         self._slices[1].idToggled.connect(lambda _id, _on: self._on_scope())
@@ -213,10 +208,6 @@ class CorrectionPanel(QWidget):
         """Ask for a tool, as its button does."""
         if self._buttons[tool].isEnabled():
             self.wanted.emit(self.request(tool))
-
-    def set_status(self, sentence: str) -> None:
-        """What a tool did, or why it did nothing."""
-        self.status.setText(sentence)
 
     def show_strokes(self, *, armed: bool, previewed: bool) -> None:
         """Show whether strokes are collected, and whether there is something to accept."""

@@ -16,19 +16,12 @@ if TYPE_CHECKING:
 
 
 class CursorReadout:
-    """Tells what strokes cannot change, while labels are painted.
-
-    Parameters
-    ----------
-    model, constraint
-        Know which labels are reviewed, and what holds the brush back.
-    """
+    """Tells what strokes cannot change, while labels are painted."""
 
     def __init__(self, model: ReviewModel, constraint: PaintConstraint) -> None:
         self._model = model
         self._constraint = constraint
         self._label: QLabel | None = None
-        self._attached = False
 
     @property
     def text(self) -> str:
@@ -38,12 +31,9 @@ class CursorReadout:
     def attach(self, dock: QWidget) -> None:
         """Say it in the status bar of the window around this dock, as long as the dock is open."""
         window = dock.window()
-        if self._attached or not isinstance(window, QMainWindow):
+        bar = window.statusBar() if isinstance(window, QMainWindow) else None
+        if self._label is not None or bar is None:
             return
-        bar = window.statusBar()
-        if bar is None:
-            return
-        self._attached = True
         self._label = QLabel(bar)
         self._label.setObjectName("cursor_readout")
         bar.addPermanentWidget(self._label)
@@ -51,14 +41,11 @@ class CursorReadout:
 
     def detach(self) -> None:
         """Take it out of the status bar."""
-        if not self._attached:
-            return
-        self._attached = False
-        self._model.viewer.cursor.events.position.disconnect(self._look)
-        label, self._label = self._label, None
-        if label is not None:
-            label.hide()
-            label.deleteLater()
+        if self._label is not None:
+            self._model.viewer.cursor.events.position.disconnect(self._look)
+            self._label.hide()
+            self._label.deleteLater()
+            self._label = None
 
     def _look(self, _event: Any = None) -> None:
         if self._label is None:

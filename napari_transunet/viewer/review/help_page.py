@@ -5,10 +5,11 @@ from __future__ import annotations
 from html import escape
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QDialog, QDialogButtonBox, QTextBrowser, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDialog, QDialogButtonBox, QTextBrowser, QWidget
 
 from napari_transunet.viewer.anatomy.actions import VIEW_ACTIONS
 from napari_transunet.viewer.review.actions import ACTIONS
+from napari_transunet.viewer.widgets.qt_helpers import column
 
 _NAPARI = (
     ("1 or E", "Erase"),
@@ -25,23 +26,17 @@ _NAPARI = (
 def help_html() -> str:
     """The page's text."""
     rows = []
-    groups = dict.fromkeys(action.group for action in ACTIONS.values())
-    for group in groups:
-        rows.append(f"<tr><td colspan=2><br><b>{escape(group)}</b></td></tr>")
-        shown = [
-            action
-            for name, action in ACTIONS.items()
-            if action.group == group and not name.startswith("organ_")
-        ]
-        rows += [_row(action.key, f"{escape(action.title)}. {escape(action.tip)}") for action in shown]
-        if group == ACTIONS["organ_1"].group:
+    group = ""
+    for name, action in [*ACTIONS.items(), *VIEW_ACTIONS.items()]:
+        if action.group != group:
+            group = action.group
+            rows.append(_heading(group))
+        if name == "organ_1":
             rows.append(_row("Alt+1 … Alt+9", "Paint with that organ of the list"))
-    rows.append("<tr><td colspan=2><br><b>Planes and windows</b></td></tr>")
-    rows += [
-        _row(action.key, f"{escape(action.title)}. {escape(action.tip)}") for action in VIEW_ACTIONS.values()
-    ]
-    rows.append("<tr><td colspan=2><br><b>napari's own, on the labels layer</b></td></tr>")
-    rows += [_row(key, escape(text)) for key, text in _NAPARI]
+        elif not name.startswith("organ_"):
+            rows.append(_row(action.key, f"{action.title}. {action.tip}"))
+    rows.append(_heading("napari's own, on the labels layer"))
+    rows += [_row(key, text) for key, text in _NAPARI]
     note = (
         "<p>Tools act on the organ that the brush paints, or on all, in this slice or in the whole volume. They leave "
         "alone what you edited by hand, and locked organs. A new run of the network never changes an edit.</p>"
@@ -61,11 +56,15 @@ class HelpPage(QDialog):
         text.setHtml(help_html())
         buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close, self)
         buttons.rejected.connect(self.close)
-        layout = QVBoxLayout(self)
-        layout.addWidget(text)
-        layout.addWidget(buttons)
+        column(text, buttons, within=self, margin=9)
         self.resize(520, 640)
 
 
+def _heading(text: str) -> str:
+    return f"<tr><td colspan=2><br><b>{escape(text)}</b></td></tr>"
+
+
 def _row(key: str, text: str) -> str:
-    return f"<tr><td align=right><code>{escape(key) or '–'}</code>&nbsp;&nbsp;</td><td>{text}</td></tr>"
+    return (
+        f"<tr><td align=right><code>{escape(key) or '–'}</code>&nbsp;&nbsp;</td><td>{escape(text)}</td></tr>"
+    )

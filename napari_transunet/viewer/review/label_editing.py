@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QColorDialog, QFrame, QLineEdit, QSpinBox, QWidget
+from qtpy.QtWidgets import QColorDialog, QFrame, QSpinBox, QWidget
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.widgets.legend import swatch
-from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row
+from napari_transunet.viewer.widgets.qt_helpers import column, line_edit, push_button, row
 from napari_transunet.viewer.widgets.status_line import StatusLine
 from napari_transunet.volumes.labels import Label, LabelSet, color_for, default_color, organ_key
 
@@ -44,9 +44,7 @@ class LabelEditor(QFrame):
         self._value.setObjectName("label_value")
         self._value.setRange(1, _HIGHEST)
         self._value.setToolTip("The number that stands for this label in files")
-        self._name = QLineEdit(self)
-        self._name.setObjectName("label_name")
-        self._name.setPlaceholderText("Name")
+        self._name = line_edit("label_name", self, "Name")
         self._name.returnPressed.connect(self._on_ok)
         self._paint = push_button("", "label_color", self, self._on_color, "Choose the colour")
         ok = push_button("OK", "label_ok", self, self._on_ok)

@@ -51,29 +51,25 @@ class MeasurePanel(QWidget):
         self._save = push_button(
             "Save CSV…", "save_measures", self, self._on_save, "Write the table, with units and exact numbers"
         )
-        self._status = StatusLine("measure_status", self)
+        self.status = StatusLine("measure_status", self)
         self._table = RowTable("measures", _MEASURES, self, sortable=True)
         self._table.itemSelectionChanged.connect(self._on_selected)
-        column(row(self._measure, self._copy, self._save), self._status, (self._table, 1), within=self, top=6)
+        column(row(self._measure, self._copy, self._save), self.status, (self._table, 1), within=self, top=6)
         self.show_measures((), ())
 
     def show_measures(self, measures: Sequence[OrganMeasure], warnings: Sequence[str]) -> None:
         """Show measures, and warnings above them."""
         self._measures = measures
-        self._status.setText("\n".join(warnings))
+        self.status.setText("\n".join(warnings))
         self._copy.setEnabled(bool(measures))
         self._save.setEnabled(bool(measures))
         self._table.show_rows([_row(measure) for measure in measures])
-
-    def set_status(self, sentence: str) -> None:
-        """Say something above the table."""
-        self._status.setText(sentence)
 
     def set_busy(self, busy: bool) -> None:
         """Whether it is measuring."""
         self._measure.setEnabled(not busy)
         if busy:
-            self.set_status("Measuring …")
+            self.status.setText("Measuring …")
 
     def _on_selected(self) -> None:
         at = self._table.chosen
@@ -85,7 +81,7 @@ class MeasurePanel(QWidget):
         clipboard = QApplication.clipboard()
         if clipboard is not None:
             clipboard.setText(as_csv(self._measures, delimiter="\t"))
-        self.set_status("Copied.")
+        self.status.setText("Copied.")
 
     def _on_save(self) -> None:
         name, _ = QFileDialog.getSaveFileName(self, "Save measures", "measures.csv", "Table (*.csv)")
@@ -95,9 +91,9 @@ class MeasurePanel(QWidget):
         try:
             write_measures(path, self._measures, overwrite=path == Path(name))
         except (TransUNetError, OSError) as error:
-            self.set_status(str(error))
+            self.status.setText(str(error))
             return
-        self.set_status(f"Saved to {path}.")
+        self.status.setText(f"Saved to {path}.")
 
 
 def _row(measure: OrganMeasure) -> list[Cell]:

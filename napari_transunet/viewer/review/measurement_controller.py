@@ -164,10 +164,7 @@ class MeasurementController(QObject):
                 raise InputError(
                     "None of the reference's labels stands for an organ of these labels; choose them in the table."
                 )
-            return (
-                disagree(labels.copy(), renumber(there, chosen), spacing, organs=chosen.known),
-                chosen,
-            )
+            return (disagree(labels.copy(), renumber(there, chosen), spacing, organs=chosen.known), chosen)
 
         self._run(result, work, self._on_compared, "The comparison")
 

@@ -188,8 +188,8 @@ class OrganController(QObject):
 
     def _on_selected_label(self, _event: object = None) -> None:
         layer = self._model.layer
-        self._panel.set_current(int(layer.selected_label) if layer is not None else None)
+        self._panel.legend.set_current(int(layer.selected_label) if layer is not None else None)
 
     def _on_colormap(self, _event: object = None) -> None:
         layer = self._model.layer
-        self._panel.set_colors(colors_of(layer) if layer is not None else {})
+        self._panel.legend.set_colors(colors_of(layer) if layer is not None else {})

@@ -5,30 +5,24 @@ Below them labels are added, edited and deleted.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QEvent, QSignalBlocker, Qt, Signal
+from qtpy.QtCore import QEvent, QSignalBlocker, Signal
 from qtpy.QtGui import QIcon, QPalette, QPixmap
-from qtpy.QtWidgets import (
-    QFrame,
-    QGridLayout,
-    QLabel,
-    QScrollArea,
-    QToolButton,
-    QWidget,
-)
+from qtpy.QtWidgets import QLabel, QToolButton, QWidget
 
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.review.label_editing import LabelEditor
-from napari_transunet.viewer.widgets.legend import organ_button, swatch
+from napari_transunet.viewer.widgets.fitting_area import FittingArea
+from napari_transunet.viewer.widgets.legend import Legend
 from napari_transunet.viewer.widgets.messages import organ
 from napari_transunet.viewer.widgets.qt_helpers import column, row, tool_button
 
 if TYPE_CHECKING:
     from qtpy.QtGui import QShowEvent
 
-    from napari_transunet.volumes.labels import Color, LabelSet
+    from napari_transunet.volumes.labels import Label, LabelSet
 
 _HEIGHT = 190  # px; longer lists scroll
 
@@ -48,22 +42,15 @@ class OrganList(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._names: dict[int, QToolButton] = {}
         self._eyes: dict[int, QToolButton] = {}
         self._locks: dict[int, QToolButton] = {}
-        self._shown: LabelSet | None = None
         self.setObjectName("organ_list")
-        self._inner = QWidget(self)
-        self._grid = QGridLayout(self._inner)
-        self._grid.setContentsMargins(0, 0, 0, 0)
-        self._grid.setHorizontalSpacing(2)
-        self._grid.setVerticalSpacing(0)
-        self._grid.setColumnStretch(0, 1)
-        self._area = QScrollArea(self)
-        self._area.setWidget(self._inner)
-        self._area.setWidgetResizable(True)
-        self._area.setFrameShape(QFrame.Shape.NoFrame)
-        self._area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.legend = Legend(self, "organ", columns=1, beside=self._tools)
+        """The organs themselves."""
+
+        self.legend.picked.connect(self.picked)
+        area = FittingArea(self.legend, self, least=2)
+        area.setMaximumHeight(_HEIGHT)
         self._buttons = tuple(
             tool_button(text, name, self, wanted, tip)
             for text, name, wanted, tip in (
@@ -88,42 +75,18 @@ class OrganList(QWidget):
             )
         )
         self.editor = LabelEditor(self)
-        column(self._area, row(*self._buttons, None), self.editor, within=self, spacing=6)
+        column(area, row(*self._buttons, None), self.editor, within=self, spacing=6)
 
     @property
     def values(self) -> list[int]:
         """The label values in the order of the list."""
-        return list(self._names)
-
-    @property
-    def labels(self) -> LabelSet | None:
-        """What is listed."""
-        return self._shown
+        return [label.value for label in self.legend.labels or ()]
 
     def show_labels(self, labels: LabelSet | None) -> None:
         """Show these organs."""
-        if labels == self._shown:
-            return
-        self._shown = labels
-        while (item := self._grid.takeAt(0)) is not None:
-            if (widget := item.widget()) is not None:
-                widget.hide()
-                widget.deleteLater()
-        self._names, self._eyes, self._locks = {}, {}, {}
-        for at, label in enumerate(labels or ()):
-            self._add(at, label.value, organ(label.name, first=True), label.color)
-        self._area.setFixedHeight(min(_HEIGHT, self._inner.sizeHint().height() + 4))
-
-    def set_current(self, value: int | None) -> None:
-        """Mark the organ that the brush paints."""
-        for label, button in self._names.items():
-            button.setChecked(label == value)
-
-    def set_colors(self, colors: Mapping[int, Color]) -> None:
-        """Follow the colours of the layer."""
-        for value, button in self._names.items():
-            if value in colors:
-                button.setIcon(swatch(colors[value]))
+        if labels != self.legend.labels:
+            self._eyes, self._locks = {}, {}
+            self.legend.show_labels(labels)
 
     def set_hidden(self, values: Collection[int]) -> None:
         """Show which organs are hidden."""
@@ -141,9 +104,8 @@ class OrganList(QWidget):
 
     def set_pickable(self, why_not: str | None) -> None:
         """Let organs be picked (None), or say why they cannot be."""
-        self._inner.setEnabled(why_not is None)
-        self._inner.setToolTip(why_not or "")
-        for button in self._buttons:
+        self.legend.set_pickable(why_not)
+        for button in (*self._buttons, *self._eyes.values(), *self._locks.values()):
             button.setEnabled(why_not is None)
 
     def changeEvent(self, event: QEvent | None) -> None:  # noqa: N802
@@ -163,19 +125,15 @@ class OrganList(QWidget):
         for button in self._locks.values():
             _say_lock(button)
 
-    def _add(self, at: int, value: int, name: str, color: Color) -> None:
-        button = organ_button(f"organ_{value}", name, color, self._inner)
-        key = ACTIONS[f"organ_{at + 1}"].key if at < 9 else ""
-        button.setToolTip(f"Paint with {organ(name)} (label {value}{', key: ' + key if key else ''})")
-        button.clicked.connect(lambda: self._pick(value))
-        hint = QLabel(key, self._inner)
+    def _tools(self, at: int, label: Label) -> tuple[QWidget, ...]:
+        """What stands beside an organ: its key, whether it is shown, and whether it is locked."""
+        value = label.value
+        hint = QLabel(ACTIONS[f"organ_{at + 1}"].key if at < 9 else "", self.legend)
         hint.setEnabled(False)
-        eye, lock = (QToolButton(self._inner) for _ in range(2))
+        eye, lock = (tool_button("", f"{prefix}_{value}", self.legend) for prefix in ("eye", "lock"))
         for tool, prefix in ((eye, "eye"), (lock, "lock")):
-            tool.setObjectName(f"{prefix}_{value}")
             tool.setCheckable(True)
-            tool.setAutoRaise(True)
-            tool.setAccessibleName(f"{prefix} {name}")
+            tool.setAccessibleName(f"{prefix} {organ(label.name)}")
         eye.setChecked(True)
         _say_eye(eye)
         _say_lock(lock)
@@ -183,14 +141,8 @@ class OrganList(QWidget):
         eye.toggled.connect(lambda on: self.visibility_changed.emit(value, on))
         lock.toggled.connect(lambda _on: _say_lock(lock))
         lock.toggled.connect(lambda on: self.lock_changed.emit(value, on))
-        for place, widget in enumerate((button, hint, eye, lock)):
-            self._grid.addWidget(widget, at, place)
-            widget.show()  # not only when Qt comes to it: the list's size is asked for at once
-        self._names[value], self._eyes[value], self._locks[value] = button, eye, lock
-
-    def _pick(self, value: int) -> None:
-        self.set_current(value)
-        self.picked.emit(value)
+        self._eyes[value], self._locks[value] = eye, lock
+        return hint, eye, lock
 
 
 def _say_eye(button: QToolButton) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -176,33 +177,29 @@ class OverlayLayers(QObject):
         first: NDArray[np.int64] | None = None,
         **looks: Any,
     ) -> None:
-        layer = self._model.viewer.add_labels(
-            data,
-            colormap=label_colormap(kinds),
-            features={"index": [0, *kinds.names], "name": [background, *kinds.names.values()]},
-            **self._common(name, first),
-            **looks,
-        )
-        layer.editable = False
-        self._keep(name, layer)
+        looks["colormap"] = label_colormap(kinds)
+        looks["features"] = {"index": [0, *kinds.names], "name": [background, *kinds.names.values()]}
+        self._add(name, self._model.viewer.add_labels, data, first, looks).editable = False
         self._model.viewer.layers.selection.active = self._model.layer
 
     def _add_image(
         self, name: str, data: NDArray[Any], *, first: NDArray[np.int64] | None = None, **looks: Any
     ) -> None:
-        layer = self._model.viewer.add_image(
-            data, contrast_limits=(0, 1), blending="additive", **self._common(name, first), **looks
-        )
-        self._keep(name, layer)
+        looks |= {"contrast_limits": (0, 1), "blending": "additive"}
+        self._add(name, self._model.viewer.add_image, data, first, looks)
 
-    def _common(self, name: str, first: NDArray[np.int64] | None) -> dict[str, Any]:
+    def _add(
+        self,
+        name: str,
+        add: Callable[..., Any],
+        data: NDArray[Any],
+        first: NDArray[np.int64] | None,
+        looks: dict[str, Any],
+    ) -> Any:
         assert self._model.layer is not None
-        return {
-            "name": f"{self._model.layer.name}: {name}",
-            "metadata": {METADATA_KEY: LayerRecord(overlay=True)},
-            **self._placement(first),
-        }
-
-    def _keep(self, name: str, layer: Any) -> None:
+        about = {METADATA_KEY: LayerRecord(overlay=True)}
+        title = f"{self._model.layer.name}: {name}"
+        layer = add(data, name=title, metadata=about, **self._placement(first), **looks)
         self._shown[name] = weakref.ref(layer)
         self.changed.emit()
+        return layer

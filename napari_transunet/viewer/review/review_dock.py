@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QComboBox, QPushButton, QSizePolicy, QTableWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QPushButton, QSizePolicy, QTableWidget, QWidget
 
 from napari_transunet.viewer.anatomy.anatomy import anatomy_of
 from napari_transunet.viewer.export.exporter import exporter_of
@@ -26,7 +26,6 @@ from napari_transunet.viewer.review.correction_controller import CorrectionContr
 from napari_transunet.viewer.review.correction_panel import REMEMBERED, CorrectionPanel
 from napari_transunet.viewer.review.cursor_readout import CursorReadout
 from napari_transunet.viewer.review.help_page import HelpPage
-from napari_transunet.viewer.review.keys import KeyBindings
 from napari_transunet.viewer.review.layer_chooser import LayerChooser
 from napari_transunet.viewer.review.measure_panel import MeasurePanel
 from napari_transunet.viewer.review.measurement_controller import MeasurementController
@@ -44,9 +43,9 @@ from napari_transunet.viewer.widgets.collapsible import CollapsibleSection
 from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
 from napari_transunet.viewer.widgets.dock_events import DockEvents
 from napari_transunet.viewer.widgets.fitting_area import FittingArea
+from napari_transunet.viewer.widgets.keys import KeyBindings
 from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row, single_shot
 from napari_transunet.viewer.widgets.status_line import StatusLine
-from napari_transunet.viewer.widgets.tab_group import join_tabs
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.viewer.widgets.widget_state import WidgetState
 
@@ -64,13 +63,7 @@ _NO_RANGE = (
 
 
 class ReviewDock(QWidget):
-    """The widget behind *Plugins > TransUNet > Review and correct*.
-
-    Parameters
-    ----------
-    napari_viewer
-        The viewer whose labels are reviewed.
-    """
+    """The widget behind *Plugins > TransUNet > Review and correct*."""
 
     dock_name = docks.REVIEW
 
@@ -79,7 +72,6 @@ class ReviewDock(QWidget):
         # Plugins get the viewer in a wrapper that slows down every access to a layer in the drawing loop.
         viewer = self._viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
         self._tasks = BackgroundTasks(self)
-        self._attached = False
         self._waiting = False
         self._links = EventLinks()  # to the followed layer
         # Panels know numbers and signals alone.
@@ -123,7 +115,7 @@ class ReviewDock(QWidget):
         self._opened: QWidget | None = None
         # What was just unfolded has its place only after the layout's turn.
         self._into_view = single_shot(self, 0, self._bring_into_view)
-        self._dock_events = DockEvents(self)
+        self._dock_events = DockEvents(self, "Review and correct")
         self._lay_out()
         self._widget_state = WidgetState(self, "review", (*REMEMBERED, *_SECTIONS))
         self._connect()
@@ -179,13 +171,9 @@ class ReviewDock(QWidget):
         column(self.review.more, self.organs, sections, self.layers.notes, None, within=content, spacing=6)
         # Which labels, which slice, what was done and what to do next are always in sight.
         self._area = FittingArea(content, self)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(8, 8, 8, 8)
-        layout.setSpacing(6)
-        for part in (self.layers, self.review, self._area, self._confirm, self.tools.status, self._status):
-            layout.addWidget(part)
-        layout.addLayout(row((self._export, 1), (self._sessions, 1), (self._help, 1)))
-        layout.addStretch(1)
+        parts = self.layers, self.review, self._area, self._confirm, self.tools.status, self._status
+        buttons = row((self._export, 1), (self._sessions, 1), (self._help, 1))
+        column(*parts, buttons, None, within=self, spacing=6, margin=8)
         for child in self.findChildren(QWidget):
             if isinstance(child, QComboBox | QTableWidget):
                 # They take what width there is, instead of making the dock as wide as the longest name.
@@ -198,7 +186,7 @@ class ReviewDock(QWidget):
         model = self.model
         model.overview_changed.connect(self._on_overview)
         model.slice_changed.connect(self._on_slice)
-        model.message.connect(self.tools.set_status)
+        model.message.connect(self.tools.status.setText)
         self.layers.chosen.connect(self.follow)
         self.layers.refreshed.connect(self._on_layers)
         self.review.slice_chosen.connect(model.go_to)
@@ -215,7 +203,7 @@ class ReviewDock(QWidget):
         self.attention.turned.connect(lambda on: self._open(self.attention) if on else None)
         self.overlays.changed.connect(self._refresh)
         self.overlays.failed.connect(self._on_no_overlay)
-        self.brush_suspender.suspended.connect(lambda: self.tools.set_status(model.no_slice_reason or ""))
+        self.brush_suspender.suspended.connect(lambda: self.tools.status.setText(model.no_slice_reason or ""))
         self.recovery.restored.connect(lambda result: self.follow(result.layer))
         for message in (
             self.layers.message,
@@ -227,34 +215,20 @@ class ReviewDock(QWidget):
         ):
             message.connect(self._status.setText)
         self._dock_events.arrived.connect(self._attach)
-        self._dock_events.settled.connect(self._on_settled)
-        self._dock_events.left.connect(self._on_left)
+        self._dock_events.settled.connect(lambda: self.readout.attach(self))
+        self._dock_events.left.connect(self._detach)
         self._dock_events.window_closed.connect(self._shut_down)
 
     def _attach(self) -> None:
-        if self._attached:
-            return
-        self._attached = True
         anatomy_of(self._viewer).attach(self)
-        self.keys.bind_actions(self._viewer, self._handlers())
+        self.keys.bind_actions(self._viewer, ACTIONS, self._handlers())
         self.layers.attach()
         self.adaptation.attach()
 
-    def _on_settled(self) -> None:
-        join_tabs(self, "Review and correct")
-        if self._attached:
-            self.readout.attach(self)
-
-    def _on_left(self) -> None:
-        if self._attached:
+    def _detach(self, closing: bool) -> None:
+        """Let go of everything, because the dock was closed, perhaps with its window."""
+        if not closing:
             self.overlays.drop_all()
-        self._detach()
-
-    def _detach(self) -> None:
-        """Let go of everything, because the dock was closed."""
-        if not self._attached:
-            return
-        self._attached = False
         self._widget_state.keep()
         anatomy_of(self._viewer).detach(self)
         self.review.finish_note()
@@ -283,7 +257,6 @@ class ReviewDock(QWidget):
 
     def _shut_down(self) -> None:
         """The window closes: wait in sight for what is being written."""
-        self._detach()
         self.exporter.finish_in_sight(self)
         adaptation = self.adaptation
         wait_for([Unfinished("the last step of learning", lambda: not adaptation.busy)], _PATIENCE, self)
@@ -343,7 +316,7 @@ class ReviewDock(QWidget):
         self._export.setToolTip(why or ACTIONS["export"].hint)
         if why is not None:
             if not self._waiting:
-                self.tools.set_status("")  # what a tool did is no news any more
+                self.tools.status.setText("")  # what a tool did is no news any more
             self._status.setText(why)
         elif self._waiting:
             self._status.setText("")
@@ -371,7 +344,7 @@ class ReviewDock(QWidget):
         found = self.model.overview
         self.review.show_data(found.strip if found is not None else None)
         self.review.show_conflicts(found.conflicts if found is not None else {})
-        if self.model.labels != self.organs.labels:
+        if self.model.labels != self.organs.legend.labels:
             self.organ_actions.refresh()
         self._on_slice()  # a run may have taken its mark away
         self._refresh()

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QSignalBlocker, Signal
-from qtpy.QtWidgets import QCheckBox, QFrame, QLineEdit, QPushButton, QWidget
+from qtpy.QtWidgets import QFrame, QPushButton, QWidget
 
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.review.slice_strip import SliceStrip
 from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.messages import conflict_sentence, count, duration, organ
-from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row
+from napari_transunet.viewer.widgets.qt_helpers import check_box, column, line_edit, push_button, row
 from napari_transunet.viewer.widgets.status_line import StatusLine
 
 if TYPE_CHECKING:
@@ -51,21 +51,16 @@ class ReviewPanel(QWidget):
         )
         self._organ.addItem("All organs", None)
         self._organ.activated.connect(lambda _at: self.organ_chosen.emit(self._organ.currentData()))
-        self._uncertainty = QCheckBox("Uncertainty", self)
-        self._uncertainty.setObjectName("show_uncertainty")
-        self._uncertainty.setToolTip(ACTIONS["uncertainty"].hint)
-        self._uncertainty.toggled.connect(self.uncertainty_wanted)
+        self._uncertainty = check_box(
+            "Uncertainty", "show_uncertainty", self, self.uncertainty_wanted, ACTIONS["uncertainty"].hint
+        )
         self._next = _button("next_slice", "next", self, self.next_wanted)
         self._mark = _button("mark_reviewed", "reviewed", self, lambda: self.marked.emit(not self._reviewed))
         self._progress = StatusLine("review_progress", self)
-        self._note = QLineEdit(self)
-        self._note.setObjectName("slice_note")
-        self._note.setPlaceholderText("Note on this slice")
-        self._note.setClearButtonEnabled(True)
+        self._note = line_edit("slice_note", self, "Note on this slice", clearable=True)
         self._note.editingFinished.connect(self.finish_note)
-        self._shown_note = (
-            ""  # as it is kept; what differs from it is being written on the slice that is shown
-        )
+        # As it is kept; what differs from it is being written on the slice that is shown.
+        self._shown_note = ""
         self.more = QWidget(self)
         """The note, and where the last run disagrees with edits: what may scroll away in a low window."""
 
@@ -158,8 +153,7 @@ class _ConflictBar(QFrame):
         self.this = _button("take_slice", "take_slice", self)
         self.every = _button("take_all", "take_all", self)
         self.number: Callable[[int], int] = int
-        layout = column(self._text, self.next, self.this, self.every, within=self)
-        layout.setContentsMargins(8, 6, 8, 6)
+        column(self._text, self.next, self.this, self.every, within=self, margin=7)
         self.hide()
 
     def show_conflicts(self, conflicts: Mapping[int, int]) -> None:

@@ -26,7 +26,7 @@ from napari_transunet.viewer.layers.undo import (
     stroke_box,
 )
 from napari_transunet.viewer.review.correction_controller import correction_sentence
-from napari_transunet.viewer.review.keys import KeyBindings
+from napari_transunet.viewer.widgets.keys import KeyBindings
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class StrokeController(QObject):
         if result is None or image is None:
             return
         if (why := self._model.disabled_reason) is not None:
-            self._panel.set_status(why)
+            self._panel.status.setText(why)
             return
         result.undo.check_pending_strokes()  # a stroke that oversteps is cut back first
         layer, session = result.layer, result.session
@@ -131,13 +131,13 @@ class StrokeController(QObject):
         strokes = self._strokes = still_done(layer, self._strokes)
         inner = stroke_box(atom for stroke in strokes for atom in stroke)
         if inner is None:
-            self._panel.set_status(f"No stroke changed a label yet. {_ASK}")
+            self._panel.status.setText(f"No stroke changed a label yet. {_ASK}")
             return
         try:
             spacing = geometry_of(layer).spacing
             box = box_around(inner, layer.data.shape, spacing)
         except InputError as error:
-            self._panel.set_status(str(error))
+            self._panel.status.setText(str(error))
             return
         data, voxels, locked, seen = layer.data, voxels_of(image), session.locked, history_of(layer)
         include_manual_edits = self._by_hand_too
@@ -160,18 +160,18 @@ class StrokeController(QObject):
             if self._result is not result:
                 return
             if history_of(layer) != seen or session.locked != locked:
-                self._panel.set_status("The labels were changed meanwhile; press Preview again.")
+                self._panel.status.setText("The labels were changed meanwhile; press Preview again.")
                 return
             told = correction_sentence(found, self._model.names)
             if not found.changed:
-                self._panel.set_status(f"{told} Paint more strokes, or longer ones.")
+                self._panel.status.setText(f"{told} Paint more strokes, or longer ones.")
                 return
             self._found = (found, locked)
             self._overlays.show_preview(found, box)
             self._show(f"Preview: {told} Accept (Enter) or discard (Escape).")
 
-        self._panel.set_status("Working …")
-        self._tasks.run(work, done, self._panel.set_status, what="Fix from strokes", latest="strokes")
+        self._panel.status.setText("Working …")
+        self._tasks.run(work, done, self._panel.status.setText, what="Fix from strokes", latest="strokes")
 
     def accept(self) -> None:
         """Make what is previewed so: one undo step."""
@@ -188,7 +188,7 @@ class StrokeController(QObject):
             self._show(f"Discarded; your strokes are still there. {_ASK}")
         elif self.armed:
             self.stop()
-            self._panel.set_status("Your strokes stay as you painted them.")
+            self._panel.status.setText("Your strokes stay as you painted them.")
 
     # -- inside ---------------------------------------------------------------------------------------------
 
@@ -197,13 +197,13 @@ class StrokeController(QObject):
             return
         if self.armed:
             self.stop()
-            self._panel.set_status("Your strokes stay as you painted them.")
+            self._panel.status.setText("Your strokes stay as you painted them.")
         else:
             self._clicks.cancel()
             self.start(include_manual_edits=request.include_manual_edits)
 
     def _show(self, sentence: str) -> None:
-        self._panel.set_status(sentence)
+        self._panel.status.setText(sentence)
         self._panel.show_strokes(armed=self.armed, previewed=self.previewed)
 
     def _forget(self) -> None:

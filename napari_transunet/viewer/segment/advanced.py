@@ -23,13 +23,7 @@ _SIZES = (128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
 
 
 class AdvancedOptions(QWidget):
-    """A fold with a form made from `PredictorOptions`, the image size and the slices. Emits `changed`.
-
-    Parameters
-    ----------
-    preferred
-        What the form shows at first.
-    """
+    """A fold with a form made from `PredictorOptions`, the image size and the slices. Emits `changed`."""
 
     changed = Signal()
 

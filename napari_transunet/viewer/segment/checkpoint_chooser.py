@@ -34,14 +34,10 @@ class Candidate:
 
     Attributes
     ----------
-    title
-        What is shown in the list.
-    problem
-        Why it cannot be used; None where it can.
-    preset
-        Names that a person has picked for the classes of a checkpoint that names none.
-    shipped
-        Whether it came with the package.
+    title : what is shown in the list.
+    problem : why it cannot be used; None where it can.
+    preset : names that a person has picked for the classes of a checkpoint that names none.
+    shipped : whether it came with the package.
     """
 
     name: str
@@ -314,18 +310,11 @@ class VariantChooser(ElidingCombo):
             self.wanted.emit(name)
 
 
-def find_checkpoints(user_folder: Path | None) -> list[Candidate]:
-    """The shipped checkpoints and those in the user's folder. Reads files: not for the GUI thread."""
-    from napari_transunet.checkpoints.registry import list_checkpoints
+def find_checkpoints(user_folder: Path | None) -> tuple[list[Candidate], Path | None]:
+    """The shipped checkpoints and those in the user's folder, and which to begin with. Not for the GUI thread."""
+    from napari_transunet.checkpoints.registry import default_checkpoint, list_checkpoints
 
-    return [Candidate.from_report(found) for found in list_checkpoints(user_folder)]
-
-
-def find_default() -> Path | None:
-    """The checkpoint to begin with. Loads torch: not for the GUI thread."""
-    from napari_transunet.checkpoints.registry import default_checkpoint
-
-    return default_checkpoint()
+    return [Candidate.from_report(found) for found in list_checkpoints(user_folder)], default_checkpoint()
 
 
 def look_at(path: Path) -> Candidate:

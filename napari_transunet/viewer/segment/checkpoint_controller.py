@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, Signal
 
+from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.layers import is_lazy, volume_of
-from napari_transunet.viewer.segment.checkpoint_chooser import find_checkpoints, find_default, look_at
-from napari_transunet.viewer.widgets.preferences import load_preferences, watch_preferences
+from napari_transunet.viewer.segment.checkpoint_chooser import find_checkpoints, look_at
+from napari_transunet.viewer.widgets.preferences import load_preferences, preference_events
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class CheckpointController(QObject):
         self._advanced = advanced
         self._volume = volume
         self._tasks = BackgroundTasks(self)
-        self._stop_watching: Callable[[], None] = lambda: None
+        self._links = EventLinks()
         chooser.browsed.connect(self.add)
         chooser.changed.connect(self._on_changed)
         volume.changed.connect(self._suggest)
@@ -55,12 +55,12 @@ class CheckpointController(QObject):
 
     def attach(self) -> None:
         """List what there is, and again whenever the preferences name another folder."""
-        self._stop_watching = watch_preferences(self._list)
+        self._links.connect(self._list, *preference_events())
         self._list()
 
     def detach(self) -> None:
         """Forget what is under way."""
-        self._stop_watching()
+        self._links.clear()
         self._tasks.drop()
 
     def add(self, path: str | Path) -> None:
@@ -74,10 +74,10 @@ class CheckpointController(QObject):
 
         self._tasks.run(lambda: look_at(path), listed, self.message.emit, what=f"Looking at {path.name}")
 
-    def _list(self) -> None:
+    def _list(self, _event: Any = None) -> None:
         folder = load_preferences().checkpoint_folder
         self._tasks.run(
-            lambda: (find_checkpoints(folder), find_default()),
+            lambda: find_checkpoints(folder),
             self._on_listed,
             self._on_not_listed,
             what="Looking for checkpoints",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
+from magicgui.widgets import Container, FileEdit, LineEdit
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QDialog, QFileDialog, QFormLayout, QLabel, QLineEdit, QWidget
+from qtpy.QtWidgets import QDialog, QLabel, QWidget
 
 from napari_transunet.cluster.address import ClusterAddress
 from napari_transunet.errors import InputError, TransUNetError
@@ -28,30 +28,27 @@ class ClusterDialog(QDialog):
         super().__init__(parent)
         self.setObjectName("cluster_dialog")
         self.setWindowTitle("Cluster")
-        self._address = self._line("cluster_address", "tcp://host:8786 or tls://host:8786")
-        self._files = {
-            name: self._line(name, "for tls:// alone")
-            for name in ("cluster_ca", "cluster_cert", "cluster_key")
-        }
-        form = QFormLayout()
-        form.addRow("Scheduler", self._address)
-        for name, text in (
-            ("cluster_ca", "Authority"),
-            ("cluster_cert", "Certificate"),
-            ("cluster_key", "Key"),
-        ):
-            line = self._files[name]
-            browse = push_button("Choose…", f"{name}_choose", self, partial(self._browse, line, text))
-            form.addRow(text, row(line, browse))
+        self._address = LineEdit(label="Scheduler")
+        self._files = [
+            FileEdit(label=label, nullable=True, filter="PEM files (*.pem *.crt *.key);;All files (*)")
+            for label in ("Authority", "Certificate", "Key")
+        ]
+        names = ("cluster_address", "cluster_ca", "cluster_cert", "cluster_key")
+        hints = ("tcp://host:8786 or tls://host:8786", *["for tls:// alone"] * 3)
+        lines = (self._address, *(file.line_edit for file in self._files))
+        for line, name, hint in zip(lines, names, hints, strict=True):
+            line.native.setObjectName(name)
+            line.native.setPlaceholderText(hint)
+        form = Container(widgets=[self._address, *self._files], labels=True)
+        form.margins = (0, 0, 0, 0)
+        self._form = form  # the fields live as long as it
         told = QLabel(_TOLD, self)
         told.setWordWrap(True)
         self._problem = StatusLine("cluster_problem", self)
         cancel = push_button("Cancel", "cluster_cancel", self, self.reject)
         use = push_button("Use this cluster", "cluster_use", self, self._use)
         use.setDefault(True)
-        layout = column(form, told, self._problem, row(None, cancel, use), within=self)
-        layout.setContentsMargins(12, 12, 12, 12)
-        layout.setSpacing(8)
+        column(form.native, told, self._problem, row(None, cancel, use), within=self, spacing=8, margin=12)
         self.setMinimumWidth(460)
 
     @property
@@ -66,15 +63,12 @@ class ClusterDialog(QDialog):
         from napari_transunet.cluster.connecting import scheduler_choice
         from napari_transunet.cluster.security import need_distributed, tls_files
 
-        address = self._address.text().strip()
+        address = str(self._address.value).strip()
         if not address:
             return None
         need_distributed()
-        paths = (
-            Path(text).expanduser() if (text := line.text().strip()) else None
-            for line in self._files.values()
-        )
-        ca, cert, key = paths
+        texts = (str(file.line_edit.value).strip() for file in self._files)
+        ca, cert, key = (Path(text).expanduser() if text else None for text in texts)
         choice = scheduler_choice(address, tls=tls_files(ca, cert, key))
         if choice.kind != "address":
             raise InputError("Give the address of a scheduler that runs, such as tcp://host:8786.")
@@ -97,16 +91,3 @@ class ClusterDialog(QDialog):
         if cluster is not None:
             self.chosen.emit(cluster)
             self.accept()
-
-    def _line(self, name: str, hint: str) -> QLineEdit:
-        line = QLineEdit(self)
-        line.setObjectName(name)
-        line.setPlaceholderText(hint)
-        return line
-
-    def _browse(self, line: QLineEdit, what: str, _checked: bool = False) -> None:
-        path, _ = QFileDialog.getOpenFileName(
-            self, what, line.text(), "PEM files (*.pem *.crt *.key);;All files (*)"
-        )
-        if path:
-            line.setText(path)

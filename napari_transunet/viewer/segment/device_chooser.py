@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, Signal
@@ -16,18 +15,7 @@ if TYPE_CHECKING:
     from qtpy.QtWidgets import QWidget
 
     from napari_transunet.cluster.address import ClusterAddress
-
-
-@dataclass(frozen=True)
-class FoundDevice:
-    """A device as `Predictor` takes it, its text, and the precision "auto" means on it.
-
-    On the CPU that depends on the checkpoint too, and `precision` is empty.
-    """
-
-    name: str
-    label: str
-    precision: str
+    from napari_transunet.inference.devices import DeviceInfo
 
 
 _CLUSTER, _ASK = "cluster", "ask for a cluster"
@@ -98,13 +86,11 @@ class DeviceChooser(ElidingCombo):
             self.count() - 1, "Let a worker at a Dask scheduler run the network; see docs/cluster.md."
         )
 
-    def show_devices(self, devices: Sequence[FoundDevice]) -> None:
-        """List what was found; the first one is what "Automatic" takes."""
+    def show_devices(self, devices: Sequence[DeviceInfo], precision: str) -> None:
+        """List what was found; the first one, with this precision, is what "Automatic" takes."""
         chosen = self._before if self._devices or self._before == _CLUSTER else self._preferred
-        found = [
-            part for device in devices[:1] for part in (device_name(device.name), device.precision) if part
-        ]
-        automatic = f"Automatic ({', '.join(found)})" if found else "Automatic"
+        found = ", ".join(part for part in (device_name(devices[0].name), precision) if part)
+        automatic = f"Automatic ({found})"
         names = ["auto", _CLUSTER, *(device.name for device in devices)]
         if chosen not in names:  # "cuda" is the first GPU
             chosen = next((name for name in names if name.partition(":")[0] == chosen), "auto")
@@ -119,20 +105,15 @@ class DeviceChooser(ElidingCombo):
         self.changed.emit()
 
 
-def find_devices() -> list[FoundDevice]:
-    """What the network can run on, the automatic choice first. Imports torch: not for the GUI thread."""
+def find_devices() -> tuple[list[DeviceInfo], str]:
+    """What the network can run on, the automatic choice first, and the precision "auto" means on that.
+
+    On the CPU it depends on the checkpoint too, and is empty. Imports torch: not for the GUI thread.
+    """
     load_torch_libraries()
     from napari_transunet.inference.devices import available_devices, resolve_device, resolve_precision
 
-    return [
-        FoundDevice(
-            name=device.name,
-            label=device.label,
-            precision=(
-                ""
-                if device.name == "cpu"
-                else str(resolve_precision("auto", resolve_device(device.name))).removeprefix("torch.")
-            ),
-        )
-        for device in available_devices()
-    ]
+    devices = available_devices()
+    if devices[0].name == "cpu":
+        return devices, ""
+    return devices, str(resolve_precision("auto", resolve_device(devices[0].name))).removeprefix("torch.")

@@ -10,7 +10,7 @@ from qtpy.QtCore import Signal
 from napari_transunet.viewer.widgets.combo import ElidingCombo
 
 if TYPE_CHECKING:
-    from qtpy.QtWidgets import QLabel, QWidget
+    from qtpy.QtWidgets import QWidget
 
     from napari_transunet.checkpoints.presets import LabelPreset
 
@@ -21,7 +21,7 @@ _TIP = (
 
 
 class NamesChooser(ElidingCombo):
-    """A list of presets that is there, with its label, only while there is one to pick from.
+    """A list of presets, for a form that shows it only while there is one to pick from.
 
     Emits `picked` with the name of a preset, or "" for none.
     """
@@ -32,25 +32,14 @@ class NamesChooser(ElidingCombo):
         super().__init__("label_names", parent, _TIP)
         self._why_not: str | None = None
         self.currentIndexChanged.connect(self._on_index)
-        self._label: QLabel | None = None
-        self.hide()
-
-    def set_label(self, label: QLabel) -> None:
-        """The label beside it, which comes and goes with it."""
-        self._label = label
-        label.setBuddy(self)
-        label.setVisible(not self.isHidden())
 
     def offer_presets(self, presets: Mapping[str, LabelPreset], picked: str | None) -> None:
-        """Offer these presets, of which one may have been picked before; without any, disappear."""
+        """Offer these presets, of which one may have been picked before."""
         entries = [(preset.title, name) for name, preset in presets.items()]
         self.offer([("No names (class 1, class 2, …)", ""), *entries], picked or "")
         for at, preset in enumerate(presets.values(), start=1):
             self.explain(at, ", ".join(f"{value} {organ}" for value, organ in preset.names.items()))
         self._explain()
-        self.setVisible(bool(presets))
-        if self._label is not None:
-            self._label.setVisible(bool(presets))
 
     def set_locked(self, why_not: str | None) -> None:
         """Say why nothing can be picked now; None where it can."""

@@ -38,14 +38,10 @@ class PredictorSettings:
 
     Attributes
     ----------
-    checkpoint
-        File of the checkpoint.
-    options
-        How it predicts.
-    img_size
-        Side of the network's square input in pixels; None takes the checkpoint's own size.
-    cluster
-        The scheduler whose workers predict; None for this machine.
+    checkpoint : file of the checkpoint.
+    options : how it predicts.
+    img_size : side of the network's square input in pixels; None takes the checkpoint's own size.
+    cluster : the scheduler whose workers predict; None for this machine.
     """
 
     checkpoint: Path

@@ -34,13 +34,12 @@ _HEIGHT = 168  # px; longer legends scroll
 class ResultPanel(QWidget):
     """Follows one Labels layer at a time.
 
-    Emits `edited` with the number of voxels that differ from the prediction and the volume of each label in mL,
-    `message` with a sentence about an export, and `review_wanted`.
+    Emits `edited` with the number of voxels that differ from the prediction and the volume of each label in mL, and
+    `review_wanted`.
     """
 
     edited = Signal(int, object)
     review_wanted = Signal()
-    message = Signal(str)
 
     def __init__(self, viewer: Viewer, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -57,7 +56,6 @@ class ResultPanel(QWidget):
         self._review = push_button("Review these labels ▸", "review_these", self, self.review_wanted)
         self._button = push_button("Export…", "export_labels", self, self.export_labels)
         self.exporter = exporter_of(viewer)
-        self.exporter.message.connect(self.message)
         self._links = EventLinks()
         self._pause = single_shot(self, _QUIET, self.count_edits)
         column(self._area, row((self._review, 2), (self._button, 1)), within=self, spacing=6)
@@ -138,9 +136,8 @@ class ResultPanel(QWidget):
         self.legend.set_current(int(self._layer.selected_label) if self._layer is not None else None)
 
     def _on_colormap(self, _event: Any = None) -> None:
-        if self._layer is None:
-            return
-        self.legend.set_colors(colors_of(self._layer))
+        if self._layer is not None:
+            self.legend.set_colors(colors_of(self._layer))
 
     def _on_edit(self, _event: Any = None) -> None:
         # Also called on every repaint, as undo tells nothing else; the timer makes one count of many.

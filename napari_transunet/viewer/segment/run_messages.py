@@ -26,20 +26,13 @@ class RunRequest:
 
     Attributes
     ----------
-    image, candidate, settings
-        What to segment, with which checkpoint, and what the predictor is made from.
-    into
-        Labels to write into; None for new ones.
-    only_this_slice
-        Compute the slice in view alone instead of the whole volume.
-    between
-        First and last slice of the range to compute, by the slider's numbers; None for all.
-    keep_reviewed
-        Whether slices that were reviewed stay as they are.
-    values
-        Label value of each of the network's classes, where they are not the same.
-    slices
-        Compute these alone, by their index; the rest of a run that was cut off.
+    image, candidate, settings : what to segment, with which checkpoint, and what the predictor is made from.
+    into : labels to write into; None for new ones.
+    only_this_slice : compute the slice in view alone instead of the whole volume.
+    between : first and last slice of the range to compute, by the slider's numbers; None for all.
+    keep_reviewed : whether slices that were reviewed stay as they are.
+    values : label value of each of the network's classes, where they are not the same.
+    slices : compute these alone, by their index; the rest of a run that was cut off.
     """
 
     image: Image
@@ -75,26 +68,17 @@ class RunOutcome:
 
     Attributes
     ----------
-    kind
-        "finished", "cancelled" (also where `reason` says why it had to stop), or "failed" with an `error`.
+    kind : "finished", "cancelled" (also where `reason` says why it had to stop), or "failed" with an `error`.
     done, total, first, axis
         Slices written, slices asked for, the slice it started at, and the array axis along which they lie.
-    seconds
-        From the start, loading included, to the last slice.
-    volumes
-        Label value -> mL of what these slices hold now, for the labels that were found.
-    whole
-        Whether that is the whole volume: every slice was asked for and written.
-    numbers
-        The slider's numbers of the slices along `axis`.
-    record
-        For the session's provenance; None where nothing was written.
-    conflicts
-        Slice -> voxels in which what was computed disagrees with a person's edits, which stayed.
-    reopened
-        Slices that had been reviewed and were changed.
-    missing
-        Indices along `axis` of the slices that were asked for and did not come.
+    seconds : from the start, loading included, to the last slice.
+    volumes : label value -> mL of what these slices hold now, for the labels that were found.
+    whole : whether that is the whole volume: every slice was asked for and written.
+    numbers : the slider's numbers of the slices along `axis`.
+    record : for the session's provenance; None where nothing was written.
+    conflicts : slice -> voxels in which what was computed disagrees with a person's edits, which stayed.
+    reopened : slices that had been reviewed and were changed.
+    missing : indices along `axis` of the slices that were asked for and did not come.
     """
 
     kind: Kind

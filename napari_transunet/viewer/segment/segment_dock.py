@@ -10,13 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, QTimer, Signal
-from qtpy.QtWidgets import (
-    QGridLayout,
-    QLabel,
-    QSizePolicy,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QFormLayout, QWidget
 
 from napari_transunet.cluster.address import ClusterProblem
 from napari_transunet.errors import TransUNetError
@@ -25,11 +19,7 @@ from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.layers import looks_like_labels
 from napari_transunet.viewer.layers.slice_numbers import is_outside
 from napari_transunet.viewer.segment.advanced import AdvancedOptions
-from napari_transunet.viewer.segment.checkpoint_chooser import (
-    Candidate,
-    CheckpointChooser,
-    VariantChooser,
-)
+from napari_transunet.viewer.segment.checkpoint_chooser import Candidate, CheckpointChooser, VariantChooser
 from napari_transunet.viewer.segment.checkpoint_controller import CheckpointController
 from napari_transunet.viewer.segment.cluster_dialog import ClusterDialog
 from napari_transunet.viewer.segment.device_chooser import DeviceChooser, find_devices
@@ -48,14 +38,10 @@ from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
 from napari_transunet.viewer.widgets.dock_events import DockEvents
 from napari_transunet.viewer.widgets.fitting_area import FittingArea
 from napari_transunet.viewer.widgets.labels_chooser import LabelsChooser
-from napari_transunet.viewer.widgets.messages import (
-    edits_sentence,
-    outcome_detail,
-    progress_sentence,
-)
+from napari_transunet.viewer.widgets.messages import edits_sentence, outcome_detail, progress_sentence
 from napari_transunet.viewer.widgets.preferences import load_preferences
-from napari_transunet.viewer.widgets.qt_helpers import single_shot
-from napari_transunet.viewer.widgets.tab_group import join_tabs
+from napari_transunet.viewer.widgets.qt_helpers import column, single_shot
+from napari_transunet.viewer.widgets.status_line import StatusLine
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.viewer.widgets.volume_chooser import VolumeChooser
 from napari_transunet.viewer.widgets.widget_state import WidgetState
@@ -66,8 +52,8 @@ if TYPE_CHECKING:
 
     from napari_transunet.annotation.session_store import SessionInfo
     from napari_transunet.cluster.address import ClusterAddress
+    from napari_transunet.inference.devices import DeviceInfo
     from napari_transunet.viewer.export.exporter import Exporter
-    from napari_transunet.viewer.segment.device_chooser import FoundDevice
     from napari_transunet.viewer.segment.run_messages import RunOutcome, RunProgress
     from napari_transunet.viewer.sessions.results import Result
 
@@ -87,11 +73,6 @@ class SegmentDock(QWidget):
 
     `run_started` is emitted when a run begins, `run_finished` with its `RunOutcome` when it is over and its
     result drawn.
-
-    Parameters
-    ----------
-    napari_viewer
-        The viewer whose layers are segmented.
     """
 
     dock_name = docks.SEGMENT
@@ -108,7 +89,6 @@ class SegmentDock(QWidget):
         self._wants_new = False
         self._tasks = BackgroundTasks(self)
         self._links = EventLinks()
-        self._attached = False
         self._idle = single_shot(self, _IDLE, self._prepare)
         preferences = load_preferences()
 
@@ -128,8 +108,8 @@ class SegmentDock(QWidget):
         self.panel = ResultPanel(self._viewer, self)
         self.loader = VolumeLoader(self._viewer, self)
         self.recovery = Recovery(self._viewer, self)
-        self._status = QLabel(self)
-        self._dock_events = DockEvents(self)
+        self._status = StatusLine("status", self)
+        self._dock_events = DockEvents(self, "Segment volume")
         self._lay_out()
         self._widget_state = WidgetState(self, "segment", _KEPT)
         self.device.show_cluster(self.cluster_dialog.remembered(), choose=False)
@@ -166,18 +146,29 @@ class SegmentDock(QWidget):
         """Look at a checkpoint file, list it and choose it; what is wrong with it is said in its line."""
         self.checkpoints.add(path)
 
-    def segment_volume(self) -> None:
-        """What the button *Segment volume* does."""
-        self._ask_to_run(only_this_slice=False)
-
-    def segment_slice(self) -> None:
-        """What the button *This slice* does."""
-        self._ask_to_run(only_this_slice=True)
+    def segment_volume(self, *, only_this_slice: bool = False) -> None:
+        """What the buttons *Segment volume* and *This slice* do."""
+        image, candidate = self.volume.layer, self.checkpoint.candidate
+        if self.running or self._why_not() is not None or image is None or candidate is None:
+            return
+        if only_this_slice and is_outside(self._viewer, image):
+            self._set_status(f"The slider stands outside of “{image.name}”; go to one of its slices first.")
+            return
+        self.segmentation.ask(
+            RunRequest(
+                image,
+                candidate,
+                self._settings(candidate),
+                only_this_slice=only_this_slice,
+                between=self.advanced.between,
+            ),
+            self._destination,
+        )
 
     def review(self) -> None:
         """What the button *Review these labels* does: the other dock comes to the front, with these labels."""
         if self.panel.layer is not None:
-            docks.show_dock(self._viewer, docks.REVIEW, tabify=True).follow(self.panel.layer)
+            docks.show_dock(self._viewer, docks.REVIEW).follow(self.panel.layer)
 
     def segment_again(
         self, result: Result, candidate: Candidate, values: tuple[int, ...] | None = None
@@ -207,11 +198,10 @@ class SegmentDock(QWidget):
     # -- construction ---------------------------------------------------------------------------------------
 
     def _lay_out(self) -> None:
-        form = QGridLayout()
-        form.setContentsMargins(0, 0, 0, 0)
+        form = self._form = QFormLayout()
         form.setVerticalSpacing(6)
-        form.setHorizontalSpacing(8)
-        form.setColumnStretch(1, 1)
+        form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         rows: tuple[tuple[str, QWidget], ...] = (
             ("Volume", self.volume),
             ("Labels", self.labels),
@@ -220,34 +210,17 @@ class SegmentDock(QWidget):
             ("Variant", self.variant),
             ("Device", self.device),
         )
-        for row, (text, chooser) in enumerate(rows):
-            label = QLabel(text, self)
-            label.setContentsMargins(0, 4, 0, 0)
-            form.addWidget(label, row, 0, Qt.AlignmentFlag.AlignTop)
-            form.addWidget(chooser, row, 1)
-            if chooser is self.checkpoint.names:
-                self.checkpoint.names.set_label(label)
+        for text, chooser in rows:
+            form.addRow(text, chooser)
 
-        self._status.setObjectName("status")
-        self._status.setWordWrap(True)
-        self._status.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self._status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
         self._status.setMinimumHeight(34)
         self._status.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
 
         # What is chosen once may scroll away in a low window; the buttons, what goes on and the result may not.
         choices = QWidget(self)
-        above = QVBoxLayout(choices)
-        above.setContentsMargins(0, 0, 0, 0)
-        above.setSpacing(6)
-        above.addLayout(form)
-        above.addWidget(self.advanced)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(8, 8, 8, 8)
-        layout.setSpacing(6)
-        for widget in (FittingArea(choices, self), self.bar, self.question, self._status, self.panel):
-            layout.addWidget(widget)
-        layout.addStretch(1)
+        column(form, self.advanced, within=choices, spacing=6)
+        parts = FittingArea(choices, self), self.bar, self.question, self._status, self.panel
+        column(*parts, None, within=self, spacing=6, margin=8)
 
     def _connect(self) -> None:
         self.volume.changed.connect(self._on_volume)
@@ -263,13 +236,15 @@ class SegmentDock(QWidget):
         self.cluster_dialog.chosen.connect(self._on_cluster)
         self.advanced.changed.connect(self._on_options)
         self.bar.segment_volume.connect(self.segment_volume)
-        self.bar.segment_slice.connect(self.segment_slice)
+        self.bar.segment_slice.connect(lambda: self.segment_volume(only_this_slice=True))
         self.bar.cancel.connect(self.cancel)
         self.loader.started.connect(self._set_status)
         self.loader.failed.connect(self._set_status)
         self.loader.opened.connect(self._on_opened)
         self.loader.labels_opened.connect(self._on_labels_opened)
-        self.loader.choice_needed.connect(self._on_choice_needed)
+        self.loader.choice_needed.connect(
+            lambda _several: self._set_status("There are several volumes; choose one in the list.")
+        )
         self.loader.cancelled.connect(self._refresh)
         self.segmentation.started.connect(self._on_started)
         self.segmentation.progressed.connect(self._on_progress)
@@ -279,19 +254,15 @@ class SegmentDock(QWidget):
         self.recovery.found.connect(self._on_saved_labels)
         self.recovery.restored.connect(self._on_restored)
         self.recovery.failed.connect(self._set_status)
-        self.panel.message.connect(self._set_status)
+        self.exporter.message.connect(self._set_status)
         self.panel.edited.connect(self._on_edited)
         self.panel.review_wanted.connect(self.review)
-        self._dock_events.settled.connect(lambda: join_tabs(self, "Segment volume"))
         self._dock_events.arrived.connect(self._attach)
         self._dock_events.left.connect(self._detach)
         self._dock_events.window_closed.connect(self._shut_down)
 
     def _attach(self) -> None:
         """Follow the viewer; also when a closed dock is shown again."""
-        if self._attached:
-            return
-        self._attached = True
         self.volume.attach()
         anatomy_of(self._viewer).attach(self)
         events = self._viewer.events, self._viewer.layers.events
@@ -305,9 +276,6 @@ class SegmentDock(QWidget):
 
     def _detach(self) -> None:
         """Let go of everything, because the dock was closed: no timer, no callback and no run goes on."""
-        if not self._attached:
-            return
-        self._attached = False
         self._widget_state.keep()
         self._idle.stop()
         self.segmentation.detach()
@@ -321,9 +289,7 @@ class SegmentDock(QWidget):
 
     def _shut_down(self) -> None:
         """The window closes: leave no thread behind, and wait in sight for what is not saved or written yet."""
-        run = self.segmentation.run
-        self._detach()
-        left = self.segmentation.unfinished(run)
+        left = self.segmentation.unfinished()
         if not wait_for(left, _PATIENCE, self):
             names = ", ".join(job.name for job in left if not job.done())
             logger.warning("Not done within %d seconds: %s.", _PATIENCE, names)
@@ -331,8 +297,8 @@ class SegmentDock(QWidget):
 
     # -- what can be chosen ---------------------------------------------------------------------------------
 
-    def _on_devices(self, devices: Sequence[FoundDevice]) -> None:
-        self.device.show_devices(devices)
+    def _on_devices(self, found: tuple[Sequence[DeviceInfo], str]) -> None:
+        self.device.show_devices(*found)
         self._tasks.run(load_engine, lambda _: None)
 
     def _on_cluster(self, cluster: ClusterAddress) -> None:
@@ -346,10 +312,10 @@ class SegmentDock(QWidget):
     def _offer_as_labels(self) -> None:
         """Ask about the newest image if it looks like labels of another one, however it was opened."""
         layer = self._newest()
-        if not self._attached or self.running or layer is None or layer not in self._viewer.layers:
+        if not self._dock_events.here or self.running or layer is None or layer not in self._viewer.layers:
             return
-        others = self._sessions.other_images_on_grid(layer) if looks_like_labels(layer) else []
-        if others:
+        on_grid = self._sessions.images_on_grid_of(layer) if looks_like_labels(layer) else []
+        if others := [image for image in on_grid if image is not layer]:
             self.question.ask(
                 f"“{layer.name}” looks like labels of “{others[0].name}”, on whose grid it lies. Open it as labels?",
                 yes="Open as labels",
@@ -357,9 +323,6 @@ class SegmentDock(QWidget):
                 on_yes=lambda: self.loader.reopen_as_labels(layer),
                 on_no=self._refresh,
             )
-
-    def _on_choice_needed(self, _several: Any) -> None:
-        self._set_status("There are several volumes; choose one in the list.")
 
     def _on_volume_picked(self, image: Image) -> None:
         if image is not None and self.volume.problem is None:
@@ -470,24 +433,6 @@ class SegmentDock(QWidget):
 
     # -- running --------------------------------------------------------------------------------------------
 
-    def _ask_to_run(self, *, only_this_slice: bool) -> None:
-        image, candidate = self.volume.layer, self.checkpoint.candidate
-        if self.running or self._why_not() is not None or image is None or candidate is None:
-            return
-        if only_this_slice and is_outside(self._viewer, image):
-            self._set_status(f"The slider stands outside of “{image.name}”; go to one of its slices first.")
-            return
-        self.segmentation.ask(
-            RunRequest(
-                image,
-                candidate,
-                self._settings(candidate),
-                only_this_slice=only_this_slice,
-                between=self.advanced.between,
-            ),
-            self._destination,
-        )
-
     def _settings(self, candidate: Candidate) -> PredictorSettings:
         options = replace(self.advanced.options, device=self.device.device)
         return PredictorSettings(
@@ -496,7 +441,7 @@ class SegmentDock(QWidget):
 
     def _prepare(self) -> None:
         candidate = self.checkpoint.candidate
-        if self._attached and self.ready and candidate is not None:
+        if self._dock_events.here and self.ready and candidate is not None:
             self.segmentation.prepare(self._settings(candidate))
 
     def _destination(self) -> Result | None:
@@ -541,7 +486,7 @@ class SegmentDock(QWidget):
 
     def _refresh(self) -> None:
         """Bring buttons, legend and status line in line with what is chosen."""
-        if not self._attached:
+        if not self._dock_events.here:
             return
         run = self.segmentation.run
         running = run.result if run is not None else None
@@ -549,6 +494,7 @@ class SegmentDock(QWidget):
         layer = result.layer if result is not None else None
         candidate = self.checkpoint.candidate
         usable = candidate is not None and candidate.problem is None
+        self._form.setRowVisible(self.checkpoint.names, candidate is not None and bool(candidate.presets))
         self.panel.show_result(
             layer, self.volume.layer, candidate.label_set if candidate is not None and usable else None
         )

@@ -17,11 +17,7 @@ from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, volume_o
 from napari_transunet.viewer.segment.predictors import PredictorCache, prepare_ahead
 from napari_transunet.viewer.segment.segmentation_run import SegmentationRun
 from napari_transunet.viewer.segment.segmentation_worker import SegmentationWorker
-from napari_transunet.viewer.sessions.autosave_controller import (
-    AutosaveController,
-    autosave_of,
-    save_soon,
-)
+from napari_transunet.viewer.sessions.autosave_controller import AutosaveController, autosave_of, save_soon
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.closing import Unfinished
 from napari_transunet.viewer.widgets.messages import (
@@ -93,6 +89,7 @@ class SegmentationController(QObject):
         self._ahead: PredictorSettings | None = None  # what was prepared unasked last
         self.run: SegmentationRun | None = None
         """The run that goes on."""
+        self._abandoned: SegmentationRun | None = None
         self._new_layer: Labels | None = None  # that was made for it
         self._last: RunRequest | None = None  # the run that goes on, or went on last
         self._autosaves: weakref.WeakSet[AutosaveController] = weakref.WeakSet()  # that the window waits for
@@ -192,15 +189,16 @@ class SegmentationController(QObject):
 
     def detach(self) -> None:
         """Nobody watches any more: end the run, and let the networks go."""
-        if self.run is not None:
-            self.run.abandon()
+        if (run := self.run) is not None:
+            run.abandon()
+            self._abandoned = run
         self._tasks.drop()
         self._cache.clear()
         self._ahead = None
 
-    def unfinished(self, run: SegmentationRun | None) -> list[Unfinished]:
-        """What the window has to wait for that closes now, while this run went on."""
-        left = []
+    def unfinished(self) -> list[Unfinished]:
+        """What the window has to wait for that closes now."""
+        left, run = [], self._abandoned
         if run is not None and not run.loading:  # what only loads is dropped: it ends by itself
             left.append(Unfinished("the segmentation's last slices", lambda: run.wait(0)))
         for layer in self._viewer.layers:

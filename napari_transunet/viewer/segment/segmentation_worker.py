@@ -41,14 +41,10 @@ class RunStart:
 
     Attributes
     ----------
-    axis, first, total
-        Array axis along which the slices lie, the slice to start at, and how many are computed.
-    voxel_ml
-        Volume of a voxel in mL.
-    record
-        The run's record, with no slice done.
-    card, img_size
-        The checkpoint's card as JSON has it, and the network's input (height, width) in pixels.
+    axis, first, total : array axis along which the slices lie, the slice to start at, and how many are computed.
+    voxel_ml : volume of a voxel in mL.
+    record : the run's record, with no slice done.
+    card, img_size : the checkpoint's card as JSON has it, and the network's input (height, width) in pixels.
     """
 
     axis: int
@@ -65,37 +61,24 @@ class SegmentationWorker:
 
     Parameters
     ----------
-    request, cache
-        What to compute, and where prepared predictors are kept.
-    volume
-        Gives the volume; called on the worker's thread, because a lazy array may have to be computed.
+    request, cache : what to compute, and where prepared predictors are kept.
+    volume : gives the volume; called on the worker's thread, because a lazy array may have to be computed.
 
     Attributes
     ----------
-    numbers
-        The slider's numbers of the slices along each axis.
+    numbers : the slider's numbers of the slices along each axis.
     position
         Voxel (z, y, x) in view, at which the run starts. Written by the GUI thread, as are `numbers` and `stop`.
-    stop
-        Set to end the run after its batch.
-    start
-        What is known before the first slice; None while the checkpoint loads.
-    finished
-        Slices that were not drawn yet, in the order in which they came.
-    first_batch
-        How many slices the first batch had, and when it was done.
-    last_slice
-        When the last batch was done, and before it when the run was asked for.
-    voxels
-        By label: how many were predicted.
-    missing
-        Indices of the slices that were asked for and are not there yet.
-    on
-        What runs the network, where that is another machine.
-    error
-        Why it failed.
-    ended
-        Set when nothing more will come.
+    stop : set to end the run after its batch.
+    start : what is known before the first slice; None while the checkpoint loads.
+    finished : slices that were not drawn yet, in the order in which they came.
+    first_batch : how many slices the first batch had, and when it was done.
+    last_slice : when the last batch was done, and before it when the run was asked for.
+    voxels : by label: how many were predicted.
+    missing : indices of the slices that were asked for and are not there yet.
+    on : what runs the network, where that is another machine.
+    error : why it failed.
+    ended : set when nothing more will come.
     """
 
     def __init__(self, request: RunRequest, cache: PredictorCache, volume: Callable[[], Volume]) -> None:

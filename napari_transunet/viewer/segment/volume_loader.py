@@ -65,18 +65,13 @@ class VolumeLoader(QObject):
 
     Signals
     -------
-    started(str)
-        A sentence; reading has begun.
-    opened(object)
-        The new layer.
-    labels_opened(object)
-        The new labels layer; it is tied to its image where that is certain.
-    failed(str)
-        A sentence that says why nothing was opened.
+    started(str): a sentence; reading has begun.
+    opened(object): the new layer.
+    labels_opened(object): the new labels layer; it is tied to its image where that is certain.
+    failed(str): a sentence that says why nothing was opened.
     choice_needed(object)
         A `SeveralSeriesError` or `SeveralVolumesError` that says of what one must be chosen; the list is shown.
-    cancelled()
-        The list was closed without choosing.
+    cancelled(): the list was closed without choosing.
     """
 
     started = Signal(str)
@@ -116,9 +111,7 @@ class VolumeLoader(QObject):
 
     def ask_file(self) -> None:
         """Ask for a file and open it."""
-        name, _ = QFileDialog.getOpenFileName(self._widget, "Open volume", self._last_folder, _FILTERS)
-        if name:
-            self._last_folder = str(Path(name).parent)
+        if name := self._ask("Open volume"):
             self.open_path(name)
 
     def ask_folder(self) -> None:
@@ -147,9 +140,7 @@ class VolumeLoader(QObject):
 
     def ask_labels(self) -> None:
         """Ask for a file and open it as labels, whatever it looks like."""
-        name, _ = QFileDialog.getOpenFileName(self._widget, "Open labels", self._last_folder, _FILTERS)
-        if name:
-            self._last_folder = str(Path(name).parent)
+        if name := self._ask("Open labels"):
             self.open_labels(name)
 
     def open_labels(self, path: str | os.PathLike[str]) -> None:
@@ -170,6 +161,12 @@ class VolumeLoader(QObject):
         self._choose(Wanted(Path(path)), several)
         return True
 
+    def _ask(self, title: str) -> str:
+        name, _ = QFileDialog.getOpenFileName(self._widget, title, self._last_folder, _FILTERS)
+        if name:
+            self._last_folder = str(Path(name).parent)
+        return name
+
     def _open(self, wanted: Wanted) -> None:
         if self.busy:
             self.failed.emit("A volume is still being read; wait for it to finish.")
@@ -177,18 +174,15 @@ class VolumeLoader(QObject):
         self._close_chooser()
         self.started.emit(f"Reading {wanted.path.name} …")
         self._tasks.run(
-            lambda: _attempt(wanted),
+            lambda: read_wanted(wanted),
             lambda result: self._on_read(wanted, result),
             self.failed.emit,
             what=f"Reading {wanted.path.name}",
         )
 
-    def _on_read(self, wanted: Wanted, result: Volume | TransUNetError) -> None:
+    def _on_read(self, wanted: Wanted, result: Volume | Several) -> None:
         if isinstance(result, SeveralSeriesError | SeveralVolumesError):
             self._choose(wanted, result)
-            return
-        if isinstance(result, TransUNetError):
-            self.failed.emit(str(result))
             return
         try:
             name = ", ".join((result.source.name, *wanted.titles)) if wanted.titles else None
@@ -238,32 +232,20 @@ class VolumeLoader(QObject):
             self._chooser = None
 
 
-def read_wanted(wanted: Wanted) -> Volume:
-    """The volume as it was chosen; for any thread. Raises what `read_volume` raises."""
+def read_wanted(wanted: Wanted) -> Volume | Several:
+    """The volume as it was chosen, or of what one must be chosen; for any thread. Raises what `read_volume` raises."""
     from napari_transunet.io.reading import read_volume
 
-    return read_volume(wanted.path, lazy="large", **wanted.picks)
+    try:
+        return read_volume(wanted.path, lazy="large", **wanted.picks)
+    except (SeveralSeriesError, SeveralVolumesError) as several:
+        return several
 
 
 def _labels_of(volume: Volume, name: str) -> Labels:
     """A labels layer with the names that the file gives."""
     label_set = volume.labels if volume.labels is not None else LabelSet()
     return new_labels_layer(volume.data, replace(volume, labels=label_set), label_set, name)
-
-
-def _attempt(wanted: Wanted) -> Volume | TransUNetError:
-    """`read_wanted`, with what is wrong with the file as an answer: that is news for the window, not for the log."""
-    try:
-        return read_wanted(wanted)
-    except TransUNetError as error:
-        return error
-
-
-def open_path(viewer: Viewer, path: str | os.PathLike[str], *, series: str | None = None) -> VolumeLoader:
-    """Open a file or folder into a viewer without a dialog; returns the loader, whose signals tell the outcome."""
-    loader = loader_for(viewer)
-    loader.open_path(path, series=series)
-    return loader
 
 
 def loader_for(viewer: Viewer) -> VolumeLoader:

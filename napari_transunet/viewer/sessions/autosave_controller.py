@@ -44,10 +44,8 @@ class AutosaveController(QObject):
 
     Signals
     -------
-    saved(object)
-        The time (`datetime`, UTC) of a save.
-    problem(str)
-        A sentence that says why saving does not work; once a kind.
+    saved(object): the time (`datetime`, UTC) of a save.
+    problem(str): a sentence that says why saving does not work; once a kind.
     """
 
     saved = Signal(object)

@@ -31,19 +31,7 @@ _SHARE = 8  # a 3D repaint may take up at most one part in this many of the time
 
 
 class LivePainter:
-    """Writes slices into the result's layer and repaints only what is in view. GUI thread only.
-
-    Parameters
-    ----------
-    viewer, result
-        Where the layer is shown, and the layer with its session.
-    step
-        The undo step that does the writing.
-    axis
-        Array axis along which the slices lie.
-    keep_reviewed
-        Whether slices that were reviewed stay as they are.
-    """
+    """Writes slices into the result's layer and repaints only what is in view. GUI thread only."""
 
     def __init__(
         self, viewer: ViewerModel, result: Result, step: UndoStep, axis: int, *, keep_reviewed: bool = False

@@ -41,10 +41,8 @@ class Recovery(QObject):
     found(object, object, int)
         An image, the `SessionInfo` of saved labels that no window works on, and how many more of them hold a person's
         work. Those with a person's work come before those that only a run made, then the newest first.
-    restored(object)
-        The `Result` that was put back.
-    failed(str)
-        A sentence that says why nothing was.
+    restored(object): the `Result` that was put back.
+    failed(str): a sentence that says why nothing was.
     """
 
     found = Signal(object, object, int)

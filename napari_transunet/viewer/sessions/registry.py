@@ -105,26 +105,15 @@ class Sessions(QObject):
             None,
         )
 
-    def images_on_grid_of(self, layer: Labels) -> list[Image]:
-        """The images on whose grid labels lie, also in another order of axes."""
+    def images_on_grid_of(self, layer: Image | Labels) -> list[Image]:
+        """The images on whose grid a layer lies, also in another order of axes."""
         return [image for image in self._images() if reorientation_between(layer, image) is not None]
-
-    def other_images_on_grid(self, image: Image) -> list[Image]:
-        """The other images on the grid of an image."""
-        return [
-            other
-            for other in self._images()
-            if other is not image and reorientation_between(image, other) is not None
-        ]
 
     def images_of_same_shape(self, layer: Labels) -> list[Image]:
         """Those and the images of the same shape elsewhere, on which only a person can put the labels."""
         shape = tuple(layer.data.shape)
         there = self.images_on_grid_of(layer)
-        return [
-            *there,
-            *(i for i in self._images() if i not in there and tuple(voxels_of(i).shape) == shape),
-        ]
+        return [*there, *(i for i in self._images() if i not in there and tuple(voxels_of(i).shape) == shape)]
 
     def unassigned_labels_on(self, image: Image) -> list[Labels]:
         """Labels layers without a session that lie on an image's grid."""

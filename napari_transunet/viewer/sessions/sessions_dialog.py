@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QDialog, QFileDialog, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDialog, QFileDialog, QWidget
 
 from napari_transunet.annotation.session_store import SessionInfo, SessionStore
 from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
 from napari_transunet.viewer.widgets.messages import count
-from napari_transunet.viewer.widgets.qt_helpers import push_button, row
+from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row
 from napari_transunet.viewer.widgets.status_line import StatusLine
 from napari_transunet.viewer.widgets.tables import RowTable
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
@@ -47,11 +47,8 @@ class SessionsDialog(QDialog):
         self._export = push_button("Export…", "session_export", self, self._on_export)
         import_button = push_button("Import…", "session_import", self, self._on_import)
         self._delete = push_button("Delete", "session_delete", self, self._on_delete)
-        layout = QVBoxLayout(self)
-        layout.addWidget(self._table, 1)
-        layout.addWidget(self._status)
-        layout.addWidget(self._question)
-        layout.addLayout(row(self._restore, self._export, import_button, self._delete))
+        buttons = row(self._restore, self._export, import_button, self._delete)
+        column((self._table, 1), self._status, self._question, buttons, within=self, margin=9)
         self.resize(640, 360)
         self._refresh_buttons()
 

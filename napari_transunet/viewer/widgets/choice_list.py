@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QDialog, QDialogButtonBox, QHeaderView, QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDialog, QDialogButtonBox, QHeaderView, QLabel, QWidget
 
+from napari_transunet.viewer.widgets.qt_helpers import column
 from napari_transunet.viewer.widgets.tables import RowTable
 
 if TYPE_CHECKING:
@@ -22,12 +23,9 @@ class ChoiceList(QDialog):
 
     Parameters
     ----------
-    title, question
-        What the window is called, and what it asks.
-    headers, rows
-        Titles of the columns, and the text of each row; one column needs no titles.
-    likely
-        The row that is selected at first.
+    title, question : what the window is called, and what it asks.
+    headers, rows : titles of the columns, and the text of each row; one column needs no titles.
+    likely : the row that is selected at first.
     """
 
     chosen = Signal(int)
@@ -62,10 +60,7 @@ class ChoiceList(QDialog):
         buttons.rejected.connect(self.reject)
         asked = QLabel(question, self)
         asked.setWordWrap(True)
-        layout = QVBoxLayout(self)
-        layout.addWidget(asked)
-        layout.addWidget(self._table)
-        layout.addWidget(buttons)
+        column(asked, self._table, buttons, within=self, margin=9)
         self.resize(560 if len(headers) > 1 else 420, 260)
 
     @property

@@ -10,17 +10,6 @@ class CollapsibleSection(QWidget):
     """A heading that shows and hides what is under it.
 
     `toggled` is emitted with whether it is open now.
-
-    Parameters
-    ----------
-    title
-        The heading.
-    content
-        What is shown while it is open.
-    name
-        Object name of the heading's button.
-    is_open
-        Whether it is open at first.
     """
 
     toggled = Signal(bool)

@@ -25,8 +25,7 @@ class ConfirmBar(QFrame):
         self._text.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.MinimumExpanding)
         self._yes = push_button("", "question_yes", self, lambda: self._answer(self._on_yes))
         self._no = push_button("", "question_no", self, lambda: self._answer(self._on_no))
-        layout = column(self._text, row(None, self._no, self._yes), within=self)
-        layout.setContentsMargins(8, 6, 8, 6)
+        column(self._text, row(None, self._no, self._yes), within=self, margin=7)
         self._on_yes: Callable[[], None] | None = None
         self._on_no: Callable[[], None] | None = None
         self.hide()

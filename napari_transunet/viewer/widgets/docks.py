@@ -20,14 +20,11 @@ def find_dock(viewer: Viewer, name: str) -> Any:
     return next((each for each in widgets if getattr(each, "dock_name", None) == name), None)
 
 
-def show_dock(viewer: Viewer, name: str, *, tabify: bool = False) -> Any:
-    """The dock widget of that name in this viewer, made where there is none, shown and brought to the front.
-
-    `tabify` puts a new one behind the tab of the docks that are there.
-    """
+def show_dock(viewer: Viewer, name: str) -> Any:
+    """The dock widget of that name in this viewer, made where there is none, shown and brought to the front."""
     widget = find_dock(viewer, name)
     if widget is None:
-        _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, name, tabify=tabify)
+        _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, name)
     dock = widget.parentWidget()
     if dock is not None:
         dock.show()

@@ -11,10 +11,8 @@ class FittingArea(QScrollArea):
 
     Parameters
     ----------
-    content
-        What is shown.
-    least
-        Lines of text that are visible at least, where the content has as many.
+    content : what is shown.
+    least : lines of text that are visible at least, where the content has as many.
     """
 
     def __init__(self, content: QWidget, parent: QWidget | None = None, *, least: int = 4) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QSize, Qt, Signal
@@ -10,27 +10,42 @@ from qtpy.QtGui import QColor, QIcon, QPainter, QPixmap
 from qtpy.QtWidgets import QGridLayout, QSizePolicy, QToolButton, QWidget
 
 from napari_transunet.viewer.widgets.messages import millilitres, organ
+from napari_transunet.viewer.widgets.qt_helpers import tool_button
 
 if TYPE_CHECKING:
-    from napari_transunet.volumes.labels import Color, LabelSet
+    from napari_transunet.volumes.labels import Color, Label, LabelSet
 
 _SWATCH = 12
-_COLUMNS = 2
 _PICKED = "QToolButton:checked { border: 2px solid palette(text); font-weight: bold; }"
 
 
 class Legend(QWidget):
-    """A grid of buttons, one per organ. Emits `picked` with the label value of the one clicked."""
+    """A grid of buttons, one per organ. Emits `picked` with the label value of the one clicked.
+
+    Parameters
+    ----------
+    name : object name; those of the buttons begin with it.
+    columns : how many organs stand side by side.
+    beside : gives what else is shown of an organ, by its place in the list, from 0, and its label.
+    """
 
     picked = Signal(int)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    def __init__(
+        self,
+        parent: QWidget | None = None,
+        name: str = "legend",
+        *,
+        columns: int = 2,
+        beside: Callable[[int, Label], Sequence[QWidget]] = lambda _at, _label: (),
+    ) -> None:
         super().__init__(parent)
-        self.setObjectName("legend")
+        self.setObjectName(name)
+        self._columns, self._beside = columns, beside
         self._grid = QGridLayout(self)
         self._grid.setContentsMargins(0, 0, 0, 0)
-        self._grid.setHorizontalSpacing(4)
-        self._grid.setVerticalSpacing(1)
+        self._grid.setHorizontalSpacing(3)
+        self._grid.setVerticalSpacing(0)
         self._buttons: dict[int, QToolButton] = {}
         self._shown: LabelSet | None = None
         self._volumes: dict[int, float] = {}
@@ -43,23 +58,29 @@ class Legend(QWidget):
     def __bool__(self) -> bool:
         return True  # a widget is there even while it shows nothing
 
+    @property
+    def labels(self) -> LabelSet | None:
+        """What is shown."""
+        return self._shown
+
     def show_labels(self, labels: LabelSet | None) -> None:
         """Show these organs; none where the classes are not known."""
         if labels == self._shown:
             return
         self._shown = labels
-        self._volumes = {}
-        for button in self._buttons.values():
-            self._grid.removeWidget(button)
-            button.hide()
-            button.deleteLater()
-        self._buttons = {}
+        self._volumes, self._buttons = {}, {}
+        while (item := self._grid.takeAt(0)) is not None:
+            if (widget := item.widget()) is not None:
+                widget.hide()
+                widget.deleteLater()
         for at, label in enumerate(labels or ()):
-            button = organ_button(f"legend_{label.value}", organ(label.name, first=True), label.color, self)
-            button.clicked.connect(lambda _checked=False, value=label.value: self._pick(value))
-            self._grid.addWidget(button, at // _COLUMNS, at % _COLUMNS)
-            button.show()  # not only when Qt comes to it: the legend's size is asked for at once
-            self._buttons[label.value] = button
+            button = self._buttons[label.value] = self._button(label)
+            parts = (button, *self._beside(at, label))
+            line, place = divmod(at, self._columns)
+            for column, part in enumerate(parts, start=place * len(parts)):
+                self._grid.addWidget(part, line, column)
+                part.show()  # not only when Qt comes to it: the legend's size is asked for at once
+            self._grid.setColumnStretch(place * len(parts), 1)
         self._refresh()
 
     def set_colors(self, colors: Mapping[int, Color]) -> None:
@@ -83,6 +104,18 @@ class Legend(QWidget):
         self._why_not = why_not
         self._refresh()
 
+    def _button(self, label: Label) -> QToolButton:
+        """As wide as there is room; pressed, it is the one that the brush paints."""
+        name = f"{self.objectName()}_{label.value}"
+        button = tool_button(organ(label.name, first=True), name, self, lambda: self._pick(label.value))
+        button.setIcon(swatch(label.color))
+        button.setIconSize(QSize(_SWATCH, _SWATCH))
+        button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        button.setCheckable(True)
+        button.setStyleSheet(_PICKED)
+        button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        return button
+
     def _pick(self, value: int) -> None:
         self.set_current(value)
         self.picked.emit(value)
@@ -95,21 +128,6 @@ class Legend(QWidget):
                 lines[0] += f": {millilitres(self._volumes[value])}"
             lines.append(self._why_not or "Click to paint this organ with the brush.")
             button.setToolTip("\n".join(lines))
-
-
-def organ_button(name: str, text: str, color: Color, parent: QWidget) -> QToolButton:
-    """The button of an organ in a list, as wide as there is room; pressed, it is the one that the brush paints."""
-    button = QToolButton(parent)
-    button.setObjectName(name)
-    button.setText(text)
-    button.setIcon(swatch(color))
-    button.setIconSize(QSize(_SWATCH, _SWATCH))
-    button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-    button.setCheckable(True)
-    button.setAutoRaise(True)
-    button.setStyleSheet(_PICKED)
-    button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-    return button
 
 
 def swatch(color: Color) -> QIcon:

@@ -7,14 +7,12 @@ stores it, from version 0.9 on. Earlier ones make no page of it, and the default
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from napari_transunet.inference.options import PredictorOptions
-
-PLUGIN = "napari-transunet"
+from napari_transunet.viewer.widgets.docks import PLUGIN
 
 logger = logging.getLogger(__name__)
 
@@ -25,14 +23,10 @@ class Preferences:
 
     Attributes
     ----------
-    checkpoint_folder
-        Folder whose checkpoints are offered; None for the package's own user folder.
-    options
-        How to predict, where nothing else is chosen in the dock.
-    label_opacity
-        Opacity of new labels layers, 0 to 1.
-    export_format
-        Suffix that an export proposes, e.g. ".nii.gz".
+    checkpoint_folder : folder whose checkpoints are offered; None for the package's own user folder.
+    options : how to predict, where nothing else is chosen in the dock.
+    label_opacity : opacity of new labels layers, 0 to 1.
+    export_format : suffix that an export proposes, e.g. ".nii.gz".
     """
 
     checkpoint_folder: Path | None = None
@@ -60,24 +54,10 @@ def load_preferences() -> Preferences:
     )
 
 
-def watch_preferences(changed: Callable[[], None]) -> Callable[[], None]:
-    """Call `changed` whenever a preference of the plugin changes; returns a function that stops this."""
+def preference_events() -> tuple[Any, ...]:
+    """The events of every change of a preference; none where napari keeps none for the plugin."""
     settings = _settings()
-    if settings is None:
-        return lambda: None
-
-    def on_event(_event: object) -> None:
-        changed()
-
-    emitters = (settings.segmentation.events, settings.display.events)
-    for emitter in emitters:
-        emitter.connect(on_event)
-
-    def stop() -> None:
-        for emitter in emitters:
-            emitter.disconnect(on_event)
-
-    return stop
+    return () if settings is None else (settings.segmentation.events, settings.display.events)
 
 
 def _settings() -> Any | None:

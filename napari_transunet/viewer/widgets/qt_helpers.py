@@ -6,7 +6,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qtpy.QtCore import QObject, Qt, QTimer
-from qtpy.QtWidgets import QBoxLayout, QHBoxLayout, QLayout, QPushButton, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QBoxLayout,
+    QCheckBox,
+    QHBoxLayout,
+    QLayout,
+    QLineEdit,
+    QPushButton,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -31,23 +41,42 @@ def tool_button(text: str, name: str, parent: QWidget, clicked: Any = None, tip:
     return _set_up(button, name, clicked, tip)
 
 
+def check_box(text: str, name: str, parent: QWidget, toggled: Any = None, tip: str = "") -> QCheckBox:
+    """A box to tick with its object name and tooltip, which calls, or emits, `toggled` with whether it is."""
+    box = QCheckBox(text, parent)
+    box.setObjectName(name)
+    box.setToolTip(tip)
+    if toggled is not None:
+        box.toggled.connect(toggled)
+    return box
+
+
+def line_edit(name: str, parent: QWidget, hint: str = "", *, clearable: bool = False) -> QLineEdit:
+    """A line to write in, which shows a hint while it is empty."""
+    line = QLineEdit(parent)
+    line.setObjectName(name)
+    line.setPlaceholderText(hint)
+    line.setClearButtonEnabled(clearable)
+    return line
+
+
 def row(*items: Item, within: QWidget | None = None) -> QHBoxLayout:
     """Items side by side, without a margin; `within` gets them as its layout."""
     return _filled(QHBoxLayout(within) if within is not None else QHBoxLayout(), items)
 
 
 def column(
-    *items: Item, within: QWidget | None = None, spacing: int | None = None, top: int = 0
+    *items: Item, within: QWidget | None = None, spacing: int | None = None, top: int = 0, margin: int = 0
 ) -> QVBoxLayout:
-    """Items one below the other, without a margin but for one above; `within` gets them as its layout."""
+    """Items one below the other, without a margin but for `top` above; `within` gets them as its layout."""
     layout = _filled(QVBoxLayout(within) if within is not None else QVBoxLayout(), items)
-    layout.setContentsMargins(0, top, 0, 0)
+    layout.setContentsMargins(margin, top or margin, margin, margin)
     if spacing is not None:
         layout.setSpacing(spacing)
     return layout
 
 
-def single_shot(parent: QObject, milliseconds: int, slot: Callable[[], Any]) -> QTimer:
+def single_shot(parent: QObject | None, milliseconds: int, slot: Callable[[], Any]) -> QTimer:
     """A timer that calls `slot` once, so long after it was last started."""
     timer = QTimer(parent)
     timer.setSingleShot(True)

@@ -19,12 +19,9 @@ class RowTable(QTableWidget):
 
     Parameters
     ----------
-    name
-        Object name.
-    columns
-        Titles, each alone or with the tooltip that explains it.
-    sortable
-        Whether a click on a title sorts; columns after the first are then flush right, as numbers are.
+    name : object name.
+    columns : titles, each alone or with the tooltip that explains it.
+    sortable : whether a click on a title sorts; columns after the first are then flush right, as numbers are.
     """
 
     def __init__(

@@ -16,6 +16,7 @@ from typing import Any
 
 from qtpy.QtCore import QObject, Signal
 
+from napari_transunet.errors import TransUNetError
 from napari_transunet.viewer.widgets.messages import error_sentence
 
 logger = logging.getLogger(__name__)
@@ -79,12 +80,9 @@ class BackgroundTasks(QObject):
 
         Parameters
         ----------
-        what
-            What goes on, as the subject of a sentence that says why it failed.
-        latest
-            A name: only the answer to the newest question of this name is heard.
-        finish
-            Whether the program goes on until the function is done; else it ends when the program does.
+        what : what goes on, as the subject of a sentence that says why it failed.
+        latest : a name: only the answer to the newest question of this name is heard.
+        finish : whether the program goes on until the function is done; else it ends when the program does.
         """
         ticket = self._next
         self._next += 1
@@ -118,7 +116,9 @@ class BackgroundTasks(QObject):
         if error is None:
             asked.on_result(value)
             return
-        # As text: whoever keeps the error with its frames keeps the window.
-        logger.warning("%s failed.\n%s", asked.what, "".join(traceback.format_exception(error)))
+        if isinstance(error, TransUNetError):
+            logger.info("%s failed: %s", asked.what, error)
+        else:  # as text: whoever keeps the error with its frames keeps the window
+            logger.warning("%s failed.\n%s", asked.what, "".join(traceback.format_exception(error)))
         if asked.on_error is not None:
             asked.on_error(error_sentence(error, asked.what))

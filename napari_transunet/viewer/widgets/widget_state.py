@@ -27,10 +27,8 @@ class WidgetState:
 
     Parameters
     ----------
-    dock, name
-        The dock, and what its file is called.
-    widgets
-        Object names of the widgets within it whose state is kept.
+    dock, name : the dock, and what its file is called.
+    widgets : object names of the widgets within it whose state is kept.
     """
 
     def __init__(self, dock: QWidget, name: str, widgets: Sequence[str]) -> None:

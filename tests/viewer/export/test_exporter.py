@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from napari.layers import Layer
-from qtpy.QtWidgets import QProgressBar, QPushButton
+from qtpy.QtWidgets import QCheckBox, QComboBox, QProgressBar, QPushButton
 
 from napari_transunet.annotation.provenance import RunRecord
 from napari_transunet.annotation.session import AnnotationSession
@@ -258,7 +258,7 @@ def test_dialog_proposes_the_preferred_format_and_its_answer_is_written(
     desk = Desk(make_napari_viewer(), image, labels)
     monkeypatch.setattr(exporter, "load_preferences", lambda: Preferences(export_format=".seg.nrrd"))
     desk.exporter.ask(desk.result, desk.image)
-    dialog = desk.exporter.dialog
+    dialog = desk.exporter
     request = dialog.request()
     assert (request.folder, request.stem, request.formats) == (tmp_path, "ct_labels", ("slicer",))
     with qtbot.waitSignal(desk.exporter.exported, timeout=TIMEOUT):
@@ -268,6 +268,25 @@ def test_dialog_proposes_the_preferred_format_and_its_answer_is_written(
         assert dialog.findChild(QProgressBar, "export_progress").isVisible()
     assert not dialog.findChild(QProgressBar, "export_progress").isVisible()
     assert read_volume(tmp_path / "ct_labels.seg.nrrd").labels.names == NAMES.names
+
+
+def test_dialog_asks_for_what_is_ticked(make_napari_viewer, image, labels, tmp_path, monkeypatch):
+    desk = Desk(make_napari_viewer(), image, labels)
+    desk.exporter.ask(desk.result, desk.image)
+    dialog, asked = desk.exporter, []
+    monkeypatch.setattr(dialog, "write", lambda *wanted: asked.append(wanted[-1]))
+    assert dialog.request().formats == ("nifti",)
+    assert not dialog.findChild(QComboBox, "mesh_coordinates").isEnabled()
+    dialog.findChild(QCheckBox, "format_ply").setChecked(True)
+    dialog.findChild(QComboBox, "mesh_coordinates").setCurrentIndex(1)
+    dialog.findChild(QPushButton, "export_go").click()
+    assert asked[0].formats == ("nifti", "ply")
+    assert asked[0].coordinates == "RAS"
+    assert (asked[0].folder, asked[0].stem, asked[0].overwrite) == (tmp_path, "ct_labels", False)
+    for name in ("nifti", "ply"):
+        dialog.findChild(QCheckBox, f"format_{name}").setChecked(False)
+    assert not dialog.findChild(QPushButton, "export_go").isEnabled()
+    dialog.close()
 
 
 def test_window_closed_while_writing_still_gets_its_file(

@@ -126,7 +126,7 @@ def test_cases_are_worked_through_from_the_most_uncertain_one(driver, segmented)
 def test_a_stroke_is_in_the_project_although_the_case_is_never_closed(driver, segmented):
     driver.open(segmented)
     case = segmented.cases()[0]
-    driver.dock.open_case(case.id)
+    driver.dock.cases.open(case.id)
     driver.until_shown("case_0")
     driver.viewer.layers["case_0 labels"].paint((2, 3, 3), 1)
     assert driver.dock.cases.current.autosave.flush()
@@ -138,7 +138,7 @@ def test_the_next_case_is_read_ahead(driver, segmented):
     driver.press("next_case")
     driver.until_shown("case_1")
     following = segmented.cases()[2].id
-    driver.until(lambda: driver.dock.cases.is_ahead(following))
+    driver.until(lambda: following in driver.dock.cases._ahead)
     driver.press("next_case")
     driver.until_shown("case_2")
 
@@ -147,12 +147,12 @@ def test_a_case_of_somebody_else_is_not_opened_and_a_stale_one_after_a_question(
     driver.open(segmented)
     case = segmented.cases()[0]
     held = segmented.hold(case.id, "ben")
-    driver.dock.open_case(case.id)
+    driver.dock.cases.open(case.id)
     driver.until(lambda: "held by ben" in driver.dock.status)
     path = segmented.leases._path(case.id, segmented.leases.newest(case.id))
     then = time.time() - STALE_AFTER - 1
     os.utime(path, (then, then))
-    driver.dock.open_case(case.id)
+    driver.dock.cases.open(case.id)
     driver.until(lambda: driver.dock.question.open)
     driver.press("question_yes")
     driver.until_shown("case_0")
@@ -161,7 +161,7 @@ def test_a_case_of_somebody_else_is_not_opened_and_a_stale_one_after_a_question(
 
 def test_all_cases_are_segmented_while_one_is_open(driver, project):
     driver.open(project)
-    driver.dock.open_case(project.cases()[0].id)
+    driver.dock.cases.open(project.cases()[0].id)
     driver.until_shown("case_0")
     assert not driver.viewer.layers["case_0 labels"].data.any()
     driver.press("segment_all")
@@ -218,14 +218,14 @@ def test_of_what_others_read_blind_nothing_is_shown(driver, segmented):
     assert "mL" not in model.data(model.index(2, 0), Qt.ItemDataRole.ToolTipRole)
     driver.press("next_case")
     driver.until_shown("case_0 (anna)")
-    driver.dock.open_case(model.shown[2].id)
+    driver.dock.cases.open(model.shown[2].id)
     driver.until(lambda: "read blind by ben; anna cannot open it" in driver.dock.status)
 
 
 def test_a_case_is_excluded_with_a_reason_and_taken_in_again(driver, segmented):
     driver.open(segmented)
     identifier = segmented.cases()[0].id
-    driver.dock.open_case(identifier)
+    driver.dock.cases.open(identifier)
     driver.until_shown("case_0")
     driver.dock.exclude_case(identifier, "motion")
     driver.until(lambda: segmented.index.get(identifier).status == "excluded")
@@ -249,7 +249,7 @@ def test_what_is_wrong_with_a_project_is_said(driver, tmp_path, project):
     driver.open(project)
     for path in (tmp_path / "scans").iterdir():
         path.unlink()
-    driver.dock.open_case(project.cases()[0].id)
+    driver.dock.cases.open(project.cases()[0].id)
     driver.until(lambda: "not there any more" in driver.dock.status)
     assert project.holders() == {}
 
@@ -281,7 +281,7 @@ def test_learning_is_begun_for_the_project_and_says_what_came_of_it(driver, segm
 def test_a_closed_dock_or_removed_layer_gives_the_case_back_with_its_work(driver, segmented):
     driver.open(segmented)
     case = segmented.cases()[0]
-    driver.dock.open_case(case.id)
+    driver.dock.cases.open(case.id)
     driver.until_shown("case_0")
     driver.viewer.layers["case_0 labels"].paint((1, 3, 3), 1)
     driver.viewer.layers.remove(driver.viewer.layers["case_0"])

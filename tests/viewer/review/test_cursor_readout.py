@@ -16,7 +16,7 @@ def test_range_and_locks_are_told_while_labels_are_painted(make_napari_viewer, q
     viewer = make_napari_viewer()
     driver = ReviewDriver(viewer, qtbot)
     readout = driver.dock.readout
-    qtbot.waitUntil(lambda: readout._attached)
+    qtbot.waitUntil(lambda: readout._label is not None)
     viewer.layers.selection.active = driver.layer
     viewer.cursor.position = tuple(driver.image.data_to_world((4, 20, 15)))
     assert readout.text == ""

@@ -12,7 +12,7 @@ from qtpy.QtCore import Qt
 
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.review.help_page import help_html
-from napari_transunet.viewer.review.keys import KeyBindings
+from napari_transunet.viewer.widgets.keys import KeyBindings
 
 
 def test_no_key_is_taken_twice_nor_from_napari(make_napari_viewer):
@@ -40,7 +40,9 @@ def test_keys_work_on_the_canvas_and_are_given_back(make_napari_viewer, qtbot):
     pressed = []
     keys = KeyBindings()
     keys.bind_actions(
-        viewer, {name: lambda name=name: pressed.append(name) for name in ("next", "smooth", "help", "above")}
+        viewer,
+        ACTIONS,
+        {name: lambda name=name: pressed.append(name) for name in ("next", "smooth", "help", "above")},
     )
     canvas = viewer.window._qt_viewer.canvas.native
     for mode in ("pan_zoom", "paint"):

@@ -387,7 +387,7 @@ def test_several_formats_are_exported_at_once(driver, tmp_path):
     driver.layer.paint((4, 5, 5), 3)
     driver.session.mark_reviewed(4)
     driver.press("review_export")
-    dialog = driver.dock.exporter.dialog
+    dialog = driver.dock.exporter
     for name in ("nifti", "slicer", "stl", "label-table"):
         dialog.findChild(QCheckBox, f"format_{name}").setChecked(True)
     assert not dialog.findChild(QCheckBox, "format_dicom-seg").isEnabled()
@@ -483,7 +483,7 @@ def test_exports_of_a_changed_scan_are_refused(make_napari_viewer, qtbot, tmp_pa
     viewer.add_layer(result.layer)
     result.layer.paint((4, 5, 5), 3)
     _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
-    request = dock.exporter.dialog.request()
+    request = dock.exporter.request()
     from dataclasses import replace
 
     request = replace(request, folder=tmp_path, stem="out", formats=("nifti",))
@@ -496,7 +496,7 @@ def test_exports_of_a_changed_scan_are_refused(make_napari_viewer, qtbot, tmp_pa
     dock.exporter.write(result, image, request)
     qtbot.waitUntil(lambda: any("is gone" in sentence for sentence in said), timeout=TIMEOUT)
     assert not (tmp_path / "out.nii.gz").exists()
-    dock.exporter.dialog.close()
+    dock.exporter.close()
 
 
 def test_swapped_sides_are_said_at_once(make_napari_viewer, qtbot):

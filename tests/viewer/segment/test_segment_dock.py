@@ -125,7 +125,7 @@ class Dock:
     def exported(self, folder: Path) -> Path:
         """The file that *Export…* makes in this folder."""
         self.press("export_labels")
-        dialog = self.widget.exporter.dialog
+        dialog = self.widget.exporter
         dialog.findChild(QLineEdit, "export_folder").setText(str(folder))
         dialog.findChild(QLineEdit, "export_name").setText("labels")
         dialog.findChild(QPushButton, "export_go").click()

@@ -295,14 +295,15 @@ def test_open_path_needs_no_dialog_and_says_errors_as_notifications(
     from napari.utils.notifications import notification_manager
 
     viewer = make_napari_viewer()
-    loader = opening.open_path(viewer, scan)
+    loader = opening.loader_for(viewer)
+    loader.open_path(scan)
     qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=TIMEOUT)
     assert loader_for(viewer) is loader
     empty = tmp_path / "empty.nii"
     empty.touch()
     before = len(notification_manager.records)
     with qtbot.waitSignal(loader.failed, timeout=TIMEOUT):
-        opening.open_path(viewer, empty)
+        opening.loader_for(viewer).open_path(empty)
     assert any("empty.nii" in record.message for record in notification_manager.records[before:])
 
 

@@ -98,7 +98,7 @@ def _exporting(driver: ReviewDriver, folder: Path, monkeypatch: pytest.MonkeyPat
         write(*args)
 
     monkeypatch.setattr(writing, "_write_one", held)
-    request = driver.dock.exporter.dialog.request()
+    request = driver.dock.exporter.request()
     request = replace(request, folder=folder, stem="out", formats=("nifti", "nrrd"))
     driver.dock.exporter.write(driver.result, driver.image, request)
     assert begun.wait(20)
@@ -119,7 +119,7 @@ def test_a_cancelled_export_leaves_nothing(make_napari_viewer, qtbot, tmp_path, 
     driver = ReviewDriver(make_napari_viewer(), qtbot)
     (tmp_path / "mine.txt").write_text("kept")
     go = _exporting(driver, tmp_path, monkeypatch)
-    driver.dock.exporter.dialog._cancel.click()
+    driver.dock.exporter._cancel.click()
     go.set()
     driver.until(lambda: not driver.dock.exporter.busy)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

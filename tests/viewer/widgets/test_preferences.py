@@ -8,12 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from napari_transunet.inference.options import PredictorOptions
-from napari_transunet.viewer.widgets.preferences import (
-    PLUGIN,
-    Preferences,
-    load_preferences,
-    watch_preferences,
-)
+from napari_transunet.viewer.layers.event_links import EventLinks
+from napari_transunet.viewer.widgets.docks import PLUGIN
+from napari_transunet.viewer.widgets.preferences import Preferences, load_preferences, preference_events
 
 
 @pytest.fixture
@@ -35,12 +32,12 @@ def test_defaults_of_the_manifest_are_those_of_the_code(settings):
 
 def test_unregistered_plugin_has_the_defaults(npe2pm):
     assert load_preferences() == Preferences()
-    watch_preferences(lambda: None)()
+    assert preference_events() == ()
 
 
 def test_changes_are_read_and_announced(settings):
-    calls = []
-    stop = watch_preferences(lambda: calls.append(load_preferences()))
+    calls, links = [], EventLinks()
+    links.connect(lambda _event: calls.append(load_preferences()), *preference_events())
     settings.segmentation.device = "cpu"
     settings.segmentation.batch_size = 4
     settings.segmentation.checkpoint_folder = "~/checkpoints"
@@ -51,7 +48,7 @@ def test_changes_are_read_and_announced(settings):
         export_format=".seg.nrrd",
     )
     assert len(calls) == 4
-    stop()
+    links.clear()
     settings.segmentation.device = "cuda"
     assert len(calls) == 4
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from napari_transunet.viewer.review.actions import ACTIONS
-
 if TYPE_CHECKING:
     from napari.viewer import Viewer
+
+    from napari_transunet.viewer.widgets.action import Action
 
 
 class KeyBindings:
@@ -21,11 +21,13 @@ class KeyBindings:
         """Let a key of a viewer or layer do this, whatever it did before."""
         self._bound.append((owner, key, owner.bind_key(key, act, overwrite=True)))
 
-    def bind_actions(self, viewer: Viewer, handlers: Mapping[str, Callable[[], object]]) -> None:
+    def bind_actions(
+        self, viewer: Viewer, actions: Mapping[str, Action], handlers: Mapping[str, Callable[[], object]]
+    ) -> None:
         """Call these when the keys of these actions are pressed; keys that somebody else uses are left alone."""
         taken = {str(key) for key in viewer.keymap}
         for name, handler in handlers.items():
-            key = ACTIONS[name].key
+            key = actions[name].key
             if key and key not in taken:
                 self.override(viewer, key, _ignoring_viewer(handler))
 
