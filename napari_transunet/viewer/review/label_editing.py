@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QColorDialog, QFrame, QSpinBox, QWidget
+from qtpy.QtWidgets import QColorDialog, QFrame, QLabel, QWidget
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.widgets.legend import swatch
@@ -40,10 +40,10 @@ class LabelEditor(QFrame):
         self._before: Label | None = None
         self._taken: LabelSet = LabelSet()
         self._color: tuple[float, float, float] | None = None
-        self._value = QSpinBox(self)
-        self._value.setObjectName("label_value")
-        self._value.setRange(1, _HIGHEST)
-        self._value.setToolTip("The number that stands for this label in files")
+        self._value = 0
+        self._number = QLabel(self)
+        self._number.setObjectName("label_value")
+        self._number.setToolTip("The number that stands for this label in files")
         self._name = line_edit("label_name", self, "Name")
         self._name.returnPressed.connect(self._on_ok)
         self._paint = push_button("", "label_color", self, self._on_color, "Choose the colour")
@@ -51,7 +51,7 @@ class LabelEditor(QFrame):
         cancel = push_button("Cancel", "label_cancel", self, self.hide)
         self._status = StatusLine("label_problem", self)
         column(
-            row(self._value, (self._name, 1), self._paint), self._status, row(None, cancel, ok), within=self
+            row(self._number, (self._name, 1), self._paint), self._status, row(None, cancel, ok), within=self
         )
         self.hide()
 
@@ -59,43 +59,33 @@ class LabelEditor(QFrame):
         """Ask for a new label; it gets the first value up to `highest` that no label has."""
         used = set(taken.names)
         free = next((value for value in range(1, highest + 1) if value not in used), highest)
-        self._show(None, taken, highest, free, "", default_color(free))
+        self._show(None, taken, free)
 
     def edit(self, label: Label, taken: LabelSet) -> None:
         """Ask for another name or colour of a label."""
-        self._show(label, taken, _HIGHEST, label.value, label.name, label.color)
+        self._show(label, taken, label.value)
 
-    def _show(
-        self,
-        before: Label | None,
-        taken: LabelSet,
-        highest: int,
-        value: int,
-        name: str,
-        color: tuple[float, float, float],
-    ) -> None:
-        self._before, self._taken, self._color = before, taken, None if before is None else color
-        self._value.setMaximum(highest)
-        self._value.setValue(value)
-        self._value.setEnabled(False)
-        self._value.setVisible(before is not None)
-        self._name.setText(name)
-        self._paint.setIcon(swatch(color))
+    def _show(self, before: Label | None, taken: LabelSet, value: int) -> None:
+        self._before, self._taken, self._value = before, taken, value
+        self._color = None if before is None else before.color
+        self._number.setText(str(value))
+        self._number.setVisible(before is not None)
+        self._name.setText("" if before is None else before.name)
+        self._paint.setIcon(swatch(self._color or default_color(value)))
         self._status.setText("")
         self.show()
         self._name.setFocus(Qt.FocusReason.OtherFocusReason)
         self._name.selectAll()
 
     def _on_color(self) -> None:
-        chosen = QColorDialog.getColor(
-            QColor.fromRgbF(*(self._color or default_color(self._value.value()))), self
-        )
+        present = QColor.fromRgbF(*(self._color or default_color(self._value)))
+        chosen = QColorDialog.getColor(present, self)
         if chosen.isValid():
             self._color = (chosen.redF(), chosen.greenF(), chosen.blueF())
             self._paint.setIcon(swatch(self._color))
 
     def _on_ok(self) -> None:
-        name, value = " ".join(self._name.text().split()), self._value.value()
+        name, value = " ".join(self._name.text().split()), self._value
         others = [label for label in self._taken if self._before is None or label.value != value]
         if self._before is None and any(label.value == value for label in others):
             self._status.setText(f"Label {value} is there already.")

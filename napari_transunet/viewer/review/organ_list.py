@@ -133,6 +133,7 @@ class OrganList(QWidget):
         eye, lock = (tool_button("", f"{prefix}_{value}", self.legend) for prefix in ("eye", "lock"))
         for tool, prefix in ((eye, "eye"), (lock, "lock")):
             tool.setCheckable(True)
+            tool.setEnabled(self._buttons[0].isEnabled())
             tool.setAccessibleName(f"{prefix} {organ(label.name)}")
         eye.setChecked(True)
         _say_eye(eye)

@@ -19,7 +19,6 @@ from qtpy.QtWidgets import (
     QLabel,
     QLineEdit,
     QPushButton,
-    QSpinBox,
     QTableWidget,
     QToolButton,
 )
@@ -638,7 +637,7 @@ def test_labels_are_added_named_recoloured_and_deleted_also_unnamed_ones(driver)
     driver.press("label_ok")
     assert driver.dock.model.names[9] == "tumour"
     driver.press("add_label")
-    assert driver.dock.findChild(QSpinBox, "label_value").isHidden()
+    assert driver.dock.findChild(QLabel, "label_value").isHidden()
     name.setText("cyst")
     driver.press("label_ok")
     assert driver.dock.model.names[4] == "cyst"
