@@ -146,7 +146,7 @@ class Exporter(QDialog):
 
         def work() -> tuple[list[Path], list[str]]:
             notes: list[str] = []
-            told = partial(emit, self._progressed)
+            told = partial(emit, self, "_progressed")
             paths = write_snapshot(
                 taken, request, progress=told, cancelled=cancelled.is_set, noted=notes.append
             )

@@ -109,12 +109,12 @@ class BackgroundSegmentation(QObject):
             def progress(
                 name: str, slices: int, total: int, at: int = number, count: int = len(tasks)
             ) -> None:
-                emit(self.progressed, name, slices, total, at, count)
+                emit(self, "progressed", name, slices, total, at, count)
 
             outcome = segment_case(task, predictors, progress=progress, cancelled=self._cancelled)
             done += outcome.state in ("segmented", "ranked")
             failed += outcome.state == "failed"
-            emit(self.segmented, outcome)
+            emit(self, "segmented", outcome)
         if not tasks:
             return "All cases are segmented with this checkpoint."
         more = f" {failed} failed; their rows say why." if failed else ""

@@ -49,8 +49,7 @@ class OrganList(QWidget):
         """The organs themselves."""
 
         self.legend.picked.connect(self.picked)
-        area = FittingArea(self.legend, self, least=2)
-        area.setMaximumHeight(_HEIGHT)
+        self._area = FittingArea(self.legend, self)
         self._buttons = tuple(
             tool_button(text, name, self, wanted, tip)
             for text, name, wanted, tip in (
@@ -75,7 +74,7 @@ class OrganList(QWidget):
             )
         )
         self.editor = LabelEditor(self)
-        column(area, row(*self._buttons, None), self.editor, within=self, spacing=6)
+        column(self._area, row(*self._buttons, None), self.editor, within=self, spacing=6)
 
     @property
     def values(self) -> list[int]:
@@ -87,6 +86,7 @@ class OrganList(QWidget):
         if labels != self.legend.labels:
             self._eyes, self._locks = {}, {}
             self.legend.show_labels(labels)
+            self._area.setFixedHeight(min(_HEIGHT, self._area.sizeHint().height()))
 
     def set_hidden(self, values: Collection[int]) -> None:
         """Show which organs are hidden."""

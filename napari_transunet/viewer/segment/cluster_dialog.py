@@ -36,11 +36,14 @@ class ClusterDialog(QDialog):
         names = ("cluster_address", "cluster_ca", "cluster_cert", "cluster_key")
         hints = ("tcp://host:8786 or tls://host:8786", *["for tls:// alone"] * 3)
         lines = (self._address, *(file.line_edit for file in self._files))
+        for file in self._files:
+            file.choose_btn.text = "Choose…"
         for line, name, hint in zip(lines, names, hints, strict=True):
             line.native.setObjectName(name)
             line.native.setPlaceholderText(hint)
         form = Container(widgets=[self._address, *self._files], labels=True)
         form.margins = (0, 0, 0, 0)
+        self._address.label = "Scheduler"  # said again, this makes the labels equally wide
         self._form = form  # the fields live as long as it
         told = QLabel(_TOLD, self)
         told.setWordWrap(True)

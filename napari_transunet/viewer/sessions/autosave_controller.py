@@ -172,8 +172,8 @@ class AutosaveController(QObject):
             sources,
             self._state,
             writing=self._result.writing,
-            on_saved=partial(emit, self.saved),
-            on_problem=partial(emit, self.problem),
+            on_saved=partial(emit, self, "saved"),
+            on_problem=partial(emit, self, "problem"),
         )
 
     def _on_no_folder(self, sentence: str) -> None:

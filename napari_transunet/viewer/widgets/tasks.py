@@ -22,10 +22,10 @@ from napari_transunet.viewer.widgets.messages import error_sentence
 logger = logging.getLogger(__name__)
 
 
-def emit(signal: Any, *values: Any) -> None:
-    """Emit a signal from another thread, whose window may be gone by now."""
+def emit(sender: QObject, signal: str, *values: Any) -> None:
+    """Emit a signal, by its name, from another thread: its window, and the sender with it, may be gone by now."""
     try:
-        signal.emit(*values)
+        getattr(sender, signal).emit(*values)
     except RuntimeError:
         logger.debug("The window was gone before this could be shown: %s", values)
 
@@ -106,7 +106,7 @@ class BackgroundTasks(QObject):
             value = function()
         except Exception as error:  # noqa: BLE001  handed over to whoever asked
             failure = error
-        emit(self._answered, (ticket, value, failure))
+        emit(self, "_answered", (ticket, value, failure))
 
     def _on_answer(self, answer: tuple[int, Any, Exception | None]) -> None:
         ticket, value, error = answer

@@ -12,6 +12,7 @@ pytest.importorskip("distributed", reason="the extra cluster is not installed")
 from qtpy.QtWidgets import QComboBox, QLabel, QLineEdit, QPushButton
 
 from napari_transunet.cluster.address import ClusterAddress
+from napari_transunet.inference.devices import DeviceInfo
 from napari_transunet.viewer.layers.layers import volume_of
 from tests.cluster.conftest import Started
 from tests.viewer.segment.test_segment_dock import (  # noqa: F401
@@ -86,7 +87,7 @@ def test_the_choice_of_a_cluster(dock, tmp_path):  # noqa: F811
     assert chooser.cluster.address == "tls://ws-14:8786"
     assert chooser.cluster.tls.ca == tmp_path / "ca"
     assert chooser.device == "auto"
-    chooser.show_devices([])  # found later: the choice stays
+    chooser.show_devices([DeviceInfo("cpu", "CPU")], "")  # found later: the choice stays
     assert chooser.cluster is not None
     dock.widget.findChild(QComboBox, "device").setCurrentIndex(0)
     assert chooser.cluster is None
