@@ -213,14 +213,10 @@ class AdaptationController(QObject):
 
     # -- what can be done -----------------------------------------------------------------------------------
 
-    def _candidate(self) -> Candidate | None:
-        dock = self._dock()
-        candidate = dock.checkpoint.candidate if dock is not None else None
-        return candidate if candidate is not None and candidate.problem is None else None
-
     def _plan(self) -> AdaptationPlan | str:
         """What would be learnt from now, or why nothing can be."""
-        model, candidate, dock = self._model, self._candidate(), self._dock()
+        model, dock = self._model, self._dock()
+        candidate = None if dock is None else dock.checkpoint.usable
         result, image, overview = model.result, model.image, model.overview
         if model.undecided is not None or result is None:
             return model.disabled_reason or "Segment a volume first, or open its labels."
@@ -362,7 +358,8 @@ class AdaptationController(QObject):
         self._on_checkpoint()
 
     def _on_checkpoint(self) -> None:
-        candidate, dock = self._candidate(), self._dock()
+        dock = self._dock()
+        candidate = None if dock is None else dock.checkpoint.usable
         if candidate is None or dock is None:
             self._panel.show_relatives(())
         else:

@@ -35,7 +35,7 @@ class ClickPicker(QObject):
         self._viewer = viewer
         self._layer: Labels | None = None
         self._then: Callable[[Voxel], None] | None = None
-        self._on_cancel: Callable[[], None] = _nothing
+        self._on_cancel: Callable[[], None] = lambda: None
         self._again = False
         self._mode: Any = None
         self._keys = KeyBindings()
@@ -124,7 +124,3 @@ class ClickPicker(QObject):
             self._let_go()
             self._after.start()
         then((voxel[0], voxel[1], voxel[2]))
-
-
-def _nothing() -> None:
-    """What is called where nobody waits."""

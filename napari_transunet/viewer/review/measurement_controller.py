@@ -96,7 +96,11 @@ class MeasurementController(QObject):
         if result is None or not result.layer.editable:
             return
         labels, geometry, names = result.layer.data, geometry_of(result.layer), self._model.names
-        self._run(result, lambda: side_warnings(labels, geometry, names), self._on_doubts)
+        self._run(
+            result,
+            lambda: side_warnings(labels, geometry, names),
+            lambda warnings: self.message.emit(" ".join(warnings)) if warnings else None,
+        )
 
     def measure(self) -> None:
         """Measure all organs."""
@@ -167,10 +171,6 @@ class MeasurementController(QObject):
             return (disagree(labels.copy(), renumber(there, chosen), spacing, organs=chosen.known), chosen)
 
         self._run(result, work, self._on_compared, "The comparison")
-
-    def _on_doubts(self, warnings: list[str]) -> None:
-        if warnings:
-            self.message.emit(" ".join(warnings))
 
     def _on_measured(self, found: tuple[list[OrganMeasure], list[str]]) -> None:
         self._measures.set_busy(False)

@@ -342,7 +342,7 @@ class ReviewDock(QWidget):
 
     def _on_overview(self) -> None:
         found = self.model.overview
-        self.review.show_data(found.strip if found is not None else None)
+        self.review.strip.set_data(found.strip if found is not None else None)
         self.review.show_conflicts(found.conflicts if found is not None else {})
         if self.model.labels != self.organs.legend.labels:
             self.organ_actions.refresh()

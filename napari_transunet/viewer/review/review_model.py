@@ -105,7 +105,8 @@ class ReviewModel(QObject):
         self.sessions.set_current(result)
         events, view = layer.events, self.viewer.dims.events
         self._links.connect(self._on_changed, events.set_data, events.paint, events.data)
-        self._links.connect(self._on_step, view.current_step, view.ndisplay, view.order)
+        steps = view.current_step, view.ndisplay, view.order
+        self._links.connect(lambda _event: self.slice_changed.emit(), *steps)
         self.followed.emit()
         self.update_overview()
         self.slice_changed.emit()
@@ -368,9 +369,6 @@ class ReviewModel(QObject):
             if autosave_of(self.result) is None and was_edited(self.result.layer):
                 self.save_soon()
             self._pause.start()
-
-    def _on_step(self, _event: Any = None) -> None:
-        self.slice_changed.emit()
 
 
 def _presence(labels: NDArray[Any], axis: int, values: list[int]) -> dict[int, NDArray[np.bool_]]:

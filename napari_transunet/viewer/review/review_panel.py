@@ -17,7 +17,6 @@ from napari_transunet.viewer.widgets.status_line import StatusLine
 
 if TYPE_CHECKING:
     from napari_transunet.viewer.layers.slice_numbers import SliceNumbers
-    from napari_transunet.viewer.review.slice_strip import StripData
 
 
 class ReviewPanel(QWidget):
@@ -77,10 +76,6 @@ class ReviewPanel(QWidget):
         """Offer these organs as a filter; the one that was chosen stays if it is among them."""
         entries = [(organ(name, first=True), value) for value, name in names.items()]
         self._organ.offer([("All organs", None), *entries], self._organ.currentData())
-
-    def show_data(self, data: StripData | None) -> None:
-        """Show the slices."""
-        self.strip.set_data(data)
 
     def finish_note(self) -> None:
         """What is being written on a slice is done: it goes to the slice on which it was begun."""

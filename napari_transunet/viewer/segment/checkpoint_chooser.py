@@ -165,6 +165,12 @@ class CheckpointChooser(QWidget):
         return candidate if preset is None else replace(candidate, preset=preset)
 
     @property
+    def usable(self) -> Candidate | None:
+        """The chosen checkpoint where it can be used."""
+        candidate = self.candidate
+        return candidate if candidate is not None and candidate.problem is None else None
+
+    @property
     def problem(self) -> str | None:
         """Why there is nothing to segment with; None where there is."""
         if self._looking and not self._candidates:

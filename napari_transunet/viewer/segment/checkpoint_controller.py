@@ -99,9 +99,8 @@ class CheckpointController(QObject):
             self._chooser.suggest_for(volume_of(image))
 
     def _on_changed(self) -> None:
-        candidate = self._chooser.candidate
-        self._variants.show_variants(candidate, self._chooser.candidates)
-        if candidate is not None and candidate.problem is None:
+        self._variants.show_variants(self._chooser.candidate, self._chooser.candidates)
+        if (candidate := self._chooser.usable) is not None:
             self._advanced.offer_sizes(candidate.img_size, candidate.patch or 16)
 
     def _on_variant(self, name: str) -> None:

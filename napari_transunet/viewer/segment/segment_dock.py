@@ -387,9 +387,8 @@ class SegmentDock(QWidget):
 
     def _on_checkpoint(self) -> None:
         self.question.withdraw()
-        candidate = self.checkpoint.candidate
-        image = self.volume.layer
-        if candidate is not None and candidate.problem is None and image is not None:
+        candidate, image = self.checkpoint.usable, self.volume.layer
+        if candidate is not None and image is not None:
             same = self._sessions.result_on(image, candidate.label_set)
             if same is not None and same is not self.result:
                 self._sessions.set_current(same)
@@ -446,8 +445,8 @@ class SegmentDock(QWidget):
 
     def _destination(self) -> Result | None:
         """The labels that the next run would write into; None where it would make new ones."""
-        image, candidate, shown = self.volume.layer, self.checkpoint.candidate, self.result
-        if image is None or candidate is None or candidate.problem is not None or self._wants_new:
+        image, candidate, shown = self.volume.layer, self.checkpoint.usable, self.result
+        if image is None or candidate is None or self._wants_new:
             return None
         if shown is not None and shown.session.names == candidate.label_set.names:
             return shown
@@ -492,12 +491,9 @@ class SegmentDock(QWidget):
         running = run.result if run is not None else None
         result = running or self.result
         layer = result.layer if result is not None else None
-        candidate = self.checkpoint.candidate
-        usable = candidate is not None and candidate.problem is None
+        candidate = self.checkpoint.usable
         self._form.setRowVisible(self.checkpoint.names, candidate is not None and bool(candidate.presets))
-        self.panel.show_result(
-            layer, self.volume.layer, candidate.label_set if candidate is not None and usable else None
-        )
+        self.panel.show_result(layer, self.volume.layer, None if candidate is None else candidate.label_set)
         wait = "Wait until the segmentation is done, or cancel it." if running is not None else None
         self._show_labels(layer)
         self.panel.set_locked(wait)

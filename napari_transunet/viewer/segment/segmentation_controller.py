@@ -208,7 +208,9 @@ class SegmentationController(QObject):
                 autosave.close(wait=False)
                 self._autosaves.add(autosave)
         return left + [
-            Unfinished(f"the saving of {autosave.result.quoted_name}", partial(_is_saved, autosave))
+            Unfinished(
+                f"the saving of {autosave.result.quoted_name}", lambda autosave=autosave: not autosave.saving
+            )
             for autosave in self._autosaves
             if autosave.saving
         ]
@@ -277,7 +279,3 @@ class SegmentationController(QObject):
         """From now on, what is done to a result is saved by itself."""
         if (autosave := save_soon(self._viewer, result)) is not None:
             self._autosaves.add(autosave)
-
-
-def _is_saved(autosave: AutosaveController) -> bool:
-    return not autosave.saving

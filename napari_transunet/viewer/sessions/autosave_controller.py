@@ -166,7 +166,7 @@ class AutosaveController(QObject):
         session = self._result.session
         sources: dict[str, Callable[[], Any]] = {"labels": lambda: self._data}
         for name in ARRAYS:
-            sources[name] = partial(_array, session, name)
+            sources[name] = lambda name=name: session.arrays().get(name)
         return Autosaver(
             folder,
             sources,
@@ -239,7 +239,3 @@ def autosave_of(result: Result) -> AutosaveController | None:
     """The autosave of a result; None where it is not kept."""
     autosave = result.autosave
     return autosave if autosave is not None and not autosave._closed else None
-
-
-def _array(session: Any, name: str) -> Any:
-    return session.arrays().get(name)

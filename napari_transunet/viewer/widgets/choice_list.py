@@ -114,16 +114,12 @@ def volumes_list(file: str, several: SeveralVolumesError, parent: QWidget | None
             f" The first {listed:,} are listed; the command “convert” takes any other out of the file."
         )
     return ChoiceList(
-        f"Choose {_article(several.noun)} {several.noun}",
+        f"Choose {'an' if several.noun[:1] in 'aeiou' else 'a'} {several.noun}",
         question,
         [several.noun],
         [[several.row(index)] for index in range(listed)],
         parent=parent,
     )
-
-
-def _article(noun: str) -> str:
-    return "an" if noun[:1] in "aeiou" else "a"
 
 
 def _series_row(info: SeriesInfo) -> tuple[str, str, str, str]:

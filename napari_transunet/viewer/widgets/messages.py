@@ -175,7 +175,8 @@ def conflict_sentence(conflicts: Mapping[int, int], number: Callable[[int], int]
     """Where a new run would have changed what a person edited; empty where it would not. `number` names a slice."""
     if not conflicts:
         return ""
-    where = where_sentence(list(conflicts), number)
+    slices = list(conflicts)
+    where = f"slice {number(slices[0])}" if len(slices) == 1 else count(len(slices), "slice")
     voxels = sum(conflicts.values())
     kept = (
         f"Your {voxels:,} edited voxels ({where}) were kept"
@@ -183,11 +184,6 @@ def conflict_sentence(conflicts: Mapping[int, int], number: Callable[[int], int]
         else f"Your edited voxel ({where}) was kept"
     )
     return f"{kept}; the network would have labelled {'them' if voxels != 1 else 'it'} differently."
-
-
-def where_sentence(slices: Sequence[int], number: Callable[[int], int] = int) -> str:
-    """One slice by its number, several by how many they are."""
-    return f"slice {number(slices[0])}" if len(slices) == 1 else count(len(slices), "slice")
 
 
 def across_sentence(run_axis: int, review_axis: int) -> str:
