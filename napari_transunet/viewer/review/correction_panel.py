@@ -67,14 +67,6 @@ class CorrectionRequest:
     sizes: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Tool:
-    """What stands beside a tool's button, and the arguments that it gives the tool."""
-
-    widget: QWidget | None = None
-    sizes: Callable[[], dict[str, Any]] = dict
-
-
 class CorrectionPanel(QWidget):
     """Emits `wanted` with a `CorrectionRequest`, and `range_changed` with (low, high) or None.
 
@@ -107,20 +99,19 @@ class CorrectionPanel(QWidget):
         self._label = ElidingCombo("replace_by", self)
         both = QWidget(self)
         row(self._islands, self._islands_mm2, within=both)
-        self._tools: dict[str, _Tool] = {
-            "largest": _Tool(self._count, lambda: {"count": self._count.value()}),
-            "clicked": _Tool(),
-            "islands": _Tool(
-                both, lambda: {"below_ml": self._islands.value(), "below_mm2": self._islands_mm2.value()}
-            ),
-            "holes": _Tool(self._holes, lambda: {"each_slice": self._holes.currentIndex() == 1}),
-            "smooth": _Tool(self._smooth, lambda: {"radius_mm": self._smooth.value()}),
-            "grow": _Tool(self._grow, lambda: {"by_mm": self._grow.value()}),
-            "shrink": _Tool(self._shrink, lambda: {"by_mm": self._shrink.value()}),
-            "interpolate": _Tool(),
-            "replace": _Tool(self._label, lambda: {"by": self._label.currentData()}),
-            "above": _Tool(),
-            "below": _Tool(),
+        # What stands beside a tool's button, and the arguments that it gives the tool.
+        self._tools: dict[str, tuple[QWidget | None, dict[str, Callable[[], Any]]]] = {
+            "largest": (self._count, {"count": self._count.value}),
+            "clicked": (None, {}),
+            "islands": (both, {"below_ml": self._islands.value, "below_mm2": self._islands_mm2.value}),
+            "holes": (self._holes, {"each_slice": lambda: self._holes.currentIndex() == 1}),
+            "smooth": (self._smooth, {"radius_mm": self._smooth.value}),
+            "grow": (self._grow, {"by_mm": self._grow.value}),
+            "shrink": (self._shrink, {"by_mm": self._shrink.value}),
+            "interpolate": (None, {}),
+            "replace": (self._label, {"by": self._label.currentData}),
+            "above": (None, {}),
+            "below": (None, {}),
         }
         self._range = check_box(
             "Paint only within HU range", "paint_range", self, self._on_range, ACTIONS["range"].hint
@@ -201,7 +192,7 @@ class CorrectionPanel(QWidget):
             all_organs=self._organs[1].checkedId() == 1,
             whole_volume=self._slices[1].checkedId() == 1,
             include_manual_edits=self._by_hand.isChecked(),
-            sizes=self._tools[tool].sizes() if tool in self._tools else {},
+            sizes={name: value() for name, value in self._tools.get(tool, (None, {}))[1].items()},
         )
 
     def press(self, tool: str) -> None:
@@ -229,10 +220,10 @@ class CorrectionPanel(QWidget):
         grid.setColumnStretch(1, 1)
         strokes = self._tool("strokes")
         strokes.setCheckable(True)
-        for at, (name, tool) in enumerate(self._tools.items()):
-            grid.addWidget(self._tool(name), at, 0, 1, 1 if tool.widget is not None else 2)
-            if tool.widget is not None:
-                grid.addWidget(tool.widget, at, 1)
+        for at, (name, (beside, _)) in enumerate(self._tools.items()):
+            grid.addWidget(self._tool(name), at, 0, 1, 1 if beside is not None else 2)
+            if beside is not None:
+                grid.addWidget(beside, at, 1)
         grid.addWidget(self._range, len(self._tools), 0)
         grid.addWidget(self._suggest, len(self._tools), 1)
         limits = row((self._low, 1), QLabel("to", self), (self._high, 1))
