@@ -56,9 +56,15 @@ class StripData:
 
     def turned(self) -> StripData:
         """The same from the last slice to the first."""
-        facts = self.expected_error, self.uncertainty, self.reviewed, self.edited, self.conflicts
         extents = [(name, color, shown[::-1]) for name, color, shown in self.extents]
-        return StripData(*(fact[::-1] for fact in facts), extents)
+        return StripData(
+            self.expected_error[::-1],
+            self.uncertainty[::-1],
+            self.reviewed[::-1],
+            self.edited[::-1],
+            self.conflicts[::-1],
+            extents,
+        )
 
 
 class SliceStrip(QWidget):

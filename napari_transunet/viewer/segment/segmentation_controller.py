@@ -208,9 +208,7 @@ class SegmentationController(QObject):
                 autosave.close(wait=False)
                 self._autosaves.add(autosave)
         return left + [
-            Unfinished(
-                f"the saving of {autosave.result.quoted_name}", lambda autosave=autosave: not autosave.saving
-            )
+            Unfinished(f"the saving of {autosave.result.quoted_name}", partial(_is_saved, autosave))
             for autosave in self._autosaves
             if autosave.saving
         ]
@@ -279,3 +277,7 @@ class SegmentationController(QObject):
         """From now on, what is done to a result is saved by itself."""
         if (autosave := save_soon(self._viewer, result)) is not None:
             self._autosaves.add(autosave)
+
+
+def _is_saved(autosave: AutosaveController) -> bool:
+    return not autosave.saving

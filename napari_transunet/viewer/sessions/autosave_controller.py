@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from napari.layers import Image
     from napari.viewer import Viewer
 
+    from napari_transunet.annotation.session import AnnotationSession
     from napari_transunet.annotation.session_store import SessionFolder
     from napari_transunet.viewer.sessions.results import Result
 
@@ -166,7 +167,7 @@ class AutosaveController(QObject):
         session = self._result.session
         sources: dict[str, Callable[[], Any]] = {"labels": lambda: self._data}
         for name in ARRAYS:
-            sources[name] = lambda name=name: session.arrays().get(name)
+            sources[name] = partial(_array, session, name)
         return Autosaver(
             folder,
             sources,
@@ -239,3 +240,7 @@ def autosave_of(result: Result) -> AutosaveController | None:
     """The autosave of a result; None where it is not kept."""
     autosave = result.autosave
     return autosave if autosave is not None and not autosave._closed else None
+
+
+def _array(session: AnnotationSession, name: str) -> Any:
+    return session.arrays().get(name)
