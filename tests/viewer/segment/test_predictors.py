@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -150,3 +152,16 @@ def test_a_predictor_is_prepared_once_and_keeps_no_other_one_waiting(
         go_on.set()
         assert first.result(20) is second.result(20) is cache.get(settings)
     assert loads.count(settings.checkpoint) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is left to the import")
+def test_the_systems_loader_loads_torch_before_it_is_imported() -> None:
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from napari_transunet.viewer.segment.predictors import load_torch_libraries
+        load_torch_libraries()
+        print("torch" in sys.modules, "libtorch_cpu" in Path("/proc/self/maps").read_text())
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
