@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from napari_transunet.cli.cluster import check_table, cluster, run_units, tell_end, write_table
-from napari_transunet.cli.reporting import BAD_INPUT, INTERRUPTED, say
+from napari_transunet.cli.reporting import end, say
 from napari_transunet.cluster.address import ConnectionLost
 from napari_transunet.cluster.batch import Finished, State
 from napari_transunet.cluster.checkpoints import CheckpointReference, reference_to, shipped_references
@@ -83,12 +81,9 @@ def segment_on_cluster(
     if table is not None:
         write_table(table, [_row(one) for one in finished], _HEADINGS)
     tell_end(finished, len(inputs), "scan")
-    if interrupted:
-        raise typer.Exit(INTERRUPTED)
     if lost:
         raise ConnectionLost(lost)
-    if any(one.state not in (State.DONE, State.SKIPPED) for one in finished):
-        raise typer.Exit(BAD_INPUT)
+    end(stopped=interrupted, failed=any(one.state not in (State.DONE, State.SKIPPED) for one in finished))
 
 
 def _references(checkpoint: str | None, loading: LoadingOptions) -> tuple[CheckpointReference, ...]:

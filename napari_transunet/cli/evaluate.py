@@ -13,7 +13,7 @@ import typer
 from napari_transunet.cli.cluster import ClusterOptions, cluster, cluster_options, run_units
 from napari_transunet.cli.options import JsonOption, OverwriteOption, check_target, grouped, option
 from napari_transunet.cli.printing import print_json, print_table
-from napari_transunet.cli.reporting import BAD_INPUT, INTERRUPTED, say
+from napari_transunet.cli.reporting import INTERRUPTED, end, say
 from napari_transunet.errors import USERS_ERRORS, DatasetError, InputError, sentence_of
 from napari_transunet.volumes.labels import organ_key
 
@@ -265,8 +265,7 @@ def _evaluate_cases(asked: _Asked, pairing: Pairing, on: ClusterOptions | None) 
         scored, failed = _score_on_cluster(pairing.pairs, asked, on)
     failures = f"; failed: {', '.join(failed)}" if failed else ""
     say(f"{len(scored)} of {len(pairing.pairs)} cases scored{failures}.")
-    if not scored:
-        raise typer.Exit(BAD_INPUT)
+    end(failed=not scored)
     cases = completed({case: one.scores for case, one in scored.items()}, published_scoring=asked.published)
     names = _names_of_all(scored)
     summaries = summarise(cases)
@@ -293,8 +292,7 @@ def _evaluate_cases(asked: _Asked, pairing: Pairing, on: ClusterOptions | None) 
     }
     table = cohort_table(summaries, names, asked.headings(), _compared(scored))
     asked.give(((case, scores, scored[case].pairs) for case, scores in cases.items()), names, found, table)
-    if failed:
-        raise typer.Exit(BAD_INPUT)
+    end(failed=bool(failed))
 
 
 def _score_all(pairs: Sequence[Pair], asked: _Asked) -> tuple[dict[str, FileScores], dict[str, str]]:

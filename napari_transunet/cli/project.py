@@ -24,7 +24,7 @@ from napari_transunet.cli.options import (
     predictor_options,
 )
 from napari_transunet.cli.printing import counting, print_facts, print_json, print_table, progress_bar
-from napari_transunet.cli.reporting import BAD_INPUT, INTERRUPTED, counted, interruptible, one_line, say
+from napari_transunet.cli.reporting import INTERRUPTED, counted, end, interruptible, one_line, say
 from napari_transunet.errors import InputError
 from napari_transunet.inference.options import PredictorOptions
 
@@ -155,10 +155,7 @@ def segment(
         stopped = cancelled()
     told = ", ".join(f"{number} {state}" for state, number in states.items())
     say(f"{told}." if told else "Nothing was left to segment.")
-    if stopped:
-        raise typer.Exit(INTERRUPTED)
-    if states["failed"]:
-        raise typer.Exit(BAD_INPUT)
+    end(stopped=stopped, failed=states["failed"] > 0)
 
 
 def _segment_on_cluster(tasks: Sequence[SegmentTask], on: ClusterOptions) -> None:
@@ -183,10 +180,8 @@ def _segment_on_cluster(tasks: Sequence[SegmentTask], on: ClusterOptions) -> Non
     with cluster(on) as client:
         stopped = run_units(client, on, case_units(tasks), len(tasks), each=each)
     say(f"{', '.join(f'{number} {state}' for state, number in states.items())}.")
-    if stopped:
-        raise typer.Exit(INTERRUPTED)
-    if any(states[state] for state in ("failed", str(State.SET_ASIDE), str(State.STOPPED))):
-        raise typer.Exit(BAD_INPUT)
+    left = any(states[state] for state in ("failed", str(State.SET_ASIDE), str(State.STOPPED)))
+    end(stopped=stopped, failed=left)
 
 
 @app.command()
@@ -306,10 +301,7 @@ def export(
     for path in done.files:
         typer.echo(one_line(path))
     say(f"{counted(len(done.cases), 'case')} exported.")
-    if stopped:
-        raise typer.Exit(INTERRUPTED)
-    if done.left_out:
-        raise typer.Exit(BAD_INPUT)
+    end(stopped=stopped, failed=bool(done.left_out))
 
 
 @app.command()

@@ -33,6 +33,12 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
+def end(*, stopped: bool = False, failed: bool = False) -> None:
+    """Leave with the exit status of what was stopped, or of what failed in part; go on where neither is so."""
+    if stopped or failed:
+        raise typer.Exit(INTERRUPTED if stopped else BAD_INPUT)
+
+
 @contextmanager
 def interruptible(*, told: bool = True) -> Iterator[Callable[[], bool]]:
     """The first Ctrl-C lets the work end in good order, and is `told`; a second one ends it at once."""

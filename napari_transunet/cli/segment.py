@@ -31,7 +31,7 @@ from napari_transunet.cli.options import (
     series_of,
 )
 from napari_transunet.cli.printing import counting
-from napari_transunet.cli.reporting import BAD_INPUT, say
+from napari_transunet.cli.reporting import end, say
 from napari_transunet.errors import USERS_ERRORS, InputError, sentence_of
 from napari_transunet.inference.options import PredictorOptions
 
@@ -202,8 +202,7 @@ def segment(
     if report is not None and reported:
         write_report(report, ReportContent(report.stem, cases=reported), overwrite=overwrite)
         say(f"{report}: the report, with a table beside it.")
-    if outcome.failed:
-        raise typer.Exit(BAD_INPUT)
+    end(failed=bool(outcome.failed))
 
 
 def _targets(inputs: Sequence[Path], out: Path) -> list[Path]:

@@ -159,13 +159,9 @@ def _integers(
     return tuple(int(word) for word in words)
 
 
-def _numbers(
-    header: MetaHeader, names: tuple[str, ...], count: int, default: list[float] | None
-) -> list[float]:
+def _numbers(header: MetaHeader, names: tuple[str, ...], count: int, default: list[float]) -> list[float]:
     text = header.get(*names)
     if text is None:
-        if default is None:
-            raise VolumeError(f"its header lacks {names[0]}; it is damaged.")
         return default
     try:
         numbers = [float(word) for word in text.split()]
