@@ -18,7 +18,7 @@ from napari_transunet.errors import SizeError, VolumeError
 from napari_transunet.files import available_memory
 from napari_transunet.viewer.layers.graphics import free_graphics_in_their_context
 from napari_transunet.viewer.layers.grids import put_on_grid, reorientation_between
-from napari_transunet.viewer.layers.layer_record import is_overlay, is_scan
+from napari_transunet.viewer.layers.layer_record import is_overlay, is_scan, record_of
 from napari_transunet.viewer.layers.layers import label_set_of, new_labels_layer, problem_with, voxels_of
 from napari_transunet.viewer.sessions.results import SUFFIX, Result
 from napari_transunet.viewer.widgets.qt_helpers import window_object
@@ -248,6 +248,10 @@ class Sessions(QObject):
         if layer._type_string == "labels" and layer.source.parent is not None:
             self._new_copy = layer
             QTimer.singleShot(0, self._forget_copy)
+        elif layer._type_string == "labels" and record_of(layer).file is not None:
+            self.result_for(
+                layer
+            )  # a file of labels, however it was opened, is tied before anybody paints in it
 
     def _forget_copy(self) -> None:
         """A copy is made to keep something safe: the brush stays with the labels that both docks mean."""

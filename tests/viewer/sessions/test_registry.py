@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from napari_transunet.viewer.sessions.registry import Sessions
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.phantom import synthetic_ct
+from napari_transunet.volumes.volume import Source
 
 SHAPE = (8, 20, 24)
 LABELS = LabelSet.from_names({1: "liver", 2: "spleen"})
@@ -152,6 +154,31 @@ def test_a_removed_layer_takes_its_session_along(viewer, sessions):
     viewer.add_layer(result.layer)
     viewer.layers.remove(result.layer)
     assert sessions.result_on(image) is None
+
+
+@pytest.mark.parametrize("images", [0, 1, 2])
+def test_a_dropped_file_of_labels_is_tied_where_its_image_is_certain(viewer, sessions, images):
+    volume = synthetic_ct(SHAPE)[0]
+    for number in range(images):
+        _image(viewer, name=f"ct {number}")
+    turned = volume.geometry.reoriented((0, 1, 2), (False, True, True))
+    data = np.zeros(SHAPE, np.uint8)
+    data[1, 2, 3] = 2
+    read = replace(
+        volume,
+        data=data,
+        geometry=turned,
+        labels=LABELS,
+        source=Source(Path("labels.nrrd"), "NRRD", "labels"),
+    )
+    labels = viewer.add_layer(Layer.create(*volume_to_layer(read)))
+    result = sessions.result_of(labels)
+    assert (result is not None) == (images == 1)
+    if result is not None:
+        assert sessions.image_of(result).name == "ct 0"
+        assert result.session.names == LABELS.names
+        assert labels.data[1, -3, -4] == 2
+        assert geometry_of(labels).matches(volume.geometry)
 
 
 @pytest.mark.parametrize("tied", [True, False])
