@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from napari_transunet.cli.cluster import ClusterOptions, cluster, cluster_options
 from napari_transunet.cli.options import (
     JsonOption,
     OverwriteOption,
     check_target,
+    grouped,
     listed,
     option,
     read,
@@ -24,12 +29,14 @@ from napari_transunet.volumes.orientation import Reorientation
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.card import ModelCard
+    from napari_transunet.checkpoints.loading import Checkpoint
     from napari_transunet.training.adaptation import AdaptationProgress, Correction
 
 _MOST_REPLAYED = 32  # slices of the scans given that are kept for the next time
 _NONE = "none"
 
 
+@grouped(on=cluster_options)
 def adapt(
     checkpoint: Annotated[
         str,
@@ -42,6 +49,7 @@ def adapt(
         list[Path],
         typer.Argument(metavar="SCAN LABELS...", help="A scan and its corrected labels; more such pairs."),
     ],
+    *,
     out: Annotated[Path, option("OUT", "The .safetensors file to write.", "--output", "-o")],
     slices: Annotated[
         list[str] | None,
@@ -69,6 +77,7 @@ def adapt(
         int | None, option("N", "Steps; by default as many as fit in 105 s, up to 120.", min=1)
     ] = None,
     seed: Annotated[int, option("N", min=0)] = 0,
+    on: ClusterOptions | None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -81,10 +90,11 @@ def adapt(
     from napari_transunet.checkpoints.registry import resolve_checkpoint
     from napari_transunet.checkpoints.saving import SUFFIX, save_checkpoint
     from napari_transunet.training.adaptation import AdaptationCancelled, replay_pack
-    from napari_transunet.training.adaptation import adapt as adapted
     from napari_transunet.training.first_network import first_network
     from napari_transunet.training.replay import ReplayPack, replay_beside, replay_path
 
+    if on is not None and device != "auto":
+        raise InputError("Workers choose their device themselves; leave --device or --scheduler out.")
     if out.suffix != SUFFIX:
         raise InputError(f"Checkpoints are written as {SUFFIX}, so {out.name} cannot be the name of one.")
     check_target(out, replay_path(out), overwrite=overwrite)
@@ -93,13 +103,19 @@ def adapt(
     if 2 * earlier >= len(pairs):
         raise InputError(f"--earlier {earlier} leaves no pair to learn from; there are {len(pairs) // 2}.")
     names = _new_organs(new_organ or ())
-    if checkpoint == _NONE:
-        start, names = first_network(read(pairs[0]), names, modality=modality), {}
+    first = checkpoint == _NONE
+    if first:
+        start = first_network(read(pairs[0]), names, modality=modality)
     else:
         start = load_checkpoint(resolve_checkpoint(checkpoint))
+    added = {} if first else names
     known = _corrections(pairs, slices or (), listed(organs), start.card)
     corrections, before = known[: len(known) - earlier], known[len(known) - earlier :]
-    with interruptible() as cancelled, progress_bar() as bar:
+    if first and on is not None:  # it is begun anew there
+        volume = replace(corrections[0].volume, modality=start.card.modality or "")
+        corrections[0] = replace(corrections[0], volume=volume)
+    parent, wanted = (None, names) if first and on is not None else (start, added)
+    with _adapting(on, device) as adapted, interruptible() as cancelled, progress_bar() as bar:
         task = bar.add_task("learning", total=100)
 
         def told(progress: AdaptationProgress) -> None:
@@ -110,12 +126,11 @@ def adapt(
 
         try:
             better = adapted(
-                start,
+                parent,
                 corrections,
-                device=device,
                 progress=told,
                 cancelled=cancelled,
-                new_organs=names,
+                new_organs=wanted,
                 drop=listed(drop) or (),
                 earlier=before,
                 steps=steps,
@@ -138,7 +153,7 @@ def adapt(
             known,
             slices=_MOST_REPLAYED,
             source="corrections",
-            new_organs=names,
+            new_organs=added,
             drop=listed(drop) or (),
         )
     )
@@ -157,6 +172,39 @@ def adapt(
         return
     changes = [f"{name} {one.before:.3f} → {one.after:.3f}" for name, one in story.dice.items()]
     print_facts(facts | {"held_out_dice": ", ".join(changes) or "none was held out"})
+
+
+@contextmanager
+def _adapting(on: ClusterOptions | None, device: str) -> Iterator[Callable[..., Checkpoint]]:
+    """What learns: this process, or a worker."""
+    if on is None:
+        from napari_transunet.training.adaptation import adapt as adapt_here
+
+        yield partial(adapt_here, device=device)
+        return
+    from napari_transunet.cluster.adapting import adapt_on_cluster
+    from napari_transunet.cluster.address import ConnectionLost
+
+    retries = on.retries
+    with cluster(on) as client:
+
+        def adapt_there(*given: Any, **wishes: Any) -> Checkpoint:
+            for left in reversed(range(retries + 1)):
+                if not client.nthreads():
+                    address = client.scheduler_info()["address"]
+                    say(
+                        f"No worker is at {address}; waiting. `napari-transunet worker {address}` starts one."
+                    )
+                    client.wait_for_workers(1)
+                try:
+                    return adapt_on_cluster(client, *given, **wishes)
+                except ConnectionLost as error:
+                    if not left or client.status != "running":
+                        raise
+                    say(f"{error} Learning again.")
+            raise AssertionError
+
+        yield adapt_there
 
 
 def _corrections(

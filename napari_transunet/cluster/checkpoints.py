@@ -100,8 +100,7 @@ def sent(reference: CheckpointReference, loading: LoadingOptions) -> SentCheckpo
         checkpoint = load_for(path, replace(loading, preset=None))
         if checkpoint.sha256 != reference.sha256:
             raise CheckpointError(f"{path} has changed since the run began; begin again.")
-        with tempfile.TemporaryDirectory() as folder:
-            content = save_checkpoint(Path(folder) / f"sent{SUFFIX}", checkpoint).read_bytes()
+        content = file_content(checkpoint)
     ranges = ranges_path(path)
     return SentCheckpoint(
         reference,
@@ -109,6 +108,17 @@ def sent(reference: CheckpointReference, loading: LoadingOptions) -> SentCheckpo
         hashlib.sha256(content).hexdigest(),
         ranges.read_bytes() if ranges.is_file() else b"",
     )
+
+
+def file_content(checkpoint: Checkpoint) -> bytes:
+    """The safetensors file of a checkpoint. Raises as `save_checkpoint`."""
+    with tempfile.TemporaryDirectory() as folder:
+        return save_checkpoint(Path(folder) / f"sent{SUFFIX}", checkpoint).read_bytes()
+
+
+def file_name(name: str) -> str:
+    """A name for the file of a checkpoint that is called so elsewhere."""
+    return f"{_UNSAFE.sub('_', name)[:100].lstrip('.') or 'checkpoint'}{SUFFIX}"
 
 
 class CheckpointShelf:
@@ -140,6 +150,11 @@ class CheckpointShelf:
                 self._made[key] = Predictor(checkpoint, options)
             self._made.move_to_end(key)
             return self._made[key]
+
+    def checkpoint(self, reference: CheckpointReference, loading: LoadingOptions) -> Checkpoint | None:
+        """The checkpoint itself, loaded anew; None where its file does not lie here. Raises `CheckpointError`."""
+        with self._turn:
+            return self._loaded(reference, loading)
 
     def receive(self, what: SentCheckpoint) -> None:
         """Keep a checkpoint that was sent."""
@@ -177,5 +192,4 @@ class CheckpointShelf:
         return self._found[key]
 
     def _sent_path(self, reference: CheckpointReference) -> Path:
-        name = _UNSAFE.sub("_", reference.name)[:100].lstrip(".") or "checkpoint"
-        return self._folder / re.sub(r"[^0-9a-f]", "", reference.sha256)[:64] / f"{name}{SUFFIX}"
+        return self._folder / re.sub(r"[^0-9a-f]", "", reference.sha256)[:64] / file_name(reference.name)

@@ -14,19 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from distributed import CancelledError, Future, KilledWorker, get_worker, wait
+from distributed import Future, get_worker
 
-from napari_transunet.cluster.address import ClusterAddress, ClusterProblem, ConnectionLost
-from napari_transunet.cluster.answers import Answer, Done, Failed, Lacks, PackedLabels
+from napari_transunet.cluster.answers import Answer, Done, Lacks, PackedLabels
 from napari_transunet.cluster.checkpoints import CheckpointReference, sent
 from napari_transunet.cluster.connecting import client_at
-from napari_transunet.cluster.on_worker import (
-    answering,
-    is_cancelled,
-    receive_checkpoint,
-    worker_name,
-    worker_state,
-)
+from napari_transunet.cluster.on_worker import answering, is_cancelled, worker_name, worker_state
+from napari_transunet.cluster.one_worker import OneWorker
 from napari_transunet.errors import InputError
 from napari_transunet.export.segmentation import LoadingOptions
 from napari_transunet.inference.slices import orientation_for
@@ -35,17 +29,16 @@ from napari_transunet.volumes.volume import Volume
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from distributed import Client
 
     from napari_transunet.checkpoints.loading import Checkpoint
+    from napari_transunet.cluster.address import ClusterAddress
     from napari_transunet.inference.options import PredictorOptions
     from napari_transunet.inference.prediction import SlicePrediction
     from napari_transunet.inference.predictor import Predictor
 
 _AHEAD = 2  # batches asked for at a time
-_TICK = 0.1  # s in which a wish to stop, or that all is lost, is noticed
+_TICK = 0.1  # s in which a wish to stop is noticed
 _LOADING = 600.0  # s that a worker may take to load a checkpoint
-_ATTEMPTS = 3  # at giving a worker a checkpoint
 
 
 @dataclass(frozen=True)
@@ -184,8 +177,7 @@ class RemotePredictor:
             checkpoint.name, str(checkpoint.path.resolve()), checkpoint.sha256
         )
         self._open = contextlib.ExitStack()
-        self._client: Client | None = None
-        self._worker: str | None = None
+        self._worker: OneWorker | None = None
         self._sent: tuple[str, Future[Any]] | None = None
 
     def slice_axis(self, volume: Volume | npt.NDArray[Any]) -> int:
@@ -196,31 +188,27 @@ class RemotePredictor:
 
     def connect(self, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Have the checkpoint ready on a worker; where it is, this looks whether it still is."""
-        client = self._client
-        if client is None or client.status != "running" or not self._worker_is_there(client):
+        worker = self._worker
+        if worker is None or not worker.is_there():
             self.close(wait=True)
-            client = self._client = self._open.enter_context(
-                client_at(self.cluster.address, self.cluster.tls)
-            )
-            self._worker = self._least_busy(client)
-        for _ in range(_ATTEMPTS):
-            answer = self._asked(client, _make_ready, self._reference, self.options, self._loading)
-            if isinstance(answer, Failed):
-                raise InputError(f"{answer.worker}: {answer.sentence}")
-            if isinstance(answer, Done):
-                ready: _Ready = answer.result
-                self.on, self.backend = ready.on, ready.backend
-                self.orthogonal_planes = ready.orthogonal_planes
-                self.precision_name = ready.on.precision
-                self.device = f"{ready.on.device} on {ready.on.worker}"
-                return
-            if cancelled():
-                return
-            data = client.scatter(sent(self._reference, self._loading), workers=[self._worker], hash=False)
-            self._asked(client, receive_checkpoint, data)
-        raise ClusterProblem(
-            f"The worker at {self.cluster.address} does not keep the checkpoint; try another."
+            client = self._open.enter_context(client_at(self.cluster.address, self.cluster.tls))
+            worker = self._worker = OneWorker(client, self.cluster.address)
+        answer = worker.done(
+            _make_ready,
+            self._reference,
+            self.options,
+            self._loading,
+            checkpoint=lambda: sent(self._reference, self._loading),
+            cancelled=cancelled,
+            timeout=_LOADING,
         )
+        if answer is None:
+            return
+        ready: _Ready = answer.result
+        self.on, self.backend = ready.on, ready.backend
+        self.orthogonal_planes = ready.orthogonal_planes
+        self.precision_name = ready.on.precision
+        self.device = f"{ready.on.device} on {ready.on.worker}"
 
     def iter_batches(
         self,
@@ -235,98 +223,48 @@ class RemotePredictor:
         given = volume if isinstance(volume, Volume) else Volume.from_array(volume)
         wanted = cancelled or (lambda: False)
         self.connect(wanted)
-        client = self._client
-        assert client is not None
+        worker = self._worker
+        assert worker is not None
         futures: deque[Future[Any]] = deque()
-        placed = {"workers": [self._worker], "allow_other_workers": False, "pure": False}
         try:
-            run = client.submit(
+            run = worker.submit(
                 _begin,
                 self._reference,
                 self.options,
                 self._loading,
-                self._scan(client, given),
+                self._scan(worker, given),
                 first,
                 None if slices is None else list(slices),
-                **placed,
             )
             name = f"live-{run.key}"
             number = 0
             while True:
                 while len(futures) < _AHEAD:
-                    key = f"{name}-{number}"
-                    futures.append(client.submit(_next_batch, run, name, number, key=key, **placed))
+                    futures.append(worker.submit(_next_batch, run, name, number, key=f"{name}-{number}"))
                     number += 1
-                batch = self._waited(client, futures.popleft(), wanted)
+                batch: _Batch | None = worker.result(futures.popleft(), wanted)
                 if batch is None or not batch.slices:
                     return
                 if self.on is not None:
                     self.on = replace(self.on, waiting=batch.waiting)
                 yield [replace(one, plane=plane.unpacked()) for one, plane in batch.slices]
         finally:
-            if client.status == "running":
-                client.cancel(list(futures))
+            if worker.client.status == "running":
+                worker.client.cancel(list(futures))
 
     def close(self, *, wait: bool = False) -> None:
         """Let go of the cluster, and of what it keeps for this client; from any thread, without waiting by default."""
         left, self._open = self._open, contextlib.ExitStack()
-        self._client = self._worker = self._sent = None
+        self._worker = self._sent = None
         if wait:
             left.close()
         else:
             threading.Thread(target=left.close, name="leaving the cluster", daemon=True).start()
 
-    def _worker_is_there(self, client: Client) -> bool:
-        try:
-            return self._worker in client.nthreads()
-        except (OSError, ValueError, RuntimeError, TimeoutError):
-            return False
-
-    def _least_busy(self, client: Client) -> str:
-        counts = {address: len(keys) for address, keys in client.processing().items()}
-        if not counts:
-            raise ClusterProblem(
-                f"No worker is at {self.cluster.address}; `napari-transunet worker {self.cluster.address}` starts one."
-            )
-        return str(min(counts, key=lambda address: counts[address]))
-
-    def _asked(self, client: Client, function: Callable[..., Any], *arguments: Any) -> Any:
-        future = client.submit(function, *arguments, workers=[self._worker], pure=False)
-        try:
-            return future.result(timeout=_LOADING)
-        except (KilledWorker, CancelledError, TimeoutError) as error:
-            raise self._lost() from error
-
-    def _scan(self, client: Client, volume: Volume) -> Future[Any]:
+    def _scan(self, worker: OneWorker, volume: Volume) -> Future[Any]:
         """The scan on the worker; it goes over once, as long as it stays the same."""
         fingerprint = scan_fingerprint(volume)
         if self._sent is None or self._sent[0] != fingerprint or self._sent[1].status != "finished":
             self._sent = None  # the one before may go first
-            self._sent = fingerprint, client.scatter(volume, workers=[self._worker], hash=False)
+            self._sent = fingerprint, worker.send(volume)
         return self._sent[1]
-
-    def _waited(self, client: Client, future: Future[Any], cancelled: Callable[[], bool]) -> _Batch | None:
-        """The batch; None once `cancelled` says so."""
-        while True:
-            if cancelled():
-                client.cancel([future])
-                return None
-            try:
-                with client.as_current():
-                    wait([future], timeout=_TICK)
-            except TimeoutError:
-                if future.status in ("lost", "cancelled") or client.status != "running":
-                    raise self._lost() from None
-                continue
-            except CancelledError as error:
-                raise self._lost() from error
-            break
-        try:
-            found: _Batch = future.result()
-        except (KilledWorker, CancelledError, OSError) as error:
-            raise self._lost() from error
-        return found
-
-    def _lost(self) -> ConnectionLost:
-        where = f"{self.on.worker} at {self.cluster.address}" if self.on is not None else self.cluster.address
-        return ConnectionLost(f"The connection to {where} was lost.")

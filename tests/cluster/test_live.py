@@ -50,9 +50,9 @@ def test_slices_are_those_of_a_predictor_here(remote, checkpoint, volume):
 def test_the_scan_goes_over_once(remote, volume, monkeypatch):
     list(remote.iter_batches(volume, slices=[0]))
     sent = []
-    scatter = type(remote._client).scatter
+    scatter = type(remote._worker.client).scatter
     monkeypatch.setattr(
-        type(remote._client),
+        type(remote._worker.client),
         "scatter",
         lambda self, data, **more: sent.append(data) or scatter(self, data, **more),
     )

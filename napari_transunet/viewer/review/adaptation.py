@@ -23,6 +23,7 @@ from napari_transunet.viewer.widgets.priority import be_nice
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.lineage import Adaptation
     from napari_transunet.checkpoints.loading import Checkpoint
+    from napari_transunet.cluster.address import ClusterAddress
     from napari_transunet.training.adaptation import AdaptationProgress, Correction
     from napari_transunet.volumes.volume import Volume
 
@@ -94,12 +95,14 @@ class AdaptationPlan:
 
     Attributes
     ----------
+    cluster : the scheduler at whose worker it is learnt; None for this computer
     reviewed : the slices to learn from
     named : the values that have a name in the layer
     """
 
     candidate: Candidate
     device: str
+    cluster: ClusterAddress | None
     reviewed: tuple[int, ...]
     organs: ClassMapping
     named: tuple[int, ...]
@@ -192,17 +195,29 @@ def learn(
         if candidate.preset is not None:
             parent = parent.with_labels(candidate.label_set.names)
         correction = lesson.correction(lesson.volume(), parent)
-        better = adaptation.adapt(
-            parent,
-            [correction],
-            device=lesson.plan.device,
-            progress=told,
-            cancelled=cancelled,
-            new_organs=lesson.plan.organs.new_names,
-        )
+        wishes: dict[str, Any] = {
+            "progress": told,
+            "cancelled": cancelled,
+            "new_organs": lesson.plan.organs.new_names,
+        }
+        if lesson.plan.cluster is None:
+            better = adaptation.adapt(parent, [correction], device=lesson.plan.device, **wishes)
+        else:
+            better = _learnt_there(lesson.plan.cluster, parent, correction, wishes)
     except adaptation.AdaptationCancelled:
         return None
     return AdaptationResult(lesson, better, correction)
+
+
+def _learnt_there(
+    cluster: ClusterAddress, parent: Checkpoint, correction: Correction, wishes: Mapping[str, Any]
+) -> Checkpoint:
+    from napari_transunet.cluster.connecting import client_at
+
+    with client_at(cluster.address, cluster.tls) as client:
+        from napari_transunet.cluster.adapting import adapt_on_cluster
+
+        return adapt_on_cluster(client, parent, [correction], **wishes)
 
 
 def save_adapted(learnt: AdaptationResult, folder: Path | None) -> Candidate:

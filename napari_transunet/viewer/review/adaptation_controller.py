@@ -202,7 +202,8 @@ class AdaptationController(QObject):
                 told += f" (new: {organs(list(plan.organs.new_names.values()))})"
             self._import_ahead()
             busy = "It is learning; wait, or cancel it." if self._job is not None or self._saving else None
-            self._panel.offer(f"Learns from {told}, starting from “{plan.candidate.title}”.", busy)
+            where = f", on a worker at {plan.cluster.address}" if plan.cluster is not None else ""
+            self._panel.offer(f"Learns from {told}, starting from “{plan.candidate.title}”{where}.", busy)
         self._panel.set_usable(self._not_now())
 
     def _import_ahead(self) -> None:
@@ -245,7 +246,8 @@ class AdaptationController(QObject):
                 f"“{candidate.title}” knows none of these labels, and no reviewed slice shows a new one; "
                 "name what you drew with “Edit…”, or choose another checkpoint."
             )
-        return AdaptationPlan(candidate, dock.device.device, tuple(reviewed), found, tuple(named))
+        device = dock.device
+        return AdaptationPlan(candidate, device.device, device.cluster, tuple(reviewed), found, tuple(named))
 
     def _not_now(self) -> str | None:
         """Why labels cannot be made anew now; None where they can."""
@@ -348,11 +350,13 @@ class AdaptationController(QObject):
         if before is not None:
             with contextlib.suppress(RuntimeError, TypeError):  # Qt may have deleted it
                 before.checkpoint.changed.disconnect(self._on_checkpoint)
+                before.device.changed.disconnect(self.refresh)
                 before.run_started.disconnect(self.refresh)
                 before.run_finished.disconnect(self.refresh)
         self._dock = (lambda: None) if dock is None else weakref.ref(dock)
         if dock is not None:
             dock.checkpoint.changed.connect(self._on_checkpoint)
+            dock.device.changed.connect(self.refresh)
             dock.run_started.connect(self.refresh)
             dock.run_finished.connect(self.refresh)
         self._on_checkpoint()
