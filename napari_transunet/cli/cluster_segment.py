@@ -17,7 +17,7 @@ from napari_transunet.cluster.segmenting import (
     marker_in,
     segmentation_units,
 )
-from napari_transunet.errors import InputError
+from napari_transunet.errors import USERS_ERRORS, InputError, sentence_of
 from napari_transunet.files import remove_leftovers
 
 if TYPE_CHECKING:
@@ -51,8 +51,12 @@ def segment_on_cluster(
     made: Path | None,
     overwrite: bool,
     table: Path | None,
+    report: Path | None,
 ) -> None:
-    """Segment these scans; `made` is the folder of the results where it may have to be made, `table` the CSV file."""
+    """Segment these scans; `made` is the folder of the results where it may have to be made, `table` the CSV file.
+
+    The report is made here, once all scans have ended, of those whose labels are there.
+    """
     references = _references(checkpoint, loading)
     if made is not None:
         made.mkdir(parents=True, exist_ok=True)
@@ -83,7 +87,29 @@ def segment_on_cluster(
     tell_end(finished, len(inputs), "scan")
     if lost:
         raise ConnectionLost(lost)
-    end(stopped=interrupted, failed=any(one.state not in (State.DONE, State.SKIPPED) for one in finished))
+    done = [one for one in finished if one.state in (State.DONE, State.SKIPPED)]
+    if report is not None and not interrupted:
+        _report(report, done, reading, overwrite=overwrite)
+    end(stopped=interrupted, failed=len(done) < len(finished))
+
+
+def _report(report: Path, done: Sequence[Finished], reading: ReadingOptions, *, overwrite: bool) -> None:
+    """The report of these scans and their labels, by name since they ended in no order."""
+    from napari_transunet.cli.segment import report_scans
+    from napari_transunet.io.reading import read_volume
+    from napari_transunet.project.report import reported_file
+
+    cases = []
+    for one in sorted(done, key=lambda one: one.unit.name):
+        try:
+            volume = read_volume(
+                one.unit.name, series=reading.series, channel=reading.channel, time=reading.time_point
+            )
+            cases.append(reported_file(volume, Path(one.result.target)))
+        except USERS_ERRORS as error:
+            say(f"Error: {one.unit.name} is not in the report: {sentence_of(error)}")
+    if cases:
+        report_scans(report, cases, overwrite=overwrite)
 
 
 def _references(checkpoint: str | None, loading: LoadingOptions) -> tuple[CheckpointReference, ...]:

@@ -38,6 +38,7 @@ from napari_transunet.inference.options import PredictorOptions
 if TYPE_CHECKING:
     from napari_transunet.export.segmentation import LoadingOptions
     from napari_transunet.inference.predictor import Predictor
+    from napari_transunet.project.report import ReportedCase
     from napari_transunet.volumes.volume import Volume
 
 _ENDS: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -125,7 +126,7 @@ def segment(
     )
     from napari_transunet.io.ome_zarr.labels import LabelsPlace
     from napari_transunet.io.sidecar import sidecar_path
-    from napari_transunet.project.report import ReportContent, check_report, reported_file, write_report
+    from napari_transunet.project.report import check_report, reported_file
 
     if planes is not None:
         options = replace(options, orthogonal_planes=one_or_three(planes, "--planes") == 3)
@@ -154,8 +155,6 @@ def segment(
     if on is not None:
         from napari_transunet.cli.cluster_segment import segment_on_cluster
 
-        if report is not None:
-            raise InputError("--report is made where the scans are read; leave it or --scheduler out.")
         made = out if targets[0] != out else None
         table = csv_file or (made / "segment.csv" if made is not None else None)
         segment_on_cluster(
@@ -169,6 +168,7 @@ def segment(
             made=made,
             overwrite=overwrite,
             table=table,
+            report=report,
         )
         return
     if csv_file is not None:
@@ -200,9 +200,16 @@ def segment(
         failed = f"; failed: {', '.join(outcome.failed)}" if outcome.failed else ""
         say(f"{len(outcome.done)} of {len(inputs)} volumes segmented{failed}.")
     if report is not None and reported:
-        write_report(report, ReportContent(report.stem, cases=reported), overwrite=overwrite)
-        say(f"{report}: the report, with a table beside it.")
+        report_scans(report, reported, overwrite=overwrite)
     end(failed=bool(outcome.failed))
+
+
+def report_scans(report: Path, cases: Sequence[ReportedCase], *, overwrite: bool) -> None:
+    """Write the report of these scans, and say so."""
+    from napari_transunet.project.report import ReportContent, write_report
+
+    write_report(report, ReportContent(report.stem, cases=cases), overwrite=overwrite)
+    say(f"{report}: the report, with a table beside it.")
 
 
 def _targets(inputs: Sequence[Path], out: Path) -> list[Path]:

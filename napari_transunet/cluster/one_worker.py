@@ -31,11 +31,6 @@ class OneWorker:
     ----------
     client : of the scheduler
     name : what people call the worker; its address until it has answered
-
-    Raises
-    ------
-    ClusterProblem
-        There is none.
     """
 
     def __init__(self, client: Client, scheduler: str) -> None:
@@ -77,15 +72,7 @@ class OneWorker:
         cancelled: Callable[[], bool] = lambda: False,
         timeout: float | None = None,
     ) -> Done | None:
-        """What `function` answers there, after the checkpoint was sent that it lacks; None where it was stopped.
-
-        Raises
-        ------
-        ConnectionLost
-            As `result`.
-        InputError
-            It cannot do it.
-        """
+        """What `function` answers there, after the checkpoint was sent that it lacks; None where it was stopped."""
         for _ in range(_ATTEMPTS):
             answer = self.result(self.submit(function, *arguments), cancelled, timeout)
             if isinstance(answer, Failed):

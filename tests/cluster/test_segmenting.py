@@ -33,9 +33,13 @@ def test_labels_are_those_of_the_plain_loop_and_are_not_made_again(run, cluster,
     paths = scans(3)
     common = ("--checkpoint", checkpoint, "--device", "cpu", "--precision", "float32")
     assert run("segment", *paths, "-o", "plain", *common).exit_code == 0
-    result = run("segment", *paths, "-o", "out", *common, "--scheduler", cluster)
+    result = run("segment", *paths, "-o", "out", *common, "--scheduler", cluster, "--report", "found.html")
     assert result.exit_code == 0, result.stderr
     assert "3 of 3 scans done; 0 failed." in result.stderr
+    assert Path("found.html").read_text("utf-8").count("data:image/jpeg;base64,") == 3 * 3
+    with Path("found.csv").open(newline="") as file:
+        cases = dict.fromkeys(row["case"] for row in csv.DictReader(file))
+    assert list(cases) == ["case000", "case001", "case002"]
     for path in paths:
         one, other = (read_volume(Path(folder) / path.name) for folder in ("plain", "out"))
         np.testing.assert_array_equal(one.data, other.data)
