@@ -73,10 +73,18 @@ class TransUNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 1 or 3, H, W) float -> (B, num_classes, H, W) logits. H×W must be `img_size`."""
-        tokens, skips = self.transformer(self._three_channels(x))
+        return self.decode(*self.encode(x))
+
+    def encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(B, 1 or 3, H, W) float -> tokens (B, N, hidden), and the skips that the decoder takes."""
+        encoded: tuple[Tensor, list[Tensor]] = self.transformer(self._three_channels(x))
+        return encoded
+
+    def decode(self, tokens: Tensor, skips: list[Tensor]) -> Tensor:
+        """What `encode` gives -> (B, num_classes, H, W) logits."""
         logits: Tensor = self.segmentation_head(self.decoder(tokens, skips))
-        if logits.shape[-2:] != x.shape[-2:]:
-            logits = functional.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=True)
+        if logits.shape[-2:] != self.img_size:
+            logits = functional.interpolate(logits, size=self.img_size, mode="bilinear", align_corners=True)
         return logits
 
     def attention_maps(self, x: Tensor) -> list[Tensor]:

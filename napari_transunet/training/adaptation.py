@@ -6,6 +6,7 @@ is what the result's lineage tells. Where they gained it learns on, from all; wh
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import time
@@ -30,8 +31,8 @@ from napari_transunet.inference.slices import PLANES, Plane, orientation_for
 from napari_transunet.training.augmentation import Augmentation
 from napari_transunet.training.datasets import values_in, whole_labels
 from napari_transunet.training.first_network import first_network
-from napari_transunet.training.heads import with_classes
-from napari_transunet.training.losses import UNKNOWN, PartialDiceCELoss
+from napari_transunet.training.heads import fit_new_classes, unlearnt_classes, with_classes
+from napari_transunet.training.losses import UNKNOWN, PartialDiceCELoss, change_of_known_classes
 from napari_transunet.training.optimiser import parameter_groups
 from napari_transunet.training.partial_slices import PartialSlices, partial_slices
 from napari_transunet.training.replay import ReplayPack, replay_beside
@@ -54,7 +55,10 @@ SECONDS = 105.0
 
 _FEWEST_STEPS = 30  # however slow the machine is
 _BATCH = 6
-_REPLAYED = 2  # of a batch
+_REPLAYED, _REPLAYED_OF_EARLIER = 2, 3  # of a batch; where there are earlier scans
+_REPLAYED_BESIDE_NEW, _RATE_BESIDE_NEW = 4, 0.5
+"""Where an organ is new and others are not: so many of a batch, as replay tells of these, and this part of the rate."""
+
 _LEARNING_RATE, _WEIGHT_DECAY, _CLIP = 1e-3, 0.05, 1.0
 _WARM_UP = 0.1
 _AVERAGING = 0.9
@@ -64,6 +68,18 @@ _SCORED_AT = (0.5, 0.75, 1.0)
 """After which shares of the steps or seconds the held-out slices are scored. Once they gained, they are learnt from."""
 
 _FOLDS = 4
+_UNVOUCHED = 24
+"""Of a scan in which new organs alone are vouched for, so many other slices are replayed with the network's labels."""
+
+_ABSENT = 0.3
+"""How much a new organ counts as absent from replayed background, of which nobody says whether it is there."""
+
+_KEPT = 10.0
+"""Weight of what is no longer as the parent has it, where an organ is new and others are not."""
+
+_FIRST_VIEWS, _FIRST_REPLAYED = 3, 24
+"""What a new organ's weights are fitted to first: views of each corrected slice, and replayed slices."""
+
 _SINGLE_VOXELS = 0.25
 """How often a slice is drawn in which single voxels are vouched for, where one as a whole is drawn once."""
 
@@ -184,11 +200,12 @@ def adapt(
         raise InputError("Nothing is vouched for, so nothing can be learnt; name the slices that are right.")
     if replay is None:
         replay = replay_beside(parent.path)
-    known = [_prepared(one, card, classes, stop) for one in earlier]
-    if replay is not None:
-        known.append(replay.for_card(card))
     samples = PartialSlices.joined(parts)
-    replayed = PartialSlices.joined(known) if sum(map(len, known)) else None
+    known = [[_prepared(one, card, classes, stop) for one in earlier]]
+    known.append([] if replay is None else [replay.for_card(card)])
+    replays = sum(len(part) for kind in known for part in kind)
+    known.append([_unvouched(one, card, classes, stop) for one in corrections] if parent.sha256 else [])
+    replayed = _Replayed.of(known)
     held = held_out(samples, _learnt_before(corrections, parts, parent.card))
     if card.planes > 1:
         numbers = _numbers_held(parts, held)
@@ -231,7 +248,7 @@ def adapt(
         },
         steps=learnt.steps,
         further_steps=learnt.further_steps,
-        replayed=0 if replayed is None else len(replayed),
+        replayed=replays,
         seconds=round(time.monotonic() - start, 1),
         seed=seed,
         device=f"{where} ({str(dtype).removeprefix('torch.')})",
@@ -462,6 +479,17 @@ def _prepared(
     )
 
 
+def _unvouched(one: Correction, card: ModelCard, classes: _Classes, stop: _Stop) -> PartialSlices:
+    """Some other slices of a scan in which new organs alone are vouched for; nothing is known of these slices."""
+    axis = orientation_for(one.volume, card).slice_axis
+    others = np.setdiff1d(np.arange(one.volume.data.shape[axis]), np.array(one.slices, int))
+    if not set(classes.vouched(one.organs)) <= classes.added.keys():
+        others = others[:0]
+    some = others[np.linspace(0, len(others) - 1, min(_UNVOUCHED, len(others))).round().astype(int)]
+    nothing = np.zeros(one.volume.data.shape, np.uint8)
+    return _prepared(Correction(one.volume, nothing, some.tolist(), []), card, classes, stop)
+
+
 def _across(
     one: Correction, held: Collection[int], card: ModelCard, classes: _Classes, stop: _Stop
 ) -> list[PartialSlices]:
@@ -554,6 +582,31 @@ class _Clock:
         return min(1.0, share)
 
 
+@dataclass(frozen=True)
+class _Replayed:
+    """What is learnt from again.
+
+    Attributes
+    ----------
+    share : (N,) how often each slice is drawn
+    count : slices of a batch
+    """
+
+    slices: PartialSlices
+    share: Tensor
+    count: int = _REPLAYED
+
+    @classmethod
+    def of(cls, kinds: Sequence[Sequence[PartialSlices]]) -> _Replayed | None:
+        """Each kind that there is (earlier scans, the pack, the scan at hand) as often as the others."""
+        there = [PartialSlices.joined(kind) for kind in kinds if sum(map(len, kind))]
+        if not there:
+            return None
+        share = torch.cat([torch.full((len(kind),), 1 / len(kind)) for kind in there])
+        earlier = sum(map(len, kinds[0]))
+        return cls(PartialSlices.joined(there), share, _REPLAYED_OF_EARLIER if earlier else _REPLAYED)
+
+
 @dataclass(eq=False)
 class _Learning:
     """One adaptation at work. Afterwards `net` has learnt; where that made it no better, `steps` is 0.
@@ -568,7 +621,7 @@ class _Learning:
     net: TransUNet
     card: ModelCard
     samples: PartialSlices
-    replayed: PartialSlices | None
+    replayed: _Replayed | None
     held: Sequence[int]
     device: torch.device
     dtype: torch.dtype
@@ -583,9 +636,17 @@ class _Learning:
 
     def __post_init__(self) -> None:
         self._views = Augmentation(beyond="reflection" if self.card.resize == "squash" else "zeros")
-        self._loss_of = PartialDiceCELoss()
+        self._new = [] if self.from_scratch else unlearnt_classes(self.net)
+        beside_others = bool(self._new) and len(self._new) < self.card.num_classes - 1
+        self._loss_of = PartialDiceCELoss(absent=_ABSENT if self._new else 0.0)
+        if self.replayed is not None and beside_others:
+            self.replayed = replace(self.replayed, count=_REPLAYED_BESIDE_NEW)
+        self._rate = _LEARNING_RATE * (_RATE_BESIDE_NEW if beside_others else 1)
+        # What the encoder sees suffices to find a new organ; changing it would cost the others.
+        self.net.transformer.requires_grad_(not beside_others)
+        self._parent = copy.deepcopy(self.net).eval() if beside_others else None
         self._optimiser = torch.optim.AdamW(
-            parameter_groups(self.net, _WEIGHT_DECAY), lr=_LEARNING_RATE, fused=self.device.type != "mps"
+            parameter_groups(self.net, _WEIGHT_DECAY), lr=self._rate, fused=self.device.type != "mps"
         )
         self._averaged = AveragedModel(
             self.net, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGING), use_buffers=True
@@ -598,11 +659,16 @@ class _Learning:
         """Learn; itself."""
         clock = _Clock(steps or STEPS, None if steps else seconds, _FEWEST_STEPS)
         held, everything = set(self.held), range(len(self.samples))
+        before = self._score(self.net) if held else {}
+        self._taught = self._with_own_labels(self.samples)
+        if self.replayed is not None:
+            slices = self._with_own_labels(self.replayed.slices)
+            self.replayed = replace(self.replayed, slices=slices)
+        self._fit_new([number for number in everything if number not in held])
         if not held:
             self._learn(everything, clock, 1.0)
             self.steps = self._taken
         else:
-            before = self._score(self.net)
             self._mean = _mean(before)
             others = [number for number in everything if number not in held]
             for share in _SCORED_AT:
@@ -620,15 +686,65 @@ class _Learning:
         self.net.load_state_dict(self._averaged.module.state_dict())
         return self
 
+    def _with_own_labels(self, slices: PartialSlices) -> PartialSlices:
+        """Slices in which the network's own labels stand for the organs that it knows and nobody vouches for there.
+
+        So they are neither learnt nor forgotten.
+        """
+        if self.from_scratch:
+            return slices
+        labels, annotated = slices.labels.clone(), slices.annotated.clone()
+        known = torch.ones(self.card.num_classes, dtype=torch.bool)
+        known[self._new] = False
+        asked = torch.nonzero(slices.whole & (~annotated & known).any(1))[:, 0]
+        for part in asked.split(_BATCH):
+            self.stop.check()
+            with torch.no_grad():
+                logits = self._logits(self.net.eval(), slices, part)
+            logits[:, self._new] = -torch.inf
+            found = logits.argmax(1).cpu()
+            own = ~annotated[part].gather(1, found.flatten(1)).reshape(found.shape)
+            labels[part] = torch.where((labels[part] == 0) & own, found.to(labels), labels[part])
+        annotated[asked] |= known
+        return replace(slices, labels=labels, annotated=annotated)
+
+    def _fit_new(self, chosen: Sequence[int]) -> None:
+        """Give new organs the weights that find them best, before all of the network learns."""
+        if not self._new:
+            return
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, 0, 2))
+
+        def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+            torch.manual_seed(mixed_seed(self.seed, 0, 3))
+            for view in range(_FIRST_VIEWS):
+                for part in torch.tensor(chosen).split(_BATCH):
+                    images, labels, annotated = self._as_they_are(self._taught, part)
+                    if view:
+                        images, labels = self._views(images, labels)
+                    yield images.contiguous(memory_format=torch.channels_last), labels, annotated
+            if self.replayed is not None:
+                slices = self.replayed.slices
+                order = torch.randperm(len(slices), generator=generator)
+                for part in order[:_FIRST_REPLAYED].split(_BATCH):
+                    images, labels, annotated = self._as_they_are(slices, part)
+                    yield images.contiguous(memory_format=torch.channels_last), labels, annotated
+
+        def cancellable() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+            for batch in batches():
+                self.stop.check()
+                yield batch
+
+        fit_new_classes(self.net, self._new, cancellable(), generator, self.dtype)
+
     def _learn(self, chosen: Sequence[int], clock: _Clock, until: float) -> None:
         """Steps on these samples until the clock says that this share is over."""
         pool = torch.tensor(chosen)
-        weight = torch.where(self.samples.whole[pool], 1.0, _SINGLE_VOXELS).double()
+        weight = torch.where(self._taught.whole[pool], 1.0, _SINGLE_VOXELS).double()
         while (done := clock.done(self._taken)) < until:
             self.stop.check()
             warm = min(1.0, (self._taken + 1) / (_WARM_UP * clock.steps))
             for group in self._optimiser.param_groups:
-                group["lr"] = _LEARNING_RATE * warm * 0.5 * (1 + math.cos(math.pi * done))
+                group["lr"] = self._rate * warm * 0.5 * (1 + math.cos(math.pi * done))
             loss = self._step(pool, weight)
             self._averaged.update_parameters(self.net)
             self._taken += 1
@@ -644,8 +760,13 @@ class _Learning:
         images, labels = self._views(images, labels + shift)
         labels = labels - shift
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits = self.net(images.contiguous(memory_format=torch.channels_last))
+            encoded = self.net.encode(images.contiguous(memory_format=torch.channels_last))
+            logits = self.net.decode(*encoded)
+            with torch.no_grad():
+                before = None if self._parent is None else self._parent.decode(*encoded)
         loss: Tensor = self._loss_of(logits.float(), labels, annotated)
+        if before is not None:
+            loss = loss + _KEPT * change_of_known_classes(logits.float(), before.float(), labels, self._new)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise InputError(
@@ -661,10 +782,11 @@ class _Learning:
     def _drawn(self, pool: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The slices of the next step, by the seed and its number: images, labels, annotated, whether partly known."""
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self._taken))
-        new = _BATCH if self.replayed is None else _BATCH - _REPLAYED
-        drawn = [(self.samples, pool[_multinomial(weight, new, generator)])]
+        new = _BATCH if self.replayed is None else _BATCH - self.replayed.count
+        drawn = [(self._taught, pool[_multinomial(weight, new, generator)])]
         if self.replayed is not None:
-            drawn.append((self.replayed, _multinomial(torch.ones(len(self.replayed)), _REPLAYED, generator)))
+            again = _multinomial(self.replayed.share, self.replayed.count, generator)
+            drawn.append((self.replayed.slices, again))
         parts = []
         for source, chosen in drawn:
             which = torch.multinomial(
@@ -693,21 +815,29 @@ class _Learning:
         net.eval()
         counts = torch.zeros(2, self.card.num_classes, dtype=torch.long)
         with torch.inference_mode():
-            for begin in range(0, len(self.held), _BATCH):
+            for part in torch.tensor(self.held).split(_BATCH):
                 self.stop.check()
-                chosen = torch.tensor(self.held[begin : begin + _BATCH])
-                images, labels, annotated = self.samples.batch(
-                    chosen, torch.ones(len(chosen), dtype=torch.long), self.card.context, self.device
-                )
-                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                    logits = net(images.contiguous(memory_format=torch.channels_last))
-                counts += _overlap(logits.argmax(1), labels, annotated).cpu()
+                found = self._logits(net, self.samples, part).argmax(1)
+                labels = self.samples.labels[part].to(self.device)
+                counts += _overlap(found, labels, self.samples.annotated[part].to(self.device)).cpu()
         both, sizes = counts
         return {
             value: float(2 * both[value] / sizes[value])
             for value in range(1, self.card.num_classes)
             if any((self.samples.labels[number] == value).any() for number in self.held)
         }
+
+    def _as_they_are(self, slices: PartialSlices, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, labels, annotated, with the nearest neighbours as the other channels."""
+        near = torch.ones(len(chosen), dtype=torch.long)
+        return slices.batch(chosen, near, self.card.context, self.device)
+
+    def _logits(self, net: nn.Module, slices: PartialSlices, chosen: Tensor) -> Tensor:
+        """(B, classes, H, W) float32."""
+        images, _, _ = self._as_they_are(slices, chosen)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits: Tensor = net(images.contiguous(memory_format=torch.channels_last))
+        return logits.float()
 
     def _tell(self, done: float, loss: float) -> None:
         if self.progress is None:

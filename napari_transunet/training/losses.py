@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 UNKNOWN = 255
@@ -28,10 +30,13 @@ class PartialDiceCELoss(nn.Module):
     Parameters
     ----------
     background : whether the Dice loss has a term for the background
+    absent : how much the cross-entropy takes classes that were not annotated to be absent: 0 where that is unknown, up
+        to 1 where they are
     """
 
-    def __init__(self, *, background: bool = False) -> None:
+    def __init__(self, *, background: bool = False, absent: float = 0.0) -> None:
         super().__init__()
+        self._absent = absent
         self._first = 0 if background else 1
 
     def forward(self, logits: Tensor, labels: Tensor, annotated: Tensor | None = None) -> Tensor:
@@ -53,7 +58,8 @@ class PartialDiceCELoss(nn.Module):
         hidden = ~missing
         hidden[:, 0] = False
         background = log_p.masked_fill(hidden[:, :, None, None], -torch.inf).logsumexp(1)
-        of_target = torch.where(target == 0, background, log_p.gather(1, target[:, None])[:, 0])
+        of_background = torch.lerp(background, log_p[:, 0], self._absent)
+        of_target = torch.where(target == 0, of_background, log_p.gather(1, target[:, None])[:, 0])
         cross_entropy = -(of_target * known).sum() / known.sum().clamp_min(1)
 
         probabilities = torch.cat((background[:, None], log_p[:, 1:]), 1)[:, self._first :].exp()
@@ -67,3 +73,27 @@ class PartialDiceCELoss(nn.Module):
         dice = 1 - (2 * both + _SMOOTH) / (each + _SMOOTH)
         scored = counted.any(-1).any(-1).any(0)
         return 0.5 * cross_entropy + 0.5 * (dice * scored).sum() / scored.sum().clamp_min(1)
+
+
+def change_of_known_classes(logits: Tensor, before: Tensor, labels: Tensor, new: Sequence[int]) -> Tensor:
+    """How far the classes that were known are no longer as they were: mean Kullback-Leibler divergence, a scalar.
+
+    New classes count as background, and pixels that are labelled as such, or unknown, not at all (distillation as of
+    Cermelli et al., CVPR 2020, arXiv 2002.00718).
+
+    Parameters
+    ----------
+    logits, before : (B, C, H, W) float32, now and as they were; of `new` classes there was none before
+    labels : (B, H, W) classes or `UNKNOWN`
+    new : the classes that were not known
+    """
+    old = [value for value in range(1, logits.shape[1]) if value not in new]
+    log_p = functional.log_softmax(logits, 1)
+    background = log_p[:, [0, *new]].logsumexp(1, keepdim=True)
+    log_p = torch.cat((background, log_p[:, old]), 1)
+    was = functional.log_softmax(before[:, [0, *old]], 1)
+    counted = labels != UNKNOWN
+    for value in new:
+        counted &= labels != value
+    divergence = functional.kl_div(log_p, was, reduction="none", log_target=True).sum(1)
+    return (divergence * counted).sum() / counted.sum().clamp_min(1)

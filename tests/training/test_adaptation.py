@@ -255,6 +255,43 @@ def test_a_new_organ_widens_the_head(checkpoint: Checkpoint) -> None:
     assert wider.card.lineage[0].dice["cyst"].before == 0
 
 
+def test_beside_a_new_organ_the_others_are_kept_as_the_checkpoint_had_them(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own labels stand for them in the corrected slice and in others of the scan; the encoder stays."""
+    volume, labels = scan(slices=12)
+    cyst = np.where(labels == 2, 7, 0).astype(np.uint8)
+    taught: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    batch = PartialSlices.batch
+
+    def spied(self: PartialSlices, chosen: torch.Tensor, *rest: Any) -> Any:
+        if torch.is_grad_enabled():
+            for number in chosen.tolist():
+                taught[int(self.numbers[number])] = (self.labels[number], self.annotated[number])
+        return batch(self, chosen, *rest)
+
+    monkeypatch.setattr(PartialSlices, "batch", spied)
+    before = Predictor(checkpoint, **QUICK_PREDICTION).predict(volume)
+    assert before.any()
+
+    wider = adapt(
+        checkpoint,
+        [Correction(volume, cyst, [3], ["cyst"])],
+        new_organs={7: "cyst"},
+        **QUICK | {"steps": 8},
+    )
+
+    for number, (known, annotated) in taught.items():
+        drawn = number == 3
+        expected = np.where(cyst[number] == 7, 3, before[number]) if drawn else before[number]
+        assert (known.numpy() == expected).mean() > 0.99
+        assert annotated.tolist() == [True, True, True, drawn]
+    assert {3} < taught.keys()
+    assert same_weights(wider.model.transformer, checkpoint.model.transformer)
+    assert not same_weights(wider.model.decoder, checkpoint.model.decoder)
+    assert wider.card.lineage[0].replayed == 0
+
+
 def test_a_dropped_organ_is_background(checkpoint: Checkpoint) -> None:
     smaller = adapt(checkpoint, [correction()], drop=["Body"], **QUICK)
 
@@ -304,6 +341,41 @@ def test_what_was_known_is_replayed(checkpoint: Checkpoint, monkeypatch: pytest.
 
     assert set(zip(drawn[::2], drawn[1::2], strict=True)) == {(4, 2)}
     assert better.card.lineage[0].replayed == 8
+
+
+def test_earlier_scans_are_replayed_as_often_as_the_pack(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume, labels = scan(3, slices=40)
+    everything = partial_slices(
+        volume,
+        labels,
+        checkpoint.card,
+        slices=None,
+        voxels=None,
+        classes={0: 0, 1: 1, 2: 2},
+        annotated=[1, 2],
+    )
+    again: list[int] = []
+    batch = PartialSlices.batch
+
+    def spied(self: PartialSlices, chosen: torch.Tensor, *rest: Any) -> Any:
+        if len(self) == 4 + 40:
+            again.extend(chosen.tolist())
+        return batch(self, chosen, *rest)
+
+    monkeypatch.setattr(PartialSlices, "batch", spied)
+
+    adapt(
+        checkpoint,
+        [unscored()],
+        earlier=[correction(1)],
+        replay=ReplayPack(everything, NAMES),
+        **QUICK | {"steps": 20},
+    )
+
+    assert len(again) == 3 * 20
+    assert 20 <= sum(number < 4 for number in again) <= 40
 
 
 @pytest.mark.parametrize(

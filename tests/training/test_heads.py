@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from napari_transunet.errors import InputError
-from napari_transunet.training.heads import with_classes
-from tests.training.samples import HYBRID, PLAIN, network
+from napari_transunet.training.heads import fit_new_classes, unlearnt_classes, with_classes
+from napari_transunet.training.losses import UNKNOWN
+from tests.training.samples import HYBRID, PLAIN, network, same_weights
 
 
 @pytest.mark.parametrize("variant", [HYBRID, PLAIN], ids=lambda variant: variant.name)
@@ -31,3 +34,54 @@ def test_logits_of_classes_that_stay_are_the_same_to_the_last_bit(variant, origi
 def test_impossible_classes_are_refused(origins: tuple[int, ...]) -> None:
     with pytest.raises(InputError):
         with_classes(network(), origins)
+
+
+def test_only_new_classes_know_nothing_yet() -> None:
+    wider = with_classes(network(), (0, 2, None, 1, None))
+
+    assert unlearnt_classes(wider) == [2, 4]
+    assert unlearnt_classes(network()) == []
+
+
+def test_a_new_class_begins_with_what_the_features_say_of_it() -> None:
+    """Bright pixels are found at once, the rest of the network is as it was, and unknown pixels change nothing."""
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 0.3
+    labels = torch.zeros(4, 32, 32, dtype=torch.uint8)
+    for number in range(4):
+        images[number, :, 4 + 4 * number : 12 + 4 * number, 6:20] += 0.7
+        labels[number, 4 + 4 * number : 12 + 4 * number, 6:20] = 3
+    annotated = torch.ones(4, 4, dtype=torch.bool)
+    labels[:, :, 26:] = UNKNOWN
+    noisy = labels.clone()
+    noisy[:, :, 28:] = 0
+    start = with_classes(network(HYBRID).eval(), (0, 1, 2, None))
+    fitted = []
+
+    for seen in (labels, labels.clone(), noisy):
+        net = copy.deepcopy(start)
+        fit_new_classes(net, [3], [(images, seen, annotated)], torch.Generator().manual_seed(0))
+        fitted.append(net)
+
+    with torch.inference_mode():
+        before, after = start(images), fitted[0](images)
+    assert torch.equal(before[:, :3], after[:, :3])
+    known = labels != UNKNOWN
+    found, true = (after.argmax(1) == 3) & known, labels == 3
+    assert 2 * (found & true).sum() / (found.sum() + true.sum()) > 0.8
+    assert unlearnt_classes(fitted[0]) == []
+    assert same_weights(fitted[0], fitted[1])
+    assert not same_weights(fitted[0], fitted[2])
+
+
+def test_a_new_class_that_nothing_shows_stays_as_it_is() -> None:
+    start = with_classes(network(), (0, 1, 2, None))
+    batch = (
+        torch.rand(2, 3, 32, 32),
+        torch.zeros(2, 32, 32, dtype=torch.uint8),
+        torch.ones(2, 4, dtype=torch.bool),
+    )
+    net = copy.deepcopy(start)
+
+    fit_new_classes(net, [3], [batch], torch.Generator().manual_seed(0))
+
+    assert same_weights(net, start)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.losses import DiceCELoss
 
-from napari_transunet.training.losses import UNKNOWN, PartialDiceCELoss
+from napari_transunet.training.losses import UNKNOWN, PartialDiceCELoss, change_of_known_classes
 
 
 def _example(seed: int = 0, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,7 +36,8 @@ def test_it_is_monais_loss_where_everything_is_known(background: bool) -> None:
     assert loss(logits, labels, torch.ones(3, 4, dtype=torch.bool)).item() == pytest.approx(theirs.item())
 
 
-def test_it_is_what_brute_force_finds_voxel_by_voxel() -> None:
+@pytest.mark.parametrize("absent", [0.0, 0.3])
+def test_it_is_what_brute_force_finds_voxel_by_voxel(absent: float) -> None:
     logits, labels = _example(1)
     labels[0, :2] = UNKNOWN
     annotated = torch.tensor([[True, True, False, True], [True, False, True, True], [True, True, True, True]])
@@ -55,7 +56,8 @@ def test_it_is_what_brute_force_finds_voxel_by_voxel() -> None:
         if label == UNKNOWN:
             continue
         here, known = p[image, :, row, column], annotated[image].numpy()
-        terms.append(-math.log(here[label] if label else here[0] + here[~known].sum()))
+        unknown = (1 - absent) * math.log(here[0] + here[~known].sum()) + absent * math.log(here[0])
+        terms.append(-math.log(here[label]) if label else -unknown)
         for value in range(1, 4):
             if known[value]:
                 both[value] += here[value] * (label == value)
@@ -63,7 +65,8 @@ def test_it_is_what_brute_force_finds_voxel_by_voxel() -> None:
                 second[value] += label == value
     dice = [1 - (2 * both[c] + 1e-5) / (first[c] + second[c] + 1e-5) for c in range(1, 4)]
     expected = 0.5 * np.mean(terms) + 0.5 * np.mean(dice)
-    assert PartialDiceCELoss()(logits, labels, annotated).item() == pytest.approx(expected, rel=1e-6)
+    loss = PartialDiceCELoss(absent=absent)
+    assert loss(logits, labels, annotated).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_unknown_voxels_have_no_gradient_and_change_none() -> None:
@@ -105,3 +108,24 @@ def test_nothing_known_is_no_loss() -> None:
     assert loss.item() == 0
     assert logits.grad is not None
     assert not logits.grad.any()
+
+
+def test_what_was_known_is_held_pixel_by_pixel_but_for_new_organs() -> None:
+    logits, labels = _example(5)
+    before, _ = _example(6)
+    labels[0, 0] = UNKNOWN
+    found = change_of_known_classes(logits, before, labels, [2])
+
+    terms = []
+    for image, row, column in np.ndindex(3, 5, 6):
+        if int(labels[image, row, column]) in (2, UNKNOWN):
+            continue
+        here = logits[image, :, row, column].softmax(0).numpy()
+        was = before[image, [0, 1, 3], row, column].softmax(0).numpy()
+        now = np.array([here[0] + here[2], here[1], here[3]])
+        terms.append(float((was * np.log(was / now)).sum()))
+    assert found.item() == pytest.approx(np.mean(terms), rel=1e-6)
+
+    same = before.clone()
+    same[:, 2] = -30.0
+    assert change_of_known_classes(same, before, labels, [2]).item() == pytest.approx(0, abs=1e-9)
