@@ -433,7 +433,7 @@ def test_labels_that_no_run_made_can_be_corrected_too(driver):
 
 
 def test_while_a_run_writes_nothing_can_be_done(driver):
-    driver.dock.tools.set_status("3 voxels changed.")
+    driver.dock.tools.status.setText("3 voxels changed.")
     step = UndoStep(driver.layer)
     for name in ("tool_smooth", "take_slice", "take_all"):
         assert not driver.dock.findChild(QPushButton, name).isEnabled()
