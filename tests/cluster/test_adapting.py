@@ -94,7 +94,7 @@ def test_a_checkpoint_that_is_not_there_is_sent_and_names_are_those_of_here(
 
 
 def test_a_first_network_is_begun_there(client, correction):
-    volume = replace(correction.volume, modality="CT")
+    volume = replace(correction.volume, modality="US")  # no shipped checkpoint is for it
     found = adapt_on_cluster(
         client, None, [replace(correction, volume=volume)], new_organs={1: "a", 2: "b"}, steps=1
     )
