@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from magicgui.widgets import Container, FileEdit, LineEdit
+from magicgui.widgets import FileEdit, LineEdit
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QDialog, QLabel, QWidget
+from qtpy.QtWidgets import QDialog, QFormLayout, QLabel, QWidget
 
 from napari_transunet.cluster.address import ClusterAddress
 from napari_transunet.errors import InputError, TransUNetError
@@ -28,11 +28,8 @@ class ClusterDialog(QDialog):
         super().__init__(parent)
         self.setObjectName("cluster_dialog")
         self.setWindowTitle("Cluster")
-        self._address = LineEdit(label="Scheduler")
-        self._files = [
-            FileEdit(label=label, nullable=True, filter="PEM files (*.pem *.crt *.key);;All files (*)")
-            for label in ("Authority", "Certificate", "Key")
-        ]
+        self._address = LineEdit()
+        self._files = [FileEdit(filter="PEM files (*.pem *.crt *.key);;All files (*)") for _ in range(3)]
         names = ("cluster_address", "cluster_ca", "cluster_cert", "cluster_key")
         hints = ("tcp://host:8786 or tls://host:8786", *["for tls:// alone"] * 3)
         lines = (self._address, *(file.line_edit for file in self._files))
@@ -41,17 +38,17 @@ class ClusterDialog(QDialog):
         for line, name, hint in zip(lines, names, hints, strict=True):
             line.native.setObjectName(name)
             line.native.setPlaceholderText(hint)
-        form = Container(widgets=[self._address, *self._files], labels=True)
-        form.margins = (0, 0, 0, 0)
-        self._address.label = "Scheduler"  # said again, this makes the labels equally wide
-        self._form = form  # the fields live as long as it
+        form = QFormLayout()
+        form.addRow("Scheduler", self._address.native)
+        for label, file in zip(("Authority", "Certificate", "Key"), self._files, strict=True):
+            form.addRow(label, file.native)
         told = QLabel(_TOLD, self)
         told.setWordWrap(True)
         self._problem = StatusLine("cluster_problem", self)
         cancel = push_button("Cancel", "cluster_cancel", self, self.reject)
         use = push_button("Use this cluster", "cluster_use", self, self._use)
         use.setDefault(True)
-        column(form.native, told, self._problem, row(None, cancel, use), within=self, spacing=8, margin=12)
+        column(form, told, self._problem, row(None, cancel, use), within=self, spacing=8, margin=12)
         self.setMinimumWidth(460)
 
     @property
