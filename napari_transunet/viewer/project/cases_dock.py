@@ -15,6 +15,7 @@ from napari_transunet.project.case import STATUSES
 from napari_transunet.project.leases import annotator_name
 from napari_transunet.project.project import PROJECT, Project
 from napari_transunet.project.worklist import next_case
+from napari_transunet.viewer.anatomy.anatomy import anatomy_of
 from napari_transunet.viewer.project.background_segmentation import BackgroundSegmentation
 from napari_transunet.viewer.project.case_controller import CaseController
 from napari_transunet.viewer.project.cases_table import CasesTable
@@ -71,6 +72,7 @@ class CasesDock(QWidget):
         self._timer.setInterval(_REFRESH)
         self._lay_out()
         self._connect()
+        self._attach()
         self._show_state()
 
     @property
@@ -478,12 +480,14 @@ class CasesDock(QWidget):
 
     def _attach(self) -> None:
         """The dock is shown, perhaps again."""
+        anatomy_of(self._viewer).attach(self)
         if self._project is not None:
             self._timer.start()
             self.refresh()
 
     def _detach(self, closing: bool) -> None:
         """The dock was closed, perhaps with the window: the case is given back, and nothing goes on."""
+        anatomy_of(self._viewer).detach(self)
         self._timer.stop()
         self.segmentation.stop()
         self.cases.close(force=closing)

@@ -21,6 +21,7 @@ from napari_transunet.project.agreement import give_to_readers
 from napari_transunet.project.case_labels import load_labels
 from napari_transunet.project.leases import STALE_AFTER
 from napari_transunet.project.segmenting import segment_project
+from napari_transunet.viewer.anatomy.anatomy import anatomy_of
 from napari_transunet.viewer.project import background_segmentation
 from napari_transunet.viewer.widgets import preferences
 from tests.project.conftest import checkpoint, project, scans
@@ -98,6 +99,7 @@ def test_cases_are_worked_through_from_the_most_uncertain_one(driver, segmented)
     assert segmented.leases.holder(segmented.cases()[1].id).annotator == "anna"
     layer = driver.viewer.layers["case_1 labels"]
     assert layer.data.shape == (5, 40, 36)
+    driver.until(lambda: anatomy_of(driver.viewer).letters == {"left": "R", "right": "L", "top": "A", "bottom": "P"})
     layer.paint((0, 5, 5), 1)
     driver.dock.cases.current.result.session.mark_reviewed(0)
 
