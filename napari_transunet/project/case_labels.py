@@ -137,7 +137,9 @@ def facts_of(found: CaseLabels, spacing: Sequence[float]) -> dict[str, Any]:
     """What the case's file says of its labels; spacing in mm along (z, y, x)."""
     labels, session = found.labels, found.session
     edited = session.edited_voxels(labels)
-    held = int(np.count_nonzero(labels)) + int(np.count_nonzero(session.prediction[labels == 0]))
+    held = sum(
+        int(np.count_nonzero(own | said)) for own, said in zip(labels, session.prediction, strict=True)
+    )
     names = {**session.names, **found.label_set.names}
     return {
         "edited": min(1.0, edited / held) if held else 0.0,
@@ -159,7 +161,9 @@ def facts_of_scan(volume: Volume, case: Case) -> dict[str, Any]:
 
 def volumes_of(labels: NDArray[Any], names: Mapping[int, str], spacing: Sequence[float]) -> dict[str, float]:
     """mL of each organ that has a name or occurs."""
-    counts = np.bincount(labels.ravel(), minlength=1)
+    counts = np.zeros(1 + int(labels.max(initial=0)), np.int64)
+    for plane in labels:  # of all at once it makes 64-bit numbers, and no other thread runs meanwhile
+        counts += np.bincount(plane.ravel(), minlength=len(counts))
     values = sorted({*names, *np.flatnonzero(counts).tolist()} - {0})
     one = voxel_ml(spacing)
     return {

@@ -99,7 +99,9 @@ def test_cases_are_worked_through_from_the_most_uncertain_one(driver, segmented)
     assert segmented.leases.holder(segmented.cases()[1].id).annotator == "anna"
     layer = driver.viewer.layers["case_1 labels"]
     assert layer.data.shape == (5, 40, 36)
-    driver.until(lambda: anatomy_of(driver.viewer).letters == {"left": "R", "right": "L", "top": "A", "bottom": "P"})
+    driver.until(
+        lambda: anatomy_of(driver.viewer).letters == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
+    )
     layer.paint((0, 5, 5), 1)
     driver.dock.cases.current.result.session.mark_reviewed(0)
 
