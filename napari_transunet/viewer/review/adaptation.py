@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from napari_transunet.errors import ExistsError, FileProblem
 from napari_transunet.metrics.difference_map import match_labels
 from napari_transunet.viewer.segment.checkpoint_chooser import Candidate, look_at
-from napari_transunet.viewer.widgets.priority import be_nice
+from napari_transunet.viewer.widgets.priority import be_nice, no_garbage_collection
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.lineage import Adaptation
@@ -166,13 +166,14 @@ class AdaptationResult:
 def import_ahead() -> None:
     """Import what `learn` needs, in a thread of its own: some thousand modules, between which the window is served."""
     be_nice()
-    import torch
+    with no_garbage_collection():
+        import torch
 
-    import napari_transunet.checkpoints.loading
-    import napari_transunet.training.adaptation  # noqa: F401
+        import napari_transunet.checkpoints.loading
+        import napari_transunet.training.adaptation  # noqa: F401
 
-    # The first optimiser of a process imports PyTorch's compiler.
-    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+        # The first optimiser of a process imports PyTorch's compiler.
+        torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
 
 
 def learn(

@@ -10,6 +10,7 @@ from qtpy.QtCore import Qt, Signal
 from napari_transunet.viewer.segment.predictors import load_torch_libraries
 from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.messages import device_name
+from napari_transunet.viewer.widgets.priority import no_garbage_collection
 
 if TYPE_CHECKING:
     from qtpy.QtWidgets import QWidget
@@ -111,7 +112,8 @@ def find_devices() -> tuple[list[DeviceInfo], str]:
     On the CPU it depends on the checkpoint too, and is empty. Imports torch: not for the GUI thread.
     """
     load_torch_libraries()
-    from napari_transunet.inference.devices import available_devices, resolve_device, resolve_precision
+    with no_garbage_collection():
+        from napari_transunet.inference.devices import available_devices, resolve_device, resolve_precision
 
     devices = available_devices()
     if devices[0].name == "cpu":

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from napari_transunet.errors import FileProblem, TransUNetError
 from napari_transunet.files import available_memory
 from napari_transunet.inference.options import PredictorOptions
-from napari_transunet.viewer.widgets.priority import be_nice
+from napari_transunet.viewer.widgets.priority import be_nice, no_garbage_collection
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.loading import Checkpoint
@@ -175,11 +175,12 @@ def load_engine() -> None:
     """Do ahead what a first run needs but once, so that it does not hold up the window then; for any thread."""
     from vispy.visuals.line.dash_atlas import DashAtlas
 
-    import napari_transunet.checkpoints.loading
-    import napari_transunet.inference.predictor  # noqa: F401
+    with no_garbage_collection():
+        import napari_transunet.checkpoints.loading
+        import napari_transunet.inference.predictor  # noqa: F401
 
-    for module in ("pandas", "skimage.color.colorconv"):  # for the first labels layer's table and colours
-        import_module(module)
+        for module in ("pandas", "skimage.color.colorconv"):  # for the first labels layer's table and colours
+            import_module(module)
     DashAtlas()  # the patterns of lines, which every labels layer has for its polygons, are kept by vispy
 
 
