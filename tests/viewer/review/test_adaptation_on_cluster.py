@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,24 @@ pytest.importorskip("napari")
 pytest.importorskip("qtpy")
 pytest.importorskip("distributed", reason="the extra cluster is not installed")
 
+from napari_transunet.checkpoints.card import default_card
+from napari_transunet.checkpoints.saving import save_checkpoint
+from napari_transunet.cluster import adapting
 from napari_transunet.cluster.address import ClusterAddress
+from napari_transunet.model.transunet import TransUNet
 from napari_transunet.training import adaptation
-from tests.viewer.review.test_adaptation import Window, folder, window  # noqa: F401
+from tests.viewer.review.test_adaptation import NAMES, Window, window  # noqa: F401
 from tests.viewer.segment.test_cluster import Cluster, cluster  # noqa: F401
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's checkpoints: one of a variant that the worker's process knows too."""
+    net = TransUNet("testing", num_classes=4, img_size=64)
+    card = default_card(net, labels=NAMES, title="Three organs, CT", modality="CT", orientation="LPS")
+    save_checkpoint(tmp_path / "three.safetensors", net, card)
+    monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(tmp_path))
+    return tmp_path
 
 
 @pytest.mark.slow
@@ -48,7 +63,8 @@ def test_it_learns_there_and_a_dying_worker_costs_nothing(
     assert "was lost. Nothing was learnt" in window.text("learn_status")
 
     cluster.worker = cluster.new_worker()
-    begin()
+    monkeypatch.setattr(adapting, "adapt_on_cluster", partial(adapting.adapt_on_cluster, steps=2))
+    window.press("learn")
     window.until(lambda: window.answered)
     assert "→" in window.text("learn_status")
     assert np.array_equal(window.layer.data, before)
