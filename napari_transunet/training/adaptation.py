@@ -68,8 +68,9 @@ _SCORED_AT = (0.5, 0.75, 1.0)
 """After which shares of the steps or seconds the held-out slices are scored. Once they gained, they are learnt from."""
 
 _FOLDS = 4
-_UNVOUCHED = 24
-"""Of a scan in which new organs alone are vouched for, so many other slices are replayed with the network's labels."""
+_UNVOUCHED, _FEWEST_UNVOUCHED = 24, 4
+"""Of earlier scans, and of those in which new organs alone are vouched for, so many other slices in all are replayed as
+the network labels them, but so many of each at least."""
 
 _ABSENT = 0.3
 """How much a new organ counts as absent from replayed background, of which nobody says whether it is there."""
@@ -204,7 +205,9 @@ def adapt(
     known = [[_prepared(one, card, classes, stop) for one in earlier]]
     known.append([] if replay is None else [replay.for_card(card)])
     replays = sum(len(part) for kind in known for part in kind)
-    known.append([_unvouched(one, card, classes, stop) for one in corrections] if parent.sha256 else [])
+    if parent.sha256:
+        beside = [one for one in corrections if set(classes.vouched(one.organs)) <= classes.added.keys()]
+        known += [[_unvouched(one, len(of), card, classes, stop) for one in of] for of in (beside, earlier)]
     replayed = _Replayed.of(known)
     held = held_out(samples, _learnt_before(corrections, parts, parent.card))
     if card.planes > 1:
@@ -479,13 +482,12 @@ def _prepared(
     )
 
 
-def _unvouched(one: Correction, card: ModelCard, classes: _Classes, stop: _Stop) -> PartialSlices:
-    """Some other slices of a scan in which new organs alone are vouched for; nothing is known of these slices."""
+def _unvouched(one: Correction, scans: int, card: ModelCard, classes: _Classes, stop: _Stop) -> PartialSlices:
+    """Some of the slices of one of so many scans that nobody vouches for; nothing is known of them."""
     axis = orientation_for(one.volume, card).slice_axis
     others = np.setdiff1d(np.arange(one.volume.data.shape[axis]), np.array(one.slices, int))
-    if not set(classes.vouched(one.organs)) <= classes.added.keys():
-        others = others[:0]
-    some = others[np.linspace(0, len(others) - 1, min(_UNVOUCHED, len(others))).round().astype(int)]
+    count = min(len(others), max(_FEWEST_UNVOUCHED, _UNVOUCHED // scans))
+    some = others[np.linspace(0, len(others) - 1, count).round().astype(int)]
     nothing = np.zeros(one.volume.data.shape, np.uint8)
     return _prepared(Correction(one.volume, nothing, some.tolist(), []), card, classes, stop)
 
@@ -598,7 +600,7 @@ class _Replayed:
 
     @classmethod
     def of(cls, kinds: Sequence[Sequence[PartialSlices]]) -> _Replayed | None:
-        """Each kind that there is (earlier scans, the pack, the scan at hand) as often as the others."""
+        """Each kind that there is (earlier scans, the pack, what the network labels) as often as the others."""
         there = [PartialSlices.joined(kind) for kind in kinds if sum(map(len, kind))]
         if not there:
             return None
