@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from napari_transunet.project.scans import read_scan
 from napari_transunet.project.segmenting import values_of_classes
 from napari_transunet.training.adaptation import AdaptationProgress, Correction, adapt, replay_pack
 from napari_transunet.training.replay import ReplayPack, replay_beside, replay_path
+from napari_transunet.volumes.fingerprint import scan_fingerprint
 from napari_transunet.volumes.labels import canonical_key
 
 if TYPE_CHECKING:
@@ -118,9 +120,9 @@ def adapt_project(
 ) -> ProjectAdaptation:
     """Let the project's checkpoint learn from all reviewed slices, and keep it where it gains on scans it did not see.
 
-    One scan of four is held out, always the same ones; of fewer than two scans with reviewed slices none, and the
-    held-out slices of `adapt` decide. A checkpoint that is kept lies in `checkpoints`, bears its lineage, and is
-    the project's from then on.
+    One scan of four is held out, of those that the checkpoint has not learnt from; where there is none, or but one scan
+    with reviewed slices, the held-out slices of `adapt` decide. A checkpoint that is kept lies in `checkpoints`, bears
+    its lineage, and is the project's from then on.
 
     Parameters
     ----------
@@ -152,7 +154,7 @@ def adapt_project(
             )
         path = project.checkpoint_path() if base is None else project.adapted_paths().get(base)
         parent = load_checkpoint(path if path is not None else resolve_checkpoint(str(base)))
-        held = held_out_cases(cases)
+        held = held_out_cases(cases, _learnt_before(project, parent.card))
         learnt = [case for case in cases if case not in held]
         corrections = StoredCorrections(project, learnt, parent.card)
         child = adapt(
@@ -211,14 +213,31 @@ def reviewed_cases(project: Project) -> list[Case]:
     return sorted(found.values(), key=lambda case: case.name)
 
 
-def held_out_cases(cases: Sequence[Case]) -> list[Case]:
-    """One case of four, at least one of two or more, chosen by the scans' hashes: more cases change few of them."""
-    if len(cases) < 2:
-        return []
+def held_out_cases(
+    cases: Sequence[Case], learnt_before: Callable[[Case], bool] = lambda _: False
+) -> list[Case]:
+    """One case of four, at least one of two or more, of those that the checkpoint has not learnt from; maybe none.
+
+    They are chosen by the scans' hashes, so that more cases change few of them.
+    """
     order = sorted(
         cases, key=lambda case: hashlib.sha256(f"held out {case.scan.sha256}".encode()).hexdigest()
     )
-    return order[: max(1, len(cases) // _HELD_SHARE)]
+    unseen = (case for case in order if not learnt_before(case))
+    return list(itertools.islice(unseen, max(1, len(cases) // _HELD_SHARE))) if len(cases) > 1 else []
+
+
+def _learnt_before(project: Project, card: ModelCard) -> Callable[[Case], bool]:
+    """Whether a checkpoint has learnt from a case's scan, in this project or elsewhere, as its card tells."""
+    scans = {scan.fingerprint for adaptation in card.lineage for scan in adaptation.scans}
+
+    def learnt(case: Case) -> bool:
+        return (
+            bool(scans)
+            and (case.fingerprint or scan_fingerprint(read_scan(case.scan, project.folder))) in scans
+        )
+
+    return learnt
 
 
 def _base(project: Project, wanted: str | None) -> str:

@@ -144,6 +144,17 @@ def test_the_same_scans_are_held_out_when_more_are_reviewed():
     assert held_out_cases(cases[:1]) == []
 
 
+def test_no_scan_is_held_out_that_the_checkpoint_has_learnt_from(reviewed, monkeypatch):
+    monkeypatch.setattr(adapting, "_scored", lambda *_: {"liver": (0.5, 0.6)})
+    first, second = (adapt_project(reviewed, device="cpu", options=CPU, steps=2) for _ in range(2))
+    assert first.held_out == second.held_out  # the only one of three that is new to it
+    assert not set(second.held_out) & set(first.learnt)
+    card = CheckpointInfo.from_file(reviewed.checkpoint_path()).card
+    learnt = adapting._learnt_before(reviewed, card)
+    assert {case.name for case in reviewed.cases() if learnt(case)} == set(first.learnt)
+    assert held_out_cases(reviewed.cases(), lambda _: True) == []
+
+
 def test_labels_with_other_numbers_are_learnt_by_name_and_other_axes_by_voxel(project, checkpoint):
     case = project.cases()[0]
     labels = np.zeros((5, 40, 36), np.uint8)

@@ -355,8 +355,9 @@ class Walk:
         if layer is not None and len(self.layers("labels")) < _MOST_LABELS:
             self.viewer.layers.selection = {layer}
             _duplicate_layer(self.viewer.layers)
-            original = layer if self.sessions.result_of(layer) is not None else self.viewer.layers[-1]
-            self.dock.until(lambda: self._active is original)  # the brush stays with what has a session
+            copy = self.viewer.layers[self.viewer.layers.index(layer) + 1]
+            meant = layer if self.sessions.result_of(layer) is not None else copy
+            self.dock.until(lambda: self._active is meant)  # the brush stays with what has a session
 
     def rename(self) -> None:
         if self.viewer.layers:
