@@ -235,7 +235,7 @@ def test_ctrl_c_keeps_what_was_learnt_and_resume_completes_it(run, dataset, tmp_
         "--test",
         "0.2",
         "--steps",
-        "60",  # a line is said once in a while, so a few steps may all be over
+        "24",  # a line is said once in a while, so a few steps may all be over
     )
     tell, stopped = module.say, []
 
@@ -252,12 +252,12 @@ def test_ctrl_c_keeps_what_was_learnt_and_resume_completes_it(run, dataset, tmp_
     assert result.stderr.count("Stopping after this step") == 1
     assert result.stderr.count("Stopped after ") == 1
     card = load_checkpoint(tmp_path / "new.safetensors").card
-    assert "of 60, then it was stopped" in card.training["steps"]
+    assert "of 24, then it was stopped" in card.training["steps"]
 
     resumed = run("train", *command, "--resume")
     assert resumed.exit_code == 0, resumed.stderr
     card = load_checkpoint(tmp_path / "new.safetensors").card
-    assert card.training["steps"] == 60
+    assert card.training["steps"] == 24
     assert card.scores["test"]["cases"] == 1
 
 
