@@ -355,9 +355,11 @@ class Walk:
         if layer is not None and len(self.layers("labels")) < _MOST_LABELS:
             self.viewer.layers.selection = {layer}
             _duplicate_layer(self.viewer.layers)
-            copy = self.viewer.layers[self.viewer.layers.index(layer) + 1]
+            known = list(self.viewer.layers)
+            copy = known[known.index(layer) + 1]
             meant = layer if self.sessions.result_of(layer) is not None else copy
-            self.dock.until(lambda: self._active is meant)  # the brush stays with what has a session
+            # The brush stays with what has a session, unless labels that are being restored come just then.
+            self.dock.until(lambda: self._active is meant or self._active not in known)
 
     def rename(self) -> None:
         if self.viewer.layers:

@@ -127,9 +127,8 @@ class _PlaneView(QObject):
         self._twins: dict[Layer, _Twin] = {}
         self._fitted = False
         self.model = ViewerModel(title=plane.title)
-        with (
-            action_manager.events.blocker_all()
-        ):  # it binds the window's shortcuts anew, and tells every button of each
+        # It binds the window's shortcuts anew, and tells every button of each.
+        with action_manager.events.blocker_all():
             self.canvas = QtViewer(self.model)
         free_graphics_in_their_context(self.canvas)
         self.canvas.setObjectName(f"plane_{plane.title}")
@@ -221,9 +220,8 @@ class ThreePlanes(QWidget):
         self._links.connect(self._on_active, viewer.layers.selection.events.active)
         self._move_from(viewer)
         self._dock_events = DockEvents(self)
-        self._fit = single_shot(
-            self, 60, self._reset_views
-        )  # the planes get their places in the layout's turn
+        # The planes get their places in the layout's turn.
+        self._fit = single_shot(self, 60, self._reset_views)
         self._dock_events.settled.connect(self._fit.start)
         self._dock_events.left.connect(lambda _closing: self.release())
 

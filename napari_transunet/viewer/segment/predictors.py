@@ -74,9 +74,8 @@ class PredictorCache:
         self._size = size
         self._kept: OrderedDict[_Key, PreparedPredictor] = OrderedDict()
         self._coming: dict[_Key, Future[PreparedPredictor]] = {}
-        self._lock = (
-            threading.Lock()
-        )  # never held while a network is prepared: others may be asked for meanwhile
+        # Never held while a network is prepared: others may be asked for meanwhile.
+        self._lock = threading.Lock()
 
     def get(self, settings: PredictorSettings) -> PreparedPredictor:
         """The predictor for these settings, prepared now or before.

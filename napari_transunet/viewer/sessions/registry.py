@@ -58,9 +58,8 @@ class Sessions(QObject):
         self._used: list[weakref.ref[Any]] = []
         self._new_copy: Any = None
         self._told: weakref.WeakSet[Any] = weakref.WeakSet()  # of those it was said that they are not saved
-        self._coming: list[
-            Any
-        ] = []  # layers that have a session and are not in the viewer yet: nobody else holds them
+        # Layers that have a session and are not in the viewer yet: nobody else holds them.
+        self._coming: list[Any] = []
         for layer in viewer.layers:
             if layer._type_string == "labels":
                 layer.events.paint.connect(self._on_painted)
@@ -165,7 +164,6 @@ class Sessions(QObject):
         self._results[layer] = result
         if layer not in self._viewer.layers:
             self._coming.append(layer)
-        layer.events.paint.connect(self._on_painted)
         self.set_current(result)
         return result
 
@@ -231,8 +229,9 @@ class Sessions(QObject):
         if result is not None and self.image_of(result) is not None:
             save_soon(self._viewer, result)
             return
-        homeless = result is not None or (is_reviewable(layer) and not self.images_on_grid_of(layer))
-        if homeless and layer not in self._told:
+        if layer in self._told:
+            return
+        if result is not None or (is_reviewable(layer) and not self.images_on_grid_of(layer)):
             self._told.add(layer)
             self.save_failed.emit(
                 f"“{layer.name}” lies on no image that is open, so what you paint in it is not being saved while you"
@@ -249,9 +248,8 @@ class Sessions(QObject):
             self._new_copy = layer
             QTimer.singleShot(0, self._forget_copy)
         elif layer._type_string == "labels" and record_of(layer).file is not None:
-            self.result_for(
-                layer
-            )  # a file of labels, however it was opened, is tied before anybody paints in it
+            # A file of labels, however it was opened, is tied before anybody paints in it.
+            self.result_for(layer)
 
     def _forget_copy(self) -> None:
         """A copy is made to keep something safe: the brush stays with the labels that both docks mean."""
