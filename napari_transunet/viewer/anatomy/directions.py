@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 Vector = npt.NDArray[np.float64]
 
 _SIDES = ("LR", "PA", "HF")  # towards which x, y and z of LPS coordinates rise and fall
-_SECOND_LETTER = float(
-    np.sin(np.radians(15))
-)  # an axis that leaves its main side by more than this has a second letter
+# An axis that leaves its main side by more than this has a second letter.
+_SECOND_LETTER = float(np.sin(np.radians(15)))
 _TURNED = 1.0  # degrees
 
 

@@ -23,9 +23,8 @@ class ViewBar(QToolBar):
         super().__init__("Anatomical views", parent)
         self.setObjectName("anatomical_views")
         self.setMovable(False)
-        self.setContextMenuPolicy(
-            Qt.ContextMenuPolicy.PreventContextMenu
-        )  # hides no bar that nobody finds again
+        # Its menu would hide a bar that nobody finds again.
+        self.setContextMenuPolicy(Qt.ContextMenuPolicy.PreventContextMenu)
         windows, overlays = QMenu(self), QMenu(self)
         for name, action in VIEW_ACTIONS.items():
             if name.startswith("window_"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, Signal
 
-from napari_transunet.viewer.segment.predictors import load_torch_libraries
+from napari_transunet.viewer.segment.preloading import load_torch_libraries
 from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.messages import device_name
 from napari_transunet.viewer.widgets.priority import no_garbage_collection

@@ -23,7 +23,8 @@ from napari_transunet.viewer.segment.checkpoint_chooser import Candidate, Checkp
 from napari_transunet.viewer.segment.checkpoint_controller import CheckpointController
 from napari_transunet.viewer.segment.cluster_dialog import ClusterDialog
 from napari_transunet.viewer.segment.device_chooser import DeviceChooser, find_devices
-from napari_transunet.viewer.segment.predictors import PredictorSettings, load_engine
+from napari_transunet.viewer.segment.predictors import PredictorSettings
+from napari_transunet.viewer.segment.preloading import load_engine
 from napari_transunet.viewer.segment.result_panel import ResultPanel
 from napari_transunet.viewer.segment.run_bar import RunBar
 from napari_transunet.viewer.segment.run_messages import RunRequest

@@ -14,7 +14,8 @@ from napari_transunet.errors import TransUNetError
 from napari_transunet.inference.compatibility import doubt_about, doubt_about_augmentation
 from napari_transunet.viewer.layers.fingerprints import fingerprinted_volume
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, volume_of
-from napari_transunet.viewer.segment.predictors import PredictorCache, prepare_ahead
+from napari_transunet.viewer.segment.predictors import PredictorCache
+from napari_transunet.viewer.segment.preloading import prepare_ahead
 from napari_transunet.viewer.segment.segmentation_run import SegmentationRun
 from napari_transunet.viewer.segment.segmentation_worker import SegmentationWorker
 from napari_transunet.viewer.sessions.autosave_controller import AutosaveController, autosave_of, save_soon

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +20,7 @@ from napari_transunet.errors import FileProblem
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.inference.predictor import Predictor
 from napari_transunet.viewer.segment import predictors
-from napari_transunet.viewer.segment.predictors import PredictorCache, PredictorSettings, prepare_ahead
+from napari_transunet.viewer.segment.predictors import PredictorCache, PredictorSettings
 from napari_transunet.volumes.phantom import synthetic_ct
 from tests.networks import small_network
 
@@ -116,21 +114,6 @@ def test_no_more_are_kept_than_asked_for(settings: PredictorSettings) -> None:
     assert not any(each in cache for each in all_settings)
 
 
-def test_what_is_prepared_ahead_is_there_for_the_run_and_never_takes_scarce_memory(
-    settings: PredictorSettings, loads: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    cache = PredictorCache()
-    monkeypatch.setattr(predictors, "be_nice", lambda: None)  # it would stay with this thread
-    monkeypatch.setattr(predictors, "available_memory", lambda: 3 * settings.checkpoint.stat().st_size)
-    prepare_ahead(cache, settings)
-    prepare_ahead(cache, PredictorSettings(tmp_path / "none.safetensors"))
-    assert not loads
-    monkeypatch.undo()
-    monkeypatch.setattr(predictors, "be_nice", lambda: None)
-    prepare_ahead(cache, settings)
-    assert settings in cache
-
-
 def test_a_predictor_is_prepared_once_and_keeps_no_other_one_waiting(
     settings: PredictorSettings, loads: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -152,16 +135,3 @@ def test_a_predictor_is_prepared_once_and_keeps_no_other_one_waiting(
         go_on.set()
         assert first.result(20) is second.result(20) is cache.get(settings)
     assert loads.count(settings.checkpoint) == 1
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is left to the import")
-def test_the_systems_loader_loads_torch_before_it_is_imported() -> None:
-    code = """if True:
-        import sys
-        from pathlib import Path
-        from napari_transunet.viewer.segment.predictors import load_torch_libraries
-        load_torch_libraries()
-        print("torch" in sys.modules, "libtorch_cpu" in Path("/proc/self/maps").read_text())
-    """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "True"]
