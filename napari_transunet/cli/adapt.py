@@ -84,7 +84,7 @@ def adapt(
     """Let a checkpoint learn from corrected slices, and tell by how much held-out ones gained.
 
     OUT is written where they gained, or where a single slice leaves none to hold out. Beside it, in OUT's name with
-    .replay.npz, is a selection of the slices that it learnt from, so that nothing is forgotten the next time.
+    .replay.npz, is a selection of the slices that it learnt from, so that less is forgotten the next time.
     """
     from napari_transunet.checkpoints.loading import load_checkpoint
     from napari_transunet.checkpoints.registry import resolve_checkpoint

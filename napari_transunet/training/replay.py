@@ -1,4 +1,4 @@
-"""Slices that a checkpoint learnt from, kept beside it to be learnt from again, so that nothing is forgotten.
+"""Slices that a checkpoint learnt from, kept beside it to be learnt from again, so that less is forgotten.
 
 `weights.safetensors` has its replay pack in `weights.replay.npz`. It comes from outside, so no pickle is run and every
 size is checked before memory is taken.
