@@ -22,10 +22,10 @@ from napari_transunet.errors import VolumeError
 from napari_transunet.io.gzip_stream import Inflated
 from napari_transunet.io.streams import (
     Bytes,
-    beside,
     check_claim,
     checked_size,
     chosen,
+    data_of,
     header_text,
     read_array,
     verify_end,
@@ -58,10 +58,9 @@ _MAX_LINES = 10_000
 
 @dataclass(frozen=True)
 class MetaHeader:
-    """Fields by name as written, and where the data begins in this file."""
+    """Fields by name as written."""
 
     fields: Mapping[str, str]
-    data_start: int
 
     def get(self, *names: str) -> str | None:
         """The first of several spellings of a field."""
@@ -69,7 +68,7 @@ class MetaHeader:
 
 
 def parse_header(stream: IO[bytes]) -> MetaHeader:
-    """The header of an open file; it ends with ElementDataFile."""
+    """The header of an open file, which is left where it ends: with ElementDataFile."""
     fields: dict[str, str] = {}
     for _ in range(_MAX_LINES):
         line = stream.readline(_MAX_LINE)
@@ -82,7 +81,7 @@ def parse_header(stream: IO[bytes]) -> MetaHeader:
             continue
         fields[match[1]] = match[2]
         if match[1] == "ElementDataFile":
-            return MetaHeader(MappingProxyType(fields), stream.tell())
+            return MetaHeader(MappingProxyType(fields))
     if "ObjectType" in fields or "NDims" in fields:
         raise VolumeError("it ends inside the header; it is truncated, copy it again.")
     raise VolumeError("it is not a MetaImage file, whatever its name says.")
@@ -178,29 +177,43 @@ def read_metaimage(
     """Voxels (z, y, x), their grid, notes worth showing and the header."""
     with path.open("rb") as file:
         header = parse_header(file)
-    geometry, sizes, notes = geometry_of(header)
-    notes += _unscaled(header)
-    kind = (header.get("ElementType") or "").upper()
-    if kind.endswith("_ARRAY"):
-        kind = kind.removesuffix("_ARRAY")
+        geometry, sizes, notes = geometry_of(header)
+        dtype = _dtype(header)
+        (channels,) = _integers(header, ("ElementNumberOfChannels",), 1, [1])
+        if channels < 1:
+            raise VolumeError(f"its ElementNumberOfChannels is {channels}; it is damaged.")
+        if channels in (3, 4) and dtype.itemsize == 1 and channel is None:
+            raise VolumeError(
+                "it holds colours (RGB), not one value per voxel; convert it to greyscale first."
+            )
+        wanted_channel = chosen(channels, channel, "channel", "channel")
+        wanted_time = chosen(sizes[3] if len(sizes) == 4 else 1, time, "time point", "time")
+        data = _voxels(file, path, header, dtype, (*reversed(sizes), channels), max_bytes)
+    frame = data.reshape(-1, *geometry.shape, channels)[wanted_time, ..., wanted_channel]
+    return np.ascontiguousarray(frame), geometry, notes + _unscaled(header), header
+
+
+def _dtype(header: MetaHeader) -> np.dtype[Any]:
+    kind = (header.get("ElementType") or "").upper().removesuffix("_ARRAY")
     if kind not in _TYPES:
         raise VolumeError(f"it holds values of type {kind or 'unknown'}, not real numbers.")
     big = _is_true(header, "BinaryDataByteOrderMSB", "ElementByteOrderMSB")
-    dtype = np.dtype((">" if big else "<") + _TYPES[kind])
-    (channels,) = _integers(header, ("ElementNumberOfChannels",), 1, [1])
-    if channels < 1:
-        raise VolumeError(f"its ElementNumberOfChannels is {channels}; it is damaged.")
-    if channels in (3, 4) and dtype.itemsize == 1 and channel is None:
-        raise VolumeError("it holds colours (RGB), not one value per voxel; convert it to greyscale first.")
-    wanted_channel = chosen(channels, channel, "channel", "channel")
-    wanted_time = chosen(sizes[3] if len(sizes) == 4 else 1, time, "time point", "time")
-    shape = (*reversed(sizes), channels)
+    return np.dtype((">" if big else "<") + _TYPES[kind])
+
+
+def _voxels(
+    file: IO[bytes],
+    path: Path,
+    header: MetaHeader,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    max_bytes: int | None,
+) -> npt.NDArray[Any]:
+    """All voxels that a header speaks of, whose open file stands where it ends."""
     size = checked_size(shape, dtype.itemsize, max_bytes)
     name = header.fields["ElementDataFile"]
     if name.upper().startswith("LIST") or "%" in name:
         raise VolumeError("its slices are spread over several files; save it as one .mha first.")
-    local = name.upper() == "LOCAL"
-    data_path = path if local else beside(path, name)
     if header.get("BinaryData") is not None and not _is_true(header, "BinaryData"):
         raise VolumeError("its voxels are written as text; save it as binary first.")
     (skip,) = _integers(header, ("HeaderSize",), 1, [0])
@@ -210,17 +223,16 @@ def read_metaimage(
             f"its HeaderSize is {skip}; only sizes from 0 up, and -1 before voxels that are not compressed, mean"
             " something."
         )
-    stored = data_path.stat().st_size
-    # Counted from the file's begin, also where the header is in the same file.
-    start = skip if skip > 0 else header.data_start if local else 0
-    check_claim(size, stored - (header.data_start if local else start), compressed=compressed)
-    with data_path.open("rb") as file:
-        file.seek(stored - size if skip == -1 else start)
-        stream: Bytes = Inflated(file, gzip_only=False) if compressed else file
+    with data_of(file, path, None if name.upper() == "LOCAL" else name) as (packed, stored):
+        if skip > 0:  # counted from the file's begin, also where the header is in the same file
+            packed.seek(skip)
+        check_claim(size, stored - packed.tell(), compressed=compressed)
+        if skip == -1:
+            packed.seek(stored - size)
+        stream: Bytes = Inflated(packed, gzip_only=False) if compressed else packed
         data = read_array(stream, dtype, shape)
         verify_end(stream)
-    frame = data.reshape(-1, *geometry.shape, channels)[wanted_time, ..., wanted_channel]
-    return np.ascontiguousarray(frame), geometry, notes, header
+    return data
 
 
 def _unscaled(header: MetaHeader) -> tuple[str, ...]:

@@ -25,10 +25,10 @@ from napari_transunet.io.ambiguous import SeveralVolumesError
 from napari_transunet.io.gzip_stream import Inflated, damage_as_volume_error
 from napari_transunet.io.streams import (
     Bytes,
-    beside,
     check_claim,
     checked_size,
     chosen,
+    data_of,
     header_text,
     last_bytes,
     read_array,
@@ -75,22 +75,22 @@ _MAX_HEADER = 1 << 26
 _MAX_LINE = 1 << 20
 _MAX_NAMED_LAYERS = 32
 _TEXT_PIECE = 1 << 20
-_PACKED = ("gzip", "gz", "bzip2", "bz2")
+_GZIP, _BZIP2 = ("gzip", "gz"), ("bzip2", "bz2")
+_TEXT = ("txt", "text", "ascii")
 # A foreign header inside compressed data is small; inflating what cannot be one would take minutes.
 _MAX_SKIPPED = 1 << 28
 
 
 @dataclass(frozen=True)
 class NrrdHeader:
-    """Fields by lower-case name without spaces, keys by name, and where the data begins in this file."""
+    """Fields by lower-case name without spaces, and keys by name."""
 
     fields: Mapping[str, str]
     keys: Mapping[str, str]
-    data_start: int
 
 
 def parse_header(stream: IO[bytes]) -> NrrdHeader:
-    """The header of an open file."""
+    """The header of an open file, which is left where the header ends."""
     if not re.fullmatch(rb"NRRD000[1-5]\s*", stream.readline(16)):
         raise VolumeError("it is not an NRRD file, whatever its name says.")
     fields: dict[str, str] = {}
@@ -100,7 +100,7 @@ def parse_header(stream: IO[bytes]) -> NrrdHeader:
             raise VolumeError("its header does not end; it is damaged.")
         text = header_text(line.rstrip(b"\r\n"))
         if not text:
-            return NrrdHeader(MappingProxyType(fields), MappingProxyType(keys), stream.tell())
+            return NrrdHeader(MappingProxyType(fields), MappingProxyType(keys))
         if text.startswith("#"):
             continue
         key = re.match(r"([^:]*?):=(.*)", text)
@@ -121,7 +121,7 @@ def parse_header(stream: IO[bytes]) -> NrrdHeader:
             raise VolumeError(f"its header has a line that means nothing ({text[:40]!r}); it is damaged.")
     # A detached header may end without an empty line.
     if "datafile" in fields:
-        return NrrdHeader(MappingProxyType(fields), MappingProxyType(keys), stream.tell())
+        return NrrdHeader(MappingProxyType(fields), MappingProxyType(keys))
     raise VolumeError("it ends inside the header; it is truncated, copy it again.")
 
 
@@ -331,51 +331,51 @@ def read_nrrd(
     """
     with path.open("rb") as file:
         header = parse_header(file)
-    fields = header.fields
-    axes = _axes(header)
-    geometry, notes = geometry_of(header)
-    dtype = _dtype(fields)
-    segmented = bool(_segment_numbers(header))
-    wanted: dict[int, int] = {}
-    if axes.channel is not None:
-        layers = axes.sizes[axes.channel]
-        if segmented and layers > 1 and channel is None:
-            raise SeveralVolumesError(
-                f"its segments overlap and lie in {layers} layers, while a voxel can have one label only; choose a"
-                f" layer with channel (0 to {layers - 1}).",
-                "channel",
-                layers,
-                "layer",
-                names=_layer_names(header, layers),
-            )
-        wanted[axes.channel] = chosen(layers, channel, "layer" if segmented else "channel", "channel")
-    else:
-        chosen(1, channel, "channel", "channel")
-    if axes.time is not None:
-        wanted[axes.time] = chosen(axes.sizes[axes.time], time, "time point", "time")
-    else:
-        chosen(1, time, "time point", "time")
-    size = checked_size(axes.sizes, dtype.itemsize, max_bytes)
-    data_path = beside(path, fields["datafile"]) if "datafile" in fields else path
-    encoding = fields.get("encoding", "").lower()
-    stored = data_path.stat().st_size - (header.data_start if data_path == path else 0)
-    if encoding in ("raw", "gzip", "gz"):
-        check_claim(size, stored, compressed=encoding != "raw")
-    start = header.data_start if data_path == path else 0
-    with _decoded(data_path, start, fields, size) as stream:
-        if encoding in ("txt", "text", "ascii"):
-            data = _text(stream, dtype, axes.sizes[::-1])
-        else:
-            data = read_array(stream, dtype, axes.sizes[::-1])
-            verify_end(stream)
+        axes = _axes(header)
+        geometry, notes = geometry_of(header)
+        dtype = _dtype(header.fields)
+        segmented = bool(_segment_numbers(header))
+        wanted = _wanted(header, axes, channel, time, segmented=segmented)
+        size = checked_size(axes.sizes, dtype.itemsize, max_bytes)
+        with (
+            data_of(file, path, header.fields.get("datafile")) as (packed, stored),
+            _decoded(packed, stored, header.fields, size) as stream,
+        ):
+            if _encoding(header.fields) in _TEXT:
+                data = _text(stream, dtype, axes.sizes[::-1])
+            else:
+                data = read_array(stream, dtype, axes.sizes[::-1])
+                verify_end(stream)
     # numpy's axes run slowest first, the header's fastest first.
     index = tuple(wanted.get(axis, slice(None)) for axis in reversed(range(len(axes.sizes))))
     data = np.ascontiguousarray(data[index]).reshape(geometry.shape)
-    layer = wanted.get(axes.channel, 0) if axes.channel is not None else 0
     if not segmented:
         return data, geometry, notes, header, None
-    segments, said = _segments(header, layer, axes.sizes[axes.channel] if axes.channel is not None else 1)
+    layer, layers = (0, 1) if axes.channel is None else (wanted[axes.channel], axes.sizes[axes.channel])
+    segments, said = _segments(header, layer, layers)
     return data, geometry, (*notes, *said), header, segments
+
+
+def _wanted(
+    header: NrrdHeader, axes: _Axes, channel: int | None, time: int | None, *, segmented: bool
+) -> dict[int, int]:
+    """Which place along which of the file's axes is read."""
+    layers, times = (1 if axis is None else axes.sizes[axis] for axis in (axes.channel, axes.time))
+    if segmented and layers > 1 and channel is None:
+        raise SeveralVolumesError(
+            f"its segments overlap and lie in {layers} layers, while a voxel can have one label only; choose a"
+            f" layer with channel (0 to {layers - 1}).",
+            "channel",
+            layers,
+            "layer",
+            names=_layer_names(header, layers),
+        )
+    layer = chosen(
+        layers, channel, "layer" if segmented and axes.channel is not None else "channel", "channel"
+    )
+    moment = chosen(times, time, "time point", "time")
+    places = ((axes.channel, layer), (axes.time, moment))
+    return {axis: place for axis, place in places if axis is not None}
 
 
 def _dtype(fields: Mapping[str, str]) -> np.dtype[Any]:
@@ -383,16 +383,23 @@ def _dtype(fields: Mapping[str, str]) -> np.dtype[Any]:
     if code is None:
         raise VolumeError(f"it holds values of type {fields.get('type', 'unknown')!r}, not real numbers.")
     order = {"big": ">", "little": "<"}.get(fields.get("endian", "").lower(), "=")
-    if order == "=" and code[1] != "1" and fields.get("encoding", "").lower() not in ("txt", "text", "ascii"):
+    if order == "=" and code[1] != "1" and _encoding(fields) not in _TEXT:
         raise VolumeError("its header does not say the byte order ('endian'); it is damaged.")
     return np.dtype(order + code)
 
 
+def _encoding(fields: Mapping[str, str]) -> str:
+    return fields.get("encoding", "").lower()
+
+
 @contextmanager
-def _decoded(path: Path, start: int, fields: Mapping[str, str], size: int) -> Iterator[Bytes]:
-    encoding = fields.get("encoding", "").lower()
+def _decoded(file: IO[bytes], stored: int, fields: Mapping[str, str], size: int) -> Iterator[Bytes]:
+    """The `size` bytes of the voxels, or their text, of a file of `stored` bytes that stands after its header."""
+    encoding = _encoding(fields)
     lines, skip = (_skip(fields, name) for name in ("lineskip", "byteskip"))
-    packed = encoding in _PACKED
+    packed = encoding in (*_GZIP, *_BZIP2)
+    if encoding == "raw" or encoding in _GZIP:
+        check_claim(size, stored - file.tell(), compressed=packed)
     if lines < 0 or skip < -1 or (skip == -1 and encoding != "raw" and not packed):
         raise VolumeError(
             f"its header skips {min(lines, skip)} lines or bytes before the voxels; only a byte skip of -1, before"
@@ -402,31 +409,24 @@ def _decoded(path: Path, start: int, fields: Mapping[str, str], size: int) -> It
         raise VolumeError(
             f"its header skips {skip} bytes of compressed data before the voxels; it is damaged."
         )
-    with path.open("rb") as file, damage_as_volume_error():
-        file.seek(start)
+    with damage_as_volume_error():
         for _ in range(lines):
             if not file.readline(_MAX_LINE):
                 raise VolumeError("it ends before its data begins; it is truncated, copy it again.")
-        if skip == -1 and not packed:
-            file.seek(-size, io.SEEK_END)
-            yield file
-            return
-        if encoding in ("raw", "txt", "text", "ascii"):
-            stream: Bytes = file
-        elif encoding == "hex":
-            stream = io.BytesIO(_hex(file, size, skip))
-            skip = 0
-        elif encoding in ("gzip", "gz"):
+        stream: Bytes = file
+        if encoding == "hex":
+            stream, skip = io.BytesIO(_hex(file, size, skip)), 0
+        elif encoding in _GZIP:
             stream = Inflated(file)
-        elif encoding in ("bzip2", "bz2"):
+        elif encoding in _BZIP2:
             stream = bz2.BZ2File(file)
-        else:
+        elif encoding != "raw" and encoding not in _TEXT:
             raise VolumeError(f"its encoding {encoding!r} is unknown; save it as raw or gzip.")
-        if skip == -1:
+        if skip == -1 and packed:
             # The voxels are the last bytes of what was packed (a whole foreign file, as pynrrd reads it too).
             stream = io.BytesIO(last_bytes(stream, size, _MAX_SKIPPED))
-        elif skip and stream is file:
-            file.seek(file.tell() + skip)
+        elif stream is file:
+            file.seek(stored - size if skip == -1 else file.tell() + skip)
         else:
             skip_bytes(stream, skip)
         yield stream

@@ -8,10 +8,10 @@ import os
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import IO, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -328,6 +328,13 @@ def beside(path: Path, name: str) -> Path:
     if not data.is_file():
         raise VolumeError(f"its data file {plain!r} is missing; it must lie in the same folder.")
     return data
+
+
+@contextmanager
+def data_of(header: IO[bytes], path: Path, name: str | None) -> Iterator[tuple[IO[bytes], int]]:
+    """The file that holds the voxels, and the bytes in it: the open one of the header, or `name` beside it."""
+    with nullcontext(header) if name is None else beside(path, name).open("rb") as file:
+        yield file, os.fstat(file.fileno()).st_size
 
 
 def _in_folder_or_store(file: Path, folder: Path) -> bool:

@@ -155,9 +155,15 @@ def test_a_nifti_alone_names_its_labels(tmp_path: Path, suffix: str, shape: tupl
         np.testing.assert_array_equal(_itk(path), labels)
 
 
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-@pytest.mark.parametrize("shape", [GRID.shape, (2, 2, 40000)])  # the second is a NIfTI-2
-def test_nifti_is_opened_once(
+@pytest.mark.parametrize(
+    ("suffix", "shape"),
+    [
+        *((suffix, GRID.shape) for suffix in (".nii", ".nii.gz", ".nrrd", ".seg.nrrd", ".mha")),
+        (".nii", (2, 2, 40000)),  # a NIfTI-2
+        (".nii.gz", (2, 2, 40000)),
+    ],
+)
+def test_a_file_is_opened_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, shape: tuple[int, int, int]
 ) -> None:
     labels = np.ones(shape, np.uint8)
