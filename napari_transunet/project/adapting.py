@@ -27,7 +27,6 @@ from napari_transunet.project.scans import read_scan
 from napari_transunet.project.segmenting import values_of_classes
 from napari_transunet.training.adaptation import AdaptationProgress, Correction, adapt, replay_pack
 from napari_transunet.training.replay import ReplayPack, replay_beside, replay_path
-from napari_transunet.volumes.fingerprint import scan_fingerprint
 from napari_transunet.volumes.labels import canonical_key
 
 if TYPE_CHECKING:
@@ -154,7 +153,7 @@ def adapt_project(
             )
         path = project.checkpoint_path() if base is None else project.adapted_paths().get(base)
         parent = load_checkpoint(path if path is not None else resolve_checkpoint(str(base)))
-        held = held_out_cases(cases, _learnt_before(project, parent.card))
+        held = held_out_cases(cases, _learnt_before(parent.card))
         learnt = [case for case in cases if case not in held]
         corrections = StoredCorrections(project, learnt, parent.card)
         child = adapt(
@@ -227,17 +226,13 @@ def held_out_cases(
     return list(itertools.islice(unseen, max(1, len(cases) // _HELD_SHARE))) if len(cases) > 1 else []
 
 
-def _learnt_before(project: Project, card: ModelCard) -> Callable[[Case], bool]:
-    """Whether a checkpoint has learnt from a case's scan, in this project or elsewhere, as its card tells."""
+def _learnt_before(card: ModelCard) -> Callable[[Case], bool]:
+    """Whether a checkpoint has learnt from a case's scan, in this project or elsewhere, as its card tells.
+
+    Of a scan without a fingerprint, which old versions left out for imported labels, it may have.
+    """
     scans = {scan.fingerprint for adaptation in card.lineage for scan in adaptation.scans}
-
-    def learnt(case: Case) -> bool:
-        return (
-            bool(scans)
-            and (case.fingerprint or scan_fingerprint(read_scan(case.scan, project.folder))) in scans
-        )
-
-    return learnt
+    return lambda case: bool(scans) and (case.fingerprint is None or case.fingerprint in scans)
 
 
 def _base(project: Project, wanted: str | None) -> str:

@@ -20,6 +20,7 @@ from napari_transunet.annotation.session_store import SessionAbout, SessionFolde
 from napari_transunet.errors import ExistsError, FileProblem, TransUNetError
 from napari_transunet.io.sidecar import as_json, labels_from_json
 from napari_transunet.project.index import write_error
+from napari_transunet.volumes.fingerprint import scan_fingerprint
 from napari_transunet.volumes.geometry import voxel_ml
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ def facts_of_scan(volume: Volume, case: Case) -> dict[str, Any]:
         "modality": volume.modality or case.modality,
         "shape": volume.data.shape,
         "spacing": tuple(volume.geometry.spacing),
+        "fingerprint": scan_fingerprint(volume),
     }
 
 

@@ -31,7 +31,6 @@ from napari_transunet.project.leases import LeaseHeldError, LeaseLostError, anno
 from napari_transunet.project.pictures import write_thumbnail
 from napari_transunet.project.project import HeldCase, Project
 from napari_transunet.project.scans import read_scan
-from napari_transunet.volumes.fingerprint import scan_fingerprint
 from napari_transunet.volumes.labels import LabelSet, canonical_key
 
 if TYPE_CHECKING:
@@ -279,7 +278,6 @@ def _segment(
     seconds = time.perf_counter() - started
     scan = {
         **facts_of_scan(volume, case),
-        "fingerprint": scan_fingerprint(volume),
         "problem": "",
         "checkpoint": task.chosen or case.checkpoint,
     }

@@ -150,9 +150,10 @@ def test_no_scan_is_held_out_that_the_checkpoint_has_learnt_from(reviewed, monke
     assert first.held_out == second.held_out  # the only one of three that is new to it
     assert not set(second.held_out) & set(first.learnt)
     card = CheckpointInfo.from_file(reviewed.checkpoint_path()).card
-    learnt = adapting._learnt_before(reviewed, card)
+    learnt = adapting._learnt_before(card)
     assert {case.name for case in reviewed.cases() if learnt(case)} == set(first.learnt)
     assert held_out_cases(reviewed.cases(), lambda _: True) == []
+    assert learnt(reviewed.cases()[0].with_changes({"fingerprint": None}))
 
 
 def test_labels_with_other_numbers_are_learnt_by_name_and_other_axes_by_voxel(project, checkpoint):

@@ -47,6 +47,7 @@ def test_a_case_starts_from_labels_with_the_names_of_nnunet_s_dataset(project, p
     assert labels.session.edited_voxels(labels.labels) == 0
     assert labels.label_set.names == {5: "Liver"}
     assert case.volumes.keys() == {"Liver"}
+    assert case.fingerprint  # by which it is known whether a checkpoint has learnt from it
 
 
 def test_our_network_ranks_the_slices_of_imported_labels_and_leaves_them(project, predictions):
