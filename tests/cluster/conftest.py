@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
+from napari_transunet.cluster.security import TLSFiles
 from tests.cli.conftest import checkpoint, write_image
 
 __all__ = ["checkpoint", "write_image"]  # the fixture too
@@ -98,6 +100,32 @@ def start():
     yield begin
     for one in reversed(started):
         one.kill()
+
+
+@pytest.fixture
+def certificates(tmp_path):
+    """Makes `TLSFiles` of an authority ("ours", "other") and a certificate: "member" of ours, or an authority's own."""
+    if not shutil.which("openssl"):
+        pytest.skip("making certificates needs openssl")
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, cwd=tmp_path)
+
+    for name in ("ours", "other"):
+        openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", 2, "-subj", f"/CN={name}",
+                "-keyout", f"{name}.key", "-out", f"{name}.pem")  # fmt: skip
+    openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=member",
+            "-keyout", "member.key", "-out", "member.csr")  # fmt: skip
+    openssl("x509", "-req", "-in", "member.csr", "-CA", "ours.pem", "-CAkey", "ours.key", "-CAcreateserial",
+            "-days", 2, "-out", "member.pem")  # fmt: skip
+    return lambda authority, name: TLSFiles(
+        tmp_path / f"{authority}.pem", tmp_path / f"{name}.pem", tmp_path / f"{name}.key"
+    )
+
+
+def tls_options(files):
+    """The options of a command that name these files."""
+    return ["--tls-ca-file", files.ca, "--tls-cert", files.cert, "--tls-key", files.key]
 
 
 @pytest.fixture(scope="session")

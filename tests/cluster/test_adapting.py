@@ -13,7 +13,12 @@ from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.cluster.adapting import adapt_on_cluster
-from napari_transunet.cluster.address import ClusterAddress, ClusterProblem, ConnectionLost
+from napari_transunet.cluster.address import (
+    ClusterAddress,
+    ClusterProblem,
+    ConnectionLost,
+    SchedulerUnreachable,
+)
 from napari_transunet.cluster.connecting import client_at
 from napari_transunet.cluster.live import RemotePredictor
 from napari_transunet.errors import InputError
@@ -23,6 +28,7 @@ from napari_transunet.training.adaptation import AdaptationCancelled, Correction
 from napari_transunet.training.replay import replay_path
 from napari_transunet.volumes.volume import Volume
 from tests.cli.conftest import run, write_image  # noqa: F401
+from tests.cluster.conftest import tls_options
 from tests.commands import error_line
 
 ENDLESS = {"steps": 1_000_000}
@@ -150,6 +156,22 @@ def test_nobody_there(parent, correction, start):
         pytest.raises(ClusterProblem, match="No worker is at"),
     ):
         adapt_on_cluster(client, parent, [correction], steps=1)
+
+
+@pytest.mark.slow
+def test_with_certificates_it_learns_for_those_who_have_them(start, certificates, parent, correction):
+    good = certificates("ours", "member")
+    address = start("scheduler", "--port", 0, *tls_options(good)).line_with("Scheduler at").split()[-1]
+    start("worker", address, "--workers", 1, "--gpu", "none", *tls_options(good)).line_with(
+        "A command uses them"
+    )
+    with client_at(address, good) as client:
+        found = adapt_on_cluster(client, parent, [correction], steps=2)
+    assert same(found, adapt(parent, [correction], device="cpu", precision="float32", steps=2))
+    # Another authority, or a certificate that ours did not sign.
+    for wrong in (certificates("other", "other"), certificates("ours", "other")):
+        with pytest.raises(SchedulerUnreachable, match="do not trust each other"), client_at(address, wrong):
+            pass
 
 
 @pytest.mark.slow

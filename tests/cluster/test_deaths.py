@@ -19,7 +19,7 @@ from napari_transunet.cluster.answers import Done
 from napari_transunet.cluster.batch import Batch, State, Unit
 from napari_transunet.cluster.connecting import client_at
 from napari_transunet.io.reading import read_volume
-from tests.cluster.conftest import Started, whole
+from tests.cluster.conftest import Started, tls_options, whole
 
 pytestmark = pytest.mark.slow
 
@@ -219,28 +219,8 @@ def test_a_full_disk_stops_the_run_and_leaves_nothing_half_written(own, start, s
         subprocess.run(["umount", "-l", str(out)], check=False)
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="making certificates needs openssl")
-def test_certificates_let_in_those_who_have_them(start, scans, checkpoint, tmp_path):
-    def openssl(*arguments):
-        subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, cwd=tmp_path)
-
-    def authority(name):
-        openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", 2, "-subj", f"/CN={name}",
-                "-keyout", f"{name}.key", "-out", f"{name}.pem")  # fmt: skip
-
-    authority("ours")
-    authority("other")
-    openssl(
-        "req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=member", "-keyout", "own.key", "-out", "own.csr"
-    )
-    openssl("x509", "-req", "-in", "own.csr", "-CA", "ours.pem", "-CAkey", "ours.key", "-CAcreateserial",
-            "-days", 2, "-out", "own.pem")  # fmt: skip
-
-    def files(ca, name):
-        return ["--tls-ca-file", tmp_path / ca, "--tls-cert", tmp_path / f"{name}.pem", "--tls-key",
-                tmp_path / f"{name}.key"]  # fmt: skip
-
-    good = files("ours.pem", "own")
+def test_certificates_let_in_those_who_have_them(start, scans, checkpoint, certificates, tmp_path):
+    good = tls_options(certificates("ours", "member"))
     address = start("scheduler", "--port", 0, *good).line_with("Scheduler at").split()[-1]
     assert address.startswith("tls://127.0.0.1:")
     start("worker", address, "--workers", 1, "--gpu", "none", *good).line_with("A command uses them")
@@ -248,13 +228,14 @@ def test_certificates_let_in_those_who_have_them(start, scans, checkpoint, tmp_p
     run = start("segment", *paths, "-o", out, "-c", checkpoint, "--scheduler", address, *good)
     assert run.wait() == 0, run.text
     check_whole(out, paths)
-    for wrong in (files("ours.pem", "other"), files("other.pem", "other")):
+    for wrong in (certificates("ours", "other"), certificates("other", "other")):
         run = start(
-            "segment", *paths, "-o", tmp_path / "no", "-c", checkpoint, "--scheduler", address, *wrong
-        )
+            "segment", *paths, "-o", tmp_path / "no", "-c", checkpoint, "--scheduler", address,
+            *tls_options(wrong),
+        )  # fmt: skip
         assert run.wait() == 2, run.text
         assert "do not trust each other" in run.text
-    run = start("worker", address, "--workers", 1, "--wait", 5, *files("other.pem", "other"))
+    run = start("worker", address, "--workers", 1, "--wait", 5, *tls_options(wrong))
     assert run.wait() == 2, run.text
     assert "No scheduler that this worker may join" in run.text
     plain = address.replace("tls://", "tcp://")
