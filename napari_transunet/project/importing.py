@@ -161,10 +161,10 @@ def _labels(
     present = [int(value) for value in np.unique(values) if value]
     known = dict(names) if names else {} if drawn.labels is None else dict(drawn.labels.names)
     if not known:
-        raise InputError("it names no labels; give their names with --names")
+        raise InputError("it names no labels; give their names with --names, or in dataset.json beside it")
     if missing := [value for value in present if value not in known]:
         raise InputError(
-            f"the labels {', '.join(map(str, missing[:10]))} have no names; give them with --names"
+            f"the labels {', '.join(map(str, missing[:10]))} have no names; give them with --names, or in dataset.json"
         )
     return values, {value: name for value, name in known.items() if value}
 

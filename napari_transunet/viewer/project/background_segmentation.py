@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Collection, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
@@ -58,15 +59,24 @@ class BackgroundSegmentation(QObject):
         """Whether it gives way to a run of the window at present."""
         return self._waiting.is_set()
 
-    def start(self, project: Project, options: PredictorOptions, annotator: str) -> None:
-        """Begin; nothing happens where it goes on already."""
+    def start(
+        self,
+        project: Project,
+        options: PredictorOptions,
+        annotator: str,
+        *,
+        only: Collection[str] | None = None,
+        checkpoint: str | None = None,
+    ) -> None:
+        """Begin; nothing happens where it goes on already. `only` and `checkpoint` are as for `tasks_due`."""
         if self.running:
             return
         self._stop.clear()
         self._give_way()
         self._timer.start()
         # To its end: a program must not end in the middle of a network's native code.
-        work = partial(self._work, project, options, annotator)
+        which = {"annotator": annotator, "only": only, "checkpoint": checkpoint}
+        work = partial(self._work, project, options, which)
         self._tasks.run(work, self._on_end, self._on_end, what="Segmenting all", finish=True)
 
     def stop(self) -> None:
@@ -95,12 +105,12 @@ class BackgroundSegmentation(QObject):
         self._timer.stop()
         self.finished.emit(sentence)
 
-    def _work(self, project: Project, options: PredictorOptions, annotator: str) -> str:
+    def _work(self, project: Project, options: PredictorOptions, which: Mapping[str, Any]) -> str:
         from napari_transunet.project.segmenting import Predictors, segment_case, tasks_due
 
         be_nice()
         done = failed = 0
-        tasks = tasks_due(project, options=options, annotator=annotator)
+        tasks = tasks_due(project, options=options, **which)
         predictors = Predictors(options, project.adapted_paths())
         for number, task in enumerate(tasks):
             if self._cancelled():

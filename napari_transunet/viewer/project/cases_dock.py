@@ -17,6 +17,7 @@ from napari_transunet.project.project import PROJECT, Project
 from napari_transunet.project.worklist import next_case
 from napari_transunet.viewer.anatomy.anatomy import anatomy_of
 from napari_transunet.viewer.project.background_segmentation import BackgroundSegmentation
+from napari_transunet.viewer.project.case_actions import CaseActions
 from napari_transunet.viewer.project.case_controller import CaseController
 from napari_transunet.viewer.project.cases_table import CasesTable
 from napari_transunet.viewer.widgets import docks
@@ -66,6 +67,7 @@ class CasesDock(QWidget):
         self.table = CasesTable(self)
         self.cases = CaseController(self._viewer, self)
         self.segmentation = BackgroundSegmentation(self._viewer, self)
+        self.actions_of_case = CaseActions(self._viewer, self.cases, self.table, self._work, self)
         self.question = ConfirmBar(self)
         self._dock_events = DockEvents(self, "Cases")
         self._timer = QTimer(self)
@@ -105,10 +107,21 @@ class CasesDock(QWidget):
 
     def add_scans(self, places: Sequence[str | Path]) -> None:
         """Add scans, files or folders, to the project."""
-        project = self._project
-        if project is not None:
-            self._set_status("Looking at the scans …")
-            self._run(lambda: _added(project, places), self._say, "Adding scans")
+        self._set_status("Looking at the scans …")
+        self._work(lambda project, _who: _added(project, places), "Adding scans")
+
+    def import_predictions(self, folder: str | Path, tool: str) -> None:
+        """Let cases start from labels in a folder that another tool made."""
+
+        def take_over(project: Project, who: str) -> str:
+            from napari_transunet.project.importing import import_predictions
+
+            found = import_predictions(project, Path(folder), tool=tool, annotator=who)
+            taken = "1 case starts" if len(found.cases) == 1 else f"{len(found.cases)} cases start"
+            return f"{taken} from the labels of {tool} now{_left_out(found.left_out)}."
+
+        self._set_status("Importing labels …")
+        self._work(take_over, "Importing labels")
 
     def next_case(self) -> None:
         """Open what should be seen next: see `project.worklist`."""
@@ -141,17 +154,17 @@ class CasesDock(QWidget):
 
     def exclude_case(self, identifier: str, reason: str) -> None:
         """Leave a case out, or take an excluded one in again (whatever the reason)."""
-        project = self._project
         case = next((case for case in self._cases if case.id == identifier), None)
-        if project is None or case is None:
+        if case is None:
             return
-        who = self.cases.annotator
 
         def exclude() -> None:
-            self._run(lambda: project.exclude(identifier, reason, who), self._on_changed, "Excluding")
+            self._work(
+                lambda project, who: project.exclude(identifier, reason, who), "Excluding", self._on_changed
+            )
 
         if case.status == "excluded":
-            self._run(lambda: project.include(identifier, who), self._on_changed, "Including")
+            self._work(lambda project, who: project.include(identifier, who), "Including", self._on_changed)
         elif identifier == self._open_id:
             self.cases.close(then=exclude)
         else:
@@ -163,19 +176,18 @@ class CasesDock(QWidget):
             self.segmentation.stop()
             self._set_status("Stopping after this batch …")
             return
-        if self._project is not None:
-            self.segmentation.start(self._project, load_preferences().options, self.cases.annotator)
-            self._set_status("Segmenting all cases in the background; the window's own runs come first.")
-            self._show_state()
+        self._segment("all cases")
+
+    def segment_shown(self, checkpoint: str) -> None:
+        """Segment the cases that the table shows with this checkpoint, now and from now on, in the background."""
+        shown = [case.id for case in self.table.cases.shown]
+        self._segment(f"{len(shown)} cases with {checkpoint}", only=shown, checkpoint=checkpoint)
 
     def export_and_report(self) -> None:
         """Write the labels of all cases and a report into the project."""
-        project = self._project
-        if project is None:
-            return
         self._set_status("Exporting all cases …")
 
-        def write() -> str:
+        def write(project: Project, _who: str) -> str:
             from napari_transunet.project.exporting import export_project
             from napari_transunet.project.report import project_report
 
@@ -184,16 +196,13 @@ class CasesDock(QWidget):
             failed = f" Not exported: {'; '.join(done.left_out[:3])}." if done.left_out else ""
             return f"{len(done.cases)} cases exported to {project.folder / 'exports'}; the report is {report}.{failed}"
 
-        self._run(write, self._say, "Exporting")
+        self._work(write, "Exporting")
 
     def learn(self) -> None:
         """Let the checkpoint learn from all reviewed slices, in the background.
 
         Where each scan takes what fits it, it is the one that labelled the case that is open or selected.
         """
-        project, who = self._project, self.cases.annotator
-        if project is None:
-            return
         device = load_preferences().options.device
         current = self.cases.current
         case = self.table.chosen if current is None else current.case
@@ -201,14 +210,14 @@ class CasesDock(QWidget):
         name = run.name if run is not None and run.source == "network" else None
         self._set_status("Learning from all reviewed slices …")
 
-        def adapt() -> str:
+        def adapt(project: Project, who: str) -> str:
             from napari_transunet.project.adapting import adapt_project
             from napari_transunet.viewer.widgets.priority import be_nice
 
             be_nice()
             return adapt_project(project, device=device, annotator=who, checkpoint=name).sentence
 
-        self._run(adapt, self._say, "Learning")
+        self._work(adapt, "Learning")
 
     def refresh(self) -> None:
         """Look at what the project's files say now; many wishes at once are one look."""
@@ -231,15 +240,19 @@ class CasesDock(QWidget):
     def _lay_out(self) -> None:
         self._title = QLabel("No project is open.", self)
         self._title.setObjectName("project_name")
-        projects, menu = push_button("Project", "project_menu", self), QMenu(self)
+        projects = push_button("Project", "project_menu", self)
+        self.project_menu = menu = QMenu(self)
         menu.addAction("Open…", self._ask_project)
         menu.addAction("New…", self._ask_new)
         menu.addSeparator()
+        menu.addMenu(self.actions_of_case.menu)
         self._project_actions = [
+            self.actions_of_case.menu.menuAction(),
             menu.addAction("Add a folder of scans…", self._ask_folder),
             menu.addAction("Add scans…", self._ask_files),
+            menu.addAction("Segment the cases shown with…", self._ask_checkpoint),
+            menu.addAction("Import predictions…", self._ask_predictions),
             menu.addAction("Learn from reviewed slices", self.learn),
-            menu.addAction("Done, with a note…", self._ask_note),
             menu.addAction("Export all and report", self.export_and_report),
             menu.addAction("Annotator…", self._ask_annotator),
         ]
@@ -291,6 +304,7 @@ class CasesDock(QWidget):
         self.cases.changed.connect(self.refresh)
         self.cases.message.connect(self._set_status)
         self.cases.stale.connect(self._on_stale)
+        self.actions_of_case.approved.connect(lambda note: self.finish_case(note=note))
         self.segmentation.progressed.connect(self._on_progress)
         self.segmentation.segmented.connect(lambda outcome: self._say(outcome.sentence))
         self.segmentation.finished.connect(self._on_segmented_all)
@@ -422,13 +436,33 @@ class CasesDock(QWidget):
             self.cases.annotator = name.strip()
             self.refresh()
 
-    def _ask_note(self) -> None:
-        if self.cases.current is None:
-            self._set_status("Open a case first.")
-            return
-        note, good = QInputDialog.getText(self, "Done", "What there is to say of this case")
+    def _ask_checkpoint(self) -> None:
+        def names() -> list[str]:
+            from napari_transunet.checkpoints.registry import list_checkpoints
+
+            return [one.name for one in list_checkpoints() if one.ok]
+
+        self._run(names, self._ask_which_checkpoint, "Looking at the checkpoints")
+
+    def _ask_which_checkpoint(self, names: Sequence[str]) -> None:
+        count = len(self.table.cases.shown)
+        name, good = QInputDialog.getItem(
+            self, "Segment", f"The checkpoint for the cases that are shown ({count})", names, editable=False
+        )
         if good:
-            self.finish_case(note=note)
+            self.segment_shown(name)
+
+    def _ask_predictions(self) -> None:
+        folder = QFileDialog.getExistingDirectory(
+            self, "A folder with a file of labels, or a folder of masks, for each case"
+        )
+        if not folder:
+            return
+        tool, good = QInputDialog.getText(
+            self, "Import predictions", "Which tool made them?", text=Path(folder).name
+        )
+        if good and tool.strip():
+            self.import_predictions(folder, tool.strip())
 
     def _ask_exclude(self) -> None:
         chosen = self.table.chosen
@@ -444,9 +478,33 @@ class CasesDock(QWidget):
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
+    def _segment(self, what: str, **which: Any) -> None:
+        if self._project is None or self.segmentation.running:
+            return
+        options, who = load_preferences().options, self.cases.annotator
+        self.segmentation.start(self._project, options, who, **which)
+        self._set_status(f"Segmenting {what} in the background; the window's own runs come first.")
+        self._show_state()
+
     def _run(self, work: Callable[[], Any], on_result: Callable[[Any], None], what: str) -> None:
         """Work on another thread, to its end even if the window closes."""
         self._tasks.run(work, on_result, self._say, what=what, finish=True)
+
+    def _work(
+        self,
+        work: Callable[[Project, str], Any],
+        what: str,
+        on_result: Callable[[Any], None] | None = None,
+    ) -> None:
+        """Work on the project in the annotator's name; what came of it is said unless another is open by then."""
+        project, who = self._project, self.cases.annotator
+
+        def answered(found: Any) -> None:
+            if project is self._project:
+                (on_result or self._say)(found)
+
+        if project is not None:
+            self._run(lambda: work(project, who), answered, what)
 
     @property
     def _open_id(self) -> str | None:
@@ -511,6 +569,10 @@ def _loaded(folder: Path) -> tuple[Project, str]:
 def _added(project: Project, places: Sequence[str | Path]) -> str:
     """Add scans to a project; a sentence says what came of it."""
     found = project.add([Path(place) for place in places])
-    more = f" and {len(found.left_out) - 1} more" if len(found.left_out) > 1 else ""
-    left_out = f"; left out: {found.left_out[0]}{more}" if found.left_out else ""
-    return f"{len(found.cases)} cases added{left_out}."
+    return f"{len(found.cases)} cases added{_left_out(found.left_out)}."
+
+
+def _left_out(sentences: Sequence[str]) -> str:
+    """The first of what was left out, and how many more there are."""
+    more = f" and {len(sentences) - 1} more" if len(sentences) > 1 else ""
+    return f"; left out: {sentences[0]}{more}" if sentences else ""

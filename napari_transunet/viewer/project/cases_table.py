@@ -56,6 +56,11 @@ class CasesModel(QAbstractTableModel):
         return self._shown
 
     @property
+    def cases(self) -> Sequence[Case]:
+        """All cases, shown or not."""
+        return self._cases
+
+    @property
     def total(self) -> int:
         """How many there are, shown or not."""
         return len(self._cases)
@@ -248,6 +253,7 @@ class CasesTable(QTableView):
         self.setShowGrid(False)
         self.setWordWrap(False)
         self.setMinimumHeight(160)
+        self.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
         rows, columns = self.verticalHeader(), self.horizontalHeader()
         if rows is not None and columns is not None:
             rows.setVisible(False)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from napari_transunet.metrics.difference_map import Disagreement
     from napari_transunet.viewer.review.measurement_controller import Reference
 
-_SCORES = (
+SCORES = (
     ("Organ", "Name of the label"),
     ("Dice", "Overlap: 2 |A ∩ B| / (|A| + |B|)"),
     ("HD95", "95th percentile of the surface distances, mm"),
@@ -69,7 +69,7 @@ class ComparePanel(QWidget):
         )
         self._map = check_box("Show disagreement as a layer", "show_disagreement", self, self.map_wanted)
         self.status = StatusLine("compare_status", self)
-        self._scores = RowTable("scores", _SCORES, self, sortable=True)
+        self._scores = RowTable("scores", SCORES, self, sortable=True)
         self._slices = RowTable("worst_slices", _WORST, self, sortable=True)
         self._worst: list[int] = []  # indices of the slices that are listed
         self._slices.itemSelectionChanged.connect(self._on_selected)
@@ -163,10 +163,10 @@ class ComparePanel(QWidget):
     ) -> None:
         """Show scores and the worst slices, which `number` names, and which organs could not be compared."""
         rows: list[list[Cell]] = [
-            [organ(names.get(value, f"label {value}"), first=True), *_scores(scores)]
+            [organ(names.get(value, f"label {value}"), first=True), *score_cells(scores)]
             for value, scores in found.scores.items()
         ]
-        self._scores.show_rows([*rows, [("Mean", "\U0010ffff"), *_scores(found.means)]])
+        self._scores.show_rows([*rows, [("Mean", "\U0010ffff"), *score_cells(found.means)]])
         worst = found.worst_slices(50)
         self._worst = [at for at, _ in worst]
         self._slices.show_rows(
@@ -219,7 +219,8 @@ class ComparePanel(QWidget):
             self.jump_slice.emit(self._worst[at])
 
 
-def _scores(scores: Mapping[str, float]) -> list[Cell]:
+def score_cells(scores: Mapping[str, float]) -> list[Cell]:
+    """Dice, HD95 and NSD as a table shows them."""
     return [_score(scores[key], key) for key in ("dice", "hd95", "nsd")]
 
 

@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
-from napari_transunet.metrics.difference_map import KINDS, Disagreement
+from napari_transunet.metrics.difference_map import (
+    ANOTHER_ORGAN,
+    KINDS,
+    ONLY_HERE,
+    ONLY_THERE,
+    Disagreement,
+)
 from napari_transunet.viewer.layers.layer_record import METADATA_KEY, LayerRecord
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, label_colormap, placement, volume_of
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
@@ -20,6 +26,17 @@ if TYPE_CHECKING:
     from napari_transunet.annotation.corrections import Correction
     from napari_transunet.viewer.review.review_model import ReviewModel
     from napari_transunet.volumes.boxes import Box
+
+
+def difference_kinds(first: str = KINDS[ONLY_HERE], second: str = KINDS[ONLY_THERE]) -> LabelSet:
+    """Names and colours of the values of a map of where two label volumes differ."""
+    return LabelSet(
+        (
+            Label(ONLY_HERE, first, (0.9, 0.1, 0.5)),
+            Label(ONLY_THERE, second, (0.1, 0.6, 0.95)),
+            Label(ANOTHER_ORGAN, KINDS[ANOTHER_ORGAN], (0.95, 0.75, 0.1)),
+        )
+    )
 
 
 class OverlayLayers(QObject):
@@ -54,9 +71,7 @@ class OverlayLayers(QObject):
         self.drop("disagreement")
         if found is None or self._model.layer is None:
             return
-        colors = ((0.9, 0.1, 0.5), (0.1, 0.6, 0.95), (0.95, 0.75, 0.1))
-        kinds = LabelSet(tuple(Label(v, name, c) for (v, name), c in zip(KINDS.items(), colors, strict=True)))
-        self._add_labels("disagreement", found.map, kinds, "agree")
+        self._add_labels("disagreement", found.map, difference_kinds(), "agree")
 
     def show_uncertainty(self, on: bool) -> None:
         """Show how unsure the runs were of every voxel as a layer, or take it away."""

@@ -18,12 +18,14 @@ from qtpy.QtWidgets import QComboBox, QLineEdit, QPushButton
 
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.project.agreement import give_to_readers
-from napari_transunet.project.case_labels import load_labels
+from napari_transunet.project.case_labels import load_labels, save_labels
 from napari_transunet.project.leases import STALE_AFTER
 from napari_transunet.project.segmenting import segment_project
 from napari_transunet.viewer.anatomy.anatomy import anatomy_of
-from napari_transunet.viewer.project import background_segmentation
+from napari_transunet.viewer.project import background_segmentation, case_actions, cases_dock
 from napari_transunet.viewer.widgets import preferences
+from napari_transunet.viewer.widgets.tables import RowTable
+from tests.cli.conftest import write_image
 from tests.project.conftest import checkpoint, project, scans
 from tests.viewer.waiting import TIMEOUT
 
@@ -67,6 +69,17 @@ class Driver:
         self.until(lambda: not self.dock.cases.finishing and not self.dock.cases.busy)
         with self.qtbot.waitSignal(self.dock.refreshed, timeout=TIMEOUT):
             self.dock.refresh()
+
+    def entry(self, identifier, title):
+        self.dock.table.choose(identifier)
+        menu = self.dock.actions_of_case.menu
+        menu.aboutToShow.emit()
+        return next(one for one in menu.actions() if one.text() == title)
+
+    def choose_entry(self, identifier, title) -> None:
+        entry = self.entry(identifier, title)
+        assert entry.isEnabled(), entry.toolTip()
+        entry.trigger()
 
     @property
     def current(self):
@@ -175,6 +188,22 @@ def test_all_cases_are_segmented_while_one_is_open(driver, project):
     assert "2 of 3 cases segmented" in driver.dock.status
 
 
+def test_the_cases_shown_are_segmented_with_another_checkpoint(driver, project, monkeypatch, checkpoint):
+    asked = []
+    listed = [SimpleNamespace(name=str(checkpoint), ok=True), SimpleNamespace(name="broken", ok=False)]
+    monkeypatch.setattr("napari_transunet.checkpoints.registry.list_checkpoints", lambda: listed)
+    monkeypatch.setattr(
+        cases_dock.QInputDialog, "getItem", lambda *a, **_: (asked.append(a[2:4]), (a[3][0], True))[1]
+    )
+    driver.open(project)
+    driver.dock.findChild(QLineEdit, "case_filter").setText("case_1")
+    next(one for one in driver.dock.project_menu.actions() if "shown with" in one.text()).trigger()
+    driver.until(lambda: "1 of 1 cases segmented" in driver.dock.status)
+    assert asked == [("The checkpoint for the cases that are shown (1)", [str(checkpoint)])]
+    assert [case.checkpoint for case in project.cases()] == [None, "organs.safetensors", None]
+    assert [case.status for case in project.cases()] == ["new", "segmented", "new"]
+
+
 def test_segmenting_all_gives_way_to_the_window_and_can_be_stopped(driver, project, monkeypatch):
     driver.open(project)
     other = SimpleNamespace(running=True)
@@ -224,6 +253,62 @@ def test_of_what_others_read_blind_nothing_is_shown(driver, segmented):
     driver.until_shown("case_0 (anna)")
     driver.dock.cases.open(model.shown[2].id)
     driver.until(lambda: "read blind by ben; anna cannot open it" in driver.dock.status)
+
+
+def test_a_case_is_read_by_several_compared_joined_and_approved(driver, segmented, monkeypatch):
+    answers = ["anna, ben", "agreed"]
+    monkeypatch.setattr(case_actions.QInputDialog, "getText", lambda *_, **__: (answers.pop(0), True))
+    first = segmented.cases()[0].id
+    driver.open(segmented)
+    driver.dock.cases.open(first)
+    driver.until_shown("case_0")
+    driver.choose_entry(first, "Give to readers…")  # the case is closed for it
+    driver.until(lambda: "read blind by anna, ben" in driver.dock.status)
+    driver.settle()
+    _, anna, ben, *_ = segmented.cases()
+    assert "approve your reading first" in driver.entry(ben.id, "Agreement of the readers…").toolTip()
+    with segmented.hold(ben.id, "ben") as held:
+        found = load_labels(segmented, ben)
+        found.labels[2, :20] = 1
+        save_labels(held, found, status="in review")
+    driver.choose_entry(anna.id, "Sign off…")
+    driver.until(lambda: segmented.index.get(anna.id).sign_off is not None)
+    driver.settle()
+    assert segmented.index.get(anna.id).sign_off.note == "agreed"
+
+    driver.dock.cases.open(first)
+    driver.until_shown("case_0")
+    driver.choose_entry(anna.id, "Agreement of the readers…")
+    table = driver.dock.findChild(RowTable, "agreement")
+    driver.until(table.isVisible)
+    assert [table.item(0, at).text() for at in range(5)][:2] == ["anna, ben", "Spleen"]
+    table.selectRow(0)
+    layer = driver.viewer.layers["case_0: anna and ben differ"]
+    assert set(np.unique(layer.data[2, :20])) == {3}  # liver for anna, spleen for ben
+    assert not layer.data[2, 20:].any()
+    assert driver.viewer.dims.current_step[0] == 2
+    assert driver.viewer.layers.selection.active.name == "case_0 labels"
+
+    driver.choose_entry(first, "Start from their majority")
+    driver.until(lambda: "starts from the majority of anna, ben" in driver.dock.status)
+    driver.settle()
+    assert len(driver.viewer.layers) == 0  # the map went with the case
+    assert not load_labels(segmented, segmented.index.get(first)).labels[2, :20].any()
+    driver.choose_entry(anna.id, "Take the approval back")
+    driver.until(lambda: segmented.index.get(anna.id).sign_off is None)
+
+
+def test_labels_of_another_tool_are_taken_over(driver, project, tmp_path):
+    folder = tmp_path / "predictions"
+    folder.mkdir()
+    write_image(folder / "case_1.nii.gz", np.full((5, 40, 36), 3, np.uint8))
+    driver.open(project)
+    driver.dock.import_predictions(folder, "nnU-Net")
+    driver.until(lambda: "left out: case_1.nii.gz: it names no labels" in driver.dock.status)
+    (folder / "dataset.json").write_text('{"3": "spleen"}')
+    driver.dock.import_predictions(folder, "nnU-Net")
+    driver.until(lambda: driver.dock.status == "1 case starts from the labels of nnU-Net now.")
+    assert project.cases()[1].run.name == "nnU-Net"
 
 
 def test_a_case_is_excluded_with_a_reason_and_taken_in_again(driver, segmented):
