@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 from napari_transunet.annotation.autosave import Autosaver
 from napari_transunet.annotation.saved_state import saved_state
 from napari_transunet.io.sidecar import as_json
@@ -27,10 +29,9 @@ def say(*words):
 
 def is_alive(process):
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE  # that one is dead, and not buried
+    except psutil.NoSuchProcess:
         return False
-    return True
 
 
 class Annotator:
