@@ -15,6 +15,8 @@ _ENOUGH = 3  # marks before a guess is worth saying
 _TOGETHER = 0.8
 """A neighbour of the slice in view comes before the worst of all if it is expected to be this nearly as wrong."""
 
+_ALIKE = 25.0  # mm from which on slices show nothing of each other
+
 
 def next_to_check(
     expected_error: NDArray[np.floating],
@@ -48,6 +50,36 @@ def next_to_check(
         if beside:
             return max(beside, key=lambda index: float(expected_error[index]))
     return _nearest(known & (expected_error == greatest), here)
+
+
+def next_to_learn_from(areas: NDArray[np.integer], known: Collection[int], spacing: float) -> int | None:
+    """The slice from which a network would learn most beside those that are `known`; None where none shows an organ.
+
+    It shows as much as possible of as many organs as possible that no known slice shows nearby (the greedy choice for
+    a facility location, Nemhauser et al., Mathematical Programming 1978). Every organ counts alike, however small.
+
+    Parameters
+    ----------
+    areas : (n, organs) voxels of each organ in each slice, as the network labels them now
+    known : slices that are right
+    spacing : mm between two slices
+    """
+    area = np.asarray(areas, np.float64)
+    area = area[:, area.any(axis=0)]
+    n, organs = area.shape
+    left = np.setdiff1d(np.arange(n), np.array(sorted(known), int))
+    if not organs or not len(left):
+        return None
+    share = area / area.sum(axis=0)
+    typical = np.array([np.median(one[one > 0]) for one in area.T])
+    shows = np.minimum(1, area / typical)
+    every = np.arange(n)
+    near = np.maximum(0, 1 - np.abs(every[:, None] - every) * spacing / _ALIKE)
+    told = np.zeros_like(area)
+    for index in known:
+        told = np.maximum(told, near[:, index, None] * shows[index])
+    gain = [(share * np.maximum(0, near[:, index, None] * shows[index] - told)).sum() for index in left]
+    return int(left[np.argmax(gain)]) if max(gain) > 0 else None
 
 
 def _nearest(candidates: NDArray[np.bool_], here: int) -> int | None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from napari_transunet.annotation.review_order import next_to_check, review_order, seconds_left
+from napari_transunet.annotation.review_order import (
+    next_to_check,
+    next_to_learn_from,
+    review_order,
+    seconds_left,
+)
 from napari_transunet.annotation.uncertainty import SliceUncertainties
 
 NAN = float("nan")
@@ -72,3 +77,26 @@ def test_the_first_slices_of_an_unseen_scan_hold_much_more_of_the_error_than_cha
         share = wrong[order[:count]].sum() / wrong.sum()
         best = np.sort(wrong)[::-1][:count].sum() / wrong.sum()
         assert share > best - 0.4 * (best - count / len(wrong))
+
+
+def test_a_network_learns_most_from_a_slice_that_shows_what_no_other_shows_nearby():
+    areas = np.zeros((60, 3), int)
+    areas[10:40, 0] = 400  # a large organ
+    areas[50:56, 1] = 9  # a small one counts as much
+    order: list[int] = []
+    while (found := next_to_learn_from(areas, order, spacing=5.0)) is not None:
+        order.append(found)
+    assert areas[order[:2]].any(axis=0).tolist() == [True, True, False]
+    assert len(order) == len(set(order))
+    assert areas[order].any(axis=1).all()
+    first = sorted(order[:4])
+    assert min(np.diff(first)) >= 4  # slices nearby tell the same
+    assert next_to_learn_from(areas, range(60), 5.0) is None
+    assert next_to_learn_from(np.zeros((60, 2), int), [], 5.0) is None
+    assert next_to_learn_from(np.zeros((60, 0), int), [], 5.0) is None
+
+
+def test_nothing_is_learnt_from_a_sliver_of_an_organ_that_is_shown_whole_elsewhere():
+    areas = np.full((9, 1), 100)
+    areas[4] = 1
+    assert next_to_learn_from(areas, [], spacing=1.0) != 4

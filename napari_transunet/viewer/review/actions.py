@@ -98,6 +98,12 @@ def _table() -> dict[str, Action]:
             "Let the brush change only voxels whose values lie in the range.",
             correct,
         ),
+        "learn_next": Action(
+            "Next slice to learn from",
+            "Shift+N",
+            "Go to the slice that shows most of what no reviewed slice shows nearby; correct it and mark it reviewed.",
+            correct,
+        ),
         "learn": Action(
             "Learn from my corrections",
             "",

@@ -237,7 +237,7 @@ class AdaptationController(QObject):
             return dock.checkpoint.problem or f"Choose a checkpoint in “{docks.SEGMENT}” first."
         if overview is None:
             return "Looking at the slices …"
-        shown = {value for value, where in overview.present.items() if where[reviewed].any()}
+        shown = {value for value, voxels in overview.areas.items() if voxels[reviewed].any()}
         names = model.names
         named = {value: names[value] for value in names if value not in overview.unnamed}
         found = ClassMapping.of(candidate, named, shown)

@@ -25,6 +25,7 @@ class AdaptationPanel(QWidget):
     Signals
     -------
     looked_at(): it came into sight, or the mouse onto it.
+    next_wanted(): the next slice to learn from shall be shown.
     wanted(), cancelled(): learn, or stop learning.
     used(), discarded(): what is to be done with what was learnt.
     relative_wanted(object): a `RelatedCheckpoint` shall be chosen.
@@ -32,6 +33,7 @@ class AdaptationPanel(QWidget):
     """
 
     looked_at = Signal()
+    next_wanted = Signal()
     wanted = Signal()
     cancelled = Signal()
     used = Signal()
@@ -42,6 +44,8 @@ class AdaptationPanel(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._from = StatusLine("learn_from", self)
+        following = ACTIONS["learn_next"]
+        self._next = push_button(following.title, "learn_next", self, self.next_wanted, following.hint)
         self.button = push_button(ACTIONS["learn"].title, "learn", self, self.wanted)
         self._bar = QProgressBar(self)
         self._bar.setObjectName("learn_progress")
@@ -62,6 +66,7 @@ class AdaptationPanel(QWidget):
         row((self._relatives, 1), (self._back, 1), within=self._lineage)
         column(
             self._from,
+            self._next,
             self.button,
             self._working,
             self.status,

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
-from napari_transunet.annotation.review_order import next_to_check, seconds_left
+from napari_transunet.annotation.review_order import next_to_check, next_to_learn_from, seconds_left
 from napari_transunet.viewer.layers.event_links import EventLinks
-from napari_transunet.viewer.layers.layers import label_set_of
+from napari_transunet.viewer.layers.layers import geometry_of, label_set_of
 from napari_transunet.viewer.layers.napari_versions import camera_of
 from napari_transunet.viewer.layers.slice_numbers import (
     SliceNumbers,
@@ -43,14 +43,14 @@ _QUIET = 400  # ms without a change before the slices are looked at again
 
 @dataclass(frozen=True, eq=False)
 class Overview:
-    """What is known of all slices: for the strip, where the last run disagrees, and which organs each slice shows.
+    """What is known of all slices: for the strip, where the last run disagrees, and how much of each label each shows.
 
-    `unnamed` are the values that occur without a name.
+    `areas` are (n,) voxels of each label; `unnamed` are the values that occur without a name.
     """
 
     strip: StripData
     conflicts: Mapping[int, int]
-    present: Mapping[int, NDArray[np.bool_]]
+    areas: Mapping[int, NDArray[np.int64]]
     unnamed: tuple[int, ...] = ()
 
 
@@ -79,7 +79,9 @@ class ReviewModel(QObject):
         """Labels that were asked for, but of which it is not certain on which image they lie."""
         self.organ_filter: int | None = None
         self.overview: Overview | None = None
-        self._proposed: dict[tuple[int, int | None], set[int]] = {}  # by the number of runs and the filter
+        self._proposed: dict[
+            tuple[int, int | str | None], set[int]
+        ] = {}  # by number of runs, and filter or purpose
         self._tasks = BackgroundTasks(self)
         self._pause = single_shot(self, _QUIET, self.update_overview)
         self._links = EventLinks()  # to the followed layer, and to the view of it
@@ -218,7 +220,7 @@ class ReviewModel(QObject):
         expected, _ = self._uncertainty(session)
         present = None
         if organ is not None:
-            present = (expected > 0) | self.overview.present.get(organ, np.zeros(len(expected), np.bool_))
+            present = (expected > 0) | (self.overview.areas.get(organ, np.zeros(len(expected), np.int64)) > 0)
         proposed = self._proposed.setdefault((len(session.runs), organ), set())
         found = next_to_check(expected, session.reviewed.keys() | proposed, here, present)
         if found is None:
@@ -226,6 +228,24 @@ class ReviewModel(QObject):
             found = next_to_check(expected, session.reviewed, here, present)
         if found is None:
             self.message.emit("All other slices are reviewed.")
+        else:
+            proposed.add(found)
+            self.go_to(found)
+
+    def next_slice_to_learn_from(self) -> None:
+        """Go to the slice that shows most of what no reviewed slice, nor one that was proposed, shows nearby."""
+        if self.result is None or self.overview is None or self._refused(self.disabled_reason):
+            return
+        session, areas = self.result.session, self.overview.areas
+        proposed = self._proposed.setdefault((len(session.runs), "learn"), set())
+        spacing = geometry_of(self.result.layer).spacing[session.axis]
+        shown = np.array([*areas.values()], np.int64).reshape(len(areas), -1).T
+        found = next_to_learn_from(shown, session.reviewed.keys() | proposed, spacing)
+        if found is None:
+            proposed.clear()
+            self.message.emit(
+                "The reviewed slices, and those just proposed, show all organs that are labelled."
+            )
         else:
             proposed.add(found)
             self.go_to(found)
@@ -337,19 +357,19 @@ class ReviewModel(QObject):
         def work() -> Overview:
             axis = session.axis
             unnamed = [value for value in values_in(labels) if value not in label_set.names]
-            present = _presence(labels, axis, [*label_set.names, *unnamed])
+            areas = _areas(labels, axis, [*label_set.names, *unnamed])
             conflicts = session.conflicts(labels, axis)
             n = session.shape[axis]
             reviewed = np.zeros(n, np.bool_)
             reviewed[[index for index in list(session.reviewed) if index < n]] = True
             disagreeing = np.zeros(n, np.int64)
             disagreeing[list(conflicts)] = list(conflicts.values())
-            shown = [label for label in label_set if present[label.value].any()]
-            extents = [(label.name, label.color, present[label.value]) for label in shown]
-            extents += [(f"label {value}", default_color(value), present[value]) for value in unnamed]
+            shown = [label for label in label_set if areas[label.value].any()]
+            extents = [(label.name, label.color, areas[label.value] > 0) for label in shown]
+            extents += [(f"label {value}", default_color(value), areas[value] > 0) for value in unnamed]
             edited = session.edited_per_slice(labels, axis)
             strip = StripData(expected, unsure, reviewed, edited, disagreeing, extents)
-            return Overview(strip, conflicts, present, tuple(unnamed))
+            return Overview(strip, conflicts, areas, tuple(unnamed))
 
         def show(found: Overview) -> None:
             if self.result is result:
@@ -371,17 +391,18 @@ class ReviewModel(QObject):
             self._pause.start()
 
 
-def _presence(labels: NDArray[Any], axis: int, values: list[int]) -> dict[int, NDArray[np.bool_]]:
-    """Of each label, which slices along an axis show it."""
-    found = {value: np.zeros(labels.shape[axis], np.bool_) for value in values}
+def _areas(labels: NDArray[Any], axis: int, values: list[int]) -> dict[int, NDArray[np.int64]]:
+    """Of each label, the voxels in each slice along an axis."""
+    found = {value: np.zeros(labels.shape[axis], np.int64) for value in values}
     for index, plane in enumerate(np.moveaxis(labels, axis, 0)):
         if not plane.any():
             continue
         if len(values) > _FEW:
-            shown = set(np.unique(plane).tolist())
-            for value in values:
-                found[value][index] = value in shown
+            there, voxels = np.unique(plane, return_counts=True)
+            for value, count in zip(there.tolist(), voxels.tolist(), strict=True):
+                if value in found:
+                    found[value][index] = count
         else:  # comparing lets the GUI thread go on, which sorting does not
             for value in values:
-                found[value][index] = bool((plane == value).any())
+                found[value][index] = np.count_nonzero(plane == value)
     return found

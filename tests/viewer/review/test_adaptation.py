@@ -124,6 +124,20 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     go_on.set()
 
 
+def test_slices_to_learn_from_are_proposed_far_apart_and_each_once(window: Window) -> None:
+    window.layer.data_setitem(
+        np.nonzero(np.ones(SHAPE, bool)), window.truth.clip(0, 3).ravel().astype(np.uint8)
+    )
+    window.dock.model.update_overview()
+    window.until(lambda: not window.dock.model._tasks.busy)
+    proposed = []
+    for _ in range(3):
+        window.press("learn_next")
+        proposed.append(window.dock.model.slice_in_view)
+    assert len(set(proposed)) == 3
+    assert all(window.truth[index].any() for index in proposed)
+
+
 def test_it_says_why_it_cannot_learn_yet_and_what_from(window: Window) -> None:
     assert not window.button("learn").isEnabled()
     window.correct(2)
