@@ -12,8 +12,8 @@ slices corrected and voxels changed by hand. Every arm starts from the shipped c
   tool *Interpolate*;
 - ranked: as *Next slice to check* proposes them;
 - ranked + interpolation: the worst slice that is not near a corrected one comes next, and slices are filled likewise;
-- ranked, spread or every k-th + learning: after every four slices the checkpoint learns from all that were corrected,
-  and what it became labels the others anew. Spread: as ranked + interpolation chooses, without interpolation;
+- ranked, proposed or every k-th + learning: after every four slices the checkpoint learns from all that were corrected,
+  and what it became labels the others anew. Proposed: as *Next slice to learn from* proposes them;
 - best possible: by the true error, which no annotator knows.
 
 Learning is repeated with the seeds that are asked for. Since no slice may be both learnt from and counted as the
@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from napari_transunet import Predictor, load_checkpoint, read_volume
 from napari_transunet.annotation.corrections import Scope, interpolate
-from napari_transunet.annotation.review_order import next_to_check
+from napari_transunet.annotation.review_order import next_to_check, next_to_learn_from
 from napari_transunet.annotation.uncertainty import SliceUncertainties
 from napari_transunet.checkpoints.registry import resolve_checkpoint
 from napari_transunet.training.replay import replay_beside
@@ -163,6 +163,13 @@ def ranked_apart(desk: Desk) -> int | None:
     return next_to_check(desk.expected_error * np.minimum(1, distance / near), desk.corrected, None)
 
 
+def proposed(desk: Desk) -> int | None:
+    """What a network would learn most from; once everything is shown nearby, the worst slice."""
+    areas = np.stack([(desk.labels == organ).sum(axis=(1, 2)) for organ in desk.start.organs], 1)
+    found = next_to_learn_from(areas, desk.corrected, desk.start.spacing[0])
+    return ranked(desk) if found is None else found
+
+
 def best_possible(desk: Desk) -> int | None:
     wrong = desk.wrong()
     wrong[desk.corrected] = -1
@@ -232,7 +239,7 @@ PLAIN: dict[str, tuple[Propose, Follow]] = {
 LEARNING: dict[str, Propose] = {
     "every k-th + learning": every_kth,
     "ranked + learning": ranked,
-    "spread + learning": ranked_apart,
+    "proposed + learning": proposed,
 }
 ARMS = (*PLAIN, *LEARNING)
 
