@@ -2,7 +2,7 @@
 
 Run by `make review-session`, on a virtual display. The first process segments a CT, corrects it, runs another
 checkpoint, and is killed in the middle of painting. The second one restores, compares, exports everything, and reads it
-all back. Two more play the scenes of `review_scenes.py`.
+all back. Three more play the scenes of `review_scenes.py`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from review_scenes import (
     backup,
     close_in_a_run,
     close_in_an_export,
+    learn_an_organ,
     range_left_on,
     restore_in_review,
     same_shape,
@@ -42,6 +43,7 @@ def main() -> None:
     work = arguments.work.resolve()
     pictures = (arguments.pictures or work).resolve()
     os.environ["NAPARI_TRANSUNET_SESSIONS"] = str(work / "sessions")
+    os.environ["NAPARI_TRANSUNET_CHECKPOINTS"] = str(work / "checkpoints")
     os.environ["NAPARI_CONFIG"] = ""
     if arguments.part is None:
         whole(work, pictures)
@@ -75,7 +77,7 @@ def whole(work: Path, pictures: Path) -> None:
         sys.exit("The first part ended before it could be killed.")
     (work / "due.json").write_text(json.dumps({"edited": max(due)}))
     print(f"killed with {len(strokes)} strokes made, {len(due)} of them more than 6 s ago")
-    for part in ("second", "third", "fourth"):
+    for part in ("second", "third", "fourth", "fifth"):
         subprocess.run([*command, part], check=True)
 
 
@@ -285,7 +287,12 @@ def fourth(work: Path, pictures: Path) -> None:
     close_in_an_export(Window(pictures), work)
 
 
-PARTS = {"first": first, "second": second, "third": third, "fourth": fourth}
+def fifth(work: Path, pictures: Path) -> None:
+    shutil.rmtree(work / "sessions")
+    learn_an_organ(Window(pictures), work)
+
+
+PARTS = {"first": first, "second": second, "third": third, "fourth": fourth, "fifth": fifth}
 
 
 def reopen(window: Window, folder: Path, labels: np.ndarray) -> None:
