@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from napari_transunet.model.transunet import TransUNet
     from napari_transunet.model.variants import VARIANTS
     from napari_transunet.project.project import Project
-    from napari_transunet.training.adaptation import Correction, adapt
+    from napari_transunet.training.adaptation import adapt
+    from napari_transunet.training.corrections import Correction
 
 __version__ = "0.1.0"
 
@@ -43,7 +44,7 @@ __all__ = [
 
 _HOMES = {
     "VARIANTS": "model.variants",
-    "Correction": "training.adaptation",
+    "Correction": "training.corrections",
     "Predictor": "inference.predictor",
     "Project": "project.project",
     "TransUNet": "model.transunet",

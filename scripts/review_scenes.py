@@ -215,7 +215,10 @@ def learn_an_organ(window: Window, work: Path) -> None:
     window.wait(0.3)
     value = next(value for value, name in model.names.items() if name == "heart")
     mask = read_volume(real_ct_mask_path())
-    truth = Reorientation.between(mask.geometry, volume_of(model.image).geometry.axis_codes).apply(mask.data) == HEART
+    truth = (
+        Reorientation.between(mask.geometry, volume_of(model.image).geometry.axis_codes).apply(mask.data)
+        == HEART
+    )
     there = np.flatnonzero(truth.any(axis=(1, 2)))
     drawn = [int(there[len(there) * at // 10]) for at in (1, 3, 5, 7, 9)]
     without = [int(there[-1] + 8), int(there[0] - 8)]

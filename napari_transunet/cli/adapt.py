@@ -30,7 +30,8 @@ from napari_transunet.volumes.orientation import Reorientation
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.card import ModelCard
     from napari_transunet.checkpoints.loading import Checkpoint
-    from napari_transunet.training.adaptation import AdaptationProgress, Correction
+    from napari_transunet.training.corrections import Correction
+    from napari_transunet.training.fine_tuning import AdaptationProgress
 
 _MOST_REPLAYED = 32  # slices of the scans given that are kept for the next time
 _NONE = "none"
@@ -89,7 +90,8 @@ def adapt(
     from napari_transunet.checkpoints.loading import load_checkpoint
     from napari_transunet.checkpoints.registry import resolve_checkpoint
     from napari_transunet.checkpoints.saving import SUFFIX, save_checkpoint
-    from napari_transunet.training.adaptation import AdaptationCancelled, replay_pack
+    from napari_transunet.training.adaptation import replay_pack
+    from napari_transunet.training.fine_tuning import AdaptationCancelled
     from napari_transunet.training.first_network import first_network
     from napari_transunet.training.replay import ReplayPack, replay_beside, replay_path
 
@@ -212,7 +214,7 @@ def _corrections(
 ) -> list[Correction]:
     """What is vouched for, of every pair of files."""
     from napari_transunet.inference.slices import orientation_for
-    from napari_transunet.training.adaptation import Correction
+    from napari_transunet.training.corrections import Correction
 
     if slices and len(slices) != len(pairs) // 2:
         raise InputError(

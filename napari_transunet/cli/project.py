@@ -233,7 +233,7 @@ def adapt(
     from dataclasses import asdict
 
     from napari_transunet.project.adapting import adapt_project
-    from napari_transunet.training.adaptation import AdaptationCancelled
+    from napari_transunet.training.fine_tuning import AdaptationCancelled
 
     project = _opened(folder)
     if checkpoint is not None and project.settings.checkpoint is not None:

@@ -30,15 +30,16 @@ from napari_transunet.cluster.on_worker import answering, is_cancelled, worker_s
 from napari_transunet.cluster.one_worker import OneWorker
 from napari_transunet.errors import InputError
 from napari_transunet.export.segmentation import LoadingOptions
-from napari_transunet.training import adaptation
-from napari_transunet.training.adaptation import AdaptationCancelled, AdaptationProgress, weights_sha256
+from napari_transunet.training import adaptation, fine_tuning
+from napari_transunet.training.adaptation import weights_sha256
+from napari_transunet.training.fine_tuning import AdaptationCancelled, AdaptationProgress
 from napari_transunet.training.replay import replay_beside, replay_path
 
 if TYPE_CHECKING:
     from distributed import Client
 
     from napari_transunet.checkpoints.loading import Checkpoint
-    from napari_transunet.training.adaptation import Correction
+    from napari_transunet.training.corrections import Correction
 
 _TOPIC = "napari-transunet learning"
 _OFTEN = 0.2  # s between two reports of progress
@@ -81,7 +82,7 @@ def adapt_on_cluster(
     drop: Collection[str] = (),
     earlier: Sequence[Correction] = (),
     steps: int | None = None,
-    seconds: float = adaptation.SECONDS,
+    seconds: float = fine_tuning.SECONDS,
     seed: int = 0,
 ) -> Checkpoint:
     """As `adapt`, on the worker with the least to do; nothing is written here or there.

@@ -25,7 +25,8 @@ from napari_transunet.project.leases import annotator_name
 from napari_transunet.project.project import PROJECT_LEASE, Project
 from napari_transunet.project.scans import read_scan
 from napari_transunet.project.segmenting import values_of_classes
-from napari_transunet.training.adaptation import AdaptationProgress, Correction, adapt, replay_pack
+from napari_transunet.training.adaptation import adapt, replay_pack
+from napari_transunet.training.corrections import Correction
 from napari_transunet.training.replay import ReplayPack, replay_beside, replay_path
 from napari_transunet.volumes.labels import canonical_key
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from napari_transunet.checkpoints.card import ModelCard
     from napari_transunet.inference.options import PredictorOptions
     from napari_transunet.project.case import Case
+    from napari_transunet.training.fine_tuning import AdaptationProgress
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,9 @@ from napari_transunet.cluster.live import RemotePredictor
 from napari_transunet.errors import InputError
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.model.transunet import TransUNet
-from napari_transunet.training.adaptation import AdaptationCancelled, Correction, adapt, replay_pack
+from napari_transunet.training.adaptation import adapt, replay_pack
+from napari_transunet.training.corrections import Correction
+from napari_transunet.training.fine_tuning import AdaptationCancelled
 from napari_transunet.training.replay import replay_path
 from napari_transunet.volumes.volume import Volume
 from tests.cli.conftest import run, write_image  # noqa: F401

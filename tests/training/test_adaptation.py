@@ -15,15 +15,10 @@ from napari_transunet.checkpoints.loading import Checkpoint, load_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.errors import InputError
 from napari_transunet.inference.predictor import Predictor
-from napari_transunet.training import adaptation
-from napari_transunet.training.adaptation import (
-    AdaptationCancelled,
-    AdaptationProgress,
-    Correction,
-    adapt,
-    held_out,
-    weights_sha256,
-)
+from napari_transunet.training import fine_tuning
+from napari_transunet.training.adaptation import adapt, weights_sha256
+from napari_transunet.training.corrections import Correction, held_out
+from napari_transunet.training.fine_tuning import AdaptationCancelled, AdaptationProgress
 from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.training.partial_slices import PartialSlices, partial_slices
 from napari_transunet.training.replay import ReplayPack, replay_path
@@ -229,7 +224,7 @@ def test_cancelling_leaves_everything(checkpoint: Checkpoint) -> None:
 def test_where_it_does_not_help_the_weights_stay(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adaptation, "_LEARNING_RATE", 0.0)
+    monkeypatch.setattr(fine_tuning, "_LEARNING_RATE", 0.0)
 
     same = adapt(checkpoint, [correction()], **QUICK)
 

@@ -12,7 +12,8 @@ from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.errors import InputError
 from napari_transunet.model.transunet import TransUNet
-from napari_transunet.training.adaptation import Correction, adapt
+from napari_transunet.training.adaptation import adapt
+from napari_transunet.training.corrections import Correction
 from napari_transunet.training.first_network import first_network
 from napari_transunet.volumes.volume import Volume
 from tests.training.samples import case

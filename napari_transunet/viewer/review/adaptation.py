@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from napari_transunet.checkpoints.lineage import Adaptation
     from napari_transunet.checkpoints.loading import Checkpoint
     from napari_transunet.cluster.address import ClusterAddress
-    from napari_transunet.training.adaptation import AdaptationProgress, Correction
+    from napari_transunet.training.corrections import Correction
+    from napari_transunet.training.fine_tuning import AdaptationProgress
     from napari_transunet.volumes.volume import Volume
 
 _REPLAYED = 32  # slices of this scan that are kept beside the new checkpoint, to be learnt from again
@@ -128,7 +129,7 @@ class AdaptationInput:
     def correction(self, volume: Volume, checkpoint: Checkpoint) -> Correction:
         """The reviewed slices as the engine takes them; those along another axis than its own as single voxels."""
         from napari_transunet.inference.slices import orientation_for
-        from napari_transunet.training.adaptation import Correction
+        from napari_transunet.training.corrections import Correction
 
         labels, slices = np.zeros(self.shape, np.uint16), sorted(self.planes)
         along = np.moveaxis(labels, self.axis, 0)
@@ -189,6 +190,7 @@ def learn(
     be_nice()
     from napari_transunet.checkpoints.loading import load_checkpoint
     from napari_transunet.training import adaptation
+    from napari_transunet.training.fine_tuning import AdaptationCancelled
 
     try:
         candidate = lesson.plan.candidate
@@ -205,7 +207,7 @@ def learn(
             better = adaptation.adapt(parent, [correction], device=lesson.plan.device, **wishes)
         else:
             better = _learnt_there(lesson.plan.cluster, parent, correction, wishes)
-    except adaptation.AdaptationCancelled:
+    except AdaptationCancelled:
         return None
     return AdaptationResult(lesson, better, correction)
 

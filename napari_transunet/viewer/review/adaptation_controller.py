@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels
 
     from napari_transunet.checkpoints.lineage import Adaptation
-    from napari_transunet.training.adaptation import AdaptationProgress
+    from napari_transunet.training.fine_tuning import AdaptationProgress
     from napari_transunet.viewer.review.adaptation_panel import AdaptationPanel
     from napari_transunet.viewer.review.review_model import ReviewModel
     from napari_transunet.viewer.segment.checkpoint_chooser import Candidate

@@ -22,6 +22,7 @@ from napari_transunet.checkpoints.lineage import DiceChange
 from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.training import adaptation
+from napari_transunet.training.fine_tuning import AdaptationCancelled
 from napari_transunet.viewer.layers.layers import add_volume
 from napari_transunet.viewer.layers.undo import history_of
 from napari_transunet.viewer.review.adaptation import ClassMapping, safe_stem
@@ -116,7 +117,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     def waiting(*args: Any, cancelled: Callable[[], bool], **kwargs: Any) -> Any:
         while not go_on.wait(0.02):
             if cancelled():
-                raise adaptation.AdaptationCancelled("stopped")
+                raise AdaptationCancelled("stopped")
         return begun(*args, cancelled=lambda: False, steps=1, **kwargs)
 
     monkeypatch.setattr(adaptation, "adapt", waiting)

@@ -1,0 +1,189 @@
+"""What somebody vouches for in a scan, as the slices that a network learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from napari_transunet.checkpoints.lineage import LearntScan
+from napari_transunet.errors import InputError
+from napari_transunet.inference.slices import PLANES, Plane, orientation_for
+from napari_transunet.training.class_changes import ClassChanges, listed
+from napari_transunet.training.datasets import values_in, whole_labels
+from napari_transunet.training.losses import UNKNOWN
+from napari_transunet.training.partial_slices import PartialSlices, partial_slices
+from napari_transunet.volumes.fingerprint import scan_fingerprint
+
+if TYPE_CHECKING:
+    from napari_transunet.checkpoints.card import ModelCard
+    from napari_transunet.volumes.volume import Volume
+
+_FOLDS = 4
+_UNVOUCHED, _FEWEST_UNVOUCHED = 24, 4
+"""Of the scans that slices nobody vouches for are taken from, so many in all, but so many of each at least."""
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """What somebody vouches for in one scan.
+
+    Attributes
+    ----------
+    volume : the scan
+    labels : (z, y, x) label values on the volume's grid; 255 is unknown, unless an organ has that value
+    slices : vouched for as a whole; indices along the axis that the network takes slices along (`Predictor.slice_axis`)
+    organs : names or label values of the organs that are vouched for there; None: all of the card and all new ones
+    voxels : (z, y, x) of which single voxels are vouched for too, wherever they are; None for none
+    """
+
+    volume: Volume
+    labels: npt.NDArray[Any]
+    slices: Sequence[int]
+    organs: Sequence[str | int] | None = None
+    voxels: npt.NDArray[np.bool_] | None = None
+
+
+def is_whole(one: Correction, card: ModelCard) -> bool:
+    """Whether every slice is vouched for."""
+    axis = orientation_for(one.volume, card).slice_axis
+    return len(set(one.slices)) == one.volume.data.shape[axis]
+
+
+def prepared(one: Correction, card: ModelCard, classes: ClassChanges, plane: Plane = "z") -> PartialSlices:
+    """A correction at the network's size. Along another plane than z there are all slices, or single voxels alone.
+
+    Raises `InputError` where it cannot be used.
+    """
+    name, shape = one.volume.source.name, one.volume.data.shape
+    labels = whole_labels(np.asarray(one.labels), name)
+    for what, array in (("labels", labels), ("mask of voxels", one.voxels)):
+        if array is not None and array.shape != shape:
+            raise InputError(
+                f"{name}: the {what} have the shape {array.shape}, but the volume {shape}; they must lie on one grid."
+            )
+    axis = orientation_for(one.volume, card).slice_axis
+    slices = sorted({int(index) for index in one.slices})
+    if slices and not 0 <= slices[0] <= slices[-1] < shape[axis]:
+        wrong = next(index for index in slices if not 0 <= index < shape[axis])
+        raise InputError(
+            f"{name}: there is no slice {wrong}; they are 0 to {shape[axis] - 1} along axis {axis}."
+        )
+    voxels = None if one.voxels is None else np.asarray(one.voxels, bool)
+    along = np.moveaxis(labels, axis, 0)[slices]
+    values = {*values_in(along), *(() if voxels is None else np.unique(labels[voxels]).tolist())}
+    if strangers := sorted(value for value in values if value not in classes.of_value):
+        raise InputError(
+            f"{name}: its labels hold {listed(map(str, strangers))}, which the checkpoint has no organ for; "
+            "give the new organ a name, or take the label away."
+        )
+    return partial_slices(
+        one.volume,
+        labels,
+        card,
+        slices=None if plane != "z" and slices else slices,
+        voxels=voxels,
+        classes=classes.of_value,
+        annotated=classes.vouched(one.organs),
+        plane=plane,
+    )
+
+
+def unvouched(one: Correction, scans: int, card: ModelCard, classes: ClassChanges) -> PartialSlices:
+    """Some of the slices of one of so many scans that nobody vouches for; nothing is known of them."""
+    axis = orientation_for(one.volume, card).slice_axis
+    others = np.setdiff1d(np.arange(one.volume.data.shape[axis]), np.array(one.slices, int))
+    count = min(len(others), max(_FEWEST_UNVOUCHED, _UNVOUCHED // scans))
+    some = others[np.linspace(0, len(others) - 1, count).round().astype(int)]
+    nothing = np.zeros(one.volume.data.shape, np.uint8)
+    return prepared(Correction(one.volume, nothing, some.tolist(), []), card, classes)
+
+
+def across(
+    one: Correction, held: Collection[int], card: ModelCard, classes: ClassChanges
+) -> list[PartialSlices]:
+    """What slices along the two other axes show of a correction: lines, but for those in its held-out slices."""
+    known = np.zeros(one.volume.data.shape, np.bool_) if one.voxels is None else one.voxels.copy()
+    along = np.moveaxis(known, orientation_for(one.volume, card).slice_axis, 0)
+    along[list(one.slices)] = True
+    along[list(held)] = False
+    lines = replace(one, slices=[], voxels=known)
+    return [prepared(lines, card, classes, plane) for plane in PLANES[1:]]
+
+
+def learnt_before(
+    corrections: Sequence[Correction], parts: Sequence[PartialSlices], card: ModelCard
+) -> set[int]:
+    """Which of the slices of all corrections the checkpoint learnt from already, as its lineage tells."""
+    first, seen = 0, set()
+    for one, part in zip(corrections, parts, strict=True):
+        fingerprint = scan_fingerprint(one.volume) if card.lineage else ""
+        known = {
+            index
+            for story in card.lineage
+            for scan in story.scans
+            if story.steps and scan.fingerprint == fingerprint
+            for index in scan.slices
+        }
+        seen |= {first + at for at, number in enumerate(part.numbers.tolist()) if number in known}
+        first += len(part)
+    return seen
+
+
+def numbers_held(parts: Sequence[PartialSlices], held: Sequence[int]) -> list[list[int]]:
+    """Of each correction, which slices of its volume are held out."""
+    first, numbers = 0, []
+    for part in parts:
+        own = [number - first for number in held if first <= number < first + len(part)]
+        numbers.append(sorted(part.numbers[own].tolist()))
+        first += len(part)
+    return numbers
+
+
+def learnt_scans(
+    corrections: Sequence[Correction],
+    parts: Sequence[PartialSlices],
+    held: Sequence[Sequence[int]],
+    classes: ClassChanges,
+) -> tuple[LearntScan, ...]:
+    """What was learnt from, for the card."""
+    scans = []
+    for one, part, own in zip(corrections, parts, held, strict=True):
+        scans.append(
+            LearntScan(
+                fingerprint=scan_fingerprint(one.volume),
+                slices=sorted(part.numbers[part.whole].tolist()),
+                held_out=own,
+                voxels=0 if one.voxels is None else int(np.count_nonzero(one.voxels)),
+                organs=[classes.names[value] for value in classes.vouched(one.organs)],
+            )
+        )
+    return tuple(scans)
+
+
+def held_out(samples: PartialSlices, seen: Collection[int] = ()) -> list[int]:
+    """Which slices are scored and not learnt from: a quarter of those that are vouched for as a whole, every fourth.
+
+    Of the four such choices it is the one with most organs both within and without. Those that were `seen` before are
+    none of them. Fewer than two slices, or all seen: none.
+    """
+    whole = torch.nonzero(samples.whole)[:, 0].tolist()
+    if len(whole) < 2:
+        return []
+    whole = [number for number in whole if number not in set(seen)]
+    if not whole:
+        return []
+    there = [set(samples.labels[number].unique().tolist()) - {0, UNKNOWN} for number in whole]
+    folds = min(_FOLDS, len(whole))
+
+    def organs_on_both_sides(fold: int) -> int:
+        inside = set().union(*there[fold::folds])
+        outside = set().union(*(one for at, one in enumerate(there) if at % folds != fold))
+        return len(inside & outside)
+
+    middle_first = sorted(range(folds), key=lambda fold: abs(2 * fold - folds))
+    return whole[max(middle_first, key=organs_on_both_sides) :: folds]

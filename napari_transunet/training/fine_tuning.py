@@ -1,0 +1,408 @@
+"""The loop in which a network learns from corrections: steps, replay, held-out slices, and what came of it."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from napari_transunet.errors import InputError, TransUNetError
+from napari_transunet.training.augmentation import Augmentation
+from napari_transunet.training.heads import fit_new_classes, unlearnt_classes
+from napari_transunet.training.losses import UNKNOWN, PartialDiceCELoss, change_of_known_classes
+from napari_transunet.training.optimiser import parameter_groups
+from napari_transunet.training.partial_slices import PartialSlices
+from napari_transunet.training.slices import mixed_seed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from napari_transunet.checkpoints.card import ModelCard
+    from napari_transunet.model.transunet import TransUNet
+
+_T = TypeVar("_T")
+
+STEPS = 120
+SECONDS = 105.0
+"""For how long to learn where nobody says: so many steps, or so many seconds where that is less."""
+
+_FEWEST_STEPS = 30  # however slow the machine is
+_BATCH = 6
+_REPLAYED, _REPLAYED_OF_EARLIER = 2, 3  # of a batch; where there are earlier scans
+_REPLAYED_BESIDE_NEW, _RATE_BESIDE_NEW = 4, 0.5
+"""Where an organ is new and others are not: so many of a batch, as replay tells of these, and this part of the rate."""
+
+_LEARNING_RATE, _WEIGHT_DECAY, _CLIP = 1e-3, 0.05, 1.0
+_WARM_UP = 0.1
+_AVERAGING = 0.9
+"""The result is a moving average of the weights, so that it can be scored well before the learning rate is low."""
+
+_SCORED_AT = (0.5, 0.75, 1.0)
+"""After which shares of the steps or seconds the held-out slices are scored. Once they gained, they are learnt from."""
+
+_ABSENT = 0.3
+"""How much a new organ counts as absent from replayed background, of which nobody says whether it is there."""
+
+_KEPT = 10.0
+"""Weight of what is no longer as the parent has it, where an organ is new and others are not."""
+
+_FIRST_VIEWS, _FIRST_REPLAYED = 3, 24
+"""What a new organ's weights are fitted to first: views of each corrected slice, and replayed slices."""
+
+_SINGLE_VOXELS = 0.25
+"""How often a slice is drawn in which single voxels are vouched for, where one as a whole is drawn once."""
+
+_DISTANCES, _DISTANCE_SHARES = (0, 1, 2), (0.15, 0.65, 0.2)
+
+
+class AdaptationCancelled(TransUNetError):
+    """`adapt` was asked to stop. Nothing has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptationProgress:
+    """How far it is.
+
+    Attributes
+    ----------
+    done : share of the whole, 0..1
+    step : optimiser steps so far
+    seconds, remaining : since the start, and that are likely left
+    loss : of the last step
+    dice : mean Dice on the held-out slices when they were last scored; None before, and where nothing is held out
+    """
+
+    done: float
+    step: int
+    seconds: float
+    remaining: float
+    loss: float
+    dice: float | None
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Ends the work where somebody asked for it."""
+
+    cancelled: Callable[[], bool] | None
+
+    def check(self) -> None:
+        """Raise `AdaptationCancelled` where it shall end."""
+        if self.cancelled is not None and self.cancelled():
+            raise AdaptationCancelled("Learning was cancelled; nothing has changed.")
+
+    def before_each(self, things: Iterable[_T]) -> Iterator[_T]:
+        """The same things; before each it is checked."""
+        for one in things:
+            self.check()
+            yield one
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """How much of a phase is over: by steps, or by time where that is faster."""
+
+    steps: int
+    seconds: float | None
+    fewest: int
+    start: float = field(default_factory=time.monotonic)
+
+    def done(self, step: int) -> float:
+        """The share after so many steps, 0..1."""
+        share = step / self.steps
+        if self.seconds is not None:
+            by_time = (time.monotonic() - self.start) / self.seconds
+            share = max(share, min(by_time, step / self.fewest))
+        return min(1.0, share)
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What is learnt from again.
+
+    Attributes
+    ----------
+    share : (N,) how often each slice is drawn
+    count : slices of a batch
+    """
+
+    slices: PartialSlices
+    share: Tensor
+    count: int = _REPLAYED
+
+    @classmethod
+    def of(cls, kinds: Sequence[Sequence[PartialSlices]]) -> Replayed | None:
+        """Each kind that there is (earlier scans, the pack, what the network labels) as often as the others."""
+        there = [PartialSlices.joined(kind) for kind in kinds if sum(map(len, kind))]
+        if not there:
+            return None
+        share = torch.cat([torch.full((len(kind),), 1 / len(kind)) for kind in there])
+        earlier = sum(map(len, kinds[0]))
+        return cls(PartialSlices.joined(there), share, _REPLAYED_OF_EARLIER if earlier else _REPLAYED)
+
+
+@dataclass(eq=False)
+class FineTuning:
+    """One adaptation at work. Afterwards `net` has learnt; where that made it no better, `steps` is 0.
+
+    Attributes
+    ----------
+    held : which of the samples are scored before all are learnt from
+    from_scratch : whether the batch norms have no statistics yet, and so have to learn them
+    steps, further_steps, dice : what came of it, as in `Adaptation`; Dice by class, before and after
+    """
+
+    net: TransUNet
+    card: ModelCard
+    samples: PartialSlices
+    replayed: Replayed | None
+    held: Sequence[int]
+    device: torch.device
+    dtype: torch.dtype
+    seed: int
+    progress: Callable[[AdaptationProgress], None] | None
+    stop: Stop
+    start: float
+    from_scratch: bool
+    steps: int = 0
+    further_steps: int = 0
+    dice: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._views = Augmentation(beyond="reflection" if self.card.resize == "squash" else "zeros")
+        self._new = [] if self.from_scratch else unlearnt_classes(self.net)
+        beside_others = bool(self._new) and len(self._new) < self.card.num_classes - 1
+        self._loss_of = PartialDiceCELoss(absent=_ABSENT if self._new else 0.0)
+        if self.replayed is not None and beside_others:
+            self.replayed = replace(self.replayed, count=_REPLAYED_BESIDE_NEW)
+        self._rate = _LEARNING_RATE * (_RATE_BESIDE_NEW if beside_others else 1)
+        # What the encoder sees suffices to find a new organ; changing it would cost the others.
+        self.net.transformer.requires_grad_(not beside_others)
+        self._parent = copy.deepcopy(self.net).eval() if beside_others else None
+        self._optimiser = torch.optim.AdamW(
+            parameter_groups(self.net, _WEIGHT_DECAY), lr=self._rate, fused=self.device.type != "mps"
+        )
+        self._averaged = AveragedModel(
+            self.net, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGING), use_buffers=True
+        )
+        self._taken = 0
+        self._began = time.monotonic()
+        self._mean: float | None = None
+
+    def run(self, steps: int | None, seconds: float) -> FineTuning:
+        """Learn; itself."""
+        clock = _Clock(steps or STEPS, None if steps else seconds, _FEWEST_STEPS)
+        held, everything = set(self.held), range(len(self.samples))
+        before = self._score(self.net) if held else {}
+        self._taught = self._with_own_labels(self.samples)
+        if self.replayed is not None:
+            slices = self._with_own_labels(self.replayed.slices)
+            self.replayed = replace(self.replayed, slices=slices)
+        self._fit_new([number for number in everything if number not in held])
+        if not held:
+            self._learn(everything, clock, 1.0)
+            self.steps = self._taken
+        else:
+            self._mean = _mean(before)
+            others = [number for number in everything if number not in held]
+            for share in _SCORED_AT:
+                self._learn(others, clock, share)
+                after = self._score(self._averaged.module)
+                self.dice = {value: (before[value], after[value]) for value in before}
+                self._mean = _mean(after)
+                if self._mean > _mean(before):
+                    break
+            else:
+                return self
+            self.steps = self._taken
+            self._learn(everything, clock, 1.0)
+            self.further_steps = self._taken - self.steps
+        self.net.load_state_dict(self._averaged.module.state_dict())
+        return self
+
+    def _with_own_labels(self, slices: PartialSlices) -> PartialSlices:
+        """Slices in which the network's own labels stand for the organs that it knows and nobody vouches for there.
+
+        So they are neither learnt nor forgotten.
+        """
+        if self.from_scratch:
+            return slices
+        labels, annotated = slices.labels.clone(), slices.annotated.clone()
+        known = torch.ones(self.card.num_classes, dtype=torch.bool)
+        known[self._new] = False
+        asked = torch.nonzero(slices.whole & (~annotated & known).any(1))[:, 0]
+        for part in self.stop.before_each(asked.split(_BATCH)):
+            with torch.no_grad():
+                logits = self._logits(self.net.eval(), slices, part)
+            logits[:, self._new] = -torch.inf
+            found = logits.argmax(1).cpu()
+            own = ~annotated[part].gather(1, found.flatten(1)).reshape(found.shape)
+            labels[part] = torch.where((labels[part] == 0) & own, found.to(labels), labels[part])
+        annotated[asked] |= known
+        return replace(slices, labels=labels, annotated=annotated)
+
+    def _fit_new(self, chosen: Sequence[int]) -> None:
+        """Give new organs the weights that find them best, before all of the network learns."""
+        if not self._new:
+            return
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, 0, 2))
+
+        def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+            torch.manual_seed(mixed_seed(self.seed, 0, 3))
+            for view in range(_FIRST_VIEWS):
+                for part in torch.tensor(chosen).split(_BATCH):
+                    images, labels, annotated = self._as_they_are(self._taught, part)
+                    if view:
+                        images, labels = self._views(images, labels)
+                    yield images.contiguous(memory_format=torch.channels_last), labels, annotated
+            if self.replayed is not None:
+                slices = self.replayed.slices
+                order = torch.randperm(len(slices), generator=generator)
+                for part in order[:_FIRST_REPLAYED].split(_BATCH):
+                    images, labels, annotated = self._as_they_are(slices, part)
+                    yield images.contiguous(memory_format=torch.channels_last), labels, annotated
+
+        fit_new_classes(self.net, self._new, self.stop.before_each(batches()), generator, self.dtype)
+
+    def _learn(self, chosen: Sequence[int], clock: _Clock, until: float) -> None:
+        """Steps on these samples until the clock says that this share is over."""
+        pool = torch.tensor(chosen)
+        weight = torch.where(self._taught.whole[pool], 1.0, _SINGLE_VOXELS).double()
+        while (done := clock.done(self._taken)) < until:
+            self.stop.check()
+            warm = min(1.0, (self._taken + 1) / (_WARM_UP * clock.steps))
+            for group in self._optimiser.param_groups:
+                group["lr"] = self._rate * warm * 0.5 * (1 + math.cos(math.pi * done))
+            loss = self._step(pool, weight)
+            self._averaged.update_parameters(self.net)
+            self._taken += 1
+            self._tell(clock.done(self._taken), loss)
+
+    def _step(self, pool: Tensor, weight: Tensor) -> float:
+        """One step of the optimiser; its loss."""
+        images, labels, annotated, partly = self._drawn(pool, weight)
+        self._train_mode()
+        torch.manual_seed(mixed_seed(self.seed, self._taken, 1))
+        # Beyond the image lies air where a slice is known as a whole, and else the unknown.
+        shift = partly.to(labels.dtype)[:, None, None]
+        images, labels = self._views(images, labels + shift)
+        labels = labels - shift
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            encoded = self.net.encode(images.contiguous(memory_format=torch.channels_last))
+            logits = self.net.decode(*encoded)
+            with torch.no_grad():
+                before = None if self._parent is None else self._parent.decode(*encoded)
+        loss: Tensor = self._loss_of(logits.float(), labels, annotated)
+        if before is not None:
+            loss = loss + _KEPT * change_of_known_classes(logits.float(), before.float(), labels, self._new)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise InputError(
+                "Learning diverged; look for damaged values in the scan, or use precision float32."
+            )
+        self.stop.check()
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), _CLIP)
+        self._optimiser.step()
+        return value
+
+    def _drawn(self, pool: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The slices of the next step, by the seed and its number: images, labels, annotated, whether partly known."""
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self._taken))
+        new = _BATCH if self.replayed is None else _BATCH - self.replayed.count
+        drawn = [(self._taught, pool[_multinomial(weight, new, generator)])]
+        if self.replayed is not None:
+            again = _multinomial(self.replayed.share, self.replayed.count, generator)
+            drawn.append((self.replayed.slices, again))
+        parts = []
+        for source, chosen in drawn:
+            which = torch.multinomial(
+                torch.tensor(_DISTANCE_SHARES), len(chosen), replacement=True, generator=generator
+            )
+            distance = torch.tensor(_DISTANCES)[which]
+            partly = ~source.whole[chosen].to(self.device)
+            parts.append((*source.batch(chosen, distance, self.card.context, self.device), partly))
+        images, labels, annotated, partly = (torch.cat(side) for side in zip(*parts, strict=True))
+        return images, labels, annotated, partly
+
+    def _train_mode(self) -> None:
+        """Train all weights, but keep what batch norms know of many scans: a few slices of one would spoil it.
+
+        Nor is anything dropped out: that costs a tenth of the time of a step, of which there are few.
+        """
+        self.net.train()
+        if self.from_scratch:
+            return
+        for module in self.net.modules():
+            if isinstance(module, nn.BatchNorm2d | nn.Dropout):
+                module.eval()
+
+    def _score(self, net: nn.Module) -> dict[int, float]:
+        """Dice on the held-out slices of each class that is vouched for and there."""
+        net.eval()
+        counts = torch.zeros(2, self.card.num_classes, dtype=torch.long)
+        with torch.inference_mode():
+            for part in self.stop.before_each(torch.tensor(self.held).split(_BATCH)):
+                found = self._logits(net, self.samples, part).argmax(1)
+                labels = self.samples.labels[part].to(self.device)
+                counts += _overlap(found, labels, self.samples.annotated[part].to(self.device)).cpu()
+        both, sizes = counts
+        return {
+            value: float(2 * both[value] / sizes[value])
+            for value in range(1, self.card.num_classes)
+            if any((self.samples.labels[number] == value).any() for number in self.held)
+        }
+
+    def _as_they_are(self, slices: PartialSlices, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, labels, annotated, with the nearest neighbours as the other channels."""
+        near = torch.ones(len(chosen), dtype=torch.long)
+        return slices.batch(chosen, near, self.card.context, self.device)
+
+    def _logits(self, net: nn.Module, slices: PartialSlices, chosen: Tensor) -> Tensor:
+        """(B, classes, H, W) float32."""
+        images, _, _ = self._as_they_are(slices, chosen)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits: Tensor = net(images.contiguous(memory_format=torch.channels_last))
+        return logits.float()
+
+    def _tell(self, done: float, loss: float) -> None:
+        if self.progress is None:
+            return
+        spent = time.monotonic() - self._began
+        self.progress(
+            AdaptationProgress(
+                done=done,
+                step=self._taken,
+                seconds=time.monotonic() - self.start,
+                remaining=spent * (1 - done) / max(done, 1e-6),
+                loss=loss,
+                dice=self._mean,
+            )
+        )
+
+
+def _overlap(predicted: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
+    """(2, classes): voxels of both, and of each summed, in the slices where a class is annotated."""
+    counts = []
+    for value in range(annotated.shape[1]):
+        known = (labels != UNKNOWN) & annotated[:, value, None, None]
+        own, true = (predicted == value) & known, (labels == value) & known
+        counts.append(torch.stack(((own & true).sum(), own.sum() + true.sum())))
+    return torch.stack(counts, 1)
+
+
+def _multinomial(weight: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """So many numbers of slices; each but once where there are enough."""
+    return torch.multinomial(weight, count, replacement=len(weight) < count, generator=generator)
+
+
+def _mean(dice: Mapping[int, float]) -> float:
+    return sum(dice.values()) / len(dice)
