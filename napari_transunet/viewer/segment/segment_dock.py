@@ -41,6 +41,7 @@ from napari_transunet.viewer.widgets.fitting_area import FittingArea
 from napari_transunet.viewer.widgets.labels_chooser import LabelsChooser
 from napari_transunet.viewer.widgets.messages import edits_sentence, outcome_detail, progress_sentence
 from napari_transunet.viewer.widgets.preferences import load_preferences
+from napari_transunet.viewer.widgets.priority import spare_what_is_loaded
 from napari_transunet.viewer.widgets.qt_helpers import column, single_shot
 from napari_transunet.viewer.widgets.status_line import StatusLine
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
@@ -300,7 +301,7 @@ class SegmentDock(QWidget):
 
     def _on_devices(self, found: tuple[Sequence[DeviceInfo], str]) -> None:
         self.device.show_devices(*found)
-        self._tasks.run(load_engine, lambda _: None)
+        self._tasks.run(load_engine, lambda _: spare_what_is_loaded(self._viewer))
 
     def _on_cluster(self, cluster: ClusterAddress) -> None:
         self.device.show_cluster(cluster, choose=True)

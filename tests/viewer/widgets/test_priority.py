@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 
+import numpy as np
 import pytest
+from napari.components import ViewerModel
 
-from napari_transunet.viewer.widgets.priority import no_garbage_collection
+from napari_transunet.viewer.widgets.priority import no_garbage_collection, spare_what_is_loaded
 
 
 def test_garbage_is_collected_again_after_imports_also_where_they_fail_or_overlap() -> None:
@@ -17,3 +19,15 @@ def test_garbage_is_collected_again_after_imports_also_where_they_fail_or_overla
     with no_garbage_collection(), no_garbage_collection():
         assert not gc.isenabled()
     assert gc.isenabled()
+
+
+def test_only_what_is_loaded_before_the_first_layer_is_spared(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen: list[bool] = []
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(True))
+    viewer = ViewerModel()
+    viewer.add_image(np.zeros((2, 2)))
+    spare_what_is_loaded(viewer)
+    assert not frozen
+    viewer.layers.clear()
+    spare_what_is_loaded(viewer)
+    assert frozen
