@@ -190,7 +190,10 @@ def test_all_cases_are_segmented_while_one_is_open(driver, project):
 
 def test_the_cases_shown_are_segmented_with_another_checkpoint(driver, project, monkeypatch, checkpoint):
     asked = []
-    listed = [SimpleNamespace(name=str(checkpoint), ok=True), SimpleNamespace(name="broken", ok=False)]
+    listed = [
+        SimpleNamespace(name=str(checkpoint), path=checkpoint, ok=True, shipped=False),
+        SimpleNamespace(name="broken", path=None, ok=False, shipped=False),
+    ]
     monkeypatch.setattr("napari_transunet.checkpoints.registry.list_checkpoints", lambda: listed)
     monkeypatch.setattr(
         cases_dock.QInputDialog, "getItem", lambda *a, **_: (asked.append(a[2:4]), (a[3][0], True))[1]
