@@ -126,6 +126,7 @@ def test_absent_scores_are_those_of_a_label_in_neither_volume(published):
     np.testing.assert_equal(absent_scores(published_scoring=published), scores)
 
 
+@pytest.mark.slow  # takes seconds to import
 @pytest.mark.filterwarnings("ignore:monai:FutureWarning")
 def test_monai_s_own_metrics_agree_where_the_surface_is_one_definition():
     import torch
