@@ -1,4 +1,7 @@
-"""What one system can tell of others: nothing of Linux alone is needed, and paths may be long and foreign."""
+"""What one system can tell of others: nothing of Linux alone is needed, and paths may be long and foreign.
+
+That every module can be imported without the modules of POSIX is among the tests of `test_package.py`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,6 @@ from napari_transunet.volumes.phantom import synthetic_ct
 fcntl = pytest.importorskip("fcntl", reason="Windows needs no stand-in for itself")
 
 PACKAGE = Path(napari_transunet.__file__).parent
-POSIX_MODULES = {"fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty"}
 
 # Names that Windows (or macOS) lacks. Whoever uses one asks for it first, by hasattr or sys.platform, or catches.
 ABSENT = {
@@ -46,31 +48,6 @@ ABSENT = {
     "signal": {"SIGALRM", "SIGHUP", "SIGKILL", "SIGUSR1", "SIGUSR2", "alarm", "pause", "setitimer"},
     "socket": {"AF_UNIX", "SO_REUSEPORT"},
 }
-
-_IMPORT_ALL = """
-import builtins, importlib, pkgutil, sys
-usual, masked = builtins.__import__, set({masked!r})
-
-def importing(name, globals=None, *others, **named):
-    importer = (globals or {{}}).get("__name__", "")
-    if name.partition(".")[0] in masked and importer.startswith("napari_transunet"):
-        raise ImportError(f"{{importer}} imports {{name}}")
-    return usual(name, globals, *others, **named)
-
-builtins.__import__ = importing
-import napari_transunet
-for module in pkgutil.walk_packages(napari_transunet.__path__, "napari_transunet."):
-    if ".viewer" not in module.name and not module.name.endswith("__main__"):
-        importlib.import_module(module.name)
-        print(module.name)
-"""
-
-
-def test_every_module_can_be_imported_where_the_modules_of_posix_are_absent():
-    code = _IMPORT_ALL.format(masked=sorted(POSIX_MODULES))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "napari_transunet.annotation.session_store" in done.stdout
 
 
 def test_names_that_other_systems_lack_are_asked_for_before_they_are_used():
