@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_transunet.errors import InputError
+from napari_transunet.metrics.label_pairs import pair_labels
 from napari_transunet.metrics.segmentation_metrics import evaluate, mean_scores
-from napari_transunet.volumes.labels import organ_key
 
 ONLY_HERE, ONLY_THERE, ANOTHER_ORGAN = 1, 2, 3
 KINDS: Mapping[int, str] = {
@@ -84,8 +84,7 @@ class Matching:
     Attributes
     ----------
     organs : reference value -> value of the labels; None where it stands for none of them and is left out.
-    by : how they were matched: "name"; "number", where the reference has no names and nothing better is known; or
-        "person".
+    by : how they were matched: "name"; "number", of one at least, for want of a name; or "person".
     """
 
     organs: Mapping[int, int | None]
@@ -100,21 +99,12 @@ class Matching:
 def match_labels(
     names: Mapping[int, str], reference_names: Mapping[int, str], present: Iterable[int]
 ) -> Matching:
-    """Match a reference's labels by name, however it is spelled; by number only where it names none of them.
-
-    `names` are those of the labels, `present` the values that occur in the reference.
-    """
+    """Match a reference's labels as `pair_labels` does; `present` are the values that occur in the reference."""
     values = sorted({*reference_names, *present} - {0})
-    if not reference_names:
-        return Matching({value: value if value in names else None for value in values}, "number")
-    own = {organ_key(name): value for value, name in names.items()}
-    return Matching(
-        {
-            value: own.get(organ_key(reference_names[value])) if value in reference_names else None
-            for value in values
-        },
-        "name",
-    )
+    pairs = [pair for pair in pair_labels(names, values, names, reference_names).pairs if pair.by is not None]
+    organs = {pair.reference: pair.prediction[0] for pair in pairs}
+    by_number = any(pair.by == "number" for pair in pairs) or not reference_names
+    return Matching({value: organs.get(value) for value in values}, "number" if by_number else "name")
 
 
 def renumber(reference: NDArray[Any], matching: Matching) -> NDArray[Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from napari_transunet.errors import InputError, some
-from napari_transunet.volumes.labels import canonical_key
+from napari_transunet.volumes.labels import organ_key
 
 MatchedBy = Literal["map", "name", "number"]
 
@@ -100,17 +100,24 @@ def pair_labels(
     """
     own, other = _Side("prediction", values, names), _Side("reference", reference_values, reference_names)
     matched: dict[int, tuple[list[int], MatchedBy | None]] = {}
+    notes = []
     for first, second in (match or {}).items():
         value, target = own.find(first), other.find(second)
         matched.setdefault(target, ([], "map"))[0].append(value)
+        notes += [
+            f"Note: the {side.what} neither holds nor names the label {one} of --match."
+            for side, one in ((own, value), (other, target))
+            if one not in side.known
+        ]
     left = own.known - {value for some, _ in matched.values() for value in some}
     free = other.known - matched.keys()
-    by_key = other.by_key(free)
-    for key, value in own.by_key(left).items():
-        if key in by_key:
-            matched[by_key[key]] = ([value], "name")
-    left -= {value for some, _ in matched.values() for value in some}
-    free -= matched.keys()
+    for spelling in (str, organ_key):  # one name goes before other names of the same organ
+        theirs = other.by_key(free, spelling)
+        for key, value in own.by_key(left, spelling).items():
+            if key in theirs:
+                matched[theirs[key]] = ([value], "name")
+        left -= {value for some, _ in matched.values() for value in some}
+        free -= matched.keys()
     by_number = {value for value in left & free if not (value in own.names and value in other.names)}
     matched |= {value: ([value], "number") for value in by_number}
     alone, taken = sorted(left - by_number), other.known | matched.keys()
@@ -138,7 +145,7 @@ def pair_labels(
         for value in alone
     ]
     pairs.sort(key=lambda pair: (pair.label < 0, abs(pair.label)))
-    return LabelPairs(tuple(pairs), tuple(_notes(own, other, pairs)))
+    return LabelPairs(tuple(pairs), (*notes, *_notes(own, other, pairs)))
 
 
 class _Side:
@@ -156,7 +163,7 @@ class _Side:
     def find(self, token: int | str) -> int:
         if isinstance(token, int):
             return token
-        for key in (str, canonical_key):
+        for key in (str, organ_key):
             found = [value for value, name in self.names.items() if key(name) == key(token)]
             if len(found) == 1:
                 return found[0]
@@ -165,11 +172,11 @@ class _Side:
             f"The {self.what} has no organ {token!r} to match ({has}); give its name there, or its value."
         )
 
-    def by_key(self, values: set[int]) -> dict[str, int]:
+    def by_key(self, values: set[int], key: Callable[[str], str]) -> dict[str, int]:
         """These values by the keys of their names; names that several share say nothing."""
         found: dict[str, list[int]] = {}
         for value in sorted(values & self.names.keys()):
-            found.setdefault(canonical_key(self.names[value]), []).append(value)
+            found.setdefault(key(self.names[value]), []).append(value)
         return {key: some[0] for key, some in found.items() if len(some) == 1}
 
 

@@ -28,7 +28,7 @@ from napari_transunet.project.segmenting import values_of_classes
 from napari_transunet.training.adaptation import adapt, replay_pack
 from napari_transunet.training.corrections import Correction
 from napari_transunet.training.replay import ReplayPack, replay_beside, replay_path
-from napari_transunet.volumes.labels import canonical_key
+from napari_transunet.volumes.labels import organ_key
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.card import ModelCard
@@ -268,15 +268,15 @@ def _to_classes(
 ) -> tuple[np.ndarray[Any, np.dtype[np.uint16]], list[str] | None]:
     """A table from label values to the network's classes, by name; and the organs that are vouched for."""
     values, label_set = values_of_classes(card, None, organs)
-    classes = {canonical_key(name): value for value, name in label_set.names.items()}
+    classes = {organ_key(name): value for value, name in label_set.names.items()}
     if values is not None:
-        own = {canonical_key(name): value for value, name in card.label_set().names.items()}
+        own = {organ_key(name): value for value, name in card.label_set().names.items()}
         classes = {key: own[key] for key in classes if key in own}
     table = np.zeros(max(names, default=0) + 1, np.uint16)
     known = []
     for value, name in names.items():
-        if canonical_key(name) in classes:
-            table[value] = classes[canonical_key(name)]
+        if organ_key(name) in classes:
+            table[value] = classes[organ_key(name)]
             known.append(name)
     if not known:
         raise InputError(

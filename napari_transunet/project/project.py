@@ -368,15 +368,15 @@ class Project:
     def check_organs(self) -> None:
         """Refuse organs that the checkpoint does not find."""
         from napari_transunet.checkpoints.info import CheckpointInfo
-        from napari_transunet.volumes.labels import canonical_key
+        from napari_transunet.volumes.labels import organ_key
 
         path = self.checkpoint_path()
         if not self.settings.organs or path is None:
             return
         card = CheckpointInfo.from_file(path).card
         names = [] if card is None else list(card.label_set().names.values())
-        known = {canonical_key(name) for name in names}
-        if missing := [name for name in self.settings.organs if canonical_key(name) not in known]:
+        known = {organ_key(name) for name in names}
+        if missing := [name for name in self.settings.organs if organ_key(name) not in known]:
             raise InputError(f"The checkpoint finds no {', '.join(missing)}; it finds {', '.join(names)}.")
 
     # -- the log ----------------------------------------------------------------------------------------------

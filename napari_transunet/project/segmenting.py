@@ -31,7 +31,7 @@ from napari_transunet.project.leases import LeaseHeldError, LeaseLostError, anno
 from napari_transunet.project.pictures import write_thumbnail
 from napari_transunet.project.project import HeldCase, Project
 from napari_transunet.project.scans import read_scan
-from napari_transunet.volumes.labels import LabelSet, canonical_key
+from napari_transunet.volumes.labels import LabelSet, organ_key
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.card import ModelCard
@@ -421,16 +421,16 @@ def values_of_classes(
     Organs that are not wanted get 0. Into labels that have names, classes go by name, and unknown ones get new values.
     """
     names = card.label_set().completed(range(1, card.num_classes)).names
-    wanted = {canonical_key(name) for name in organs}
+    wanted = {organ_key(name) for name in organs}
     found = {} if into is None else dict(into.names)
-    by_name = {canonical_key(name): value for value, name in found.items()}
+    by_name = {organ_key(name): value for value, name in found.items()}
     values = [0] * card.num_classes
     for value in range(1, card.num_classes):
         name = names[value]
-        if wanted and canonical_key(name) not in wanted:
+        if wanted and organ_key(name) not in wanted:
             continue
-        if canonical_key(name) in by_name:
-            values[value] = by_name[canonical_key(name)]
+        if organ_key(name) in by_name:
+            values[value] = by_name[organ_key(name)]
             continue
         chosen = value if value not in found else max(found) + 1
         values[value], found[chosen] = chosen, name

@@ -124,26 +124,22 @@ def parted(name: str) -> tuple[str, str]:
     return " ".join(word for word in words if word != side), side
 
 
-def organ_key(name: str) -> str:
-    """The same for every spelling of an organ's name: "Left-Kidney", "kidney_left" and "Kidney L"."""
+def _spelling_key(name: str) -> str:
     return " ".join(sorted(organ_words(name)))
 
 
-_COLORS: Mapping[str, str] = MappingProxyType(
-    {organ_key(name): color for name, color in _ORGANS.items()}
-    | {organ_key(synonym): _ORGANS[name] for synonym, name in _SYNONYMS.items()}
-)
-
-
 _CANONICAL: Mapping[str, str] = MappingProxyType(
-    {organ_key(synonym): organ_key(name) for synonym, name in _SYNONYMS.items()}
+    {_spelling_key(synonym): _spelling_key(name) for synonym, name in _SYNONYMS.items()}
 )
 
 
-def canonical_key(name: str) -> str:
-    """As `organ_key`, and the same for synonyms too: "Oesophagus" and "esophagus", "postcava" and "IVC"."""
-    key = organ_key(name)
+def organ_key(name: str) -> str:
+    """The same for every name of an organ: "Left-Kidney" and "Kidney L", "Oesophagus" and "esophagus"."""
+    key = _spelling_key(name)
     return _CANONICAL.get(key, key)
+
+
+_COLORS: Mapping[str, str] = MappingProxyType({organ_key(name): color for name, color in _ORGANS.items()})
 
 
 def default_color(value: int) -> Color:

@@ -45,6 +45,11 @@ def test_numbers_match_only_where_the_reference_has_no_names_and_that_is_said():
     assert not match_labels({1: "liver"}, {1: "spleen"}, [1]).known
 
 
+def test_an_unnamed_label_among_named_ones_is_matched_by_number_and_that_is_said():
+    found = match_labels({1: "liver", 2: "spleen"}, {1: "Liver"}, [1, 2])
+    assert (found.organs, found.by) == ({1: 1, 2: 2}, "number")
+
+
 def test_organs_that_the_reference_does_not_know_are_not_counted_as_missed():
     labels, reference = np.zeros((2, 4, 4), np.uint8), np.zeros((2, 4, 4), np.uint8)
     labels[0, :2], reference[0, :2] = 1, 1

@@ -58,6 +58,21 @@ def test_what_does_not_occur_is_not_noted_and_not_scored():
     assert [pair.label for pair in paired.pairs if pair.occurs] == [1]
 
 
+def test_one_name_goes_before_another_of_the_same_organ():
+    names = {1: "postcava", 2: "IVC"}
+    assert found([1, 2], [1, 2], names, names) == {1: ((1,), 1, "name"), 2: ((2,), 2, "name")}
+    assert found([1], [2], {1: "postcava"}, {2: "IVC"}) == {2: ((1,), 2, "name")}
+
+
+def test_what_a_match_says_of_labels_that_are_not_there_is_noted():
+    paired = pair_labels([1, 2], [1], {1: "liver"}, match={99: 1, 2: 98})
+    assert [("prediction" in note, "99" in note, "98" in note) for note in paired.notes[:2]] == [
+        (True, True, False),
+        (False, False, True),
+    ]
+    assert not pair_labels([1], [1], {2: "spleen"}, {3: "Milz"}, match={2: 3}).notes
+
+
 def test_the_text_of_a_match():
     assert parse_match(" 5=1, liver = Leber,Left Kidney=2") == {5: 1, "liver": "Leber", "Left Kidney": 2}
     with pytest.raises(InputError):

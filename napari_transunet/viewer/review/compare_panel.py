@@ -144,7 +144,7 @@ class ComparePanel(QWidget):
         self._section.set_open(unsure and bool(self._choices))
         if found.matching.by == "number" and self._choices:
             self.status.setText(
-                "The reference has no names; its numbers are taken for those of these labels. Check the table."
+                "For want of names, its numbers are taken for those of these labels. Check the table."
             )
 
     def press(self) -> None:
@@ -174,7 +174,7 @@ class ComparePanel(QWidget):
         )
         sentences = [] if worst else ["Both are the same."]
         if matching.by == "number":
-            sentences.append("Matched by number alone: the reference has no names.")
+            sentences.append("Matched by number, for want of names.")
         if unknown := [name for value, name in names.items() if value not in matching.known]:
             sentences.append(f"Not in the reference, and not in the mean: {organs(unknown)}.")
         if left := [value for value, own in matching.organs.items() if own is None]:
