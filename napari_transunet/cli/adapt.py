@@ -28,6 +28,8 @@ from napari_transunet.errors import InputError
 from napari_transunet.volumes.orientation import Reorientation
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from napari_transunet.checkpoints.card import ModelCard
     from napari_transunet.checkpoints.loading import Checkpoint
     from napari_transunet.training.corrections import Correction
@@ -183,30 +185,28 @@ def _adapting(on: ClusterOptions | None, device: str) -> Iterator[Callable[..., 
         from napari_transunet.training.adaptation import adapt as adapt_here
 
         yield partial(adapt_here, device=device)
-        return
+    else:
+        with cluster(on) as client:
+            yield partial(_adapt_there, client, on.retries)
+
+
+def _adapt_there(client: Client, retries: int, *given: Any, **wishes: Any) -> Checkpoint:
+    """Let a worker learn, and another one where its connection is lost."""
     from napari_transunet.cluster.adapting import adapt_on_cluster
     from napari_transunet.cluster.address import ConnectionLost
 
-    retries = on.retries
-    with cluster(on) as client:
-
-        def adapt_there(*given: Any, **wishes: Any) -> Checkpoint:
-            for left in reversed(range(retries + 1)):
-                if not client.nthreads():
-                    address = client.scheduler_info()["address"]
-                    say(
-                        f"No worker is at {address}; waiting. `napari-transunet worker {address}` starts one."
-                    )
-                    client.wait_for_workers(1)
-                try:
-                    return adapt_on_cluster(client, *given, **wishes)
-                except ConnectionLost as error:
-                    if not left or client.status != "running":
-                        raise
-                    say(f"{error} Learning again.")
-            raise AssertionError
-
-        yield adapt_there
+    while True:
+        if not client.nthreads():
+            address = client.scheduler_info()["address"]
+            say(f"No worker is at {address}; waiting. `napari-transunet worker {address}` starts one.")
+            client.wait_for_workers(1)
+        try:
+            return adapt_on_cluster(client, *given, **wishes)
+        except ConnectionLost as error:
+            if not retries or client.status != "running":
+                raise
+            retries -= 1
+            say(f"{error} Learning again.")
 
 
 def _corrections(
