@@ -14,6 +14,7 @@ from napari_transunet.errors import TransUNetError
 from napari_transunet.inference.compatibility import doubt_about, doubt_about_augmentation
 from napari_transunet.viewer.layers.fingerprints import fingerprinted_volume
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, volume_of
+from napari_transunet.viewer.layers.slice_numbers import position_in_view, slice_numbers
 from napari_transunet.viewer.segment.predictors import PredictorCache
 from napari_transunet.viewer.segment.preloading import prepare_ahead
 from napari_transunet.viewer.segment.segmentation_run import SegmentationRun
@@ -165,7 +166,13 @@ class SegmentationController(QObject):
         self._sessions.set_current(result)
         self._last = request = replace(request, into=result)
         read = (lambda: fingerprinted_volume(image)) if volume is None else (lambda: volume)
-        worker = SegmentationWorker(request, self._cache, read)
+        worker = SegmentationWorker(
+            request,
+            self._cache,
+            read,
+            numbers=[slice_numbers(self._viewer, image, axis) for axis in range(3)],
+            position=position_in_view(self._viewer, image),
+        )
         run = self.run = SegmentationRun(self._viewer, request, worker, self)
         run.progressed.connect(self.progressed)
         run.wrote.connect(partial(self.autosave, result))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_transunet.viewer.layers.event_links import EventLinks
-from napari_transunet.viewer.layers.slice_numbers import SliceNumbers, position_in_view, slice_numbers
+from napari_transunet.viewer.layers.slice_numbers import SliceNumbers, position_in_view
 from napari_transunet.viewer.layers.undo import UndoStep
 from napari_transunet.viewer.segment.run_messages import Kind, RunOutcome, RunProgress, RunRequest, Stage
 from napari_transunet.viewer.segment.segmentation_worker import RunStart, SegmentationWorker, added
@@ -60,8 +60,6 @@ class SegmentationRun(QObject):
         self._request = request
         self.image, self.result = request.image, request.into
         self._worker = worker
-        worker.numbers = tuple(slice_numbers(viewer, self.image, axis) for axis in range(3))
-        worker.position = position_in_view(viewer, self.image)
         self._image_data = self.image.data
         self._reason: str | None = None
         self._over = False

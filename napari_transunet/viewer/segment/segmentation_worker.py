@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from napari_transunet.annotation.provenance import RunRecord, now
 from napari_transunet.errors import InputError
 from napari_transunet.inference.prediction import renumbered
-from napari_transunet.viewer.layers.slice_numbers import SliceNumbers
 from napari_transunet.viewer.widgets.priority import be_nice
 from napari_transunet.volumes.geometry import voxel_ml
 
 if TYPE_CHECKING:
     from napari_transunet.inference.prediction import SlicePrediction
+    from napari_transunet.viewer.layers.slice_numbers import SliceNumbers
     from napari_transunet.viewer.segment.predictors import PredictorCache, PreparedPredictor
     from napari_transunet.viewer.segment.run_messages import RunRequest
     from napari_transunet.viewer.widgets.worker import QuietWorker
@@ -63,13 +63,13 @@ class SegmentationWorker:
     ----------
     request, cache : what to compute, and where prepared predictors are kept.
     volume : gives the volume; called on the worker's thread, because a lazy array may have to be computed.
+    numbers : the slider's numbers of the slices along each axis.
+    position
+        Voxel (z, y, x) in view, at which the run starts. The GUI thread may change it until then.
 
     Attributes
     ----------
-    numbers : the slider's numbers of the slices along each axis.
-    position
-        Voxel (z, y, x) in view, at which the run starts. Written by the GUI thread, as are `numbers` and `stop`.
-    stop : set to end the run after its batch.
+    stop : set by the GUI thread to end the run after its batch.
     start : what is known before the first slice; None while the checkpoint loads.
     finished : slices that were not drawn yet, in the order in which they came.
     first_batch : how many slices the first batch had, and when it was done.
@@ -81,9 +81,17 @@ class SegmentationWorker:
     ended : set when nothing more will come.
     """
 
-    def __init__(self, request: RunRequest, cache: PredictorCache, volume: Callable[[], Volume]) -> None:
-        self.numbers: tuple[SliceNumbers, ...] = (SliceNumbers(1),) * 3
-        self.position = (0, 0, 0)
+    def __init__(
+        self,
+        request: RunRequest,
+        cache: PredictorCache,
+        volume: Callable[[], Volume],
+        *,
+        numbers: Sequence[SliceNumbers],
+        position: tuple[int, int, int],
+    ) -> None:
+        self.numbers = tuple(numbers)
+        self.position = position
         self.stop = threading.Event()
         self.start: RunStart | None = None
         self.finished: deque[SlicePrediction] = deque()
