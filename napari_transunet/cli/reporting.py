@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from napari_transunet.errors import USERS_ERRORS, sentence_of
+from napari_transunet.errors import USERS_ERRORS, InputError, sentence_of
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -59,6 +59,14 @@ def interruptible(*, told: bool = True) -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """An empty path would mean the current folder; it is what a script passes whose variable is not set."""
+    for before, argument in zip(("", *arguments), arguments, strict=False):
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            named = f"The value of {before}" if before.startswith("-") else "An argument"
+            raise InputError(f"{argument.removesuffix('=') or named} is empty; give it, or leave it out.")
+
+
 class Commands(TyperGroup):
     """The commands, with every error that a user can cause reported in one line."""
 
@@ -77,6 +85,7 @@ class Commands(TyperGroup):
         if not standalone_mode:
             return run(args, prog_name, complete_var, **options)
         try:
+            _refuse_empty(sys.argv[1:] if args is None else args)
             status = run(args, prog_name, complete_var, **options)
         except typer.TyperException as error:
             context = getattr(error, "ctx", None)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +91,16 @@ def test_names_from_a_file_cannot_steer_the_terminal(run, tmp_path):
 def test_demo_without_napari_says_what_to_install(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "napari", None)
     assert "napari-transunet[gui]" in error_line(run("demo", "--headless"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("segment", "scan.nii.gz", "-o", ""), "-o"),
+        (("convert", "scan.nii.gz", ""), "argument"),
+        (("evaluate", "a.nii", "b.nii", "--csv="), "--csv"),
+    ],
+)
+def test_an_empty_path_is_not_taken_for_the_current_folder(run, arguments, named):
+    assert named in error_line(run(*arguments))
+    assert list(Path.cwd().iterdir()) == []
