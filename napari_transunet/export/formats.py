@@ -37,7 +37,7 @@ VOLUMES = ("nifti", "nii", "nrrd", "slicer", "metaimage")
 REFERRING = ("rtstruct", "dicom-seg")
 """Those in one file that refer to the scan's DICOM series; the longer ending first."""
 
-PER_ORGAN = ("masks", "stl", "ply")
+PER_ORGAN = frozenset({"masks", "stl", "ply"})
 
 
 def format_of(path: Path) -> str:

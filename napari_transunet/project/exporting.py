@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_transunet.errors import USERS_ERRORS, InputError, sentence_of
-from napari_transunet.export.formats import FORMATS, unavailable
+from napari_transunet.export.formats import FORMATS, PER_ORGAN, unavailable
 from napari_transunet.export.writing import ExportRequest, export
 from napari_transunet.project.case_labels import load_labels
 from napari_transunet.project.index import write_error
@@ -68,7 +68,7 @@ def export_project(
     except OSError as error:
         raise write_error(target, error) from error
     every = project.cases()
-    stems = file_stems(every)
+    stems = file_stems(every, followed=not PER_ORGAN.isdisjoint(formats))
     cases = [case for case in every if case.status in statuses and case.has_labels]
     done = Exported()
     for number, case in enumerate(cases):
@@ -87,14 +87,21 @@ def export_project(
     return done
 
 
-def file_stems(cases: Sequence[Case]) -> dict[str, str]:
-    """What the files of each case, by its id, are called; where names would be one as file names, with the id."""
+def file_stems(cases: Sequence[Case], *, followed: bool = False) -> dict[str, str]:
+    """What the files of each case, by its id, are called; where names would be one as file names, with the id.
+
+    `followed`: an organ's name may come after it, so that the organ b of the case a must not be taken for the case a_b.
+    """
     stems = {case.id: _UNSAFE.sub("_", case.name).strip("._") or case.id for case in cases}
     counts = Counter(stem.casefold() for stem in stems.values())
-    return {
-        key: stem if counts[stem.casefold()] == 1 or stem == key else f"{stem}_{key}"
-        for key, stem in stems.items()
-    }
+
+    def alone(stem: str) -> bool:
+        begin = stem.casefold() + "_"
+        return counts[stem.casefold()] == 1 and not (
+            followed and any(one.startswith(begin) for one in counts)
+        )
+
+    return {key: stem if alone(stem) or stem == key else f"{stem}_{key}" for key, stem in stems.items()}
 
 
 def _export_one(

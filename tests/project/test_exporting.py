@@ -29,3 +29,19 @@ def test_cases_whose_names_are_one_file_name_do_not_replace_each_other(tmp_path)
         files = [path for path in done.files if path.name.endswith(".nii.gz")]
         assert len({path.name.casefold() for path in files}) == 3
         assert sorted(int(read_volume(path).data.max()) for path in files) == [1, 2, 3]
+
+
+def test_an_organ_of_one_case_is_not_taken_for_another_case(tmp_path):
+    for folder in ("labels", "scans"):
+        (tmp_path / folder).mkdir()
+    for name in ("a", "a_b"):
+        write_image(tmp_path / "scans" / f"{name}.nii.gz", np.full(SHAPE, len(name), np.int16))
+        write_image(tmp_path / "labels" / f"{name}.nii.gz", np.full(SHAPE, len(name), np.uint8))
+    project = Project.create(tmp_path / "study")
+    project.add([tmp_path / "scans"])
+    import_predictions(project, tmp_path / "labels", names={1: "b", 3: "c"})
+    done = export_project(project, ["nifti", "masks"], overwrite=True)
+    assert not done.left_out
+    files = [path for path in done.files if path.name.endswith(".nii.gz")]
+    assert len(set(files)) == 4
+    assert sorted(int(read_volume(path).data.max()) for path in files) == [1, 1, 1, 3]
