@@ -178,6 +178,8 @@ def on_grid(
     beside = believed(path)
     if labels is None and np.asarray(data).dtype.kind in "iu":
         labels = beside.labels
+    if beside.grid is not None and not beside.grid.matches(geometry):
+        notes += ("The header gives another grid than the JSON file beside it, and was used.",)
     source = Source(path, kind, stem_of(path), notes=(*notes, *beside.notes))
     return Volume(data, geometry, modality or beside.modality, source, labels)
 

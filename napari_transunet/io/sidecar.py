@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.files import unique_keys
+from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import Label, LabelSet
-
-if TYPE_CHECKING:
-    from napari_transunet.volumes.geometry import Geometry
 
 FORMAT = "napari-transunet labels"
 # 65535 labels with long names stay below it.
@@ -164,26 +162,39 @@ class Believed:
     labels : from a file that `write_labels` made
     modality : as BIDS calls it
     notes : what was ignored, a sentence each
+    grid : of a file that `write_labels` made, when it was written
     """
 
     labels: LabelSet | None
     modality: str | None
     notes: tuple[str, ...]
+    grid: Geometry | None = None
 
 
 def believed(path: Path) -> Believed:
     """What the JSON file beside `path` is believed; a bad one is ignored, and that is said."""
     content, note = read_sidecar(path)
     notes = [note] if note else []
-    labels = None
+    labels = grid = None
     name = sidecar_path(path).name
     if content.get("format") == FORMAT and content.get("file") == clean(path.name):
         try:
             labels = labels_from_json(content.get("labels"))
         except VolumeError as error:
             notes.append(f"The label names in {name} beside it were ignored: {_brief(error)}.")
+        grid = _grid(content.get("grid"))
     modality = content.get("Modality")
     if modality is not None and not (isinstance(modality, str) and len(modality) <= 16):
         notes.append(f"The Modality in {name} beside it was ignored: it is no short text.")
         modality = None
-    return Believed(labels, modality, tuple(notes))
+    return Believed(labels, modality, tuple(notes), grid)
+
+
+def _grid(described: Any) -> Geometry | None:
+    """The grid that `describe` tells; None of anything else."""
+    names = ("shape_zyx", "spacing_zyx_mm", "origin_lps_mm", "direction_lps")
+    try:
+        shape, spacing, origin, direction = (described[name] for name in names)
+        return Geometry(tuple(shape), tuple(spacing), tuple(origin), tuple(map(tuple, direction)))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None

@@ -197,6 +197,20 @@ def test_extensions_that_lie_are_ignored(tmp_path: Path, size: int) -> None:
     assert again.labels is None
 
 
+@pytest.mark.parametrize("said", [None, {}, {"shape_zyx": [1, 1, 4], "spacing_zyx_mm": "no"}])
+def test_that_a_header_was_changed_since_is_said(tmp_path: Path, said: Any) -> None:
+    path = write_labels(tmp_path / "a.mha", SOME, GRID, {1: "liver"})
+    assert read_volume(path).source.notes == ()
+    path.write_bytes(path.read_bytes().replace(b"ElementSpacing", b"DistanceUnits = um\nElementSpacing"))
+    changed = read_volume(path)
+    assert changed.geometry.spacing == pytest.approx((0.001,) * 3)
+    assert ["a.json" in note or "JSON" in note for note in changed.source.notes] == [True]
+    assert changed.labels is not None
+    beside = tmp_path / "a.json"
+    beside.write_text(json.dumps(json.loads(beside.read_text()) | {"grid": said}))
+    assert read_volume(path).source.notes == ()
+
+
 def test_what_is_written_in_any_two_formats_lies_on_one_grid(tmp_path: Path) -> None:
     """Cosines that a scanner rounded: NIfTI keeps a matrix, MetaImage the cosines and the spacing apart."""
     rounded = ((0.9994, -0.035, 0.0), (0.035, 0.9994, 0.0), (0.0, 0.0, 1.0))
