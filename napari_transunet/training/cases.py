@@ -281,7 +281,7 @@ def _differences(image: Geometry, labels: Geometry) -> str:
             ("spacing", image.spacing, labels.spacing),
             ("origin", image.origin, labels.origin),
         )
-        if np.abs(np.subtract(own, other)).max() > 1e-4
+        if np.abs(np.subtract(own, other)).max() > 1e-4 * min(1.0, *image.spacing)
     ]
     if np.abs(np.subtract(image.direction, labels.direction)).max() > 1e-4:
         found.append("turned against each other")

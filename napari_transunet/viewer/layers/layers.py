@@ -345,7 +345,7 @@ def _is_where_put(layer: Layer, geometry: Geometry) -> bool:
     placed = placement(geometry)
     expected = np.diag([*placed["scale"], 1.0])
     expected[:3, 3] = placed["translate"]
-    return bool(np.allclose(world_matrix(layer), expected, rtol=0, atol=_MATCH))
+    return bool(np.allclose(world_matrix(layer), expected, rtol=0, atol=_MATCH * min(1.0, *geometry.spacing)))
 
 
 def world_matrix(layer: Layer) -> npt.NDArray[np.float64]:
