@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import typer.testing
 from typer.testing import CliRunner, Result
 
 from napari_transunet.cli import app
+
+# The runner would take all commands apart anew for each call, a tenth of a second.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
 
 
 def invoke(*arguments: object, **more: Any) -> Result:

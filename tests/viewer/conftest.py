@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def libraries() -> None:
     """Load once what all tests use, and leave it out of the searches for garbage after each viewer.
 
-    A million objects of napari, torch and MONAI, none of which ever goes, took most of the time of every search.
+    A million objects of napari and torch, none of which ever goes, took most of the time of every search.
     """
     import napari._qt.qt_main_window  # noqa: F401
 
@@ -49,6 +50,17 @@ def manifests() -> Iterator[None]:
     found = list(PluginManifest.discover())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PluginManifest, "discover", lambda paths=(): iter(found))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quiet_welcome() -> Iterator[None]:
+    """napari's welcome writes all its lines again for each shortcut that is bound, before anyone sees it."""
+    with pytest.MonkeyPatch.context() as patch:
+        with contextlib.suppress(ImportError):  # another napari
+            from napari._qt.widgets.qt_welcome import QtWelcomeWidget
+
+            patch.setattr(QtWelcomeWidget, "refresh", lambda _self, _event=None: None, raising=False)
         yield
 
 

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,8 +119,8 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture
-def checkpoints(tmp_path):
+def checkpoints(folder):
+    """A folder in it with one tiny checkpoint."""
     from napari_transunet import TransUNet, save_checkpoint
     from napari_transunet.checkpoints.card import ModelCard
 
@@ -136,15 +135,17 @@ def checkpoints(tmp_path):
             "training": {"patients": ["nobody"]},
         }
     )
-    folder = tmp_path / "checkpoints"
+    folder /= "checkpoints"
     folder.mkdir()
     save_checkpoint(folder / "tiny.safetensors", TransUNet("testing", 4, 32), card)
     return folder
 
 
-@linux
-def test_headless_demo_presses_the_button_and_leaves_screenshot_labels_and_report(tmp_path, checkpoints):
-    out = tmp_path / "out"
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory):
+    """Two headless demos in one process, which imports napari once: first without a checkpoint, then with one."""
+    folder = tmp_path_factory.mktemp("demos")
+    out = folder / "out"
     out.mkdir()
     (out / "labels.nii.gz").write_bytes(b"from an earlier demo")
     done = run(
@@ -152,26 +153,43 @@ def test_headless_demo_presses_the_button_and_leaves_screenshot_labels_and_repor
         import os
         from pathlib import Path
         from napari_transunet.checkpoints import registry
+        from napari_transunet.errors import TransUNetError
         from napari_transunet.viewer.plugin import display
         from napari_transunet.viewer.plugin import samples
         from napari_transunet.viewer.plugin.demo import run_demo
         registry.shipped_folder = lambda: None
         samples.real_ct_path = lambda: None
         servers = []
-        start = display._start
-        def noting(*args):
-            servers.append(start(*args))
+        start, stop = display._start, display._stop
+        def noting(*args):  # Qt stays with its display: both demos have one server, which the second one ends
+            if not servers:
+                servers.append(start(*args))
             return servers[-1]
-        display._start = noting
+        display._start, display._stop = noting, lambda server: None
+        try:
+            run_demo(Path(os.environ["NOTHING"]), True)
+        except TransUNetError as error:
+            print("SENTENCE", error)
+        display._stop = stop
+        os.environ["NAPARI_TRANSUNET_CHECKPOINTS"] = os.environ["CHECKPOINTS"]
         run_demo(Path(os.environ["OUT"]), False, say=print)
         assert servers[0][0].poll() is not None, "Xvfb still runs"
         assert "DISPLAY" not in os.environ
         """,
         OUT=str(out),
-        NAPARI_TRANSUNET_CHECKPOINTS=str(checkpoints),
+        NOTHING=str(folder / "nothing"),
+        CHECKPOINTS=str(checkpoints(folder)),
+        NAPARI_TRANSUNET_CHECKPOINTS=str(folder / "none"),
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+    return done, folder
+
+
+@linux
+def test_headless_demo_presses_the_button_and_leaves_screenshot_labels_and_report(demos):
+    done, folder = demos
+    out = folder / "out"
     assert "synthetic CT" in done.stdout
     assert sorted(path.name for path in out.iterdir()) == [
         "labels.json",
@@ -200,26 +218,7 @@ def test_headless_demo_presses_the_button_and_leaves_screenshot_labels_and_repor
 
 
 @linux
-def test_headless_demo_without_a_checkpoint_says_so_and_closes_everything(tmp_path):
-    done = run(
-        """
-        import os
-        from pathlib import Path
-        from napari_transunet.checkpoints import registry
-        from napari_transunet.errors import TransUNetError
-        from napari_transunet.viewer.plugin import samples
-        from napari_transunet.viewer.plugin.demo import run_demo
-        registry.shipped_folder = lambda: None
-        samples.real_ct_path = lambda: None
-        try:
-            run_demo(Path(os.environ["OUT"]), True)
-        except TransUNetError as error:
-            print("SENTENCE", error)
-        """,
-        OUT=str(tmp_path / "out"),
-        NAPARI_TRANSUNET_CHECKPOINTS=str(tmp_path / "none"),
-    )
-    assert done.returncode == 0, done.stderr
+def test_headless_demo_without_a_checkpoint_says_so_and_closes_everything(demos):
+    done, folder = demos
     assert "SENTENCE There is no checkpoint" in done.stdout
-    assert "Traceback" not in done.stderr
-    assert list(Path(tmp_path / "out").iterdir()) == []
+    assert list((folder / "nothing").iterdir()) == []
