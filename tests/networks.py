@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import MappingProxyType
 
 import pytest
 import torch
 
+from napari_transunet.checkpoints import layout
 from napari_transunet.model import variants
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import Variant
@@ -23,6 +26,18 @@ def small_network(classes: int = 4, seed: int = 0) -> TransUNet:
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.running_mean, std=0.1)
     return net.eval()
+
+
+@contextmanager
+def narrow_decoder() -> Iterator[None]:
+    """Networks that are made meanwhile have a decoder of an eighth of the channels, which takes most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("decoder", "transunet"):
+            patch.setattr(f"napari_transunet.model.{module}.WIDTHS", (64, 32, 16, 16, 16))
+        patch.setattr(
+            layout, "_decoder_shapes", layout._decoder_shapes.__wrapped__
+        )  # those in its cache are wide
+        yield
 
 
 def make_networks_quick(patch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import Variant
+from tests.networks import narrow_decoder
 from tests.references import reference_weight
 
 PLAIN = Variant("small-16", patch=16, hidden=32, mlp=64, heads=2, blocks=1)
@@ -16,8 +19,15 @@ HYBRID = Variant("small hybrid", patch=16, hidden=32, mlp=64, heads=2, blocks=2,
 """One with the ResNet, nearly all of which is that."""
 
 
-def network(variant: str | Variant, num_classes: int = 5, img_size: int | tuple[int, int] = 64) -> TransUNet:
-    net = TransUNet(variant, num_classes, img_size)
+def network(
+    variant: str | Variant,
+    num_classes: int = 5,
+    img_size: int | tuple[int, int] = 64,
+    *,
+    narrow: bool = True,
+) -> TransUNet:
+    with narrow_decoder() if narrow else nullcontext():
+        net = TransUNet(variant, num_classes, img_size)
     net.load_state_dict(
         {key: reference_weight(key, tuple(value.shape)) for key, value in net.state_dict().items()}
     )
@@ -36,7 +46,7 @@ def plain() -> TransUNet:
 
 @pytest.fixture(scope="session")
 def small() -> TransUNet:
-    return network(PLAIN, img_size=32)
+    return network(PLAIN, img_size=32, narrow=False)
 
 
 @pytest.fixture(scope="session")

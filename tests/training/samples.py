@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from napari_transunet.model.variants import Variant
 from napari_transunet.training.augmentation import Augmentation
 from napari_transunet.training.cases import Case
 from napari_transunet.training.recipes import DEFAULT
+from tests.networks import narrow_decoder
 
 HYBRID = Variant("tiny hybrid", 16, 32, 64, 2, 1, hybrid=True)
 PLAIN = Variant("tiny", 16, 32, 64, 2, 1)
@@ -54,9 +56,12 @@ class Pixelwise(nn.Module):
         return self.layers(images)
 
 
-def network(variant: Variant = PLAIN, size: int = 32, dropout: float = 0.1) -> TransUNet:
+def network(
+    variant: Variant = PLAIN, size: int = 32, dropout: float = 0.1, *, narrow: bool = True
+) -> TransUNet:
     torch.manual_seed(0)
-    return TransUNet(variant, 3, size, dropout=dropout)
+    with narrow_decoder() if narrow else nullcontext():
+        return TransUNet(variant, 3, size, dropout=dropout)
 
 
 def pixelwise(classes: int = 3, channels: int = 3) -> Pixelwise:

@@ -38,6 +38,7 @@ from napari_transunet.training.experiment import (
 )
 from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.training.splits import Split
+from tests.networks import narrow_decoder
 from tests.training.samples import BRIEF, PLAIN, write_dataset
 
 ON_CPU = HardwareConfig("cpu", "float32")
@@ -51,7 +52,8 @@ def _tiny_variant() -> Iterator[None]:
         patch.setattr(variants, "VARIANTS", known)
         patch.setattr("napari_transunet.checkpoints.layout.VARIANTS", known)
         patch.setattr("napari_transunet.training.recipes.MIN_INTERVALS", 3)
-        yield
+        with narrow_decoder():
+            yield
 
 
 @pytest.fixture(scope="module")
