@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Method = Literal["majority", "staple"]
 
+_TITLES: Mapping[Method, str] = {"majority": "majority", "staple": "STAPLE"}
+
 TOLERANCE = 2.0
 """mm within which two readers' surfaces agree."""
 
@@ -162,7 +164,7 @@ def consensus(project: Project, wanted: str, method: Method = "staple", annotato
         session = AnnotationSession.of_labels(together, names)
         session.axis = first.session.axis
         total = session.shape[session.axis]
-        title = f"{method} of {', '.join(one.reader for one, _ in read)}"
+        title = f"{_TITLES[method]} of {', '.join(one.reader for one, _ in read)}"
         session.add_run(RunRecord.of_no_network(title, "consensus", method, total=total, axis=session.axis))
         made = CaseLabels(
             together, session, LabelSet(tuple(first.label_set)), {"name": f"{case.name} labels"}
