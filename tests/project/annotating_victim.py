@@ -5,6 +5,7 @@ That one says "ready PID", then what it did, a line each, and "dead" follows onc
 and a folder for marks that show who believes to hold a case.
 """
 
+import contextlib
 import os
 import random
 import sys
@@ -15,6 +16,7 @@ import psutil
 
 from napari_transunet.annotation.autosave import Autosaver
 from napari_transunet.annotation.saved_state import saved_state
+from napari_transunet.errors import InputError
 from napari_transunet.io.sidecar import as_json
 from napari_transunet.project.agreement import reopen, sign_off
 from napari_transunet.project.case_labels import facts_of, load_labels, save_labels, session_folder
@@ -53,8 +55,10 @@ class Annotator:
                 self.project.exclude(case.id, "by chance", self.name)
                 self.project.include(case.id, self.name)
             elif what == "sign off":
-                sign_off(self.project, case.id, "", self.name)
-                reopen(self.project, case.id, self.name)
+                # Somebody may have excluded it, and been killed before taking it in again.
+                with contextlib.suppress(InputError):
+                    sign_off(self.project, case.id, "", self.name)
+                    reopen(self.project, case.id, self.name)
             else:
                 self.hold(case, what)
         except LeaseHeldError:
