@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +23,14 @@ from napari_transunet.viewer.project.case_actions import CaseActions
 from napari_transunet.viewer.project.case_controller import CaseController
 from napari_transunet.viewer.project.cases_table import CasesTable
 from napari_transunet.viewer.widgets import docks
-from napari_transunet.viewer.widgets.closing import wait_for
+from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
 from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
 from napari_transunet.viewer.widgets.dock_events import DockEvents
+from napari_transunet.viewer.widgets.messages import countdown
 from napari_transunet.viewer.widgets.preferences import load_preferences
 from napari_transunet.viewer.widgets.qt_helpers import column, line_edit, push_button, row
 from napari_transunet.viewer.widgets.status_line import StatusLine
-from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+from napari_transunet.viewer.widgets.tasks import BackgroundTasks, emit
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
     from napari_transunet.project.leases import Holder
 
 logger = logging.getLogger(__name__)
+
+_Told = Callable[[float, str], None]
+"""Told how far long work is, from 0 to 1, and a sentence."""
 
 _REFRESH = 6000  # ms between two looks at what others did
 _PATIENCE = 30.0  # s to wait when the window closes
@@ -48,11 +54,13 @@ class CasesDock(QWidget):
     Signals
     -------
     refreshed(): the table shows what the project's files say now.
+    progressed(float, str): how far long work is, from 0 to 1, and what to say of it.
     """
 
     dock_name = docks.CASES
 
     refreshed = Signal()
+    progressed = Signal(float, str)
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__()
@@ -63,6 +71,7 @@ class CasesDock(QWidget):
         self._holders: Mapping[str, Holder] = {}
         self._seen: list[str] = []  # ids of the cases that were opened, the last one last
         self._refreshing = self._again = False
+        self._stop: threading.Event | None = None  # of long work on the project, while that goes on
 
         self.table = CasesTable(self)
         self.cases = CaseController(self._viewer, self)
@@ -81,6 +90,11 @@ class CasesDock(QWidget):
     def project(self) -> Project | None:
         """The project that is open."""
         return self._project
+
+    @property
+    def running(self) -> bool:
+        """Whether it segments, learns or exports."""
+        return self._stop is not None or self.segmentation.running
 
     @property
     def status(self) -> str:
@@ -171,10 +185,10 @@ class CasesDock(QWidget):
             exclude()
 
     def segment_all(self) -> None:
-        """Segment what is due in the background; pressed again, stop."""
-        if self.segmentation.running:
-            self.segmentation.stop()
-            self._set_status("Stopping after this batch …")
+        """Segment what is due in the background; pressed while anything goes on there, stop that."""
+        if self.running:
+            self._stop_all()
+            self._set_status("Stopping …")
             return
         self._segment("all cases")
 
@@ -185,18 +199,30 @@ class CasesDock(QWidget):
 
     def export_and_report(self) -> None:
         """Write the labels of all cases and a report into the project."""
-        self._set_status("Exporting all cases …")
 
-        def write(project: Project, _who: str) -> str:
+        def write(project: Project, _who: str, told: _Told, stopped: Callable[[], bool]) -> str:
             from napari_transunet.project.exporting import export_project
             from napari_transunet.project.report import project_report
 
-            done = export_project(project, ["nifti"], overwrite=True)
-            report, _ = project_report(project, project.folder / "report.html", overwrite=True)
+            def half(begun: float, what: str, at: int, count: int) -> None:
+                told(begun + at / max(1, count) / 2, f"{what}, case {min(at + 1, count)} of {count}")
+
+            done = export_project(
+                project, ["nifti"], overwrite=True, progress=partial(half, 0, "Exporting"), cancelled=stopped
+            )
+            if stopped():
+                return f"Stopped after {len(done.cases)} cases were exported; there is no report of them."
+            report, _ = project_report(
+                project,
+                project.folder / "report.html",
+                overwrite=True,
+                progress=partial(half, 0.5, "Reporting"),
+                cancelled=stopped,
+            )
             failed = f" Not exported: {'; '.join(done.left_out[:3])}." if done.left_out else ""
             return f"{len(done.cases)} cases exported to {project.folder / 'exports'}; the report is {report}.{failed}"
 
-        self._work(write, "Exporting")
+        self._work_long(write, "Exporting", "Exporting all cases …")
 
     def learn(self) -> None:
         """Let the checkpoint learn from all reviewed slices, in the background.
@@ -208,16 +234,22 @@ class CasesDock(QWidget):
         case = self.table.chosen if current is None else current.case
         run = None if case is None else case.run
         name = run.name if run is not None and run.source == "network" else None
-        self._set_status("Learning from all reviewed slices …")
 
-        def adapt(project: Project, who: str) -> str:
+        def adapt(project: Project, who: str, told: _Told, stopped: Callable[[], bool]) -> str:
             from napari_transunet.project.adapting import adapt_project
             from napari_transunet.viewer.widgets.priority import be_nice
 
             be_nice()
-            return adapt_project(project, device=device, annotator=who, checkpoint=name).sentence
+            return adapt_project(
+                project,
+                device=device,
+                annotator=who,
+                checkpoint=name,
+                progress=lambda now: told(now.done, f"Learning, {countdown(now.remaining)} left"),
+                cancelled=stopped,
+            ).sentence
 
-        self._work(adapt, "Learning")
+        self._work_long(adapt, "Learning", "Learning from all reviewed slices …")
 
     def refresh(self) -> None:
         """Look at what the project's files say now; many wishes at once are one look."""
@@ -305,6 +337,7 @@ class CasesDock(QWidget):
         self.cases.message.connect(self._set_status)
         self.cases.stale.connect(self._on_stale)
         self.actions_of_case.approved.connect(lambda note: self.finish_case(note=note))
+        self.progressed.connect(self._on_told)
         self.segmentation.progressed.connect(self._on_progress)
         self.segmentation.segmented.connect(lambda outcome: self._say(outcome.sentence))
         self.segmentation.finished.connect(self._on_segmented_all)
@@ -330,8 +363,8 @@ class CasesDock(QWidget):
 
     def _on_project(self, found: tuple[Project, str]) -> None:
         project, sentence = found
-        if self.segmentation.running:
-            self._set_status("Stop segmenting all first.")
+        if self.running:
+            self._set_status("Stop what goes on in this project first.")
             return
         if not self.cases.close():
             return
@@ -389,6 +422,11 @@ class CasesDock(QWidget):
         self._progress.setMaximum(count * 1000)
         self._progress.setValue(at * 1000 + (1000 * done // total if total else 0))
         self._progress.setFormat(f"{name}, case {at + 1} of {count}")
+
+    def _on_told(self, share: float, sentence: str) -> None:
+        self._progress.setMaximum(1000)
+        self._progress.setValue(round(1000 * share))
+        self._progress.setFormat(sentence)
 
     def _on_segmented_all(self, sentence: str) -> None:
         self._say(sentence)
@@ -479,7 +517,7 @@ class CasesDock(QWidget):
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _segment(self, what: str, **which: Any) -> None:
-        if self._project is None or self.segmentation.running:
+        if self._project is None or self._is_busy():
             return
         options, who = load_preferences().options, self.cases.annotator
         self.segmentation.start(self._project, options, who, **which)
@@ -506,6 +544,37 @@ class CasesDock(QWidget):
         if project is not None:
             self._run(lambda: work(project, who), answered, what)
 
+    def _work_long(
+        self, work: Callable[[Project, str, _Told, Callable[[], bool]], str], what: str, sentence: str
+    ) -> None:
+        """The same for what takes its time: its progress is shown, and the button stops it."""
+        project, who = self._project, self.cases.annotator
+        if project is None or self._is_busy():
+            return
+        self._stop = stop = threading.Event()
+
+        def ended(sentence: str) -> None:
+            self._stop = None
+            self._say(sentence)
+            self._show_state()
+
+        told = partial(emit, self, "progressed")
+        self._on_told(0, "")
+        self._set_status(sentence)
+        self._tasks.run(lambda: work(project, who, told, stop.is_set), ended, ended, what=what, finish=True)
+        self._show_state()
+
+    def _is_busy(self) -> bool:
+        """Whether long work goes on already, which is then said."""
+        if self.running:
+            self._set_status("Wait until what goes on is done, or stop it.")
+        return self.running
+
+    def _stop_all(self) -> None:
+        self.segmentation.stop()
+        if self._stop is not None:
+            self._stop.set()
+
     @property
     def _open_id(self) -> str | None:
         """The id of the case that is open."""
@@ -525,8 +594,8 @@ class CasesDock(QWidget):
         for action in self._project_actions:
             if action is not None:
                 action.setEnabled(is_open)
-        self._all.setText("Stop" if self.segmentation.running else "Segment all")
-        self._progress.setVisible(self.segmentation.running)
+        self._all.setText("Stop" if self.running else "Segment all")
+        self._progress.setVisible(self.running)
 
     def _set_status(self, sentence: str) -> None:
         self._status.setText(sentence)
@@ -547,13 +616,15 @@ class CasesDock(QWidget):
         """The dock was closed, perhaps with the window: the case is given back, and nothing goes on."""
         anatomy_of(self._viewer).detach(self)
         self._timer.stop()
-        self.segmentation.stop()
+        self._stop_all()
         self.cases.close(force=closing)
 
     def _shut_down(self) -> None:
         """The window closes: what is not written yet is waited for in sight."""
+        self._stop_all()
         self.cases.close(force=True)
-        left = [*self.cases.unfinished(), *self.segmentation.unfinished()]
+        work = Unfinished("the project's files", lambda: not self._tasks.finishing)
+        left = [*self.cases.unfinished(), *self.segmentation.unfinished(), work]
         if not wait_for(left, _PATIENCE, self):
             logger.warning("The window closed before all was written.")
 

@@ -14,7 +14,7 @@ pytest.importorskip("qtpy")
 
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QComboBox, QLineEdit, QPushButton
+from qtpy.QtWidgets import QComboBox, QLineEdit, QProgressBar, QPushButton
 
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.project.agreement import give_to_readers
@@ -360,13 +360,26 @@ def test_learning_is_begun_for_the_project_and_says_what_came_of_it(driver, segm
     driver.until(lambda: "nothing to learn from" in driver.dock.status)
     asked = []
 
-    def adapt(project, **options):
-        asked.append((project.folder, options["annotator"]))
+    def adapt(project, *, annotator, progress, cancelled, **_):
+        asked.append((project.folder, annotator))
+        progress(SimpleNamespace(done=0.25, remaining=75.0))
+        while not cancelled():
+            time.sleep(0.01)
         return SimpleNamespace(sentence="It learnt.")
 
     monkeypatch.setattr("napari_transunet.project.adapting.adapt_project", adapt)
     driver.dock.learn()
+    bar = driver.dock.findChild(QProgressBar, "project_progress")
+    driver.until(lambda: bar.format() == "Learning, 1 min 15 s left")
+    assert (bar.value(), bar.maximum()) == (250, 1000)
+    driver.dock.export_and_report()
+    assert driver.dock.status == "Wait until what goes on is done, or stop it."
+    stop = driver.dock.findChild(QPushButton, "segment_all")
+    assert stop.text() == "Stop"
+    stop.click()
     driver.until(lambda: driver.dock.status == "It learnt.")
+    assert stop.text() == "Segment all"
+    assert bar.isHidden()
     assert asked == [(segmented.folder, "anna")]
 
 
