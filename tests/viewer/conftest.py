@@ -60,7 +60,10 @@ def quiet_welcome() -> Iterator[None]:
         with contextlib.suppress(ImportError):  # another napari
             from napari._qt.widgets.qt_welcome import QtWelcomeWidget
 
-            patch.setattr(QtWelcomeWidget, "refresh", lambda _self, _event=None: None, raising=False)
+            def refresh(self: object, _event: object = None) -> None:
+                """Nothing; napari connects it by its name."""
+
+            patch.setattr(QtWelcomeWidget, "refresh", refresh)
         yield
 
 
@@ -74,10 +77,15 @@ def small_networks() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs do not give way to other processes: where these keep every core, a run would never end."""
+    """Runs do not give way to other processes: where these keep every core, a run would never end.
+
+    And a dock spares no viewer the search for garbage: napari checks that each is gone once it is closed.
+    """
+    from napari_transunet.viewer.segment import segment_dock
     from napari_transunet.viewer.widgets import priority
 
     monkeypatch.setattr(priority, "_NICENESS", 0)
+    monkeypatch.setattr(segment_dock, "spare_what_is_loaded", lambda _viewer: None)
 
 
 @pytest.fixture(autouse=True)
