@@ -67,7 +67,6 @@ class CasesDock(QWidget):
         self._viewer: Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
         self._tasks = BackgroundTasks(self)
         self._project: Project | None = None
-        self._cases: Sequence[Case] = ()
         self._holders: Mapping[str, Holder] = {}
         self._seen: list[str] = []  # ids of the cases that were opened, the last one last
         self._refreshing = self._again = False
@@ -168,7 +167,7 @@ class CasesDock(QWidget):
 
     def exclude_case(self, identifier: str, reason: str) -> None:
         """Leave a case out, or take an excluded one in again (whatever the reason)."""
-        case = next((case for case in self._cases if case.id == identifier), None)
+        case = next((case for case in self.table.cases.cases if case.id == identifier), None)
         if case is None:
             return
 
@@ -380,11 +379,11 @@ class CasesDock(QWidget):
 
     def _on_cases(self, found: tuple[Sequence[Case], Mapping[str, Holder]]) -> None:
         self._refreshing = False
-        self._cases, self._holders = found
+        cases, self._holders = found
         project = self._project
         thumbnails = None if project is None else project.folder / "thumbnails"
         self.table.cases.annotator = self.cases.annotator
-        self.table.show_cases(self._cases, self._holders, thumbnails)
+        self.table.show_cases(cases, self._holders, thumbnails)
         self._show_state()
         self._read_ahead()
         self.refreshed.emit()
@@ -583,7 +582,7 @@ class CasesDock(QWidget):
     def _next(self, but: str | None = None) -> Case | None:
         """What should be seen next, other than the open case and this one."""
         skip = [case for case in (self._open_id, but) if case is not None]
-        return next_case(self._cases, self._holders, self.cases.annotator, skip=skip)
+        return next_case(self.table.cases.cases, self._holders, self.cases.annotator, skip=skip)
 
     def _show_state(self) -> None:
         """Bring buttons in line with what is open."""
