@@ -120,6 +120,7 @@ def settings() -> Iterator[None]:
             "distributed.scheduler.work-stealing": True,
             "distributed.diagnostics.nvml": False,
             "distributed.admin.system-monitor.gil.enabled": False,
+            "distributed.admin.tick.interval": "500ms",  # waking every 20 ms took 2 % of a core
         }
     ):
         yield
