@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, Signal
-from qtpy.QtGui import QCursor
 from qtpy.QtWidgets import QDialog, QInputDialog, QLabel, QMenu, QWidget
 
 from napari_transunet.viewer.layers.layer_record import METADATA_KEY, LayerRecord
@@ -54,7 +53,9 @@ class CaseActions(QObject):
         self.menu = QMenu("Selected case", window)
         self.menu.setToolTipsVisible(True)
         self.menu.aboutToShow.connect(self._fill)
-        table.customContextMenuRequested.connect(lambda _place: self.menu.popup(QCursor.pos()))
+        table.customContextMenuRequested.connect(
+            lambda place: self.menu.popup((table.viewport() or table).mapToGlobal(place))
+        )
         cases.shown.connect(lambda _case: self._drop_map())
 
     def give(self, case: Case, readers: Sequence[str]) -> None:

@@ -298,7 +298,7 @@ class CasesTable(QTableView):
             self.choose(self._chosen)
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:  # noqa: N802
-        """Enter opens the selected case, Delete excludes it."""
+        """Enter opens the selected case, Delete excludes it, Menu shows what else can be done."""
         chosen = self.chosen
         if event is not None and chosen is not None:
             if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
@@ -306,5 +306,8 @@ class CasesTable(QTableView):
                 return
             if event.key() == Qt.Key.Key_Delete:
                 self.unwanted.emit(chosen.id)
+                return
+            if event.key() == Qt.Key.Key_Menu:  # beside the case, and not where the mouse happens to be
+                self.customContextMenuRequested.emit(self.visualRect(self.currentIndex()).center())
                 return
         super().keyPressEvent(event)

@@ -240,6 +240,9 @@ def test_the_table_is_filtered_sorted_and_used_by_keys(driver, segmented):
     assert model.data(model.index(0, 3)) == "0.90"
     assert not model.data(model.index(0, 0), Qt.ItemDataRole.DecorationRole).isNull()
     table.choose(segmented.cases()[2].id)
+    QTest.keyClick(table, Qt.Key.Key_Menu)
+    assert driver.dock.actions_of_case.menu.isVisible()
+    driver.dock.actions_of_case.menu.close()
     QTest.keyClick(table, Qt.Key.Key_Return)
     driver.until_shown("case_2")
 
