@@ -195,6 +195,7 @@ def _grid(described: Any) -> Geometry | None:
     names = ("shape_zyx", "spacing_zyx_mm", "origin_lps_mm", "direction_lps")
     try:
         shape, spacing, origin, direction = (described[name] for name in names)
-        return Geometry(tuple(shape), tuple(spacing), tuple(origin), tuple(map(tuple, direction)))
+        rows: Any = tuple(map(tuple, direction))
+        return Geometry(tuple(shape), tuple(spacing), tuple(origin), rows)
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
