@@ -218,7 +218,8 @@ def surface_distances(
         np.argwhere(one & ~ndimage.binary_erosion(one)) * np.asarray(spacing, np.float64)
         for one in (mask[box], reference[box])
     )
-    return KDTree(second).query(first)[0], KDTree(first).query(second)[0]
+    forth, back = KDTree(second).query(first)[0], KDTree(first).query(second)[0]
+    return np.asarray(forth, np.float64), np.asarray(back, np.float64)
 
 
 def _label_array(values: ArrayLike, name: str) -> NDArray[Any]:
