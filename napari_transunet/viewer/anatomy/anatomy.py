@@ -42,6 +42,7 @@ class Anatomy(QObject):
         self._docks: weakref.WeakSet[QWidget] = weakref.WeakSet()
         self._shown = {"letters": True, "scale_bar": True}
         self._had_scale_bar = False
+        self._scale_bar_due = False
         self._keys = KeyBindings()
         self._letters: EdgeLetters | None = None
         self._bar: ViewBar | None = None
@@ -84,7 +85,8 @@ class Anatomy(QObject):
             self._readout.setObjectName("position_readout")
             status.addPermanentWidget(self._readout)
         self._had_scale_bar = bool(scale_bar_of(self._viewer).visible)
-        self._show_overlay("scale_bar", True)
+        # Its letters are drawn for the first time: 0.2 s, which an empty canvas need not take.
+        self._scale_bar_due = True
         self._links.connect(self._later, *self._emitters())
         self._links.connect(self._on_cursor, self._viewer.cursor.events.position)
         handlers = {name: partial(self.do, name) for name in VIEW_ACTIONS}
@@ -173,6 +175,9 @@ class Anatomy(QObject):
     def _look(self) -> None:
         """Bring the letters in line with what is shown."""
         self._on_cursor()
+        if self._scale_bar_due and self._viewer.layers:
+            self._scale_bar_due = False
+            show_scale_bar(self._viewer, self._shown["scale_bar"])
         layer = self.views.reference()
         self._watch(layer)
         directions = patient_directions(layer) if layer is not None else None
@@ -195,6 +200,7 @@ class Anatomy(QObject):
     def _show_overlay(self, name: str, on: bool) -> None:
         self._shown[name] = on
         if name == "scale_bar":
+            self._scale_bar_due = False
             show_scale_bar(self._viewer, on)
         self._later()
 

@@ -169,10 +169,9 @@ def label_features(label_set: LabelSet) -> dict[str, list[Any]]:
 
 
 def warm_up() -> None:
-    """Make napari load now what it loads with its first image and labels layer: about 0.4 s, later nothing.
+    """Make napari do now what it does once, with its first image and labels layer, which are never shown.
 
-    The layers made here are never shown. GUI thread only: the unit registry that a layer sets up breaks when two
-    threads use it for the first time at once.
+    GUI thread only: the unit registry that a layer sets up breaks when two threads use it for the first time at once.
     """
     geometry = Geometry.default((2, 4, 4))
     volume = Volume(np.zeros(geometry.shape, np.uint8), geometry, None, Source(None, "", "warm-up"))

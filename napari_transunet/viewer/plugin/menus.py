@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from napari_transunet.viewer.plugin.opening import import_beside
 from napari_transunet.viewer.widgets.docks import REVIEW, SEGMENT, show_dock
 
 if TYPE_CHECKING:
@@ -56,7 +57,10 @@ def _dock_for(name: str, kind: str) -> tuple[Any, Any]:
 def _loader() -> VolumeLoader | None:
     import napari
 
+    viewer = napari.current_viewer()
+    if viewer is None:
+        return None
+    import_beside(viewer, "napari_transunet.viewer.segment.volume_loader")
     from napari_transunet.viewer.segment.volume_loader import loader_for
 
-    viewer = napari.current_viewer()
-    return None if viewer is None else loader_for(viewer)
+    return loader_for(viewer)

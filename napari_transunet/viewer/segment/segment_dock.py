@@ -66,6 +66,7 @@ _KEPT = (
     *("advanced", "orthogonal_planes", "mirror_tta"),
     *("cluster_address", "cluster_ca", "cluster_cert", "cluster_key"),
 )
+_SHOWN = 50  # ms until a new dock is drawn; what imports torch begins then, for it slows the window down
 _IDLE = 500  # ms without another choice, after which the network is made ready
 _PATIENCE = 20.0  # s to wait for the current batch when the window closes
 
@@ -92,6 +93,7 @@ class SegmentDock(QWidget):
         self._tasks = BackgroundTasks(self)
         self._links = EventLinks()
         self._idle = single_shot(self, _IDLE, self._prepare)
+        self._shown = single_shot(self, _SHOWN, self._look_around)
         preferences = load_preferences()
 
         self.volume = VolumeChooser(self._viewer, self)
@@ -272,14 +274,19 @@ class SegmentDock(QWidget):
         self._links.connect(self._on_layers, events[1].removed, events[1].inserted)
         self._links.connect(self._on_sessions, self._sessions.changed)
         self._on_theme()
+        self._refresh()
+        self._shown.start()
+
+    def _look_around(self) -> None:
+        """Find what can be chosen: devices and checkpoints."""
         self._tasks.run(find_devices, self._on_devices, self._set_status, what="Looking for devices")
         self.checkpoints.attach()
-        self._refresh()
 
     def _detach(self) -> None:
         """Let go of everything, because the dock was closed: no timer, no callback and no run goes on."""
         self._widget_state.keep()
         self._idle.stop()
+        self._shown.stop()
         self.segmentation.detach()
         self._tasks.drop()
         self.checkpoints.detach()

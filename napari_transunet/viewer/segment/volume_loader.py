@@ -19,7 +19,7 @@ from napari_transunet.errors import TransUNetError
 from napari_transunet.io.ambiguous import SeveralVolumesError
 from napari_transunet.io.dicom.series import SeveralSeriesError
 from napari_transunet.io.ome_zarr.metadata import web_address
-from napari_transunet.viewer.layers.layers import add_volume, new_labels_layer, volume_of, warm_up
+from napari_transunet.viewer.layers.layers import add_volume, new_labels_layer, volume_of
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.choice_list import series_list, volumes_list
 from napari_transunet.viewer.widgets.qt_helpers import window_object
@@ -86,7 +86,6 @@ class VolumeLoader(QObject):
         self._viewer = viewer
         self._widget = parent
         self._tasks = BackgroundTasks(self)
-        warm_up()  # while the dock comes up nobody waits for it; while a network runs, the window would stand still
         self._chooser: ChoiceList | None = None
         self._last_folder = ""
 
