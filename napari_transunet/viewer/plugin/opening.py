@@ -17,7 +17,7 @@ from qtpy.QtWidgets import QWidget
 
 from napari_transunet.errors import InputError
 from napari_transunet.viewer.widgets.preferences import load_preferences
-from napari_transunet.viewer.widgets.priority import no_garbage_collection
+from napari_transunet.viewer.widgets.priority import no_garbage_collection, spare_what_is_loaded
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def import_beside(viewer: Viewer, module: str) -> None:
 
         if isinstance(pint.application_registry.get(), pint.LazyRegistry):  # nobody has asked for a unit yet
             pint.set_application_registry(registry)
+        spare_what_is_loaded(viewer)
         warm_up()
         QTimer.singleShot(0, loop.quit)  # the dock is made in a turn of its own
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from napari_transunet.project.opening import (
     read_ahead,
 )
 from napari_transunet.project.worklist import WorkClock
-from napari_transunet.viewer.layers.layers import add_volume, label_set_of, new_labels_layer
+from napari_transunet.viewer.layers.layers import add_volume, label_set_of, new_labels_layer, remove_together
 from napari_transunet.viewer.segment.show_volume import show_volume
 from napari_transunet.viewer.sessions.autosave_controller import start_autosave
 from napari_transunet.viewer.sessions.registry import sessions_of
@@ -94,7 +94,8 @@ class CaseController(QObject):
         self._project: Project | None = None
         self._ahead: dict[str, ReadCase] = {}
         self._reading: str | None = None
-        self._opening = False
+        self._opening: object | None = None  # stands for the case that is being opened
+        self._coming: OpenedCase | None = None  # it, once it was read and is put in place, a step at a time
         self._finishing: set[str] = set()  # ids of cases that are closed and not written yet
         self.current: ShownCase | None = None
         """The case in the window."""
@@ -108,7 +109,7 @@ class CaseController(QObject):
     @property
     def busy(self) -> bool:
         """Whether a case is being opened."""
-        return self._opening
+        return self._opening is not None
 
     @property
     def finishing(self) -> bool:
@@ -117,6 +118,7 @@ class CaseController(QObject):
 
     def use(self, project: Project | None) -> None:
         """Work on another project; the open case is closed."""
+        self.stop_opening()
         self.close()
         self._project = project
         self._ahead.clear()
@@ -124,7 +126,7 @@ class CaseController(QObject):
     def open(self, identifier: str, *, takeover: bool = False) -> None:
         """Open a case in place of the current one; what comes of it is told by signals."""
         project = self._project
-        if project is None or self._opening:
+        if project is None or self.busy:
             return
         if self.current is not None and self.current.case.id == identifier:
             self._show(self.current)
@@ -132,7 +134,7 @@ class CaseController(QObject):
         if (why := self._why_not_now()) is not None:
             self.message.emit(why)
             return
-        self._opening = True
+        token = self._opening = object()
         self.message.emit("Opening the case …")
         ahead = self._ahead.pop(identifier, None)
         annotator = self.annotator
@@ -147,7 +149,11 @@ class CaseController(QObject):
                 return error
 
         self._tasks.run(
-            read, partial(self._on_read, identifier), self._on_failed, what="Opening the case", finish=True
+            read,
+            partial(self._on_read, token, identifier),
+            self._on_failed,
+            what="Opening the case",
+            finish=True,
         )
 
     def read_ahead(self, identifier: str) -> None:
@@ -227,6 +233,13 @@ class CaseController(QObject):
         self.shown.emit(None)
         return True
 
+    def stop_opening(self) -> None:
+        """A case that is being opened is given back, because its project, or the window, is left."""
+        coming, self._coming, self._opening = self._coming, None, None
+        if coming is not None:
+            coming.folder.close()
+            coming.held.release()
+
     def unfinished(self) -> list[Unfinished]:
         """What has to be waited for when the window closes."""
         return [Unfinished("the case's files", lambda: not self._tasks.finishing)]
@@ -240,20 +253,16 @@ class CaseController(QObject):
             return "Wait until the segmentation is done, or cancel it."
         return None
 
-    def _on_read(self, identifier: str, found: OpenedCase | LeaseHeldError) -> None:
-        if isinstance(found, OpenedCase):
-            try:
-                if self.close():
-                    self._add(found)
-                    return
-            except (TransUNetError, MemoryError) as error:
-                self.message.emit(error_sentence(error))
-            finally:
-                self._opening = False
-            found.folder.close()
-            found.held.release()
+    def _on_read(self, token: object, identifier: str, found: OpenedCase | LeaseHeldError) -> None:
+        if token is not self._opening:
+            if isinstance(found, OpenedCase):
+                found.folder.close()
+                found.held.release()
+        elif isinstance(found, OpenedCase):
+            self._coming = found
+            self._show_in_turns(found, self._put_in_place(found))
         elif found.holder.stale:
-            self._opening = False
+            self._opening = None
             self.stale.emit(
                 identifier,
                 f"{found.holder.sentence()} has not been heard of. Take the case over? What they saved is kept.",
@@ -261,14 +270,37 @@ class CaseController(QObject):
         else:
             self._on_failed(str(found))
 
+    def _show_in_turns(self, found: OpenedCase, steps: Iterator[None]) -> None:
+        """Take a step, and the next one when the window was served; the case is given back where one fails."""
+        if self._coming is not found:  # it was given back
+            return
+        try:
+            next(steps)
+        except StopIteration:
+            if self.current is None or self.current.opened is not found:
+                self.stop_opening()
+        except (TransUNetError, MemoryError) as error:
+            self.stop_opening()
+            self.message.emit(error_sentence(error))
+        else:
+            QTimer.singleShot(0, partial(self._show_in_turns, found, steps))
+
     def _on_failed(self, sentence: str) -> None:
-        self._opening = False
+        self._opening = None
         self.message.emit(sentence)
         self.changed.emit()
 
-    def _add(self, opened: OpenedCase) -> None:
+    def _put_in_place(self, opened: OpenedCase) -> Iterator[None]:
+        """Put a case in the place of the one before; napari takes a tenth of a second and more for each layer."""
+        if not self.close():
+            return
+        yield
         case, found = opened.held.case, opened.found
         image = add_volume(self._viewer, opened.volume, name=case.name)
+        yield
+        if image not in self._viewer.layers:
+            self.message.emit(f"{case.name} was not opened: its image was removed meanwhile.")
+            return
         name = str(found.front.get("name") or f"{case.name} labels")
         layer = new_labels_layer(found.labels, opened.volume, found.label_set, name)
         result = self._sessions.bind_result(layer, image, found.session, created_by_run=True)
@@ -277,6 +309,7 @@ class CaseController(QObject):
         assert autosave is not None  # the image was added just now
         self._viewer.add_layer(layer)
         autosave.problem.connect(self.message)
+        self._coming = self._opening = None
         self.current = shown = ShownCase(opened, image, layer, result, autosave, WorkClock())
         self._lost = False
         events = layer.events
@@ -300,9 +333,7 @@ class CaseController(QObject):
         self._viewer.dims.events.current_step.disconnect(self._on_act)
         self._viewer.layers.events.removed.disconnect(self._on_removed)
         layers: list[Labels | Image] = [result.layer for result in self._sessions.results_on(shown.image)]
-        for layer in (*layers, shown.image):
-            if layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
+        remove_together(self._viewer, (*layers, shown.image))
 
     def _on_removed(self, event: Any) -> None:
         shown = self.current

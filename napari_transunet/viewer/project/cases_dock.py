@@ -616,11 +616,13 @@ class CasesDock(QWidget):
         anatomy_of(self._viewer).detach(self)
         self._timer.stop()
         self._stop_all()
+        self.cases.stop_opening()
         self.cases.close(force=closing)
 
     def _shut_down(self) -> None:
         """The window closes: what is not written yet is waited for in sight."""
         self._stop_all()
+        self.cases.stop_opening()
         self.cases.close(force=True)
         work = Unfinished("the project's files", lambda: not self._tasks.finishing)
         left = [*self.cases.unfinished(), *self.segmentation.unfinished(), work]
