@@ -11,7 +11,8 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import pint
+from pint import application_registry, set_application_registry
+from pint.registry import LazyRegistry, UnitRegistry
 from qtpy.QtCore import QEventLoop, Qt, QTimer
 from qtpy.QtWidgets import QWidget
 
@@ -22,9 +23,9 @@ from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
-    from pint import UnitRegistry
 
 _MARK = "transunet_opening"  # of a window in which a dock is being opened
+_TURN = 10  # ms for the window between two steps
 _VIEWER = "napari_transunet.viewer"
 _FIRST = (
     # What the docks import when they are made, and napari with its first image and labels layer; not torch, whose
@@ -88,14 +89,15 @@ def import_beside(viewer: Viewer, module: str) -> None:
     window.setProperty(_MARK, True)
     loop, tasks, was_visible = QEventLoop(), BackgroundTasks(), window.isVisible()
 
-    def done(registry: UnitRegistry) -> None:
+    def done(registry: UnitRegistry[Any]) -> None:
         from napari_transunet.viewer.layers.layers import warm_up
 
-        if isinstance(pint.application_registry.get(), pint.LazyRegistry):  # nobody has asked for a unit yet
-            pint.set_application_registry(registry)
+        unused = isinstance(application_registry.get(), LazyRegistry)  # type: ignore[no-untyped-call]
+        if unused:  # nobody has asked for a unit yet
+            set_application_registry(registry)  # type: ignore[no-untyped-call]
         spare_what_is_loaded(viewer)
         warm_up()
-        QTimer.singleShot(0, loop.quit)  # the dock is made in a turn of its own
+        QTimer.singleShot(_TURN, loop.quit)  # the dock is made in a turn of its own
 
     tasks.run(lambda: _load(module), done, lambda _: loop.quit(), what="Opening a dock")
     window.setCursor(Qt.CursorShape.BusyCursor)
@@ -106,10 +108,10 @@ def import_beside(viewer: Viewer, module: str) -> None:
     window.setProperty(_MARK, False)
 
 
-def _load(module: str) -> UnitRegistry:
+def _load(module: str) -> UnitRegistry[Any]:
     """Import it, find the preferences, and make a registry of units, for no thread may set up the shared one."""
     with no_garbage_collection():
         for name in (module, *_FIRST):
             import_module(name)
         load_preferences()
-        return pint.UnitRegistry(on_redefinition="raise")
+        return UnitRegistry(on_redefinition="raise")

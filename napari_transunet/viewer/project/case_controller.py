@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,9 @@ logger = logging.getLogger(__name__)
 _LOOK = 15_000  # ms between two looks at whether the case is still ours
 _PATIENCE = 30.0  # s for the last save of a case
 _STEP = 0.02
+_TURN = (
+    10  # ms for the window between two steps; with none, Qt takes them all before it looks for anything else
+)
 
 
 @dataclass
@@ -95,7 +98,9 @@ class CaseController(QObject):
         self._ahead: dict[str, ReadCase] = {}
         self._reading: str | None = None
         self._opening: object | None = None  # stands for the case that is being opened
-        self._coming: OpenedCase | None = None  # it, once it was read and is put in place, a step at a time
+        self._coming: tuple[OpenedCase, Generator[None, None, None]] | None = (
+            None  # it, once read, and the steps that show it
+        )
         self._finishing: set[str] = set()  # ids of cases that are closed and not written yet
         self.current: ShownCase | None = None
         """The case in the window."""
@@ -237,8 +242,10 @@ class CaseController(QObject):
         """A case that is being opened is given back, because its project, or the window, is left."""
         coming, self._coming, self._opening = self._coming, None, None
         if coming is not None:
-            coming.folder.close()
-            coming.held.release()
+            opened, steps = coming
+            steps.close()
+            opened.folder.close()
+            opened.held.release()
 
     def unfinished(self) -> list[Unfinished]:
         """What has to be waited for when the window closes."""
@@ -259,8 +266,8 @@ class CaseController(QObject):
                 found.folder.close()
                 found.held.release()
         elif isinstance(found, OpenedCase):
-            self._coming = found
-            self._show_in_turns(found, self._put_in_place(found))
+            self._coming = found, self._put_in_place(found)
+            self._show_in_turns(*self._coming)
         elif found.holder.stale:
             self._opening = None
             self.stale.emit(
@@ -270,9 +277,9 @@ class CaseController(QObject):
         else:
             self._on_failed(str(found))
 
-    def _show_in_turns(self, found: OpenedCase, steps: Iterator[None]) -> None:
+    def _show_in_turns(self, found: OpenedCase, steps: Generator[None, None, None]) -> None:
         """Take a step, and the next one when the window was served; the case is given back where one fails."""
-        if self._coming is not found:  # it was given back
+        if self._coming is None or self._coming[0] is not found:  # it was given back
             return
         try:
             next(steps)
@@ -283,21 +290,25 @@ class CaseController(QObject):
             self.stop_opening()
             self.message.emit(error_sentence(error))
         else:
-            QTimer.singleShot(0, partial(self._show_in_turns, found, steps))
+            QTimer.singleShot(_TURN, partial(self._show_in_turns, found, steps))
 
     def _on_failed(self, sentence: str) -> None:
         self._opening = None
         self.message.emit(sentence)
         self.changed.emit()
 
-    def _put_in_place(self, opened: OpenedCase) -> Iterator[None]:
+    def _put_in_place(self, opened: OpenedCase) -> Generator[None, None, None]:
         """Put a case in the place of the one before; napari takes a tenth of a second and more for each layer."""
         if not self.close():
             return
         yield
         case, found = opened.held.case, opened.found
         image = add_volume(self._viewer, opened.volume, name=case.name)
-        yield
+        try:
+            yield
+        except GeneratorExit:
+            remove_together(self._viewer, (image,))
+            raise
         if image not in self._viewer.layers:
             self.message.emit(f"{case.name} was not opened: its image was removed meanwhile.")
             return

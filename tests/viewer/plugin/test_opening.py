@@ -7,6 +7,7 @@ import threading
 
 import pint
 import pytest
+from pint.registry import LazyRegistry
 from qtpy.QtCore import QTimer
 
 from napari_transunet.errors import InputError
@@ -28,7 +29,7 @@ def test_the_window_is_served_while_modules_are_imported_and_another_dock_is_ref
     make_napari_viewer, slow_module, monkeypatch
 ):
     viewer = make_napari_viewer()
-    monkeypatch.setattr(pint.application_registry, "_registry", pint.LazyRegistry())
+    monkeypatch.setattr(pint.application_registry, "_registry", LazyRegistry())
     refused = []
 
     def in_between():

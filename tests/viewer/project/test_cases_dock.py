@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("napari")
 pytest.importorskip("qtpy")
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QComboBox, QLineEdit, QProgressBar, QPushButton
 
@@ -395,6 +395,18 @@ def test_a_closed_dock_or_removed_layer_gives_the_case_back_with_its_work(driver
     driver.viewer.layers.remove(driver.viewer.layers["case_0"])
     driver.until(lambda: segmented.holders() == {})
     assert load_labels(segmented, segmented.index.get(case.id)).labels[1, 3, 3] == 1
+    assert len(driver.viewer.layers) == 0
+
+
+def test_a_case_is_given_back_where_its_project_is_left_while_it_is_put_in_place(driver, segmented):
+    driver.open(segmented)
+    case = segmented.cases()[0]
+    cases = driver.dock.cases
+    inserted = driver.viewer.layers.events.inserted
+    inserted.connect(lambda _event: QTimer.singleShot(0, lambda: cases.use(None)))
+    cases.open(case.id)
+    driver.until(lambda: not cases.busy and segmented.holders() == {})
+    assert cases.current is None
     assert len(driver.viewer.layers) == 0
 
 
