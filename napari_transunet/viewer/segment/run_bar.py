@@ -85,7 +85,7 @@ class RunBar(QWidget):
         )
         if progress.stage == "loading" or not progress.total:
             # Not Qt's moving bar: every step of it makes the whole window redraw, canvas and all.
-            self._show(0, 1, "stopping …" if stopping else "loading …")
+            self._show(0, 1, "stopping …" if stopping else "preparing …")
             return
         text = f"{progress.done} / {progress.total}"
         if progress.left is not None and progress.done < progress.total and not stopping:

@@ -140,7 +140,8 @@ class SegmentationRun(QObject):
             worker.position = position_in_view(self._viewer, self.image)
         if self._over:
             return
-        if worker.ended.is_set() and not worker.finished:
+        # What only loads or waits for the network is not waited for: nothing was computed, and it ends by itself.
+        if (worker.ended.is_set() and not worker.finished) or (self.stopping and self.loading):
             self._conclude()
         else:
             self._report()

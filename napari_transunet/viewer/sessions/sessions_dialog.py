@@ -37,10 +37,8 @@ class SessionsDialog(QDialog):
         self._image: Image | None = None
         self._fingerprint: str | None = None
         self._tasks = BackgroundTasks(self)
-        self._table = RowTable("sessions_table", _COLUMNS, self)
+        self._table = RowTable("sessions_table", _COLUMNS, self, fitting=True)
         self._table.itemSelectionChanged.connect(self._refresh_buttons)
-        if (titles := self._table.horizontalHeader()) is not None:
-            titles.setStretchLastSection(True)
         self._status = StatusLine("sessions_status", self)
         self._question = ConfirmBar(self)
         self._restore = push_button("Restore", "session_restore", self, self._on_restore)

@@ -127,7 +127,7 @@ def progress_sentence(progress: RunProgress) -> str:
     if progress.stage == "stopping":
         return "Stopping; the slices that are done stay."
     if progress.stage == "loading":
-        return "Loading the checkpoint …"
+        return "Preparing the network …; the slice in view comes as soon as it is ready."
     if progress.total == 1:
         return f"Segmenting slice {progress.number}."
     on = f" on the {progress.on}" if progress.on else ""

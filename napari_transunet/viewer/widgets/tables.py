@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QAbstractItemView, QTableWidget, QTableWidgetItem, QWidget
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem, QWidget
 
 _SORT, _SOURCE = int(Qt.ItemDataRole.UserRole), int(Qt.ItemDataRole.UserRole) + 1
 
@@ -22,14 +22,21 @@ class RowTable(QTableWidget):
     name : object name.
     columns : titles, each alone or with the tooltip that explains it.
     sortable : whether a click on a title sorts; columns after the first are then flush right, as numbers are.
+    fitting : whether the first column takes the room that the others leave, and gives way where there is too little.
     """
 
     def __init__(
-        self, name: str, columns: Sequence[str | tuple[str, str]], parent: QWidget, *, sortable: bool = False
+        self,
+        name: str,
+        columns: Sequence[str | tuple[str, str]],
+        parent: QWidget,
+        *,
+        sortable: bool = False,
+        fitting: bool = False,
     ) -> None:
         super().__init__(0, len(columns), parent)
         self.setObjectName(name)
-        self._sortable = sortable
+        self._sortable, self._fitting = sortable, fitting
         for at, column in enumerate(columns):
             title, tip = (column, "") if isinstance(column, str) else column
             item = QTableWidgetItem(title)
@@ -39,6 +46,11 @@ class RowTable(QTableWidget):
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setSortingEnabled(sortable)
+        titles = self.horizontalHeader()
+        if fitting and titles is not None:
+            titles.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+            titles.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+            self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         numbers = self.verticalHeader()
         if numbers is not None:
             numbers.setVisible(False)
@@ -64,6 +76,8 @@ class RowTable(QTableWidget):
                 item = _Item(text)
                 item.setData(_SORT, value)
                 item.setData(_SOURCE, at)
+                if self._fitting and not place:
+                    item.setToolTip(text)
                 if self._sortable and place:
                     item.setTextAlignment(int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter))
                 self.setItem(at, place, item)
@@ -71,7 +85,8 @@ class RowTable(QTableWidget):
         if header is not None:
             header.setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
         self.setSortingEnabled(self._sortable)
-        self.resizeColumnsToContents()
+        if not self._fitting:
+            self.resizeColumnsToContents()
 
 
 class _Item(QTableWidgetItem):

@@ -420,6 +420,34 @@ def test_a_second_run_uses_the_prepared_predictor(dock, monkeypatch):
     assert dock.status.startswith("12 slices in ")
 
 
+def test_a_press_joins_the_preparation_under_way_and_can_be_cancelled_at_once(dock, monkeypatch):
+    from napari_transunet.viewer.segment import predictors
+
+    begun, go_on, plain, prepared = threading.Event(), threading.Event(), predictors._prepare, []
+
+    def prepare(*args):
+        begun.set()
+        assert go_on.wait(TIMEOUT / 1000)
+        prepared.append(args)
+        return plain(*args)
+
+    monkeypatch.setattr(predictors, "_prepare", prepare)
+    dock.add(name="ct")
+    dock.until(begun.is_set)  # half a second after the last choice, nobody having pressed
+    dock.press("segment_volume")
+    dock.until(lambda: dock.status.startswith("Preparing the network"))
+    dock.press("cancel")
+    dock.until(lambda: not dock.widget.running)
+    assert not prepared
+    assert dock.status == "Stopped before the first slice."
+    assert [layer.name for layer in dock.viewer.layers] == ["ct"]
+    dock.press("segment_volume")
+    go_on.set()
+    dock.until(lambda: not dock.widget.running)
+    assert dock.status.startswith("12 slices in ")
+    assert len(prepared) == 1
+
+
 def test_two_volumes_have_labels_and_sentences_of_their_own(dock):
     first, second = dock.add(name="one"), dock.add((9, 40, 44), 3, name="two")
     dock.segment()

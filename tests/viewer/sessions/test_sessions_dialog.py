@@ -55,6 +55,15 @@ def test_only_labels_of_the_open_image_are_restored(dialog, qtbot):
     assert told.args[1].about.image_name == "ct_a"
 
 
+def test_all_columns_are_in_sight_however_long_a_name_is(dialog, qtbot):
+    table = dialog.findChild(QTableWidget, "sessions_table")
+    table.item(0, 0).setText("a name of a scan that is much too long " * 9)
+    shown = sum(table.columnWidth(column) for column in range(table.columnCount()))
+    assert table.viewport().width() - 4 <= shown <= table.viewport().width()
+    dialog.resize(900, 360)
+    qtbot.waitUntil(lambda: table.columnWidth(0) > 400, timeout=TIMEOUT)
+
+
 def test_a_session_is_exported_deleted_and_imported(dialog, qtbot, tmp_path, monkeypatch):
     target = tmp_path / "session.zip"
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a, **k: (str(target), ""))

@@ -73,7 +73,7 @@ def test_every_ending_has_its_sentence(outcome, sentence):
 
 def test_progress_says_where_it_began():
     assert wording.progress_sentence(RunProgress("segmenting", 3, 133, 40, 6.0)).endswith("from slice 40.")
-    assert "Loading" in wording.progress_sentence(RunProgress("loading", 0, 0, 0, None))
+    assert "Preparing the network" in wording.progress_sentence(RunProgress("loading", 0, 0, 0, None))
 
 
 @pytest.mark.parametrize(
