@@ -81,11 +81,13 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
 
     And a dock spares no viewer the search for garbage: napari checks that each is gone once it is closed.
     """
+    from napari_transunet.viewer.plugin import opening
     from napari_transunet.viewer.segment import segment_dock
     from napari_transunet.viewer.widgets import priority
 
     monkeypatch.setattr(priority, "_NICENESS", 0)
-    monkeypatch.setattr(segment_dock, "spare_what_is_loaded", lambda _viewer: None)
+    for module in (opening, segment_dock):
+        monkeypatch.setattr(module, "spare_what_is_loaded", lambda _viewer: None)
 
 
 @pytest.fixture(autouse=True)
