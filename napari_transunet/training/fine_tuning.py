@@ -50,8 +50,9 @@ _SCORED_AT = (0.5, 0.75, 1.0)
 _ABSENT = 0.3
 """How much a new organ counts as absent from replayed background, of which nobody says whether it is there."""
 
-_KEPT = 10.0
-"""Weight of what is no longer as the parent has it, where an organ is new and others are not."""
+_KEPT, _KEPT_BESIDE_NEW = 3.0, 10.0
+"""Weight of what is no longer as the parent has it: in replayed slices where there are earlier scans (where there are
+none, it kept the network from learning the scan at hand); and in all where an organ is new beside others."""
 
 _FIRST_VIEWS, _FIRST_REPLAYED = 3, 24
 """What a new organ's weights are fitted to first: views of each corrected slice, and replayed slices."""
@@ -131,11 +132,13 @@ class Replayed:
     ----------
     share : (N,) how often each slice is drawn
     count : slices of a batch
+    kept : whether the parent's own probabilities are kept in them
     """
 
     slices: PartialSlices
     share: Tensor
     count: int = _REPLAYED
+    kept: bool = False
 
     @classmethod
     def of(cls, kinds: Sequence[Sequence[PartialSlices]]) -> Replayed | None:
@@ -144,8 +147,10 @@ class Replayed:
         if not there:
             return None
         share = torch.cat([torch.full((len(kind),), 1 / len(kind)) for kind in there])
-        earlier = sum(map(len, kinds[0]))
-        return cls(PartialSlices.joined(there), share, _REPLAYED_OF_EARLIER if earlier else _REPLAYED)
+        slices = PartialSlices.joined(there)
+        return (
+            cls(slices, share, _REPLAYED_OF_EARLIER, True) if any(map(len, kinds[0])) else cls(slices, share)
+        )
 
 
 @dataclass(eq=False)
@@ -178,14 +183,15 @@ class FineTuning:
     def __post_init__(self) -> None:
         self._views = Augmentation(beyond="reflection" if self.card.resize == "squash" else "zeros")
         self._new = [] if self.from_scratch else unlearnt_classes(self.net)
-        beside_others = bool(self._new) and len(self._new) < self.card.num_classes - 1
+        self._beside_others = beside_others = bool(self._new) and len(self._new) < self.card.num_classes - 1
         self._loss_of = PartialDiceCELoss(absent=_ABSENT if self._new else 0.0)
         if self.replayed is not None and beside_others:
             self.replayed = replace(self.replayed, count=_REPLAYED_BESIDE_NEW)
         self._rate = _LEARNING_RATE * (_RATE_BESIDE_NEW if beside_others else 1)
         # What the encoder sees suffices to find a new organ; changing it would cost the others.
         self.net.transformer.requires_grad_(not beside_others)
-        self._parent = copy.deepcopy(self.net).eval() if beside_others else None
+        known = self.replayed is not None and self.replayed.kept and not self.from_scratch
+        self._parent = copy.deepcopy(self.net).eval() if beside_others or known else None
         self._optimiser = torch.optim.AdamW(
             parameter_groups(self.net, _WEIGHT_DECAY), lr=self._rate, fused=self.device.type != "mps"
         )
@@ -298,10 +304,12 @@ class FineTuning:
             encoded = self.net.encode(images.contiguous(memory_format=torch.channels_last))
             logits = self.net.decode(*encoded)
             with torch.no_grad():
-                before = None if self._parent is None else self._parent.decode(*encoded)
+                before = self._as_before(images, encoded)
         loss: Tensor = self._loss_of(logits.float(), labels, annotated)
         if before is not None:
-            loss = loss + _KEPT * change_of_known_classes(logits.float(), before.float(), labels, self._new)
+            same = slice(len(logits) - len(before), None)
+            changed = change_of_known_classes(logits[same].float(), before.float(), labels[same], self._new)
+            loss = loss + (_KEPT_BESIDE_NEW if self._beside_others else _KEPT) * changed
         value = float(loss.detach())
         if not math.isfinite(value):
             raise InputError(
@@ -313,6 +321,21 @@ class FineTuning:
         nn.utils.clip_grad_norm_(self.net.parameters(), _CLIP)
         self._optimiser.step()
         return value
+
+    def _as_before(self, images: Tensor, encoded: tuple[Tensor, list[Tensor]]) -> Tensor | None:
+        """The parent's logits of the slices in which they are to be kept: the last of these, or all.
+
+        Where an organ is new beside others it is all, and the parent's encoder is that which is there already.
+        """
+        if self._parent is None:
+            return None
+        if self._beside_others:
+            return self._parent.decode(*encoded)
+        assert self.replayed is not None
+        again: Tensor = self._parent(
+            images[-self.replayed.count :].contiguous(memory_format=torch.channels_last)
+        )
+        return again
 
     def _drawn(self, pool: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The slices of the next step, by the seed and its number: images, labels, annotated, whether partly known."""

@@ -390,6 +390,28 @@ def test_earlier_scans_are_replayed_as_often_as_the_pack(
     assert 12 <= sum(number >= 44 for number in again) <= 28
 
 
+def test_replayed_slices_are_held_as_the_checkpoint_had_them(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[torch.Tensor, torch.Tensor]] = []
+    plain = fine_tuning.change_of_known_classes
+
+    def spied(logits: torch.Tensor, before: torch.Tensor, *rest: Any) -> torch.Tensor:
+        calls.append((logits.detach(), before))
+        loss = plain(logits, before, *rest)
+        assert loss.requires_grad
+        return loss
+
+    monkeypatch.setattr(fine_tuning, "change_of_known_classes", spied)
+    adapt(checkpoint, [unscored()], earlier=[correction(1)], **QUICK | {"steps": 3})
+
+    assert [len(logits) for logits, _ in calls] == [3, 3, 3]  # what is replayed of six, and no other
+    assert not any(before.requires_grad for _, before in calls)
+    (first, same), *_, (last, other) = calls
+    torch.testing.assert_close(first, same)  # nothing was learnt yet
+    assert not torch.equal(last, other)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
