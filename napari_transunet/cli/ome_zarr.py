@@ -13,7 +13,7 @@ from napari_transunet.errors import InputError, VolumeError
 if TYPE_CHECKING:
     from napari_transunet.export.segmentation import ReadingOptions
     from napari_transunet.inference.predictor import Predictor
-    from napari_transunet.io.ome_zarr.labels import LabelsPlace
+    from napari_transunet.io.ome_zarr.labels import LabelsPlace, LabelWriter
     from napari_transunet.volumes.volume import Volume
 
 
@@ -52,12 +52,17 @@ def segment_into(
         say(f"Note on {volume.source.name}: {doubt}")
     checkpoint = predictor.checkpoint
     name = checkpoint.name if checkpoint is not None else predictor.card.variant
-    place = place.named(name if image.time is None else f"{name}_t{image.time}")
+    place = place.named(name, image.time)
     slices = volume.data.shape[predictor.slice_axis(volume)]
     say(
         f"Segmenting {volume.source.name}: {slices} slices with {name} on {predictor.device}"
         f" ({predictor.precision_name}) into {place.folder}."
     )
+
+    def told(writer: LabelWriter) -> None:
+        if writer.done:
+            say(f"Going on after {writer.done} of {slices} slices that are written already.")
+
     with counting(volume.source.name) as report:
         made = segment_ome_zarr(
             image,
@@ -66,7 +71,7 @@ def segment_into(
             place,
             options=options,
             overwrite=overwrite,
-            resumed=lambda done: say(f"Going on after {done} of {slices} slices that are written already."),
+            began=told,
             progress=report,
         )
     found = ", ".join(f"{organ} {size:,.0f} mL" for organ, size in made.organ_ml)

@@ -22,6 +22,7 @@ from napari_transunet.io.ome_zarr.labels import LabelsPlace, LabelWriter
 if TYPE_CHECKING:
     from napari_transunet.inference.predictor import Predictor
     from napari_transunet.io.ome_zarr.reading import OmeZarrImage
+    from napari_transunet.volumes.labels import LabelSet
     from napari_transunet.volumes.volume import Volume
 
 _SAMPLED = (
@@ -54,9 +55,10 @@ def segment_ome_zarr(
     predictor: Predictor,
     place: LabelsPlace,
     *,
+    names: LabelSet | None = None,
     options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-    resumed: Callable[[int], None] | None = None,
+    began: Callable[[LabelWriter], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> StreamedLabels:
@@ -68,9 +70,10 @@ def segment_ome_zarr(
     ----------
     image, volume : the image that was opened, and the same as a volume that is read lazily
     place : where the labels go, with their name
+    names : of the labels; those of the model card without it
     options : what was asked for; another run goes on only where it is the same
     overwrite : begin anew where such labels exist
-    resumed : called with the number of slices that are there already, if any
+    began : called with the writer before the first slice; it knows how many slices are there already
     progress, cancelled : as `Predictor.predict`
 
     Raises
@@ -96,8 +99,8 @@ def segment_ome_zarr(
         overwrite=overwrite,
     )
     done_before = writer.done
-    if done_before and resumed is not None:
-        resumed(done_before)
+    if began is not None:
+        began(writer)
     errors = np.full(slices, np.nan, np.float32)
     started, date = time.perf_counter(), now()
     for batch in predictor.iter_batches(
@@ -111,7 +114,7 @@ def segment_ome_zarr(
             progress(batch[-1].index + 1, slices)
     if writer.done < slices:
         raise PredictionCancelled(
-            f"Cancelled; {writer.done} of {slices} slices are written, and the same command goes on after them."
+            f"Cancelled; {writer.done} of {slices} slices are written, and the same run goes on after them."
         )
     seconds = time.perf_counter() - started
     record = RunRecord.from_predictor(
@@ -136,7 +139,7 @@ def segment_ome_zarr(
         provenance["resumed_at"] = done_before
     else:
         provenance["review_order"] = review_order(errors)[:WORTH_KEEPING]
-    names = predictor.card.label_set()
+    names = predictor.card.label_set() if names is None else names
     folder = writer.finish(names, provenance)
     found = organ_ml(writer.voxels, names, volume.geometry.spacing)
     return StreamedLabels(folder, slices, done_before, seconds, found)
@@ -152,5 +155,6 @@ def _identity(image: OmeZarrImage, predictor: Predictor, options: Mapping[str, A
         "time": image.time,
         "channel": image.channel,
         "checkpoint": checkpoint.sha256 if checkpoint is not None else predictor.card.variant,
-        "options": dict(options),
+        # Which of several volumes it is, is said above, also where the file holds but one and nobody chose.
+        "options": {key: value for key, value in options.items() if key not in ("channel", "time_point")},
     }

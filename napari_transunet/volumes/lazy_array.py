@@ -31,9 +31,12 @@ class _Stored:
         chunks: tuple[int, int, int],
         read: Callable[[Region], npt.NDArray[Any]],
         sample: Callable[[], npt.NDArray[Any]],
+        *,
+        keep: bool,
     ) -> None:
         self.shape, self.dtype, self.chunks = shape, dtype, chunks
         self._read, self._sample = read, sample
+        self._largest = _LARGEST_SLAB if keep else 0
         self._slab: tuple[int, int, int, npt.NDArray[Any]] | None = None
         self._sampled: npt.NDArray[Any] | None = None
         self._lock = threading.Lock()
@@ -44,7 +47,7 @@ class _Stored:
         first = start // depth * depth
         last = min(self.shape[axis], -(-stop // depth) * depth)
         plane = self.dtype.itemsize * int(np.prod(self.shape)) // self.shape[axis]
-        if (last - first) * plane > _LARGEST_SLAB:
+        if (last - first) * plane > self._largest:
             return self._read(self._region(axis, start, stop))
         with self._lock:
             known = self._slab
@@ -84,6 +87,7 @@ class LazyArray:
     chunks : voxels along each axis that are stored together
     read : gives the voxels of a region
     sample : gives some voxels, spread over the whole, of any shape: what percentiles and ranges are found from
+    keep : whether what was read last is kept; not where it may change
     """
 
     ndim = 3
@@ -95,8 +99,10 @@ class LazyArray:
         chunks: tuple[int, int, int],
         read: Callable[[Region], npt.NDArray[Any]],
         sample: Callable[[], npt.NDArray[Any]],
+        *,
+        keep: bool = True,
     ) -> None:
-        self._stored = _Stored(shape, np.dtype(dtype), chunks, read, sample)
+        self._stored = _Stored(shape, np.dtype(dtype), chunks, read, sample, keep=keep)
         self._axes: tuple[int, ...] = (0, 1, 2)
         self._flips: tuple[bool, ...] = (False, False, False)
 

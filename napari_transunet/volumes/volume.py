@@ -29,6 +29,7 @@ class Source:
     series_uid : DICOM SeriesInstanceUID.
     notes : what the reader assumed, left out or chosen between, a sentence each, e.g. that voxels of 1 mm were
         assumed. Whoever reads a volume for a person shows them.
+    picks : which of several volumes in the file, as arguments of its reader: ("channel", 1).
     """
 
     path: Path | None
@@ -36,6 +37,7 @@ class Source:
     name: str
     series_uid: str | None = None
     notes: tuple[str, ...] = ()
+    picks: tuple[tuple[str, int], ...] = ()
 
     @property
     def has_orientation(self) -> bool:

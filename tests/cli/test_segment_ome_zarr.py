@@ -85,13 +85,20 @@ def test_a_run_that_was_stopped_is_gone_on_with(run, scan, network):
             progress=lambda *at: told.append(at),
             cancelled=lambda: len(told) > 2,
         )
-    resumed = []
+    begun = []
     made = segment_ome_zarr(
-        image, image.volume(), predictor, LabelsPlace(scan, "organs"), resumed=resumed.append
+        image,
+        image.volume(),
+        predictor,
+        LabelsPlace(scan, "organs"),
+        began=lambda writer: begun.append((writer.done, writer.view())),
     )
-    assert resumed == [4]
+    ((done, view),) = begun
+    assert done == 4
     assert (made.slices, made.resumed_at) == (11, 4)
-    assert np.array_equal(zarr.open_array(made.folder / "0")[:], labels_of(network, scan))
+    labels = labels_of(network, scan)
+    assert np.array_equal(zarr.open_array(made.folder / "0")[:], labels)
+    assert np.array_equal(view[2:5, 3:9, 7], labels[2:5, 3:9, 7])
 
 
 def test_over_http_and_to_files(run, scan, network, tmp_path):

@@ -19,6 +19,7 @@ from napari_transunet.files import atomic_path, file_problems
 from napari_transunet.io.ome_zarr.metadata import group_attributes, read_json
 from napari_transunet.io.ome_zarr.reading import OmeZarrImage, is_ome_zarr
 from napari_transunet.io.sidecar import clean, plain
+from napari_transunet.volumes.lazy_array import LazyArray, Region, sample_of
 
 if TYPE_CHECKING:
     from napari_transunet.volumes.labels import LabelSet
@@ -56,16 +57,22 @@ class LabelsPlace:
             )
         return cls(path.parent.parent, _checked_name(path.name))
 
-    def named(self, name: str) -> LabelsPlace:
-        """The same, with this name where it has none; what cannot be in a name becomes `_`."""
-        return (
-            self if self.name else LabelsPlace(self.container, _checked_name(re.sub(r"[^\w.+-]", "_", name)))
-        )
+    def named(self, name: str, time: int | None) -> LabelsPlace:
+        """The same, with the name of these labels of a time point where it has none; `_` is what cannot be in one."""
+        if self.name:
+            return self
+        name = re.sub(r"[^\w.+-]", "_", name if time is None else f"{name}_t{time}")
+        return LabelsPlace(self.container, _checked_name(name))
 
     @property
     def folder(self) -> Path:
         """Of the labels' own group."""
         return self.container / "labels" / (self.name or "")
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether labels are there that a run did not finish."""
+        return (self.folder / _PROGRESS).is_file()
 
 
 class LabelWriter:
@@ -86,6 +93,7 @@ class LabelWriter:
 
     Attributes
     ----------
+    axis : along which slices come
     done : how many slices are written already
 
     Raises
@@ -106,7 +114,7 @@ class LabelWriter:
         identity: Mapping[str, Any],
         overwrite: bool = False,
     ) -> None:
-        self._place, self._image, self._axis = place, image, axis
+        self._place, self._image, self.axis = place, image, axis
         self._dtype = np.dtype(dtype)
         shape = image.geometry.shape
         self._count = shape[axis]
@@ -131,11 +139,27 @@ class LabelWriter:
 
     def put(self, index: int, plane: npt.NDArray[Any]) -> None:
         """The labels of the next slice, across the axis."""
-        depth = self._chunks[self._axis]
+        depth = self._chunks[self.axis]
         start = index // depth * depth
-        np.moveaxis(self._slab, self._axis, 0)[index - start] = plane
+        np.moveaxis(self._slab, self.axis, 0)[index - start] = plane
         if index + 1 == min(start + depth, self._count):
             self._write_slab(start, index + 1)
+
+    def view(self) -> LazyArray:
+        """The labels (z, y, x) as far as they are written whenever it is asked, zeros beyond; for any thread."""
+        shape = self._image.geometry.shape
+
+        def read(region: Region) -> npt.NDArray[Any]:
+            part = region[self.axis]  # beyond what is written, chunks may be half there
+            stop = max(part.start, min(part.stop, self.done))
+            labels = np.zeros([one.stop - one.start for one in region], self._dtype)
+            if stop > part.start:
+                known, target = list(region), [slice(None)] * 3
+                known[self.axis], target[self.axis] = slice(part.start, stop), slice(0, stop - part.start)
+                labels[tuple(target)] = self._get(self._array, known)
+            return labels
+
+        return LazyArray(shape, self._dtype, self._chunks, read, lambda: sample_of(read, shape), keep=False)
 
     def finish(self, labels: LabelSet, provenance: Mapping[str, Any]) -> Path:
         """Makes the coarser resolutions, says what labels mean and what made them, and lists the label image.
@@ -238,10 +262,10 @@ class LabelWriter:
 
     def _write_slab(self, start: int, stop: int) -> None:
         region = [slice(0, n) for n in self._image.geometry.shape]
-        region[self._axis] = slice(start, stop)
-        slab = np.take(self._slab, range(stop - start), self._axis)
+        region[self.axis] = slice(start, stop)
+        slab = np.take(self._slab, range(stop - start), self.axis)
         self._put(self._array, region, slab)
-        for plane in np.moveaxis(slab, self._axis, 0):  # a plane at a time: memory
+        for plane in np.moveaxis(slab, self.axis, 0):  # a plane at a time: memory
             counts = np.bincount(plane.ravel())
             for value in np.flatnonzero(counts).tolist():
                 self._voxels[value] = self._voxels.get(value, 0) + int(counts[value])

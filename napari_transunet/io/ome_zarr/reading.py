@@ -69,7 +69,9 @@ class OmeZarrImage:
         """The same as a volume whose voxels stay in the file."""
         labels = _labels(self.attributes) if self.info.dtype.kind in "iu" else None
         path = self.base if isinstance(self.base, Path) else None
-        source = Source(path, "OME-Zarr", self.name, notes=self.notes)
+        picks = {"time": self.time, "channel": self.channel, "level": self.level}
+        known = tuple((which, index) for which, index in picks.items() if index is not None)
+        source = Source(path, "OME-Zarr", self.name, notes=self.notes, picks=known)
         data: Any = self.data
         return Volume(data, self.geometry, None, source, labels)
 

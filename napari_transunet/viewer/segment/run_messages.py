@@ -51,7 +51,8 @@ class RunProgress:
     """How far a run is.
 
     `left` is the estimated remaining time in seconds, None while it cannot be known; `number` is the slider's of the
-    slice that it started at, and `on` says what runs it, where that is another machine.
+    slice that it started at, and `on` says what runs it, where that is another machine. `into` is the place in a file
+    that labels go to, where memory cannot hold them.
     """
 
     stage: Stage
@@ -60,6 +61,7 @@ class RunProgress:
     number: int
     left: float | None
     on: str = ""
+    into: str = ""
 
 
 @dataclass(frozen=True)

@@ -503,14 +503,14 @@ class SegmentDock(QWidget):
         candidate = self.checkpoint.usable
         self._form.setRowVisible(self.checkpoint.names, candidate is not None and bool(candidate.presets))
         self.panel.show_result(layer, self.volume.layer, None if candidate is None else candidate.label_set)
-        wait = "Wait until the segmentation is done, or cancel it." if running is not None else None
+        wait = "Wait until the segmentation is done, or cancel it." if self.running else None
         self._show_labels(layer)
         self.panel.set_locked(wait)
         self.labels.set_locked(wait)
         self.checkpoint.names.set_locked(wait)
-        if running is not None:
+        if self.running:
             return
-        status = self.segmentation.status_of(layer)
+        status = self.segmentation.status_of(self.volume.layer if layer is None else layer)
         self.panel.legend.set_volumes(status.volumes if status is not None else {})
         self.bar.show_idle(
             self._why_not(),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, Signal
 
-from napari_transunet.errors import TransUNetError
+from napari_transunet.errors import ExistsError, TransUNetError
 from napari_transunet.inference.compatibility import doubt_about, doubt_about_augmentation
 from napari_transunet.viewer.layers.fingerprints import fingerprinted_volume
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, volume_of
@@ -19,6 +19,14 @@ from napari_transunet.viewer.segment.predictors import PredictorCache
 from napari_transunet.viewer.segment.preloading import prepare_ahead
 from napari_transunet.viewer.segment.segmentation_run import SegmentationRun
 from napari_transunet.viewer.segment.segmentation_worker import SegmentationWorker
+from napari_transunet.viewer.segment.streamed_run import (
+    StreamedRun,
+    add_written_labels,
+    inside,
+    place_for,
+    question_about,
+    written_labels,
+)
 from napari_transunet.viewer.sessions.autosave_controller import AutosaveController, autosave_of, save_soon
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.closing import Unfinished
@@ -34,9 +42,10 @@ from napari_transunet.viewer.widgets.preferences import load_preferences
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
 if TYPE_CHECKING:
-    from napari.layers import Labels
+    from napari.layers import Image, Labels
     from napari.viewer import Viewer
 
+    from napari_transunet.io.ome_zarr.labels import LabelsPlace
     from napari_transunet.viewer.segment.checkpoint_chooser import Candidate
     from napari_transunet.viewer.segment.predictors import PredictorSettings
     from napari_transunet.viewer.segment.run_messages import RunOutcome, RunRequest
@@ -89,14 +98,14 @@ class SegmentationController(QObject):
         self._cache = PredictorCache()
         self._tasks = BackgroundTasks(self)
         self._ahead: PredictorSettings | None = None  # what was prepared unasked last
-        self.run: SegmentationRun | None = None
+        self.run: SegmentationRun | StreamedRun | None = None
         """The run that goes on."""
-        self._abandoned: SegmentationRun | None = None
+        self._abandoned: SegmentationRun | StreamedRun | None = None
         self._new_layer: Labels | None = None  # that was made for it
         self._last: RunRequest | None = None  # the run that goes on, or went on last
         self._autosaves: weakref.WeakSet[AutosaveController] = weakref.WeakSet()  # that the window waits for
         self._last_saves: list[AutosaveController] = []  # whose labels went while a run wrote into them
-        self._statuses: weakref.WeakKeyDictionary[Labels, ResultStatus] = weakref.WeakKeyDictionary()
+        self._statuses: weakref.WeakKeyDictionary[Image | Labels, ResultStatus] = weakref.WeakKeyDictionary()
 
     # -- before a run ---------------------------------------------------------------------------------------
 
@@ -155,6 +164,9 @@ class SegmentationController(QObject):
             volume = None if is_lazy(image) else volume_of(image)
             result, self._new_layer = request.into, None
             if result is None or result.layer not in self._viewer.layers or not result.lies_on(image):
+                if (place := place_for(request)) is not None:
+                    self._ask_about_file(request, place)
+                    return
                 result = self._sessions.new_result(image, volume or geometry_of(image), candidate.label_set)
                 self._new_layer = result.layer
                 result.layer.opacity = load_preferences().label_opacity
@@ -181,6 +193,63 @@ class SegmentationController(QObject):
         self._confirm.withdraw()
         self.started.emit()
         run.start()
+
+    def _ask_about_file(self, request: RunRequest, place: LabelsPlace) -> None:
+        """Labels that memory cannot hold go into the image's file, where a person says so or has said so."""
+        stream = partial(self._stream, request, place)
+        if place.unfinished:
+            stream()
+        elif place.folder.exists():
+            self._confirm.ask(
+                f"{inside(place)} is there already. Segment anew and replace it?",
+                yes="Replace",
+                no="Show it",
+                on_yes=partial(stream, overwrite=True),
+                on_no=partial(self._show_written, request.image, place),
+            )
+        else:
+            self._confirm.ask(
+                question_about(request, place),
+                yes="Write into the OME-Zarr",
+                no="Cancel",
+                on_yes=stream,
+                on_no=self.refused.emit,
+            )
+
+    def _stream(self, request: RunRequest, place: LabelsPlace, *, overwrite: bool = False) -> None:
+        if self.run is not None or request.image not in self._viewer.layers:
+            return
+        run = self.run = StreamedRun(
+            self._viewer, request, self._cache, place, overwrite=overwrite, parent=self
+        )
+        run.progressed.connect(self.progressed)
+        run.finished.connect(self._on_streamed)
+        self._statuses.pop(request.image, None)
+        self.started.emit()
+        run.start()
+
+    def _on_streamed(self, outcome: RunOutcome, sentence: str) -> None:
+        run, self.run = self.run, None
+        if not isinstance(run, StreamedRun):
+            return
+        run.deleteLater()
+        kept = ResultStatus(sentence, outcome.done, outcome.total, outcome.volumes)
+        self._statuses[run.image] = kept
+        if isinstance(outcome.error, ExistsError):
+            self._confirm.ask(
+                f"{inside(run.place)} was begun with another checkpoint or other options. Begin anew?",
+                yes="Begin anew",
+                no="Cancel",
+                on_yes=partial(self._stream, run.request, run.place, overwrite=True),
+                on_no=self.refused.emit,
+            )
+        self.finished.emit(outcome, sentence)
+
+    def _show_written(self, image: Image, place: LabelsPlace) -> None:
+        try:
+            add_written_labels(self._viewer, image, place, *written_labels(place, image))
+        except TransUNetError as error:
+            self.message.emit(error_sentence(error))
 
     def go_on(self, outcome: RunOutcome, *, here: bool) -> None:
         """Compute what the last run did not, where it was, or on this machine."""
@@ -223,7 +292,7 @@ class SegmentationController(QObject):
 
     def _on_finished(self, outcome: RunOutcome) -> None:
         run, self.run = self.run, None
-        if run is None:
+        if not isinstance(run, SegmentationRun):
             return
         layer, session = run.result.layer, run.result.session
         run.deleteLater()
@@ -253,8 +322,8 @@ class SegmentationController(QObject):
 
     # -- its labels -----------------------------------------------------------------------------------------
 
-    def status_of(self, layer: Labels | None) -> ResultStatus | None:
-        """What was said about a labels layer; None where no run ended in it."""
+    def status_of(self, layer: Image | Labels | None) -> ResultStatus | None:
+        """What was said about labels, or about an image whose labels went into its file; None where no run ended."""
         return self._statuses.get(layer) if layer is not None else None
 
     def set_volumes(self, result: Result, volumes: Mapping[int, float]) -> None:

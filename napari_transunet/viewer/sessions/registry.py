@@ -135,14 +135,14 @@ class Sessions(QObject):
             A run's labels and what is known about them would not fit into memory.
         """
         shape: tuple[int, int, int] = tuple(voxels_of(image).shape)
-        highest = max(label_set.names, default=1)
-        dtype = np.uint8 if highest < 256 else np.uint16
-        needed, free = _ARRAYS * np.dtype(dtype).itemsize * math.prod(shape), available_memory()
+        dtype = _dtype_of(label_set)
+        needed, free = memory_for_labels(image, label_set), available_memory()
         if needed > free:  # empty arrays take none yet: the system would end the program in mid-run
             raise SizeError(
                 f"Labels of “{image.name}” and the record of edits take up to {needed / 1e9:.1f} GB of memory, and "
-                f"{free / 1e9:.1f} GB are free. Segment an OME-Zarr with the command “napari-transunet segment”, which "
-                "writes its labels to disk as it goes, or crop or downsample the volume."
+                f"{free / 1e9:.1f} GB are free. Crop or downsample the volume, or open it as an OME-Zarr in a folder, "
+                "into which labels can be written as they are made. For one in the web the command “napari-transunet "
+                "segment” makes such a folder."
             )
         layer = new_labels_layer(np.zeros(shape, dtype), volume, label_set, f"{image.name}{SUFFIX}")
         session = AnnotationSession(shape, label_set.names, dtype=dtype)
@@ -267,6 +267,15 @@ class Sessions(QObject):
         if result is not None:
             self.set_current(result)
         self.selected.emit(layer)
+
+
+def memory_for_labels(image: Image, label_set: LabelSet) -> int:
+    """Bytes that a run's labels of an image, and what is known about them, take at most."""
+    return _ARRAYS * np.dtype(_dtype_of(label_set)).itemsize * math.prod(voxels_of(image).shape)
+
+
+def _dtype_of(label_set: LabelSet) -> type[np.unsignedinteger[Any]]:
+    return np.uint8 if max(label_set.names, default=1) < 256 else np.uint16
 
 
 def is_reviewable(layer: Any) -> bool:

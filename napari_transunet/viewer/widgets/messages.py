@@ -127,7 +127,10 @@ def progress_sentence(progress: RunProgress) -> str:
     if progress.stage == "stopping":
         return "Stopping; the slices that are done stay."
     if progress.stage == "loading":
-        return "Preparing the network …; the slice in view comes as soon as it is ready."
+        first = "" if progress.into else "; the slice in view comes as soon as it is ready"
+        return f"Preparing the network …{first}."
+    if progress.into:
+        return f"Segmenting from the first slice on, into {progress.into}; its labels are shown, but cannot be painted."
     if progress.total == 1:
         return f"Segmenting slice {progress.number}."
     on = f" on the {progress.on}" if progress.on else ""

@@ -201,7 +201,7 @@ def test_labels_that_memory_cannot_hold_are_refused_before_anything_is_made(view
     image = _image(viewer)
     volume = volume_of(image)
     monkeypatch.setattr(registry, "available_memory", lambda: 5 * volume.data.size - 1)
-    with pytest.raises(SizeError, match="Segment an OME-Zarr with the command"):
+    with pytest.raises(SizeError, match="open it as an OME-Zarr in a folder"):
         sessions.new_result(image, volume, LABELS)
     assert sessions.recently_used() == []
     monkeypatch.setattr(registry, "available_memory", lambda: 5 * volume.data.size)
