@@ -120,7 +120,8 @@ class LabelWriter:
         self._count = shape[axis]
         plane = math.prod(shape) // shape[axis] * self._dtype.itemsize
         depth = int(max(1, min(_DEEPEST, _SLAB // plane, self._count)))
-        self._chunks = tuple(depth if i == axis else min(_WIDEST, n) for i, n in enumerate(shape))
+        z, y, x = (depth if i == axis else min(_WIDEST, n) for i, n in enumerate(shape))
+        self._chunks = z, y, x
         self._identity = plain(
             {**identity, "axis": axis, "shape": shape, "dtype": self._dtype.name, "depth": depth}
         )

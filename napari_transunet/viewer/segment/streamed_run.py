@@ -18,7 +18,7 @@ from napari_transunet.errors import ExistsError, FileProblem, InputError
 from napari_transunet.files import available_memory
 from napari_transunet.inference.prediction import PredictionCancelled
 from napari_transunet.viewer.layers.event_links import EventLinks
-from napari_transunet.viewer.layers.layer_record import record_of
+from napari_transunet.viewer.layers.layer_record import change_record, record_of
 from napari_transunet.viewer.layers.layers import geometry_of, labels_to_layer, voxels_of
 from napari_transunet.viewer.layers.slice_numbers import position_in_view
 from napari_transunet.viewer.segment.run_messages import Kind, RunOutcome, RunProgress
@@ -26,6 +26,8 @@ from napari_transunet.viewer.sessions.registry import memory_for_labels
 from napari_transunet.viewer.widgets.messages import count, duration, error_sentence, organ_volumes
 from napari_transunet.viewer.widgets.priority import be_nice
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.volume import Source
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     from napari_transunet.io.ome_zarr.labels import LabelsPlace, LabelWriter
     from napari_transunet.viewer.segment.predictors import PredictorCache
     from napari_transunet.viewer.segment.run_messages import RunRequest
-    from napari_transunet.volumes.labels import LabelSet
     from napari_transunet.volumes.lazy_array import LazyArray
 
 logger = logging.getLogger(__name__)
@@ -234,12 +235,7 @@ class StreamedRun(QObject):
         self._conclude(made)
         if not isinstance(made, Exception) and layer is not None and layer in layers:
             # Coarser resolutions are there now, and napari makes no layer of several of one that it has.
-            at, looks = layers.index(layer), {"visible": layer.visible, "opacity": layer.opacity}
-            layers.remove(layer)
-            new = add_written_labels(
-                self._viewer, self.image, self.place, *written_labels(self.place, self.image), **looks
-            )
-            layers.move(layers.index(new), at)
+            add_written_labels(self._viewer, self.image, self.place, *written_labels(self.place, self.image))
 
     def _conclude(self, made: StreamedLabels | Exception | None) -> None:
         if self._over:
@@ -261,6 +257,8 @@ class StreamedRun(QObject):
             sentence = (
                 f"Stopped after {done:,} of {count(total, 'slice')}{because}; they are written into {where}, and"
                 " “Segment volume” goes on after them."
+                if done
+                else f"Stopped before anything was written{because}."
             )
         elif isinstance(made, Exception):
             error, sentence = made, error_sentence(made)
@@ -308,12 +306,8 @@ def written_labels(place: LabelsPlace, image: Image) -> tuple[list[LazyArray], L
     time_point = dict(volume.source.picks).get("time") if volume is not None else None
     finest = open_ome_zarr(place.folder, time=time_point)
     levels = range(1, len(finest.multiscale.levels))
-    label_set = finest.volume().labels
-    assert label_set is not None
-    return [
-        finest.data,
-        *(open_ome_zarr(place.folder, time=time_point, level=n).data for n in levels),
-    ], label_set
+    coarser = [open_ome_zarr(place.folder, time=time_point, level=n).data for n in levels]
+    return [finest.data, *coarser], finest.volume().labels or LabelSet()
 
 
 def add_written_labels(
@@ -322,16 +316,26 @@ def add_written_labels(
     place: LabelsPlace,
     levels: list[LazyArray],
     label_set: LabelSet,
-    **looks: Any,
 ) -> Labels:
-    """Show labels that lie in a file, finest resolution first, on their image; nobody can paint them."""
+    """Show labels that lie in a file, finest resolution first, on their image; nobody can paint them.
+
+    A layer that shows them already is replaced.
+    """
     from napari.layers import Labels as NapariLabels
 
     finest: Any = levels[0]
     name = f"{image.name}, {inside(place)}"
     _, meta, _ = labels_to_layer(finest, geometry_of(image), label_set, name)
     data: Any = levels if len(levels) > 1 else finest
-    layer = NapariLabels(data, **{**meta, **looks})
+    layer, layers = NapariLabels(data, **meta), viewer.layers
     layer.editable = False
+    change_record(layer, file=Source(place.folder, "OME-Zarr", place.name or ""))
+    old = next((one for one in layers if (of := record_of(one).file) and of.path == place.folder), None)
+    if old is None or old.editable:
+        viewer.add_layer(layer)
+        return layer
+    layer.visible, layer.opacity, at = old.visible, old.opacity, layers.index(old)
+    layers.remove(old)
     viewer.add_layer(layer)
+    layers.move(layers.index(layer), at)
     return layer
