@@ -271,7 +271,8 @@ class Sessions(QObject):
 
 def memory_for_labels(image: Image, label_set: LabelSet) -> int:
     """Bytes that a run's labels of an image, and what is known about them, take at most."""
-    return _ARRAYS * np.dtype(_dtype_of(label_set)).itemsize * math.prod(voxels_of(image).shape)
+    voxels: int = math.prod(voxels_of(image).shape)
+    return _ARRAYS * np.dtype(_dtype_of(label_set)).itemsize * voxels
 
 
 def _dtype_of(label_set: LabelSet) -> type[np.unsignedinteger[Any]]:
