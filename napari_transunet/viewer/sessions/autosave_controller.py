@@ -24,11 +24,12 @@ from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.fingerprints import fingerprint_job
 from napari_transunet.viewer.layers.layers import geometry_of, label_set_of, source_of
 from napari_transunet.viewer.layers.undo import history_of
+from napari_transunet.viewer.sessions.lone_labels import LoneLabels, lone_fingerprint
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks, emit
 
 if TYPE_CHECKING:
-    from napari.layers import Image
+    from napari.layers import Image, Labels
     from napari.viewer import Viewer
 
     from napari_transunet.annotation.session import AnnotationSession
@@ -53,7 +54,11 @@ class AutosaveController(QObject):
     problem = Signal(str)
 
     def __init__(
-        self, viewer: Viewer, result: Result, image: Image, folder: SessionFolder | None = None
+        self,
+        viewer: Viewer,
+        result: Result | LoneLabels,
+        image: Image | Labels,
+        folder: SessionFolder | None = None,
     ) -> None:
         super().__init__()
         self._result = result
@@ -84,9 +89,14 @@ class AutosaveController(QObject):
             self._find_folder(image)
 
     @property
-    def result(self) -> Result:
+    def result(self) -> Result | LoneLabels:
         """What is kept."""
         return self._result
+
+    @property
+    def closed(self) -> bool:
+        """Whether it saves no more."""
+        return self._closed
 
     def touch(self) -> None:
         """Something changed that should be saved soon."""
@@ -137,9 +147,10 @@ class AutosaveController(QObject):
             saver.touch()
         saver.close(_PATIENCE)
 
-    def _find_folder(self, image: Image) -> None:
+    def _find_folder(self, image: Image | Labels) -> None:
         try:
-            fingerprint = fingerprint_job(image)
+            lone = isinstance(self._result, LoneLabels)
+            fingerprint = lone_fingerprint(self._result.layer) if lone else fingerprint_job(image)
             geometry, source = geometry_of(image), source_of(image)
         except TransUNetError as error:
             logger.warning("This volume's labels are not saved while you work: %s", error)
@@ -188,6 +199,8 @@ class AutosaveController(QObject):
             "opacity": float(layer.opacity),
             "label_set": [as_json(label) for label in label_set_of(layer)],
         }
+        if isinstance(self._result, LoneLabels):
+            self._front = {**self._front, "grid": self._result.grid}
 
     def _state(self) -> dict[str, Any]:
         """All but the arrays; called on the saver's thread."""
@@ -239,7 +252,7 @@ def save_soon(viewer: Viewer, result: Result) -> AutosaveController | None:
 def autosave_of(result: Result) -> AutosaveController | None:
     """The autosave of a result; None where it is not kept."""
     autosave = result.autosave
-    return autosave if autosave is not None and not autosave._closed else None
+    return autosave if autosave is not None and not autosave.closed else None
 
 
 def _array(session: AnnotationSession, name: str) -> Any:

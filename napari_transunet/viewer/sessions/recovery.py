@@ -11,12 +11,14 @@ import numpy as np
 from qtpy.QtCore import QObject, Signal
 
 from napari_transunet.annotation.saved_state import restored_labels
+from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.annotation.session_store import SessionFolder, SessionInfo, SessionStore
 from napari_transunet.errors import InputError, TransUNetError, VolumeError
 from napari_transunet.io.sidecar import labels_from_json
 from napari_transunet.viewer.layers.fingerprints import fingerprint_job
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, new_labels_layer, problem_with
 from napari_transunet.viewer.sessions.autosave_controller import start_autosave
+from napari_transunet.viewer.sessions.lone_labels import grid_of, is_lone
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.sessions.results import SUFFIX, Result
 from napari_transunet.viewer.widgets.messages import count, error_sentence
@@ -26,11 +28,11 @@ if TYPE_CHECKING:
     from napari.layers import Image
     from napari.viewer import Viewer
 
-    from napari_transunet.annotation.session import AnnotationSession
-
 logger = logging.getLogger(__name__)
 
 _RESTORING = "Restoring the labels"
+
+_Loaded = tuple[SessionFolder, np.ndarray[Any, Any], AnnotationSession, Mapping[str, Any], bool]
 
 
 class Recovery(QObject):
@@ -76,29 +78,27 @@ class Recovery(QObject):
 
         self._tasks.run(find, tell)
 
-    def restore(self, image: Image, info: SessionInfo) -> None:
-        """Put saved labels back onto their image, and go on with their session."""
+    def restore(self, image: Image | None, info: SessionInfo) -> None:
+        """Put saved labels back onto their image, or those of none into the window, and go on with their session."""
+        if is_lone(info):
+            self._tasks.run(lambda: _loaded(info), self._show_lone, self.failed.emit, what=_RESTORING)
+            return
+        if image is None:
+            return
         try:
             fingerprint = fingerprint_job(image)
         except TransUNetError as error:
             self.failed.emit(str(error))
             return
 
-        def load() -> tuple[SessionFolder, np.ndarray[Any, Any], AnnotationSession, Mapping[str, Any], bool]:
+        def load() -> _Loaded:
             if fingerprint() != info.about.fingerprint:
                 raise VolumeError(
                     f"These labels belong to another image ({info.about.image_name}); open that one first."
                 )
-            folder = SessionStore().open(info)
-            try:
-                saved = folder.load()
-                labels, session, layer = restored_labels(saved)
-                return folder, labels, session, layer, saved.lost
-            except BaseException:
-                folder.close()
-                raise
+            return _loaded(info)
 
-        def show(loaded: tuple[Any, ...]) -> None:
+        def show(loaded: _Loaded) -> None:
             folder, labels, session, layer, lost = loaded
             try:
                 result = self._put_back(image, labels, session, layer)
@@ -115,6 +115,18 @@ class Recovery(QObject):
 
         self._tasks.run(load, show, self.failed.emit, what=_RESTORING)
 
+    def _show_lone(self, loaded: _Loaded) -> None:
+        folder, labels, session, state, _ = loaded
+        try:
+            label_set = labels_from_json(state["label_set"])
+            layer = new_labels_layer(labels, grid_of(state), label_set, str(state.get("name") or "labels"))
+        except (TransUNetError, KeyError, TypeError, ValueError) as error:
+            folder.close()
+            self.failed.emit(error_sentence(error, _RESTORING))
+            return
+        self._viewer.add_layer(layer)
+        self._sessions.keep_lone(layer, session, folder)
+
     def detach(self) -> None:
         """Forget what is under way."""
         self._tasks.drop()
@@ -129,6 +141,18 @@ class Recovery(QObject):
         layer = new_labels_layer(labels, geometry_of(image), label_set, name)
         layer.opacity = min(1.0, max(0.0, float(state.get("opacity", 0.6))))
         return self._sessions.bind_result(layer, image, session, created_by_run=bool(session.runs))
+
+
+def _loaded(info: SessionInfo) -> _Loaded:
+    """A session's folder, held from now on, with what it holds; whether something newer in it is damaged."""
+    folder = SessionStore().open(info)
+    try:
+        saved = folder.load()
+        labels, session, layer = restored_labels(saved)
+        return folder, labels, session, layer, saved.lost
+    except BaseException:
+        folder.close()
+        raise
 
 
 def _holds_work(info: SessionInfo) -> bool:

@@ -20,6 +20,7 @@ from napari_transunet.viewer.layers.graphics import free_graphics_in_their_conte
 from napari_transunet.viewer.layers.grids import put_on_grid, reorientation_between
 from napari_transunet.viewer.layers.layer_record import is_overlay, is_scan, record_of
 from napari_transunet.viewer.layers.layers import label_set_of, new_labels_layer, problem_with, voxels_of
+from napari_transunet.viewer.sessions.lone_labels import LoneLabels
 from napari_transunet.viewer.sessions.results import SUFFIX, Result
 from napari_transunet.viewer.widgets.qt_helpers import window_object
 from napari_transunet.volumes.orientation import IDENTITY
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels
     from napari.viewer import Viewer
 
+    from napari_transunet.annotation.session_store import SessionFolder
+    from napari_transunet.viewer.sessions.autosave_controller import AutosaveController
     from napari_transunet.volumes.geometry import Geometry
     from napari_transunet.volumes.labels import LabelSet
     from napari_transunet.volumes.volume import Volume
@@ -57,7 +60,8 @@ class Sessions(QObject):
         self._results: weakref.WeakKeyDictionary[Any, Result] = weakref.WeakKeyDictionary()
         self._used: list[weakref.ref[Any]] = []
         self._new_copy: Any = None
-        self._told: weakref.WeakSet[Any] = weakref.WeakSet()  # of those it was said that they are not saved
+        # What saves labels that lie on no open image.
+        self._lone: weakref.WeakKeyDictionary[Any, AutosaveController] = weakref.WeakKeyDictionary()
         # Layers that have a session and are not in the viewer yet: nobody else holds them.
         self._coming: list[Any] = []
         for layer in viewer.layers:
@@ -211,7 +215,28 @@ class Sessions(QObject):
         layer = result.layer
         self._used = [ref for ref in self._used if ref() is not None and ref() is not layer]
         self._used.append(weakref.ref(layer))
+        if layer in self._lone and self.image_of(result) is not None:
+            self._lone.pop(layer).close(wait=False)
         self.changed.emit()
+
+    def keep_lone(
+        self, layer: Labels, session: AnnotationSession | None = None, folder: SessionFolder | None = None
+    ) -> None:
+        """Save labels that lie on no open image, from now on while a person works."""
+        from napari_transunet.viewer.sessions.autosave_controller import AutosaveController
+
+        try:
+            self._lone[layer] = autosave = AutosaveController(
+                self._viewer, LoneLabels(layer, session), layer, folder
+            )
+        except VolumeError as error:
+            self._lone.pop(layer, None)
+            self.save_failed.emit(
+                f"“{layer.name}” is not being saved while you work; export it often. ({error})"
+            )
+            return
+        autosave.problem.connect(self.save_failed)
+        autosave.touch()
 
     # -- inside ---------------------------------------------------------------------------------------------
 
@@ -229,14 +254,10 @@ class Sessions(QObject):
         if result is not None and self.image_of(result) is not None:
             save_soon(self._viewer, result)
             return
-        if layer in self._told:
+        if layer in self._lone and not self._lone[layer].closed:
             return
         if result is not None or (is_reviewable(layer) and not self.images_on_grid_of(layer)):
-            self._told.add(layer)
-            self.save_failed.emit(
-                f"“{layer.name}” lies on no image that is open, so what you paint in it is not being saved while you"
-                " work; open its scan, or export it often."
-            )
+            self.keep_lone(layer, None if result is None else result.session)
 
     def _on_inserted(self, event: Any) -> None:
         layer = event.value

@@ -10,6 +10,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QDialog, QFileDialog, QWidget
 
 from napari_transunet.annotation.session_store import SessionInfo, SessionStore
+from napari_transunet.viewer.sessions.lone_labels import is_lone
 from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
 from napari_transunet.viewer.widgets.messages import count
 from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row
@@ -24,7 +25,10 @@ _COLUMNS = ("Image", "Saved", "Edited voxels", "Reviewed", "Size", "State")
 
 
 class SessionsDialog(QDialog):
-    """Emits `restore_wanted` with the image and the `SessionInfo`; the viewer stays usable beside it."""
+    """Emits `restore_wanted` with the image (None for labels of no image) and the `SessionInfo`.
+
+    The viewer stays usable beside it.
+    """
 
     restore_wanted = Signal(object, object)
 
@@ -81,10 +85,13 @@ class SessionsDialog(QDialog):
     def _refresh_buttons(self) -> None:
         info = self._chosen()
         free = info is not None and not info.in_use
-        fits = info is not None and info.about.fingerprint == self._fingerprint
+        lone = info is not None and is_lone(info)
+        fits = lone or (info is not None and info.about.fingerprint == self._fingerprint)
         self._restore.setEnabled(free and fits)
         self._restore.setToolTip(
-            f"Put these labels back onto “{self._image.name}”"
+            "Put these labels, which lay on no open image, back into the window"
+            if free and lone
+            else f"Put these labels back onto “{self._image.name}”"
             if free and fits and self._image is not None
             else "Open the image of these labels first"
         )
@@ -94,7 +101,7 @@ class SessionsDialog(QDialog):
 
     def _on_restore(self) -> None:
         info = self._chosen()
-        if info is not None and self._image is not None:
+        if info is not None and (self._image is not None or is_lone(info)):
             self.restore_wanted.emit(self._image, info)
             self.close()
 

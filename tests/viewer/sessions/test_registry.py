@@ -181,22 +181,6 @@ def test_a_dropped_file_of_labels_is_tied_where_its_image_is_certain(viewer, ses
         assert geometry_of(labels).matches(volume.geometry)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_strokes_in_labels_whose_image_is_gone_are_not_lost_unsaid(viewer, sessions, tied):
-    image = _image(viewer)
-    labels = viewer.add_layer(_labels(geometry_of(image)))
-    if tied:
-        sessions.result_for(labels)
-    viewer.layers.remove(image)
-    told = []
-    sessions.save_failed.connect(told.append)
-    for x in (5, 6):
-        labels.paint((3, 5, x), 2)
-    assert len(told) == 1
-    assert "not being saved" in told[0]
-    assert labels.data[3, 5, 5] == 2
-
-
 def test_labels_that_memory_cannot_hold_are_refused_before_anything_is_made(viewer, sessions, monkeypatch):
     image = _image(viewer)
     volume = volume_of(image)

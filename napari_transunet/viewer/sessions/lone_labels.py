@@ -1,0 +1,83 @@
+"""Labels that lie on no open image: what is saved of them, and how they are found and put back without one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from napari_transunet.annotation.session import AnnotationSession
+from napari_transunet.errors import InputError
+from napari_transunet.viewer.layers.layer_record import record_of
+from napari_transunet.viewer.layers.layers import geometry_of, label_set_of
+from napari_transunet.volumes.geometry import Geometry
+
+if TYPE_CHECKING:
+    from napari.layers import Labels
+
+    from napari_transunet.annotation.session_store import SessionInfo
+
+_MARK = "labels-"  # before the fingerprint of a session that belongs to no image
+
+
+class LoneLabels:
+    """A labels layer without an image, as `AutosaveController` saves it; the layer is not kept alive.
+
+    Raises
+    ------
+    VolumeError
+        The layer has no grid in mm.
+    """
+
+    def __init__(self, layer: Labels, session: AnnotationSession | None = None) -> None:
+        self._layer = weakref.ref(layer)
+        self.session = session or AnnotationSession.of_labels(layer.data, label_set_of(layer).names)
+        self.grid = asdict(geometry_of(layer))
+        self.run = None
+        self.writing = threading.Lock()
+
+    @property
+    def layer(self) -> Labels:
+        """The labels layer. Raises `ReferenceError` where it is gone."""
+        if (layer := self._layer()) is None:
+            raise ReferenceError("The labels layer is gone.")
+        return layer
+
+    @property
+    def quoted_name(self) -> str:
+        """What a sentence calls the labels."""
+        layer = self._layer()
+        return "labels that were removed" if layer is None else f"“{layer.name}”"
+
+
+def lone_fingerprint(layer: Labels) -> Callable[[], str]:
+    """What such labels are found by: their grid, their file and their name."""
+    file = record_of(layer).file
+    path = str(file.path) if file is not None and file.path is not None else None
+    told = json.dumps([asdict(geometry_of(layer)), path, str(layer.name)], sort_keys=True)
+    return lambda: _MARK + hashlib.sha256(told.encode()).hexdigest()
+
+
+def is_lone(info: SessionInfo) -> bool:
+    """Whether a saved session is of labels without an image, which can be restored without one."""
+    return info.about.fingerprint.startswith(_MARK)
+
+
+def grid_of(state: Mapping[str, Any]) -> Geometry:
+    """The grid of saved labels.
+
+    Raises
+    ------
+    InputError
+        None is saved, or it is none.
+    """
+    try:
+        grid = state["grid"]
+        rows: Any = tuple(tuple(row) for row in grid["direction"])
+        return Geometry(tuple(grid["shape"]), tuple(grid["spacing"]), tuple(grid["origin"]), rows)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError("The grid of these labels is not saved; they were not restored.") from error
