@@ -11,7 +11,7 @@ import io
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -100,7 +100,7 @@ def parse_header(stream: IO[bytes]) -> NrrdHeader:
             raise VolumeError("its header does not end; it is damaged.")
         text = header_text(line.rstrip(b"\r\n"))
         if not text:
-            return NrrdHeader(MappingProxyType(fields), MappingProxyType(keys))
+            break
         if text.startswith("#"):
             continue
         key = re.match(r"([^:]*?):=(.*)", text)
@@ -119,10 +119,10 @@ def parse_header(stream: IO[bytes]) -> NrrdHeader:
                 )
         else:
             raise VolumeError(f"its header has a line that means nothing ({text[:40]!r}); it is damaged.")
-    # A detached header may end without an empty line.
-    if "datafile" in fields:
-        return NrrdHeader(MappingProxyType(fields), MappingProxyType(keys))
-    raise VolumeError("it ends inside the header; it is truncated, copy it again.")
+    else:
+        if "datafile" not in fields:  # a detached header may end without an empty line
+            raise VolumeError("it ends inside the header; it is truncated, copy it again.")
+    return NrrdHeader(MappingProxyType(fields), MappingProxyType(keys))
 
 
 def _several_files(data_file: str) -> bool:
@@ -173,13 +173,10 @@ def _axes(header: NrrdHeader) -> _Axes:
 
 
 def _integers(fields: Mapping[str, str], name: str) -> tuple[int, ...]:
-    try:
-        numbers = tuple(int(word) for word in fields[name].split())
-    except (KeyError, ValueError) as error:
-        raise VolumeError(f"its header lacks a readable '{name}' field; it is damaged.") from error
-    if not numbers:
-        raise VolumeError(f"its header lacks a readable '{name}' field; it is damaged.")
-    return numbers
+    with suppress(KeyError, ValueError):
+        if numbers := tuple(int(word) for word in fields[name].split()):
+            return numbers
+    raise VolumeError(f"its header lacks a readable '{name}' field; it is damaged.")
 
 
 def _numbers(text: str) -> list[float]:
@@ -370,11 +367,11 @@ def _wanted(
             "layer",
             names=_layer_names(header, layers),
         )
-    layer = chosen(
-        layers, channel, "layer" if segmented and axes.channel is not None else "channel", "channel"
+    what = "layer" if segmented and axes.channel is not None else "channel"
+    places = (
+        (axes.channel, chosen(layers, channel, what, "channel")),
+        (axes.time, chosen(times, time, "time point", "time")),
     )
-    moment = chosen(times, time, "time point", "time")
-    places = ((axes.channel, layer), (axes.time, moment))
     return {axis: place for axis, place in places if axis is not None}
 
 

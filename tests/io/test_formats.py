@@ -64,8 +64,15 @@ def test_itk_reads_labels_on_the_same_grid(tmp_path: Path, suffix: str, geometry
 @given(geometry=geometries())
 def test_nibabel_sees_the_same_matrix_in_sform_and_qform(tmp_path: Path, geometry: Geometry) -> None:
     image = nibabel.load(write_volume(tmp_path / "image.nii", _image(geometry), overwrite=True))
-    for matrix in (image.header.get_sform(), image.header.get_qform()):
-        np.testing.assert_allclose(matrix, geometry.affine_ras, atol=2e-4)
+    np.testing.assert_allclose(image.header.get_sform(), geometry.affine_ras, atol=2e-4)
+    # Near a half turn, three numbers of a quaternion in float32 tell the fourth to 6e-4 only.
+    turn = geometry.affine_ras[:3, :3] / geometry.spacing_xyz
+    turn[:, 2] *= np.sign(np.linalg.det(turn))
+    half_turn = np.trace(turn) < -0.99
+    loose = 2e-3 * max(geometry.spacing)
+    np.testing.assert_allclose(
+        image.header.get_qform(), geometry.affine_ras, atol=loose if half_turn else 2e-4
+    )
 
 
 @quick
