@@ -19,6 +19,7 @@ _STYLE = (
     " font-size: 15px; font-weight: bold; }"
 )
 _MARGIN = 6  # pixels from the edge
+_SCALE_BAR = 170  # px that napari's takes at the bottom right, at most
 _EDGES = ("left", "right", "top", "bottom")
 
 
@@ -77,5 +78,7 @@ class EdgeLetters(QObject):
         for edge, label in self._labels.items():
             across, down = (width - label.width()) // 2, (height - label.height()) // 2
             x = {"left": _MARGIN, "right": width - label.width() - _MARGIN}.get(edge, across)
+            if edge == "bottom":  # beside the scale bar where the canvas is narrow
+                x = max(_MARGIN, min(across, width - _SCALE_BAR - label.width()))
             y = {"top": _MARGIN, "bottom": height - label.height() - _MARGIN}.get(edge, down)
             label.move(x, y)

@@ -56,6 +56,7 @@ class ViewBar(QToolBar):
         button.setObjectName(name)
         button.setToolTip(tip)
         button.setMenu(menu)
+        button.setStyleSheet("QToolButton { padding-right: 14px; }")  # or the arrow lies on the text
         button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
         self.addWidget(button)
 

@@ -8,11 +8,13 @@ import pytest
 pytest.importorskip("napari")
 pytest.importorskip("qtpy")
 
-from qtpy.QtWidgets import QToolButton
+from qtpy.QtOpenGLWidgets import QOpenGLWidget
+from qtpy.QtWidgets import QLabel, QToolButton, QWidget
 
 from napari_transunet.viewer.anatomy.actions import VIEW_ACTIONS
 from napari_transunet.viewer.anatomy.anatomy import anatomy_of
-from napari_transunet.viewer.anatomy.directions import Plane
+from napari_transunet.viewer.anatomy.directions import Edges, Plane
+from napari_transunet.viewer.anatomy.edge_letters import EdgeLetters
 from napari_transunet.viewer.anatomy.view_bar import ViewBar
 from napari_transunet.viewer.layers.layers import add_volume, geometry_of, labels_to_layer, volume_of
 from napari_transunet.viewer.layers.napari_versions import camera_of, scale_bar_of
@@ -195,3 +197,17 @@ def test_planes_are_linked_and_follow_the_layers(make_napari_viewer, qtbot):
     looking.anatomy.do("planes")
     assert looking.anatomy.three_planes is None
     looking.image.contrast_limits = (-160, 240)  # nobody listens any more
+
+
+@pytest.mark.parametrize(("width", "clear_of_bar"), [(250, True), (800, False)])
+def test_on_a_narrow_canvas_the_letter_below_stands_beside_the_scale_bar(qtbot, width, clear_of_bar):
+    around = QWidget()
+    qtbot.addWidget(around)
+    canvas = QOpenGLWidget(around)
+    canvas.resize(width, 300)
+    letters = EdgeLetters(around)
+    letters.show_edges(Edges(left="R", right="L", top="A", bottom="P"))
+    below = canvas.findChild(QLabel, "letter_bottom").geometry()
+    above = canvas.findChild(QLabel, "letter_top").geometry()
+    assert below.right() < width - 165
+    assert (below.center().x() < above.center().x()) == clear_of_bar
