@@ -44,8 +44,9 @@ def put_on_grid(layer: Labels, image: Image, turn: Reorientation) -> None:
     change_record(layer, geometry=geometry)
     for name, value in _placed(geometry).items():
         setattr(layer, name, value)
-    # With other units than the image's, napari 0.7 shows nothing of the layer until the viewer slices it anew.
+    # With other units than the image's, napari 0.7 shows nothing of the layer until the viewer has told it its own.
     layer.events.reload(layer=layer)
+    layer.refresh()
 
 
 def _placed(geometry: Geometry) -> dict[str, Any]:

@@ -8,6 +8,7 @@ until they are there.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -111,7 +112,9 @@ def import_beside(viewer: Viewer, module: str) -> None:
 def _load(module: str) -> UnitRegistry[Any]:
     """Import it, find the preferences, and make a registry of units, for no thread may set up the shared one."""
     with no_garbage_collection():
-        for name in (module, *_FIRST):
-            import_module(name)
+        import_module(module)
+        for name in _FIRST:
+            with suppress(ModuleNotFoundError):  # not every version of napari has all of its own
+                import_module(name)
         load_preferences()
         return UnitRegistry(on_redefinition="raise")
