@@ -79,15 +79,17 @@ def small_networks() -> Iterator[None]:
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs do not give way to other processes: where these keep every core, a run would never end.
 
-    And a dock spares no viewer the search for garbage: napari checks that each is gone once it is closed.
+    And a dock spares no viewer the search for garbage, since napari checks that each is gone once it is closed; nor
+    does closing one end what is spared here.
     """
     from napari_transunet.viewer.plugin import opening
     from napari_transunet.viewer.segment import segment_dock
-    from napari_transunet.viewer.widgets import priority
+    from napari_transunet.viewer.widgets import dock_events, priority
 
     monkeypatch.setattr(priority, "_NICENESS", 0)
     for module in (opening, segment_dock):
         monkeypatch.setattr(module, "spare_what_is_loaded", lambda _viewer: None)
+    monkeypatch.setattr(dock_events, "spare_nothing", lambda: None)
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from qtpy.QtCore import QEvent, QObject, Signal
 from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
+from napari_transunet.viewer.widgets.priority import spare_nothing
 from napari_transunet.viewer.widgets.qt_helpers import single_shot
 
 _MARK = "transunet_tab"  # of docks that were put into the group of tabs once
@@ -83,6 +84,7 @@ class DockEvents(QObject):
         if not by_person and (closing or hidden):
             self._leave(closing=True)
             self.window_closed.emit()
+            spare_nothing()
 
     def _leave(self, *, closing: bool) -> None:
         if self.here:

@@ -53,3 +53,8 @@ def spare_what_is_loaded(viewer: Viewer) -> None:
     """
     if not viewer.layers:
         gc.freeze()
+
+
+def spare_nothing() -> None:
+    """Look for garbage everywhere again: a window closes, and the program may go on."""
+    gc.unfreeze()

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 
-from napari_transunet.viewer.widgets.priority import no_garbage_collection, spare_what_is_loaded
+from napari_transunet.viewer.widgets.priority import (
+    no_garbage_collection,
+    spare_nothing,
+    spare_what_is_loaded,
+)
 
 
 def test_garbage_is_collected_again_after_imports_also_where_they_fail_or_overlap() -> None:
@@ -19,6 +23,13 @@ def test_garbage_is_collected_again_after_imports_also_where_they_fail_or_overla
     with no_garbage_collection(), no_garbage_collection():
         assert not gc.isenabled()
     assert gc.isenabled()
+
+
+def test_a_window_that_was_closed_is_looked_for_again() -> None:
+    gc.freeze()
+    assert gc.get_freeze_count()
+    spare_nothing()
+    assert not gc.get_freeze_count()
 
 
 def test_only_what_is_loaded_before_the_first_layer_is_spared(monkeypatch: pytest.MonkeyPatch) -> None:
