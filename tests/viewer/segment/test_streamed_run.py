@@ -60,7 +60,8 @@ def test_they_are_written_shown_and_gone_on_with(dock, slow, checkpoints, path):
     dock.until(lambda: NAME in dock.viewer.layers)
     labels = dock.viewer.layers[NAME]
     assert not labels.editable
-    shown = labels.data[1]  # what is written
+    dock.until(lambda: labels.data[1].any())  # what is written
+    shown = labels.data[1]
     assert not labels.data[5:].any()  # what is not
     assert "cannot be painted" in dock.status
     dock.press("cancel")
