@@ -24,7 +24,7 @@ from napari_transunet.viewer.segment.checkpoint_controller import CheckpointCont
 from napari_transunet.viewer.segment.cluster_dialog import ClusterDialog
 from napari_transunet.viewer.segment.device_chooser import DeviceChooser, find_devices
 from napari_transunet.viewer.segment.predictors import PredictorSettings
-from napari_transunet.viewer.segment.preloading import load_engine
+from napari_transunet.viewer.segment.preloading import load_engine, load_torch_libraries
 from napari_transunet.viewer.segment.result_panel import ResultPanel
 from napari_transunet.viewer.segment.run_bar import RunBar
 from napari_transunet.viewer.segment.run_messages import RunRequest
@@ -278,7 +278,13 @@ class SegmentDock(QWidget):
         self._shown.start()
 
     def _look_around(self) -> None:
-        """Find what can be chosen: devices and checkpoints."""
+        """Find what can be chosen, once torch's libraries are loaded.
+
+        Both imports below would wait for these, and with them, since the import holds Python's lock, the window.
+        """
+        self._tasks.run(load_torch_libraries, lambda _: self._find_choices())
+
+    def _find_choices(self) -> None:
         self._tasks.run(find_devices, self._on_devices, self._set_status, what="Looking for devices")
         self.checkpoints.attach()
 

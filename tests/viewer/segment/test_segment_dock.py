@@ -29,6 +29,7 @@ from napari_transunet.io.reading import read_volume
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.viewer.layers.layers import add_volume, volume_of
 from napari_transunet.viewer.layers.undo import write_as_one_step
+from napari_transunet.viewer.segment import segment_dock
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.messages import organ_volumes
 from napari_transunet.volumes.lazy_array import LazyArray
@@ -726,6 +727,26 @@ def test_a_volume_that_was_there_first_gets_its_checkpoint_too(two_shipped, view
     _container, widget = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
     dock.until(lambda: widget.checkpoint.candidate is not None)
     assert widget.checkpoint.candidate.title == "Crops, MR"
+
+
+def test_torch_is_imported_by_nobody_before_its_libraries_are_loaded(viewer, qtbot, checkpoints, monkeypatch):
+    go_on, begun, asked = threading.Event(), threading.Event(), []
+
+    def load() -> None:
+        begun.set()
+        go_on.wait(TIMEOUT / 1000)
+
+    found = segment_dock.find_devices
+    monkeypatch.setattr(segment_dock, "load_torch_libraries", load)
+    monkeypatch.setattr(segment_dock, "find_devices", lambda: [asked.append(True), found()][1])
+    monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(checkpoints))
+    _container, widget = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
+    qtbot.waitUntil(begun.is_set, timeout=TIMEOUT)
+    qtbot.wait(50)
+    assert not asked
+    assert not widget.checkpoint.candidates
+    go_on.set()
+    qtbot.waitUntil(lambda: bool(asked and widget.checkpoint.candidates), timeout=TIMEOUT)
 
 
 def test_choosing_another_volume_takes_the_question_back(dock):
