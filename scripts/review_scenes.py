@@ -235,8 +235,6 @@ def learn_an_organ(window: Window, work: Path) -> None:
     print("next slice to learn from:", model.slice_in_view, flush=True)
     model.go_to(drawn[2])
     window.press("learn")
-    window.wait(20)
-    window.picture("9-learning")
     status = window.review.findChild(QLabel, "learn_status")
     window.until(lambda: "Learnt" in status.text(), 1200)
     print(status.text(), flush=True)
@@ -248,5 +246,5 @@ def learn_an_organ(window: Window, work: Path) -> None:
     found, true = layer.data[rest] == value, truth[rest]
     dice = 2 * (found & true).sum() / (found.sum() + true.sum())
     print(f"heart in the {len(rest)} slices in which nobody drew: Dice {dice:.2f}", flush=True)
-    window.picture("10-learnt")
+    window.picture("9-learnt")
     window.viewer.close()
