@@ -20,7 +20,8 @@ INTERRUPTED = 130
 
 def one_line(text: object) -> str:
     """A message as one printable line: what comes from inside a file must not steer the terminal."""
-    return "".join(letter if letter.isprintable() else " " for letter in " ".join(str(text).split()))
+    line = " ".join(str(text).split())
+    return line if line.isprintable() else "".join(one if one.isprintable() else " " for one in line)
 
 
 def say(text: object) -> None:
