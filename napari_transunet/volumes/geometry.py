@@ -269,7 +269,7 @@ def _nearest_axes(
 def _vector(values: npt.ArrayLike, what: str) -> Vector:
     try:
         numbers = [float(v) for v in np.asarray(values, dtype=np.float64).ravel()]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise VolumeError(f"The {what} of a volume must be three numbers, not {values!r}.") from error
     if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
         raise VolumeError(f"The {what} of a volume must be three finite numbers, not {numbers}.")

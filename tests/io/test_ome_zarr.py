@@ -126,6 +126,7 @@ def changed(path, change):
         lambda image: image["datasets"][0]["coordinateTransformations"][0].update(scale=[1, 1]),
         lambda image: image["datasets"][0]["coordinateTransformations"][0].update(scale=[1, 0, 1]),
         lambda image: image["datasets"][0]["coordinateTransformations"][0].update(scale=[1, 1, "x"]),
+        lambda image: image["datasets"][0]["coordinateTransformations"][0].update(scale=[1, 1, 10**400]),
         lambda image: image["axes"][0].update(unit="parsec"),
         lambda image: image["axes"].reverse(),
         lambda image: image["axes"].pop(),
