@@ -66,20 +66,28 @@ def next_to_learn_from(areas: NDArray[np.integer], known: Collection[int], spaci
     """
     area = np.asarray(areas, np.float64)
     area = area[:, area.any(axis=0)]
-    n, organs = area.shape
-    left = np.setdiff1d(np.arange(n), np.array(sorted(known), int))
-    if not organs or not len(left):
-        return None
     share = area / area.sum(axis=0)
-    typical = np.array([np.median(one[one > 0]) for one in area.T])
-    shows = np.minimum(1, area / typical)
-    every = np.arange(n)
-    near = np.maximum(0, 1 - np.abs(every[:, None] - every) * spacing / _ALIKE)
+    shows = np.minimum(1, area / [np.median(one[one > 0]) for one in area.T])
+    reach = int(_ALIKE / spacing)
+    near = np.maximum(0, 1 - np.abs(np.arange(-reach, reach + 1)) * spacing / _ALIKE)
+
+    def around(index: int) -> tuple[slice, NDArray[np.float64]]:
+        """The slices of which one shows something, and how much of each organ."""
+        part = slice(max(0, index - reach), index + reach + 1)
+        weight = near[part.start - index + reach :][: len(area[part])]
+        return part, weight[:, None] * shows[index]
+
     told = np.zeros_like(area)
     for index in known:
-        told = np.maximum(told, near[:, index, None] * shows[index])
-    gain = [(share * np.maximum(0, near[:, index, None] * shows[index] - told)).sum() for index in left]
-    return int(left[np.argmax(gain)]) if max(gain) > 0 else None
+        part, tells = around(index)
+        told[part] = np.maximum(told[part], tells)
+    best, most = None, 0.0
+    for index in np.flatnonzero(area.any(axis=1)).tolist():
+        part, tells = around(index)
+        gain = float((share[part] * np.maximum(0, tells - told[part])).sum())
+        if index not in known and gain > most:
+            best, most = index, gain
+    return best
 
 
 def _nearest(candidates: NDArray[np.bool_], here: int) -> int | None:
