@@ -131,14 +131,12 @@ class Replayed:
     Attributes
     ----------
     share : (N,) how often each slice is drawn
-    count : slices of a batch
-    kept : whether the parent's own probabilities are kept in them
+    earlier : whether earlier scans are among them
     """
 
     slices: PartialSlices
     share: Tensor
-    count: int = _REPLAYED
-    kept: bool = False
+    earlier: bool
 
     @classmethod
     def of(cls, kinds: Sequence[Sequence[PartialSlices]]) -> Replayed | None:
@@ -147,10 +145,7 @@ class Replayed:
         if not there:
             return None
         share = torch.cat([torch.full((len(kind),), 1 / len(kind)) for kind in there])
-        slices = PartialSlices.joined(there)
-        return (
-            cls(slices, share, _REPLAYED_OF_EARLIER, True) if any(map(len, kinds[0])) else cls(slices, share)
-        )
+        return cls(PartialSlices.joined(there), share, earlier=any(map(len, kinds[0])))
 
 
 @dataclass(eq=False)
@@ -183,15 +178,21 @@ class FineTuning:
     def __post_init__(self) -> None:
         self._views = Augmentation(beyond="reflection" if self.card.resize == "squash" else "zeros")
         self._new = [] if self.from_scratch else unlearnt_classes(self.net)
-        self._beside_others = beside_others = bool(self._new) and len(self._new) < self.card.num_classes - 1
+        beside_others = bool(self._new) and len(self._new) < self.card.num_classes - 1
+        earlier = self.replayed is not None and self.replayed.earlier
+        self._beside_others = beside_others
         self._loss_of = PartialDiceCELoss(absent=_ABSENT if self._new else 0.0)
-        if self.replayed is not None and beside_others:
-            self.replayed = replace(self.replayed, count=_REPLAYED_BESIDE_NEW)
+        if self.replayed is None:
+            self._again = 0  # slices of a batch that are replayed
+        else:
+            self._again = (
+                _REPLAYED_BESIDE_NEW if beside_others else _REPLAYED_OF_EARLIER if earlier else _REPLAYED
+            )
         self._rate = _LEARNING_RATE * (_RATE_BESIDE_NEW if beside_others else 1)
         # What the encoder sees suffices to find a new organ; changing it would cost the others.
         self.net.transformer.requires_grad_(not beside_others)
-        known = self.replayed is not None and self.replayed.kept and not self.from_scratch
-        self._parent = copy.deepcopy(self.net).eval() if beside_others or known else None
+        kept = beside_others or (earlier and not self.from_scratch)
+        self._parent = copy.deepcopy(self.net).eval() if kept else None
         self._optimiser = torch.optim.AdamW(
             parameter_groups(self.net, _WEIGHT_DECAY), lr=self._rate, fused=self.device.type != "mps"
         )
@@ -331,19 +332,15 @@ class FineTuning:
             return None
         if self._beside_others:
             return self._parent.decode(*encoded)
-        assert self.replayed is not None
-        again: Tensor = self._parent(
-            images[-self.replayed.count :].contiguous(memory_format=torch.channels_last)
-        )
+        again: Tensor = self._parent(images[-self._again :].contiguous(memory_format=torch.channels_last))
         return again
 
     def _drawn(self, pool: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The slices of the next step, by the seed and its number: images, labels, annotated, whether partly known."""
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self._taken))
-        new = _BATCH if self.replayed is None else _BATCH - self.replayed.count
-        drawn = [(self._taught, pool[_multinomial(weight, new, generator)])]
+        drawn = [(self._taught, pool[_multinomial(weight, _BATCH - self._again, generator)])]
         if self.replayed is not None:
-            again = _multinomial(self.replayed.share, self.replayed.count, generator)
+            again = _multinomial(self.replayed.share, self._again, generator)
             drawn.append((self.replayed.slices, again))
         parts = []
         for source, chosen in drawn:
