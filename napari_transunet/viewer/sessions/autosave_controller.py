@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from napari_transunet.annotation.session import AnnotationSession
     from napari_transunet.annotation.session_store import SessionFolder
+    from napari_transunet.viewer.sessions.kept_labels import KeptLabels
     from napari_transunet.viewer.sessions.results import Result
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class AutosaveController(QObject):
     def __init__(
         self,
         viewer: Viewer,
-        result: Result | LoneLabels,
+        result: KeptLabels,
         image: Image | Labels,
         folder: SessionFolder | None = None,
     ) -> None:
@@ -89,7 +90,7 @@ class AutosaveController(QObject):
             self._find_folder(image)
 
     @property
-    def result(self) -> Result | LoneLabels:
+    def result(self) -> KeptLabels:
         """What is kept."""
         return self._result
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.errors import InputError
 from napari_transunet.viewer.layers.layer_record import record_of
 from napari_transunet.viewer.layers.layers import geometry_of, label_set_of
+from napari_transunet.viewer.sessions.kept_labels import KeptLabels
 from napari_transunet.volumes.geometry import Geometry
 
 if TYPE_CHECKING:
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
 _MARK = "labels-"  # before the fingerprint of a session that belongs to no image
 
 
-class LoneLabels:
-    """A labels layer without an image, as `AutosaveController` saves it; the layer is not kept alive.
+class LoneLabels(KeptLabels):
+    """Labels without an image, and their grid.
 
     Raises
     ------
@@ -34,24 +33,9 @@ class LoneLabels:
     """
 
     def __init__(self, layer: Labels, session: AnnotationSession | None = None) -> None:
-        self._layer = weakref.ref(layer)
-        self.session = session or AnnotationSession.of_labels(layer.data, label_set_of(layer).names)
+        session = session or AnnotationSession.of_labels(layer.data, label_set_of(layer).names)
+        super().__init__(layer, session)
         self.grid = asdict(geometry_of(layer))
-        self.run = None
-        self.writing = threading.Lock()
-
-    @property
-    def layer(self) -> Labels:
-        """The labels layer. Raises `ReferenceError` where it is gone."""
-        if (layer := self._layer()) is None:
-            raise ReferenceError("The labels layer is gone.")
-        return layer
-
-    @property
-    def quoted_name(self) -> str:
-        """What a sentence calls the labels."""
-        layer = self._layer()
-        return "labels that were removed" if layer is None else f"“{layer.name}”"
 
 
 def lone_fingerprint(layer: Labels) -> Callable[[], str]:

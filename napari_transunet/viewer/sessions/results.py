@@ -5,7 +5,6 @@ There is one `Result` a layer; `viewer.sessions` makes them and knows them.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -21,13 +20,13 @@ from napari_transunet.viewer.layers.layers import (
     voxels_of,
 )
 from napari_transunet.viewer.layers.undo import SessionUndo
+from napari_transunet.viewer.sessions.kept_labels import KeptLabels
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from napari.layers import Image, Labels
 
-    from napari_transunet.annotation.provenance import RunRecord
     from napari_transunet.annotation.session import AnnotationSession
     from napari_transunet.viewer.sessions.autosave_controller import AutosaveController
     from napari_transunet.volumes.labels import LabelSet
@@ -35,56 +34,28 @@ if TYPE_CHECKING:
 SUFFIX = " labels"
 
 
-class Result:
-    """A Labels layer, what is known about its labels, and what keeps that in step with the layer's undo.
-
-    The layer is not kept alive by it.
+class Result(KeptLabels):
+    """Labels on an image, and what keeps their session in step with the layer's undo.
 
     Attributes
     ----------
-    session, undo : what is known about the labels, and what brings it in line with napari's undo.
+    undo : brings the session in line with napari's undo.
     created_by_run : the layer was made for a run, not opened or drawn.
     checkpoints : the checkpoint files that have written into the layer in this window.
     hidden : label values that are not shown.
     autosave : saves the labels while a person works; None until there is something to save.
-    run : what is known of the run that writes into the layer now, as far as it is; None where none does.
-    writing : held by what writes labels and session so that a save between would find them at odds, and by the save
-        while it copies them. The window's thread tries to take it and never waits for it.
     """
 
     def __init__(
         self, layer: Labels, image: Image, session: AnnotationSession, *, created_by_run: bool = False
     ) -> None:
-        self._layer = weakref.ref(layer)
-        self.session = session
+        super().__init__(layer, session)
         self.undo = SessionUndo(layer)
         self.created_by_run = created_by_run
         self.checkpoints: frozenset[Path] = frozenset()
         self.hidden: frozenset[int] = frozenset()
         self.autosave: AutosaveController | None = None
-        self.run: RunRecord | None = None
-        self.writing = threading.Lock()
         self.lie_on(image)
-
-    @property
-    def layer(self) -> Labels:
-        """The labels layer.
-
-        Raises
-        ------
-        ReferenceError
-            It is gone from the viewer, and from memory.
-        """
-        layer = self._layer()
-        if layer is None:
-            raise ReferenceError("The labels layer of this result is gone.")
-        return layer
-
-    @property
-    def quoted_name(self) -> str:
-        """What a sentence calls the labels, also when their layer is gone."""
-        layer = self._layer()
-        return "labels that were removed" if layer is None else f"“{layer.name}”"
 
     @property
     def label_set(self) -> LabelSet:
