@@ -67,7 +67,7 @@ class EdgeLetters(QObject):
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802
         """Qt's hook; lets every event pass."""
-        if event is not None and watched is self._canvas and event.type() == QEvent.Type.Resize:
+        if event is not None and event.type() == QEvent.Type.Resize and watched is self._canvas:
             self._place()
         return super().eventFilter(watched, event)
 

@@ -186,7 +186,7 @@ class _PlaneView(QObject):
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802
         """Qt's hook: while the mouse is here, the window's keys work here; lets every event pass."""
-        if event is not None and watched is self.canvas and event.type() == QEvent.Type.Enter:
+        if event is not None and event.type() == QEvent.Type.Enter and watched is self.canvas:
             self.model.keymap.update(self._viewer.keymap)
         return super().eventFilter(watched, event)
 

@@ -57,10 +57,12 @@ class DockEvents(QObject):
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802
         """Qt's hook; lets every event pass."""
-        if event is not None and watched is self._widget:
-            self._on_own(event)
-        elif event is not None and watched is self._window():
-            self._on_window(event)
+        widget = getattr(self, "_widget", None)  # gone where garbage collection takes both apart
+        if event is not None and widget is not None:
+            if watched is widget:
+                self._on_own(event)
+            elif watched is self._window():
+                self._on_window(event)
         return super().eventFilter(watched, event)
 
     def _on_own(self, event: QEvent) -> None:
