@@ -67,8 +67,8 @@ class Driver:
 
     def settle(self) -> None:
         self.until(lambda: not self.dock.cases.finishing and not self.dock.cases.busy)
-        with self.qtbot.waitSignal(self.dock.refreshed, timeout=TIMEOUT):
-            self.dock.refresh()
+        self.dock.refresh()  # a look that is under way may have begun before the last change
+        self.until(lambda: not (self.dock._refreshing or self.dock._again))
 
     def entry(self, identifier, title):
         self.dock.table.choose(identifier)
