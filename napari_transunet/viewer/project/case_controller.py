@@ -51,9 +51,8 @@ logger = logging.getLogger(__name__)
 _LOOK = 15_000  # ms between two looks at whether the case is still ours
 _PATIENCE = 30.0  # s for the last save of a case
 _STEP = 0.02
-_TURN = (
-    10  # ms for the window between two steps; with none, Qt takes them all before it looks for anything else
-)
+_TURN = 10
+"""ms for the window between two steps; with none, Qt takes them all before it looks for anything else."""
 
 
 @dataclass
@@ -98,9 +97,8 @@ class CaseController(QObject):
         self._ahead: dict[str, ReadCase] = {}
         self._reading: str | None = None
         self._opening: object | None = None  # stands for the case that is being opened
-        self._coming: tuple[OpenedCase, Generator[None, None, None]] | None = (
-            None  # it, once read, and the steps that show it
-        )
+        # It, once it is read, and the steps that show it.
+        self._coming: tuple[OpenedCase, Generator[None, None, None]] | None = None
         self._finishing: set[str] = set()  # ids of cases that are closed and not written yet
         self.current: ShownCase | None = None
         """The case in the window."""

@@ -79,9 +79,8 @@ class ReviewModel(QObject):
         """Labels that were asked for, but of which it is not certain on which image they lie."""
         self.organ_filter: int | None = None
         self.overview: Overview | None = None
-        self._proposed: dict[
-            tuple[int, int | str | None], set[int]
-        ] = {}  # by number of runs, and filter or purpose
+        # By the number of runs, and the filter or "learn".
+        self._proposed: dict[tuple[int, int | str | None], set[int]] = {}
         self._tasks = BackgroundTasks(self)
         self._pause = single_shot(self, _QUIET, self.update_overview)
         self._links = EventLinks()  # to the followed layer, and to the view of it

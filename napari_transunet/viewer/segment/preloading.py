@@ -7,7 +7,6 @@ import importlib.util
 import logging
 import os
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,9 +46,6 @@ def load_engine() -> None:
     with no_garbage_collection():
         import napari_transunet.checkpoints.loading
         import napari_transunet.inference.predictor  # noqa: F401
-
-        for module in ("pandas", "skimage.color.colorconv"):  # for the first labels layer's table and colours
-            import_module(module)
     DashAtlas()  # the patterns of lines, which every labels layer has for its polygons, are kept by vispy
 
 
