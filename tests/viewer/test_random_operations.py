@@ -37,7 +37,7 @@ from napari_transunet.inference.predictor import Predictor
 from napari_transunet.inference.uncertainty import SliceUncertainty
 from napari_transunet.viewer.layers.fingerprints import fingerprint_job
 from napari_transunet.viewer.layers.layers import add_volume, is_lazy
-from napari_transunet.viewer.sessions import results
+from napari_transunet.viewer.sessions import kept_labels
 from napari_transunet.viewer.sessions.autosave_controller import autosave_of
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.docks import REVIEW, find_dock, show_dock
@@ -649,7 +649,7 @@ def _texts(dock: Any, name: str) -> set[str]:
 def walk(make_napari_viewer, qtbot, checkpoints, monkeypatch) -> Callable[[int, int], None]:
     """Walks so many steps from a seed, closes the window, and looks at what is left."""
     network, computed = Network(monkeypatch), list[str]()
-    monkeypatch.setattr(results, "threading", SimpleNamespace(Lock=WatchedLock))
+    monkeypatch.setattr(kept_labels, "threading", SimpleNamespace(Lock=WatchedLock))
     monkeypatch.setitem(Autosaver.__init__.__kwdefaults__, "quiet", 0.05)
     monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(checkpoints))
     viewer = make_napari_viewer()
