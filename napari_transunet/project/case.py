@@ -170,20 +170,24 @@ class Case(BaseModel):
 def case_from_json(text: str | bytes, name: str) -> Case:
     """A case from its file."""
     try:
-        case = Case.model_validate_json(text)
+        refuse_newer(text, name)
+        return Case.model_validate_json(text)
     except ValidationError as error:
         raise InputError(f"{name} does not describe a case: {_first(error)}") from error
-    if case.format > FORMAT:
-        raise newer(name, case.format)
-    return case
 
 
-def newer(name: str, found: int) -> NewerProjectError:
-    """The refusal of what a newer version wrote."""
-    return NewerProjectError(
-        f"{name} was written by a newer version of napari-transunet (format {found}, here {FORMAT}); update to open "
-        "this project."
-    )
+class _Written(BaseModel):
+    format: int = FORMAT
+
+
+def refuse_newer(text: str | bytes, name: str) -> None:
+    """Refuse what a newer version wrote, whatever else may be in it that is not understood here."""
+    found = _Written.model_validate_json(text).format
+    if found > FORMAT:
+        raise NewerProjectError(
+            f"{name} was written by a newer version of napari-transunet (format {found}, here {FORMAT}); update to "
+            "open this project."
+        )
 
 
 def _first(error: ValidationError) -> str:

@@ -12,13 +12,12 @@ import logging
 import os
 import threading
 from pathlib import Path
-from typing import NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
 from napari_transunet.errors import FileProblem, InputError
 from napari_transunet.files import atomic_path, file_problems
-from napari_transunet.project.case import Case, NewerProjectError, case_from_json
+from napari_transunet.project.case import FORMAT, Case, NewerProjectError, case_from_json
 
 logger = logging.getLogger(__name__)
 
@@ -31,18 +30,15 @@ class ProjectWriteError(FileProblem):
     """The project's folder cannot be written to: nothing else in it can be done either."""
 
 
-class _State(NamedTuple):
-    """What a file was like when it was read: time of change in ns, bytes, and number in the file system."""
-
-    modified: int
-    size: int
-    number: int
+_State = tuple[int, int, int]
+"""What a file was like when it was read: time of change in ns, bytes, and number in the file system."""
 
 
 class _Summary(BaseModel):
-    """All cases, each with the state of its file."""
+    """All cases, each with the state of its file; of another format it is made anew."""
 
-    cases: dict[str, tuple[int, int, int, Case]]
+    format: int = 0
+    cases: dict[str, tuple[_State, Case]]
 
 
 class CaseIndex:
@@ -66,7 +62,8 @@ class CaseIndex:
         if not self._summarised:
             self._summarised = True
             self._known = self._from_summary()
-        changed = [name for name, state in found.items() if self._state(name) != state]
+        known = self._known
+        changed = [name for name, state in found.items() if name not in known or known[name][0] != state]
         gone = self._known.keys() - found.keys()
         for name in gone:
             del self._known[name]
@@ -94,17 +91,13 @@ class CaseIndex:
 
     def summarise(self) -> None:
         """Write the summary anew; that it cannot be written costs nothing but time."""
-        summary = _Summary(cases={name: (*state, case) for name, (state, case) in self._known.items()})
+        summary = _Summary.model_construct(format=FORMAT, cases=self._known)
         try:
             write_text(self._summary, summary.model_dump_json(exclude_defaults=True) + "\n")
         except FileProblem as error:
             logger.info("The summary was not written: %s", error)
 
     # -- inside ---------------------------------------------------------------------------------------------
-
-    def _state(self, name: str) -> _State | None:
-        known = self._known.get(name)
-        return None if known is None else known[0]
 
     def _states(self) -> dict[str, _State]:
         found = {}
@@ -113,7 +106,7 @@ class CaseIndex:
                 if entry.name.endswith(".json") and not entry.name.startswith("."):
                     with contextlib.suppress(FileNotFoundError):
                         about = entry.stat()
-                        found[entry.name[:-5]] = _State(about.st_mtime_ns, about.st_size, about.st_ino)
+                        found[entry.name[:-5]] = about.st_mtime_ns, about.st_size, about.st_ino
         return found
 
     def _read(self, name: str) -> Case:
@@ -141,9 +134,8 @@ class CaseIndex:
         except (OSError, ValidationError) as error:
             logger.info("The summary is made anew: %s", error)
             return {}
-        return {
-            name: (_State(*about), case) for name, (*about, case) in found.cases.items() if case.id == name
-        }
+        cases = found.cases if found.format == FORMAT else {}
+        return {name: known for name, known in cases.items() if known[1].id == name}
 
 
 def write_text(path: Path, text: str) -> None:

@@ -17,17 +17,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_transunet.annotation.provenance import now
 from napari_transunet.errors import ExistsError, FileProblem, InputError
 from napari_transunet.files import atomic_path, file_problems
-from napari_transunet.project.case import FORMAT, Case, newer
+from napari_transunet.project.case import FORMAT, Case, refuse_newer
 from napari_transunet.project.index import CaseIndex, ProjectWriteError, write_error, write_text
 from napari_transunet.project.leases import Holder, Lease, Leases, annotator_name
-from napari_transunet.project.scans import FoundScan, find_again, find_scans, locate, reference
+
+if TYPE_CHECKING:
+    from napari_transunet.project.scans import FoundScan
 
 logger = logging.getLogger(__name__)
 
@@ -250,6 +252,8 @@ class Project:
         FileProblem
             A place is not there, or the project cannot be written to.
         """
+        from napari_transunet.project.scans import find_scans, reference
+
         found = find_scans(places)
         cases = self.cases()
         known = {case.scan.sha256: case.name for case in cases}
@@ -284,6 +288,8 @@ class Project:
 
     def locate(self, places: Iterable[Path], annotator: str | None = None) -> list[Case]:
         """Find scans that moved in files and folders, by their hashes; the cases whose scan lies elsewhere now."""
+        from napari_transunet.project.scans import find_again, locate
+
         lost = [case for case in self.cases() if locate(case.scan, self.folder)[1] != "here"]
         there = find_again([case.scan for case in lost], places, self.folder)
         found = []
@@ -441,12 +447,10 @@ def _settings_in(folder: Path) -> Settings:
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES)
     try:
-        found = Settings.model_validate_json(content)
+        refuse_newer(content, str(path))
+        return Settings.model_validate_json(content)
     except ValidationError as error:
         raise InputError(f"{path} does not describe a project; restore it from a copy.") from error
-    if found.format > FORMAT:
-        raise newer(str(path), found.format)
-    return found
 
 
 def _name_for(scan: FoundScan, taken: set[str]) -> str:

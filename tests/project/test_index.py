@@ -40,7 +40,9 @@ def test_the_summary_gives_the_same_cases_and_notices_what_changed_since(project
     assert read == [changed.id]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"cases": {"a": 1}}', '{"cases": {"a": [1, 2, 3, {}]}}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"cases": {"a": 1}}', '{"cases": {"a": [[1, 2, 3], {}]}}']
+)
 def test_a_damaged_summary_costs_nothing(project, content):
     (project.folder / "index.json").write_text(content)
     assert len(again(project).cases()) == 3
@@ -69,13 +71,25 @@ def test_a_damaged_case_is_named_and_hides_no_other(project):
 def test_what_a_newer_version_wrote_is_refused_with_a_sentence(project):
     case = project.cases()[0]
     path = project.folder / "cases" / f"{case.id}.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2, "status": "archived"}))
     with pytest.raises(NewerProjectError, match=r"newer version of napari-transunet .*update"):
         again(project).cases()
     settings = project.folder / "project.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"format": 9}))
     with pytest.raises(NewerProjectError, match="format 9"):
         again(project)
+
+
+def test_the_summary_of_a_newer_version_is_not_believed(project):
+    case = project.cases()[0]
+    path = project.folder / "cases" / f"{case.id}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    about = path.stat()
+    state = [about.st_mtime_ns, about.st_size, about.st_ino]
+    summary = {"format": 2, "cases": {case.id: [state, case.model_dump(exclude_defaults=True)]}}
+    (project.folder / "index.json").write_text(json.dumps(summary))
+    with pytest.raises(NewerProjectError, match="format 2"):
+        again(project).cases()
 
 
 def test_a_full_disk_leaves_the_case_as_it_was(project, monkeypatch):
