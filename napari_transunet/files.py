@@ -9,11 +9,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from napari_transunet.errors import ExistsError, FileProblem
 
@@ -88,6 +85,8 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 def is_installed(package: str) -> bool:
     """Whether a package is installed, by the name that it has on the package index."""
+    from importlib import metadata
+
     try:
         metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -105,6 +104,8 @@ def csv_cell(value: Any) -> Any:
 
 def available_memory() -> int:
     """Bytes that can be taken now without swapping."""
+    import psutil
+
     return int(psutil.virtual_memory().available)
 
 

@@ -47,6 +47,16 @@ def importing(name, globals=None, *others, **named):
 builtins.__import__ = importing
 """
 
+ONE_COMMAND = """
+import napari_transunet.cli, napari_transunet.project.project
+napari_transunet.cli.app(["project", "status", "--help"], standalone_mode=False)
+"""
+
+ALL_COMMANDS = """
+import typer
+list(typer.main.get_command(napari_transunet.cli.app).commands.values())
+"""
+
 EVERYTHING = """
 import importlib, pkgutil
 for module in pkgutil.walk_packages(napari_transunet.__path__, "napari_transunet."):
@@ -71,7 +81,8 @@ def loaded():
     """
     stages = {
         "package": WITHOUT_POSIX + "import napari_transunet",
-        "command line": "import napari_transunet.cli",
+        "status of a project": ONE_COMMAND,
+        "command line": ALL_COMMANDS,
         "reading": "from napari_transunet import read_volume",
         "volumes": imports_of("io", "volumes"),
         "segmenting": SEGMENT,
@@ -97,6 +108,12 @@ def loaded():
 def test_importing_and_starting_load_neither_torch_nor_qt(loaded, stage):
     assert "napari_transunet" in loaded[stage]
     assert not loaded[stage] & (GUI | {"torch", "monai", "SimpleITK"})
+
+
+def test_a_command_imports_itself_alone(loaded):
+    assert "napari_transunet.project.index" in loaded["status of a project"]
+    assert not loaded["status of a project"] & {"numpy", "asyncio", "psutil", "napari_transunet.cli.train"}
+    assert "napari_transunet.cli.train" in loaded["command line"]
 
 
 def test_reading_waits_for_no_library_that_few_formats_need(loaded):

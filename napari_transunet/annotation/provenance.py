@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from napari_transunet import __version__
@@ -140,6 +139,8 @@ class RunRecord:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that have a part in labels, as far as they are in use."""
+    from importlib import metadata
+
     found = {"napari-transunet": __version__, "python": platform.python_version()}
     for module in _PACKAGES:
         if module in sys.modules:

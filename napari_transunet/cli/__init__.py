@@ -9,30 +9,62 @@ from __future__ import annotations
 import io
 import logging
 import sys
-from typing import Annotated, NoReturn
+from collections import UserDict
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from napari_transunet import __version__
-from napari_transunet.cli.adapt import adapt
-from napari_transunet.cli.benchmark import benchmark
-from napari_transunet.cli.calibrate import calibrate
-from napari_transunet.cli.checkpoints import inspect, variants
-from napari_transunet.cli.cluster import scheduler, worker
-from napari_transunet.cli.convert import convert
-from napari_transunet.cli.demo import demo
-from napari_transunet.cli.evaluate import evaluate
-from napari_transunet.cli.project import app as project
 from napari_transunet.cli.reporting import INTERRUPTED, Commands, say
-from napari_transunet.cli.segment import segment
-from napari_transunet.cli.sessions import app as sessions
-from napari_transunet.cli.train import train
 
 __all__ = ["app", "main"]
 
+_COMMANDS = {
+    "demo": "demo.demo",
+    "segment": "segment.segment",
+    "inspect": "checkpoints.inspect",
+    "variants": "checkpoints.variants",
+    "convert": "convert.convert",
+    "train": "train.train",
+    "adapt": "adapt.adapt",
+    "calibrate": "calibrate.calibrate",
+    "evaluate": "evaluate.evaluate",
+    "benchmark": "benchmark.benchmark",
+    "scheduler": "cluster.scheduler",
+    "worker": "cluster.worker",
+    "project": "project.app",
+    "sessions": "sessions.app",
+}
+"""Name -> module here and what in it is the command, or holds several."""
+
+
+class _Imported(UserDict[str, Any]):
+    """Commands by name, each imported when it is asked for: all of them take 0.3 s."""
+
+    def __getitem__(self, name: str) -> Any:
+        found = self.data[name]
+        if isinstance(found, str):
+            module, _, what = found.rpartition(".")
+            command = getattr(import_module(f"{__name__}.{module}"), what)
+            alone = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
+            if isinstance(command, typer.Typer):
+                alone.add_typer(command, name=name)
+            else:
+                alone.command(name)(command)
+            found = self.data[name] = typer.main.get_group(alone).commands[name]
+        return found
+
+
+class _AllCommands(Commands):
+    def __init__(self, **about: Any) -> None:
+        super().__init__(**about)
+        self.commands = _Imported(_COMMANDS)
+
+
 app = typer.Typer(
     name="napari-transunet",
-    cls=Commands,
+    cls=_AllCommands,
     help="Segment organs in CT and MR volumes with TransUNet.",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -74,22 +106,3 @@ def _start(
         logging.getLogger("napari_transunet").setLevel(logging.INFO)
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
-
-
-for _command in (
-    demo,
-    segment,
-    inspect,
-    variants,
-    convert,
-    train,
-    adapt,
-    calibrate,
-    evaluate,
-    benchmark,
-    scheduler,
-    worker,
-):
-    app.command()(_command)
-app.add_typer(project, name="project")
-app.add_typer(sessions, name="sessions")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import csv
 import signal
@@ -315,6 +314,7 @@ def _tls_arguments(tls: TLSFiles | None) -> str:
 
 def _serve(work: Coroutine[Any, Any, None]) -> None:
     """Run until SIGINT or SIGTERM, and close in good order."""
+    import asyncio
 
     async def until_told() -> None:
         loop = asyncio.get_running_loop()

@@ -28,8 +28,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import psutil
-
 from napari_transunet.errors import FileProblem, InputError
 from napari_transunet.files import file_problems
 
@@ -353,6 +351,8 @@ def _held(key: str, holder: Holder) -> LeaseHeldError:
 
 
 def _myself(annotator: str, purpose: str) -> Holder:
+    import psutil
+
     return Holder(
         annotator=annotator,
         host=socket.gethostname(),
@@ -373,6 +373,8 @@ def _is_dead(holder: Holder) -> bool:
     """Whether it is a process of this machine that is gone."""
     if holder.machine != _machine():
         return False
+    import psutil
+
     try:
         process: Any = psutil.Process(holder.process)
         return bool(abs(process.create_time() - holder.started) > _SAME_START or process.status() == "zombie")
