@@ -354,6 +354,13 @@ def include(folder: FolderArgument, case: CaseArgument, annotator: AnnotatorOpti
     say(f"{found.name} is {found.status}.")
 
 
+@app.command()
+def release(folder: FolderArgument, case: CaseArgument, annotator: AnnotatorOption = None) -> None:
+    """Free a case whose holder was not heard of for three minutes, or whose program here ended badly."""
+    with _opened(folder).hold(case, annotator, purpose="release", takeover=True) as held:
+        say(f"{held.case.name} is free.")
+
+
 @app.command(name="import")
 def import_labels(
     folder: FolderArgument,

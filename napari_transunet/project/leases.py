@@ -343,7 +343,7 @@ def annotator_name() -> str:
 
 def _held(key: str, holder: Holder) -> LeaseHeldError:
     what = (
-        "that is long ago or ended badly, and can be taken over"
+        "that is long ago or ended badly: “project release” frees it, and the dock Cases takes it over"
         if holder.stale
         else "choose another case, or wait"
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +110,16 @@ def test_readers_their_agreement_and_a_consensus(run, study):
     assert "0.667" in run("project", "agree", "study", "case_0").stdout
     assert run("project", "consensus", "study", "case_0", "--method", "majority").exit_code == 0
     assert status(run)["cases"][0]["run"]["source"] == "consensus"
+
+
+def test_a_case_whose_holder_died_is_freed(run, study):
+    code = "import os; from napari_transunet import Project; Project.open('study').hold('case_0', 'ben'); os._exit(9)"
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert "“project release” frees it" in error_line(run("project", "sign-off", "study", "case_0"))
+    assert "case_0 is free." in run("project", "release", "study", "case_0").stderr
+    assert "held by ben" not in run("project", "sign-off", "study", "case_0").stderr
+    with Project.open(study).hold("case_1", "ben"):
+        assert "choose another case, or wait" in error_line(run("project", "release", "study", "case_1"))
 
 
 def test_labels_of_another_tool_are_imported(run, study, tmp_path):

@@ -253,6 +253,7 @@ class CasesTable(QTableView):
         self.setShowGrid(False)
         self.setWordWrap(False)
         self.setMinimumHeight(160)
+        self.setTabKeyNavigation(False)  # Tab leads on to the buttons
         self.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
         rows, columns = self.verticalHeader(), self.horizontalHeader()
         if rows is not None and columns is not None:
@@ -298,8 +299,19 @@ class CasesTable(QTableView):
             self.choose(self._chosen)
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:  # noqa: N802
-        """Enter opens the selected case, Delete excludes it, Menu shows what else can be done."""
+        """Enter opens the selected case, Delete excludes it, Menu shows what else can be done; Ctrl and 1 to 6 sort."""
         chosen = self.chosen
+        columns = self.horizontalHeader()
+        if (
+            event is not None
+            and columns is not None
+            and event.modifiers() == Qt.KeyboardModifier.ControlModifier
+        ):
+            at = event.key() - Qt.Key.Key_1
+            if 0 <= at < len(COLUMNS):
+                same, up = at == columns.sortIndicatorSection(), columns.sortIndicatorOrder()
+                self.sortByColumn(at, Qt.SortOrder(1 - up.value) if same else Qt.SortOrder.AscendingOrder)
+                return
         if event is not None and chosen is not None:
             if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
                 self.wanted.emit(chosen.id)

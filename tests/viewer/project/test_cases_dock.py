@@ -239,7 +239,11 @@ def test_the_table_is_filtered_sorted_and_used_by_keys(driver, segmented):
     model = table.cases
     assert model.data(model.index(0, 3)) == "0.90"
     assert not model.data(model.index(0, 0), Qt.ItemDataRole.DecorationRole).isNull()
+    for names in (["case_0", "case_2", "case_1"], ["case_1", "case_2", "case_0"]):
+        QTest.keyClick(table, Qt.Key.Key_4, Qt.KeyboardModifier.ControlModifier)
+        assert driver.names == names
     table.choose(segmented.cases()[2].id)
+    assert not table.tabKeyNavigation()  # else no button is reached without a mouse
     QTest.keyClick(table, Qt.Key.Key_Menu)
     assert driver.dock.actions_of_case.menu.isVisible()
     driver.dock.actions_of_case.menu.close()
