@@ -25,7 +25,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_transunet.viewer.widgets.collapsible import CollapsibleSection
-from napari_transunet.viewer.widgets.docks import SEGMENT, show_dock
+from napari_transunet.viewer.widgets.docks import CASES, REVIEW, SEGMENT, show_dock
 from tests.viewer.review.test_review_dock import ReviewDriver
 
 SMALL = (1366, 768)
@@ -183,3 +183,33 @@ def test_what_is_asked_for_by_key_is_unfolded_and_scrolled_to(docks):
     docks.review.measurements.measure()
     docks.qtbot.waitUntil(lambda: not measure.visibleRegion().isEmpty())
     assert measure.isChecked()
+
+
+def test_a_low_window_stays_as_low_with_all_docks_and_nothing_of_the_cases_is_cut(make_napari_viewer, qtbot):
+    viewer = make_napari_viewer(show=True)
+    window = viewer.window._qt_window
+    window.resize(1000, 640)
+    for name in (SEGMENT, REVIEW, CASES):
+        dock = show_dock(viewer, name)
+        qtbot.waitUntil(dock.isVisible)
+        qtbot.wait(100)
+        assert window.height() == 640, name
+    dock.question.ask(
+        "Somebody has it who has not been heard of for an hour; take it over?",
+        yes="Take over",
+        no="Leave it",
+        on_yes=list,
+    )
+    dock._set_status("Something that is worth to know. " * 3)
+    qtbot.wait(50)
+    assert not faults(dock)
+    for name in (
+        "cases",
+        "next_case",
+        "finish_case",
+        "segment_all",
+        "project_menu",
+        "question_bar",
+        "project_status",
+    ):
+        assert in_sight(dock, name), name

@@ -20,6 +20,7 @@ from qtpy.QtWidgets import QWidget
 from napari_transunet.errors import InputError
 from napari_transunet.viewer.widgets.preferences import load_preferences
 from napari_transunet.viewer.widgets.priority import no_garbage_collection, spare_what_is_loaded
+from napari_transunet.viewer.widgets.qt_helpers import window_of
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def import_beside(viewer: Viewer, module: str) -> None:
     viewer = getattr(viewer, "__wrapped__", viewer)
     if module in sys.modules:
         return
-    window = viewer.window._qt_window
+    window = window_of(viewer)
     if window.property(_MARK):
         raise InputError("Another dock is being opened; open this one when it is there.")
     window.setProperty(_MARK, True)

@@ -28,7 +28,7 @@ from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
 from napari_transunet.viewer.widgets.dock_events import DockEvents
 from napari_transunet.viewer.widgets.messages import countdown
 from napari_transunet.viewer.widgets.preferences import load_preferences
-from napari_transunet.viewer.widgets.qt_helpers import column, line_edit, push_button, row
+from napari_transunet.viewer.widgets.qt_helpers import column, line_edit, push_button, row, window_of
 from napari_transunet.viewer.widgets.status_line import StatusLine
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks, emit
 
@@ -77,7 +77,7 @@ class CasesDock(QWidget):
         self.segmentation = BackgroundSegmentation(self._viewer, self)
         self.actions_of_case = CaseActions(self._viewer, self.cases, self.table, self._work, self)
         self.question = ConfirmBar(self)
-        self._dock_events = DockEvents(self, "Cases")
+        self._dock_events = DockEvents(self, "Cases", window_of(self._viewer))
         self._timer = QTimer(self)
         self._timer.setInterval(_REFRESH)
         self._lay_out()

@@ -44,7 +44,7 @@ from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
 from napari_transunet.viewer.widgets.dock_events import DockEvents
 from napari_transunet.viewer.widgets.fitting_area import FittingArea
 from napari_transunet.viewer.widgets.keys import KeyBindings
-from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row, single_shot
+from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row, single_shot, window_of
 from napari_transunet.viewer.widgets.status_line import StatusLine
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.viewer.widgets.widget_state import WidgetState
@@ -115,7 +115,7 @@ class ReviewDock(QWidget):
         self._opened: QWidget | None = None
         # What was just unfolded has its place only after the layout's turn.
         self._into_view = single_shot(self, 0, self._bring_into_view)
-        self._dock_events = DockEvents(self, "Review and correct")
+        self._dock_events = DockEvents(self, "Review and correct", window_of(viewer))
         self._lay_out()
         self._widget_state = WidgetState(self, "review", (*REMEMBERED, *_SECTIONS))
         self._connect()

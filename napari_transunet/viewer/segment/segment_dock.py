@@ -42,7 +42,7 @@ from napari_transunet.viewer.widgets.labels_chooser import LabelsChooser
 from napari_transunet.viewer.widgets.messages import edits_sentence, outcome_detail, progress_sentence
 from napari_transunet.viewer.widgets.preferences import load_preferences
 from napari_transunet.viewer.widgets.priority import spare_what_is_loaded
-from napari_transunet.viewer.widgets.qt_helpers import column, single_shot
+from napari_transunet.viewer.widgets.qt_helpers import column, single_shot, window_of
 from napari_transunet.viewer.widgets.status_line import StatusLine
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.viewer.widgets.volume_chooser import VolumeChooser
@@ -113,7 +113,7 @@ class SegmentDock(QWidget):
         self.loader = VolumeLoader(self._viewer, self)
         self.recovery = Recovery(self._viewer, self)
         self._status = StatusLine("status", self)
-        self._dock_events = DockEvents(self, "Segment volume")
+        self._dock_events = DockEvents(self, "Segment volume", window_of(self._viewer))
         self._lay_out()
         self._widget_state = WidgetState(self, "segment", _KEPT)
         self.device.show_cluster(self.cluster_dialog.remembered(), choose=False)

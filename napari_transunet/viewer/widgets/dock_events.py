@@ -25,6 +25,7 @@ class DockEvents(QObject):
     ----------
     widget : what is put into a dock.
     tab : what its tab is called beside those of the plugin's other docks; none where it does not join them.
+    window : where it will be put.
 
     Attributes
     ----------
@@ -44,13 +45,14 @@ class DockEvents(QObject):
     left = Signal(bool)
     window_closed = Signal()
 
-    def __init__(self, widget: QWidget, tab: str = "") -> None:
+    def __init__(self, widget: QWidget, tab: str = "", window: QWidget | None = None) -> None:
         super().__init__(widget)
         self.here = True
         self._widget = widget
         self._tab = tab
         self._window: Callable[[], QWidget | None] = lambda: None
         self._closing = False
+        self._height = 0 if window is None else window.height()  # before the dock is in it
         # napari puts the widget into its dock first, and the dock into the window then.
         self._soon = single_shot(self, 0, self._watch_now)
         widget.installEventFilter(self)
@@ -96,7 +98,7 @@ class DockEvents(QObject):
     def _watch_now(self) -> None:
         self._watch(self._widget.window())
         if self._tab:
-            _join_tabs(self._widget, self._tab)
+            _join_tabs(self._widget, self._tab, self._height)
         self.settled.emit()
 
     def _watch(self, window: QWidget | None) -> None:
@@ -109,11 +111,12 @@ class DockEvents(QObject):
         window.installEventFilter(self)
 
 
-def _join_tabs(widget: QWidget, title: str) -> None:
+def _join_tabs(widget: QWidget, title: str, height: int) -> None:
     """Put the dock around this widget into one group of tabs with the plugin's other docks, in front of them.
 
     The tab bears this title, short enough for both to be read. This happens once for every dock: one that a person
-    has moved or floated since stays where it is.
+    has moved or floated since stays where it is. The window gets back the height that it had: napari puts docks one
+    below the other first, for which it may have to grow beyond the screen.
     """
     dock = _dock_of(widget)
     window = dock.parentWidget() if dock is not None else None
@@ -130,6 +133,10 @@ def _join_tabs(widget: QWidget, title: str) -> None:
     window.tabifyDockWidget(together, dock)
     dock.show()
     dock.raise_()
+    layout = window.layout()
+    if layout is not None and not window.isMaximized() and not window.isFullScreen():
+        layout.activate()  # what it needs at least is less now
+        window.resize(window.width(), height)
 
 
 def _dock_of(widget: QWidget) -> QDockWidget | None:

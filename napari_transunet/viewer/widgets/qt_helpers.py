@@ -85,12 +85,18 @@ def single_shot(parent: QObject | None, milliseconds: int, slot: Callable[[], An
     return timer
 
 
+def window_of(viewer: Viewer) -> QWidget:
+    """The window that a viewer is shown in."""
+    window: QWidget = viewer.window._qt_window
+    return window
+
+
 def window_object(
     viewer: Viewer, kind: type[_Object], name: str, make: Callable[[Viewer, QWidget], _Object]
 ) -> _Object:
     """The one object of its kind in a viewer's window, made where there is none; it lives as long as the window."""
     viewer = getattr(viewer, "__wrapped__", viewer)  # plugins may get the viewer in a wrapper
-    window = viewer.window._qt_window
+    window = window_of(viewer)
     found = window.findChild(kind, name, Qt.FindChildOption.FindDirectChildrenOnly)
     if isinstance(found, kind):
         return found
