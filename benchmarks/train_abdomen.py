@@ -1,41 +1,38 @@
 """Train one network on abdominal CT and MR that are annotated only in part, and cross-validate it by patient.
 
     python benchmarks/train_abdomen.py prepare DATA CASES        # DATA: images, labels and index.json of CT and MR
-    python benchmarks/train_abdomen.py train CASES OUT [--fold N] [--seconds S] [--device cuda]
+    python benchmarks/train_abdomen.py train CASES OUT [--fold N] [--seconds S] [--device cuda] [--compiled]
     python benchmarks/train_abdomen.py score DATA OUT... --json RESULT
 
 `prepare` brings every scan to the network's size once. `train` learns from both modalities together, then a while from
 each alone, for a given time; fold N leaves a fifth of the patients of either modality out, and keeps what it finds in
-them. `score` brings that back to the scans' own grids and compares it with the labels.
+them and how sure it was. `score` brings that back to the scans' own grids and compares it with the labels.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
+from reliability import RIM, TEMPERATURES, Reliability
+from scipy import ndimage
+from timed_training import labels_found, learn, load_case, save_case, scores_on_own_grid, write_json
 
-from napari_transunet import TransUNet, evaluate, read_volume, save_checkpoint
+from napari_transunet import TransUNet, load_checkpoint, read_volume, save_checkpoint
 from napari_transunet.checkpoints.card import ModelCard
-from napari_transunet.inference.slices import SliceSource
 from napari_transunet.training.augmentation import Augmentation
 from napari_transunet.training.cases import Case, prepare_case
-from napari_transunet.training.fitting import fit
-from napari_transunet.training.recipes import DEFAULT, Recipe
+from napari_transunet.training.recipes import DEFAULT
 from napari_transunet.training.segmentation_module import case_batch
-from napari_transunet.volumes.orientation import Reorientation
 
-if TYPE_CHECKING:
-    from napari_transunet.training.callbacks import Progress
-
+BEGUN = time.monotonic()
 ORGANS = ("spleen", "right kidney", "left kidney", "gallbladder", "liver", "stomach", "pancreas", "aorta")
 SNOMED = ("78961009", "9846003", "18639004", "28231008", "10200004", "69695003", "15776009", "15825003")
 MR_ORGANS = ("spleen", "right kidney", "left kidney", "liver")
@@ -72,7 +69,7 @@ ALONE = {
         augmentation=replace(STRONG, invert_chance=0.0, phase_chance=0.15),
     ),
 }
-SHARE_TOGETHER = 0.7  # of the time
+SHARE_TOGETHER = 0.6  # of the time
 
 
 def card_of(modality: str) -> ModelCard:
@@ -120,193 +117,136 @@ def prepare(data: Path, out: Path) -> None:
             annotated=sorted(values.values()),
             others_are_background=True,
         )
-        assert case.annotated is not None
-        np.savez_compressed(
-            out / f"{name}.npz",
-            planes=(case.planes.float() * 255).round().to(torch.uint8).numpy(),
-            labels=case.labels.numpy(),
-            annotated=case.annotated[0].numpy(),
-            modality=about["modality"],
-            fold=about["fold"],
-        )
+        save_case(out / f"{name}.npz", case, modality=about["modality"], fold=about["fold"])
         sys.stderr.write(f"{name}: {len(case)} slices, {about['modality']}, fold {about['fold']}\n")
 
 
-def load(folder: Path) -> list[tuple[Case, str, int]]:
-    cases = []
-    for path in sorted(folder.glob("*.npz")):
-        with np.load(path, allow_pickle=False) as held:
-            planes = torch.from_numpy(held["planes"]).half() / 255
-            annotated = torch.from_numpy(held["annotated"]).repeat(len(planes), 1)
-            labels = torch.from_numpy(held["labels"])
-            cases.append(
-                (
-                    Case(path.stem, path.stem, planes, labels, annotated),
-                    str(held["modality"]),
-                    int(held["fold"]),
-                )
-            )
-    return cases
+def left_to_mr(net: TransUNet) -> None:
+    """Let the head name none but the organs that MR scans are annotated with; the others stay, infinitely unlikely."""
+    others = [value for value, organ in enumerate(ORGANS, 1) if organ not in MR_ORGANS]
+    with torch.no_grad():
+        net.segmentation_head[0].bias[others] = -1e4
 
 
-def for_mr(case: Case) -> Case:
-    """The case with the classes of the MR network."""
+def for_mr(net: TransUNet) -> TransUNet:
+    """The network with the classes of the MR card."""
+    rows = [0, *(ORGANS.index(organ) + 1 for organ in MR_ORGANS)]
+    one = TransUNet("R50-ViT-Ti_16", num_classes=len(rows), img_size=SIZE, n_skip=3)
+    state = {k: v[rows] if k.startswith("segmentation_head") else v for k, v in net.state_dict().items()}
+    one.load_state_dict(state)
+    return one.eval()
+
+
+def with_mr_classes(case: Case) -> Case:
     kept = [0, *(ORGANS.index(organ) + 1 for organ in MR_ORGANS)]
     table = torch.zeros(256, dtype=torch.uint8)
     table[kept] = torch.arange(len(kept), dtype=torch.uint8)
     return Case(case.name, case.patient, case.planes, table[case.labels.long()])
 
 
-@dataclass(frozen=True, slots=True)
-class TimedRecipe(Recipe):
-    """A recipe whose schedule follows the clock, so that a training ends when its time does."""
-
-    begun: float = 0.0
-    seconds: float = 1.0
-
-    @classmethod
-    def of(cls, recipe: Recipe, seconds: float) -> TimedRecipe:
-        own = {one.name: getattr(recipe, one.name) for one in fields(recipe)}
-        return cls(**own, begun=time.monotonic(), seconds=seconds)
-
-    def done(self) -> float:
-        return (time.monotonic() - self.begun) / self.seconds
-
-    def learning_rate_at(self, step: int, steps: int) -> float:
-        del steps
-        return min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * min(1.0, self.done())))
-
-
-def learn(
-    net: TransUNet, cases: list[Case], recipe: Recipe, seconds: float, device: str, what: str
-) -> dict[str, float]:
-    """Train for that long."""
-    timed = TimedRecipe.of(recipe.with_changes(steps=1_000_000), seconds)
-    told = [0.0]
-
-    def tell(progress: Progress) -> None:
-        if progress.seconds - told[0] > 20:
-            told[0] = progress.seconds
-            sys.stderr.write(f"{what}: step {progress.step}, loss {progress.loss:.3f}\n")
-
-    outcome = fit(net, cases, timed, device=device, on_progress=tell, cancelled=lambda: timed.done() >= 1)
-    sys.stderr.write(f"{what}: {outcome.steps} steps in {outcome.seconds:.0f} s\n")
-    return {"steps": outcome.steps, "seconds": round(outcome.seconds, 1)}
+def new_network() -> TransUNet:
+    return TransUNet("R50-ViT-Ti_16", num_classes=len(ORGANS) + 1, img_size=SIZE, n_skip=3)
 
 
 @torch.inference_mode()
-def labels_found(net: TransUNet, case: Case, device: str) -> np.ndarray:
+def how_sure(net: TransUNet, case: Case, device: str) -> dict[str, Any]:
+    """What a reliability diagram needs, at every temperature; at the network's size, in and around organs."""
     net = net.to(device)
-    found = []
+    parts = []
     for begin in range(0, len(case), 32):
         images, _ = case_batch(case, begin, 32, 3)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
-            found.append(net(images.to(device)).argmax(1).to(torch.uint8).cpu())
+            parts.append(net(images.to(device)).float().movedim(1, 0))
     net.cpu()
-    return torch.cat(found).numpy()
+    logits, reference = torch.cat(parts, 1), case.labels.long()
+    seen = (reference > 0) | (logits.argmax(0) > 0).cpu()
+    near = torch.from_numpy(ndimage.binary_dilation(seen.numpy(), iterations=RIM))
+    logits, reference = logits[:, near.to(logits.device)], reference[near]
+    of: dict[str, Any] = {}
+    for temperature in np.unique(np.append(TEMPERATURES, 1.0)):
+        one = Reliability()
+        one.add((logits / float(temperature)).softmax(0).cpu(), reference)
+        of[str(temperature)] = {
+            "count": one.count.tolist(),
+            "right": one.right.tolist(),
+            "confidence": [round(float(part), 2) for part in one.confidence],
+            "loss": round(one.loss, 2),
+        }
+    return of
 
 
-def network_dice(found: np.ndarray, labels: np.ndarray, classes: list[int]) -> dict[int, float]:
-    dice = {}
-    for value in classes:
-        one, other = found == value, labels == value
-        if one.any() or other.any():
-            dice[value] = round(float(2 * (one & other).sum() / (one.sum() + other.sum())), 4)
-    return dice
-
-
-def train(folder: Path, out: Path, fold: int | None, seconds: float, device: str, seed: int) -> None:
+def train(given: argparse.Namespace) -> None:
+    folder, out, fold = given.source, given.out, given.fold
+    device, seed = given.device, given.seed
     out.mkdir(parents=True, exist_ok=True)
-    cases = load(folder)
-    kept = [(case, modality) for case, modality, number in cases if fold is None or number != fold]
-    held = [(case, modality) for case, modality, number in cases if fold is not None and number == fold]
+    cases = [load_case(path) for path in sorted(folder.glob("*.npz"))]
+    kept = [(case, of["modality"]) for case, of in cases if fold is None or of["fold"] != fold]
+    held = [(case, of["modality"]) for case, of in cases if fold is not None and of["fold"] == fold]
     torch.manual_seed(seed)
-    net = TransUNet("R50-ViT-Ti_16", num_classes=len(ORGANS) + 1, img_size=SIZE, n_skip=3)
+    net = new_network()
+    if given.init is not None:
+        net.load_state_dict(load_checkpoint(given.init).model.state_dict())
     what = "final" if fold is None else f"fold {fold}"
     facts: dict[str, object] = {"fold": fold, "seed": seed, "cases": [case.name for case, _ in kept]}
-    together = TOGETHER.with_changes(
-        seed=seed, batch=TOGETHER.batch if fold is not None else 2 * TOGETHER.batch
-    )
+    facts["start"] = "from scratch" if given.init is None else "the checkpoint shipped before"
+    seconds = given.seconds - (time.monotonic() - BEGUN)
+    recipe = TOGETHER.with_changes(seed=seed)
+    every = [case for case, _ in kept]
     facts["joint"] = learn(
-        net, [case for case, _ in kept], together, seconds * SHARE_TOGETHER, device, f"{what}, joint"
+        net, every, recipe, seconds * SHARE_TOGETHER, device, f"{what}, joint", compiled=given.compiled
     )
     joint = {key: value.clone() for key, value in net.state_dict().items()}
-    for modality in ("CT", "MR"):
+    for modality, after in (("CT", 2), ("MR", 1)):
         own = [case for case, kind in kept if kind == modality]
-        if not own or (fold is not None and not any(kind == modality for _, kind in held)):
-            continue
+        one = new_network()
+        one.load_state_dict(joint)
         if modality == "MR":
-            own = [for_mr(case) for case in own]
-            one = TransUNet("R50-ViT-Ti_16", num_classes=len(MR_ORGANS) + 1, img_size=SIZE, n_skip=3)
-            rows = [0, *(ORGANS.index(organ) + 1 for organ in MR_ORGANS)]
-            one.load_state_dict(
-                {k: v[rows] if k.startswith("segmentation_head") else v for k, v in joint.items()}
-            )
-        else:
-            one = TransUNet("R50-ViT-Ti_16", num_classes=len(ORGANS) + 1, img_size=SIZE, n_skip=3)
-            one.load_state_dict(joint)
+            left_to_mr(one)
+        left = given.seconds - (time.monotonic() - BEGUN)
         facts[modality] = learn(
             one,
             own,
             ALONE[modality].with_changes(seed=seed),
-            seconds * (1 - SHARE_TOGETHER) / 2,
+            left / after,
             device,
             f"{what}, {modality}",
+            compiled=given.compiled,
         )
+        if modality == "MR":
+            one = for_mr(one)
         if fold is None:
-            save_checkpoint(
-                out / f"abdomen-{modality.lower()}.safetensors",
-                one,
-                card_of(modality),
-                dtype="float16",
-                overwrite=True,
-            )
-        for case in [for_mr(case) if kind == "MR" else case for case, kind in held if kind == modality]:
+            path = out / f"abdomen-{modality.lower()}.safetensors"
+            save_checkpoint(path, one, card_of(modality), dtype="float16", overwrite=True)
+        for whole in (case for case, kind in held if kind == modality):
+            case = with_mr_classes(whole) if modality == "MR" else whole
             found = labels_found(one, case, device)
             np.savez_compressed(out / f"found-{fold}-{case.name}.npz", labels=found, modality=modality)
-            annotated = (
-                list(range(1, len(MR_ORGANS) + 1))
-                if case.annotated is None
-                else case.annotated[0].nonzero()[:, 0].tolist()
-            )
-            facts[case.name] = network_dice(
-                found, case.labels.numpy(), [value for value in annotated if value]
-            )
-            sys.stderr.write(f"{what}, {case.name}: {facts[case.name]}\n")
-    (out / f"facts-{'final' if fold is None else fold}.json").write_text(json.dumps(facts, indent=2))
+            if case.annotated is None or case.annotated.all():
+                write_json(out / f"sure-{fold}-{case.name}.json", how_sure(one, case, device))
+        write_json(out / f"facts-{'final' if fold is None else fold}.json", facts)
 
 
 def score(data: Path, outs: list[Path], result: Path) -> None:
     """Every held-out scan on its own grid."""
     index = json.loads((data / "index.json").read_text())
-    scores: dict[str, object] = {}
+    scores: dict[str, dict[str, dict[str, float]]] = {}
     for path in sorted(path for out in outs for path in out.glob("found-*.npz")):
         name = path.stem.split("-", 2)[2]
         about = index[name]
         with np.load(path, allow_pickle=False) as held:
-            found, modality = torch.from_numpy(held["labels"]), str(held["modality"])
+            found, modality = held["labels"], str(held["modality"])
         organs = ORGANS if modality == "CT" else MR_ORGANS
-        image = read_volume(data / about["image"])
-        labels = read_volume(data / "labels" / f"{name}.nii.gz")
-        source = SliceSource.from_card(image, card_of(modality), (SIZE, SIZE))
-        one_hot = torch.nn.functional.one_hot(found.long(), len(organs) + 1).permute(0, 3, 1, 2).float()
-        predicted = torch.cat([source.resize.labels(part) for part in one_hot.split(8)]).numpy()
-        turn = Reorientation.between(labels.geometry, "LPS")
-        turned = turn.apply(labels.data)
-        reference = np.zeros_like(turned, np.uint8)
-        annotated = []
-        for value, organ in about["labels"].items():
-            if organ in organs:
-                reference[turned == int(value)] = organs.index(organ) + 1
-                annotated.append(organs.index(organ) + 1)
-        spacing = labels.geometry.reoriented(turn.axes, turn.flips).spacing
-        of = evaluate(predicted, reference, spacing=spacing, labels_to_score=annotated)
-        scores[name] = {
-            organs[value - 1]: {k: round(float(v), 4) for k, v in of[value].items()} for value in of
-        }
-        told = {organ: values["dice"] for organ, values in scores[name].items()}  # type: ignore[attr-defined]
+        of = scores_on_own_grid(
+            found,
+            read_volume(data / about["image"]),
+            read_volume(data / "labels" / f"{name}.nii.gz"),
+            {int(v): organs.index(organ) + 1 for v, organ in about["labels"].items() if organ in organs},
+            card_of(modality),
+        )
+        scores[name] = {organs[value - 1]: measures for value, measures in of.items()}
+        told = {organ: values["dice"] for organ, values in scores[name].items()}
         sys.stderr.write(f"{name}: {told}\n")
-    result.write_text(json.dumps(scores, indent=2))
+    write_json(result, scores)
 
 
 def main() -> None:
@@ -319,9 +259,11 @@ def main() -> None:
         one.add_argument("source", type=Path)
         one.add_argument("out", type=Path)
     one.add_argument("--fold", type=int)
-    one.add_argument("--seconds", type=float, default=600)
+    one.add_argument("--seconds", type=float, default=600, help="from the program's start")
     one.add_argument("--device", default="auto")
     one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--init", type=Path, help="a checkpoint of the same classes to start from")
+    one.add_argument("--compiled", action="store_true")
     one = commands.add_parser("score")
     one.add_argument("source", type=Path)
     one.add_argument("outs", type=Path, nargs="+")
@@ -330,7 +272,7 @@ def main() -> None:
     if given.command == "prepare":
         prepare(given.source, given.out)
     elif given.command == "train":
-        train(given.source, given.out, given.fold, given.seconds, given.device, given.seed)
+        train(given)
     else:
         score(given.source, given.outs, given.json)
 
