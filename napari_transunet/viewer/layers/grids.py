@@ -5,11 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from napari_transunet.errors import VolumeError
-from napari_transunet.viewer.layers.layer_record import change_record, record_of
-from napari_transunet.viewer.layers.layers import displayed_geometry_of, geometry_of, placement
+from napari_transunet.viewer.layers.layer_record import change_record, is_scan, record_of
+from napari_transunet.viewer.layers.layers import (
+    displayed_geometry_of,
+    geometry_of,
+    looks_like_labels,
+    placement,
+)
 from napari_transunet.volumes.orientation import reorientation_onto
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from napari.layers import Image, Labels, Layer
 
     from napari_transunet.volumes.geometry import Geometry
@@ -27,6 +34,20 @@ def reorientation_between(layer: Layer, image: Layer) -> Reorientation | None:
         return reorientation_onto(geometry_of(layer), geometry_of(image))
     except VolumeError:  # sheared, or no volume: on nobody's grid
         return None
+
+
+def images_labelled_by(layer: Layer, layers: Iterable[Layer]) -> list[Image]:
+    """The images on whose grid an image lies that looks like labels, as they do not; none where it looks otherwise."""
+    if not looks_like_labels(layer):
+        return []
+    return [
+        other
+        for other in layers
+        if other is not layer
+        and is_scan(other)
+        and reorientation_between(layer, other) is not None
+        and not looks_like_labels(other)
+    ]
 
 
 def put_on_grid(layer: Labels, image: Image, turn: Reorientation) -> None:

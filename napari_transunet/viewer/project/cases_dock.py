@@ -22,6 +22,7 @@ from napari_transunet.viewer.project.background_segmentation import BackgroundSe
 from napari_transunet.viewer.project.case_actions import CaseActions
 from napari_transunet.viewer.project.case_controller import CaseController
 from napari_transunet.viewer.project.cases_table import CasesTable
+from napari_transunet.viewer.segment.labels_offer import labels_offer_of
 from napari_transunet.viewer.widgets import docks
 from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
 from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
@@ -341,6 +342,7 @@ class CasesDock(QWidget):
         self.segmentation.segmented.connect(lambda outcome: self._say(outcome.sentence))
         self.segmentation.finished.connect(self._on_segmented_all)
         self._timer.timeout.connect(self.refresh)
+        labels_offer_of(self._viewer).ask_in(self.question)
         self._dock_events.arrived.connect(self._attach)
         self._dock_events.left.connect(self._detach)
         self._dock_events.window_closed.connect(self._shut_down)

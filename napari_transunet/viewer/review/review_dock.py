@@ -35,6 +35,7 @@ from napari_transunet.viewer.review.overlay_layers import OverlayLayers
 from napari_transunet.viewer.review.review_model import ReviewModel
 from napari_transunet.viewer.review.review_panel import ReviewPanel
 from napari_transunet.viewer.review.stroke_controller import StrokeController
+from napari_transunet.viewer.segment.labels_offer import labels_offer_of
 from napari_transunet.viewer.sessions.recovery import Recovery
 from napari_transunet.viewer.sessions.sessions_dialog import SessionsDialog
 from napari_transunet.viewer.widgets import docks
@@ -184,6 +185,7 @@ class ReviewDock(QWidget):
 
     def _connect(self) -> None:
         model = self.model
+        labels_offer_of(self._viewer).ask_in(self._confirm)
         model.overview_changed.connect(self._on_overview)
         model.slice_changed.connect(self._on_slice)
         model.message.connect(self.tools.status.setText)

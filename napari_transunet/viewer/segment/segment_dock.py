@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import logging
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFormLayout, QWidget
 
 from napari_transunet.cluster.address import ClusterProblem
 from napari_transunet.errors import TransUNetError
 from napari_transunet.viewer.anatomy.anatomy import anatomy_of
 from napari_transunet.viewer.layers.event_links import EventLinks
-from napari_transunet.viewer.layers.layers import looks_like_labels
+from napari_transunet.viewer.layers.grids import images_labelled_by
 from napari_transunet.viewer.layers.slice_numbers import is_outside
 from napari_transunet.viewer.segment.advanced import AdvancedOptions
 from napari_transunet.viewer.segment.checkpoint_chooser import Candidate, CheckpointChooser, VariantChooser
 from napari_transunet.viewer.segment.checkpoint_controller import CheckpointController
 from napari_transunet.viewer.segment.cluster_dialog import ClusterDialog
 from napari_transunet.viewer.segment.device_chooser import DeviceChooser, find_devices
+from napari_transunet.viewer.segment.labels_offer import labels_offer_of
 from napari_transunet.viewer.segment.predictors import PredictorSettings
 from napari_transunet.viewer.segment.preloading import load_engine, load_torch_libraries
 from napari_transunet.viewer.segment.result_panel import ResultPanel
@@ -88,7 +88,6 @@ class SegmentDock(QWidget):
         # Plugins get the viewer in a wrapper that slows down every access to a layer in the drawing loop.
         self._viewer: Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
         self._sessions = sessions_of(self._viewer)
-        self._newest: Callable[[], Any] = lambda: None  # the image that came last
         self._wants_new = False
         self._tasks = BackgroundTasks(self)
         self._links = EventLinks()
@@ -246,6 +245,10 @@ class SegmentDock(QWidget):
         self.loader.failed.connect(self._set_status)
         self.loader.opened.connect(self._on_opened)
         self.loader.labels_opened.connect(self._on_labels_opened)
+        offer = labels_offer_of(self._viewer)
+        offer.opened.connect(self._on_labels_opened)
+        offer.kept.connect(self.volume.choose)
+        offer.ask_in(self.question, lambda: self.running)
         self.loader.choice_needed.connect(
             lambda _several: self._set_status("There are several volumes; choose one in the list.")
         )
@@ -321,23 +324,9 @@ class SegmentDock(QWidget):
         self._widget_state.keep()
 
     def _on_opened(self, layer: Any) -> None:
-        self.volume.choose(layer)
+        if not images_labelled_by(layer, self._viewer.layers):
+            self.volume.choose(layer)
         self._refresh()
-
-    def _offer_as_labels(self) -> None:
-        """Ask about the newest image if it looks like labels of another one, however it was opened."""
-        layer = self._newest()
-        if not self._dock_events.here or self.running or layer is None or layer not in self._viewer.layers:
-            return
-        on_grid = self._sessions.images_on_grid_of(layer) if looks_like_labels(layer) else []
-        if others := [image for image in on_grid if image is not layer]:
-            self.question.ask(
-                f"“{layer.name}” looks like labels of “{others[0].name}”, on whose grid it lies. Open it as labels?",
-                yes="Open as labels",
-                no="Keep as an image",
-                on_yes=lambda: self.loader.reopen_as_labels(layer),
-                on_no=self._refresh,
-            )
 
     def _on_volume_picked(self, image: Image) -> None:
         if image is not None and self.volume.problem is None:
@@ -429,12 +418,8 @@ class SegmentDock(QWidget):
         self.question.withdraw()
         self._refresh()
 
-    def _on_layers(self, event: Any = None) -> None:
+    def _on_layers(self, _event: Any = None) -> None:
         self._refresh()
-        if event is not None and event.type == "inserted" and event.value._type_string == "image":
-            # Dropped onto the window, perhaps; after this event, when everybody knows the layer.
-            self._newest = weakref.ref(event.value)
-            QTimer.singleShot(0, self._offer_as_labels)
 
     def _on_theme(self, _event: Any = None) -> None:
         from napari.utils.theme import get_theme

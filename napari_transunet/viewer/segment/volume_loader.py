@@ -19,7 +19,7 @@ from napari_transunet.errors import TransUNetError
 from napari_transunet.io.ambiguous import SeveralVolumesError
 from napari_transunet.io.dicom.series import SeveralSeriesError
 from napari_transunet.io.ome_zarr.metadata import web_address
-from napari_transunet.viewer.layers.layers import add_volume, new_labels_layer, volume_of
+from napari_transunet.viewer.layers.layers import add_volume, new_labels_layer
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.choice_list import series_list, volumes_list
 from napari_transunet.viewer.widgets.qt_helpers import window_object
@@ -27,7 +27,7 @@ from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.volumes.labels import LabelSet
 
 if TYPE_CHECKING:
-    from napari.layers import Image, Labels
+    from napari.layers import Labels
     from napari.viewer import Viewer
 
     from napari_transunet.viewer.widgets.choice_list import ChoiceList
@@ -186,7 +186,7 @@ class VolumeLoader(QObject):
         try:
             name = ", ".join((result.source.name, *wanted.titles)) if wanted.titles else None
             if wanted.as_labels:
-                labels = _labels_of(result, name or result.source.name)
+                labels = labels_of(result, name or result.source.name)
                 sessions_of(self._viewer).result_for(labels)  # tied to its image before anybody sees it
                 self._viewer.add_layer(labels)
                 self.labels_opened.emit(labels)
@@ -196,19 +196,6 @@ class VolumeLoader(QObject):
             self.failed.emit(str(error))
             return
         self.opened.emit(layer)
-
-    def reopen_as_labels(self, layer: Image) -> None:
-        """Show what was opened as an image as labels instead, without reading it again."""
-        try:
-            labels = _labels_of(volume_of(layer), str(layer.name))
-        except TransUNetError as error:
-            self.failed.emit(str(error))
-            return
-        self._viewer.layers.remove(layer)
-        # Only now the image itself is no candidate for what its labels lie on.
-        sessions_of(self._viewer).result_for(labels)
-        self._viewer.add_layer(labels)
-        self.labels_opened.emit(labels)
 
     def _choose(self, wanted: Wanted, several: Several) -> None:
         if isinstance(several, SeveralSeriesError):
@@ -241,7 +228,7 @@ def read_wanted(wanted: Wanted) -> Volume | Several:
         return several
 
 
-def _labels_of(volume: Volume, name: str) -> Labels:
+def labels_of(volume: Volume, name: str) -> Labels:
     """A labels layer with the names that the file gives."""
     label_set = volume.labels if volume.labels is not None else LabelSet()
     return new_labels_layer(volume.data, replace(volume, labels=label_set), label_set, name)

@@ -9,6 +9,7 @@ from qtpy.QtWidgets import QToolButton, QWidget
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.layers.event_links import EventLinks
+from napari_transunet.viewer.layers.grids import images_labelled_by
 from napari_transunet.viewer.layers.layer_record import is_scan
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, notes_of, problem_with, volume_of
 from napari_transunet.viewer.widgets.combo import ElidingCombo
@@ -81,7 +82,7 @@ class VolumeChooser(QWidget):
         self._viewer_links.connect(self._on_layers, events.removed, events.reordered)
         self._on_layers()
         active = self._viewer.layers.selection.active
-        if active is not None:
+        if active is not None and not self._is_of_another(active):
             self.choose(active)
 
     def detach(self) -> None:
@@ -96,19 +97,26 @@ class VolumeChooser(QWidget):
         if self.layer is not event.value and self._is_choosable(event.value):
             self.choose(event.value)
 
-    @staticmethod
-    def _is_choosable(layer: Any) -> bool:
+    def _is_choosable(self, layer: Any) -> bool:
         # A copy is made to keep something safe or to try something out, not to take over.
-        return problem_with(layer) is None and is_scan(layer) and layer.source.parent is None
+        fits = problem_with(layer) is None and is_scan(layer) and layer.source.parent is None
+        return fits and not self._is_of_another(layer)
+
+    def _is_of_another(self, layer: Any) -> bool:
+        """Whether it looks like the labels of another image; those are no volume to segment unless a person says so."""
+        return bool(images_labelled_by(layer, self._viewer.layers))
 
     def _on_layers(self, _event: Any = None) -> None:
         layers: list[Any] = [layer for layer in self._viewer.layers if is_scan(layer)]
         self._name_links.clear()
         for layer in layers:
             self._name_links.connect(self._on_name, layer.events.name)
-        self._combo.offer(
-            [(str(layer.name), layer) for layer in layers], self.layer, otherwise=len(layers) - 1
-        )
+        otherwise = len(layers) - 1
+        if self.layer not in layers:
+            otherwise = next(
+                (at for at in range(otherwise, -1, -1) if not self._is_of_another(layers[at])), otherwise
+            )
+        self._combo.offer([(str(layer.name), layer) for layer in layers], self.layer, otherwise=otherwise)
         self._combo.setEnabled(bool(layers))
         self._on_index()
 

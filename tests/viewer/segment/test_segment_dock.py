@@ -981,6 +981,7 @@ def test_a_label_file_that_was_opened_as_an_image_is_asked_about(dock, tmp_path,
         dock.widget.loader.open_path(path)
     dock.until(lambda: dock.question is not None)
     assert "looks like labels" in dock.question
+    assert dock.widget.volume.layer is image
     dock.press("question_yes")
     labels = dock.viewer.layers["seg"]
     assert labels._type_string == "labels"
