@@ -307,10 +307,11 @@ class CasesTable(QTableView):
             and columns is not None
             and event.modifiers() == Qt.KeyboardModifier.ControlModifier
         ):
-            at = event.key() - Qt.Key.Key_1
+            at, order = event.key() - Qt.Key.Key_1, Qt.SortOrder.AscendingOrder
             if 0 <= at < len(COLUMNS):
-                same, up = at == columns.sortIndicatorSection(), columns.sortIndicatorOrder()
-                self.sortByColumn(at, Qt.SortOrder(1 - up.value) if same else Qt.SortOrder.AscendingOrder)
+                if at == columns.sortIndicatorSection() and columns.sortIndicatorOrder() == order:
+                    order = Qt.SortOrder.DescendingOrder
+                self.sortByColumn(at, order)
                 return
         if event is not None and chosen is not None:
             if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
