@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("napari")
 pytest.importorskip("qtpy")
 
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -302,6 +303,14 @@ def test_organs_are_hidden_without_losing_a_voxel(driver):
     assert np.array_equal(driver.layer.data, before)
 
 
+def test_a_click_on_a_button_leaves_the_keyboard_to_the_canvas(driver):
+    # else Space, which moves the view, repeats the tool that was pressed last
+    takes = [
+        one for one in driver.dock.findChildren(QPushButton) if one.focusPolicy() & Qt.FocusPolicy.ClickFocus
+    ]
+    assert not takes
+
+
 def test_keys_do_what_buttons_do(driver):
     keys = {str(key): call for key, call in driver.viewer.keymap.items()}
     driver.viewer.layers.selection.active = driver.layer
@@ -353,8 +362,11 @@ def test_other_labels_are_compared(driver):
     assert driver.dock.model.layer is driver.layer
     driver.dock.findChild(QCheckBox, "show_disagreement").setChecked(True)
     driver.press("compare")
+    driver.viewer.layers["reference"].name = "renamed"  # while it is compared
     scores = driver.dock.findChild(QTableWidget, "scores")
     driver.until(lambda: scores.rowCount() == 2)  # the reference knows the liver alone
+    assert "Comparing" not in driver.text("compare_status")
+    assert driver.dock.findChild(QComboBox, "compare_with").currentText() == "renamed"
     liver = 2 * (reference == 1).sum() / ((reference == 1).sum() + (_prediction() == 1).sum())
     assert scores.item(0, 1).text() == f"{liver:.3f}"
     assert scores.item(1, 1).text() == scores.item(0, 1).text()  # and so does the mean
@@ -561,6 +573,9 @@ def test_labels_of_a_lazy_image_are_saved_too(make_napari_viewer, qtbot):
     _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
     labels.paint((3, 3, 3), 1)
     dock.model.mark_reviewed(True)
+    dock.findChild(QPushButton, "measure").click()
+    table = dock.findChild(QTableWidget, "measures")
+    qtbot.waitUntil(lambda: table.rowCount() == 1, timeout=TIMEOUT)
     autosave = autosave_of(sessions_of(viewer).result_of(labels))
     qtbot.waitUntil(lambda: autosave._saver is not None, timeout=TIMEOUT)
     assert autosave.flush()

@@ -54,3 +54,18 @@ def test_choices_that_cannot_be_together_are_said(qtbot):
     assert form.problem is None
     form.findChild(QCheckBox, "mirror_tta").setChecked(True)
     assert "mirror" in form.problem
+
+
+@pytest.mark.parametrize(
+    ("text", "between"),
+    [("", None), ("10", (10, 10)), ("40-80", (40, 80)), ("80 – 40", (40, 80)), ("10-", "no")],
+)
+def test_a_range_of_slices_is_whole_or_stops_the_run(qtbot, text, between):
+    form = AdvancedOptions(PredictorOptions())
+    qtbot.addWidget(form)
+    form._slices.value = text
+    if between == "no":
+        assert "is no range of slices" in form.problem
+    else:
+        assert form.problem is None
+        assert form.between == between

@@ -346,6 +346,9 @@ def test_a_range_of_slices_leaves_the_others_alone(dock, checkpoints, monkeypatc
     slices.value = "3-12"
     dock.segment()
     assert "this volume's slices are 0 to 11" in dock.status
+    slices.value = "3-"
+    assert not dock.button("segment_volume").isEnabled()
+    assert labels in dock.viewer.layers
 
 
 def test_a_large_ome_zarr_is_segmented_where_it_lies(dock, checkpoints, tmp_path, monkeypatch):
@@ -466,6 +469,8 @@ def test_two_volumes_have_labels_and_sentences_of_their_own(dock):
     assert dock.status.startswith("12 slices")
     dock.choose("volume", "two")
     dock.until(lambda: dock.status.startswith("9 slices"))
+    dock.widget.findChild(QComboBox, "volume").activated.emit(1)  # as a person does, who wants to see it
+    assert [layer.name for layer in dock.viewer.layers if layer.visible] == ["two", "two labels"]
 
 
 def test_other_organs_get_a_layer_of_their_own(dock, tmp_path):
