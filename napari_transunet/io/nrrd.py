@@ -174,7 +174,8 @@ def _axes(header: NrrdHeader) -> _Axes:
 
 def _integers(fields: Mapping[str, str], name: str) -> tuple[int, ...]:
     with suppress(KeyError, ValueError):
-        if numbers := tuple(int(word) for word in fields[name].split()):
+        numbers = tuple(int(word) for word in fields[name].split())
+        if numbers and max(numbers) < 1 << 63:  # no float holds any number of digits
             return numbers
     raise VolumeError(f"its header lacks a readable '{name}' field; it is damaged.")
 

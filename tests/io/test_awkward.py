@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import nibabel
@@ -13,7 +14,7 @@ import pydicom
 import pytest
 import SimpleITK
 
-from napari_transunet.errors import VolumeError
+from napari_transunet.errors import TransUNetError, VolumeError
 from napari_transunet.io.ambiguous import SeveralVolumesError
 from napari_transunet.io.dicom.series import SeveralSeriesError
 from napari_transunet.io.reading import is_readable, list_series, read_volume
@@ -266,3 +267,11 @@ def test_ct_with_jpeg_2000_reads_in_hounsfield_units(shared_data: Path) -> None:
     np.testing.assert_allclose(
         sorted(map(abs, volume.geometry.spacing)), sorted(map(abs, labels.geometry.spacing)), atol=1e-4
     )
+
+
+def test_every_input_that_once_went_wrong_gives_a_volume_or_a_sentence(shared_data: Path) -> None:
+    places = sorted((shared_data / "cases").rglob("*"))
+    assert len(places) > 90
+    for path in places:
+        with suppress(TransUNetError):
+            read_volume(path)

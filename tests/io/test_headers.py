@@ -91,6 +91,12 @@ class TestNrrd:
         with pytest.raises(VolumeError, match=why):
             read_volume(nrrd(tmp_path, line))
 
+    @pytest.mark.parametrize("more", ["", "spacings: 1 1 1\n", "axis mins: 0 0 0\naxis maxs: 1 1 1\n"])
+    def test_sizes_that_no_number_of_bytes_holds_are_refused(self, tmp_path: Path, more: str) -> None:
+        base = f"NRRD0004\ntype: short\ndimension: 3\nsizes: {'9' * 400} 9 7\nencoding: raw\nendian: little\n"
+        with pytest.raises(VolumeError, match="sizes"):
+            read_volume(nrrd(tmp_path, more, base=base))
+
     def test_a_short_skip_within_compressed_data(self, tmp_path: Path) -> None:
         base = NRRD.replace("raw", "gzip")
         for skip, padding in ((10, b"Z" * 10), (-1, b"Z" * 10)):
