@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import MappingProxyType
 
 import pytest
@@ -28,15 +29,17 @@ def small_network(classes: int = 4, seed: int = 0) -> TransUNet:
     return net.eval()
 
 
+_narrow_shapes = cache(layout._decoder_shapes.__wrapped__)
+"""Those in its own cache are wide."""
+
+
 @contextmanager
 def narrow_decoder() -> Iterator[None]:
     """Networks that are made meanwhile have a decoder of an eighth of the channels, which takes most of the time."""
     with pytest.MonkeyPatch.context() as patch:
         for module in ("decoder", "transunet"):
             patch.setattr(f"napari_transunet.model.{module}.WIDTHS", (64, 32, 16, 16, 16))
-        patch.setattr(
-            layout, "_decoder_shapes", layout._decoder_shapes.__wrapped__
-        )  # those in its cache are wide
+        patch.setattr(layout, "_decoder_shapes", _narrow_shapes)
         yield
 
 

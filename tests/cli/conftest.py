@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -11,6 +13,7 @@ from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.model.transunet import TransUNet
 from tests.commands import invoke
+from tests.networks import narrow_decoder
 
 SPACING_ZYX = (2.5, 0.7, 0.8)
 
@@ -42,9 +45,32 @@ def scan(tmp_path):
     return write_image(tmp_path / "scan.nii.gz", values)
 
 
+@pytest.fixture
+def wide():
+    """Networks have their decoder's usual widths, as in the processes that a test starts."""
+
+
+@pytest.fixture(autouse=True)
+def narrow(request):
+    """Networks have a narrow decoder."""
+    with nullcontext() if "wide" in request.fixturenames else narrow_decoder():
+        yield
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """A network of two named organs whose answer is all organ 2, so that results can be foretold."""
+    with narrow_decoder():
+        return write_checkpoint(tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture(scope="session")
+def wide_checkpoint(tmp_path_factory):
+    """The same with the decoder's usual widths."""
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoints"))
+
+
+def write_checkpoint(folder):
     torch.manual_seed(0)
     net = TransUNet("testing", num_classes=3, img_size=32)
     with torch.no_grad():
@@ -52,4 +78,4 @@ def checkpoint(tmp_path_factory):
         head.weight.zero_()
         head.bias.copy_(torch.tensor([0.0, 1.0, 2.0]))
     card = default_card(net, labels={1: "spleen", 2: "liver"}, modality="CT")
-    return save_checkpoint(tmp_path_factory.mktemp("checkpoints") / "organs.safetensors", net, card)
+    return save_checkpoint(folder / "organs.safetensors", net, card)

@@ -17,6 +17,8 @@ from napari_transunet.model.transunet import TransUNet
 from napari_transunet.volumes.phantom import synthetic_ct
 from tests.commands import invoke
 
+pytestmark = pytest.mark.usefixtures("wide")  # shipped checkpoints are measured too
+
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):

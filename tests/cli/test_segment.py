@@ -279,13 +279,13 @@ def test_an_interrupted_segment_ends_with_130_and_leaves_nothing(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
-def test_ctrl_c_in_a_real_run_leaves_no_half_file(checkpoint, tmp_path):
+def test_ctrl_c_in_a_real_run_leaves_no_half_file(wide_checkpoint, tmp_path):
     long = write_image(
         tmp_path / "long.nii", np.random.default_rng(0).integers(-1000, 200, (1500, 64, 64)).astype(np.int16)
     )
     process = subprocess.Popen(
         [sys.executable, "-m", "napari_transunet", "segment", long, "-o", tmp_path / "labels.nii.gz",
-         "-c", checkpoint, "--img-size", "256", "--device", "cpu", "--batch-size", "1"],
+         "-c", wide_checkpoint, "--img-size", "256", "--device", "cpu", "--batch-size", "1"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         # A shell's background job ignores the signal, and so would what the tests start from there.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

@@ -27,6 +27,11 @@ from tests.commands import error_line
 from tests.io.ome_zarr_samples import served, write_ome_zarr
 
 
+@pytest.fixture
+def narrow():
+    """Nothing is: a test starts processes."""
+
+
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
     """A network whose answer depends on the slice, by the percentiles of its volume."""

@@ -276,6 +276,7 @@ def test_ctrl_c_ends_with_130_at_any_time(dataset, tmp_path, begin, times):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("wide")
 class TestTwoProcesses:
     """On the CPU, each with its share of every batch."""
 

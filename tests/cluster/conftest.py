@@ -17,9 +17,7 @@ import psutil
 import pytest
 
 from napari_transunet.cluster.security import TLSFiles
-from tests.cli.conftest import checkpoint, write_image
-
-__all__ = ["checkpoint", "write_image"]  # the fixture too
+from tests.cli.conftest import write_checkpoint, write_image
 
 pytest.importorskip("distributed", reason="the extra cluster is not installed")
 
@@ -100,6 +98,12 @@ def start():
     yield begin
     for one in reversed(started):
         one.kill()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """As the commands' tests have it, for the workers' processes too."""
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoints"))
 
 
 @pytest.fixture

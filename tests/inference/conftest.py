@@ -46,7 +46,7 @@ def plain() -> TransUNet:
 
 @pytest.fixture(scope="session")
 def small() -> TransUNet:
-    return network(PLAIN, img_size=32, narrow=False)
+    return network(PLAIN, img_size=32)
 
 
 @pytest.fixture(scope="session")

@@ -156,7 +156,8 @@ ORIENTATIONS = [
 def test_the_answer_turns_with_the_volume(small: TransUNet, fields: dict[str, Any]) -> None:
     """However the same patient is stored, every voxel gets the same label."""
     predictor = on_cpu(small, card=default_card(small, **fields), batch_size=1)
-    original = volume(ct((3, 4, 6)), modality=fields.get("modality", "CT"))
+    shape = (3, 8, 12) if "spacing" in fields else (3, 4, 6)  # large enough for several labels
+    original = volume(ct(shape), modality=fields.get("modality", "CT"))
     expected = predictor.predict(original)
     assert len(np.unique(expected)) > 1
     for axes, flips in ORIENTATIONS:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from napari_transunet.project.project import Project
-from tests.cli.conftest import checkpoint, write_image
+from tests.cli.conftest import checkpoint, narrow, write_image
 
-__all__ = ["checkpoint"]
+__all__ = ["checkpoint", "narrow"]
 
 
 @pytest.fixture

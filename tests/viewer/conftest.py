@@ -8,6 +8,7 @@ import os
 
 os.environ["NAPARI_CONFIG"] = ""
 
+from types import FunctionType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from tests.networks import make_networks_quick
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -65,6 +66,40 @@ def quiet_welcome() -> Iterator[None]:
 
             patch.setattr(QtWelcomeWidget, "refresh", refresh)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_callbacks() -> Iterator[None]:
+    """napari looks up the parameters of each function that is told of an event, thousands for each viewer."""
+    from napari.utils.events.event import EventEmitter
+
+    check = EventEmitter._check_signature
+    known: dict[tuple[object, bool], bool] = {}
+
+    def check_once(function: Callable[..., object]) -> bool:
+        of = getattr(function, "__func__", function)
+        if not isinstance(of, FunctionType) or "__wrapped__" in vars(of):
+            return check(function)
+        key = of.__code__, of is function
+        if key not in known:
+            known[key] = check(function)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EventEmitter, "_check_signature", staticmethod(check_once))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_style(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qt works the style sheet out for each widget that is added; what is about looks and sizes asks for `style`."""
+    if "style" not in request.fixturenames:
+        monkeypatch.setattr("napari._qt.qt_main_window.get_stylesheet", lambda *_args, **_more: "")
+
+
+@pytest.fixture
+def style() -> None:
+    """napari's style sheet, as people see it."""
 
 
 @pytest.fixture(autouse=True, scope="session")

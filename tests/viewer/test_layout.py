@@ -72,7 +72,7 @@ class Docks:
 
 
 @pytest.fixture(params=[9, 16], ids=lambda points: f"{points} pt")
-def docks(request: Any, make_napari_viewer: Callable[..., Any], qtbot: Any) -> Iterator[Docks]:
+def docks(request: Any, style: None, make_napari_viewer: Callable[..., Any], qtbot: Any) -> Iterator[Docks]:
     from napari.settings import get_settings
 
     get_settings().appearance.font_size = request.param  # the next viewer of a test has the usual size again

@@ -26,10 +26,10 @@ from napari_transunet.viewer.project import background_segmentation, case_action
 from napari_transunet.viewer.widgets import preferences
 from napari_transunet.viewer.widgets.tables import RowTable
 from tests.cli.conftest import write_image
-from tests.project.conftest import checkpoint, project, scans
+from tests.project.conftest import checkpoint, narrow, project, scans
 from tests.viewer.waiting import TIMEOUT
 
-__all__ = ["checkpoint", "project", "scans"]
+__all__ = ["checkpoint", "narrow", "project", "scans"]
 
 CPU = PredictorOptions(device="cpu", backend="torch", precision="float32", batch_size=2)
 
