@@ -108,8 +108,8 @@ def test_oblique_geometry_survives_display_exactly(angles):
     np.testing.assert_array_equal(matrix, np.eye(4))
 
 
-def test_last_slice_is_reachable_in_the_viewer(make_napari_viewer):
-    viewer = make_napari_viewer()
+def test_last_slice_is_reachable_in_the_viewer():
+    viewer = ViewerModel()
     shape = (7, 8, 10)
     geometry = Geometry(shape, (2.37, 0.713, 0.713), (-166.1, 187.59, -340.3), FLIPPED_Y)
     volume = Volume(np.zeros(shape, np.int16), geometry, "CT", Source(None, "", "ct"))
@@ -141,15 +141,15 @@ def test_not_finite_voxels_do_not_spoil_the_limits():
     assert high <= 1000
 
 
-def test_added_image_can_be_windowed_over_its_whole_range(make_napari_viewer):
-    layer = layers.add_volume(make_napari_viewer(), make_volume())
+def test_added_image_can_be_windowed_over_its_whole_range():
+    layer = layers.add_volume(ViewerModel(), make_volume())
     assert tuple(layer.contrast_limits) == (-160.0, 240.0)
     assert layer.contrast_limits_range[0] < -950
     assert layer.contrast_limits_range[1] > 950
 
 
-def test_labels_layer_has_names_fixed_colours_and_a_visible_colour_for_the_rest(make_napari_viewer):
-    viewer = make_napari_viewer()
+def test_labels_layer_has_names_fixed_colours_and_a_visible_colour_for_the_rest():
+    viewer = ViewerModel()
     volume = make_volume()
     names = LabelSet.from_names({1: "spleen", 5: "liver"})
     data = np.zeros(volume.geometry.shape, np.uint8)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from napari.layers import Image, Labels
+from napari.layers import Image, Labels, Layer
 from napari.utils.notifications import notification_manager
 
 from napari_transunet.errors import VolumeError
@@ -38,7 +38,9 @@ def labels(tmp_path):
     return write_labels(tmp_path / "organs.nii.gz", data, GRID, {1: "liver", 2: "spleen"})
 
 
-def test_viewer_opens_a_scan_in_millimetres(make_napari_viewer, scan):
+def test_a_scan_opens_in_millimetres_and_its_labels_with_the_names_beside_them(
+    make_napari_viewer, scan, labels
+):
     viewer = make_napari_viewer()
     (layer,) = viewer.open(scan, plugin=PLUGIN)
     assert isinstance(layer, Image)
@@ -46,11 +48,6 @@ def test_viewer_opens_a_scan_in_millimetres(make_napari_viewer, scan):
     assert geometry_of(layer).matches(GRID)
     assert volume_of(layer).source.path == scan
     assert [str(unit) for unit in layer.units] == ["millimeter"] * 3
-
-
-def test_labels_with_names_beside_them_come_as_labels_with_those_names(make_napari_viewer, scan, labels):
-    viewer = make_napari_viewer()
-    viewer.open(scan, plugin=PLUGIN)
     (layer,) = viewer.open(labels, plugin=PLUGIN)
     assert isinstance(layer, Labels)
     assert label_set_of(layer).names == {1: "liver", 2: "spleen"}
@@ -71,27 +68,27 @@ def test_whole_numbers_that_nothing_calls_labels_are_an_image(labels, tmp_path):
     assert kind == "image"
 
 
-def test_slicer_segmentation_comes_as_labels(make_napari_viewer, tmp_path):
+def test_slicer_segmentation_comes_as_labels(tmp_path):
     data = np.zeros(SHAPE, np.uint8)
     data[1, 2:4, 3:5] = 3
     path = write_labels(tmp_path / "organs.seg.nrrd", data, GRID, {3: "aorta"})
-    viewer = make_napari_viewer()
-    (layer,) = viewer.open(path, plugin=PLUGIN)
+    (found,) = read_layers(path)
+    layer = Layer.create(*found)
     assert isinstance(layer, Labels)
     assert label_set_of(layer).names == {3: "aorta"}
     np.testing.assert_array_equal(layer.data, data)
 
 
-def test_npy_h5_of_the_synapse_layout_opens(make_napari_viewer, tmp_path):
+def test_npy_h5_of_the_synapse_layout_opens(tmp_path):
     import h5py
 
     path = tmp_path / "case0001.npy.h5"
     with h5py.File(path, "w") as file:
         file["image"] = np.random.default_rng(0).random(SHAPE).astype(np.float32)
         file["label"] = np.zeros(SHAPE, np.float32)
-    (layer,) = make_napari_viewer().open(path, plugin=PLUGIN)
-    assert layer.data.shape == SHAPE
-    assert layer.name == "case0001"
+    ((data, meta, _),) = read_layers(path)
+    assert data.shape == SHAPE
+    assert meta["name"] == "case0001"
 
 
 @pytest.mark.parametrize("name", ["picture.png", "notes.txt", "missing.nii.gz"])

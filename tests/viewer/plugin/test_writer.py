@@ -40,21 +40,20 @@ def layer(make_napari_viewer, tmp_path):
     return made
 
 
-@pytest.mark.parametrize("suffix", WRITABLE_SUFFIXES)
-def test_napari_saves_labels_on_the_oblique_grid_of_the_scan(layer, tmp_path, suffix):
-    target = tmp_path / f"out{suffix}"
+def test_napari_saves_labels_on_the_oblique_grid_of_the_scan(layer, tmp_path):
     layer.data[0, 0, 0] = 2  # a person's brush
-    written = layer.save(str(target), plugin="napari-transunet")
-    assert written[0] == str(target)  # before 0.7 napari tells of the first file alone
-    assert (tmp_path / "out.json").is_file()
-    image = sitk.ReadImage(str(target))
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), layer.data)
-    np.testing.assert_allclose(image.GetSpacing(), OBLIQUE.spacing[::-1], atol=1e-4)
-    np.testing.assert_allclose(image.GetOrigin(), OBLIQUE.origin, atol=1e-4)
-    np.testing.assert_allclose(np.reshape(image.GetDirection(), (3, 3)), OBLIQUE.direction, atol=1e-4)
-    described = json.loads((tmp_path / "out.json").read_text())
-    assert {entry["value"]: entry["name"] for entry in described["labels"]} == NAMES.names
-    assert read_volume(target).labels.names == NAMES.names
+    for number, suffix in enumerate(WRITABLE_SUFFIXES):
+        target = tmp_path / f"out{number}{suffix}"
+        written = layer.save(str(target), plugin="napari-transunet")
+        assert written[0] == str(target)  # before 0.7 napari tells of the first file alone
+        image = sitk.ReadImage(str(target))
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(image), layer.data)
+        np.testing.assert_allclose(image.GetSpacing(), OBLIQUE.spacing[::-1], atol=1e-4)
+        np.testing.assert_allclose(image.GetOrigin(), OBLIQUE.origin, atol=1e-4)
+        np.testing.assert_allclose(np.reshape(image.GetDirection(), (3, 3)), OBLIQUE.direction, atol=1e-4)
+        described = json.loads((tmp_path / f"out{number}.json").read_text())
+        assert {entry["value"]: entry["name"] for entry in described["labels"]} == NAMES.names
+        assert read_volume(target).labels.names == NAMES.names
 
 
 def test_layer_without_our_metadata_is_saved_where_it_is_displayed(make_napari_viewer, tmp_path):

@@ -46,19 +46,21 @@ def _click(driver: ReviewDriver, voxel: tuple[int, int, int]) -> None:
     mouse_release_callbacks(active, event)
 
 
-@pytest.mark.parametrize("mode", ["paint", "erase", "fill"])
-def test_the_tool_in_hand_does_not_act_on_the_click(driver, mode):
-    driver.layer.mode = mode
+def test_the_tool_in_hand_does_not_act_on_the_click(driver):
     before = driver.layer.data.copy()
-    driver.press("tool_clicked")
-    _click(driver, ISLAND)
-    driver.until(lambda: not driver.dock.corrections.busy)
     expected = np.where((before == 1), 0, before)
     expected[5, 40:44, 50:54] = 1
-    assert np.array_equal(driver.layer.data, expected)
-    assert driver.layer.mode == mode
-    _click(driver, (1, 2, 2))  # and the next one is the tool's again
-    assert mode == "erase" or not np.array_equal(driver.layer.data, expected)
+    for mode in ("paint", "erase", "fill"):
+        driver.layer.mode = mode
+        driver.press("tool_clicked")
+        _click(driver, ISLAND)
+        driver.until(lambda: not driver.dock.corrections.busy)
+        assert np.array_equal(driver.layer.data, expected), mode
+        assert driver.layer.mode == mode
+        _click(driver, (1, 2, 2))  # and the next one is the tool's again
+        assert mode == "erase" or not np.array_equal(driver.layer.data, expected)
+        while not np.array_equal(driver.layer.data, before):
+            driver.layer.undo()
 
 
 def test_another_layer_does_not_take_the_click(driver):
@@ -82,28 +84,32 @@ def _placed(driver: ReviewDriver) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("how", ["escape", "brush", "removed", "run", "others"])
-def test_waiting_for_a_click_ends(driver, how):
+def test_waiting_for_a_click_ends(driver):
     from napari_transunet.viewer.layers.undo import UndoStep
 
-    driver.layer.mode = "paint"
-    before = driver.layer.data.copy()
-    driver.press("tool_clicked")
-    assert driver.dock.clicks.waiting
-    if how == "escape":
-        key = next(key for key in driver.layer.keymap if str(key) == "Escape")
-        driver.layer.keymap[key](driver.layer)
-        assert driver.layer.mode == "paint"
-        assert not any(str(key) == "Escape" for key in driver.layer.keymap)
-    elif how == "brush":
-        driver.layer.mode = "erase"
-        assert driver.layer.mode == "erase"
-    elif how == "removed":
-        driver.viewer.layers.remove(driver.layer)
-    elif how == "run":
-        UndoStep(driver.layer)
-    else:
-        copy = driver.viewer.add_labels(before.copy(), **_placed(driver))
-        driver.dock.follow(copy)
-    assert not driver.dock.clicks.waiting
-    assert np.array_equal(driver.layer.data, before)
+    layer, before = driver.layer, driver.layer.data.copy()
+
+    def escape() -> None:
+        key = next(key for key in layer.keymap if str(key) == "Escape")
+        layer.keymap[key](layer)
+        assert layer.mode == "paint"
+        assert not any(str(key) == "Escape" for key in layer.keymap)
+
+    def other_brush() -> None:
+        layer.mode = "erase"
+        assert layer.mode == "erase"
+
+    def run() -> None:
+        UndoStep(layer).close()
+
+    def other_labels() -> None:
+        driver.dock.follow(driver.viewer.add_labels(before.copy(), **_placed(driver)))
+        driver.dock.follow(layer)
+
+    for end in (escape, other_brush, run, other_labels, lambda: driver.viewer.layers.remove(layer)):
+        layer.mode = "paint"
+        driver.press("tool_clicked")
+        assert driver.dock.clicks.waiting
+        end()
+        assert not driver.dock.clicks.waiting
+        assert np.array_equal(layer.data, before)

@@ -106,8 +106,12 @@ class ReviewDriver:
         return self.dock.findChild(QLabel, name).text()
 
     def settle(self) -> None:
-        """Until the slices were looked at anew."""
-        self.qtbot.wait(450)
+        """Until the slices were looked at anew, which is not waited for here."""
+        self.qtbot.wait(20)
+        pause = self.dock.model._pause
+        if pause.isActive():
+            pause.stop()
+            pause.timeout.emit()
         self.until(lambda: not self.dock.model._tasks.busy)
 
     @property

@@ -171,14 +171,12 @@ def _expected(checkpoints: Path, volume: Volume) -> np.ndarray:
     return Predictor(load_checkpoint(checkpoints / "three.safetensors")).predict(volume)
 
 
-def test_an_empty_viewer_says_what_to_do(dock):
+def test_an_empty_viewer_says_what_to_do_and_what_the_checkpoint_finds(dock):
     assert "Open a volume" in dock.status
     for name in ("segment_volume", "segment_slice", "cancel", "export_labels"):
         assert not dock.button(name).isEnabled()
         assert dock.button(name).toolTip()
-
-
-def test_every_name_of_the_contract_is_there(dock):
+    # Names that other programs call.
     for kind, names in {
         QPushButton: ("open_volume", "segment_volume", "segment_slice", "cancel", "export_labels"),
         QComboBox: ("volume", "variant", "checkpoint", "device"),
@@ -187,9 +185,7 @@ def test_every_name_of_the_contract_is_there(dock):
     }.items():
         for name in names:
             assert dock.widget.findChild(kind, name) is not None, name
-
-
-def test_a_checkpoint_says_what_it_finds_and_sets_the_variant(dock):
+    # The checkpoint says what it finds, and sets the variant.
     assert "3\N{NO-BREAK SPACE}organs" in dock.widget.findChild(QLabel, "checkpoint_info").text()
     variant = dock.widget.findChild(QComboBox, "variant")
     assert variant.currentText() == f"{SMALL.name} (from file)"
@@ -619,20 +615,17 @@ def test_the_legend_picks_the_brush(dock):
     assert dock.widget.findChild(QToolButton, "legend_1").isChecked()
 
 
-@pytest.mark.parametrize(
-    ("data", "rgb", "words"),
-    [
-        (np.zeros((8, 8, 3), np.uint8), True, "colour"),
-        (np.zeros((2, 8, 8, 8), np.int16), False, "4 dimensions"),
-        (np.zeros((8, 8), np.int16), False, "single picture"),
-    ],
-)
-def test_what_is_no_volume_is_explained(dock, data, rgb, words):
-    dock.viewer.add_image(data, rgb=rgb, name="odd")
-    dock.choose("volume", "odd")
-    assert words in dock.status
-    assert not dock.button("segment_volume").isEnabled()
-    assert words in dock.button("segment_volume").toolTip()
+def test_what_is_no_volume_is_explained(dock):
+    for shape, rgb, words in (
+        ((8, 8, 3), True, "colour"),
+        ((2, 8, 8, 8), False, "4 dimensions"),
+        ((8, 8), False, "single picture"),
+    ):
+        dock.viewer.add_image(np.zeros(shape, np.uint8), rgb=rgb, name=words)
+        dock.choose("volume", words)
+        assert words in dock.status
+        assert not dock.button("segment_volume").isEnabled()
+        assert words in dock.button("segment_volume").toolTip()
 
 
 def test_a_volume_that_is_not_ct_is_asked_about(dock):

@@ -11,11 +11,12 @@ import numpy as np
 import pydicom
 import pytest
 import tifffile
+from napari.components import ViewerModel
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QDialogButtonBox, QLabel
+from qtpy.QtWidgets import QDialogButtonBox, QLabel, QWidget
 
 from napari_transunet.io.ambiguous import SeveralVolumesError
 from napari_transunet.io.writing import write_volume
@@ -59,9 +60,12 @@ def write_series(folder, description: str, slices: int, modality: str = "CT") ->
     return str(uid)
 
 
-# No fixture: pytest would hold its value, and with it the viewer, longer than napari's check for leaks allows.
-def opener_in(viewer) -> VolumeLoader:
-    return VolumeLoader(viewer, viewer.window._qt_window)
+@pytest.fixture
+def loader(qtbot):
+    """*Open…* of a window, which is but an empty one here."""
+    window = QWidget()
+    qtbot.addWidget(window)
+    return VolumeLoader(ViewerModel(), window)
 
 
 @pytest.fixture
@@ -71,8 +75,7 @@ def scan(tmp_path):
     return write_volume(tmp_path / "scan.nrrd", volume)
 
 
-def test_file_is_read_on_another_thread_and_added_here(make_napari_viewer, scan, qtbot, monkeypatch):
-    loader = opener_in(make_napari_viewer())
+def test_file_is_read_on_another_thread_and_added_here(loader, scan, qtbot, monkeypatch):
     threads = []
     read = opening.read_wanted
 
@@ -91,8 +94,7 @@ def test_file_is_read_on_another_thread_and_added_here(make_napari_viewer, scan,
     assert not loader.busy
 
 
-def test_window_lives_while_a_slow_file_is_read(make_napari_viewer, scan, qtbot, monkeypatch):
-    loader = opener_in(make_napari_viewer())
+def test_window_lives_while_a_slow_file_is_read(loader, scan, qtbot, monkeypatch):
     read = opening.read_wanted
     lives = threading.Event()
 
@@ -120,8 +122,7 @@ def test_window_lives_while_a_slow_file_is_read(make_napari_viewer, scan, qtbot,
     assert len(loader._viewer.layers) == 1
 
 
-def test_second_request_while_reading_is_refused_in_words(make_napari_viewer, scan, qtbot):
-    loader = opener_in(make_napari_viewer())
+def test_second_request_while_reading_is_refused_in_words(loader, scan, qtbot):
     with qtbot.waitSignal(loader.opened, timeout=TIMEOUT):
         loader.open_path(scan)
         with qtbot.waitSignal(loader.failed, timeout=TIMEOUT) as caught:
@@ -130,10 +131,7 @@ def test_second_request_while_reading_is_refused_in_words(make_napari_viewer, sc
 
 
 @pytest.mark.parametrize(("name", "content"), [("empty.nii", b""), ("broken.nii", b"\x5c\x01\x00\x00abc")])
-def test_file_that_is_no_volume_fails_with_a_sentence(
-    make_napari_viewer, tmp_path, qtbot, caplog, name, content
-):
-    loader = opener_in(make_napari_viewer())
+def test_file_that_is_no_volume_fails_with_a_sentence(loader, tmp_path, qtbot, caplog, name, content):
     path = tmp_path / name
     path.write_bytes(content)
     with qtbot.waitSignal(loader.failed, timeout=TIMEOUT) as caught:
@@ -144,8 +142,7 @@ def test_file_that_is_no_volume_fails_with_a_sentence(
     assert not any(record.exc_info for record in caplog.records)  # no traceback for a person's wrong file
 
 
-def test_error_nobody_thought_of_becomes_a_sentence_too(make_napari_viewer, scan, qtbot, monkeypatch):
-    loader = opener_in(make_napari_viewer())
+def test_error_nobody_thought_of_becomes_a_sentence_too(loader, scan, qtbot, monkeypatch):
 
     def broken(*_args):
         raise RuntimeError("something unforeseen")
@@ -157,8 +154,7 @@ def test_error_nobody_thought_of_becomes_a_sentence_too(make_napari_viewer, scan
     assert "something unforeseen" in caught.args[0]
 
 
-def test_folder_with_one_series_opens_at_once(make_napari_viewer, tmp_path, qtbot):
-    loader = opener_in(make_napari_viewer())
+def test_folder_with_one_series_opens_at_once(loader, tmp_path, qtbot):
     write_series(tmp_path, "abdomen", 3)
     with qtbot.waitSignal(loader.opened, timeout=TIMEOUT) as caught:
         loader.open_path(tmp_path)
@@ -166,14 +162,13 @@ def test_folder_with_one_series_opens_at_once(make_napari_viewer, tmp_path, qtbo
     assert loader.chooser is None
 
 
-def test_several_series_are_offered_and_the_chosen_one_is_opened(make_napari_viewer, tmp_path, qtbot):
-    loader = opener_in(make_napari_viewer())
+def test_several_series_are_offered_and_the_chosen_one_is_opened(loader, tmp_path, qtbot):
     write_series(tmp_path, "scout", 2)
     write_series(tmp_path, "portal venous", 5)
     with qtbot.waitSignal(loader.choice_needed, timeout=TIMEOUT):
         loader.open_path(tmp_path)
     chooser = loader.chooser
-    assert chooser.isVisible()
+    assert not chooser.isHidden()
     assert not chooser.isModal()
     assert sorted(chooser.rows) == [["portal venous", "CT", "5", "8 × 6"], ["scout", "CT", "2", "8 × 6"]]
     assert chooser.rows[chooser.row][0] == "portal venous"  # the most slices
@@ -186,8 +181,7 @@ def test_several_series_are_offered_and_the_chosen_one_is_opened(make_napari_vie
     assert loader.chooser is None
 
 
-def test_another_row_can_be_chosen(make_napari_viewer, tmp_path, qtbot):
-    loader = opener_in(make_napari_viewer())
+def test_another_row_can_be_chosen(loader, tmp_path, qtbot):
     write_series(tmp_path, "scout", 2)
     write_series(tmp_path, "portal venous", 5)
     with qtbot.waitSignal(loader.choice_needed, timeout=TIMEOUT) as needed:
@@ -199,8 +193,7 @@ def test_another_row_can_be_chosen(make_napari_viewer, tmp_path, qtbot):
     assert caught.args[0].data.shape == (2, 6, 8)
 
 
-def test_cancelled_choice_opens_nothing(make_napari_viewer, tmp_path, qtbot):
-    loader = opener_in(make_napari_viewer())
+def test_cancelled_choice_opens_nothing(loader, tmp_path, qtbot):
     write_series(tmp_path, "one", 2)
     write_series(tmp_path, "two", 2)
     with qtbot.waitSignal(loader.choice_needed, timeout=TIMEOUT):
@@ -216,15 +209,14 @@ def press_open(loader: VolumeLoader) -> None:
     QTest.mouseClick(button, Qt.MouseButton.LeftButton)
 
 
-def test_time_points_are_offered_and_the_chosen_one_is_opened(make_napari_viewer, tmp_path, qtbot):
-    loader = opener_in(make_napari_viewer())
+def test_time_points_are_offered_and_the_chosen_one_is_opened(loader, tmp_path, qtbot):
     path = tmp_path / "perfusion.nii.gz"
     values = np.arange(8 * 6 * 4 * 3, dtype=np.int16).reshape(8, 6, 4, 3)
     nibabel.save(nibabel.Nifti1Image(values, np.diag([0.7, 0.8, 2.5, 1])), path)
     with qtbot.waitSignal(loader.choice_needed, timeout=TIMEOUT):
         loader.open_path(path)
     chooser = loader.chooser
-    assert chooser.isVisible()
+    assert not chooser.isHidden()
     assert not chooser.isModal()
     assert "perfusion.nii.gz holds 3 time points" in chooser.findChild(QLabel).text()
     assert chooser.rows == [[f"Time point {number} of 3"] for number in (1, 2, 3)]
@@ -239,8 +231,7 @@ def test_time_points_are_offered_and_the_chosen_one_is_opened(make_napari_viewer
     assert loader.chooser is None
 
 
-def test_channel_and_time_point_are_asked_for_one_after_the_other(make_napari_viewer, tmp_path, qtbot):
-    loader = opener_in(make_napari_viewer())
+def test_channel_and_time_point_are_asked_for_one_after_the_other(loader, tmp_path, qtbot):
     path = tmp_path / "cells.ome.tif"
     values = np.arange(2 * 3 * 4 * 6 * 8, dtype=np.uint16).reshape(2, 3, 4, 6, 8)
     tifffile.imwrite(path, values, metadata={"axes": "CTZYX", "Channel": {"Name": ["DAPI", "a & b"]}})
@@ -258,8 +249,7 @@ def test_channel_and_time_point_are_asked_for_one_after_the_other(make_napari_vi
     assert caught.args[0].name == "cells, channel 2 (a & b), time point 3"
 
 
-def test_arrays_of_an_archive_are_offered_by_name(make_napari_viewer, tmp_path, qtbot):
-    loader = opener_in(make_napari_viewer())
+def test_arrays_of_an_archive_are_offered_by_name(loader, tmp_path, qtbot):
     values = np.arange(192.0).reshape(SHAPE)
     np.savez(tmp_path / "two.npz", before=values, after=values + 1)
     with qtbot.waitSignal(loader.choice_needed, timeout=TIMEOUT):
@@ -272,16 +262,14 @@ def test_arrays_of_an_archive_are_offered_by_name(make_napari_viewer, tmp_path, 
     np.testing.assert_array_equal(caught.args[0].data, values + 1)
 
 
-def test_header_that_claims_very_many_time_points_makes_no_endless_list(make_napari_viewer):
-    loader = opener_in(make_napari_viewer())
+def test_header_that_claims_very_many_time_points_makes_no_endless_list(loader):
     assert loader.offer("huge.nii", SeveralVolumesError("", "time", 10**15, "time point"))
     assert len(loader.chooser.rows) == 5000
     assert "first 5,000 are listed" in loader.chooser.findChild(QLabel).text()
     loader.chooser.reject()
 
 
-def test_series_can_be_named_at_once(make_napari_viewer, tmp_path, qtbot):
-    loader = opener_in(make_napari_viewer())
+def test_series_can_be_named_at_once(loader, tmp_path, qtbot):
     uid = write_series(tmp_path, "scout", 2)
     write_series(tmp_path, "portal venous", 5)
     with qtbot.waitSignal(loader.opened, timeout=TIMEOUT) as caught:
@@ -326,8 +314,7 @@ def test_window_closed_while_reading_leaves_nothing_behind(make_napari_viewer, s
     assert len(viewer.layers) == 0
 
 
-def test_menu_offers_a_file_a_folder_and_labels(make_napari_viewer):
-    loader = opener_in(make_napari_viewer())
+def test_menu_offers_a_file_a_folder_and_labels(loader):
     assert [action.text() for action in loader.menu().actions()] == [
         "File…",
         "Folder (DICOM, OME-Zarr)…",
@@ -336,11 +323,8 @@ def test_menu_offers_a_file_a_folder_and_labels(make_napari_viewer):
     ]
 
 
-def test_an_ome_zarr_opens_from_its_folder_and_from_a_web_address(
-    make_napari_viewer, qtbot, tmp_path, monkeypatch
-):
-    viewer = make_napari_viewer()
-    loader = opener_in(viewer)
+def test_an_ome_zarr_opens_from_its_folder_and_from_a_web_address(loader, qtbot, tmp_path, monkeypatch):
+    viewer = loader._viewer
     values = np.arange(192, dtype=np.int16).reshape(SHAPE)
     folder = write_ome_zarr(tmp_path / "scan.ome.zarr", values)
     monkeypatch.setattr(opening.QFileDialog, "getExistingDirectory", lambda *_: str(folder))
@@ -364,6 +348,7 @@ def test_a_label_file_without_names_opens_as_labels_of_the_image_on_whose_grid_i
     make_napari_viewer, qtbot, tmp_path
 ):
     viewer = make_napari_viewer()
+    loader = loader_for(viewer)
     shape = (8, 10, 12)
     geometry = Geometry(shape, (2.5, 0.7, 0.7), (-3.0, -4.0, 10.0))
     wanted = np.random.default_rng(0).integers(0, 3, shape).astype(np.uint8)
@@ -375,7 +360,6 @@ def test_a_label_file_without_names_opens_as_labels_of_the_image_on_whose_grid_i
         wanted[::-1], geometry.reoriented((0, 1, 2), (True, False, False)), None, Source(None, "", "seg")
     )
     path = write_volume(tmp_path / "seg.nii.gz", turned)
-    loader = opener_in(viewer)
     with qtbot.waitSignal(loader.labels_opened, timeout=TIMEOUT) as told:
         loader.open_labels(path)
     (layer,) = told.args
