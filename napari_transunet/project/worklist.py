@@ -24,7 +24,8 @@ def next_case(
     """The case that an annotator should see next; None where none is left.
 
     First what they are to read blind, then what they began, then the most uncertain of those that have labels and are
-    nobody's. Left out is what is done, excluded, held by somebody, or read blind by another.
+    nobody's; at last what they held when their program ended badly, which is to be taken over. Left out is what is
+    done, excluded, held by somebody, or read blind by another.
 
     Parameters
     ----------
@@ -36,15 +37,20 @@ def next_case(
         for case in cases
         if case.has_labels
         and case.status in ("segmented", "in review")
-        and case.id not in holders
         and case.id not in skip
         and case.reader in ("", annotator)
     ]
-    own = [case for case in open_cases if annotator in (case.reader, case.annotator)]
-    nobodys = [case for case in open_cases if not case.reader and not case.annotator]
+    free = [case for case in open_cases if case.id not in holders]
+    own = [case for case in free if annotator in (case.reader, case.annotator)]
+    nobodys = [case for case in free if not case.reader and not case.annotator]
+    lost = [
+        case
+        for case in open_cases
+        if (holder := holders.get(case.id)) is not None and holder.stale and holder.annotator == annotator
+    ]
     own.sort(key=lambda case: (not case.reader, case.name))
     nobodys.sort(key=lambda case: (-1.0 if case.uncertainty is None else -case.uncertainty, case.name))
-    return next(iter(own + nobodys), None)
+    return next(iter(own + nobodys + lost), None)
 
 
 class WorkClock:

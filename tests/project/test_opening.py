@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -153,6 +154,10 @@ def test_the_most_uncertain_case_that_is_nobody_s_comes_next(segmented):
     assert next_case(cases, {}, "anna") is cases[1]
     assert next_case(cases, {cases[1].id: None}, "anna") is cases[2]
     assert next_case(cases, {}, "anna", skip=[cases[1].id]) is cases[2]
+    crashed = {cases[1].id: SimpleNamespace(stale=True, annotator="anna")}
+    assert next_case(cases, crashed, "anna") is cases[2]
+    assert next_case(cases[:2], crashed, "anna", skip=[cases[0].id]) is cases[1]
+    assert next_case(cases[:2], crashed, "ben", skip=[cases[0].id]) is None
     others = [
         cases[0],
         cases[1].with_changes({"annotator": "ben"}),
