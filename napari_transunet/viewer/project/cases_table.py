@@ -262,7 +262,7 @@ class CasesTable(QTableView):
             rows.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
             columns.setHighlightSections(False)
             columns.setSortIndicator(0, Qt.SortOrder.AscendingOrder)
-            for at, width in enumerate((152, 60, 94, 76, 54, 60)):
+            for at, width in enumerate((168, 58, 88, 76, 54, 56)):
                 columns.resizeSection(at, width)
             columns.setStretchLastSection(True)
         self.setSortingEnabled(True)
