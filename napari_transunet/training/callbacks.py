@@ -96,8 +96,10 @@ class BestWeights(lightning.Callback):
         if dice is not None and self.dice is not None and dice <= self.dice:
             return
         self.dice = dice
+        if not self._validated and self._folder is None and self._report is None:
+            return  # the network itself holds the last weights, and nobody asks for them meanwhile
         self.weights = {
-            key: value.detach().cpu().clone() for key, value in learner.result.state_dict().items()
+            key: value.detach().to("cpu", copy=True) for key, value in learner.result.state_dict().items()
         }
         problem = None
         if trainer.is_global_zero:
