@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import signal
 import sys
 from collections import UserDict
 from importlib import import_module
@@ -78,6 +79,8 @@ def main() -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that knows no "×" or "–" shall show a "?" there, and the rest.
             stream.reconfigure(errors="replace")
+    # A scheduler's time limit is heard as Ctrl-C is, so that what is done is said, and nothing looks complete.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +33,7 @@ def demo(
         raise InputError(
             f"The demo needs napari, but {missing[0]} is not installed; install napari-transunet[gui]."
         )
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Qt lets no exception out
     from napari_transunet.viewer.plugin.demo import run_demo
 
     run_demo(out, headless, say=say)

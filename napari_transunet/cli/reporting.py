@@ -42,7 +42,7 @@ def end(*, stopped: bool = False, failed: bool = False) -> None:
 
 @contextmanager
 def interruptible(*, told: bool = True) -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C lets the work end in good order, and is `told`; a second one ends it at once."""
+    """The first Ctrl-C or SIGTERM lets the work end in good order, and is `told`; a second one ends it at once."""
     pressed = False
 
     def press(*_: int | FrameType | None) -> None:
@@ -53,11 +53,12 @@ def interruptible(*, told: bool = True) -> Iterator[Callable[[], bool]]:
         if told:
             say("Stopping after this step; Ctrl-C again stops at once.")
 
-    before = signal.signal(signal.SIGINT, press)
+    before = {number: signal.signal(number, press) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: pressed
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -147,6 +149,18 @@ class ResumeState(lightning.Callback):
         trainer.save_checkpoint(beside)
         if trainer.is_global_zero:
             beside.replace(self._folder / LAST)
+
+
+class CallersTermination(lightning.Callback):
+    """Leaves SIGTERM to the caller; Lightning would end the process with status 0, as if all had been learnt."""
+
+    def __init__(self) -> None:
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, *_: object) -> None:
+        """Lightning has put its own handler there by now."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._handler)
 
 
 class ProgressReporter(lightning.Callback):

@@ -101,6 +101,7 @@ def fit(
     from napari_transunet.training.callbacks import (
         LAST,
         BestWeights,
+        CallersTermination,
         ImageLogger,
         ProgressReporter,
         ResumeState,
@@ -115,7 +116,7 @@ def fit(
     learner = SegmentationModule(net, cases, validation, recipe, plan, compiled=compiled)
     best = BestWeights(folder, on_best, validated=bool(validation))
     reporter = ProgressReporter(best, on_progress, cancelled)
-    callbacks = [best, reporter, ImageLogger()]
+    callbacks = [best, reporter, ImageLogger(), CallersTermination()]
     if recipe.patience is not None and validation:
         callbacks.append(
             lightning.callbacks.EarlyStopping(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import signal
@@ -222,9 +223,9 @@ def test_a_training_that_diverges_ends_with_one_line(run, dataset, options, word
 
 
 @no_signals
-def test_ctrl_c_keeps_what_was_learnt_and_resume_completes_it(run, dataset, tmp_path, monkeypatch):
+def test_being_ended_keeps_what_was_learnt_and_resume_completes_it(run, dataset, tmp_path, monkeypatch):
     """The signal comes with the first line of progress; below it comes from another process."""
-    module = sys.modules["napari_transunet.cli.train"]
+    module = importlib.import_module("napari_transunet.cli.train")
     command = (
         dataset,
         "-o",
@@ -243,7 +244,7 @@ def test_ctrl_c_keeps_what_was_learnt_and_resume_completes_it(run, dataset, tmp_
         tell(text)
         if text.startswith("Step ") and not stopped:
             stopped.append(text)
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)  # as a cluster's time limit does
 
     monkeypatch.setattr(module, "say", say)
     result = run("train", *command)

@@ -434,9 +434,10 @@ def test_a_problem_of_the_listener_ends_the_training() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-def test_ctrl_c_is_the_caller_s_and_is_heard_afterwards() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_the_caller_s_and_is_heard_afterwards(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    signal.signal(number, signal.default_int_handler)
     try:
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
@@ -444,12 +445,12 @@ def test_ctrl_c_is_the_caller_s_and_is_heard_afterwards() -> None:
                     pixelwise(),
                     [case()],
                     BRIEF,
-                    cancelled=lambda: os.kill(os.getpid(), signal.SIGINT),
+                    cancelled=lambda: os.kill(os.getpid(), number),
                     **ON_CPU,
                 )
-            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            assert signal.getsignal(number) is signal.default_int_handler
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
 
 
 def test_arrays_are_trained_on_in_silence(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
