@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from html import unescape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_transunet.errors import VolumeError
 from napari_transunet.io import mgh
 from napari_transunet.io.array_file import ArrayHeader, read_array_file
 from napari_transunet.io.arrays import read_h5, read_npy, read_npz
@@ -23,10 +27,13 @@ from napari_transunet.io.sidecar import believed, labels_from_json, stem_of
 from napari_transunet.io.tiff import read_tiff
 from napari_transunet.io.writing import LABELS_KEY
 from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.volume import Source, Volume
 
-if TYPE_CHECKING:
-    from napari_transunet.volumes.labels import LabelSet
+_ROW = re.compile(
+    r'<Label\b[^<>]{0,200}?\bKey="(\d{1,5})"[^<>]{0,200}>(?:<!\[CDATA\[(.{1,200}?)\]\]>|([^<]{1,200}))</Label>'
+)
+"""A label in a table of Connectome Workbench's XML: its value, and its name in one of two spellings."""
 
 
 @dataclass(frozen=True)
@@ -193,11 +200,19 @@ def without_grid(path: Path, kind: str, data: npt.NDArray[Any], key: str | None)
 
 
 def _commented(comments: list[str]) -> tuple[LabelSet | None, tuple[str, ...]]:
-    """The labels that `write_labels` put into a comment of a NIfTI header, one `key = value` a line."""
+    """The labels that `write_labels` put into a comment of a NIfTI header, one `key = value` a line.
+
+    Else those of a label table in XML, as Connectome Workbench and TotalSegmentator write it there.
+    """
     for comment in comments:
         keys = dict(line.split(" = ", 1) for line in comment.splitlines() if " = " in line)
         if LABELS_KEY in keys:
             return _embedded(keys)
+        # No parser of XML: what comes from a file could let it expand without end.
+        rows = {int(key): unescape(raw or text).strip() for key, raw, text in _ROW.findall(comment)}
+        with suppress(VolumeError):
+            if any(rows):  # more than the background
+                return LabelSet.from_names({key: name for key, name in rows.items() if name}), ()
     return None, ()
 
 

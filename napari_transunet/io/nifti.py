@@ -57,6 +57,11 @@ _REFUSED: Mapping[int, str] = MappingProxyType(
 # The low three bits of xyzt_units: metres, millimetres, micrometres; 0 where the file does not say.
 _UNITS: Mapping[int, float] = MappingProxyType({0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001})
 _COMMENT = 6  # NIFTI_ECODE_COMMENT: plain text
+_TEXTS = (
+    _COMMENT,
+    30,
+    0,
+)  # NIFTI_ECODE_CARET: XML of Connectome Workbench; TotalSegmentator gives it no code
 _MAX_EXTENSIONS = 1 << 16
 
 
@@ -301,7 +306,7 @@ def _qform(header: NiftiHeader) -> npt.NDArray[np.float64]:
 def read_nifti(
     path: Path, *, channel: int | None = None, time: int | None = None, max_bytes: int | None = None
 ) -> tuple[npt.NDArray[Any], Geometry, tuple[str, ...], list[str]]:
-    """Voxels (z, y, x) with the header's scaling applied, their grid, notes worth showing, and the header's comments.
+    """Voxels (z, y, x) with the header's scaling applied, their grid, notes worth showing, and the header's texts.
 
     A single file is opened once and read from front to back.
     """
@@ -346,7 +351,7 @@ def _voxels(file: OpenFile, header: NiftiHeader, frame: int, max_bytes: int | No
 
 
 def _comments(header: NiftiHeader, raw: bytes) -> list[str]:
-    """The comments among the header extensions of a single file, whose first bytes these are, in the file's order.
+    """The texts among the header extensions of a single file, whose first bytes these are, in the file's order.
 
     Format: `nifti1_extender` and `nifti1_extension` in nifti1.h of the standard.
     """
@@ -360,7 +365,7 @@ def _comments(header: NiftiHeader, raw: bytes) -> list[str]:
         size, code = struct.unpack_from(f"{order}2i", raw, position)
         if size < 16 or position + size > end:
             break
-        if code == _COMMENT:
+        if code in _TEXTS:
             comments.append(raw[position + 8 : position + size].rstrip(b"\0").decode("utf-8", "replace"))
         position += size
     return comments

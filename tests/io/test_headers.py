@@ -471,3 +471,30 @@ def test_a_sidecar_that_says_things_twice_is_said(tmp_path: Path) -> None:
     volume = read_volume(tmp_path / "a.nii")
     assert volume.modality is None
     assert "'Modality' twice" in notes(volume)
+
+
+def labelled_in_xml(path: Path, code: int, rows: str) -> Path:
+    image = nibabel.Nifti1Image(np.ones((4, 3, 2), np.uint8), np.eye(4))
+    text = f'<?xml version="1.0" encoding="UTF-8"?> <CaretExtension><LabelTable>{rows}</LabelTable></CaretExtension>'
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension(code, text.encode()))
+    nibabel.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize("code", [0, 30])  # TotalSegmentator's, and Connectome Workbench's
+def test_names_in_a_label_table_of_the_header_are_read(tmp_path: Path, code: int) -> None:
+    rows = (
+        '<Label Key="0" Red="0" Green="0" Blue="0" Alpha="0">???</Label>\n'
+        '<Label Key="1" Red="1.0" Green="0.0" Blue="0.0" Alpha="1"><![CDATA[kidney_right]]></Label>\n'
+        '<Label Key="117" Red="0" Green="1" Blue="0" Alpha="1">a &amp; b</Label>'
+    )
+    found = read_volume(labelled_in_xml(tmp_path / "a.nii.gz", code, rows)).labels
+    assert found is not None
+    assert found.names == {1: "kidney_right", 117: "a & b"}
+
+
+@pytest.mark.parametrize(
+    "rows", ["", '<Label Key="0">x</Label>', '<Label Key="99999">x</Label>', "<Label Key=" * 5000]
+)
+def test_a_label_table_without_labels_is_none(tmp_path: Path, rows: str) -> None:
+    assert read_volume(labelled_in_xml(tmp_path / "a.nii.gz", 0, rows)).labels is None
