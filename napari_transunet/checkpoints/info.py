@@ -8,15 +8,17 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from napari_transunet.checkpoints.card import ModelCard, card_path
 from napari_transunet.checkpoints.layout import COUNTER, Layout, count_parameters, image_size, recognise
+from napari_transunet.checkpoints.presets import LabelPreset, presets_for
 from napari_transunet.checkpoints.reading import StoredTensors, TensorInfo, open_checkpoint
 from napari_transunet.errors import CheckpointError, InputError, some
 from napari_transunet.model.variants import MAX_SKIPS, Variant, get_variant
+from napari_transunet.volumes.labels import LabelSet
 
 CardOrigin = Literal["given", "beside", "header"]
 
@@ -50,6 +52,7 @@ class CheckpointInfo:
     notes : sentences about what is odd or missing but does no harm
     name : what users type, in a list of checkpoints: the file's name without suffix, or with it where that is taken
     shipped : whether it came with the package
+    preset : names that a person has picked for the classes of a checkpoint that names none
     """
 
     path: Path
@@ -63,6 +66,7 @@ class CheckpointInfo:
     notes: tuple[str, ...] = ()
     name: str = ""
     shipped: bool = False
+    preset: LabelPreset | None = None
 
     @classmethod
     def from_file(
@@ -139,6 +143,42 @@ class CheckpointInfo:
     def ok(self) -> bool:
         """Whether the checkpoint can be loaded, as far as that can be known without its numbers."""
         return not self.problems
+
+    @property
+    def problem(self) -> str | None:
+        """Why it cannot be loaded; None where it can."""
+        return " ".join(self.problems) or None
+
+    @property
+    def names_itself(self) -> bool:
+        """Whether it says what its classes are."""
+        return self.card is not None and bool(self.card.label_names)
+
+    @property
+    def presets(self) -> dict[str, LabelPreset]:
+        """Names from which a person may pick; none where it names its classes itself or cannot be used."""
+        if self.names_itself or not self.ok or self.num_classes is None:
+            return {}
+        return presets_for(self.num_classes)
+
+    @property
+    def namings(self) -> tuple[LabelSet, ...]:
+        """Every set of names that its classes may have: without names, and with those of each preset."""
+        return tuple(replace(self, preset=preset).label_set for preset in (None, *self.presets.values()))
+
+    @property
+    def label_set(self) -> LabelSet:
+        """Names and colours of what it finds; "class 1", "class 2", … where nothing says."""
+        if self.preset is not None:
+            return LabelSet.from_names(self.preset.names)
+        if self.card is not None:
+            return self.card.label_set()
+        return LabelSet.from_names({value: f"class {value}" for value in range(1, self.num_classes or 1)})
+
+    @property
+    def short_name(self) -> str:
+        """`name`, or the file's without suffix where it is in no list."""
+        return self.name or self.path.stem
 
     @property
     def title(self) -> str:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from napari_transunet.errors import ExistsError, FileProblem
 from napari_transunet.metrics.difference_map import match_labels
-from napari_transunet.viewer.segment.checkpoint_chooser import Candidate, look_at
 from napari_transunet.viewer.widgets.priority import be_nice, no_garbage_collection
 
 if TYPE_CHECKING:
+    from napari_transunet.checkpoints.info import CheckpointInfo
     from napari_transunet.checkpoints.lineage import Adaptation
     from napari_transunet.checkpoints.loading import Checkpoint
     from napari_transunet.cluster.address import ClusterAddress
@@ -50,7 +50,7 @@ class ClassMapping:
     names: Mapping[int, str]
 
     @classmethod
-    def of(cls, candidate: Candidate, names: Mapping[int, str], drawn: Iterable[int]) -> ClassMapping:
+    def of(cls, candidate: CheckpointInfo, names: Mapping[int, str], drawn: Iterable[int]) -> ClassMapping:
         """By name; a name that the checkpoint does not know is a new organ where one of the slices shows it."""
         matched = match_labels(candidate.label_set.names, names, ()) if names else None
         found = matched.organs if matched is not None else {}
@@ -101,7 +101,7 @@ class AdaptationPlan:
     named : the values that have a name in the layer
     """
 
-    candidate: Candidate
+    candidate: CheckpointInfo
     device: str
     cluster: ClusterAddress | None
     reviewed: tuple[int, ...]
@@ -223,7 +223,7 @@ def _learnt_there(
         return adapt_on_cluster(client, parent, [correction], **wishes)
 
 
-def save_adapted(learnt: AdaptationResult, folder: Path | None) -> Candidate:
+def save_adapted(learnt: AdaptationResult, folder: Path | None) -> CheckpointInfo:
     """Write the new checkpoint and what it has to replay into the user's folder, over nothing that is there.
 
     `folder` is None for the usual one. For any thread.
@@ -233,6 +233,7 @@ def save_adapted(learnt: AdaptationResult, folder: Path | None) -> Candidate:
     FileProblem
         The folder cannot be written to.
     """
+    from napari_transunet.checkpoints.info import inspect_checkpoint
     from napari_transunet.checkpoints.registry import user_checkpoint_folder
     from napari_transunet.checkpoints.saving import save_checkpoint
     from napari_transunet.training.adaptation import replay_pack
@@ -262,7 +263,7 @@ def save_adapted(learnt: AdaptationResult, folder: Path | None) -> Candidate:
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        return look_at(path)
+        return inspect_checkpoint(path)
     raise FileProblem(f"{folder} holds too many learnt checkpoints; delete some of them.")
 
 
@@ -316,7 +317,9 @@ class FileHashes:
             return None
 
 
-def relatives(chosen: Candidate, others: Sequence[Candidate], hashes: FileHashes) -> list[RelatedCheckpoint]:
+def relatives(
+    chosen: CheckpointInfo, others: Sequence[CheckpointInfo], hashes: FileHashes
+) -> list[RelatedCheckpoint]:
     """Parent, grandparent and so on, then those of the others that came from it, as far as the cards tell."""
     lineage = chosen.card.lineage if chosen.card is not None else ()
     found = [
@@ -337,7 +340,7 @@ def relatives(chosen: Candidate, others: Sequence[Candidate], hashes: FileHashes
     ]
 
 
-def find_file(wanted: RelatedCheckpoint, listed: Sequence[Candidate], hashes: FileHashes) -> Path | None:
+def find_file(wanted: RelatedCheckpoint, listed: Sequence[CheckpointInfo], hashes: FileHashes) -> Path | None:
     """The file of a relative among those that are listed, by its hash; None where it is not there."""
     if wanted.path is not None:
         return wanted.path if wanted.path.is_file() else None

@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 
     from napari.layers import Image, Labels
 
+    from napari_transunet.checkpoints.info import CheckpointInfo
     from napari_transunet.checkpoints.lineage import Adaptation
     from napari_transunet.training.fine_tuning import AdaptationProgress
     from napari_transunet.viewer.review.adaptation_panel import AdaptationPanel
     from napari_transunet.viewer.review.review_model import ReviewModel
-    from napari_transunet.viewer.segment.checkpoint_chooser import Candidate
     from napari_transunet.viewer.segment.segment_dock import SegmentDock
     from napari_transunet.viewer.sessions.results import Result
 
@@ -321,7 +321,7 @@ class AdaptationController(QObject):
         self._panel.show_idle(sentence)
         self.refresh()
 
-    def _on_written(self, job: _Job, learnt: AdaptationResult, candidate: Candidate) -> None:
+    def _on_written(self, job: _Job, learnt: AdaptationResult, candidate: CheckpointInfo) -> None:
         self._saving, self._answer = False, None
         told = f"Saved as {candidate.path.name}, with a few slices of this scan beside it to be learnt from again."
         if (why := self._gone(job)) is not None:

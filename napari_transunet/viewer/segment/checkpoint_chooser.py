@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,100 +17,28 @@ from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.messages import count, facts
 from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row
 from napari_transunet.viewer.widgets.status_line import InfoLine
-from napari_transunet.volumes.labels import LabelSet
 
 if TYPE_CHECKING:
-    from napari_transunet.checkpoints.card import ModelCard
     from napari_transunet.checkpoints.info import CheckpointInfo
-    from napari_transunet.checkpoints.presets import LabelPreset
     from napari_transunet.volumes.volume import Volume
 
 _FILTERS = "Checkpoints (*.safetensors *.pth *.pt);;All files (*)"
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A checkpoint that may be chosen, as far as it can be known without loading it.
-
-    Attributes
-    ----------
-    title : what is shown in the list.
-    problem : why it cannot be used; None where it can.
-    preset : names that a person has picked for the classes of a checkpoint that names none.
-    shipped : whether it came with the package.
-    """
-
-    name: str
-    title: str
-    path: Path
-    variant: str | None = None
-    num_classes: int | None = None
-    img_size: tuple[int, int] | None = None
-    patch: int | None = None
-    card: ModelCard | None = None
-    problem: str | None = None
-    preset: LabelPreset | None = None
-    shipped: bool = False
-
-    @classmethod
-    def from_report(cls, report: CheckpointInfo) -> Candidate:
-        """From what inspecting the file has found."""
-        return cls(
-            name=report.name or report.path.stem,
-            title=report.title,
-            path=report.path,
-            variant=report.variant,
-            num_classes=report.num_classes,
-            img_size=report.img_size,
-            patch=report.patch_size,
-            card=report.card,
-            problem=" ".join(report.problems) or None,
-            shipped=report.shipped,
-        )
-
-    @property
-    def names_itself(self) -> bool:
-        """Whether it says what its classes are."""
-        return self.card is not None and bool(self.card.label_names)
-
-    @property
-    def presets(self) -> dict[str, LabelPreset]:
-        """Names from which a person may pick; none where it names its classes itself or cannot be used."""
-        from napari_transunet.checkpoints.presets import presets_for
-
-        if self.names_itself or self.problem is not None or self.num_classes is None:
-            return {}
-        return presets_for(self.num_classes)
-
-    @property
-    def namings(self) -> tuple[LabelSet, ...]:
-        """Every set of names that its classes may have: without names, and with those of each preset."""
-        return tuple(replace(self, preset=preset).label_set for preset in (None, *self.presets.values()))
-
-    @property
-    def label_set(self) -> LabelSet:
-        """Names and colours of what it finds; "class 1", "class 2", … where nothing says."""
-        if self.preset is not None:
-            return LabelSet.from_names(self.preset.names)
-        if self.card is not None:
-            return self.card.label_set()
-        return LabelSet.from_names({value: f"class {value}" for value in range(1, self.num_classes or 1)})
-
-    @property
-    def summary(self) -> str:
-        """What it finds, in one line: "8 organs · CT · R50-ViT-Ti_16 · 224 px"."""
-        if self.problem is not None:
-            return self.problem
-        organs = len(self.label_set)
-        named = self.names_itself or self.preset is not None
-        parts = [count(organs, "organ") if named else count(organs, "unnamed class", "unnamed classes")]
-        if self.card is not None and self.card.modality:
-            parts.append(self.card.modality)
-        if self.variant:
-            parts.append(self.variant)
-        if self.img_size is not None:
-            parts.append(pixels(self.img_size))
-        return facts(*parts)
+def summary(checkpoint: CheckpointInfo) -> str:
+    """What it finds, in one line ("8 organs · CT · R50-ViT-Ti_16 · 224 px"), or why it cannot be used."""
+    if checkpoint.problem is not None:
+        return checkpoint.problem
+    organs = len(checkpoint.label_set)
+    named = checkpoint.names_itself or checkpoint.preset is not None
+    parts = [count(organs, "organ") if named else count(organs, "unnamed class", "unnamed classes")]
+    if checkpoint.card is not None and checkpoint.card.modality:
+        parts.append(checkpoint.card.modality)
+    if checkpoint.variant:
+        parts.append(checkpoint.variant)
+    if checkpoint.img_size is not None:
+        parts.append(pixels(checkpoint.img_size))
+    return facts(*parts)
 
 
 class CheckpointChooser(QWidget):
@@ -126,7 +54,7 @@ class CheckpointChooser(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._candidates: list[Candidate] = []
+        self._candidates: list[CheckpointInfo] = []
         self._looking = True
         # A person's choice is never replaced by a suggestion, also where it was the same as the last one.
         self._chosen_by_hand = False
@@ -150,12 +78,12 @@ class CheckpointChooser(QWidget):
         self._describe()
 
     @property
-    def candidates(self) -> tuple[Candidate, ...]:
+    def candidates(self) -> tuple[CheckpointInfo, ...]:
         """All that are listed."""
         return tuple(self._candidates)
 
     @property
-    def candidate(self) -> Candidate | None:
+    def candidate(self) -> CheckpointInfo | None:
         """The chosen checkpoint, with the names that were picked for it."""
         index = self._combo.currentIndex()
         if not 0 <= index < len(self._candidates):
@@ -165,7 +93,7 @@ class CheckpointChooser(QWidget):
         return candidate if preset is None else replace(candidate, preset=preset)
 
     @property
-    def usable(self) -> Candidate | None:
+    def usable(self) -> CheckpointInfo | None:
         """The chosen checkpoint where it can be used."""
         candidate = self.candidate
         return candidate if candidate is not None and candidate.problem is None else None
@@ -180,7 +108,7 @@ class CheckpointChooser(QWidget):
             return "There is no checkpoint yet; choose a file with “…”."
         return candidate.problem
 
-    def show_candidates(self, candidates: Iterable[Candidate], *, prefer: Path | None = None) -> None:
+    def show_candidates(self, candidates: Iterable[CheckpointInfo], *, prefer: Path | None = None) -> None:
         """Replace the list, keeping the choice where it is still there; files that were browsed for stay.
 
         `prefer` is chosen where nothing was.
@@ -196,13 +124,13 @@ class CheckpointChooser(QWidget):
         ]
         self._set([*fresh, *kept], chosen)
 
-    def add(self, candidate: Candidate) -> None:
+    def add(self, candidate: CheckpointInfo) -> None:
         """Add a checkpoint that a person has pointed at, or refresh it, and choose it."""
         others = [known for known in self._candidates if known.path != candidate.path]
         self._chosen_by_hand = True
         self._set([*others, candidate], candidate.path)
 
-    def choose(self, candidate: Candidate) -> None:
+    def choose(self, candidate: CheckpointInfo) -> None:
         """Choose one of `candidates`, as a person does; no suggestion replaces it."""
         self._chosen_by_hand = True
         self._combo.setCurrentIndex([known.path for known in self._candidates].index(candidate.path))
@@ -228,7 +156,7 @@ class CheckpointChooser(QWidget):
         if name:
             self.browsed.emit(name)
 
-    def _set(self, candidates: Sequence[Candidate], chosen: Path | None) -> None:
+    def _set(self, candidates: Sequence[CheckpointInfo], chosen: Path | None) -> None:
         self._candidates = list(candidates)
         self._combo.offer([(candidate.title, candidate.path) for candidate in self._candidates], chosen)
         for index, candidate in enumerate(self._candidates):
@@ -272,7 +200,7 @@ class CheckpointChooser(QWidget):
     def _describe(self) -> None:
         candidate = self.candidate
         self._combo.setEnabled(bool(self._candidates))
-        self._info.setText(candidate.summary if candidate is not None else self.problem or "")
+        self._info.setText(summary(candidate) if candidate is not None else self.problem or "")
         self._combo.setToolTip(str(candidate.path) if candidate is not None else "")
 
 
@@ -291,7 +219,7 @@ class VariantChooser(ElidingCombo):
         self.activated.connect(self._on_activated)
         self.show_variants(None, ())
 
-    def show_variants(self, chosen: Candidate | None, candidates: Iterable[Candidate]) -> None:
+    def show_variants(self, chosen: CheckpointInfo | None, candidates: Iterable[CheckpointInfo]) -> None:
         """Show the chosen checkpoint's variant first, then the others, greyed where nothing fits them."""
         from napari_transunet.model.variants import VARIANTS
 
@@ -316,15 +244,8 @@ class VariantChooser(ElidingCombo):
             self.wanted.emit(name)
 
 
-def find_checkpoints(user_folder: Path | None) -> tuple[list[Candidate], Path | None]:
+def find_checkpoints(user_folder: Path | None) -> tuple[list[CheckpointInfo], Path | None]:
     """The shipped checkpoints and those in the user's folder, and which to begin with. Not for the GUI thread."""
     from napari_transunet.checkpoints.registry import default_checkpoint, list_checkpoints
 
-    return [Candidate.from_report(found) for found in list_checkpoints(user_folder)], default_checkpoint()
-
-
-def look_at(path: Path) -> Candidate:
-    """One checkpoint file. Reads it: not for the GUI thread. Raises `FileProblem` where it cannot be read."""
-    from napari_transunet.checkpoints.info import inspect_checkpoint
-
-    return Candidate.from_report(inspect_checkpoint(path))
+    return list_checkpoints(user_folder), default_checkpoint()

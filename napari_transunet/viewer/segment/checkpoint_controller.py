@@ -9,17 +9,14 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.layers import is_lazy, volume_of
-from napari_transunet.viewer.segment.checkpoint_chooser import find_checkpoints, look_at
+from napari_transunet.viewer.segment.checkpoint_chooser import find_checkpoints, summary
 from napari_transunet.viewer.widgets.preferences import load_preferences, preference_events
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
 if TYPE_CHECKING:
+    from napari_transunet.checkpoints.info import CheckpointInfo
     from napari_transunet.viewer.segment.advanced import AdvancedOptions
-    from napari_transunet.viewer.segment.checkpoint_chooser import (
-        Candidate,
-        CheckpointChooser,
-        VariantChooser,
-    )
+    from napari_transunet.viewer.segment.checkpoint_chooser import CheckpointChooser, VariantChooser
     from napari_transunet.viewer.widgets.volume_chooser import VolumeChooser
 
 
@@ -68,11 +65,16 @@ class CheckpointController(QObject):
         path = Path(path)
         self.message.emit(f"Looking at {path.name} …")
 
-        def listed(candidate: Candidate) -> None:
+        def listed(candidate: CheckpointInfo) -> None:
             self._chooser.add(candidate)
-            self.message.emit(candidate.problem or f"{candidate.title}: {candidate.summary}.")
+            self.message.emit(candidate.problem or f"{candidate.title}: {summary(candidate)}.")
 
-        self._tasks.run(lambda: look_at(path), listed, self.message.emit, what=f"Looking at {path.name}")
+        def look() -> CheckpointInfo:
+            from napari_transunet.checkpoints.info import inspect_checkpoint
+
+            return inspect_checkpoint(path)
+
+        self._tasks.run(look, listed, self.message.emit, what=f"Looking at {path.name}")
 
     def _list(self, _event: Any = None) -> None:
         folder = load_preferences().checkpoint_folder
@@ -83,7 +85,7 @@ class CheckpointController(QObject):
             what="Looking for checkpoints",
         )
 
-    def _on_listed(self, found: tuple[list[Candidate], Path | None]) -> None:
+    def _on_listed(self, found: tuple[list[CheckpointInfo], Path | None]) -> None:
         candidates, default = found
         self._chooser.show_candidates(candidates, prefer=default)
         self._suggest()
@@ -101,7 +103,7 @@ class CheckpointController(QObject):
     def _on_changed(self) -> None:
         self._variants.show_variants(self._chooser.candidate, self._chooser.candidates)
         if (candidate := self._chooser.usable) is not None:
-            self._advanced.offer_sizes(candidate.img_size, candidate.patch or 16)
+            self._advanced.offer_sizes(candidate.img_size, candidate.patch_size or 16)
 
     def _on_variant(self, name: str) -> None:
         for candidate in self._chooser.candidates:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from napari.layers import Image
 
     from napari_transunet.annotation.provenance import RunRecord
-    from napari_transunet.viewer.segment.checkpoint_chooser import Candidate
+    from napari_transunet.checkpoints.info import CheckpointInfo
     from napari_transunet.viewer.segment.predictors import PredictorSettings
     from napari_transunet.viewer.sessions.results import Result
 
@@ -36,7 +36,7 @@ class RunRequest:
     """
 
     image: Image
-    candidate: Candidate
+    candidate: CheckpointInfo
     settings: PredictorSettings
     into: Result | None = None
     only_this_slice: bool = False

@@ -18,7 +18,7 @@ from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.grids import images_labelled_by
 from napari_transunet.viewer.layers.slice_numbers import is_outside
 from napari_transunet.viewer.segment.advanced import AdvancedOptions
-from napari_transunet.viewer.segment.checkpoint_chooser import Candidate, CheckpointChooser, VariantChooser
+from napari_transunet.viewer.segment.checkpoint_chooser import CheckpointChooser, VariantChooser
 from napari_transunet.viewer.segment.checkpoint_controller import CheckpointController
 from napari_transunet.viewer.segment.cluster_dialog import ClusterDialog
 from napari_transunet.viewer.segment.device_chooser import DeviceChooser, find_devices
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
     from napari_transunet.annotation.session_store import SessionInfo
+    from napari_transunet.checkpoints.info import CheckpointInfo
     from napari_transunet.cluster.address import ClusterAddress
     from napari_transunet.inference.devices import DeviceInfo
     from napari_transunet.viewer.export.exporter import Exporter
@@ -174,7 +175,7 @@ class SegmentDock(QWidget):
             docks.show_dock(self._viewer, docks.REVIEW).follow(self.panel.layer)
 
     def segment_again(
-        self, result: Result, candidate: Candidate, values: tuple[int, ...] | None = None
+        self, result: Result, candidate: CheckpointInfo, values: tuple[int, ...] | None = None
     ) -> str | None:
         """Choose a checkpoint and let it label anew what is neither edited nor reviewed: one undo step.
 
@@ -432,7 +433,7 @@ class SegmentDock(QWidget):
 
     # -- running --------------------------------------------------------------------------------------------
 
-    def _settings(self, candidate: Candidate) -> PredictorSettings:
+    def _settings(self, candidate: CheckpointInfo) -> PredictorSettings:
         options = replace(self.advanced.options, device=self.device.device)
         return PredictorSettings(
             candidate.path, options, img_size=self.advanced.img_size, cluster=self.device.cluster

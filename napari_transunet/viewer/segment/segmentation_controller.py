@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels
     from napari.viewer import Viewer
 
+    from napari_transunet.checkpoints.info import CheckpointInfo
     from napari_transunet.io.ome_zarr.labels import LabelsPlace
-    from napari_transunet.viewer.segment.checkpoint_chooser import Candidate
     from napari_transunet.viewer.segment.predictors import PredictorSettings
     from napari_transunet.viewer.segment.run_messages import RunOutcome, RunRequest
     from napari_transunet.viewer.sessions.results import Result
@@ -335,7 +335,7 @@ class SegmentationController(QObject):
             sentence = sentence.replace(before, outcome_sentence(outcome, names))
         self._statuses[result.layer] = replace(status, sentence=sentence, volumes=volumes, outcome=outcome)
 
-    def rename(self, result: Result, candidate: Candidate) -> None:
+    def rename(self, result: Result, candidate: CheckpointInfo) -> None:
         """Give a result the names that were picked for its checkpoint."""
         result.rename(candidate.label_set)
         result.session.names = candidate.label_set.names

@@ -178,7 +178,7 @@ class SegmentationWorker:
             total=len(wanted),
             axis=axis,
             between=(wanted[0], wanted[-1]),
-            name=request.candidate.name,
+            name=request.candidate.short_name,
         )
         self.start = RunStart(
             axis=axis,

@@ -71,7 +71,7 @@ def place_for(request: RunRequest) -> LabelsPlace | None:
             f"Memory cannot hold labels of “{image.name}”, and a cluster does not write into its OME-Zarr; choose this"
             " machine under Device."
         )
-    return LabelsPlace(path).named(request.candidate.name, dict(volume.source.picks).get("time"))
+    return LabelsPlace(path).named(request.candidate.short_name, dict(volume.source.picks).get("time"))
 
 
 def inside(place: LabelsPlace) -> str:

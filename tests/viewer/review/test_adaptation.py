@@ -18,6 +18,7 @@ import torch
 from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QToolButton
 
 from napari_transunet.checkpoints.card import default_card
+from napari_transunet.checkpoints.info import inspect_checkpoint
 from napari_transunet.checkpoints.lineage import DiceChange
 from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
@@ -26,7 +27,6 @@ from napari_transunet.training.fine_tuning import AdaptationCancelled
 from napari_transunet.viewer.layers.layers import add_volume
 from napari_transunet.viewer.layers.undo import history_of
 from napari_transunet.viewer.review.adaptation import ClassMapping, safe_stem
-from napari_transunet.viewer.segment.checkpoint_chooser import Candidate
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.labels import Label
 from napari_transunet.volumes.phantom import synthetic_ct
@@ -277,21 +277,14 @@ def test_a_new_organ_is_learnt_by_its_name(window: Window, monkeypatch: pytest.M
     assert (window.layer.data[2, 20:30, 20:30] == 4).all()
 
 
-def test_labels_of_other_numbers_are_matched_by_name() -> None:
-    candidate = Candidate("three", "Three", Path("three"), num_classes=4, card=_card())
+def test_labels_of_other_numbers_are_matched_by_name(folder: Path) -> None:
+    candidate = inspect_checkpoint(folder / "three.safetensors")
     organs = ClassMapping.of(candidate, {5: "Spleen", 7: "tumour", 9: "cyst"}, [5, 7])
     assert organs.known == {5: 2}
     assert organs.new_names == {4: "tumour"}
     labels = np.array([0, 5, 7, 9, 3])
     assert organs.classes_of(labels, [5, 7, 9]).tolist() == [0, 2, 4, 0, 255]
     assert organs.values(5) == (0, 0, 5, 0, 7)
-
-
-def _card() -> Any:
-    from napari_transunet.checkpoints.card import ModelCard
-
-    labels = [{"value": value, "name": name} for value, name in NAMES.items()]
-    return ModelCard(variant="R50-ViT-Ti_16", num_classes=4, img_size=(64, 64), resize="pad", labels=labels)
 
 
 @pytest.mark.parametrize(
