@@ -12,7 +12,6 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -153,14 +152,9 @@ class Spread:
 
 
 def interleaved(
-    tasks: Mapping[str, Callable[[], T]],
-    rounds: int,
-    device: torch.device,
-    watch: Callable[[str], AbstractContextManager[object]] = nullcontext,
+    tasks: Mapping[str, Callable[[], T]], rounds: int, device: torch.device
 ) -> tuple[dict[str, list[float]], dict[str, T]]:
     """Run all tasks in turn, `rounds` times; every round begins with another, so that none always follows the same.
-
-    `watch` makes of a task's name what is entered around it, outside of its seconds.
 
     Returns
     -------
@@ -172,8 +166,7 @@ def interleaved(
     for number in range(rounds):
         start = number % len(names)
         for name in names[start:] + names[:start]:
-            with watch(name):
-                took, results[name] = timed(tasks[name], device)
+            took, results[name] = timed(tasks[name], device)
             seconds[name].append(took)
     return seconds, results
 

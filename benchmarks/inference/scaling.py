@@ -69,7 +69,10 @@ def time_against_slices(
     tasks: Mapping[str, Callable[[], int]] = {
         str(length): partial(segment, repeated_slices(volume, length)) for length in lengths
     }
-    seconds, label_bytes = interleaved(tasks, rounds, predictor.device, watch=peaks.watch)
+    seconds, label_bytes = interleaved(tasks, rounds, predictor.device)
+    for name, task in tasks.items():
+        with peaks.watch(name):
+            task()
     found = [
         LengthTime(int(name), Spread.of(seconds[name]), peaks[name], label_bytes[name] / 1e6)
         for name in tasks

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from napari_transunet.benchmark import BenchmarkReport, ModelResult
 
 _BUSY = 0.5  # busy processes before the start: with more, single times are not to be trusted
-_MOVED = "python -m benchmarks.inference in the source repository measures that"
 
 
 def benchmark(
@@ -61,18 +60,12 @@ def benchmark(
     as_json: JsonOption = False,
     out: Annotated[Path | None, option("FILE", "Write the JSON to this file too.")] = None,
     overwrite: OverwriteOption = False,
-    variant: Annotated[list[str] | None, typer.Option("--variant", hidden=True)] = None,
-    full: Annotated[bool, typer.Option("--full", hidden=True)] = False,
-    plot: Annotated[Path | None, typer.Option("--plot", hidden=True)] = None,
 ) -> None:
     """Measure the speed of segmentation on this machine, relative to the published inference code.
 
     Every configuration that this machine offers segments the same slices in the same process, in turn, round by
     round. A speed-up is of two times of one round, given as median (least–most).
     """
-    for gone, given in (("--variant", variant), ("--full", full), ("--plot", plot)):
-        if given:
-            raise InputError(f"{gone} is no longer part of this command; {_MOVED}.")
     from napari_transunet.benchmark import ModelUnderTest, middle_slices, run_benchmark
     from napari_transunet.checkpoints.loading import load_checkpoint
     from napari_transunet.checkpoints.registry import default_checkpoint, resolve_checkpoint

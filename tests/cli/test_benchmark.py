@@ -106,11 +106,6 @@ def test_bad_usage_is_one_line_and_status_2(run, arguments, words):
     assert words in error_line(run("--quick", *arguments))
 
 
-@pytest.mark.parametrize("option", [("--full",), ("--plot", "plots"), ("--variant", "testing")])
-def test_options_that_moved_name_the_study(run, option):
-    assert "benchmarks.inference" in error_line(run("--quick", *option))
-
-
 def test_without_a_shipped_checkpoint_a_network_is_asked_for(run, monkeypatch):
     monkeypatch.setattr("napari_transunet.checkpoints.registry.shipped_folder", lambda: None)
     assert "--checkpoint" in error_line(run("--quick"))
