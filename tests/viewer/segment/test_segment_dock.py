@@ -479,7 +479,7 @@ def test_other_organs_get_a_layer_of_their_own(dock, tmp_path):
     dock.add(name="ct")
     dock.segment()
     dock.widget.add_checkpoint(tmp_path / "others.safetensors")
-    dock.until(lambda: dock.widget.checkpoint.candidate.name == "others")
+    dock.until(lambda: dock.widget.checkpoint.candidate.short_name == "others")
     before = dock.labels("ct").data.copy()
     dock.segment()
     assert np.array_equal(dock.labels("ct").data, before)
@@ -803,7 +803,7 @@ def test_a_checkpoint_that_vanished_becomes_a_sentence(dock, tmp_path):
     net = small_network()
     path = save_checkpoint(tmp_path / "gone.safetensors", net, default_card(net, labels=NAMES))
     dock.widget.add_checkpoint(path)
-    dock.until(lambda: dock.widget.checkpoint.candidate.name == "gone")
+    dock.until(lambda: dock.widget.checkpoint.candidate.short_name == "gone")
     path.unlink()
     dock.segment()
     assert "gone.safetensors" in dock.status
