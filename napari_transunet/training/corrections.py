@@ -169,21 +169,21 @@ def held_out(samples: PartialSlices, seen: Collection[int] = ()) -> list[int]:
     """Which slices are scored and not learnt from: a quarter of those that are vouched for as a whole, every fourth.
 
     Of the four such choices it is the one with most organs both within and without. Those that were `seen` before are
-    none of them. Fewer than two slices, or all seen: none.
+    none of them. Fewer than two slices, or all seen, or none that shows an organ, which has no score: none.
     """
     whole = torch.nonzero(samples.whole)[:, 0].tolist()
     if len(whole) < 2:
         return []
     whole = [number for number in whole if number not in set(seen)]
-    if not whole:
-        return []
     there = [set(samples.labels[number].unique().tolist()) - {0, UNKNOWN} for number in whole]
+    if not any(there):
+        return []
     folds = min(_FOLDS, len(whole))
 
-    def organs_on_both_sides(fold: int) -> int:
+    def organs_on_both_sides(fold: int) -> tuple[int, int]:
         inside = set().union(*there[fold::folds])
         outside = set().union(*(one for at, one in enumerate(there) if at % folds != fold))
-        return len(inside & outside)
+        return len(inside & outside), len(inside)
 
     middle_first = sorted(range(folds), key=lambda fold: abs(2 * fold - folds))
     return whole[max(middle_first, key=organs_on_both_sides) :: folds]

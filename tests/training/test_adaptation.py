@@ -460,3 +460,5 @@ def test_held_out_slices_show_the_organs() -> None:
 
     assert held_out(slices) in ([2, 6], [0, 4])
     assert held_out(slices.pick([0])) == []
+    assert held_out(slices, seen=[0, 2, 4, 6]) == []  # what is left shows no organ, so has no score
+    assert held_out(slices, seen=[0, 2, 4]) == [6]
