@@ -299,7 +299,7 @@ def _segment_one(
     digest = source_hash(source)
     with counting(volume.source.name) as report:
         made = segment_volume(volume, predictor, source_sha256=digest, options=options, progress=report)
-    written = write_segmentation(target, made, volume, overwrite=overwrite)
+    written = write_segmentation(target, made, volume.geometry, overwrite=overwrite)
     found = ", ".join(f"{organ} {size:,.0f} mL" for organ, size in made.organ_ml)
     say(f"{written}: {slices} slices in {made.seconds:.1f} s. {found or 'Nothing was found'}.")
     if made.order:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from napari_transunet.cluster.checkpoints import SentCheckpoint
     from napari_transunet.export.segmentation import SegmentedVolume
     from napari_transunet.inference.options import PredictorOptions
+    from napari_transunet.volumes.geometry import Geometry
     from napari_transunet.volumes.volume import Volume
 
 _MARKER = "shared"
@@ -134,6 +135,7 @@ class ReturnedLabels:
 
     segmented: SegmentedVolume
     labels: PackedLabels
+    geometry: Geometry
     told: SegmentedScan
 
 
@@ -167,23 +169,26 @@ def segment_scan(plan: SegmentationPlan, unit: SegmentationUnit, given: SentVolu
     cancelled = is_cancelled()
     source, target = Path(unit.source), Path(unit.target)
     writes = plan.marker.seen()
+    state = worker_state()
+    only = plan.checkpoints[0] if len(plan.checkpoints) == 1 else None
+
+    def lacking() -> Lacks | None:
+        """Before a scan is read or sent: for a worker without the checkpoint that would be done twice."""
+        if only is None or state.checkpoints.predictor(only, plan.options, plan.loading) is not None:
+            return None
+        return Lacks("checkpoint", only.sha256)
+
     if given is None and not (writes and _same_file(source, unit.size)):
-        return Lacks("files", unit.source)
+        return lacking() or Lacks("files", unit.source)
     digest = source_hash(source) if given is None else given.source_sha256
     if writes:
         if _there(plan, target, digest):
             return Done(SegmentedScan(unit.target), skipped=True)
         _check_free(plan, source, target)
-    state = worker_state()
-    if len(plan.checkpoints) == 1:
-        # Before the scan is read, since it may have to be sent.
-        reference = plan.checkpoints[0]
-        if state.checkpoints.predictor(reference, plan.options, plan.loading) is None:
-            return Lacks("checkpoint", reference.sha256)
+    if (lacks := lacking()) is not None:
+        return lacks
     volume = _read(plan, source) if given is None else given.volume
-    if len(plan.checkpoints) != 1:
-        chosen, _ = only_fitting(volume, cards_of(plan.checkpoints))
-        reference = next(one for one in plan.checkpoints if one.name == chosen)
+    reference = only or _fitting(plan, volume)
     predictor = state.checkpoints.predictor(reference, plan.options, plan.loading)
     if predictor is None:
         return Lacks("checkpoint", reference.sha256)
@@ -200,9 +205,14 @@ def segment_scan(plan: SegmentationPlan, unit: SegmentationUnit, given: SentVolu
         return Stopped()
     if not writes:
         bare = replace(made, labels=made.labels[:0])
-        return Done(ReturnedLabels(bare, PackedLabels.of(made.labels), told))
-    _write(plan, target, made, volume, digest)
+        return Done(ReturnedLabels(bare, PackedLabels.of(made.labels), volume.geometry, told))
+    _write(plan, target, made, volume.geometry, digest)
     return Done(told)
+
+
+def _fitting(plan: SegmentationPlan, volume: Volume) -> CheckpointReference:
+    chosen, _ = only_fitting(volume, cards_of(plan.checkpoints))
+    return next(one for one in plan.checkpoints if one.name == chosen)
 
 
 def _same_file(source: Path, size: int) -> bool:
@@ -225,9 +235,9 @@ def _check_free(plan: SegmentationPlan, source: Path, target: Path) -> None:
             )
 
 
-def _write(plan: SegmentationPlan, target: Path, made: SegmentedVolume, volume: Volume, digest: str) -> None:
+def _write(plan: SegmentationPlan, target: Path, made: SegmentedVolume, grid: Geometry, digest: str) -> None:
     try:
-        write_segmentation(target, made, volume, overwrite=plan.overwrite)
+        write_segmentation(target, made, grid, overwrite=plan.overwrite)
     except ExistsError:
         if not _there(plan, target, digest):  # somebody else's run came first, with the same labels
             raise
@@ -255,9 +265,8 @@ def _written_here(plan: SegmentationPlan, unit: SegmentationUnit, result: Any) -
     """What there is to tell, after labels that came back are written."""
     if not isinstance(result, ReturnedLabels):
         return result
-    volume = _read(plan, Path(unit.source))
     made = replace(result.segmented, labels=result.labels.unpacked())
-    _write(plan, Path(unit.target), made, volume, str(made.provenance.get("source_sha256")))
+    _write(plan, Path(unit.target), made, result.geometry, str(made.provenance.get("source_sha256")))
     return result.told
 
 

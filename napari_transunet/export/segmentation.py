@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from napari_transunet.inference.options import PredictorOptions
     from napari_transunet.inference.prediction import Labels
     from napari_transunet.inference.predictor import Predictor
+    from napari_transunet.volumes.geometry import Geometry
     from napari_transunet.volumes.labels import LabelSet
     from napari_transunet.volumes.volume import Volume
 
@@ -181,9 +182,9 @@ def segment_volume(
 
 
 def write_segmentation(
-    target: Path, segmented: SegmentedVolume, volume: Volume, *, overwrite: bool = False
+    target: Path, segmented: SegmentedVolume, grid: Geometry, *, overwrite: bool = False
 ) -> Path:
-    """Write the labels on the volume's grid, and what made them beside them.
+    """Write the labels on their volume's grid, and what made them beside them.
 
     Raises
     ------
@@ -193,7 +194,7 @@ def write_segmentation(
     return write_labels(
         target,
         segmented.labels,
-        volume,
+        grid,
         segmented.names,
         provenance=segmented.provenance,
         overwrite=overwrite or unfinished(target),

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from napari_transunet.cluster import segmenting
 from napari_transunet.cluster.batch import Batch, State
 from napari_transunet.cluster.checkpoints import CheckpointReference, reference_to, sent
 from napari_transunet.cluster.connecting import client_at
@@ -112,7 +113,9 @@ def plan(checkpoint):
     return SegmentationPlan((reference,), options, LoadingOptions(), ReadingOptions(), False, Marker("", ""))
 
 
-def test_scans_checkpoint_and_labels_travel_where_no_file_system_is_shared(client, scans, plan, tmp_path):
+def test_scans_checkpoint_and_labels_travel_where_no_file_system_is_shared(
+    client, scans, plan, tmp_path, monkeypatch
+):
     """The worker sees neither the folder of the results nor the checkpoint, of which it is sent the bytes."""
     (tmp_path / "out").mkdir()
     paths = scans(2)
@@ -137,8 +140,13 @@ def test_scans_checkpoint_and_labels_travel_where_no_file_system_is_shared(clien
         asked.append(digest)
         return sent(real, LoadingOptions())
 
+    read = []
+    monkeypatch.setattr(
+        segmenting, "read_volume", lambda path, **more: read.append(path) or read_volume(path, **more)
+    )
     units = [replace(unit, checkpoint=supply) for unit in segmentation_units(paths, targets, plan)]
     finished = list(Batch(client).run(units))
+    assert sorted(read) == paths  # once each, not again for the labels that come back
     assert [one.state for one in finished] == [State.DONE] * 2, finished
     assert asked == [real.sha256]  # once for the worker, whatever the number of scans
     for path, target in zip(paths, targets, strict=True):
