@@ -1,7 +1,7 @@
 """TransUNet on the cardiac MRs of ACDC, by the split and measures of the paper (Chen et al., arXiv 2102.04306).
 
     python benchmarks/cardiac.py prepare DATA CASES
-    python benchmarks/cardiac.py train CASES OUT [--recipe paper|default] [--seconds S] [--device cuda] [--compiled]
+    python benchmarks/cardiac.py train CASES OUT [--recipe paper|default] [--seconds S] [--device cuda]
     python benchmarks/cardiac.py score DATA OUT --json RESULT
 
 DATA holds `images`, `labels` and a `split.json` with cases in "train", "validation" and "test" (70, 10 and 20
@@ -17,13 +17,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from timed_training import labels_found, learn, load_case, save_case, scores_on_own_grid, write_json
+from timed_training import (
+    labels_found,
+    learn,
+    load_case,
+    parsers,
+    save_case,
+    scores_on_own_grid,
+    seconds_left,
+    write_json,
+)
 
 from napari_transunet import TransUNet, read_volume
 from napari_transunet.checkpoints.card import ModelCard
@@ -31,7 +39,6 @@ from napari_transunet.metrics.summary import mean_of_labels, summarise
 from napari_transunet.training.cases import prepare_case
 from napari_transunet.training.recipes import DEFAULT, PAPER
 
-BEGUN = time.monotonic()
 NAMES = {1: "right ventricle", 2: "myocardium", 3: "left ventricle"}
 PUBLISHED = {"right ventricle": 88.86, "myocardium": 84.53, "left ventricle": 95.73, "mean": 89.71}
 """Dice in per cent of TransUNet with R50-ViT-B_16 from ImageNet, table 2 of the paper."""
@@ -88,10 +95,8 @@ def train(given: argparse.Namespace) -> None:
     ]
     torch.manual_seed(given.seed)
     net = TransUNet(VARIANT, num_classes=len(NAMES) + 1, img_size=SIZE, n_skip=3)
-    seconds = given.seconds - (time.monotonic() - BEGUN)
-    facts: dict[str, Any] = learn(
-        net, cases, recipe, seconds, given.device, f"cardiac, {given.recipe}", compiled=given.compiled
-    )
+    seconds = seconds_left(given.seconds)
+    facts: dict[str, Any] = learn(net, cases, recipe, seconds, given.device, f"cardiac, {given.recipe}")
     facts["passes"] = round(facts["steps"] * BATCH / sum(len(case) for case in cases), 1)
     facts["recipe"] = recipe.sentence()
     for path in sorted((given.source / "test").glob("*.npz")):
@@ -140,23 +145,9 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("prepare", "train"):
-        one = commands.add_parser(name)
-        one.add_argument("source", type=Path)
-        one.add_argument("out", type=Path)
-    one.add_argument("--recipe", choices=sorted(RECIPES), default="default")
-    one.add_argument("--seconds", type=float, default=600, help="from the program's start")
-    one.add_argument("--seed", type=int, default=0)
-    one.add_argument("--device", default="auto")
-    one.add_argument("--compiled", action="store_true")
-    one = commands.add_parser("score")
-    one.add_argument("source", type=Path)
-    one.add_argument("out", type=Path)
-    one.add_argument("--json", type=Path, required=True)
+    parser, training, scoring = parsers(__doc__)
+    training.add_argument("--recipe", choices=sorted(RECIPES), default="default")
+    scoring.add_argument("out", type=Path)
     given = parser.parse_args()
     if given.command == "prepare":
         prepare(given.source, given.out)

@@ -6,11 +6,13 @@ its time does, and only labels come back.
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import sys
 import time
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,10 +28,37 @@ from napari_transunet.volumes.orientation import Reorientation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from napari_transunet import ModelCard, TransUNet, Volume
     from napari_transunet.training.callbacks import Progress
+
+BEGUN = time.monotonic()
+
+
+def parsers(
+    description: str | None,
+) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser, argparse.ArgumentParser]:
+    """The command line of such a benchmark, and its commands `train` and `score`, to add to; `prepare` is whole."""
+    whole = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = whole.add_subparsers(dest="command", required=True)
+    for name in ("prepare", "train"):
+        train = commands.add_parser(name)
+        train.add_argument("source", type=Path)
+        train.add_argument("out", type=Path)
+    train.add_argument("--seconds", type=float, default=600, help="from the program's start")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--device", default="auto")
+    score = commands.add_parser("score")
+    score.add_argument("source", type=Path)
+    score.add_argument("--json", type=Path, required=True)
+    return whole, train, score
+
+
+def seconds_left(of: float) -> float:
+    """Of a time that ran from the program's start."""
+    return of - (time.monotonic() - BEGUN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +90,6 @@ def learn(
     seconds: float,
     device: str,
     what: str,
-    *,
-    compiled: bool = False,
 ) -> dict[str, float]:
     """Train for that long; the steps and seconds that it took."""
     timed = TimedRecipe.of(recipe.with_changes(steps=1_000_000), seconds)
@@ -78,7 +105,6 @@ def learn(
         cases,
         timed,
         device=device,
-        compiled=compiled,
         on_progress=tell,
         cancelled=lambda: timed.done() >= 1,
     )

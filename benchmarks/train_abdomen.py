@@ -1,7 +1,7 @@
 """Train one network on abdominal CT and MR that are annotated only in part, and cross-validate it by patient.
 
     python benchmarks/train_abdomen.py prepare DATA CASES        # DATA: images, labels and index.json of CT and MR
-    python benchmarks/train_abdomen.py train CASES OUT [--fold N] [--seconds S] [--device cuda] [--compiled]
+    python benchmarks/train_abdomen.py train CASES OUT [--fold N] [--seconds S] [--device cuda]
     python benchmarks/train_abdomen.py score DATA OUT... --json RESULT
 
 `prepare` brings every scan to the network's size once. `train` learns from both modalities together, then a while from
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,16 +22,24 @@ import numpy as np
 import torch
 from reliability import RIM, TEMPERATURES, Reliability
 from scipy import ndimage
-from timed_training import labels_found, learn, load_case, save_case, scores_on_own_grid, write_json
+from timed_training import (
+    labels_found,
+    learn,
+    load_case,
+    parsers,
+    save_case,
+    scores_on_own_grid,
+    seconds_left,
+    write_json,
+)
 
-from napari_transunet import TransUNet, load_checkpoint, read_volume, save_checkpoint
+from napari_transunet import TransUNet, read_volume, save_checkpoint
 from napari_transunet.checkpoints.card import ModelCard
 from napari_transunet.training.augmentation import Augmentation
 from napari_transunet.training.cases import Case, prepare_case
 from napari_transunet.training.recipes import DEFAULT
 from napari_transunet.training.segmentation_module import case_batch
 
-BEGUN = time.monotonic()
 ORGANS = ("spleen", "right kidney", "left kidney", "gallbladder", "liver", "stomach", "pancreas", "aorta")
 SNOMED = ("78961009", "9846003", "18639004", "28231008", "10200004", "69695003", "15776009", "15825003")
 MR_ORGANS = ("spleen", "right kidney", "left kidney", "liver")
@@ -184,17 +191,12 @@ def train(given: argparse.Namespace) -> None:
     held = [(case, of["modality"]) for case, of in cases if fold is not None and of["fold"] == fold]
     torch.manual_seed(seed)
     net = new_network()
-    if given.init is not None:
-        net.load_state_dict(load_checkpoint(given.init).model.state_dict())
     what = "final" if fold is None else f"fold {fold}"
     facts: dict[str, object] = {"fold": fold, "seed": seed, "cases": [case.name for case, _ in kept]}
-    facts["start"] = "from scratch" if given.init is None else "the checkpoint shipped before"
-    seconds = given.seconds - (time.monotonic() - BEGUN)
+    seconds = seconds_left(given.seconds)
     recipe = TOGETHER.with_changes(seed=seed, batch=TOGETHER.batch * (2 if fold is None else 1))
     every = [case for case, _ in kept]
-    facts["joint"] = learn(
-        net, every, recipe, seconds * SHARE_TOGETHER, device, f"{what}, joint", compiled=given.compiled
-    )
+    facts["joint"] = learn(net, every, recipe, seconds * SHARE_TOGETHER, device, f"{what}, joint")
     joint = {key: value.clone() for key, value in net.state_dict().items()}
     for modality, after in (("CT", 2), ("MR", 1)):
         own = [case for case, kind in kept if kind == modality]
@@ -202,7 +204,7 @@ def train(given: argparse.Namespace) -> None:
         one.load_state_dict(joint)
         if modality == "MR":
             left_to_mr(one)
-        left = given.seconds - (time.monotonic() - BEGUN)
+        left = seconds_left(given.seconds)
         facts[modality] = learn(
             one,
             own,
@@ -210,7 +212,6 @@ def train(given: argparse.Namespace) -> None:
             left / after,
             device,
             f"{what}, {modality}",
-            compiled=given.compiled,
         )
         if modality == "MR":
             one = for_mr(one)
@@ -250,24 +251,9 @@ def score(data: Path, outs: list[Path], result: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("prepare", "train"):
-        one = commands.add_parser(name)
-        one.add_argument("source", type=Path)
-        one.add_argument("out", type=Path)
-    one.add_argument("--fold", type=int)
-    one.add_argument("--seconds", type=float, default=600, help="from the program's start")
-    one.add_argument("--device", default="auto")
-    one.add_argument("--seed", type=int, default=0)
-    one.add_argument("--init", type=Path, help="a checkpoint of the same classes to start from")
-    one.add_argument("--compiled", action="store_true")
-    one = commands.add_parser("score")
-    one.add_argument("source", type=Path)
-    one.add_argument("outs", type=Path, nargs="+")
-    one.add_argument("--json", type=Path, required=True)
+    parser, training, scoring = parsers(__doc__)
+    training.add_argument("--fold", type=int)
+    scoring.add_argument("outs", type=Path, nargs="+")
     given = parser.parse_args()
     if given.command == "prepare":
         prepare(given.source, given.out)
