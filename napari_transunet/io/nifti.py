@@ -57,11 +57,8 @@ _REFUSED: Mapping[int, str] = MappingProxyType(
 # The low three bits of xyzt_units: metres, millimetres, micrometres; 0 where the file does not say.
 _UNITS: Mapping[int, float] = MappingProxyType({0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001})
 _COMMENT = 6  # NIFTI_ECODE_COMMENT: plain text
-_TEXTS = (
-    _COMMENT,
-    30,
-    0,
-)  # NIFTI_ECODE_CARET: XML of Connectome Workbench; TotalSegmentator gives it no code
+# Beside it NIFTI_ECODE_CARET, the XML of Connectome Workbench, to which TotalSegmentator gives no code.
+_TEXTS = (_COMMENT, 30, 0)
 _MAX_EXTENSIONS = 1 << 16
 
 
