@@ -17,7 +17,7 @@ from qtpy.QtCore import QObject
 from napari_transunet.annotation import corrections
 from napari_transunet.annotation.corrections import Correction, Scope
 from napari_transunet.errors import InputError
-from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, volume_of, voxels_of
+from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, voxels_of
 from napari_transunet.viewer.layers.undo import write_as_one_step
 from napari_transunet.viewer.review.paint_constraint import BlockedVoxels, PaintConstraint
 from napari_transunet.viewer.widgets.messages import count, organ, reopened_sentence
@@ -146,32 +146,17 @@ class CorrectionController(QObject):
         layer, axis, index = result.layer, result.session.axis, self._model.slice_in_view
         at: list[Any] = [slice(None)] * 3
         at[axis] = index
-        chosen, labels = int(layer.selected_label), layer.data
+        chosen, labels, voxels = int(layer.selected_label), layer.data, voxels_of(image)
         places: tuple[tuple[Any, ...], ...] = (tuple(at), (slice(None, None, 4),) * 3)
-
-        def find(voxels: Any) -> tuple[float, float] | None:
-            for place in places:
-                held = labels[place] == chosen
-                values = np.asarray(voxels[place])[held]
-                values = values[np.isfinite(values)]
-                if values.size > _FEW:
-                    return _usual_range(values)
-            return None
-
-        if not is_lazy(image):
-            self._show_range(find(voxels_of(image)))
-            return
-        self._panel.status.setText("Reading the image …")
-        self._tasks.run(
-            lambda: find(volume_of(image).data), self._show_range, self._panel.status.setText, what="The tool"
-        )
-
-    def _show_range(self, found: tuple[float, float] | None) -> None:
-        if found is None:
-            self._panel.status.setText("That organ has no voxels yet; paint a little of it first.")
-        else:
-            self._panel.status.setText(f"The organ's values: {found[0]:,.0f} to {found[1]:,.0f}.")
-            self._panel.set_range(*found)
+        for place in places:
+            values = voxels[place][labels[place] == chosen]
+            values = values[np.isfinite(values)]
+            if values.size > _FEW:
+                low, high = _usual_range(values)
+                self._panel.status.setText(f"The organ's values: {low:,.0f} to {high:,.0f}.")
+                self._panel.set_range(low, high)
+                return
+        self._panel.status.setText("That organ has no voxels yet; paint a little of it first.")
 
     def apply(self, result: Result, found: Correction, locked: frozenset[int]) -> None:
         """Make what was found so, unless labels or locks are not those that it was found for: one undo step."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -569,21 +571,58 @@ def test_the_menu_shows_the_dock_for_the_selected_labels(make_napari_viewer):
     assert sum(type(w).__name__ == "ReviewDock" for w in viewer.window.dock_widgets.values()) == 1
 
 
-def test_labels_of_a_lazy_image_are_saved_too(make_napari_viewer, qtbot):
+@pytest.mark.parametrize("levels", [1, 2])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_labels_of_lazy_and_of_multiscale_images_are_corrected_measured_and_saved(
+    make_napari_viewer, qtbot, lazy, levels
+):
     dask = pytest.importorskip("dask.array")
+    voxels = np.zeros((8, 16, 16), np.int16)
+    voxels[:, 4:12, 4:12] = 100
+    read_by_us: list[str] = []
+
+    def block(part: np.ndarray) -> np.ndarray:
+        if threading.current_thread() is threading.main_thread():
+            frames = [frame.filename for frame in traceback.extract_stack()]
+            read_by_us.extend(
+                name for name in frames if "napari_transunet/viewer/" in name.replace("\\", "/")
+            )
+        return part
+
+    data = (
+        dask.from_array(voxels, chunks=(1, 16, 16)).map_blocks(block, dtype=voxels.dtype) if lazy else voxels
+    )
     viewer = make_napari_viewer()
-    viewer.add_image(dask.zeros((8, 8, 8), chunks=4), name="lazy", contrast_limits=(0, 1))
-    labels = viewer.add_labels(np.zeros((8, 8, 8), np.uint8))
+    pyramid = [data, data[:, ::2, ::2]]
+    scan = pyramid if levels == 2 else data
+    viewer.add_image(scan, name="scan", contrast_limits=(0, 100), multiscale=levels == 2)
+    labels = viewer.add_labels(np.zeros(voxels.shape, np.uint8))
+    read_by_us.clear()
     _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
-    labels.paint((3, 3, 3), 1)
+    press = lambda name: dock.findChild(QToolButton, name) or dock.findChild(QPushButton, name)  # noqa: E731
+    viewer.dims.set_point(0, 3)
+    labels.brush_size = 4
+    labels.paint((3, 8, 8), 1)
+    painted = labels.data.copy()
+    assert painted.any()
     dock.model.mark_reviewed(True)
-    dock.findChild(QPushButton, "measure").click()
+    assert (
+        dock.tools.findChild(QToolButton, "range_from_organ").isEnabled() is not lazy
+    )  # and the tooltip says why
+    if not lazy:
+        press("range_from_organ").click()
+        assert dock.tools.paint_range == (100, 100)
+        labels.paint((3, 2, 2), 1)  # all of it outside the range
+        qtbot.wait(30)
+        assert np.array_equal(labels.data, painted)
+    press("measure").click()
     table = dock.findChild(QTableWidget, "measures")
     qtbot.waitUntil(lambda: table.rowCount() == 1, timeout=TIMEOUT)
     autosave = autosave_of(sessions_of(viewer).result_of(labels))
     qtbot.waitUntil(lambda: autosave._saver is not None, timeout=TIMEOUT)
     assert autosave.flush()
     assert len(SessionStore().sessions()) == 1
+    assert not read_by_us
 
 
 def test_labels_restored_while_the_dock_is_open_have_one_session(driver):

@@ -277,6 +277,25 @@ def test_the_slice_in_view_comes_first_and_the_layer_is_locked_meanwhile(dock, s
     assert labels.editable
 
 
+def test_the_first_remaining_time_leaves_out_what_happens_but_once(dock, monkeypatch):
+    plain, left = Predictor.iter_batches, []
+
+    def late_to_start(self: Predictor, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        for number, batch in enumerate(plain(self, *args, **kwargs)):
+            time.sleep(0.1 if number else 1.5)
+            yield batch
+
+    monkeypatch.setattr(Predictor, "iter_batches", late_to_start)
+    dock.add((40, 48, 56))
+    dock.until(dock.button("segment_volume").isEnabled)
+    dock.widget.segmentation.progressed.connect(lambda progress: left.append((progress.done, progress.left)))
+    dock.segment()
+    told = [seconds for _, seconds in left if seconds is not None]
+    first = next(done for done, seconds in left if seconds is not None)
+    assert told, left
+    assert told[0] < 1.5 / first * (40 - first)  # what the mean over all slices would say at the least
+
+
 def test_cancel_keeps_what_is_there_and_leaves_one_undo_step(dock, slow, checkpoints):
     image = dock.add(name="ct")
     dock.press("segment_volume")
