@@ -64,20 +64,6 @@ class BenchmarkConfig:
             return REFERENCE
         return None if self == EXACT else EXACT.name
 
-    def predictor(self, model: ModelUnderTest, device: torch.device) -> Predictor:
-        """A new predictor; TransUNetError, ImportError or RuntimeError where that is not possible here."""
-        if self.precision == "bfloat16" and not has_fast_bfloat16(device):
-            raise InputError(f"{device} has no arithmetic units for bfloat16; float32 is faster.")
-        options = PredictorOptions(
-            device=str(device),
-            precision=self.precision,
-            pipeline=self.pipeline,
-            backend=self.backend,
-            orthogonal_planes=False,
-        )
-        in_8_bits = self.precision == "int8" and device.type == "cpu"
-        return Predictor(model.model, options, ranges=model.ranges if in_8_bits else None)
-
 
 EXACT = BenchmarkConfig("card", "torch", "float32")
 CONFIGS: tuple[BenchmarkConfig, ...] = (
@@ -102,6 +88,20 @@ class ModelUnderTest:
     def net(self) -> TransUNet:
         """The network as it was trained, on the CPU."""
         return self.model.model if isinstance(self.model, Checkpoint) else self.model
+
+    def predictor(self, config: BenchmarkConfig, device: torch.device) -> Predictor:
+        """A new predictor; TransUNetError, ImportError or RuntimeError where that is not possible here."""
+        if config.precision == "bfloat16" and not has_fast_bfloat16(device):
+            raise InputError(f"{device} has no arithmetic units for bfloat16; float32 is faster.")
+        options = PredictorOptions(
+            device=str(device),
+            precision=config.precision,
+            pipeline=config.pipeline,
+            backend=config.backend,
+            orthogonal_planes=False,
+        )
+        in_8_bits = config.precision == "int8" and device.type == "cpu"
+        return Predictor(self.model, options, ranges=self.ranges if in_8_bits else None)
 
 
 class ReferenceImplementation:
@@ -236,7 +236,7 @@ def ready_configs(
     skipped: dict[str, str] = {}
     for config in configs:
         try:
-            prepare_s, predictor = timed(partial(config.predictor, model, device), device)
+            prepare_s, predictor = timed(partial(model.predictor, config, device), device)
             middle = volume.data.shape[predictor.slice_axis(volume)] // 2
             first_s, _ = timed(lambda: next(predictor.iter_slices(volume, first=middle)), device)  # noqa: B023
         except TransUNetError as error:
@@ -302,8 +302,8 @@ def run_benchmark(
     volume: Volume,
     device: torch.device,
     *,
-    rounds: int = 3,
-    report: Callable[[str], None] = lambda _: None,
+    rounds: int,
+    report: Callable[[str], None],
 ) -> BenchmarkReport:
     """Measure networks on a volume of at least one slice; `report` is called with what comes next."""
     machine = describe_machine()  # first, so that its load is what others do
@@ -312,46 +312,37 @@ def run_benchmark(
 
 
 def _measure(
-    model: ModelUnderTest,
-    volume: Volume,
-    device: torch.device,
-    rounds: int,
-    report: Callable[[str], None],
+    model: ModelUnderTest, volume: Volume, device: torch.device, rounds: int, report: Callable[[str], None]
 ) -> ModelResult:
     report(f"{model.name}: preparing")
     ready, skipped = ready_configs(model, volume, device)
-    segment: dict[str, Callable[[Volume], Labels]] = {
-        REFERENCE: ReferenceImplementation(model.net, device).predict
-    }
-    segment |= {name: one.predictor.predict for name, one in ready.items()}
+    segment = {name: one.predictor.predict for name, one in ready.items()}
+    segment = {REFERENCE: ReferenceImplementation(model.net, device).predict, **segment}
     # A batch, and the volume's last and shorter one, are slower at first.
     for name, predict in segment.items():
         report(f"{model.name}: warming up {name}")
         batch = ready[name].predictor.batch_size if name in ready else 1
         predict(middle_slices(volume, batch + len(volume.data) % batch))
-    tasks = {name: partial(predict, volume) for name, predict in segment.items()}
     report(f"{model.name}: {rounds} rounds")
+    tasks = {name: partial(predict, volume) for name, predict in segment.items()}
     seconds, labels = interleaved(tasks, rounds, device)
-    results = []
-    for name in tasks:
-        one = ready.get(name)
-        slices = volume.data.shape[one.predictor.slice_axis(volume) if one else 0]
+
+    def times(name: str, slices: int) -> tuple[str, Spread, float, Spread]:
         slice_s = Spread.of([total / slices for total in seconds[name]])
-        base = one.config.compared_with if one else None
-        same = labels[name] == labels[base] if base in tasks and base else None
+        return name, slice_s, 1 / slice_s.median, speedup(seconds[name], seconds[REFERENCE])
+
+    results = [ConfigResult(*times(REFERENCE, len(volume.data)))]
+    for name, one in ready.items():
+        base = one.config.compared_with
         results.append(
             ConfigResult(
-                name,
-                slice_s,
-                1 / slice_s.median,
-                speedup(seconds[name], seconds[REFERENCE]),
-                one.prepare_s if one else None,
-                one.first_slice_s if one else None,
-                one.predictor.batch_size if one else 1,
-                base,
-                None if same is None else float(same.mean()),
+                *times(name, volume.data.shape[one.predictor.slice_axis(volume)]),
+                prepare_s=one.prepare_s,
+                first_slice_s=one.first_slice_s,
+                batch_size=one.predictor.batch_size,
+                compared_with=base,
+                equal_labels=float((labels[name] == labels[base]).mean()) if base in labels else None,
             )
         )
-    net = model.net
-    trained = isinstance(model.model, Checkpoint)
+    net, trained = model.net, isinstance(model.model, Checkpoint)
     return ModelResult(model.name, net.variant.name, trained, net.img_size, results, skipped)

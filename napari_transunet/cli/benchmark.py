@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -12,17 +11,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from napari_transunet.cli.options import (
-    DeviceOption,
-    ImageSizeOption,
-    JsonOption,
-    OverwriteOption,
-    check_target,
-    image_size,
-    option,
-    read,
-)
-from napari_transunet.cli.printing import print_json, print_table, progress_bar, strict
+from napari_transunet.cli.options import DeviceOption, JsonOption, option, read
+from napari_transunet.cli.printing import print_json, print_table, progress_bar
 from napari_transunet.cli.reporting import one_line
 from napari_transunet.errors import InputError
 
@@ -49,17 +39,9 @@ def benchmark(
         ),
     ] = None,
     device: DeviceOption = "auto",
-    img_size: ImageSizeOption = None,
-    rounds: Annotated[int | None, option("N", "How often everything runs; 3 by default.", min=1)] = None,
-    slices: Annotated[
-        int | None, option("N", "Segment this many slices in the middle; 48 by default.", min=1)
-    ] = None,
-    quick: Annotated[
-        bool, option(None, "A small volume, once: a check that it runs, not a measurement.", "--quick")
-    ] = False,
+    rounds: Annotated[int, option("N", "How often everything runs.", min=1)] = 3,
+    slices: Annotated[int, option("N", "Segment this many slices in the middle.", min=1)] = 48,
     as_json: JsonOption = False,
-    out: Annotated[Path | None, option("FILE", "Write the JSON to this file too.")] = None,
-    overwrite: OverwriteOption = False,
 ) -> None:
     """Measure the speed of segmentation on this machine, relative to the published inference code.
 
@@ -69,36 +51,24 @@ def benchmark(
     from napari_transunet.benchmark import ModelUnderTest, middle_slices, run_benchmark
     from napari_transunet.checkpoints.loading import load_checkpoint
     from napari_transunet.checkpoints.registry import default_checkpoint, resolve_checkpoint
-    from napari_transunet.files import atomic_path
     from napari_transunet.inference.devices import resolve_device
     from napari_transunet.volumes.phantom import synthetic_ct
 
-    where, size = resolve_device(device), image_size(img_size)
-    if out is not None:
-        check_target(out, overwrite=overwrite)
+    where = resolve_device(device)
     path = default_checkpoint() if checkpoint is None else resolve_checkpoint(checkpoint)
     if path is None:
         raise InputError("No checkpoint came with this installation; name one with --checkpoint.")
     with progress_bar() as bar:
         task = bar.add_task("loading", total=None)
-        model = load_checkpoint(path, img_size=size)
-        # A batch of the shipped checkpoint is 7 slices on a CPU.
-        wanted = slices or (7 if quick else 48)
-        scan = (
-            read(volume)
-            if volume
-            else synthetic_ct((max(8, wanted), *((128, 128) if quick else (512, 512))))[0]
-        )
+        model = load_checkpoint(path)
+        scan = read(volume) if volume else synthetic_ct((max(8, slices), 512, 512))[0]
         report = run_benchmark(
             [ModelUnderTest(model.name, model)],
-            middle_slices(scan, wanted),
+            middle_slices(scan, slices),
             where,
-            rounds=rounds or (1 if quick else 3),
+            rounds=rounds,
             report=lambda what: bar.update(task, description=one_line(what)),
         )
-    if out is not None:
-        with atomic_path(out, overwrite=overwrite) as partial:
-            partial.write_text(json.dumps(strict(asdict(report)), indent=2, allow_nan=False) + "\n")
     if as_json:
         print_json(asdict(report))
     else:

@@ -147,7 +147,7 @@ def test_a_whole_study_and_its_plots(model, volume, tmp_path, monkeypatch):
     few = partial(ready_configs, configs=[*CONFIGS[:2], CONFIGS[-1]])
     monkeypatch.setattr(study, "ready_configs", few)
     monkeypatch.setattr(benchmark, "ready_configs", few)
-    (timed,) = run_benchmark([model], volume, CPU, rounds=1).models
+    (timed,) = run_benchmark([model], volume, CPU, rounds=1, report=print).models
     found = study_model(model, volume, CPU, timed, {"float32": 0.5}, rounds=1, full=True, quick=True)
     assert found.roofline_s == pytest.approx(
         dict.fromkeys([REFERENCE, *(config.name for config in CONFIGS[:2])], found.gflop_per_slice / 500)
