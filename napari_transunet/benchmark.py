@@ -316,8 +316,10 @@ def _measure(
 ) -> ModelResult:
     report(f"{model.name}: preparing")
     ready, skipped = ready_configs(model, volume, device)
-    segment = {name: one.predictor.predict for name, one in ready.items()}
-    segment = {REFERENCE: ReferenceImplementation(model.net, device).predict, **segment}
+    segment: dict[str, Callable[[Volume], Labels]] = {
+        REFERENCE: ReferenceImplementation(model.net, device).predict
+    }
+    segment |= {name: one.predictor.predict for name, one in ready.items()}
     # A batch, and the volume's last and shorter one, are slower at first.
     for name, predict in segment.items():
         report(f"{model.name}: warming up {name}")

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from napari_transunet.training.corrections import Correction
     from napari_transunet.training.fine_tuning import AdaptationProgress
 
-_MOST_REPLAYED = 32  # slices of the scans given that are kept for the next time
 _NONE = "none"
 
 
@@ -92,10 +91,10 @@ def adapt(
     from napari_transunet.checkpoints.loading import load_checkpoint
     from napari_transunet.checkpoints.registry import resolve_checkpoint
     from napari_transunet.checkpoints.saving import SUFFIX, save_checkpoint
-    from napari_transunet.training.adaptation import replay_pack
+    from napari_transunet.training.adaptation import pack_for_child
     from napari_transunet.training.fine_tuning import AdaptationCancelled
     from napari_transunet.training.first_network import first_network
-    from napari_transunet.training.replay import ReplayPack, replay_beside, replay_path
+    from napari_transunet.training.replay import replay_path
 
     if on is not None and device != "auto":
         raise InputError("Workers choose their device themselves; leave --device or --scheduler out.")
@@ -149,20 +148,11 @@ def adapt(
             f"Learning did not help: mean Dice on held-out slices stayed at {story.mean_dice[0]:.3f}, so nothing was "
             "written; correct more slices, or others."
         )
-    pack = replay_beside(start.path)
-    kept = [] if pack is None else [pack]
-    kept.append(
-        replay_pack(
-            start.card,
-            known,
-            slices=_MOST_REPLAYED,
-            source="corrections",
-            new_organs=added,
-            drop=listed(drop) or (),
-        )
+    pack = pack_for_child(
+        start.path, start.card, known, better.card, new_organs=added, drop=listed(drop) or ()
     )
     save_checkpoint(out, better, better.card.updated(name=out.stem), overwrite=overwrite)
-    ReplayPack.joined(kept, better.card).write(replay_path(out), overwrite=overwrite)
+    pack.write(replay_path(out), overwrite=overwrite)
     say(f"{replay_path(out)} holds slices of these scans; keep it where the scans may be.")
     facts = {
         "written": str(out),

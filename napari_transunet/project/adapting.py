@@ -18,16 +18,15 @@ from napari_transunet.checkpoints.registry import resolve_checkpoint
 from napari_transunet.checkpoints.saving import SUFFIX, save_checkpoint
 from napari_transunet.errors import InputError
 from napari_transunet.inference.predictor import Predictor
-from napari_transunet.inference.slices import orientation_for
 from napari_transunet.project.case_labels import load_labels
 from napari_transunet.project.index import write_text
 from napari_transunet.project.leases import annotator_name
 from napari_transunet.project.project import PROJECT_LEASE, Project
 from napari_transunet.project.scans import read_scan
 from napari_transunet.project.segmenting import values_of_classes
-from napari_transunet.training.adaptation import adapt, replay_pack
+from napari_transunet.training.adaptation import adapt, pack_for_child
 from napari_transunet.training.corrections import Correction
-from napari_transunet.training.replay import ReplayPack, replay_beside, replay_path
+from napari_transunet.training.replay import replay_path
 from napari_transunet.volumes.labels import organ_key
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _HELD_SHARE = 4  # one scan of so many is held out
-_MOST_REPLAYED = 32
 
 
 @dataclass(frozen=True)
@@ -99,12 +97,7 @@ class StoredCorrections(Sequence[Correction]):
         values, organs = _to_classes(found.label_set.names, self._card, self._project.settings.organs)
         labels = values[found.labels]
         reviewed = sorted(found.session.reviewed)
-        axis = orientation_for(volume, self._card).slice_axis
-        if axis == found.session.axis:
-            return Correction(volume, labels, reviewed, organs)
-        known = np.zeros(labels.shape, np.bool_)
-        np.moveaxis(known, found.session.axis, 0)[reviewed] = True
-        return Correction(volume, labels, (), organs, known)
+        return Correction.along(found.session.axis, reviewed, volume, labels, organs, self._card)
 
 
 def adapt_project(
@@ -347,10 +340,9 @@ def _kept(
     number = 1 + len(list(folder.glob("adapted-*.safetensors")))
     while (path := folder / f"adapted-{number:03d}{SUFFIX}").exists():
         number += 1
-    kept = [] if (before := replay_beside(parent.path)) is None else [before]
-    kept.append(replay_pack(parent.card, corrections, slices=_MOST_REPLAYED, source="corrections"))
+    pack = pack_for_child(parent.path, parent.card, corrections, child.card)
     save_checkpoint(path, child, child.card.updated(name=path.stem))
-    ReplayPack.joined(kept, child.card).write(replay_path(path), overwrite=True)
+    pack.write(replay_path(path), overwrite=True)
     facts = {
         "checkpoint": path.name,
         "parent": parent.name,

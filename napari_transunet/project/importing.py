@@ -25,7 +25,7 @@ from napari_transunet.project.case_labels import CaseLabels, facts_of_scan, load
 from napari_transunet.project.index import ProjectWriteError
 from napari_transunet.project.scans import read_scan
 from napari_transunet.project.segmenting import keep_thumbnail, rank_by_disagreement
-from napari_transunet.volumes.label_values import whole_numbers
+from napari_transunet.volumes.label_values import as_labels
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.orientation import reorientation_onto
 
@@ -239,13 +239,9 @@ def _on_grid(drawn: Volume, volume: Volume, name: str) -> NDArray[Any]:
     if turn is None:
         raise InputError(f"{name} does not lie on the grid of its scan; resample it first")
     try:
-        values = whole_numbers(turn.apply(drawn.data))
+        return np.ascontiguousarray(as_labels(turn.apply(drawn.data)))
     except TransUNetError as error:
         raise InputError(f"{name} holds no labels: {error}") from error
-    highest = int(values.max()) if values.size else 0
-    if highest > 65535 or (values.size and values.min() < 0):
-        raise InputError(f"{name} holds values that are no labels; they are from 0 to 65535")
-    return np.ascontiguousarray(values.astype(np.uint8 if highest < 256 else np.uint16))
 
 
 def _names_in(path: Path) -> dict[int, str]:

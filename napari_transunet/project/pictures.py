@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_transunet.volumes.intensity import looks_like_ct, sampled
+from napari_transunet.volumes.intensity import display_window
 from napari_transunet.volumes.orientation import Reorientation
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from napari_transunet.volumes.labels import Color
     from napari_transunet.volumes.volume import Volume
 
-_WINDOW = (-160.0, 240.0)  # HU: soft tissue
-_PERCENTILES = (0.5, 99.5)
 _UPRIGHT = "LPS"
 """Columns run to the patient's left and rows to the back, as radiologists look at axial slices."""
 
@@ -71,9 +69,9 @@ def picture(
         max(1, round(size * length / max(extent))) / count
         for length, count in zip(extent, plane.shape, strict=True)
     ]
-    low, high = _limits(volume)
+    low, high = display_window(volume)
     values = np.nan_to_num(plane.astype(np.float32), nan=low, posinf=high, neginf=low)
-    grey = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
+    grey = np.clip((values - low) / (high - low), 0, 1)
     return overlaid(
         torch.from_numpy(np.ascontiguousarray(ndimage.zoom(grey, zoom, order=1))),
         torch.from_numpy(np.ascontiguousarray(ndimage.zoom(shown.astype(np.int32), zoom, order=0))),
@@ -89,16 +87,6 @@ def write_thumbnail(
 
     (index,) = key_slices(labels, axis, 1)
     write_png(path, picture(volume, labels, axis, index, size=THUMBNAIL, colors=colors))
-
-
-def _limits(volume: Volume) -> tuple[float, float]:
-    if volume.modality == "CT" or (volume.modality is None and looks_like_ct(volume.data)):
-        return _WINDOW
-    sample = sampled(volume.data)
-    if not sample.size:
-        return 0.0, 1.0
-    low, high = np.percentile(sample, _PERCENTILES)
-    return float(low), float(high)
 
 
 def pictures_of(

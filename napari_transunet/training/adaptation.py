@@ -43,8 +43,11 @@ from napari_transunet.training.replay import ReplayPack, replay_beside
 
 if TYPE_CHECKING:
     import os
+    from pathlib import Path
 
     from napari_transunet.checkpoints.card import ModelCard
+
+_KEPT_OF_SCANS = 32  # slices that it is told to replay the next time
 
 
 def adapt(
@@ -219,6 +222,27 @@ def replay_pack(
     if source is None:
         source = "; ".join(str(said) for said in (card.source, card.licence) if said)
     return ReplayPack(PartialSlices.joined(parts), card.label_set().names, source)
+
+
+def pack_for_child(
+    parent: Path,
+    card: ModelCard,
+    scans: Sequence[Correction],
+    child: ModelCard,
+    *,
+    new_organs: Mapping[int, str] | None = None,
+    drop: Collection[str] = (),
+) -> ReplayPack:
+    """What has to be replayed when `adapt`'s result learns again: the pack beside its parent's file, and some slices.
+
+    `card` is the one by which the scans are labelled, with what is to change of it, as for `replay_pack`; `child` is
+    the result's.
+    """
+    own = replay_pack(
+        card, scans, slices=_KEPT_OF_SCANS, source="corrections", new_organs=new_organs, drop=drop
+    )
+    before = replay_beside(parent)
+    return ReplayPack.joined([own] if before is None else [before, own], child)
 
 
 def weights_sha256(net: nn.Module) -> str:

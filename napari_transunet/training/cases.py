@@ -14,8 +14,9 @@ from napari_transunet.errors import DatasetError, InputError, TransUNetError, so
 from napari_transunet.files import available_memory
 from napari_transunet.inference.preprocessing import IntensityScaling
 from napari_transunet.inference.slices import PLANE_AXES, PLANES, Plane, SliceSource
-from napari_transunet.training.datasets import all_reasons, values_in, whole_labels
+from napari_transunet.training.datasets import all_reasons, whole_labels
 from napari_transunet.training.losses import UNKNOWN
+from napari_transunet.volumes.label_values import values_in
 from napari_transunet.volumes.orientation import Reorientation
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ def resized_classes(classes: npt.NDArray[np.uint8], resize: Resize) -> Tensor:
     these only the rectangle around it.
     """
     labels = torch.zeros((len(classes), *resize.size), dtype=torch.uint8)
-    held = [value for value in values_in(classes) if value]
+    held = values_in(classes)
     if not held:
         return labels
     best = resize.forward(torch.from_numpy(classes == 0).float())
@@ -300,7 +301,7 @@ def _check_values(
     annotated: Collection[int] | None,
     name: str,
 ) -> None:
-    values = [value for value in values_in(labels) if value]
+    values = values_in(labels)
     if annotated is not None:
         unlisted = [value for value in values if classes.get(value, 0) not in (0, UNKNOWN, *annotated)]
         if unlisted:

@@ -14,10 +14,11 @@ from napari_transunet.checkpoints.lineage import LearntScan
 from napari_transunet.errors import InputError
 from napari_transunet.inference.slices import PLANES, Plane, orientation_for
 from napari_transunet.training.class_changes import ClassChanges, listed
-from napari_transunet.training.datasets import values_in, whole_labels
+from napari_transunet.training.datasets import whole_labels
 from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.training.partial_slices import PartialSlices, partial_slices
 from napari_transunet.volumes.fingerprint import scan_fingerprint
+from napari_transunet.volumes.label_values import values_in
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.card import ModelCard
@@ -46,6 +47,23 @@ class Correction:
     slices: Sequence[int]
     organs: Sequence[str | int] | None = None
     voxels: npt.NDArray[np.bool_] | None = None
+
+    @classmethod
+    def along(
+        cls,
+        axis: int,
+        slices: Sequence[int],
+        volume: Volume,
+        labels: npt.NDArray[Any],
+        organs: Sequence[str | int] | None,
+        card: ModelCard,
+    ) -> Correction:
+        """Slices along any array axis; to a network that takes slices along another, they are single voxels."""
+        if orientation_for(volume, card).slice_axis == axis:
+            return cls(volume, labels, slices, organs)
+        voxels = np.zeros(labels.shape, np.bool_)
+        np.moveaxis(voxels, axis, 0)[list(slices)] = True
+        return cls(volume, labels, (), organs, voxels)
 
 
 def is_whole(one: Correction, card: ModelCard) -> bool:

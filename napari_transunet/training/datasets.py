@@ -17,7 +17,7 @@ from napari_transunet.errors import DatasetError, VolumeError
 from napari_transunet.training.dataset_json import FILE_NAME, checked_names, read_description
 from napari_transunet.training.dataset_layouts import paired_cases, synapse_cases
 from napari_transunet.training.losses import UNKNOWN
-from napari_transunet.volumes.label_values import as_labels
+from napari_transunet.volumes.label_values import as_labels, values_in
 
 if TYPE_CHECKING:
     from napari_transunet.training.dataset_layouts import PatientOf
@@ -177,7 +177,7 @@ def label_values(dataset: Dataset, progress: Callable[[int, int], None] | None =
             progress(done, len(dataset.cases))
     if bad:
         raise DatasetError(all_reasons(bad, len(dataset.cases)))
-    return {value: counts[value] for value in sorted(counts) if value not in (0, dataset.unknown)}
+    return {value: counts[value] for value in sorted(counts) if value != dataset.unknown}
 
 
 def whole_labels(labels: npt.NDArray[Any], case: str) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
@@ -192,14 +192,6 @@ def whole_labels(labels: npt.NDArray[Any], case: str) -> npt.NDArray[np.uint8] |
         return as_labels(labels)
     except VolumeError as error:
         raise DatasetError(f"{case}: {error}") from error
-
-
-def values_in(labels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> list[int]:
-    """The values that occur in an array (z, y, x), ascending."""
-    seen = np.zeros(np.iinfo(labels.dtype).max + 1, bool)
-    for plane in labels:  # a plane at a time: an index takes eight bytes a voxel
-        seen[plane] = True
-    return [int(value) for value in np.flatnonzero(seen)]
 
 
 def _layout(root: Path) -> Layout:

@@ -14,9 +14,10 @@ from napari_transunet.errors import DatasetError
 from napari_transunet.metrics.segmentation_metrics import evaluate
 from napari_transunet.metrics.summary import LabelScores, Summary, completed, mean_of_labels, summarise
 from napari_transunet.training.cases import class_labels
-from napari_transunet.training.datasets import values_in, whole_labels
+from napari_transunet.training.datasets import whole_labels
 from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.training.pictures import overlaid
+from napari_transunet.volumes.label_values import values_in
 from napari_transunet.volumes.orientation import Reorientation
 
 if TYPE_CHECKING:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.volumes.lazy_array import LazyArray
 
+if TYPE_CHECKING:
+    from napari_transunet.volumes.volume import Volume
+
 _SAMPLES = 200_000
+_ABDOMINAL = (-160.0, 240.0)  # HU: level 40, width 400
 
 
 def sampled(data: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -32,6 +36,17 @@ def looks_like_ct(data: npt.NDArray[Any]) -> bool:
     return bool(sample.size) and bool(
         sample.min() <= -100 and sample.min() >= -5000 and sample.max() <= 20000
     )
+
+
+def display_window(volume: Volume) -> tuple[float, float]:
+    """What is shown black and white: an abdominal window for CT, else the 0.5 and 99.5 percentiles of a sample."""
+    if volume.modality == "CT" or (volume.modality is None and looks_like_ct(volume.data)):
+        return _ABDOMINAL
+    sample = sampled(volume.data)
+    if not sample.size:
+        return 0.0, 1.0
+    low, high = (float(value) for value in np.percentile(sample, (0.5, 99.5)))
+    return low, high if high > low else low + 1.0
 
 
 def value_range(data: npt.NDArray[Any]) -> str:

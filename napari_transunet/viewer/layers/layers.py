@@ -21,7 +21,7 @@ from napari_transunet.errors import VolumeError
 from napari_transunet.files import available_memory
 from napari_transunet.viewer.layers.layer_record import METADATA_KEY, LayerRecord, record_of
 from napari_transunet.volumes.geometry import Geometry
-from napari_transunet.volumes.intensity import looks_like_ct, sampled
+from napari_transunet.volumes.intensity import display_window, looks_like_ct, sampled
 from napari_transunet.volumes.label_values import whole_numbers
 from napari_transunet.volumes.labels import LabelSet, default_color
 from napari_transunet.volumes.lazy_array import LazyArray, Region, sample_of
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from napari.viewer import ViewerModel
 
 AXIS_LABELS = ("z", "y", "x")
-ABDOMINAL_WINDOW = (-160.0, 240.0)  # HU: level 40, width 400
 LABEL_OPACITY = 0.6
 UNNAMED_COLOR = (0.75, 0.75, 0.75, 1.0)  # a label that nobody named must still be seen when it is painted
 
@@ -73,7 +72,7 @@ def volume_to_layer(volume: Volume, *, name: str | None = None) -> LayerTuple:
     meta: dict[str, Any] = {
         **placement(volume.geometry),
         "name": name or volume.source.name,
-        "contrast_limits": contrast_limits(volume),
+        "contrast_limits": display_window(volume),
         "metadata": {METADATA_KEY: LayerRecord(volume=volume)},
     }
     return volume.data, meta, "image"
@@ -199,17 +198,6 @@ def remove_together(viewer: ViewerModel, layers: Iterable[Layer]) -> None:
         for layer in layers:
             if layer in viewer.layers:
                 viewer.layers.remove(layer)
-
-
-def contrast_limits(volume: Volume) -> tuple[float, float]:
-    """Abdominal window for CT, the 0.5 and 99.5 percentiles of a sample of the voxels otherwise."""
-    if volume.modality == "CT" or (volume.modality is None and looks_like_ct(volume.data)):
-        return ABDOMINAL_WINDOW
-    sample = sampled(volume.data)
-    if sample.size == 0:
-        return (0.0, 1.0)
-    low, high = (float(v) for v in np.percentile(sample, (0.5, 99.5)))
-    return (low, high) if high > low else (low, low + 1.0)
 
 
 def problem_with(layer: Layer) -> str | None:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from napari_transunet.training.fine_tuning import AdaptationProgress
     from napari_transunet.volumes.volume import Volume
 
-_REPLAYED = 32  # slices of this scan that are kept beside the new checkpoint, to be learnt from again
 _LONGEST = 80  # characters of a file's name
 _LEARNT = re.compile(r"-learnt(-\d+)?$")
 _TITLE = re.compile(r", learnt( \d+)?$")
@@ -128,7 +127,6 @@ class AdaptationInput:
 
     def correction(self, volume: Volume, checkpoint: Checkpoint) -> Correction:
         """The reviewed slices as the engine takes them; those along another axis than its own as single voxels."""
-        from napari_transunet.inference.slices import orientation_for
         from napari_transunet.training.corrections import Correction
 
         labels, slices = np.zeros(self.shape, np.uint16), sorted(self.planes)
@@ -138,11 +136,7 @@ class AdaptationInput:
         known = checkpoint.card.label_set().names
         organs = [known[number] for number in self.plan.organs.known.values()]
         organs += self.plan.organs.new_names.values()
-        if orientation_for(volume, checkpoint.card).slice_axis == self.axis:
-            return Correction(volume, labels, slices, organs)
-        voxels = np.zeros(self.shape, np.bool_)
-        np.moveaxis(voxels, self.axis, 0)[slices] = True
-        return Correction(volume, labels, [], organs, voxels)
+        return Correction.along(self.axis, slices, volume, labels, organs, checkpoint.card)
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,15 +230,12 @@ def save_adapted(learnt: AdaptationResult, folder: Path | None) -> CheckpointInf
     from napari_transunet.checkpoints.info import inspect_checkpoint
     from napari_transunet.checkpoints.registry import user_checkpoint_folder
     from napari_transunet.checkpoints.saving import save_checkpoint
-    from napari_transunet.training.adaptation import replay_pack
-    from napari_transunet.training.replay import ReplayPack, replay_beside, replay_path
+    from napari_transunet.training.adaptation import pack_for_child
+    from napari_transunet.training.replay import replay_path
 
     folder = folder or user_checkpoint_folder()
     card, parent = learnt.checkpoint.card, learnt.lesson.plan.candidate
-    packs = [replay_pack(card, [learnt.correction], slices=_REPLAYED, source="corrections")]
-    if (before := replay_beside(parent.path)) is not None:
-        packs.insert(0, before)
-    pack = ReplayPack.joined(packs, card)
+    pack = pack_for_child(parent.path, card, [learnt.correction], card)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

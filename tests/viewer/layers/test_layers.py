@@ -119,28 +119,6 @@ def test_last_slice_is_reachable_in_the_viewer():
     assert round(layer.world_to_data(viewer.dims.point)[0]) == 6
 
 
-@pytest.mark.parametrize("modality", ["CT", None])
-def test_ct_gets_the_abdominal_window(modality):
-    assert layers.contrast_limits(make_volume(modality=modality)) == (-160.0, 240.0)
-
-
-def test_mr_gets_percentiles_and_a_flat_volume_still_gets_limits():
-    low, high = layers.contrast_limits(make_volume(modality="MR", low=0, high=1001))
-    assert 0 <= low < 30
-    assert 970 < high <= 1000
-    flat = make_volume(modality="MR", low=7, high=8)
-    assert layers.contrast_limits(flat) == (7.0, 8.0)
-
-
-def test_not_finite_voxels_do_not_spoil_the_limits():
-    volume = make_volume(modality="MR", low=0, high=1001)
-    data = volume.data.astype(np.float32)
-    data[0], data[1, 0, 0] = np.nan, np.inf
-    low, high = layers.contrast_limits(Volume(data, volume.geometry, "MR", volume.source))
-    assert np.isfinite([low, high]).all()
-    assert high <= 1000
-
-
 def test_added_image_can_be_windowed_over_its_whole_range():
     layer = layers.add_volume(ViewerModel(), make_volume())
     assert tuple(layer.contrast_limits) == (-160.0, 240.0)
