@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.layers.layer_record import change_record, is_scan, record_of
@@ -10,7 +10,7 @@ from napari_transunet.viewer.layers.layers import (
     displayed_geometry_of,
     geometry_of,
     looks_like_labels,
-    placement,
+    placement_of,
 )
 from napari_transunet.volumes.orientation import reorientation_onto
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from napari.layers import Image, Labels, Layer
 
-    from napari_transunet.volumes.geometry import Geometry
     from napari_transunet.volumes.orientation import Reorientation
 
 
@@ -51,7 +50,7 @@ def images_labelled_by(layer: Layer, layers: Iterable[Layer]) -> list[Image]:
 
 
 def put_on_grid(layer: Labels, image: Image, turn: Reorientation) -> None:
-    """Bring labels onto the voxels of an image: their array in the image's order, and the image's exact grid.
+    """Bring labels onto the voxels of an image: their array in its order, its exact grid, and where it is shown.
 
     Where the array has to be turned, napari's history of strokes is given up: it would be replayed into other voxels.
     """
@@ -63,13 +62,8 @@ def put_on_grid(layer: Labels, image: Image, turn: Reorientation) -> None:
         layer.data = np.ascontiguousarray(turn.apply(layer.data))
         layer.editable = True
     change_record(layer, geometry=geometry)
-    for name, value in _placed(geometry).items():
+    for name, value in placement_of(image).items():
         setattr(layer, name, value)
     # With other units than the image's, napari 0.7 shows nothing of the layer until the viewer has told it its own.
     layer.events.reload(layer=layer)
     layer.refresh()
-
-
-def _placed(geometry: Geometry) -> dict[str, Any]:
-    placed = placement(geometry)
-    return {"affine": None, "rotate": 0.0, "shear": [0.0] * 3, **placed}

@@ -40,6 +40,8 @@ _MATCH = 1e-4
 _PART_OF_MEMORY = 4  # a lazy array that takes less than 1 / this of what is free is loaded as a whole
 _MOST_LABELS, _FEW = 255, 40  # highest value, and number of values, of what looks like labels
 
+_PLACE = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+
 LayerTuple = tuple[Any, dict[str, Any], str]
 
 
@@ -62,6 +64,11 @@ def placement(geometry: Geometry) -> dict[str, Any]:
     }
 
 
+def placement_of(layer: Layer) -> dict[str, Any]:
+    """Where a layer is shown, for another one of the same voxels; whoever made it may have rotated it, say."""
+    return {name: getattr(layer, name) for name in _PLACE}
+
+
 def volume_to_layer(volume: Volume, *, name: str | None = None) -> LayerTuple:
     """Layer data tuple of an image (or of labels, where the volume carries label names).
 
@@ -79,9 +86,14 @@ def volume_to_layer(volume: Volume, *, name: str | None = None) -> LayerTuple:
 
 
 def labels_to_layer(
-    labels: npt.NDArray[Any], volume: Volume | Geometry, label_set: LabelSet | None, name: str
+    labels: npt.NDArray[Any],
+    volume: Volume | Geometry,
+    label_set: LabelSet | None,
+    name: str,
+    *,
+    image: Layer | None = None,
 ) -> LayerTuple:
-    """Layer data tuple of a label array (z, y, x) that lies on the grid of `volume`.
+    """Layer data tuple of a label array (z, y, x) that lies on the grid of `volume`, shown where `image` is.
 
     Raises
     ------
@@ -100,7 +112,7 @@ def labels_to_layer(
         scan, file = (volume.source, None) if volume.labels is None else (None, volume.source)
     record = LayerRecord(geometry=geometry, labels=label_set, scan=scan, file=file)
     meta: dict[str, Any] = {
-        **placement(geometry),
+        **(placement(geometry) if image is None else placement_of(image)),
         "name": name,
         "opacity": LABEL_OPACITY,
         "colormap": label_colormap(label_set),
@@ -111,7 +123,12 @@ def labels_to_layer(
 
 
 def new_labels_layer(
-    labels: npt.NDArray[Any], volume: Volume | Geometry, label_set: LabelSet, name: str
+    labels: npt.NDArray[Any],
+    volume: Volume | Geometry,
+    label_set: LabelSet,
+    name: str,
+    *,
+    image: Layer | None = None,
 ) -> Labels:
     """A Labels layer as `labels_to_layer` describes it, not in a viewer yet; the brush paints its lowest named label.
 
@@ -120,7 +137,7 @@ def new_labels_layer(
     VolumeError
         As `labels_to_layer`.
     """
-    layer: Any = _create(labels_to_layer(labels, volume, label_set, name))
+    layer: Any = _create(labels_to_layer(labels, volume, label_set, name, image=image))
     if label_set.names:
         layer.selected_label = min(label_set.names)
     return layer

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from napari.utils.transforms import Affine
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
@@ -18,7 +19,7 @@ from napari_transunet.metrics.difference_map import (
     Disagreement,
 )
 from napari_transunet.viewer.layers.layer_record import METADATA_KEY, LayerRecord
-from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, label_colormap, placement, volume_of
+from napari_transunet.viewer.layers.layers import is_lazy, label_colormap, placement_of, volume_of
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.volumes.labels import Label, LabelSet
 
@@ -177,9 +178,10 @@ class OverlayLayers(QObject):
     def _placement(self, first: NDArray[np.int64] | None = None) -> dict[str, Any]:
         """Where a layer lies on the followed labels that begins at this voxel of them."""
         assert self._model.layer is not None
-        where = placement(geometry_of(self._model.layer))
+        where = placement_of(self._model.layer)
         if first is not None:
-            where["translate"] = np.asarray(where["translate"]) + first * np.asarray(where["scale"])
+            matrix = {name: where[name] for name in ("scale", "translate", "rotate", "shear")}
+            where["translate"] = Affine(**matrix)(first)
         return where
 
     def _add_labels(

@@ -325,7 +325,7 @@ def add_written_labels(
 
     finest: Any = levels[0]
     name = f"{image.name}, {inside(place)}"
-    _, meta, _ = labels_to_layer(finest, geometry_of(image), label_set, name)
+    _, meta, _ = labels_to_layer(finest, geometry_of(image), label_set, name, image=image)
     data: Any = levels if len(levels) > 1 else finest
     layer, layers = NapariLabels(data, **meta), viewer.layers
     layer.editable = False

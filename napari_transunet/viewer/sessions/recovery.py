@@ -138,7 +138,7 @@ class Recovery(QObject):
             raise InputError("The image was removed meanwhile; open it again.")
         label_set = labels_from_json(state["label_set"])
         name = str(state.get("name") or f"{image.name}{SUFFIX}")
-        layer = new_labels_layer(labels, geometry_of(image), label_set, name)
+        layer = new_labels_layer(labels, geometry_of(image), label_set, name, image=image)
         layer.opacity = min(1.0, max(0.0, float(state.get("opacity", 0.6))))
         return self._sessions.bind_result(layer, image, session, created_by_run=bool(session.runs))
 

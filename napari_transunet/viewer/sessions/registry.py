@@ -148,7 +148,8 @@ class Sessions(QObject):
                 "into which labels can be written as they are made. For one in the web the command “napari-transunet "
                 "segment” makes such a folder."
             )
-        layer = new_labels_layer(np.zeros(shape, dtype), volume, label_set, f"{image.name}{SUFFIX}")
+        empty, name = np.zeros(shape, dtype), f"{image.name}{SUFFIX}"
+        layer = new_labels_layer(empty, volume, label_set, name, image=image)
         session = AnnotationSession(shape, label_set.names, dtype=dtype)
         return self.bind_result(layer, image, session, created_by_run=True)
 

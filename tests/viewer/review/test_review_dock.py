@@ -731,3 +731,11 @@ def test_maps_and_measures_of_other_labels_are_not_shown(driver):
     driver.qtbot.wait(500)
     assert driver.dock.findChild(QTableWidget, "measures").rowCount() == 0
     assert driver.dock.findChild(QPushButton, "measure").isEnabled()
+
+
+def test_maps_are_shown_where_labels_are_that_somebody_rotated(driver):
+    driver.layer.rotate = (0, 0, 25)
+    driver.dock.overlays.show_plane(np.zeros(SHAPE[1:], np.float32), 6, "attention")
+    shown = driver.viewer.layers[f"{driver.layer.name}: attention"]
+    there = driver.layer.data_to_world((6, 20, 30))
+    np.testing.assert_allclose(shown.data_to_world((0, 20, 30)), there, atol=1e-6)

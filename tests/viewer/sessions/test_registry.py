@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,6 +90,29 @@ def test_equal_shapes_elsewhere_decide_nothing(viewer, sessions):
     other = viewer.add_labels(np.zeros((8, 20, 23), np.uint8))
     with pytest.raises(VolumeError, match="sizes"):
         sessions.assign_image(other, image)
+
+
+PLACED_ELSEWHERE: dict[str, dict[str, Any]] = {
+    "rotated": {"rotate": (0, 0, 30), "scale": (3, 0.7, 0.8), "translate": (1, 2, 3)},
+    "axes swapped": {"affine": np.array([[3, 0, 0, 5], [0, 0, 1, 7], [0, -1, 0, 9], [0, 0, 0, 1.0]])},
+    "micrometres": {"scale": (500, 300, 300), "units": ("um",) * 3, "translate": (100, 0, 0)},
+    "pixels": {"scale": (-2, 1, 1)},
+}
+
+
+@pytest.mark.parametrize("how", PLACED_ELSEWHERE)
+def test_labels_are_shown_where_their_image_is_whoever_placed_it(viewer, sessions, how):
+    image = viewer.add_image(np.zeros(SHAPE, np.int16), name="ct", **PLACED_ELSEWHERE[how])
+    made = sessions.new_result(image, volume_of(image), LABELS).layer
+    drawn = viewer.add_labels(np.zeros(SHAPE, np.uint8))
+    sessions.assign_image(drawn, image)
+    for layer in (made, drawn):
+        assert layer.units == image.units  # else napari says that it leaves all units out
+        assert geometry_of(layer) == geometry_of(image)
+        for corner in ((0, 0, 0), (7, 0, 3), (2, 9, 11)):
+            np.testing.assert_allclose(
+                layer.data_to_world(corner), image.data_to_world(corner), rtol=0, atol=1e-6
+            )
 
 
 def test_labels_stored_in_another_axis_order_come_onto_the_images_voxels(viewer, sessions):
