@@ -42,6 +42,9 @@ _MOST_LABELS, _FEW = 255, 40  # highest value, and number of values, of what loo
 
 _PLACE = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 
+_NO_UNIT = "The layer has no unit of length; its scale was taken to be in millimetres."
+_NO_ORIENTATION = "The layer says nothing about orientation; its axes were taken to point up, back and left."
+
 LayerTuple = tuple[Any, dict[str, Any], str]
 
 
@@ -301,7 +304,7 @@ def volume_of(layer: Image) -> Volume:
         return kept if kept.data is data else replace(kept, data=data)
     # One that was cropped or rescaled by the user is the same scan.
     modality = kept.modality if kept is not None else "CT" if looks_like_ct(data) else None
-    return Volume(data, geometry, modality, Source(path=None, format="napari", name=str(layer.name)))
+    return Volume(data, geometry, modality, _source_elsewhere(layer))
 
 
 def looks_like_labels(layer: Layer) -> bool:
@@ -337,8 +340,13 @@ def label_set_of(layer: Labels) -> LabelSet:
 
 
 def source_of(layer: Layer) -> Source | None:
-    """Where the scan behind an image or labels layer came from, as far as it is known."""
+    """Where the scan behind an image or labels layer came from, as far as it is known.
+
+    Of an image of another program's it is known what is assumed of it.
+    """
     record = record_of(layer)
+    if record.volume is None and record.scan is None and layer._type_string == "image":
+        return _source_elsewhere(layer)
     return record.volume.source if record.volume is not None else record.scan
 
 
@@ -346,6 +354,11 @@ def notes_of(layer: Layer) -> tuple[str, ...]:
     """What was assumed or left out when the layer's scan, or else its label file, was read: a sentence each."""
     source = source_of(layer) or record_of(layer).file
     return source.notes if source is not None else ()
+
+
+def _source_elsewhere(layer: Layer) -> Source:
+    notes = (_NO_ORIENTATION,) if all(map(_is_length, layer.units)) else (_NO_UNIT, _NO_ORIENTATION)
+    return Source(None, "napari", str(layer.name), notes=notes)
 
 
 def _create(made: LayerTuple) -> Layer:
@@ -373,12 +386,13 @@ def world_matrix(layer: Layer) -> npt.NDArray[np.float64]:
     return matrix
 
 
+def _is_length(unit: Any) -> bool:
+    return bool((1 * unit).check("[length]"))
+
+
 def _millimetres(unit: Any) -> float:
     """Millimetres in one of the layer's units; a unit that is no length (pixel) counts as one."""
-    try:
-        return float((1 * unit).to("mm").magnitude)
-    except Exception:  # noqa: BLE001  pint raises several unrelated classes for "not a length"
-        return 1.0
+    return float((1 * unit).to("mm").magnitude) if _is_length(unit) else 1.0
 
 
 def voxels_of(layer: Layer) -> Any:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_transunet.annotation.provenance import RunRecord, now
-from napari_transunet.errors import InputError
+from napari_transunet.errors import USERS_ERRORS, InputError
 from napari_transunet.inference.prediction import renumbered
 from napari_transunet.viewer.widgets.priority import be_nice
 from napari_transunet.volumes.geometry import voxel_ml
@@ -149,7 +149,8 @@ class SegmentationWorker:
                     self.finished.append(prediction)
                 yield
         except Exception as error:
-            logger.exception("The segmentation failed.")
+            if not isinstance(error, USERS_ERRORS):
+                logger.exception("The segmentation failed.")
             self.error = error
         finally:
             # napari keeps every worker, with its arguments, for as long as the window lives.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_transunet.errors import ExistsError, FileProblem, InputError
+from napari_transunet.errors import USERS_ERRORS, ExistsError, FileProblem, InputError
 from napari_transunet.files import available_memory
 from napari_transunet.inference.prediction import PredictionCancelled
 from napari_transunet.viewer.layers.event_links import EventLinks
@@ -190,7 +190,7 @@ class StreamedRun(QObject):
                 cancelled=self._stop.is_set,
             )
         except Exception as error:
-            if not isinstance(error, PredictionCancelled):
+            if not isinstance(error, USERS_ERRORS):
                 logger.exception("The segmentation failed.")
             return error
 

@@ -200,6 +200,10 @@ def test_layer_from_elsewhere_gets_its_grid_from_scale_translate_and_units():
     assert volume.geometry.axis_codes == "LAS"
     metres = Image(data, scale=(0.002, 0.001, 0.001), units=("m", "m", "m"))
     np.testing.assert_allclose(layers.volume_of(metres).geometry.spacing, (2, 1, 1))
+    assert ["millimetres" in " ".join(layers.notes_of(one)) for one in (layer, metres)] == [True, False]
+    for one in (layer, metres):  # what is assumed goes with the volume, and so into what is exported
+        assert not layers.volume_of(one).source.has_orientation
+        assert layers.volume_of(one).source.notes == layers.notes_of(one)
 
 
 def test_rotated_layer_keeps_its_rotation_and_a_sheared_one_is_refused():
@@ -308,7 +312,6 @@ def test_what_was_assumed_in_reading_goes_with_image_and_labels():
     from_file = Layer.create(*layers.volume_to_layer(replace(scan, data=drawn.data, labels=LabelSet())))
     assert layers.notes_of(image_layer(scan)) == layers.notes_of(drawn) == notes
     assert layers.notes_of(from_file) == notes
-    assert layers.notes_of(Image(np.zeros((2, 2, 2)))) == ()
 
 
 @pytest.mark.parametrize(
