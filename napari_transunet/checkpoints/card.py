@@ -218,7 +218,7 @@ class ModelCard(BaseModel):
 
         names = self.label_names
         complete = LabelSet.from_names(
-            {value: names.get(value, f"class {value}") for value in self._foreground()}
+            {value: names.get(value, f"class {value}") for value in range(1, self.num_classes)}
         )
         given = {label.value: label for label in self.labels}
         return LabelSet(
@@ -232,10 +232,6 @@ class ModelCard(BaseModel):
                 for label in complete
             )
         )
-
-    def _foreground(self) -> range:
-        # A network with a single output channel has no foreground by argmax; its label 0 is all there is.
-        return range(1, self.num_classes)
 
     def contradictions(
         self, variant: str, num_classes: int, n_skip: int, img_size: tuple[int, int] | None = None

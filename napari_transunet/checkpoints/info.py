@@ -103,7 +103,7 @@ class CheckpointInfo:
         problem = (
             _wrong_wish(stored, layout, wanted, n_skip)
             or layout.problem(path.name)
-            or _dtype_problem(stored.tensors, path.name)
+            or dtype_problem(stored.tensors, path.name)
         )
         problems = [problem] if problem else []
         found: ModelCard | None = None
@@ -295,14 +295,10 @@ def _learned_size(
     layout: Layout, card: ModelCard | None, target: tuple[int, int] | None, name: str
 ) -> tuple[int, int]:
     patch = layout.variant.patch
-    if card is None and target is not None and _tokens(target, patch) == layout.tokens:
+    if card is None and target is not None and (target[0] // patch) * (target[1] // patch) == layout.tokens:
         # Also where the number is a square: who asks for a size that it fits exactly knows better than a guess.
         return target
     return image_size(layout.tokens, patch, card.img_size if card is not None else None, name)
-
-
-def _tokens(size: tuple[int, int], patch: int) -> int:
-    return (size[0] // patch) * (size[1] // patch)
 
 
 def _check_card(card: ModelCard | None, layout: Layout, name: str) -> None:
@@ -315,7 +311,8 @@ def _check_card(card: ModelCard | None, layout: Layout, name: str) -> None:
         )
 
 
-def _dtype_problem(tensors: Mapping[str, TensorInfo], name: str) -> str | None:
+def dtype_problem(tensors: Mapping[str, TensorInfo], name: str) -> str | None:
+    """What to say of weights that are no floating-point numbers; a norm's counter of batches need not be one."""
     odd = [
         f"{key} is {info.dtype}"
         for key, info in tensors.items()

@@ -56,13 +56,11 @@ def default_checkpoint() -> Path | None:
 
     Which one suits a volume is `inference.choosing`'s business.
     """
-    path, shipped = _named_files(None).get(DEFAULT_CHECKPOINT, (None, False))
+    path, shipped = _named_files().get(DEFAULT_CHECKPOINT, (None, False))
     return path if shipped else None
 
 
-def resolve_checkpoint(
-    name_or_path: str | os.PathLike[str], *, user_folder: str | os.PathLike[str] | None = None
-) -> Path:
+def resolve_checkpoint(name_or_path: str | os.PathLike[str]) -> Path:
     """The file of a checkpoint given by name or path. Whether it can be loaded is not looked at.
 
     Raises
@@ -72,7 +70,7 @@ def resolve_checkpoint(
     InputError
         It looks like a name, and there is none so called; the sentence lists those there are.
     """
-    named = _named_files(user_folder)
+    named = _named_files()
     text = os.fspath(name_or_path)
     if isinstance(name_or_path, str):
         if text in named:
@@ -89,7 +87,7 @@ def resolve_checkpoint(
     raise InputError(f"There is no checkpoint called {text!r}; {known}; or give the path of a file.")
 
 
-def _named_files(user_folder: str | os.PathLike[str] | None) -> dict[str, tuple[Path, bool]]:
+def _named_files(user_folder: str | os.PathLike[str] | None = None) -> dict[str, tuple[Path, bool]]:
     """Name → (file, whether shipped). Where a name is taken, the later file goes by its full name or path."""
     user = Path(user_folder) if user_folder is not None else user_checkpoint_folder()
     named: dict[str, tuple[Path, bool]] = {}

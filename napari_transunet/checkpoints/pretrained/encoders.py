@@ -149,7 +149,8 @@ def set_transformer(net: TransUNet, main: Pretrained, cnn: Pretrained | None = N
         if name not in used and not main.spare(name):
             wrong[f"there is no place for {printable(name)}"] = None
     if wrong:
-        raise CheckpointError(_refusal(net, main, cnn, list(wrong)))
+        files = main.name if cnn is None else f"{main.name} with {cnn.name}"
+        raise CheckpointError(f"{files} does not fit {net.variant.name}: {some(wrong)}.")
 
     with torch.no_grad():
         for key, value in state.items():
@@ -207,8 +208,3 @@ def _resized(length: int, grid: tuple[int, int]) -> tuple[tuple[int, int], tuple
     if length == grid[0] * grid[1] or (side, side) == grid:
         return None
     return (side, side), grid
-
-
-def _refusal(net: TransUNet, main: Pretrained, cnn: Pretrained | None, wrong: list[str]) -> str:
-    files = main.name if cnn is None else f"{main.name} with {cnn.name}"
-    return f"{files} does not fit {net.variant.name}: {some(wrong)}."

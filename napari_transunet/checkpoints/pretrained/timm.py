@@ -13,15 +13,15 @@ so the weights have the same places; the features differ a little, as they do fr
 from __future__ import annotations
 
 import math
-import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from functools import cache, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from napari_transunet.checkpoints.archive import megabytes
+from napari_transunet.checkpoints.info import dtype_problem
 from napari_transunet.checkpoints.layout import POSITIONS
 from napari_transunet.checkpoints.pretrained.encoders import (
     CNN,
@@ -33,11 +33,13 @@ from napari_transunet.checkpoints.pretrained.encoders import (
     Pretrained,
     as_is,
 )
-from napari_transunet.checkpoints.reading import StoredTensors, TensorInfo, open_checkpoint
-from napari_transunet.errors import CheckpointError, some
+from napari_transunet.errors import CheckpointError
 from napari_transunet.files import available_memory
 
-Source = str | os.PathLike[str] | StoredTensors | Mapping[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from napari_transunet.checkpoints.reading import StoredTensors
 
 _BACKBONE = "patch_embed.backbone"
 _STACKED = ("attn.query", "attn.key", "attn.value")
@@ -51,25 +53,25 @@ _BLOCK_NAMES = {
 # What may be left over: parts that come before or after what is taken. Anything else (layer scales, further norms,
 # register tokens) belongs to another kind of transformer, whose blocks would compute something else without it.
 _SPARE = re.compile(r"cls_token$|head\.|pre_logits\.|patch_embed\.")
-_FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 
 
-def timm_weights(source: Source, *, name: str | None = None) -> Pretrained:
+def timm_weights(stored: StoredTensors, *, name: str | None = None) -> Pretrained:
     """What `set_transformer` takes: names and shapes at once, numbers when they are asked for.
 
     R50-ViT-B_16 has a file of its own (`vit_base_r50_s16_224`); the other hybrids take their ResNet from it, and the
-    rest from the plain ViT of their size.
-
-    Parameters
-    ----------
-    source : path of a safetensors file, or of a state dict that can be read safely; what `open_checkpoint` gave for it;
-        or a mapping of tensors
-    name : is given in errors in place of the file's
+    rest from the plain ViT of their size. `name` is given in errors in place of the file's.
     """
-    if isinstance(source, Mapping):
-        return _described(name or "The mapping", _infos(source), lambda: source)
-    stored = source if isinstance(source, StoredTensors) else open_checkpoint(source)
-    return _described(name or stored.path.name, stored.tensors, cache(stored.read))
+    name = name or stored.path.name
+    if problem := dtype_problem(stored.tensors, name):
+        raise CheckpointError(problem)
+    shapes = stored.shapes
+    needed = 4 * sum(math.prod(shape) for shape in shapes.values())
+    if needed > available_memory():
+        raise CheckpointError(f"{name} needs {megabytes(needed)} of memory, more than is free.")
+    read = cache(stored.read)
+    return Pretrained(
+        name, shapes, lambda key: _numbers(read()[key]), _origin, lambda key: _SPARE.match(key) is not None
+    )
 
 
 def is_timm(names: Collection[str]) -> bool:
@@ -117,37 +119,7 @@ def _third(array: Array, which: int) -> Array:
     return third
 
 
-# --- Files -------------------------------------------------------------------------------------------------------
-
-
-def _described(
-    name: str, infos: Mapping[str, TensorInfo], read: Callable[[], Mapping[str, Tensor]]
-) -> Pretrained:
-    """Types and sizes are checked here; `read` is called once the first number is needed."""
-    odd = [f"{key} is {info.dtype}" for key, info in infos.items() if info.dtype not in _FLOATS]
-    if odd:
-        raise CheckpointError(
-            f"{name} is not stored as floating-point numbers: {some(odd)}; convert it to float32 first."
-        )
-    shapes = {key: info.shape for key, info in infos.items()}
-    needed = 4 * sum(math.prod(shape) for shape in shapes.values())
-    if needed > available_memory():
-        raise CheckpointError(f"{name} needs {megabytes(needed)} of memory, more than is free.")
-    return Pretrained(name, shapes, lambda key: _numbers(read()[key]), _origin, _is_spare)
-
-
-def _infos(tensors: Mapping[str, Tensor]) -> dict[str, TensorInfo]:
-    return {
-        key: TensorInfo(tuple(value.shape), str(value.dtype).removeprefix("torch."))
-        for key, value in tensors.items()
-    }
-
-
 def _numbers(tensor: Tensor) -> Array:
     # By way of float32, because NumPy has no bfloat16.
     numbers: Array = tensor.detach().float().cpu().numpy()
     return numbers
-
-
-def _is_spare(name: str) -> bool:
-    return _SPARE.match(name) is not None

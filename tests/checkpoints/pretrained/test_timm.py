@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from napari_transunet.checkpoints.layout import POSITIONS
-from napari_transunet.checkpoints.pretrained.encoders import LoadReport, set_transformer
+from napari_transunet.checkpoints.pretrained.encoders import LoadReport, Pretrained, set_transformer
 from napari_transunet.checkpoints.pretrained.imagenet import load_imagenet
 from napari_transunet.checkpoints.pretrained.timm import has_resnet, is_timm, timm_weights
+from napari_transunet.checkpoints.reading import StoredTensors, TensorInfo, open_checkpoint
 from napari_transunet.errors import CheckpointError, FileProblem, InputError
 from napari_transunet.model.encoder import Block
 from napari_transunet.model.transunet import TransUNet
@@ -40,7 +41,30 @@ FILES = {
 
 
 def load_timm(net: TransUNet, source: Any, *, cnn: Any = None) -> LoadReport:
-    return set_transformer(net, timm_weights(source), None if cnn is None else timm_weights(cnn))
+    return set_transformer(net, weights(source), None if cnn is None else weights(cnn))
+
+
+def weights(source: Tensors | Path) -> Pretrained:
+    return timm_weights(InMemory.of(source) if isinstance(source, dict) else open_checkpoint(source))
+
+
+class InMemory(StoredTensors):
+    """Tensors as a file would hold them."""
+
+    numbers: Tensors
+
+    @classmethod
+    def of(cls, tensors: Tensors) -> StoredTensors:
+        infos = {
+            key: TensorInfo(tuple(value.shape), str(value.dtype).removeprefix("torch."))
+            for key, value in tensors.items()
+        }
+        made = cls(Path("in memory"), "safetensors", infos)
+        object.__setattr__(made, "numbers", tensors)
+        return made
+
+    def read(self) -> Tensors:
+        return self.numbers
 
 
 def resnet_places() -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -149,7 +173,7 @@ def test_every_name_of_the_real_files_has_its_place(
     with torch.device("meta"):
         net = TransUNet(variant)
         files = [
-            timm_weights({key: torch.empty(shape) for key, shape in key_lists[name].items()})
+            weights({key: torch.empty(shape) for key, shape in key_lists[name].items()})
             for name in FILES[variant]
             if name is not None
         ]
