@@ -57,3 +57,15 @@ class SeveralVolumesError(VolumeError):
     def _name(self, index: int) -> str:
         name = " ".join(self.names[index].split()) if self.names else ""
         return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+
+
+def overlapping(noun: str, both: Sequence[str], names: Sequence[str]) -> SeveralVolumesError:
+    """The error of a file whose segments or regions `both` overlap, of those with these names."""
+    return SeveralVolumesError(
+        f"its {noun}s {' and '.join(map(repr, both))} overlap, while a voxel can have one label only; choose one with"
+        f" channel (0 to {len(names) - 1}).",
+        "channel",
+        len(names),
+        noun,
+        names=names,
+    )

@@ -84,7 +84,6 @@ class NiftiHeader:
     qoffset: tuple[float, float, float]
     srow: tuple[float, ...]
     units: int
-    intent_name: str
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -118,7 +117,7 @@ def _parse_1(raw: bytes, order: str) -> NiftiHeader:
     qcode, scode = struct.unpack_from(f"{order}2h", raw, 252)
     transform = struct.unpack_from(f"{order}18f", raw, 256)
     return _header(1, single, dim, datatype, order, pixdim, offset, slope, intercept, qcode, scode, transform,
-                   raw[123], raw[328:344])  # fmt: skip
+                   raw[123])  # fmt: skip
 
 
 def _parse_2(raw: bytes, order: str) -> NiftiHeader:
@@ -134,13 +133,13 @@ def _parse_2(raw: bytes, order: str) -> NiftiHeader:
     transform = struct.unpack_from(f"{order}18d", raw, 352)
     (units,) = struct.unpack_from(f"{order}i", raw, 500)
     return _header(2, magic == b"n+2\0", dim, datatype, order, pixdim, offset, slope, intercept, qcode, scode,
-                   transform, units, raw[508:524])  # fmt: skip
+                   transform, units)  # fmt: skip
 
 
 def _header(
     version: int, single: bool, dim: tuple[int, ...], datatype: int, order: str, pixdim: tuple[float, ...],
     offset: float, slope: float, intercept: float, qcode: int, scode: int, transform: tuple[float, ...],
-    units: int, intent_name: bytes,
+    units: int,
 ) -> NiftiHeader:  # fmt: skip
     if not 1 <= dim[0] <= 7:
         raise VolumeError(f"its header names {dim[0]} dimensions; NIfTI has 1 to 7, so it is damaged.")
@@ -179,7 +178,6 @@ def _header(
         qoffset=(transform[3], transform[4], transform[5]),
         srow=transform[6:18],
         units=units & 7,
-        intent_name=intent_name.split(b"\0")[0].decode("latin-1").strip(),
     )
 
 

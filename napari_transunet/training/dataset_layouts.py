@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,33 +58,24 @@ class FileCase:
 
     def read_labels(self) -> Volume:
         """The labels alone. Raises `DatasetError` where they cannot be read."""
-        reader = _Reader(self.name, self.labels)
-        try:
-            return reader.read(key=self.keys[1])
-        except SeveralVolumesError as error:
-            raise reader.failed(error) from error
+        with _case_named(self.name, self.labels):
+            return read_volume(self.labels, key=self.keys[1])
 
     def _read_image(self) -> Volume:
-        reader = _Reader(self.name, self.image)
-        try:
-            return self._chosen(reader)
-        except SeveralVolumesError as error:
-            raise reader.failed(error) from error
-
-    def _chosen(self, reader: _Reader) -> Volume:
         """The image, or the channel of it that was asked for."""
-        try:
-            volume = reader.read(key=self.keys[0])
-        except SeveralVolumesError as several:
-            # The Decathlon stores channels where NIfTI has time, so either axis is meant.
-            if several.which == "key":
-                raise
-            self._check_channel(several.count)
-            if several.which == "time":
-                return reader.read(time=self.channel)
-            return reader.read(channel=self.channel)
-        self._check_channel(1)
-        return volume
+        with _case_named(self.name, self.image):
+            try:
+                volume = read_volume(self.image, key=self.keys[0])
+            except SeveralVolumesError as several:
+                # The Decathlon stores channels where NIfTI has time, so either axis is meant.
+                if several.which == "key":
+                    raise
+                self._check_channel(several.count)
+                if several.which == "time":
+                    return read_volume(self.image, time=self.channel)
+                return read_volume(self.image, channel=self.channel)
+            self._check_channel(1)
+            return volume
 
     def _check_channel(self, count: int) -> None:
         _check_channel(f"{self.name}: its image", range(count), self.channel, self.channel_names)
@@ -106,7 +98,10 @@ class SliceCase:
         return self._stack("label")
 
     def _stack(self, key: str) -> Volume:
-        volumes = [_Reader(self.name, path).read(key=key) for path in self.slices]
+        volumes = []
+        for path in self.slices:
+            with _case_named(self.name, path):
+                volumes.append(read_volume(path, key=key))
         planes = [volume.data for volume in volumes]
         for path, plane in zip(self.slices, planes, strict=True):
             if plane.shape != (1, *planes[0].shape[1:]):
@@ -120,25 +115,17 @@ class SliceCase:
         return Volume(data, Geometry.default(shape), None, source)
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """Reads a file of a case, and names both in errors."""
-
-    case: str
-    path: Path
-
-    def read(self, *, key: str | None = None, channel: int | None = None, time: int | None = None) -> Volume:
-        try:
-            return read_volume(self.path, key=key, channel=channel, time=time)
-        except SeveralVolumesError:
-            raise
-        except TransUNetError as error:
-            raise self.failed(error) from error
-
-    def failed(self, error: TransUNetError) -> DatasetError:
+@contextmanager
+def _case_named(case: str, path: Path) -> Iterator[None]:
+    """Names the case where one of its files cannot be read."""
+    try:
+        yield
+    except DatasetError:
+        raise
+    except TransUNetError as error:
         # Errors of volumes begin with the file's name, which image and labels may share.
-        folder = f"{self.path.parent.name}/" if isinstance(error, VolumeError) else ""
-        return DatasetError(f"{self.case}: {folder}{error}")
+        folder = f"{path.parent.name}/" if isinstance(error, VolumeError) else ""
+        raise DatasetError(f"{case}: {folder}{error}") from error
 
 
 def paired_cases(

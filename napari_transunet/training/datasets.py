@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.errors import DatasetError, VolumeError
-from napari_transunet.training.dataset_json import FILE_NAME, checked_names, read_description
+from napari_transunet.training.dataset_json import FILE_NAME, Description, checked_names, read_description
 from napari_transunet.training.dataset_layouts import paired_cases, synapse_cases
-from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.volumes.label_values import as_labels, values_in
 
 if TYPE_CHECKING:
@@ -67,10 +66,7 @@ class Dataset:
     modality : as DICOM calls it ("CT", "MR"); None where nothing tells it
     scaled : whether the values were scaled to 0..1 already, as in Synapse's layout
     test : patients whom the dataset itself sets aside for testing
-    title, licence, source : from `dataset.json`, where it has them
-    codes : label value → SNOMED CT code, from `dataset.json` too
-    annotated : case → label values that were annotated in it, for cases in which others were not (`dataset.json`)
-    unknown : the label value of voxels of which nobody says what they are; None where there is none
+    about : what `dataset.json` says, in the authors' words
     """
 
     path: Path
@@ -80,12 +76,7 @@ class Dataset:
     modality: str | None = None
     scaled: bool = False
     test: frozenset[str] = frozenset()
-    title: str | None = None
-    licence: str | None = None
-    source: str | None = None
-    codes: Mapping[int, str] = field(default_factory=dict)
-    annotated: Mapping[str, frozenset[int]] = field(default_factory=dict)
-    unknown: int | None = UNKNOWN
+    about: Description = field(default_factory=Description)
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -139,21 +130,7 @@ def open_dataset(
             f'The field "labelled" of {root / FILE_NAME} names {strangers[0]!r},'
             " which is none of its cases; correct it."
         )
-    return Dataset(
-        root,
-        layout,
-        cases,
-        named,
-        about.modality(channel),
-        layout == "synapse",
-        test,
-        about.title,
-        about.licence,
-        about.source,
-        about.codes,
-        about.annotated,
-        about.unknown,
-    )
+    return Dataset(root, layout, cases, named, about.modality(channel), layout == "synapse", test, about)
 
 
 def label_values(dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> dict[int, int]:
@@ -177,7 +154,7 @@ def label_values(dataset: Dataset, progress: Callable[[int, int], None] | None =
             progress(done, len(dataset.cases))
     if bad:
         raise DatasetError(all_reasons(bad, len(dataset.cases)))
-    return {value: counts[value] for value in sorted(counts) if value != dataset.unknown}
+    return {value: counts[value] for value in sorted(counts) if value != dataset.about.unknown}
 
 
 def whole_labels(labels: npt.NDArray[Any], case: str) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:

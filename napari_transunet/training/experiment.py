@@ -28,6 +28,7 @@ from napari_transunet.inference.predictor import Predictor
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.training.cases import prepare_cases
 from napari_transunet.training.datasets import label_values
+from napari_transunet.training.first_network import VARIANT, fitting_size
 from napari_transunet.training.fitting import fit, lightning_or_sentence
 from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.training.pictures import write_png
@@ -44,11 +45,9 @@ if TYPE_CHECKING:
     from napari_transunet.training.datasets import Dataset
     from napari_transunet.training.fitting import Outcome
     from napari_transunet.training.splits import Part, Split
-    from napari_transunet.volumes.volume import Volume
 
 SETTINGS = "settings.json"
 SPLIT = "split.json"
-_SMALLEST, _LARGEST = 64, 224  # pixels along an axis of the network, where the user asks for none
 _LISTED_PATIENTS = 40
 
 
@@ -60,7 +59,7 @@ class PreprocessingConfig:
     that the card's `extent` says how large they are.
     """
 
-    variant: str = "R50-ViT-Ti_16"
+    variant: str = VARIANT
     img_size: tuple[int, int] | None = None
     n_skip: int | None = None
     modality: str | None = None
@@ -297,7 +296,7 @@ def classes_of(course: Experiment) -> tuple[dict[int, int], dict[int, str]]:
     if not values:
         raise DatasetError(f"{course.dataset.path} has no labels but the background; nothing can be learnt.")
     classes = {value: number for number, value in enumerate(values, start=1)}
-    unknown = course.dataset.unknown
+    unknown = course.dataset.about.unknown
     ignored = {} if unknown is None or unknown in classes else {unknown: UNKNOWN}
     return {0: 0, **classes, **ignored}, {classes[value]: names[value] for value in values if value in names}
 
@@ -306,7 +305,7 @@ def annotated_classes(dataset: Dataset, classes: Mapping[int, int]) -> dict[str,
     """Case → classes that were annotated in it, for the cases in which not all were."""
     return {
         case: frozenset(classes[value] for value in values if value in classes)
-        for case, values in dataset.annotated.items()
+        for case, values in dataset.about.annotated.items()
     }
 
 
@@ -332,11 +331,11 @@ def blank_card(course: Experiment, names: Mapping[int, str]) -> ModelCard:
         )
     knows_orientation = first.source.format not in ("npy", "npz", "HDF5", "TIFF", "Synapse slices")
     classes, _ = classes_of(course)
-    codes = {classes[value]: code for value, code in dataset.codes.items() if value in classes}
+    codes = {classes[value]: code for value, code in dataset.about.codes.items() if value in classes}
     fields = {field.name: getattr(wanted, field.name) for field in dataclasses.fields(wanted)} | {
         "crops": None,  # which the card says as `extent`
         "num_classes": 1 + len({target for target in classes.values() if target not in (0, UNKNOWN)}),
-        "img_size": wanted.img_size or _fitting_size(first),
+        "img_size": wanted.img_size or fitting_size(first),
         "labels": [
             {
                 "value": label.value,
@@ -351,9 +350,9 @@ def blank_card(course: Experiment, names: Mapping[int, str]) -> ModelCard:
         "orientation": wanted.orientation or (first.geometry.axis_codes if knows_orientation else None),
         "spacing": None if wanted.spacing is None else (None, *wanted.spacing),
         "context": course.recipe.context,
-        "title": wanted.title or dataset.title,
-        "licence": wanted.licence or dataset.licence,
-        "source": wanted.source or dataset.source,
+        "title": wanted.title or dataset.about.title,
+        "licence": wanted.licence or dataset.about.licence,
+        "source": wanted.source or dataset.about.source,
     }
     card = ModelCard.from_mapping(
         {key: value for key, value in fields.items() if value is not None}, origin="This model's card"
@@ -371,11 +370,6 @@ def _largest_extent(course: Experiment, card: ModelCard) -> tuple[float, float, 
         lengths.append([count * step for count, step in zip(geometry.shape, geometry.spacing, strict=True)])
     z, y, x = (round(max(along), 1) for along in zip(*lengths, strict=True))
     return z, y, x
-
-
-def _fitting_size(first: Volume) -> tuple[int, int]:
-    height, width = (min(_LARGEST, max(_SMALLEST, -(-side // 16) * 16)) for side in first.data.shape[1:])
-    return height, width
 
 
 def _initialised(net: TransUNet, course: Experiment, names: Mapping[int, str]) -> str:

@@ -26,6 +26,12 @@ VARIANT = "R50-ViT-Ti_16"
 _SMALLEST, _LARGEST = 64, 224  # pixels along a side
 
 
+def fitting_size(volume: Volume) -> tuple[int, int]:
+    """The size of the network's images where nobody says: that of the slices, in whole patches, within limits."""
+    height, width = (min(_LARGEST, max(_SMALLEST, -(-side // 16) * 16)) for side in volume.data.shape[1:])
+    return height, width
+
+
 def first_network(
     volume: Volume, organs: Mapping[int, str], *, variant: str = VARIANT, modality: str | None = None
 ) -> Checkpoint:
@@ -68,12 +74,11 @@ def first_network(
             num_classes=net.num_classes, labels=labels, scores=None, name=None, title=None, limits=None
         )
         return Checkpoint(net, own, start.path, start.sha256, start.format)
-    height, width = (min(_LARGEST, max(_SMALLEST, -(-side // 16) * 16)) for side in volume.data.shape[1:])
     card = ModelCard.from_mapping(
         {
             "variant": variant,
             "num_classes": len(organs) + 1,
-            "img_size": (height, width),
+            "img_size": fitting_size(volume),
             "labels": labels,
             "modality": modality,
             "orientation": volume.geometry.axis_codes,

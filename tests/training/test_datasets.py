@@ -131,7 +131,7 @@ class TestFolder:
         )
         dataset = open_dataset(folder)
         assert dataset.names == {1: "liver", 2: "tumour"}
-        assert (dataset.title, dataset.licence, dataset.source, dataset.modality) == (
+        assert (dataset.about.title, dataset.about.licence, dataset.about.source, dataset.modality) == (
             "Livers",
             "CC BY 4.0",
             "A hospital somewhere",
@@ -232,7 +232,7 @@ class TestDecathlon:
         )
         (decathlon / "imagesTr" / "._liver_1.nii.gz").write_bytes(b"?")
         dataset = open_dataset(decathlon)
-        assert (dataset.layout, dataset.modality, dataset.title) == ("decathlon", "MR", "Liver")
+        assert (dataset.layout, dataset.modality, dataset.about.title) == ("decathlon", "MR", "Liver")
         assert dataset.names == {1: "liver", 2: "cancer"}
         assert names_of(dataset) == ["liver_1", "liver_2"]
 
@@ -473,8 +473,8 @@ def test_cases_may_name_the_organs_that_were_annotated_in_them(tmp_path: Path) -
     (tmp_path / "dataset.json").write_text(json.dumps(about))
     dataset = open_dataset(tmp_path)
     assert dataset.names == {1: "liver", 2: "spleen"}
-    assert dataset.annotated == {"two": frozenset({2})}
-    assert dataset.unknown == 9
+    assert dataset.about.annotated == {"two": frozenset({2})}
+    assert dataset.about.unknown == 9
 
 
 @pytest.mark.parametrize(

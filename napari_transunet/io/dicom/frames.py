@@ -198,6 +198,12 @@ def _enhanced(header: Header) -> list[Frame]:
     return frames
 
 
+def frames_of_all(headers: Sequence[Header]) -> list[Frame]:
+    """The frames of the files of one series."""
+    alone = len(headers) == 1
+    return [frame for header in headers for frame in frames_of(header, alone=alone)]
+
+
 def functional_group(dataset: Dataset, index: int, name: str) -> Dataset | None:
     """The item of a functional group macro that holds for one frame: its own, else the shared one."""
     for groups, place in (("PerFrameFunctionalGroupsSequence", index), ("SharedFunctionalGroupsSequence", 0)):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.io.ambiguous import SeveralVolumesError
-from napari_transunet.io.dicom.frames import Frame, frames_of
+from napari_transunet.io.dicom.frames import Frame, frames_of_all
 from napari_transunet.io.dicom.headers import (
     DIRECTORY,
     Header,
@@ -147,8 +147,7 @@ def _read(
         source = Source(path, "DICOM segmentation", label, series.uid or None, notes)
         return Volume(data, geometry, None, source, labels)
     chosen(1, channel, "channel", "channel")
-    alone = len(series.headers) == 1
-    frames = [frame for header in series.headers for frame in frames_of(header, alone=alone)]
+    frames = frames_of_all(series.headers)
     try:
         order, geometry, about_grid = stack([frame.slice for frame in frames], time)
     except SeveralVolumesError:

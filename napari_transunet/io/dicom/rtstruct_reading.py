@@ -14,9 +14,9 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
 from napari_transunet.errors import SizeError, VolumeError, some
-from napari_transunet.io.ambiguous import SeveralVolumesError
+from napari_transunet.io.ambiguous import SeveralVolumesError, overlapping
 from napari_transunet.io.dicom.contours import FURTHEST, Points, filled
-from napari_transunet.io.dicom.frames import frames_of
+from napari_transunet.io.dicom.frames import frames_of_all
 from napari_transunet.io.dicom.headers import check_deflated, damage_named, listed
 from napari_transunet.io.dicom.numbers import numbers, whole_number
 from napari_transunet.io.dicom.series_search import Series, scan
@@ -89,7 +89,8 @@ def read_structure_set(
             inside, plane = filled(contours, geometry.shape[1:]), data[index]
             clash = inside & (plane != 0)
             if clash.any():
-                _refuse_overlap(regions, region, int(plane[clash][0]))
+                other = next(one.name for one in regions if one.value == plane[clash][0])
+                raise overlapping("region", [region.name, other], [one.name for one in regions])
             plane[inside] = region.value
     with damage_named("its list of regions is damaged"):
         labels = LabelSet(tuple(_label(region) for region in chosen))
@@ -193,8 +194,7 @@ def _check_frame_of_reference(series: Series, frames: set[str]) -> None:
 def _grid(series: Series) -> Geometry:
     if series.problem is not None:
         raise VolumeError(f"its series cannot be used: {series.problem}")
-    alone = len(series.headers) == 1
-    slices = [frame.slice for header in series.headers for frame in frames_of(header, alone=alone)]
+    slices = [frame.slice for frame in frames_of_all(series.headers)]
     try:
         return stack(slices)[1]
     except SeveralVolumesError:
@@ -283,18 +283,6 @@ def _slice_of(points: npt.NDArray[np.float64], name: str) -> int:
             " structures on this series, or as a segmentation."
         )
     return index
-
-
-def _refuse_overlap(regions: Sequence[_Region], one: _Region, value: int) -> None:
-    other = next(region.name for region in regions if region.value == value)
-    raise SeveralVolumesError(
-        f"its regions {one.name!r} and {other!r} overlap, while a voxel can have one label only; choose one with"
-        f" channel (0 to {len(regions) - 1}).",
-        "channel",
-        len(regions),
-        "region",
-        names=[region.name for region in regions],
-    )
 
 
 def _label(region: _Region) -> Label:

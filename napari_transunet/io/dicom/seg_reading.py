@@ -12,8 +12,8 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from napari_transunet.errors import VolumeError
-from napari_transunet.io.ambiguous import SeveralVolumesError
-from napari_transunet.io.dicom.frames import Frame, frames_of, functional_group
+from napari_transunet.io.ambiguous import overlapping
+from napari_transunet.io.dicom.frames import Frame, frames_of, frames_of_all, functional_group
 from napari_transunet.io.dicom.headers import damage_named, listed
 from napari_transunet.io.dicom.numbers import number, numbers, whole_number
 from napari_transunet.io.dicom.pixels import read_pixels
@@ -105,23 +105,12 @@ def read_segmentation(
         inside = shown != 0
         clash = inside & (data[place] != 0) & (data[place] != shown)
         if clash.any():
-            _refuse_overlap(labels, int(shown[clash][0]), int(data[place][clash][0]))
+            both = (labels.get(int(plane[clash][0])) for plane in (shown, data[place]))
+            names = [label.name for label in labels]
+            raise overlapping("segment", [label.name for label in both if label], names)
         data[place][inside] = shown[inside]
     kept = LabelSet(tuple(label for label in labels if label.value in wanted))
     return data, geometry, kept, tuple(notes)
-
-
-def _refuse_overlap(labels: LabelSet, one: int, other: int) -> None:
-    names = [labels.get(value) for value in (one, other)]
-    both = " and ".join(repr(label.name) for label in names if label)
-    raise SeveralVolumesError(
-        f"its segments {both} overlap, while a voxel can have one label only; choose one with channel (0 to"
-        f" {len(labels) - 1}).",
-        "channel",
-        len(labels),
-        "segment",
-        names=[label.name for label in labels],
-    )
 
 
 def _label_map(
@@ -264,8 +253,7 @@ def _referenced_spacing(header: Header, folder: Path, *, recursive: bool) -> flo
     try:
         for series in scan(folder, recursive=recursive):
             if series.uid in uids and not series.headers[0].is_segmentation:
-                alone = len(series.headers) == 1
-                slices = [frame.slice for one in series.headers for frame in frames_of(one, alone=alone)]
+                slices = [frame.slice for frame in frames_of_all(series.headers)]
                 return None if len(slices) == 1 else stack(slices)[1].spacing[0]
     except VolumeError:
         return None
