@@ -200,7 +200,7 @@ def test_a_low_window_stays_as_low_with_all_docks_and_nothing_of_the_cases_is_cu
         no="Leave it",
         on_yes=list,
     )
-    dock._set_status("Something that is worth to know. " * 3)
+    dock.set_status("Something that is worth to know. " * 3)
     qtbot.wait(50)
     assert not faults(dock)
     for name in (

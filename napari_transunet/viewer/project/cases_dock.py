@@ -11,23 +11,31 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QKeySequence, QShortcut
-from qtpy.QtWidgets import QComboBox, QFileDialog, QInputDialog, QLabel, QMenu, QProgressBar, QWidget
+from qtpy.QtWidgets import QComboBox, QInputDialog, QLabel, QProgressBar, QWidget
 
 from napari_transunet.project.case import STATUSES
 from napari_transunet.project.leases import annotator_name
-from napari_transunet.project.project import PROJECT, Project
+from napari_transunet.project.project import Project
 from napari_transunet.project.worklist import next_case
 from napari_transunet.viewer.anatomy.anatomy import anatomy_of
 from napari_transunet.viewer.project.background_segmentation import BackgroundSegmentation
 from napari_transunet.viewer.project.case_actions import CaseActions
 from napari_transunet.viewer.project.case_controller import CaseController
 from napari_transunet.viewer.project.cases_table import CasesTable
+from napari_transunet.viewer.project.project_menu import ProjectMenu
+from napari_transunet.viewer.project.project_work import (
+    Told,
+    added,
+    export_and_report,
+    learn,
+    loaded,
+    take_over_labels,
+)
 from napari_transunet.viewer.segment.labels_offer import labels_offer_of
 from napari_transunet.viewer.widgets import docks
 from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
 from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
 from napari_transunet.viewer.widgets.dock_events import DockEvents
-from napari_transunet.viewer.widgets.messages import countdown
 from napari_transunet.viewer.widgets.preferences import load_preferences
 from napari_transunet.viewer.widgets.qt_helpers import column, line_edit, push_button, row, window_of
 from napari_transunet.viewer.widgets.status_line import StatusLine
@@ -40,9 +48,6 @@ if TYPE_CHECKING:
     from napari_transunet.project.leases import Holder
 
 logger = logging.getLogger(__name__)
-
-_Told = Callable[[float, str], None]
-"""Told how far long work is, from 0 to 1, and a sentence."""
 
 _REFRESH = 6000  # ms between two looks at what others did
 _PATIENCE = 30.0  # s to wait when the window closes
@@ -105,42 +110,34 @@ class CasesDock(QWidget):
 
     def open_project(self, folder: str | Path) -> None:
         """Open the project in a folder; what is wrong with it is said in the status line."""
-        self._run(lambda: _loaded(Path(folder)), self._on_project, "Opening the project")
+        self._run(lambda: loaded(Path(folder)), self._on_project, "Opening the project")
 
     def new_project(
         self, folder: str | Path, scans: Sequence[str | Path], checkpoint: str | None = None
     ) -> None:
         """Make a project of scans, and open it."""
-        self._set_status("Looking at the scans …")
+        self.set_status("Looking at the scans …")
 
         def make() -> tuple[Project, str]:
             project = Project.create(folder, checkpoint=checkpoint)
-            return project, _added(project, scans)
+            return project, added(project, "", scans)
 
         self._run(make, self._on_project, "Making the project")
 
     def add_scans(self, places: Sequence[str | Path]) -> None:
         """Add scans, files or folders, to the project."""
-        self._set_status("Looking at the scans …")
-        self._work(lambda project, _who: _added(project, places), "Adding scans")
+        self.set_status("Looking at the scans …")
+        self._work(partial(added, places=places), "Adding scans")
 
     def import_predictions(self, folder: str | Path, tool: str) -> None:
         """Let cases start from labels in a folder that another tool made."""
-
-        def take_over(project: Project, who: str) -> str:
-            from napari_transunet.project.importing import import_predictions
-
-            found = import_predictions(project, Path(folder), tool=tool, annotator=who)
-            taken = "1 case starts" if len(found.cases) == 1 else f"{len(found.cases)} cases start"
-            return f"{taken} from the labels of {tool} now{_left_out(found.left_out)}."
-
-        self._set_status("Importing labels …")
-        self._work(take_over, "Importing labels")
+        self.set_status("Importing labels …")
+        self._work(partial(take_over_labels, folder=Path(folder), tool=tool), "Importing labels")
 
     def next_case(self) -> None:
         """Open what should be seen next: see `project.worklist`."""
         if (found := self._next()) is None:
-            self._set_status("No case is left that has labels and is nobody's.")
+            self.set_status("No case is left that has labels and is nobody's.")
         else:
             self.cases.open(found.id)
 
@@ -151,13 +148,13 @@ class CasesDock(QWidget):
         if self._seen:
             self.cases.open(self._seen.pop())
         else:
-            self._set_status("No case was open before.")
+            self.set_status("No case was open before.")
 
     def finish_case(self, *, note: str = "") -> None:
         """Approve the labels of the open case, and open the next one."""
         identifier = self._open_id
         if identifier is None:
-            self._set_status("Open a case first.")
+            self.set_status("Open a case first.")
             return
 
         def go_on() -> None:
@@ -188,7 +185,7 @@ class CasesDock(QWidget):
         """Segment what is due in the background; pressed while anything goes on there, stop that."""
         if self.running:
             self._stop_all()
-            self._set_status("Stopping …")
+            self.set_status("Stopping …")
             return
         self._segment("all cases")
 
@@ -199,30 +196,7 @@ class CasesDock(QWidget):
 
     def export_and_report(self) -> None:
         """Write the labels of all cases and a report into the project."""
-
-        def write(project: Project, _who: str, told: _Told, stopped: Callable[[], bool]) -> str:
-            from napari_transunet.project.exporting import export_project
-            from napari_transunet.project.report import project_report
-
-            def half(begun: float, what: str, at: int, count: int) -> None:
-                told(begun + at / max(1, count) / 2, f"{what}, case {min(at + 1, count)} of {count}")
-
-            done = export_project(
-                project, ["nifti"], overwrite=True, progress=partial(half, 0, "Exporting"), cancelled=stopped
-            )
-            if stopped():
-                return f"Stopped after {len(done.cases)} cases were exported; there is no report of them."
-            report, _ = project_report(
-                project,
-                project.folder / "report.html",
-                overwrite=True,
-                progress=partial(half, 0.5, "Reporting"),
-                cancelled=stopped,
-            )
-            failed = f" Not exported: {'; '.join(done.left_out[:3])}." if done.left_out else ""
-            return f"{len(done.cases)} cases exported to {project.folder / 'exports'}; the report is {report}.{failed}"
-
-        self._work_long(write, "Exporting", "Exporting all cases …")
+        self._work_long(export_and_report, "Exporting", "Exporting all cases …")
 
     def learn(self) -> None:
         """Let the checkpoint learn from all reviewed slices, in the background.
@@ -234,22 +208,9 @@ class CasesDock(QWidget):
         case = self.table.chosen if current is None else current.case
         run = None if case is None else case.run
         name = run.name if run is not None and run.source == "network" else None
-
-        def adapt(project: Project, who: str, told: _Told, stopped: Callable[[], bool]) -> str:
-            from napari_transunet.project.adapting import adapt_project
-            from napari_transunet.viewer.widgets.priority import be_nice
-
-            be_nice()
-            return adapt_project(
-                project,
-                device=device,
-                annotator=who,
-                checkpoint=name,
-                progress=lambda now: told(now.done, f"Learning, {countdown(now.remaining)} left"),
-                cancelled=stopped,
-            ).sentence
-
-        self._work_long(adapt, "Learning", "Learning from all reviewed slices …")
+        self._work_long(
+            partial(learn, device=device, checkpoint=name), "Learning", "Learning from all reviewed slices …"
+        )
 
     def refresh(self) -> None:
         """Look at what the project's files say now; many wishes at once are one look."""
@@ -273,22 +234,8 @@ class CasesDock(QWidget):
         self._title = QLabel("No project is open.", self)
         self._title.setObjectName("project_name")
         projects = push_button("Project", "project_menu", self)
-        self.project_menu = menu = QMenu(self)
-        menu.addAction("Open…", self._ask_project)
-        menu.addAction("New…", self._ask_new)
-        menu.addSeparator()
-        menu.addMenu(self.actions_of_case.menu)
-        self._project_actions = [
-            self.actions_of_case.menu.menuAction(),
-            menu.addAction("Add a folder of scans…", self._ask_folder),
-            menu.addAction("Add scans…", self._ask_files),
-            menu.addAction("Segment the cases shown with…", self._ask_checkpoint),
-            menu.addAction("Import predictions…", self._ask_predictions),
-            menu.addAction("Learn from reviewed slices", self.learn),
-            menu.addAction("Export all and report", self.export_and_report),
-            menu.addAction("Annotator…", self._ask_annotator),
-        ]
-        projects.setMenu(menu)
+        self.project_menu = ProjectMenu(self)
+        projects.setMenu(self.project_menu)
         self._filter = line_edit("case_filter", self, "Name, annotator or reason", clearable=True)
         self._statuses = QComboBox(self)
         self._statuses.setObjectName("case_status")
@@ -334,12 +281,12 @@ class CasesDock(QWidget):
         self.table.unwanted.connect(lambda _identifier: self._ask_exclude())
         self.cases.shown.connect(self._on_shown)
         self.cases.changed.connect(self.refresh)
-        self.cases.message.connect(self._set_status)
+        self.cases.message.connect(self.set_status)
         self.cases.stale.connect(self._on_stale)
         self.actions_of_case.approved.connect(lambda note: self.finish_case(note=note))
         self.progressed.connect(self._on_told)
         self.segmentation.progressed.connect(self._on_progress)
-        self.segmentation.segmented.connect(lambda outcome: self._say(outcome.sentence))
+        self.segmentation.segmented.connect(lambda outcome: self.say(outcome.sentence))
         self.segmentation.finished.connect(self._on_segmented_all)
         self._timer.timeout.connect(self.refresh)
         labels_offer_of(self._viewer).ask_in(self.question)
@@ -365,7 +312,7 @@ class CasesDock(QWidget):
     def _on_project(self, found: tuple[Project, str]) -> None:
         project, sentence = found
         if self.running:
-            self._set_status("Stop what goes on in this project first.")
+            self.set_status("Stop what goes on in this project first.")
             return
         if not self.cases.close():
             return
@@ -374,7 +321,7 @@ class CasesDock(QWidget):
         self.cases.use(project)
         self._title.setText(project.settings.name or project.folder.name)
         self._title.setToolTip(str(project.folder))
-        self._set_status(sentence)
+        self.set_status(sentence)
         self._timer.start()
         self._show_state()
         self.refresh()
@@ -395,10 +342,10 @@ class CasesDock(QWidget):
 
     def _on_no_cases(self, sentence: str) -> None:
         self._refreshing = False
-        self._set_status(sentence)
+        self.set_status(sentence)
 
     def _on_changed(self, case: Case) -> None:
-        self._say(f"{case.name} is {case.status}{f': {case.reason}' if case.reason else ''}.")
+        self.say(f"{case.name} is {case.status}{f': {case.reason}' if case.reason else ''}.")
 
     def _on_shown(self, case: Case | None) -> None:
         self.table.cases.mark(None if case is None else case.id)
@@ -430,7 +377,7 @@ class CasesDock(QWidget):
         self._progress.setFormat(sentence)
 
     def _on_segmented_all(self, sentence: str) -> None:
-        self._say(sentence)
+        self.say(sentence)
         QTimer.singleShot(200, self._show_state)
 
     def _on_filter(self, _text: str = "") -> None:
@@ -439,74 +386,10 @@ class CasesDock(QWidget):
 
     # -- questions ------------------------------------------------------------------------------------------------
 
-    def _ask_project(self) -> None:
-        folder = QFileDialog.getExistingDirectory(self, "Open a project")
-        if folder:
-            self.open_project(folder)
-
-    def _ask_new(self) -> None:
-        scans = QFileDialog.getExistingDirectory(self, "A folder with the scans of the study")
-        if not scans:
-            return
-        folder, _ = QFileDialog.getSaveFileName(
-            self, "A new folder for the project", str(Path(scans).parent / "study")
-        )
-        if folder:
-            self.new_project(folder, [scans])
-
-    def _ask_folder(self) -> None:
-        folder = QFileDialog.getExistingDirectory(self, "Add a folder of scans")
-        if folder:
-            self.add_scans([folder])
-
-    def _ask_files(self) -> None:
-        files, _ = QFileDialog.getOpenFileNames(self, "Add scans")
-        if files:
-            self.add_scans(files)
-
-    def _ask_annotator(self) -> None:
-        name, good = QInputDialog.getText(
-            self, "Annotator", "Your name in this project", text=self.cases.annotator
-        )
-        if good and name.strip():
-            if self.cases.current is not None:
-                self._set_status("Close the open case first; it is held in the other name.")
-                return
-            self.cases.annotator = name.strip()
-            self.refresh()
-
-    def _ask_checkpoint(self) -> None:
-        def names() -> list[str]:
-            from napari_transunet.checkpoints.registry import list_checkpoints
-
-            return [one.name for one in list_checkpoints() if one.ok]
-
-        self._run(names, self._ask_which_checkpoint, "Looking at the checkpoints")
-
-    def _ask_which_checkpoint(self, names: Sequence[str]) -> None:
-        count = len(self.table.cases.shown)
-        name, good = QInputDialog.getItem(
-            self, "Segment", f"The checkpoint for the cases that are shown ({count})", names, editable=False
-        )
-        if good:
-            self.segment_shown(name)
-
-    def _ask_predictions(self) -> None:
-        folder = QFileDialog.getExistingDirectory(
-            self, "A folder with a file of labels, or a folder of masks, for each case"
-        )
-        if not folder:
-            return
-        tool, good = QInputDialog.getText(
-            self, "Import predictions", "Which tool made them?", text=Path(folder).name
-        )
-        if good and tool.strip():
-            self.import_predictions(folder, tool.strip())
-
     def _ask_exclude(self) -> None:
         chosen = self.table.chosen
         if chosen is None:
-            self._set_status("Select a case in the table first.")
+            self.set_status("Select a case in the table first.")
             return
         if chosen.status == "excluded":
             self.exclude_case(chosen.id, "")
@@ -522,12 +405,12 @@ class CasesDock(QWidget):
             return
         options, who = load_preferences().options, self.cases.annotator
         self.segmentation.start(self._project, options, who, **which)
-        self._set_status(f"Segmenting {what} in the background; the window's own runs come first.")
+        self.set_status(f"Segmenting {what} in the background; the window's own runs come first.")
         self._show_state()
 
     def _run(self, work: Callable[[], Any], on_result: Callable[[Any], None], what: str) -> None:
         """Work on another thread, to its end even if the window closes."""
-        self._tasks.run(work, on_result, self._say, what=what, finish=True)
+        self._tasks.run(work, on_result, self.say, what=what, finish=True)
 
     def _work(
         self,
@@ -540,13 +423,13 @@ class CasesDock(QWidget):
 
         def answered(found: Any) -> None:
             if project is self._project:
-                (on_result or self._say)(found)
+                (on_result or self.say)(found)
 
         if project is not None:
             self._run(lambda: work(project, who), answered, what)
 
     def _work_long(
-        self, work: Callable[[Project, str, _Told, Callable[[], bool]], str], what: str, sentence: str
+        self, work: Callable[[Project, str, Told, Callable[[], bool]], str], what: str, sentence: str
     ) -> None:
         """The same for what takes its time: its progress is shown, and the button stops it."""
         project, who = self._project, self.cases.annotator
@@ -556,19 +439,19 @@ class CasesDock(QWidget):
 
         def ended(sentence: str) -> None:
             self._stop = None
-            self._say(sentence)
+            self.say(sentence)
             self._show_state()
 
         told = partial(emit, self, "progressed")
         self._on_told(0, "")
-        self._set_status(sentence)
+        self.set_status(sentence)
         self._tasks.run(lambda: work(project, who, told, stop.is_set), ended, ended, what=what, finish=True)
         self._show_state()
 
     def _is_busy(self) -> bool:
         """Whether long work goes on already, which is then said."""
         if self.running:
-            self._set_status("Wait until what goes on is done, or stop it.")
+            self.set_status("Wait until what goes on is done, or stop it.")
         return self.running
 
     def _stop_all(self) -> None:
@@ -592,18 +475,17 @@ class CasesDock(QWidget):
         for button in (self._following, self._previous, self._exclude, self._all):
             button.setEnabled(is_open)
         self._done.setEnabled(self._open_id is not None)
-        for action in self._project_actions:
-            if action is not None:
-                action.setEnabled(is_open)
+        self.project_menu.set_open(is_open)
         self._all.setText("Stop" if self.running else "Segment all")
         self._progress.setVisible(self.running)
 
-    def _set_status(self, sentence: str) -> None:
+    def set_status(self, sentence: str) -> None:
+        """Say what goes on."""
         self._status.setText(sentence)
 
-    def _say(self, sentence: str) -> None:
+    def say(self, sentence: str) -> None:
         """Say what came of something, and show what it changed."""
-        self._set_status(sentence)
+        self.set_status(sentence)
         self.refresh()
 
     def _attach(self) -> None:
@@ -630,23 +512,3 @@ class CasesDock(QWidget):
         left = [*self.cases.unfinished(), *self.segmentation.unfinished(), work]
         if not wait_for(left, _PATIENCE, self):
             logger.warning("The window closed before all was written.")
-
-
-def _loaded(folder: Path) -> tuple[Project, str]:
-    """A project with its cases read once, and a sentence about them."""
-    project = Project.open(folder.parent if folder.name == PROJECT else folder)
-    count = len(project.cases())
-    damaged = f" {len(project.index.damaged)} cannot be read." if project.index.damaged else ""
-    return project, f"{count} cases.{damaged}"
-
-
-def _added(project: Project, places: Sequence[str | Path]) -> str:
-    """Add scans to a project; a sentence says what came of it."""
-    found = project.add([Path(place) for place in places])
-    return f"{len(found.cases)} cases added{_left_out(found.left_out)}."
-
-
-def _left_out(sentences: Sequence[str]) -> str:
-    """The first of what was left out, and how many more there are."""
-    more = f" and {len(sentences) - 1} more" if len(sentences) > 1 else ""
-    return f"; left out: {sentences[0]}{more}" if sentences else ""

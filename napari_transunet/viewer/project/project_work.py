@@ -1,0 +1,92 @@
+"""What the dock *Cases* does with a project on another thread, and the sentences that say what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from napari_transunet.project.project import PROJECT, Project
+from napari_transunet.viewer.widgets.messages import countdown
+
+Told = Callable[[float, str], None]
+"""Told how far long work is, from 0 to 1, and a sentence."""
+
+
+def loaded(folder: Path) -> tuple[Project, str]:
+    """A project with its cases read once, and a sentence about them."""
+    project = Project.open(folder.parent if folder.name == PROJECT else folder)
+    count = len(project.cases())
+    damaged = f" {len(project.index.damaged)} cannot be read." if project.index.damaged else ""
+    return project, f"{count} cases.{damaged}"
+
+
+def added(project: Project, _who: str, places: Sequence[str | Path]) -> str:
+    """Add scans to a project; a sentence says what came of it."""
+    found = project.add([Path(place) for place in places])
+    return f"{len(found.cases)} cases added{_left_out(found.left_out)}."
+
+
+def take_over_labels(project: Project, who: str, folder: Path, tool: str) -> str:
+    """Let cases start from labels in a folder that another tool made."""
+    from napari_transunet.project.importing import import_predictions
+
+    found = import_predictions(project, folder, tool=tool, annotator=who)
+    taken = "1 case starts" if len(found.cases) == 1 else f"{len(found.cases)} cases start"
+    return f"{taken} from the labels of {tool} now{_left_out(found.left_out)}."
+
+
+def export_and_report(project: Project, _who: str, told: Told, stopped: Callable[[], bool]) -> str:
+    """Write the labels of all cases and a report into the project."""
+    from napari_transunet.project.exporting import export_project
+    from napari_transunet.project.report import project_report
+
+    def half(begun: float, what: str, at: int, count: int) -> None:
+        told(begun + at / max(1, count) / 2, f"{what}, case {min(at + 1, count)} of {count}")
+
+    done = export_project(
+        project, ["nifti"], overwrite=True, progress=partial(half, 0, "Exporting"), cancelled=stopped
+    )
+    if stopped():
+        return f"Stopped after {len(done.cases)} cases were exported; there is no report of them."
+    report, _ = project_report(
+        project,
+        project.folder / "report.html",
+        overwrite=True,
+        progress=partial(half, 0.5, "Reporting"),
+        cancelled=stopped,
+    )
+    failed = f" Not exported: {'; '.join(done.left_out[:3])}." if done.left_out else ""
+    return (
+        f"{len(done.cases)} cases exported to {project.folder / 'exports'}; the report is {report}.{failed}"
+    )
+
+
+def learn(
+    project: Project,
+    who: str,
+    told: Told,
+    stopped: Callable[[], bool],
+    *,
+    device: str,
+    checkpoint: str | None,
+) -> str:
+    """Let a checkpoint learn from all reviewed slices."""
+    from napari_transunet.project.adapting import adapt_project
+    from napari_transunet.viewer.widgets.priority import be_nice
+
+    be_nice()
+    return adapt_project(
+        project,
+        device=device,
+        annotator=who,
+        checkpoint=checkpoint,
+        progress=lambda now: told(now.done, f"Learning, {countdown(now.remaining)} left"),
+        cancelled=stopped,
+    ).sentence
+
+
+def _left_out(sentences: Sequence[str]) -> str:
+    """The first of what was left out, and how many more there are."""
+    more = f" and {len(sentences) - 1} more" if len(sentences) > 1 else ""
+    return f"; left out: {sentences[0]}{more}" if sentences else ""
