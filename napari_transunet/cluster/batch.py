@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import logging
 import queue
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from distributed import CancelledError, KilledWorker
+from distributed import CancelledError, Future, KilledWorker
 
 from napari_transunet.cluster.address import ConnectionLost
 from napari_transunet.cluster.answers import Answer, Done, Failed, Lacks, Stopped, failure_of
@@ -23,7 +26,7 @@ from napari_transunet.cluster.on_worker import receive_checkpoint
 from napari_transunet.errors import TransUNetError
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client
 
     from napari_transunet.cluster.checkpoints import SentCheckpoint
 
@@ -31,6 +34,7 @@ _log = logging.getLogger(__name__)
 
 _UNITS_A_THREAD = 2  # at the scheduler: one that runs, one that waits
 _LEAST = 4
+_HANDS = 4  # threads here, that read scans, send them, and write what came back
 _SUPPLIES = 20  # for one unit, each to another worker as a rule
 _LOOK_AROUND = 2.0  # s between looks at how many workers there are
 _TICK = 0.2  # s in which a wish to stop is noticed
@@ -67,6 +71,8 @@ class Unit:
     checkpoint : makes ready the checkpoint of this hash for a worker that lacks it
     finish : called here with the result where something is left to do, such as to write labels that came back;
         returns what there is to tell
+
+    The last three are called on threads of the batch, several units' at a time.
     """
 
     name: str
@@ -90,7 +96,7 @@ class Finished:
     attempts: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class _Attempt:
     unit: Unit
     number: int = 1
@@ -99,12 +105,11 @@ class _Attempt:
     supplies: int = 0
     stops: int = 0
     with_files: bool = False
+    worker: str | None = None  # on which it had better run
     future: Future[Any] | None = None
-    held: list[Any] = field(default_factory=list)  # data that was sent for it
 
-    @property
-    def key(self) -> str:
-        return f"{self.unit.key}-{self.number}"
+
+_Then = Callable[[_Attempt, Any], "Finished | None"]
 
 
 class Batch:
@@ -114,7 +119,7 @@ class Batch:
     ----------
     client : of the scheduler
     retries : how often a unit that failed for a reason that may pass is tried again
-    limit : units at the scheduler at once; by default twice the workers' threads
+    limit : units in hand at once; by default twice the workers' threads
     say : told what a person should know while waiting
     cancelled : asked a few times a second; once it says so, nothing more begins and what runs is told to stop
     """
@@ -133,17 +138,21 @@ class Batch:
         self._limit = limit
         self._say = say
         self._cancelled = cancelled
-        self._events: queue.SimpleQueue[_Attempt] = queue.SimpleQueue()
-        self._running: dict[str, _Attempt] = {}
+        self._events: queue.SimpleQueue[tuple[_Attempt, _Then | None, Any]] = queue.SimpleQueue()
+        self._hands = ThreadPoolExecutor(_HANDS, "batch")
+        self._ending = False
+        self._in_hand: set[_Attempt] = set()  # at the scheduler, or on a thread here
         self._again: deque[_Attempt] = deque()
         self._suspects: deque[_Attempt] = deque()
         self._threads: dict[str, int] = {}
         self._looked = self._worked = -1e9
         self._said_waiting = False
+        self._making = threading.Lock()
         self._has_checkpoint: set[tuple[str, str]] = set()
+        self._on_the_way: dict[tuple[str, str], list[_Attempt]] = {}  # who else waits for a checkpoint
 
     def run(self, units: Iterable[Unit]) -> Iterator[Finished]:
-        """What became of each unit, in the order in which they end.
+        """What became of each unit, in the order in which they end; for one call.
 
         A unit whose worker died waits until the others are done and is then tried once more, alone on a worker: only so
         it is known which of a worker's units it was. If that worker dies too, the unit is set aside.
@@ -157,38 +166,45 @@ class Batch:
             The scheduler went away; all that ended before has been reported.
         """
         waiting = iter(units)
-        more = True
-        full = ""
+        try:
+            reason = yield from self._handed_out(waiting)
+            if reason:
+                yield from self._stopped(waiting, reason)
+        except ConnectionLost:
+            yield from self._finished_here()
+            raise
+        finally:
+            self._ending = True
+            self._hands.shutdown(wait=False)
+
+    def _handed_out(self, waiting: Iterator[Unit]) -> Generator[Finished, None, str]:
+        """Units as they end; gives why the others were not begun, or nothing."""
         while True:
             # What may have killed a worker runs alone.
-            alone = any(attempt.deaths for attempt in self._running.values())
-            while more and not (alone or full or self._cancelled()) and len(self._running) < self._window():
+            alone = any(attempt.deaths for attempt in self._in_hand)
+            while not alone and len(self._in_hand) < self._window() and not self._cancelled():
                 if self._again:
                     self._submit(self._again.popleft())
                 elif (unit := next(waiting, None)) is not None:
                     self._submit(_Attempt(unit))
                 else:
-                    more = False
-            if self._cancelled() or full:
-                break
-            if not self._running and self._again:
-                more = True
-                continue
-            if not self._running and not self._suspects:
-                return
-            if not self._running:
+                    break
+            if self._cancelled():
+                return "stopped before it was done"
+            if not self._in_hand:
+                if not self._suspects:
+                    return ""
                 self._submit_suspects()
+            full = ""
             for finished in self._ended():
-                if finished.state is State.FAILED and isinstance(finished.result, Failed):
-                    full = finished.message if finished.result.disk else full
+                if isinstance(finished.result, Failed) and finished.result.disk:
+                    full = finished.message
                 yield finished
-            if self._again:
-                more = True
-        reason = full or "stopped before it was done"
-        yield from self._stop(waiting, reason)
+            if full:
+                return full
 
     def _window(self) -> int:
-        """How many units may be at the scheduler."""
+        """How many units may be in hand."""
         now = time.monotonic()
         if now - self._looked > _LOOK_AROUND:
             self._looked = now
@@ -213,34 +229,11 @@ class Batch:
                 raise ConnectionLost(_LOST) from error
             return self._threads
 
-    def _submit(self, attempt: _Attempt, worker: str | None = None) -> None:
-        unit = attempt.unit
-        placed: dict[str, Any] = {}
-        if worker is not None:
-            placed = {"workers": [worker], "allow_other_workers": True}
-        arguments: Sequence[Any] = unit.arguments
-        if attempt.with_files and unit.files is not None:
-            try:
-                given = unit.files()
-            except Exception as error:  # noqa: BLE001  it is what becomes of the unit
-                given = failure_of(error)
-            if isinstance(given, Done | Failed):
-                self._answered_here(attempt, given)
-                return
-            held = self._client.scatter(given, hash=False)
-            attempt.held = [held]
-            arguments = [*arguments, held]
-        future = self._client.submit(unit.function, *arguments, key=attempt.key, pure=False, **placed)
-        attempt.future = future
-        self._running[attempt.key] = attempt
-        future.add_done_callback(lambda _: self._events.put(attempt))
-
-    def _answered_here(self, attempt: _Attempt, answer: Answer) -> None:
-        """An attempt ended without a worker."""
-        attempt.future = None
-        attempt.held = [answer]
-        self._running[attempt.key] = attempt
-        self._events.put(attempt)
+    def _submit(self, attempt: _Attempt) -> None:
+        if attempt.with_files:
+            self._here(attempt, partial(self._read, attempt.unit), self._place)
+        else:
+            self._place(attempt)
 
     def _submit_suspects(self) -> None:
         """One unit that may have killed a worker on each worker, and nothing else of this batch."""
@@ -249,56 +242,99 @@ class Batch:
         workers: list[str | None] = [*self._threads]
         for worker in workers or [None]:
             if self._suspects:
-                self._submit(self._suspects.popleft(), worker)
+                attempt = self._suspects.popleft()
+                attempt.worker = worker
+                self._submit(attempt)
+
+    def _here(self, attempt: _Attempt, job: Callable[[], Any], then: _Then) -> None:
+        """Do a job on a thread of this process; `then` is called where the others are handed out, with what it gave."""
+
+        def done() -> None:
+            try:
+                given = job()
+            except Exception as error:  # noqa: BLE001  it is what becomes of the unit
+                given = failure_of(error)
+            self._events.put((attempt, then, given))
+
+        self._in_hand.add(attempt)
+        self._hands.submit(done)
+
+    def _read(self, unit: Unit) -> Answer | Future[Any]:
+        """What a worker does not see, on its way there."""
+        assert unit.files is not None
+        given = Stopped() if self._ending else unit.files()
+        if isinstance(given, Done | Failed | Stopped):
+            return given
+        try:
+            sent: Future[Any] = self._client.scatter(given, hash=False)
+        except _NOT_NOW as error:
+            _log.info("A unit's files were not sent: %s", error)
+            return Stopped()
+        return sent
+
+    def _place(self, attempt: _Attempt, given: Any = None) -> Finished | None:
+        """Hand an attempt to the scheduler, with what was read for it."""
+        if isinstance(given, Done | Failed | Stopped):
+            return self._told(attempt, given)
+        if self._ending:
+            return self._told(attempt, Stopped())
+        unit = attempt.unit
+        placed: dict[str, Any] = {}
+        if attempt.worker is not None:
+            placed = {"workers": [attempt.worker], "allow_other_workers": True}
+        arguments = [*unit.arguments, *([] if given is None else [given])]
+        key = f"{unit.key}-{attempt.number}"
+        self._in_hand.add(attempt)
+        attempt.future = self._client.submit(unit.function, *arguments, key=key, pure=False, **placed)
+        attempt.future.add_done_callback(lambda _: self._events.put((attempt, None, None)))
+        return None
 
     def _ended(self) -> Iterator[Finished]:
         """What has ended since; waits a moment for it."""
         try:
-            attempts = [self._events.get(timeout=_TICK)]
+            events = [self._events.get(timeout=_TICK)]
         except queue.Empty:
             self._window()
             return
-        while True:
-            try:
-                attempts.append(self._events.get_nowait())
-            except queue.Empty:
-                break
-        answers = self._answers(attempts)
-        for attempt in attempts:
-            self._running.pop(attempt.key, None)
-            answer = answers[attempt.key]
-            finished = self._died(attempt, answer) if isinstance(answer, str) else self._told(attempt, answer)
-            attempt.future = None
-            attempt.held = []
+        while not self._events.empty():
+            events.append(self._events.get())
+        answers = self._answers([attempt for attempt, then, _ in events if then is None])
+        for attempt, then, given in events:
+            self._in_hand.discard(attempt)
+            if then is not None:
+                finished = then(attempt, given)
+            else:
+                attempt.future = None
+                answer = answers[attempt]
+                finished = (
+                    self._died(attempt, answer) if isinstance(answer, str) else self._told(attempt, answer)
+                )
             if finished is not None:
                 yield finished
 
-    def _answers(self, attempts: Sequence[_Attempt]) -> dict[str, Answer | str]:
-        """The answer of each by its key; a text where its worker died."""
-        found: dict[str, Answer | str] = {}
+    def _answers(self, attempts: Sequence[_Attempt]) -> dict[_Attempt, Answer | str]:
+        """The answer of each; a text where its worker died."""
+        found: dict[_Attempt, Answer | str] = {}
         good: list[_Attempt] = []
         for attempt in attempts:
             future = attempt.future
-            if future is None:
-                found[attempt.key] = attempt.held[0]
-            elif future.status == "finished":
+            assert future is not None
+            if future.status == "finished":
                 good.append(attempt)
             elif future.status == "error":
                 error = future.exception()
-                if isinstance(error, KilledWorker):
-                    found[attempt.key] = str(error.last_worker.name)
-                else:
-                    found[attempt.key] = failure_of(error)
+                died = isinstance(error, KilledWorker)
+                found[attempt] = str(error.last_worker.name) if died else failure_of(error)
             else:
-                found[attempt.key] = Stopped()
+                found[attempt] = Stopped()
         if good:
             try:
                 answers = self._client.gather([attempt.future for attempt in good])
-                found |= {attempt.key: answer for attempt, answer in zip(good, answers, strict=True)}
+                found |= dict(zip(good, answers, strict=True))
             except (OSError, CancelledError, KilledWorker) as error:
                 # A worker died with its answers. The units are asked again, and find what they had written.
                 _log.info("Answers were lost: %s", error)
-                found |= {attempt.key: Stopped() for attempt in good}
+                found |= dict.fromkeys(good, Stopped())
         if any(isinstance(answer, Stopped) for answer in found.values()) and not self._connected():
             raise ConnectionLost(_LOST)
         return found
@@ -328,72 +364,111 @@ class Batch:
 
     def _told(self, attempt: _Attempt, answer: Answer) -> Finished | None:
         unit = attempt.unit
-        if isinstance(answer, Done):
-            try:
-                result = unit.finish(answer.result) if unit.finish is not None else answer.result
-            except Exception as error:  # noqa: BLE001  it is what becomes of the unit
-                answer = failure_of(error, answer.worker)
-            else:
-                state = State.SKIPPED if answer.skipped else State.DONE
-                return Finished(unit, state, result, worker=answer.worker, attempts=attempt.number)
         if isinstance(answer, Lacks):
-            missing = self._supplied(attempt, answer)
-            if missing is None:
-                return None
-            answer = missing
-        attempt.stops += isinstance(answer, Stopped)
-        if isinstance(answer, Stopped) and attempt.stops > _STOPS:
-            answer = Failed("It was stopped again and again, though not from here.")
+            return self._lacking(attempt, answer)
+        if isinstance(answer, Done):
+            if unit.finish is None:
+                return self._finished(answer, attempt, answer.result)
+            self._here(attempt, partial(unit.finish, answer.result), partial(self._finished, answer))
+            return None
         if isinstance(answer, Stopped):  # somebody else cancelled it, or the answer was lost
-            attempt.number += 1
-            self._again.append(attempt)
-            return None
-        assert isinstance(answer, Failed)
-        if answer.again and attempt.tries <= self._retries:
-            attempt.tries += 1
-            attempt.number += 1
-            self._again.append(attempt)
-            return None
-        return Finished(unit, State.FAILED, answer, answer.sentence, answer.worker, attempt.number)
+            attempt.stops += 1
+            again = attempt.stops <= _STOPS
+            answer = Failed("It was stopped again and again, though not from here.")
+        else:
+            again = answer.again and attempt.tries <= self._retries
+            attempt.tries += again
+        if not again:
+            return Finished(unit, State.FAILED, answer, answer.sentence, answer.worker, attempt.number)
+        attempt.number += 1
+        self._again.append(attempt)
+        return None
 
-    def _supplied(self, attempt: _Attempt, lacks: Lacks) -> Failed | None:
-        """Send what a worker lacks, and have the unit tried again; the reason where that is not possible."""
-        unit = attempt.unit
+    def _finished(self, answer: Done, attempt: _Attempt, given: Any) -> Finished | None:
+        """The end of a unit of which nothing is left to do here."""
+        if isinstance(given, Failed):
+            return self._told(attempt, replace(given, worker=answer.worker))
+        state = State.SKIPPED if answer.skipped else State.DONE
+        return Finished(attempt.unit, state, given, worker=answer.worker, attempts=attempt.number)
+
+    def _lacking(self, attempt: _Attempt, lacks: Lacks) -> Finished | None:
+        """Have what a worker lacks sent, and the unit tried again; the end of the unit where that is not possible."""
+        unit, to = attempt.unit, (lacks.what, lacks.address)
         attempt.number += 1
         attempt.supplies += 1
+        problem = ""
         if attempt.supplies > _SUPPLIES:
-            return Failed(f"No worker kept what it was sent ({lacks.kind}).", worker=lacks.address)
+            problem = f"No worker kept what it was sent ({lacks.kind})."
+        elif lacks.kind == "files" and (unit.files is None or attempt.with_files):
+            problem = "The worker does not see the files of this unit."
+        elif lacks.kind == "checkpoint" and unit.checkpoint is None:
+            problem = "The worker has no such checkpoint."
+        if problem:
+            return self._told(attempt, Failed(problem, worker=lacks.address))
         if lacks.kind == "files":
-            if unit.files is None or attempt.with_files:
-                return Failed("The worker does not see the files of this unit.", worker=lacks.address)
             attempt.with_files = True
-        elif (lacks.what, lacks.address) not in self._has_checkpoint:
-            if unit.checkpoint is None:
-                return Failed("The worker has no such checkpoint.", worker=lacks.address)
-            try:
-                data = self._client.scatter(unit.checkpoint(lacks.what), workers=[lacks.address], hash=False)
-                self._client.submit(
-                    receive_checkpoint, data, workers=[lacks.address], pure=False, allow_other_workers=False
-                ).result(timeout=600)
-            except TransUNetError as error:
-                return failure_of(error, lacks.address)
-            except (CancelledError, KilledWorker, TimeoutError, ValueError) as error:
-                _log.info("A worker left before its checkpoint came: %s", error)
-            except Exception as error:  # noqa: BLE001  it is what becomes of the unit
-                return failure_of(error, lacks.address)
-            else:
-                self._has_checkpoint.add((lacks.what, lacks.address))
+        elif to in self._on_the_way:
+            self._on_the_way[to].append(attempt)
+            self._in_hand.add(attempt)
+            return None
+        elif to not in self._has_checkpoint:
+            self._on_the_way[to] = []
+            self._here(attempt, partial(self._send, unit, lacks), partial(self._sent, to))
+            return None
         self._again.appendleft(attempt)
         return None
 
-    def _stop(self, waiting: Iterator[Unit], reason: str) -> Iterator[Finished]:
+    def _send(self, unit: Unit, lacks: Lacks) -> Answer:
+        """Give a worker the checkpoint that it lacks, for as long as the batch goes on and the worker is there."""
+        assert unit.checkpoint is not None
+        with self._making:  # one at a time, for it takes the memory of one
+            if self._ending:
+                return Stopped()
+            content = unit.checkpoint(lacks.what)
+        try:
+            data = self._client.scatter(content, workers=[lacks.address], hash=False)
+            received = self._client.submit(
+                receive_checkpoint, data, workers=[lacks.address], pure=False, allow_other_workers=False
+            )
+            while not self._ending and lacks.address in self._threads:
+                try:
+                    received.result(timeout=_TICK)
+                except TimeoutError:
+                    continue
+                return Done()
+        except TransUNetError:  # some of them are ValueErrors too
+            raise
+        except (CancelledError, KilledWorker, TimeoutError, ValueError) as error:
+            _log.info("A worker left before its checkpoint came: %s", error)
+        return Stopped()
+
+    def _sent(self, to: tuple[str, str], attempt: _Attempt, answer: Answer) -> Finished | None:
+        others = self._on_the_way.pop(to)
+        self._in_hand.difference_update(others)
+        self._again.extendleft([*others, attempt] if not isinstance(answer, Failed) else others)
+        if isinstance(answer, Done):
+            self._has_checkpoint.add(to)
+        return self._told(attempt, answer) if isinstance(answer, Failed) else None
+
+    def _finished_here(self) -> Iterator[Finished]:
+        """What threads here had in hand when all stopped: labels that came back are written, nothing else begins."""
+        self._ending = True
+        self._hands.shutdown()
+        while not self._events.empty():
+            attempt, then, given = self._events.get()
+            if then is not None and (finished := then(attempt, given)) is not None:
+                self._in_hand.discard(attempt)
+                yield finished
+
+    def _stopped(self, waiting: Iterator[Unit], reason: str) -> Iterator[Finished]:
         """Cancel what is at the scheduler; what ended in the meantime is still told."""
+        self._ending = True
         yield from self._ended()
-        futures = [attempt.future for attempt in self._running.values() if attempt.future is not None]
+        futures = [attempt.future for attempt in self._in_hand if attempt.future is not None]
         if futures and self._client.status == "running":
             self._client.cancel(futures, reason="cancelled by the client", msg=reason)
-        left = [*self._running.values(), *self._again, *self._suspects]
-        for attempt in left:
+        yield from self._finished_here()
+        for attempt in {*self._in_hand, *self._again, *self._suspects}:
             yield Finished(attempt.unit, State.STOPPED, message=reason, attempts=attempt.number)
         for unit in waiting:
             yield Finished(unit, State.STOPPED, message=reason)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 
 import pytest
 
-from napari_transunet.cluster.answers import Done, Failed, Stopped, failure_of
+from napari_transunet.cluster import batch
+from napari_transunet.cluster.answers import Done, Failed, Lacks, Stopped, failure_of
 from napari_transunet.cluster.batch import Batch, State, Unit
+from napari_transunet.cluster.on_worker import answering, is_cancelled
 from napari_transunet.errors import ExistsError, FileProblem, VolumeError
 
 
@@ -33,10 +36,6 @@ def full():
 
 def until_cancelled(path):
     """Works until nobody wants it any more, and leaves a file that says so."""
-    import time
-
-    from napari_transunet.cluster.on_worker import is_cancelled
-
     cancelled = is_cancelled()
     path.with_name("begun").touch()
     for _ in range(2000):
@@ -129,3 +128,113 @@ def test_a_problem_of_ours_is_what_caused_it():
     problem = FileProblem("Cannot write to out.")
     problem.__cause__ = OSError(errno.EDQUOT, "Disk quota exceeded")
     assert failure_of(problem).disk
+
+
+@answering
+def lacking(path):
+    """The worker has the checkpoint once the file is there."""
+    return Done("has it") if path.exists() else Lacks("checkpoint", "0" * 64)
+
+
+def receive_slowly(path):
+    """In the place of `receive_checkpoint`: takes until the file that was sent in its place is there."""
+    path.with_name("arriving").touch()
+    while not path.exists():
+        time.sleep(0.01)
+
+
+def test_a_checkpoint_that_is_long_on_its_way_holds_up_neither_others_nor_a_wish_to_stop(
+    client, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(batch, "receive_checkpoint", receive_slowly)
+    path = tmp_path / "arrived"
+    units = [
+        *(
+            Unit(f"lacks-{n}", f"lacks-{tmp_path}-{n}", lacking, (path,), checkpoint=lambda _: path)
+            for n in range(2)
+        ),
+        *(unit(f"other-{n}", echo, n) for n in range(20)),
+    ]
+    done = []
+    running = Batch(client, limit=4, cancelled=lambda: len(done) == 20).run(units)
+    try:
+        began = time.monotonic()
+        for finished in running:
+            if finished.state is State.DONE:
+                done.append(finished.unit.name)
+            else:
+                assert len(done) == 20  # while the first two waited
+                assert finished.state is State.STOPPED
+        assert (tmp_path / "arriving").exists()
+        assert time.monotonic() - began < 30
+    finally:
+        path.touch()  # the worker is others' too
+
+
+def test_who_waits_for_a_checkpoint_goes_on_when_it_came(client, tmp_path, monkeypatch):
+    monkeypatch.setattr(batch, "receive_checkpoint", receive_slowly)
+    path = tmp_path / "arrived"
+    sent = []
+
+    def checkpoint(_):
+        sent.append(1)
+        return path
+
+    def cancelled():
+        if (tmp_path / "arriving").exists():
+            path.touch()
+        return False
+
+    units = [Unit(f"l{n}", f"l-{tmp_path}-{n}", lacking, (path,), checkpoint=checkpoint) for n in range(3)]
+    found = list(Batch(client, cancelled=cancelled).run(units))
+    assert [one.result for one in found] == ["has it"] * 3
+    assert len(sent) == 1
+
+
+def without_files(given=None):
+    return Lacks("files", "x") if given is None else Done(given)
+
+
+def test_reading_and_writing_here_go_on_side_by_side(client, tmp_path):
+    """Each of two units' files is read, and each result is written, only once the other's is in hand too."""
+    together = threading.Barrier(2, timeout=30)
+
+    def read():
+        together.wait()
+        return "read"
+
+    def finish(result):
+        together.wait()
+        return f"{result}, written"
+
+    units = [Unit(f"f{n}", f"f-{tmp_path}-{n}", without_files, files=read, finish=finish) for n in range(2)]
+    assert [one.result for one in Batch(client).run(units)] == ["read, written"] * 2
+
+
+def test_labels_that_came_back_are_written_and_told_after_a_wish_to_stop(client, tmp_path):
+    wished, written = threading.Event(), []
+
+    def finish(result):
+        wished.set()
+        time.sleep(0.3)  # longer than it takes to notice the wish
+        written.append(result)
+        return result
+
+    first = Unit("first", f"first-{tmp_path}", echo, (1,), finish=finish)
+    units = [first, *(unit(f"later-{n}", echo, n) for n in range(3))]
+    found = list(Batch(client, limit=1, cancelled=wished.is_set).run(units))
+    assert written == [1]
+    assert [one.state for one in found] == [State.DONE, *[State.STOPPED] * 3]
+
+
+def test_what_goes_wrong_with_labels_that_came_back_is_told(client, tmp_path):
+    def finish(_):
+        raise OSError(errno.ENOSPC, "No space left on device", "/out")
+
+    found = list(
+        Batch(client, limit=1).run(
+            [Unit("full", f"full-{tmp_path}", echo, (1,), finish=finish), unit("b", echo, 2)]
+        )
+    )
+    assert [one.state for one in found] == [State.FAILED, State.STOPPED]
+    assert "No space left" in found[0].message
