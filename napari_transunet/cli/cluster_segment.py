@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_transunet.checkpoints.registry import resolve_checkpoint
 from napari_transunet.cli.cluster import check_table, cluster, run_units, tell_end, write_table
 from napari_transunet.cli.reporting import end, say
 from napari_transunet.cluster.address import ConnectionLost
@@ -57,7 +59,8 @@ def segment_on_cluster(
 
     The report is made here, once all scans have ended, of those whose labels are there.
     """
-    references = _references(checkpoint, loading)
+    if checkpoint is not None:
+        resolve_checkpoint(checkpoint)
     if made is not None:
         made.mkdir(parents=True, exist_ok=True)
         remove_leftovers(made, ".writing-*")
@@ -75,8 +78,9 @@ def segment_on_cluster(
             say(f"Error: {one.unit.name}: {one.message.removeprefix(f'{Path(one.unit.name).name}: ')}")
 
     interrupted, lost = False, ""
+    references = ThreadPoolExecutor(1).submit(_references, checkpoint, loading)  # while workers start
     with cluster(on) as client, marker_in(folder) as marker:
-        plan = SegmentationPlan(references, options, loading, reading, overwrite, marker)
+        plan = SegmentationPlan(references.result(), options, loading, reading, overwrite, marker)
         units = segmentation_units(inputs, targets, plan)
         try:
             interrupted = run_units(client, on, units, len(inputs), each=each)

@@ -7,9 +7,11 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -24,6 +26,7 @@ THREADS = 3
 
 _MEMORY_SHARE = 0.9
 _CORES_A_WORKER = 8  # where there is no GPU; the network gains little from more threads
+_DRIVERS = ("/proc/driver/nvidia", "/dev/dxg", "/dev/kfd")  # of GPUs, on Linux
 _LOOPBACKS = ("127.0.0.1", "localhost", "::1")
 _LEAST_MEMORY = 500_000_000  # bytes: what a worker takes before any scan comes
 
@@ -87,6 +90,8 @@ def gpu_numbers() -> tuple[int, ...]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return tuple(int(part) for part in visible.split(",") if part.strip().isdecimal())
+    if sys.platform == "linux" and not any(Path(driver).exists() for driver in _DRIVERS):
+        return ()  # a worker starts before torch has been imported here
     import torch
 
     return tuple(range(torch.cuda.device_count()))
@@ -119,6 +124,12 @@ def settings() -> Iterator[None]:
             "distributed.worker.profile.enabled": False,
             "distributed.scheduler.work-stealing": True,
             "distributed.diagnostics.nvml": False,
+            # With it every larger array is new memory of the system, which took a tenth of a run's processor time.
+            "distributed.nanny.pre-spawn-environ": {
+                name: value
+                for name, value in dask.config.get("distributed.nanny.pre-spawn-environ").items()
+                if name != "MALLOC_TRIM_THRESHOLD_"
+            },
             "distributed.admin.system-monitor.gil.enabled": False,
             "distributed.admin.tick.interval": "500ms",  # waking every 20 ms took 2 % of a core
         }
