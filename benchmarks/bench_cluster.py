@@ -2,6 +2,7 @@
 
     python -m benchmarks.bench_cluster throughput SCAN [--checkpoint NAME] [--scans 8] [--rounds 2] [--side 512]
     python -m benchmarks.bench_cluster overhead [--units 2000]
+    python -m benchmarks.bench_cluster sent SCAN [--scans 8] [--rounds 2]
     python -m benchmarks.bench_cluster many [--count 10000] [--idle]
     python -m benchmarks.bench_cluster first-slice SCAN [--checkpoint NAME] [--rounds 5]
 
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,57 @@ def overhead(units: int) -> dict[str, Any]:
             )
             print(found[-1], flush=True)
     return {"units": units, "rounds": found[1:]}
+
+
+def _no_labels(given: Any = None) -> Any:
+    """Labels of zeros for a scan that came over; what they cost is the client's work."""
+    from napari_transunet.cluster.answers import Done, Lacks, PackedLabels
+
+    if given is None:
+        return Lacks("files", "scan", "here")
+    return Done((PackedLabels.of(np.zeros(given.data.shape, np.uint8)), given.geometry))
+
+
+def sent(scan: Path, count: int, rounds: int) -> dict[str, Any]:
+    """Seconds for `count` scans that the client reads and sends, and whose labels it writes; no network runs."""
+    from napari_transunet.cluster import batch
+    from napari_transunet.cluster.connecting import client_at
+    from napari_transunet.io.reading import read_volume
+    from napari_transunet.io.writing import write_labels
+    from napari_transunet.volumes.labels import LabelSet
+
+    found: dict[str, list[float]] = {}
+    with (
+        tempfile.TemporaryDirectory() as place,
+        cluster(threads=3) as (address, _),
+        client_at(address) as client,
+    ):
+
+        def written(number: int, result: Any) -> None:
+            labels, geometry = result
+            write_labels(
+                Path(place) / f"{number}.nii.gz", labels.unpacked(), geometry, LabelSet({}), overwrite=True
+            )
+
+        for turn in range(rounds):
+            for hands in (1, 4):
+                batch._HANDS = hands
+                units = (
+                    batch.Unit(
+                        str(number),
+                        f"sent-{turn}-{hands}-{number}",
+                        _no_labels,
+                        files=lambda: read_volume(scan),
+                        finish=partial(written, number),
+                    )
+                    for number in range(count)
+                )
+                began = time.perf_counter()
+                assert all(one.state is batch.State.DONE for one in batch.Batch(client).run(units))
+                seconds = round(time.perf_counter() - began, 2)
+                found.setdefault(f"threads of the client: {hands}", []).append(seconds)
+                print(turn, hands, seconds, flush=True)
+    return {"scans": count, "shape_zyx": list(read_volume(scan).data.shape), "seconds": found}
 
 
 def _told_alone(_plan: Any, unit: Any) -> Any:
@@ -243,7 +296,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["throughput", "overhead", "many", "first-slice"])
+    parser.add_argument("what", choices=["throughput", "overhead", "sent", "many", "first-slice"])
     parser.add_argument("scan", nargs="?", type=Path)
     parser.add_argument("--checkpoint", default="abdominal-organs-ct")
     parser.add_argument("--scans", type=int, default=8)
@@ -257,6 +310,8 @@ def main() -> None:
         found = throughput(given.scan, given.checkpoint, given.scans, given.rounds, given.side)
     elif given.what == "overhead":
         found = overhead(given.units)
+    elif given.what == "sent":
+        found = sent(given.scan, given.scans, given.rounds)
     elif given.what == "many":
         found = many(given.count, max(1, given.count // 10), idle=given.idle)
     else:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
+from napari_transunet.cluster import workers
 from napari_transunet.cluster.address import SchedulerUnreachable
 from napari_transunet.cluster.connecting import client_at, scheduler_choice
 from napari_transunet.cluster.security import TLSFiles, tls_files
 from napari_transunet.cluster.workers import (
     WorkerLimits,
+    gpu_numbers,
     listening_address,
     memory_bytes,
     warning_about,
@@ -23,13 +27,13 @@ FILES = TLSFiles(Path("ca"), Path("cert"), Path("key"))
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "workers"),
+    ("text", "kind", "count"),
     [("local", "local", None), ("local:3", "local", 3), ("slurm", "slurm", None), ("slurm:8", "slurm", 8),
      ("tcp://node-1:8786", "address", None)],
 )  # fmt: skip
-def test_schedulers_are_understood(text, kind, workers):
+def test_schedulers_are_understood(text, kind, count):
     choice = scheduler_choice(text)
-    assert (choice.kind, choice.workers) == (kind, workers)
+    assert (choice.kind, choice.workers) == (kind, count)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +98,22 @@ def test_a_machine_is_shared_in_equal_parts(monkeypatch):
     assert worker_environment(with_gpus, 1)["OMP_NUM_THREADS"] == "16"
     with pytest.raises(InputError, match="at most 2 workers"):
         WorkerLimits.shared_by(3, gpus=(0, 3))
+
+
+def test_a_worker_s_memory_is_left_to_the_allocator(client):
+    """Dask's setting of it made new memory of every larger array, and a tenth of a run went there."""
+    (found,) = client.run(lambda: os.environ.get("MALLOC_TRIM_THRESHOLD_", "unset")).values()
+    assert found == os.environ.get("MALLOC_TRIM_THRESHOLD_", "unset")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the places of drivers are Linux's")
+def test_torch_is_not_asked_for_gpus_where_there_is_no_driver(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(workers, "_DRIVERS", ("/not/there", "/proc"))
+    assert gpu_numbers() == (0, 1)
+    monkeypatch.setattr(workers, "_DRIVERS", ("/not/there",))
+    assert gpu_numbers() == ()
 
 
 def test_memory_is_a_size():
