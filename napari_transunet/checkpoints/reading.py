@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,37 +28,17 @@ from torch import Tensor
 from napari_transunet.checkpoints.archive import Archive, megabytes, read_directory
 from napari_transunet.checkpoints.card import CARD_KEY
 from napari_transunet.checkpoints.pickles import PickleScan, scan_pickle
+from napari_transunet.checkpoints.state_dicts import bare, kind_of, unwrapped, without_prefixes
 from napari_transunet.errors import CheckpointError, FileProblem, printable, some
 from napari_transunet.files import file_problems, sha256
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.layout import Shape
 
-_Value = TypeVar("_Value")
-
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt")
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-"""Names under which training scripts put the state dict, alone or in one another."""
-
-PREFIXES = ("module.", "_orig_mod.", "net.", "model.")
-"""What DataParallel, `torch.compile` and wrapping modules put before every key, in any order and number."""
-
-AVERAGED = (
-    "model_ema",
-    "ema",
-    "ema_model",
-    "ema_state_dict",
-    "state_dict_ema",
-    "model_ema_state_dict",
-    "averaged_model",
-    "swa_model",
-)
-"""Names under which training scripts keep averaged weights beside those of the last step."""
-
-_MAX_DEPTH = 8
 _MAX_PICKLE = 16 << 20
 _MAX_HEADER = 16 << 20
 _PROTOCOL = 2
@@ -168,8 +148,8 @@ class StoredTensors:
 
     def _read_pytorch(self) -> dict[str, Tensor]:
         loaded = _torch_load(self.path, legacy=self.format != "pytorch")
-        found, _, _ = _unwrap(loaded, self.path.name, self.weights)
-        clean, _ = _without_prefixes(found, self.path.name)
+        found, _, _ = unwrapped(loaded, self.path.name, self.weights)
+        clean, _ = without_prefixes(found, self.path.name)
         tensors = {key: value for key, value in clean.items() if isinstance(value, Tensor)}
         if {key: tuple(value.shape) for key, value in tensors.items()} != self.shapes:
             raise _changed(self.path)
@@ -281,9 +261,9 @@ def _open_safetensors(path: Path, header: int) -> StoredTensors:
                 )
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise _damaged(path, error) from error
-    clean, prefixes = _without_prefixes(tensors, path.name)
+    clean, prefixes = without_prefixes(tensors, path.name)
     # That there are no gaps and no overlaps is checked by safe_open.
-    layout = _SafetensorsLayout(start, tuple(_bare(key) for key in by_offset), length)
+    layout = _SafetensorsLayout(start, tuple(bare(key) for key in by_offset), length)
     return StoredTensors(
         path, "safetensors", clean, prefixes=prefixes, card_text=metadata.get(CARD_KEY), _layout=layout
     )
@@ -354,14 +334,14 @@ def _open_legacy(path: Path, weights: str | None) -> StoredTensors:
 def _describe(path: Path, kind: str, weights: str | None) -> StoredTensors:
     """Shapes by way of torch's own restricted unpickler, with all storages on the device without memory."""
     loaded = _torch_load(path, legacy=kind != "pytorch", shapes_only=True)
-    found, wrappers, others = _unwrap(loaded, path.name, weights)
-    clean, prefixes = _without_prefixes(found, path.name)
+    found, wrappers, others = unwrapped(loaded, path.name, weights)
+    clean, prefixes = without_prefixes(found, path.name)
     length = path.stat().st_size
     tensors = {}
     for key, value in clean.items():
         if not isinstance(value, Tensor):
             raise CheckpointError(
-                f"{path.name} holds {_kind(value)} where a tensor belongs, under {printable(key)}; "
+                f"{path.name} holds {kind_of(value)} where a tensor belongs, under {printable(key)}; "
                 "it is no state dict."
             )
         _check_extent(path, key, value, length)
@@ -415,96 +395,6 @@ def _check_protocol(path: Path, scan: PickleScan) -> None:
             f"{path.name} was saved with pickle protocol {scan.protocol}; "
             f"save it again with torch.save's own protocol, {_PROTOCOL}."
         )
-
-
-def _unwrap(
-    loaded: object, name: str, weights: str | None
-) -> tuple[dict[str, object], tuple[str, ...], tuple[str, ...]]:
-    """The innermost state dict, the names it was wrapped in, and the names of others of the same network."""
-    found, levels = _innermost(loaded)
-    if not _is_state(found) and isinstance(found, Mapping):
-        # A file may hold averaged weights alone.
-        alone = next((key for key in AVERAGED if isinstance(found.get(key), Mapping)), None)
-        if alone is not None:
-            levels.append((found, alone))
-            found, more = _innermost(found[alone])
-            levels += more
-    if not _is_state(found):
-        held = f"a dict with {_keys(found)}" if isinstance(found, Mapping) else _kind(found)
-        raise CheckpointError(f"{name} holds no state dict but {held}.")
-    others = _others(levels, found)
-    wrappers = [key for _, key in levels]
-    if weights is not None and weights not in wrappers:
-        averaged = [key for key in (*wrappers, *others) if key in AVERAGED or "ema" in key.lower()]
-        chosen = next((key for key in others if key == weights), None)
-        if chosen is None and weights == "ema" and averaged:
-            chosen = averaged[0]
-        if chosen is None:
-            there = some([*wrappers, *others], 8) or "a single set"
-            raise CheckpointError(f"{name} holds no weights called {printable(weights)}; it holds {there}.")
-        if chosen in others:
-            own = {_bare(key) for key in found}
-            depth = next(at for at, (level, _) in enumerate(levels) if chosen in level)
-            others = {levels[depth][1]: found, **{key: one for key, one in others.items() if key != chosen}}
-            inner, _ = _innermost(levels[depth][0][chosen], inside=True)
-            # Averaging counts its steps beside the weights.
-            found = {key: value for key, value in inner.items() if _bare(key) in own}
-            wrappers = [*wrappers[:depth], chosen]
-    if not all(isinstance(key, str) for key in found):
-        raise CheckpointError(f"{name} holds no state dict: its keys are not all names.")
-    return dict(found), tuple(wrappers), tuple(others)
-
-
-def _innermost(loaded: Any, *, inside: bool = False) -> tuple[Any, list[tuple[Mapping[Any, Any], str]]]:
-    """What lies innermost under the usual names, and on the way there each dict with the name that was followed."""
-    names = (*WRAPPERS, "module", "shadow") if inside else WRAPPERS
-    levels: list[tuple[Mapping[Any, Any], str]] = []
-    while isinstance(loaded, Mapping) and len(levels) < _MAX_DEPTH:
-        inner = next((key for key in names if isinstance(loaded.get(key), Mapping)), None)
-        if inner is None:
-            break
-        levels.append((loaded, inner))
-        loaded = loaded[inner]
-    return loaded, levels
-
-
-def _is_state(found: object) -> bool:
-    return isinstance(found, Mapping) and any(isinstance(value, Tensor) for value in found.values())
-
-
-def _others(levels: list[tuple[Mapping[Any, Any], str]], found: Mapping[Any, Any]) -> dict[str, Any]:
-    """Name → state dict for what lies beside the one found and names most of the same tensors."""
-    own = {_bare(key) for key in found if isinstance(key, str)}
-    others: dict[str, Any] = {}
-    for level, followed in levels:
-        for key, value in level.items():
-            if key == followed or not isinstance(key, str) or not isinstance(value, Mapping):
-                continue
-            inner, _ = _innermost(value, inside=True)
-            if _is_state(inner):
-                names = {_bare(one) for one in inner if isinstance(one, str)}
-                if 2 * len(names & own) > len(own):
-                    others.setdefault(key, inner)
-    return others
-
-
-def _without_prefixes(found: Mapping[str, _Value], name: str) -> tuple[dict[str, _Value], tuple[str, ...]]:
-    clean: dict[str, _Value] = {}
-    removed: dict[str, None] = {}
-    for key, value in found.items():
-        bare = _bare(key)
-        if bare in clean:
-            raise CheckpointError(f"{name} holds {printable(bare)} twice, under different prefixes.")
-        if bare != key:
-            removed[key[: len(key) - len(bare)]] = None
-        clean[bare] = value
-    return clean, tuple(removed)[:_MAX_DEPTH]
-
-
-def _bare(key: str) -> str:
-    while key.startswith(PREFIXES):
-        key = key.split(".", 1)[1]
-    return key
 
 
 # --- Sentences ---------------------------------------------------------------------------------------------------
@@ -561,14 +451,6 @@ def _not_a_checkpoint(path: Path, start: bytes) -> CheckpointError:
     return CheckpointError(
         f"{path.name} is no checkpoint, or its beginning is damaged; .pth, .pt and .safetensors files can be read."
     )
-
-
-def _keys(mapping: Mapping[Any, Any]) -> str:
-    return some(mapping) or "nothing in it"
-
-
-def _kind(value: object) -> str:
-    return f"a {type(value).__name__}"
 
 
 def _mapped(file: IO[bytes]) -> mmap.mmap:

@@ -1,6 +1,6 @@
-"""NRRD: `.nrrd`, `.nhdr` with its data beside it, and Slicer's `.seg.nrrd`.
+"""NRRD: `.nrrd`, and `.nhdr` with its data beside it; what makes a `.seg.nrrd` of one lies in `slicer_segments`.
 
-Format: https://teem.sourceforge.net/nrrd/format.html. Segment keys: Slicer's documentation of `.seg.nrrd`.
+Format: https://teem.sourceforge.net/nrrd/format.html.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +23,14 @@ import numpy.typing as npt
 from napari_transunet.errors import VolumeError
 from napari_transunet.io.ambiguous import SeveralVolumesError
 from napari_transunet.io.gzip_stream import Inflated, damage_as_volume_error
+from napari_transunet.io.slicer_segments import layer_names, segment_numbers, segments_of
 from napari_transunet.io.streams import (
     Bytes,
     check_claim,
     checked_size,
     chosen,
     data_of,
+    header_numbers,
     header_text,
     last_bytes,
     read_array,
@@ -37,7 +39,9 @@ from napari_transunet.io.streams import (
 )
 from napari_transunet.io.units import is_unsaid, millimetres
 from napari_transunet.volumes.geometry import Geometry, nearest_grid
-from napari_transunet.volumes.labels import Label, LabelSet, color_for
+
+if TYPE_CHECKING:
+    from napari_transunet.volumes.labels import LabelSet
 
 _NAMES: Mapping[str, str] = MappingProxyType(
     {
@@ -73,7 +77,6 @@ _SPATIAL_KINDS = frozenset({"domain", "space", "???", "none", ""})
 # A segmentation has some 400 bytes for each of up to 65535 segments.
 _MAX_HEADER = 1 << 26
 _MAX_LINE = 1 << 20
-_MAX_NAMED_LAYERS = 32
 _TEXT_PIECE = 1 << 20
 _GZIP, _BZIP2 = ("gzip", "gz"), ("bzip2", "bz2")
 _TEXT = ("txt", "text", "ascii")
@@ -180,19 +183,12 @@ def _integers(fields: Mapping[str, str], name: str) -> tuple[int, ...]:
     raise VolumeError(f"its header lacks a readable '{name}' field; it is damaged.")
 
 
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(word) for word in re.split(r"[,\s]+", text.strip("() ")) if word]
-    except ValueError as error:
-        raise VolumeError(f"its header has {text[:40]!r} where numbers belong; it is damaged.") from error
-
-
 def _directions(fields: Mapping[str, str]) -> list[list[float] | None] | None:
     """Per axis the step in space, None for axes that are not in space; None without the field."""
     text = fields.get("spacedirections")
     if text is None:
         return None
-    columns = [[] if word == "none" else _numbers(word) for word in re.findall(r"none|\([^)]*\)", text)]
+    columns = [[] if word == "none" else header_numbers(word) for word in re.findall(r"none|\([^)]*\)", text)]
     # Some writers spell "none" as three NaNs.
     return [None if np.isnan(column).all() else column for column in columns]
 
@@ -211,7 +207,7 @@ def geometry_of(header: NrrdHeader) -> tuple[Geometry, tuple[str, ...]]:
         raise VolumeError(f"its space is {space!r}; only RAS, LAS and LPS say where the patient is.")
     if not space and _integers(fields, "spacedimension")[0] != 3:
         raise VolumeError("its space does not have three dimensions.")
-    origin = _numbers(fields["spaceorigin"]) if "spaceorigin" in fields else [0.0, 0.0, 0.0]
+    origin = header_numbers(fields["spaceorigin"]) if "spaceorigin" in fields else [0.0, 0.0, 0.0]
     columns = [column for column in directions if column is not None]
     if any(len(column) != 3 for column in columns) or len(origin) != 3:
         raise VolumeError("its space directions or origin are not three numbers each; it is damaged.")
@@ -234,7 +230,7 @@ def geometry_of(header: NrrdHeader) -> tuple[Geometry, tuple[str, ...]]:
     affine[:3, :3] = to_lps[:, None] * np.array(columns).T
     affine[:3, 3] = to_lps * origin
     geometry, note = nearest_grid(affine, shape)
-    spacings = _numbers(fields.get("spacings", ""))
+    spacings = header_numbers(fields.get("spacings", ""))
     if len(spacings) == len(axes.sizes):
         given = [abs(spacings[axis]) for axis in axes.spatial]
         if not np.allclose(given, [np.linalg.norm(column) for column in columns[: len(given)]], rtol=1e-3):
@@ -251,7 +247,7 @@ def _by_spacings(
     fields: Mapping[str, str], axes: _Axes, shape: tuple[int, int, int]
 ) -> tuple[Geometry, tuple[str, ...]]:
     """The grid of a header without space directions: its axes are taken to point left, back and up."""
-    steps = _numbers(fields["spacings"]) if "spacings" in fields else _by_ends(fields, axes)
+    steps = header_numbers(fields["spacings"]) if "spacings" in fields else _by_ends(fields, axes)
     if len(steps) != len(axes.sizes):
         raise VolumeError("its header describes more or fewer axes than it has; it is damaged.")
     of_axes = [abs(steps[axis]) for axis in axes.spatial]
@@ -269,7 +265,7 @@ def _by_spacings(
     lengths += [1.0] * (4 - len(lengths))
     affine = np.diag(lengths)
     if "spaceorigin" in fields:
-        origin = _numbers(fields["spaceorigin"])
+        origin = header_numbers(fields["spaceorigin"])
         if not np.isfinite(origin).all():
             raise VolumeError("the space origin of its header holds a value that is no number.")
         if len(origin) == 3:
@@ -284,7 +280,7 @@ def _by_ends(fields: Mapping[str, str], axes: _Axes) -> list[float]:
     Ends are those of voxels, or of their centres along an axis whose centering is "node".
     """
     names = ("axismins", "axismaxs")
-    low, high = (_numbers(fields.get(name, "")) or [np.nan] * len(axes.sizes) for name in names)
+    low, high = (header_numbers(fields.get(name, "")) or [np.nan] * len(axes.sizes) for name in names)
     centers = fields.get("centers", fields.get("centerings", "")).lower().split() or ["cell"] * len(
         axes.sizes
     )
@@ -332,7 +328,7 @@ def read_nrrd(
         axes = _axes(header)
         geometry, notes = geometry_of(header)
         dtype = _dtype(header.fields)
-        segmented = bool(_segment_numbers(header))
+        segmented = bool(segment_numbers(header.keys))
         wanted = _wanted(header, axes, channel, time, segmented=segmented)
         size = checked_size(axes.sizes, dtype.itemsize, max_bytes)
         with (
@@ -350,7 +346,7 @@ def read_nrrd(
     if not segmented:
         return data, geometry, notes, header, None
     layer, layers = (0, 1) if axes.channel is None else (wanted[axes.channel], axes.sizes[axes.channel])
-    segments, said = _segments(header, layer, layers)
+    segments, said = segments_of(header.keys, layer, layers)
     return data, geometry, (*notes, *said), header, segments
 
 
@@ -366,7 +362,7 @@ def _wanted(
             "channel",
             layers,
             "layer",
-            names=_layer_names(header, layers),
+            names=layer_names(header.keys, layers),
         )
     what = "layer" if segmented and axes.channel is not None else "channel"
     places = (
@@ -472,90 +468,6 @@ def _text(stream: Bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.ND
     if done < values.size:
         raise VolumeError(f"it holds {done} of {values.size} values; it is truncated, copy it again.")
     return values.reshape(shape)
-
-
-def _segment_numbers(header: NrrdHeader) -> list[int]:
-    """The numbers of the segments that a header describes; they need not follow each other."""
-    found = (re.fullmatch(r"Segment(\d{1,6})_(ID|Name)", key) for key in header.keys)
-    return sorted({int(match[1]) for match in found if match})
-
-
-def _segments(header: NrrdHeader, layer: int, layers: int) -> tuple[LabelSet, tuple[str, ...]]:
-    """Names and colours of the segments in one of several layers of a Slicer segmentation, and what was left out.
-
-    Before Slicer 4.11 segments had no layers and values: each lay in a layer of its own, as 1.
-    """
-    labels: dict[int, Label] = {}
-    left: list[str] = []
-    keys = header.keys
-    numbers = _segment_numbers(header)
-    old = len(numbers) == layers and not any(f"Segment{number}_LabelValue" in keys for number in numbers)
-    # A value that is given comes before one that is guessed.
-    for place, number in sorted(
-        enumerate(numbers), key=lambda one: f"Segment{one[1]}_LabelValue" not in keys
-    ):
-        prefix = f"Segment{number}_"
-        try:
-            if int(keys.get(prefix + "Layer", str(place) if old else "0")) != layer:
-                continue
-            value = int(keys.get(prefix + "LabelValue", "1" if old else str(number + 1)))
-        except ValueError as error:
-            raise VolumeError(f"segment {number} has no readable layer or label value.") from error
-        name = keys.get(prefix + "Name") or keys.get(prefix + "ID") or f"Segment {number}"
-        color = _numbers(keys.get(prefix + "Color", ""))
-        if len(color) != 3 or not all(0 <= part <= 1 for part in color):
-            color = list(color_for(name, value))
-        code = re.search(r"TerminologyEntry:[^|]*?~[^|]*?~SCT\^(\d+)\^[^~|]*~", keys.get(prefix + "Tags", ""))
-        if 1 <= value <= 65535 and value not in labels:
-            labels[value] = Label(value, name, (color[0], color[1], color[2]), code[1] if code else None)
-        else:
-            left.append(f"{name[:40]!r} ({value})")
-    shown = ", ".join(left[:8]) + (", ..." if len(left) > 8 else "")
-    note = (
-        "The header names segments whose values are taken or lie outside 1 to 65535; their names were left out:"
-        f" {shown}."
-    )
-    return LabelSet(tuple(labels.values())), (note,) if left else ()
-
-
-def _layer_names(header: NrrdHeader, layers: int) -> list[str]:
-    """The segments in each layer, by name; none of them where the header claims more layers than it names."""
-    if layers > _MAX_NAMED_LAYERS:
-        return []
-    return [", ".join(label.name for label in _segments(header, layer, layers)[0]) for layer in range(layers)]
-
-
-def segment_keys(data: npt.NDArray[Any], labels: LabelSet) -> dict[str, str]:
-    """Slicer's keys for a label array (z, y, x): one segment per label, with its name, colour and extent."""
-    nz, ny, nx = data.shape
-    keys = {
-        "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
-        "Segmentation_MasterRepresentation": "Binary labelmap",
-        "Segmentation_SourceRepresentation": "Binary labelmap",
-        "Segmentation_ReferenceImageExtentOffset": "0 0 0",
-    }
-    for number, label in enumerate(labels):
-        prefix = f"Segment{number}_"
-        keys |= {
-            prefix + "ID": f"Segment_{label.value}",
-            prefix + "Name": label.name,
-            prefix + "NameAutoGenerated": "0",
-            prefix + "Color": " ".join(f"{part:.6g}" for part in label.color),
-            prefix + "ColorAutoGenerated": "0",
-            prefix + "LabelValue": str(label.value),
-            prefix + "Layer": "0",
-            # The labelmap spans the whole image, as Slicer itself writes it for a segment that does.
-            prefix + "Extent": f"0 {nx - 1} 0 {ny - 1} 0 {nz - 1}",
-            prefix + "Tags": "Segmentation.Status:inprogress|",
-        }
-        if label.snomed:
-            entry = (
-                "TerminologyEntry:Segmentation category and type - 3D Slicer General Anatomy list"
-                f"~SCT^123037004^Anatomical Structure~SCT^{label.snomed}^{label.name}~^^~Anatomic codes"
-                " - DICOM master list~^^~^^|"
-            )
-            keys[prefix + "Tags"] += entry
-    return keys
 
 
 def write_nrrd(path: Path, data: npt.NDArray[Any], geometry: Geometry, keys: Mapping[str, str]) -> None:

@@ -314,6 +314,14 @@ def header_text(line: bytes) -> str:
         return line.decode("latin-1")
 
 
+def header_numbers(text: str) -> list[float]:
+    """The numbers in a field of a header, with spaces, commas or brackets between them."""
+    try:
+        return [float(word) for word in re.split(r"[,\s]+", text.strip("() ")) if word]
+    except ValueError as error:
+        raise VolumeError(f"its header has {text[:40]!r} where numbers belong; it is damaged.") from error
+
+
 def beside(path: Path, name: str) -> Path:
     """The file `name`, as a header at `path` calls it, in the header's own folder."""
     plain = re.sub(r"^(\.[/\\]+)+", "", name.strip())

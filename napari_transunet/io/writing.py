@@ -17,8 +17,9 @@ from napari_transunet.errors import ExistsError, VolumeError
 from napari_transunet.files import atomic_path, sha256
 from napari_transunet.io.metaimage import write_metaimage
 from napari_transunet.io.nifti import write_nifti
-from napari_transunet.io.nrrd import segment_keys, write_nrrd
+from napari_transunet.io.nrrd import write_nrrd
 from napari_transunet.io.sidecar import as_json, describe, is_ours, plain, sidecar_path
+from napari_transunet.io.slicer_segments import segment_keys
 from napari_transunet.volumes.label_values import as_labels
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.volume import Volume

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from napari_transunet.checkpoints.pickles import scan_pickle
-from napari_transunet.checkpoints.reading import PREFIXES, WRAPPERS, open_checkpoint
+from napari_transunet.checkpoints.reading import open_checkpoint
+from napari_transunet.checkpoints.state_dicts import PREFIXES, WRAPPERS
 from napari_transunet.errors import CheckpointError, FileProblem
 from napari_transunet.files import sha256
 
