@@ -53,14 +53,14 @@ def _left_positions(
     labels: NDArray[Any], geometry: Geometry, names: Mapping[int, str]
 ) -> dict[tuple[str, str], float]:
     """(organ, "left" | "right" | "") -> mm towards the patient's left, of the centres of the organs that occur."""
-    size = max([int(labels.max()) if labels.size else 0, *names], default=0) + 1
+    size = max(names, default=0) + 1
     counts = np.zeros(size, np.int64)
     sums = np.zeros((3, size))
     _, y, x = labels.shape
     columns = np.tile(np.arange(x, dtype=np.float64), y)
     rows = np.repeat(np.arange(y, dtype=np.float64), x)
     for index, plane in enumerate(labels):
-        flat = plane.ravel()
+        flat = np.where((plane > 0) & (plane < size), plane, 0).ravel()
         if not flat.any():
             continue
         here = np.bincount(flat, minlength=size)

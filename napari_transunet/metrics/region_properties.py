@@ -18,6 +18,7 @@ from scipy import ndimage
 from napari_transunet.errors import InputError
 from napari_transunet.files import atomic_path
 from napari_transunet.volumes.geometry import voxel_ml
+from napari_transunet.volumes.label_values import as_labels
 
 if TYPE_CHECKING:
     from napari_transunet.volumes.geometry import Geometry
@@ -106,7 +107,10 @@ def measure(
     ------
     InputError
         The arrays do not have the shape of the grid.
+    VolumeError
+        The labels are no whole numbers from 0 to 65535.
     """
+    labels = as_labels(labels)
     for what, array in (("labels", labels), ("image", image), ("edits", by_hand)):
         if array is not None and array.shape != geometry.shape:
             raise InputError(f"The {what} have the shape {array.shape}, but the grid has {geometry.shape}.")

@@ -55,8 +55,8 @@ def as_labels(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | npt.NDArray[np
 
 
 def values_in(labels: npt.NDArray[Any]) -> list[int]:
-    """All values that occur in labels (z, y, x) of unsigned integers, ascending; background (0) is not among them."""
-    if labels.dtype.itemsize > 2:
+    """All values that occur in labels (z, y, x) of integers, ascending; background (0) is not among them."""
+    if labels.dtype.kind != "u" or labels.dtype.itemsize > 2:
         return [int(value) for value in np.unique(labels) if value]
     seen = np.zeros(np.iinfo(labels.dtype).max + 1, np.bool_)
     for plane in labels:  # no sorting: another thread can go on meanwhile

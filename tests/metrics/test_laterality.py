@@ -71,3 +71,14 @@ def test_storage_order_does_not_matter(axes):
         warnings = side_warnings(stored, wrong, NAMES)
         assert len(warnings) == 2
         assert "orientation is wrong" in warnings[1]
+
+
+def test_values_that_no_organ_has_are_left_out():
+    labels = np.zeros((4, 4, 4), np.int64)
+    labels[1, 1, 3], labels[1, 1, 0] = 1, 2
+    labels[0, 0, :2] = -3, 2**40
+    names = {1: "kidney_left", 2: "kidney_right"}
+    plain = np.where((labels > 0) & (labels < 3), labels, 0).astype(np.uint8)
+    for turned in (1, -1):
+        geometry = Geometry(labels.shape, (1, 1, 1), direction=((turned, 0, 0), (0, 1, 0), (0, 0, 1)))
+        assert side_warnings(labels, geometry, names) == side_warnings(plain, geometry, names)

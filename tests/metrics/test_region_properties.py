@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from napari_transunet.errors import ExistsError, InputError
+from napari_transunet.errors import ExistsError, InputError, VolumeError
 from napari_transunet.metrics.region_properties import as_csv, measure, write_measures
 from napari_transunet.volumes.geometry import Geometry
 
@@ -126,3 +126,11 @@ def test_voxels_without_a_number_are_left_out_and_counted():
     assert math.isnan(second.sd)
     row = next(csv.DictReader(io.StringIO(as_csv([first]))))
     assert row["voxels_without_value"] == "2"
+
+
+@pytest.mark.parametrize("value", [-3, 70_000, 2**40])
+def test_values_that_no_label_can_have_are_refused(value: int) -> None:
+    labels = np.zeros((2, 3, 4), np.int64)
+    labels[0, 0, 0] = value
+    with pytest.raises(VolumeError, match=str(value)):
+        measure(labels, Geometry.default(labels.shape), {})

@@ -75,3 +75,10 @@ def test_values_are_found_once_each_and_without_background(dtype):
     labels[0, 1, 2], labels[2, :2] = 200, 7
     assert values_in(labels) == [7, 200]
     assert values_in(np.zeros((2, 2, 2), dtype)) == []
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int64])
+def test_negative_values_are_found_as_they_are(dtype):
+    labels = np.zeros((3, 4, 5), dtype)
+    labels[0, 1, 2], labels[2, :2] = -3, 7
+    assert values_in(labels) == [-3, 7]

@@ -14,14 +14,13 @@ from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.widgets.legend import swatch
 from napari_transunet.viewer.widgets.qt_helpers import column, line_edit, push_button, row
 from napari_transunet.viewer.widgets.status_line import StatusLine
+from napari_transunet.volumes.label_values import HIGHEST_LABEL
 from napari_transunet.volumes.labels import Label, LabelSet, color_for, default_color, organ_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from napari.layers import Labels
-
-_HIGHEST = 65535
 
 
 class LabelEditor(QFrame):
@@ -116,7 +115,7 @@ def all_labels(layer: Labels, named: LabelSet, present: Iterable[int], known: Ma
 
 def highest_value(layer: Labels) -> int:
     """The highest value that a label of this layer can have."""
-    return min(_HIGHEST, int(np.iinfo(layer.data.dtype).max))
+    return min(HIGHEST_LABEL, int(np.iinfo(layer.data.dtype).max))
 
 
 def _shown(layer: Labels, value: int) -> tuple[float, float, float]:

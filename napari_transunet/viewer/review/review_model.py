@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
 from napari_transunet.annotation.review_order import next_to_check, next_to_learn_from, seconds_left
+from napari_transunet.errors import some
 from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.layers import geometry_of, label_set_of
 from napari_transunet.viewer.layers.napari_versions import camera_of
@@ -27,7 +28,7 @@ from napari_transunet.viewer.sessions.autosave_controller import autosave_of, sa
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.qt_helpers import single_shot
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
-from napari_transunet.volumes.label_values import values_in
+from napari_transunet.volumes.label_values import HIGHEST_LABEL, values_in
 from napari_transunet.volumes.labels import LabelSet, default_color
 
 if TYPE_CHECKING:
@@ -45,13 +46,15 @@ _QUIET = 400  # ms without a change before the slices are looked at again
 class Overview:
     """What is known of all slices: for the strip, where the last run disagrees, and how much of each label each shows.
 
-    `areas` are (n,) voxels of each label; `unnamed` are the values that occur without a name.
+    `areas` are (n,) voxels of each label; `unnamed` are the values that occur without a name, `unusable` those that no
+    label can have.
     """
 
     strip: StripData
     conflicts: Mapping[int, int]
     areas: Mapping[int, NDArray[np.int64]]
     unnamed: tuple[int, ...] = ()
+    unusable: tuple[int, ...] = ()
 
 
 class ReviewModel(QObject):
@@ -163,6 +166,12 @@ class ReviewModel(QObject):
             return "Segment a volume first, or open its labels."
         if not self.result.layer.editable:
             return "Wait until the segmentation is done, or cancel it."
+        if self.overview is not None and self.overview.unusable:
+            values = some([f"{value:,}" for value in self.overview.unusable])
+            return (
+                f"“{self.result.layer.name}” holds the label {values}; labels from 1 to {HIGHEST_LABEL:,} can be "
+                "corrected and exported. Renumber it first."
+            )
         return None
 
     @property
@@ -355,7 +364,9 @@ class ReviewModel(QObject):
 
         def work() -> Overview:
             axis = session.axis
-            unnamed = [value for value in values_in(labels) if value not in label_set.names]
+            others = [value for value in values_in(labels) if value not in label_set.names]
+            unnamed = [value for value in others if 0 < value <= HIGHEST_LABEL]
+            unusable = tuple(value for value in others if value not in unnamed)
             areas = _areas(labels, axis, [*label_set.names, *unnamed])
             conflicts = session.conflicts(labels, axis)
             n = session.shape[axis]
@@ -368,7 +379,7 @@ class ReviewModel(QObject):
             extents += [(f"label {value}", default_color(value), areas[value] > 0) for value in unnamed]
             edited = session.edited_per_slice(labels, axis)
             strip = StripData(expected, unsure, reviewed, edited, disagreeing, extents)
-            return Overview(strip, conflicts, areas, tuple(unnamed))
+            return Overview(strip, conflicts, areas, tuple(unnamed), unusable)
 
         def show(found: Overview) -> None:
             if self.result is result:

@@ -165,6 +165,8 @@ class Sessions(QObject):
         """
         if layer in self._results:
             raise ValueError(f"“{layer.name}” has a session already.")
+        if not layer.data.flags.writeable:  # of a file that is mapped into memory, for example
+            layer.data = layer.data.copy()
         result = Result(layer, image, session, created_by_run=created_by_run)
         self._results[layer] = result
         if layer not in self._viewer.layers:

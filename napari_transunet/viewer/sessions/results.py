@@ -5,12 +5,14 @@ There is one `Result` a layer; `viewer.sessions` makes them and knows them.
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from napari_transunet.errors import FileProblem
+from napari_transunet.errors import FileProblem, VolumeError
 from napari_transunet.export.source import SourceState, source_state
+from napari_transunet.viewer.layers.grids import put_on_grid
 from napari_transunet.viewer.layers.layer_record import change_record
 from napari_transunet.viewer.layers.layers import (
     label_colormap,
@@ -21,6 +23,7 @@ from napari_transunet.viewer.layers.layers import (
 )
 from napari_transunet.viewer.layers.undo import SessionUndo
 from napari_transunet.viewer.sessions.kept_labels import KeptLabels
+from napari_transunet.volumes.orientation import IDENTITY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from napari_transunet.volumes.labels import LabelSet
 
 SUFFIX = " labels"
+_PLACE = ("scale", "translate", "rotate", "shear", "affine", "units")
 
 
 class Result(KeptLabels):
@@ -63,9 +67,17 @@ class Result(KeptLabels):
         return label_set_of(self.layer)
 
     def lie_on(self, image: Image) -> None:
-        """From now on these are labels of this image."""
+        """From now on these are labels of this image, and stay on it where it is moved or rescaled."""
         self._image, self._voxels = weakref.ref(image), _reference(voxels_of(image))
         change_record(self.layer, scan=source_of(image), scan_state=_state_of(image))
+        for moved in _PLACE:
+            getattr(image.events, moved).connect(self._follow)  # napari holds it weakly
+
+    def _follow(self, _event: Any = None) -> None:
+        image, layer = self._image(), self._layer()
+        if image is not None and layer is not None and self.lies_on(image):
+            with contextlib.suppress(VolumeError):  # a sheared image has no grid
+                put_on_grid(layer, image, IDENTITY)
 
     def lies_on(self, image: Any) -> bool:
         """Whether they are labels of this image, whose voxels are those that it had when they were begun."""

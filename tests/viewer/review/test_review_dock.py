@@ -739,3 +739,19 @@ def test_maps_are_shown_where_labels_are_that_somebody_rotated(driver):
     shown = driver.viewer.layers[f"{driver.layer.name}: attention"]
     there = driver.layer.data_to_world((6, 20, 30))
     np.testing.assert_allclose(shown.data_to_world((0, 20, 30)), there, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [-3, 70_000])
+def test_values_that_no_label_can_have_are_said_and_left_alone(driver, value):
+    labels = np.zeros(SHAPE, np.int64)
+    labels[3, 10:20, 10:20], labels[4, 3, 3] = 1, value
+    drawn = driver.viewer.add_labels(labels, name="drawn")
+    driver.choose("review_image", 0)
+    driver.until(lambda: f"{value:,}" in driver.dock.status)
+    assert driver.dock.model.names == {1: "label 1"}
+    assert not driver.dock.findChild(QPushButton, "tool_smooth").isEnabled()
+    driver.viewer.dims.set_point(0, drawn.data_to_world((4, 3, 3))[0])
+    drawn.fill((4, 3, 3), 0)
+    driver.settle()
+    driver.until(driver.dock.findChild(QPushButton, "tool_smooth").isEnabled)
+    assert driver.dock.status == ""

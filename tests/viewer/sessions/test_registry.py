@@ -115,6 +115,35 @@ def test_labels_are_shown_where_their_image_is_whoever_placed_it(viewer, session
             )
 
 
+def test_labels_stay_on_their_image_where_it_is_rescaled_or_moved(viewer, sessions):
+    image = _image(viewer)
+    exact = geometry_of(image)
+    layer = viewer.add_layer(sessions.new_result(image, volume_of(image), LABELS).layer)
+    place = image.scale.copy(), image.translate.copy()
+    image.scale = (5, 0.6, 0.6)  # a person corrects the voxel size, say
+    image.translate = (10, 20, 30)
+    assert geometry_of(layer) == geometry_of(image)
+    assert geometry_of(layer).spacing == pytest.approx((5, 0.6, 0.6))
+    np.testing.assert_allclose(layer.data_to_world((3, 4, 5)), image.data_to_world((3, 4, 5)))
+    image.shear = (0, 0, 0.5)  # has no grid
+    image.shear = (0, 0, 0)
+    image.scale, image.translate = place
+    assert geometry_of(layer) == geometry_of(image) == exact
+    other = _image(viewer, at=400.0)
+    other.scale = (1, 1, 1)
+    assert geometry_of(layer) == exact
+
+
+def test_labels_that_cannot_be_written_to_are_copied_before_they_are_corrected(viewer, sessions):
+    image = _image(viewer)
+    labels = _labels(geometry_of(image))
+    labels.data.flags.writeable = False
+    viewer.add_layer(labels)
+    assert sessions.result_for(labels) is not None
+    labels.data[1, 1, 1] = 2
+    assert labels.data[1, 2, 3] == 1
+
+
 def test_labels_stored_in_another_axis_order_come_onto_the_images_voxels(viewer, sessions):
     image = _image(viewer)
     wanted = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
