@@ -13,6 +13,7 @@ from qtpy.QtCore import QObject, Signal
 from napari_transunet.annotation.review_order import next_to_check, next_to_learn_from, seconds_left
 from napari_transunet.errors import some
 from napari_transunet.viewer.layers.event_links import EventLinks
+from napari_transunet.viewer.layers.layer_record import is_overlay
 from napari_transunet.viewer.layers.layers import geometry_of, label_set_of
 from napari_transunet.viewer.layers.napari_versions import camera_of
 from napari_transunet.viewer.layers.slice_numbers import (
@@ -163,6 +164,13 @@ class ReviewModel(QObject):
                 else f"No image here has the size of “{name}”; open the scan of these labels."
             )
         if self.result is None:
+            layers = self.viewer.layers
+            others = [layer for layer in layers if layer._type_string == "labels" and not is_overlay(layer)]
+            if others:
+                return (
+                    f"“{others[-1].name}” cannot be corrected here: labels must have three dimensions and be in memory "
+                    "(not in a file, as layers of dask and Zarr are, nor in several resolutions)."
+                )
             return "Segment a volume first, or open its labels."
         if not self.result.layer.editable:
             return "Wait until the segmentation is done, or cancel it."

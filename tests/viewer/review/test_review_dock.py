@@ -755,3 +755,13 @@ def test_values_that_no_label_can_have_are_said_and_left_alone(driver, value):
     driver.settle()
     driver.until(driver.dock.findChild(QPushButton, "tool_smooth").isEnabled)
     assert driver.dock.status == ""
+
+
+def test_labels_that_are_no_volume_in_memory_are_said_to_be_none(make_napari_viewer):
+    viewer = make_napari_viewer()
+    _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
+    assert "Segment" in dock.status
+    viewer.add_labels(np.zeros((2, *SHAPE), np.uint8), name="over time")
+    assert "“over time”" in dock.status
+    viewer.layers.clear()
+    assert "Segment" in dock.status
