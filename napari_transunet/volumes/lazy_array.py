@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -86,8 +86,12 @@ class LazyArray:
     shape, dtype : of the whole
     chunks : voxels along each axis that are stored together
     read : gives the voxels of a region
-    sample : gives some voxels, spread over the whole, of any shape: what percentiles and ranges are found from
+    sample : gives some voxels, spread over the whole along the same axes: what percentiles and ranges are found from
     keep : whether what was read last is kept; not where it may change
+
+    Attributes
+    ----------
+    coarser : the same in coarser resolutions, to be looked at, where the file has them and they were asked for
     """
 
     ndim = 3
@@ -105,6 +109,7 @@ class LazyArray:
         self._stored = _Stored(shape, np.dtype(dtype), chunks, read, sample, keep=keep)
         self._axes: tuple[int, ...] = (0, 1, 2)
         self._flips: tuple[bool, ...] = (False, False, False)
+        self.coarser: tuple[LazyArray, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -133,6 +138,14 @@ class LazyArray:
         """Bytes of all voxels in memory."""
         return self.size * self.dtype.itemsize
 
+    def bytes_read(self, key: Sequence[int | slice]) -> int:
+        """Bytes of the chunks in which what an index or slice along each axis picks lies."""
+        read = 1
+        for size, chunk, one in zip(self.shape, self.chunks, key, strict=True):
+            start, stop, _ = one.indices(size) if isinstance(one, slice) else (int(one), int(one) + 1, 1)
+            read *= min(size, -(-stop // chunk) * chunk) - start // chunk * chunk
+        return read * self.dtype.itemsize
+
     def sample(self) -> npt.NDArray[Any]:
         """Some voxels, spread over the whole; the same each time."""
         return self._stored.sample()
@@ -145,7 +158,7 @@ class LazyArray:
 
     def _turned(self, axes: tuple[int, ...], flips: tuple[bool, ...]) -> LazyArray:
         turned = object.__new__(LazyArray)
-        turned._stored, turned._axes, turned._flips = self._stored, axes, flips
+        turned._stored, turned._axes, turned._flips, turned.coarser = self._stored, axes, flips, ()
         return turned
 
     def __len__(self) -> int:

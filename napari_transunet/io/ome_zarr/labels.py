@@ -19,7 +19,7 @@ from napari_transunet.files import atomic_path, file_problems
 from napari_transunet.io.ome_zarr.metadata import group_attributes, read_json
 from napari_transunet.io.ome_zarr.reading import OmeZarrImage, is_ome_zarr
 from napari_transunet.io.sidecar import clean, plain
-from napari_transunet.volumes.lazy_array import LazyArray, Region, sample_of
+from napari_transunet.volumes.lazy_array import LazyArray, Region
 
 if TYPE_CHECKING:
     from napari_transunet.volumes.labels import LabelSet
@@ -160,7 +160,8 @@ class LabelWriter:
                 labels[tuple(target)] = self._get(self._array, known)
             return labels
 
-        return LazyArray(shape, self._dtype, self._chunks, read, lambda: sample_of(read, shape), keep=False)
+        nothing = np.zeros((1, 1, 1), self._dtype)  # of labels no range is asked
+        return LazyArray(shape, self._dtype, self._chunks, read, lambda: nothing, keep=False)
 
     def finish(self, labels: LabelSet, provenance: Mapping[str, Any]) -> Path:
         """Makes the coarser resolutions, says what labels mean and what made them, and lists the label image.

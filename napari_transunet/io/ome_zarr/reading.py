@@ -92,6 +92,15 @@ class OmeZarrImage:
                 shapes.append(shape)
         return shapes
 
+    def with_coarser(self) -> LazyArray:
+        """Its voxels, which know their coarser resolutions then; damaged ones and such as do not shrink are refused."""
+        levels = range(self.level + 1, self.level + len(self.shapes()))
+        self.data.coarser = tuple(
+            open_ome_zarr(self.base, channel=self.channel, time=self.time, level=level).data
+            for level in levels
+        )
+        return self.data
+
     @property
     def name(self) -> str:
         """To call it by: that of its folder."""
@@ -116,11 +125,13 @@ def read_ome_zarr(
     """The volume in an OME-Zarr; `open_ome_zarr` tells of the arguments and errors.
 
     With `lazy`, its data is a `LazyArray`, and nothing is read of it yet; with "large" only of an image that would take
-    more than a quarter of the free memory.
+    more than a quarter of the free memory, and then with its coarser resolutions, to be looked at.
     """
     image = open_ome_zarr(where, channel=channel, time=time, level=level)
     volume = image.volume()
     large = volume.labels is None and image.data.nbytes > available_memory() / _PART_OF_MEMORY
+    if lazy == "large" and large:
+        image.with_coarser()
     if lazy is True or (lazy == "large" and large):
         return volume
     checked_size(image.geometry.shape, image.info.dtype.itemsize, max_bytes)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.files import available_memory
+from napari_transunet.viewer.layers.from_file import ShownFromFile, levels_to_show
 from napari_transunet.viewer.layers.layer_record import METADATA_KEY, LayerRecord, record_of
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.intensity import display_window, looks_like_ct, sampled
@@ -79,13 +80,14 @@ def volume_to_layer(volume: Volume, *, name: str | None = None) -> LayerTuple:
     """
     if volume.labels is not None:
         return labels_to_layer(volume.data, volume, volume.labels, name or volume.source.name)
+    called = name or volume.source.name
     meta: dict[str, Any] = {
         **placement(volume.geometry),
-        "name": name or volume.source.name,
+        "name": called,
         "contrast_limits": display_window(volume),
         "metadata": {METADATA_KEY: LayerRecord(volume=volume)},
     }
-    return volume.data, meta, "image"
+    return _for_napari(volume.data, called), meta, "image"
 
 
 def labels_to_layer(
@@ -122,7 +124,15 @@ def labels_to_layer(
         "features": label_features(label_set),
         "metadata": {METADATA_KEY: record},
     }
-    return labels_dtype(labels), meta, "labels"
+    return _for_napari(labels_dtype(labels), name), meta, "labels"
+
+
+def _for_napari(voxels: Any, name: str) -> Any:
+    """What napari gets of an array: of one in a file all its resolutions."""
+    if not isinstance(voxels, LazyArray):
+        return voxels
+    levels = levels_to_show(voxels, name)
+    return levels if len(levels) > 1 else levels[0]
 
 
 def new_labels_layer(
@@ -397,7 +407,8 @@ def _millimetres(unit: Any) -> float:
 
 def voxels_of(layer: Layer) -> Any:
     """The layer's array, of the finest level where there are several; may be lazy."""
-    return layer.data[0] if getattr(layer, "multiscale", False) else layer.data
+    data = layer.data[0] if getattr(layer, "multiscale", False) else layer.data
+    return data.voxels if isinstance(data, ShownFromFile) else data
 
 
 def _load(layer: Layer) -> Any:

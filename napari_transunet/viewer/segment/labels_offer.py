@@ -50,9 +50,9 @@ class LabelsOffer(QObject):
 
     def ask_in(self, bar: ConfirmBar, busy: Callable[[], bool] = lambda: False) -> None:
         """Ask in this bar, too, where it is in sight and its dock is not `busy`."""
-        key = id(bar)
-        self._bars[key] = bar, busy
-        bar.destroyed.connect(lambda: self._bars.pop(key, None))
+        key, bars = id(bar), self._bars
+        bars[key] = bar, busy
+        bar.destroyed.connect(lambda: bars.pop(key, None))  # a closing window may destroy this object first
         self._soon.start()
 
     def _on_inserted(self, event: Any) -> None:

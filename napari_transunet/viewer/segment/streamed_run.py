@@ -205,10 +205,8 @@ class StreamedRun(QObject):
         if writer is None:
             return
         if layer is None:
-            levels = [writer.view()]
-            self._layer = add_written_labels(
-                self._viewer, self.image, self.place, levels, self.request.candidate.label_set
-            )
+            names = self.request.candidate.label_set
+            self._layer = add_written_labels(self._viewer, self.image, self.place, writer.view(), names)
         elif writer.done > self._drawn and layer in self._viewer.layers:
             shown = position_in_view(self._viewer, layer)[writer.axis]
             if self._drawn <= shown < writer.done:
@@ -292,8 +290,8 @@ class StreamedRun(QObject):
         )
 
 
-def written_labels(place: LabelsPlace, image: Image) -> tuple[list[LazyArray], LabelSet]:
-    """Finished labels in a file, at each resolution and with their names.
+def written_labels(place: LabelsPlace, image: Image) -> tuple[LazyArray, LabelSet]:
+    """Finished labels in a file, with their coarser resolutions, and their names.
 
     Raises
     ------
@@ -305,28 +303,25 @@ def written_labels(place: LabelsPlace, image: Image) -> tuple[list[LazyArray], L
     volume = record_of(image).volume
     time_point = dict(volume.source.picks).get("time") if volume is not None else None
     finest = open_ome_zarr(place.folder, time=time_point)
-    levels = range(1, len(finest.multiscale.levels))
-    coarser = [open_ome_zarr(place.folder, time=time_point, level=n).data for n in levels]
-    return [finest.data, *coarser], finest.volume().labels or LabelSet()
+    return finest.with_coarser(), finest.volume().labels or LabelSet()
 
 
 def add_written_labels(
     viewer: Viewer,
     image: Image,
     place: LabelsPlace,
-    levels: list[LazyArray],
+    voxels: LazyArray,
     label_set: LabelSet,
 ) -> Labels:
-    """Show labels that lie in a file, finest resolution first, on their image; nobody can paint them.
+    """Show labels that lie in a file on their image; nobody can paint them.
 
     A layer that shows them already is replaced.
     """
     from napari.layers import Labels as NapariLabels
 
-    finest: Any = levels[0]
+    labels: Any = voxels
     name = f"{image.name}, {inside(place)}"
-    _, meta, _ = labels_to_layer(finest, geometry_of(image), label_set, name, image=image)
-    data: Any = levels if len(levels) > 1 else finest
+    data, meta, _ = labels_to_layer(labels, geometry_of(image), label_set, name, image=image)
     layer, layers = NapariLabels(data, **meta), viewer.layers
     layer.editable = False
     change_record(layer, file=Source(place.folder, "OME-Zarr", place.name or ""))

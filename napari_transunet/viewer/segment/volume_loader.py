@@ -24,6 +24,7 @@ from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.choice_list import series_list, volumes_list
 from napari_transunet.viewer.widgets.qt_helpers import window_object
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+from napari_transunet.volumes.intensity import sampled
 from napari_transunet.volumes.labels import LabelSet
 
 if TYPE_CHECKING:
@@ -223,7 +224,9 @@ def read_wanted(wanted: Wanted) -> Volume | Several:
     from napari_transunet.io.reading import read_volume
 
     try:
-        return read_volume(wanted.path, lazy="large", **wanted.picks)
+        volume = read_volume(wanted.path, lazy="large", **wanted.picks)
+        sampled(volume.data)  # of a lazy one it is read now, and known when the layer is made
+        return volume
     except (SeveralSeriesError, SeveralVolumesError) as several:
         return several
 
