@@ -66,6 +66,12 @@ def atomic_path(target: str | os.PathLike[str], *, overwrite: bool = False) -> I
             folder.rmdir()
 
 
+def write_text(target: str | os.PathLike[str], text: str, *, overwrite: bool = False) -> None:
+    """Write a text as UTF-8, whole or not at all; raises what `atomic_path` raises."""
+    with atomic_path(target, overwrite=overwrite) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def remove_leftovers(folder: Path, pattern: str) -> None:
     """Remove folders that a killed process left half-done; one younger than an hour may still be somebody's work."""
     for leftover in folder.glob(pattern):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from napari_transunet.errors import ExistsError, FileProblem
-from napari_transunet.files import atomic_path, available_memory, sha256
+from napari_transunet.files import atomic_path, available_memory, sha256, write_text
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -40,6 +40,16 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
         fail_half_way()
     assert target.read_text() == "old"
     assert leftovers(tmp_path) == ["labels.nrrd"]
+
+
+def test_a_text_is_utf_8_on_every_system_and_replaces_only_when_asked(tmp_path: Path) -> None:
+    target = tmp_path / "organs.json"
+    write_text(target, "Leber – 肝\n")
+    assert target.read_text("utf-8") == "Leber – 肝\n"
+    with pytest.raises(ExistsError):
+        write_text(target, "other")
+    write_text(target, "other", overwrite=True)
+    assert target.read_bytes() == b"other"
 
 
 def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:

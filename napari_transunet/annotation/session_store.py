@@ -39,7 +39,7 @@ from napari_transunet.annotation.session_file import (
     write_part,
 )
 from napari_transunet.errors import ExistsError, FileProblem, InputError, SizeError
-from napari_transunet.files import atomic_path, available_memory, file_problems, remove_leftovers
+from napari_transunet.files import atomic_path, available_memory, file_problems, remove_leftovers, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -210,8 +210,7 @@ class SessionStore:
         folder = self._new(about)
         with file_problems(f"Cannot write to {self.root}"):
             folder.mkdir(parents=True, mode=0o700)
-            with atomic_path(folder / _ABOUT) as temporary:
-                temporary.write_text(json.dumps(asdict(about), indent=1), encoding="utf-8")
+            write_text(folder / _ABOUT, json.dumps(asdict(about), indent=1))
         return _held(folder, about)
 
     def _new(self, about: SessionAbout) -> Path:

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from napari_transunet.checkpoints.json_files import read_text, what_is_wrong
 from napari_transunet.errors import CheckpointError
-from napari_transunet.files import atomic_path
+from napari_transunet.files import write_text
 
 RANGES_SUFFIX = ".ranges.json"
 MAX_RANGES_BYTES = 1 << 20
@@ -102,8 +102,7 @@ class ActivationRanges(BaseModel):
 
     def write(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Into a JSON file, whole or not at all."""
-        with atomic_path(path, overwrite=overwrite) as partial:
-            partial.write_text(self.model_dump_json(indent=1) + "\n")
+        write_text(path, self.model_dump_json(indent=1) + "\n", overwrite=overwrite)
 
 
 def ranges_path(checkpoint: str | os.PathLike[str]) -> Path:

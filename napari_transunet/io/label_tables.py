@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_transunet.files import atomic_path
+from napari_transunet.files import write_text
 from napari_transunet.io.sidecar import clean
 
 if TYPE_CHECKING:
@@ -35,6 +35,5 @@ def write_label_table(path: Path, labels: LabelSet, *, overwrite: bool = False) 
         # A name cannot hold the quotes that end it, nor a line break.
         name = " ".join(clean(label.name).replace('"', "'").split())
         lines.append(f'{label.value:5d}   {red:3d}  {green:3d}  {blue:3d}        1  1  1    "{name}"')
-    with atomic_path(path, overwrite=overwrite) as temporary:
-        temporary.write_text(_HEADER + "\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, _HEADER + "\n".join(lines) + "\n", overwrite=overwrite)
     return path

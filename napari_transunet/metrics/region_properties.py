@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_transunet.errors import InputError
-from napari_transunet.files import atomic_path
+from napari_transunet.files import write_text
 from napari_transunet.volumes.geometry import voxel_ml
 from napari_transunet.volumes.label_values import as_labels
 
@@ -195,8 +195,7 @@ def write_measures(
         The folder cannot be written to.
     """
     target = Path(path)
-    with atomic_path(target, overwrite=overwrite) as temporary:
-        temporary.write_text(as_csv(measures), encoding="utf-8")
+    write_text(target, as_csv(measures), overwrite=overwrite)
     return target
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from napari_transunet import __version__
 from napari_transunet.annotation.provenance import now
 from napari_transunet.errors import ExistsError, FileProblem, InputError, TransUNetError
-from napari_transunet.files import atomic_path, csv_cell, file_problems, is_installed
+from napari_transunet.files import csv_cell, file_problems, is_installed, write_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -222,11 +222,8 @@ def write_report(target: Path, content: ReportContent, *, overwrite: bool = Fals
     table = as_csv(content, organs)
     written = []
     for path, text in ((target, html), (target.with_suffix(".csv"), table)):
-        with (
-            file_problems(f"Cannot write to {path.parent}"),
-            atomic_path(path, overwrite=overwrite) as temporary,
-        ):
-            temporary.write_text(text, encoding="utf-8")
+        with file_problems(f"Cannot write to {path.parent}"):
+            write_text(path, text, overwrite=overwrite)
         written.append(path)
     return written
 

@@ -22,7 +22,7 @@ from napari_transunet.checkpoints.reading import CHECKPOINT_SUFFIXES
 from napari_transunet.checkpoints.registry import resolve_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.errors import DatasetError, FileProblem, InputError
-from napari_transunet.files import atomic_path
+from napari_transunet.files import write_text
 from napari_transunet.inference.devices import resolve_device, resolve_precision
 from napari_transunet.inference.predictor import Predictor
 from napari_transunet.model.transunet import TransUNet
@@ -432,8 +432,8 @@ def _make_folder(folder: Path, course: Experiment, *, resume: bool) -> None:
             (folder / state).unlink(missing_ok=True)
     except OSError as error:
         raise FileProblem(f"Cannot write to {folder}: {error.strerror or error}.") from error
-    _write(folder / SETTINGS, json.dumps(course.settings(), indent=2))
-    _write(folder / SPLIT, course.split.to_json())
+    write_text(folder / SETTINGS, json.dumps(course.settings(), indent=2), overwrite=True)
+    write_text(folder / SPLIT, course.split.to_json(), overwrite=True)
 
 
 def _training_facts(
@@ -493,7 +493,7 @@ def _scored(
     if callbacks.cancelled is not None and callbacks.cancelled():
         return card, {}, None
     finished = card.updated(scores={part: card_scores(scores, names)})
-    _write(folder / "scores.json", json.dumps({part: _plain_scores(scores)}, indent=2))
+    write_text(folder / "scores.json", json.dumps({part: _plain_scores(scores)}, indent=2), overwrite=True)
     by_name = {case.name: case for case in volumes}
     for what, name in zip(("worst", "median"), worst_and_median(scores), strict=True):
         write_png(folder / f"{what}.png", picture_of(predictor, by_name[name], classes))
@@ -521,8 +521,3 @@ def _plain_scores(scores: Mapping[str, LabelScores]) -> dict[str, Any]:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else round(value, 4)
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_path(path, overwrite=True) as temporary:
-        temporary.write_text(text)

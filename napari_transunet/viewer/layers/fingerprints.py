@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from napari_transunet.viewer.layers.layer_record import change_record, record_of
-from napari_transunet.viewer.layers.layers import is_lazy, volume_of, voxels_of
+from napari_transunet.viewer.layers.layers import volume_job, volume_of, voxels_of
 from napari_transunet.volumes.fingerprint import scan_fingerprint
 
 if TYPE_CHECKING:
@@ -28,10 +28,8 @@ def fingerprint_job(image: Image) -> Callable[[], str]:
     known, data = record_of(image).fingerprint, voxels_of(image)
     if known is not None and known[0]() is data:
         return lambda: known[1]
-    # A lazy array is computed where the function is called: that may take long.
-    volume = None if is_lazy(image) else volume_of(image)
-
-    return lambda: _found(image, data, volume_of(image) if volume is None else volume)
+    volume = volume_job(image)
+    return lambda: _found(image, data, volume())
 
 
 def fingerprinted_volume(image: Image) -> Volume:

@@ -9,8 +9,7 @@ rotation that this drops is kept in the layer's metadata and comes back on expor
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -223,8 +222,7 @@ def add_volume(viewer: ViewerModel, volume: Volume, *, name: str | None = None) 
 
 def remove_together(viewer: ViewerModel, layers: Iterable[Layer]) -> None:
     """Remove those of the layers that are in the viewer; napari frees what they held at once, and not one by one."""
-    batch = getattr(viewer.layers, "batched_update", contextlib.nullcontext)  # from napari 0.7 on
-    with batch():
+    with viewer.layers.batched_update():
         for layer in layers:
             if layer in viewer.layers:
                 viewer.layers.remove(layer)
@@ -330,6 +328,18 @@ def looks_like_labels(layer: Layer) -> bool:
     if data.dtype.kind == "f" and not np.array_equal(sample, np.rint(sample)):
         return False
     return len(np.unique(sample)) <= _FEW
+
+
+def volume_job(layer: Image) -> Callable[[], Volume]:
+    """A function that gives the volume on any thread: a lazy one is computed there, any other is taken here and now.
+
+    Raises
+    ------
+    VolumeError
+        The image is no volume.
+    """
+    volume = None if is_lazy(layer) else volume_of(layer)
+    return lambda: volume or volume_of(layer)
 
 
 def is_lazy(layer: Layer) -> bool:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from napari_transunet.annotation.provenance import versions
 from napari_transunet.errors import FileProblem, TransUNetError
 from napari_transunet.export.writing import request_for
-from napari_transunet.files import atomic_path
+from napari_transunet.files import write_text
 from napari_transunet.viewer.plugin.demo_report import (
     agreement,
     best_slice,
@@ -182,8 +182,9 @@ def _record(out: Path, say: Callable[[str], None]) -> None:
             "files": ["window.png", "labels.nii.gz", "labels.json"],
             "versions": versions() | {"system": platform.platform(), "cpus": str(os.cpu_count())},
         }
-        with atomic_path(out / "report.json", overwrite=True) as temporary:
-            temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(
+            out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n", overwrite=True
+        )
         say(f"{out} holds window.png, labels.nii.gz and report.json.")
     finally:
         _close_window(viewer)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from qtpy.QtCore import QObject, QTimer
 
-from napari_transunet.viewer.layers.layers import is_lazy, volume_of
+from napari_transunet.viewer.layers.layers import volume_job
 from napari_transunet.viewer.review.adaptation import (
     AdaptationInput,
     AdaptationPlan,
@@ -394,10 +394,10 @@ class AdaptationController(QObject):
 
 def _taken(plan: AdaptationPlan, result: Result, image: Image) -> AdaptationInput:
     """What is planned, with the labels as they are now."""
-    ready, session = None if is_lazy(image) else volume_of(image), result.session
+    session = result.session
     along = np.moveaxis(result.layer.data, session.axis, 0)
     planes = {index: along[index].copy() for index in plan.reviewed}
-    return AdaptationInput(plan, lambda: ready or volume_of(image), planes, session.axis, session.shape)
+    return AdaptationInput(plan, volume_job(image), planes, session.axis, session.shape)
 
 
 def _answer_sentence(story: Adaptation) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QObject
 
 from napari_transunet.inference.options import PredictorOptions
-from napari_transunet.viewer.layers.layers import is_lazy, volume_of
+from napari_transunet.viewer.layers.layers import volume_job
 from napari_transunet.viewer.segment.predictors import PredictorCache, PredictorSettings
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 
@@ -58,7 +58,7 @@ class AttentionController(QObject):
         options = PredictorOptions(pipeline="paper" if run.pipeline == "paper" else "card")
         settings = PredictorSettings(next(iter(checkpoints)), options)
         block, head = self._panel.block, self._panel.head
-        ready = None if is_lazy(image) else volume_of(image)  # a lazy one is computed below, off this thread
+        volume_at_hand = volume_job(image)
         self._panel.status.setText("Looking …")
 
         def work() -> tuple[Any, int, int, int]:
@@ -68,7 +68,7 @@ class AttentionController(QObject):
 
             predictor = self._cache.get(settings).predictor
             assert isinstance(predictor, Predictor)  # no cluster was asked for
-            volume = ready or volume_of(image)
+            volume = volume_at_hand()
             plane = attention_plane(predictor, volume, voxel, block=block, head=head)
             variant = VARIANTS[predictor.card.variant]
             return plane, predictor.slice_axis(volume), variant.blocks, variant.heads

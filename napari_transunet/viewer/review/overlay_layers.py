@@ -19,7 +19,7 @@ from napari_transunet.metrics.difference_map import (
     Disagreement,
 )
 from napari_transunet.viewer.layers.layer_record import METADATA_KEY, LayerRecord
-from napari_transunet.viewer.layers.layers import is_lazy, label_colormap, placement_of, volume_of
+from napari_transunet.viewer.layers.layers import label_colormap, placement_of, volume_job
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.volumes.labels import Label, LabelSet
 
@@ -83,7 +83,7 @@ class OverlayLayers(QObject):
             return
         result, image = self._model.result, self._model.image
         unsure, cards = result.session.uncertainty, result.session.cards
-        ready = None if is_lazy(image) else volume_of(image)
+        volume_at_hand = volume_job(image)
         if unsure is None or not unsure.maps() or unsure.img_size is None:
             self.failed.emit(
                 "There is no uncertainty to show: these labels are not from a run in this session."
@@ -102,7 +102,7 @@ class OverlayLayers(QObject):
             from napari_transunet.inference.slices import SliceSource
             from napari_transunet.inference.uncertainty import uncertainty_volume
 
-            volume = ready or volume_of(image)
+            volume = volume_at_hand()
             if paper:
                 source = SliceSource.from_paper(volume, size)
             else:

@@ -13,7 +13,7 @@ from typing import Any
 import platformdirs
 from qtpy.QtWidgets import QAbstractButton, QComboBox, QDoubleSpinBox, QLineEdit, QSpinBox, QWidget
 
-from napari_transunet.files import atomic_path
+from napari_transunet.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +45,7 @@ class WidgetState:
         state = {name: value for name in self._widgets if (value := _value_of(self._find(name))) is not None}
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(self._file, overwrite=True) as temporary:
-                temporary.write_text(json.dumps(state), encoding="utf-8")
+            write_text(self._file, json.dumps(state), overwrite=True)
         except OSError as error:
             logger.info("The dock's state was not kept: %s", error)
 
