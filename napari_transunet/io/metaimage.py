@@ -52,6 +52,10 @@ _TYPES: Mapping[str, str] = MappingProxyType(
 _WRITTEN: Mapping[str, str] = MappingProxyType(
     {code: name for name, code in _TYPES.items() if name not in {"MET_LONG", "MET_ULONG"}}
 )
+_ORIGIN = ("Offset", "Position", "Origin")
+_MATRIX = ("TransformMatrix", "Rotation", "Orientation")
+_OPPOSITE = str.maketrans("LRAPSI", "RLPAIS")
+_SIDES = {frozenset("LR"), frozenset("AP"), frozenset("SI")}
 _MAX_LINE = 1 << 20
 _MAX_LINES = 10_000
 
@@ -95,7 +99,7 @@ def geometry_of(header: MetaHeader) -> tuple[Geometry, tuple[int, ...], tuple[st
     sizes = _integers(header, ("DimSize",), count, None)
     names = ("ElementSpacing", "ElementSize")
     spacing = _numbers(header, names, count, [1.0] * count)
-    origin = _numbers(header, ("Offset", "Position", "Origin"), count, [0.0] * count)
+    origin = _numbers(header, _ORIGIN, count, [0.0] * count)
     notes = [] if header.get(*names) else ["The header gives no spacing; voxels of 1 mm were assumed."]
     scale = millimetres(unit := header.get("DistanceUnits") or "mm")
     if scale is None:
@@ -107,9 +111,13 @@ def geometry_of(header: MetaHeader) -> tuple[Geometry, tuple[int, ...], tuple[st
         scale = 1.0
     spacing = [step * scale for step in spacing]
     origin = [place * scale for place in origin]
-    flat = _numbers(
-        header, ("TransformMatrix", "Rotation", "Orientation"), count * count, list(np.eye(count).ravel())
-    )
+    flat = _numbers(header, _MATRIX, count * count, list(np.eye(count).ravel()))
+    for names in (_ORIGIN, _MATRIX):
+        given = [name for name in names if name in header.fields]
+        if any(header.fields[name].split() != header.fields[given[0]].split() for name in given):
+            notes.append(
+                f"The header contradicts itself: its {given[0]} was used, not its {' and '.join(given[1:])}."
+            )
     matrix = np.reshape(flat, (count, count)).T
     if count == 4 and (np.abs(matrix[3, :3]).max() > 1e-6 or np.abs(matrix[:3, 3]).max() > 1e-6):
         raise VolumeError("its time axis is mixed with the axes in space; it is no series of volumes.")
@@ -130,7 +138,7 @@ def geometry_of(header: MetaHeader) -> tuple[Geometry, tuple[int, ...], tuple[st
         rows = tuple(tuple(float(v) for v in row) for row in direction)
         with suppress(VolumeError):  # not perpendicular: perhaps by rounding alone
             exact = Geometry(shape, (steps[2], steps[1], steps[0]), tuple(affine[:3, 3]), rows)  # type: ignore[arg-type]
-            return exact, sizes, tuple(notes)
+            return exact, sizes, (*notes, *_orientation_notes(header, exact))
     geometry, note = nearest_grid(affine, shape)
     unit_length = np.eye(4)
     unit_length[:3, :3] = np.array(geometry.direction) * steps
@@ -138,7 +146,29 @@ def geometry_of(header: MetaHeader) -> tuple[Geometry, tuple[int, ...], tuple[st
     unit_length[:3, 3] = (affine @ [*middle, 1.0])[:3] - unit_length[:3, :3] @ middle
     if corner_displacement(affine, unit_length, shape) > RECTANGLE_TOLERANCE * min(steps):
         raise VolumeError("the directions of its axes are not of length one; it is damaged.")
-    return geometry, sizes, (*notes, *([note] if note else []))
+    return geometry, sizes, (*notes, *_orientation_notes(header, geometry), *([note] if note else []))
+
+
+def _orientation_notes(header: MetaHeader, geometry: Geometry) -> list[str]:
+    """What to say where the header tells no directions, or two.
+
+    AnatomicalOrientation names the sides that axes come from as ITK writes it, and those they go to elsewhere.
+    """
+    used, told = geometry.axis_codes, (header.get("AnatomicalOrientation") or "").upper()
+    if (
+        len(told) == 3
+        and {frozenset(pair) for pair in zip(told, told.translate(_OPPOSITE), strict=True)} == _SIDES
+    ):
+        if told in (used, used.translate(_OPPOSITE)):
+            return []
+        note = (
+            f"The header contradicts itself: axes were taken to point to {used}, as its TransformMatrix says or as is"
+            f" usual without one; its AnatomicalOrientation is {told}."
+        )
+        return [note]
+    if header.get(*_MATRIX) is not None:
+        return []
+    return ["The header says nothing about orientation; its axes were taken to point left, back and up."]
 
 
 def _integers(

@@ -238,6 +238,8 @@ def geometry_of(header: NrrdHeader) -> tuple[Geometry, tuple[str, ...]]:
                 f"The header contradicts itself: its space directions were used, not its spacings"
                 f" ({fields['spacings'][:40]})."
             )
+    if "spaceorigin" not in fields:
+        notes.append("The header gives no space origin; (0, 0, 0) was assumed.")
     if not space:
         notes.append("The header names no patient space; its axes were taken as left, back and up.")
     return geometry, (*notes, *([note] if note else []))

@@ -112,6 +112,11 @@ class TestNrrd:
         assert volume.geometry.spacing == pytest.approx((2.5e-3, 0.8e-3, 0.7e-3))
         assert volume.geometry.origin == pytest.approx((1e-3, 2e-3, 3e-3))
 
+    def test_a_missing_origin_is_said(self, tmp_path: Path) -> None:
+        assert notes(read_volume(nrrd(tmp_path, ""))) == ""
+        bare = NRRD.replace(next(line for line in NRRD.splitlines() if "origin" in line) + "\n", "")
+        assert "origin" in notes(read_volume(nrrd(tmp_path, "", base=bare)))
+
     def test_latin_1_is_read_too(self, tmp_path: Path) -> None:
         path = tmp_path / "a.nrrd"
         path.write_bytes(f'{NRRD}space units: "µm" "µm" "µm"\n\n'.encode("latin-1") + DATA.tobytes())
@@ -248,6 +253,20 @@ class TestMetaImage:
     def test_what_is_assumed_is_said(self, tmp_path: Path) -> None:
         assert "1 mm" in notes(read_volume(meta(tmp_path, "DistanceUnits = ?\n")))
         assert "'?'" in notes(read_volume(meta(tmp_path, "DistanceUnits = ?\n")))
+
+    @pytest.mark.parametrize(
+        ("more", "said"),
+        [("", "says nothing about orientation"), ("AnatomicalOrientation = RAI\n", ""),
+         ("AnatomicalOrientation = LPS\n", ""), ("AnatomicalOrientation = ???\nRotation = 1 0 0 0 1 0 0 0 1\n", ""),
+         ("AnatomicalOrientation = LAS\n", "AnatomicalOrientation is LAS"),
+         ("TransformMatrix = 0 1 0 -1 0 0 0 0 1\nAnatomicalOrientation = RAI\n", "is RAI"),
+         ("TransformMatrix = 0 1 0 -1 0 0 0 0 1\nAnatomicalOrientation = ALI\n", ""),
+         ("AnatomicalOrientation = RAI\nOffset = 1 2 3\nPosition = 4 5 6\n", "Offset was used, not its Position"),
+         ("AnatomicalOrientation = RAI\nOffset = 1 2 3\nOrigin = 1 2  3\n", "")],
+    )  # fmt: skip
+    def test_what_a_header_says_of_directions_is_compared(self, tmp_path: Path, more: str, said: str) -> None:
+        told = notes(read_volume(meta(tmp_path, f"ElementSpacing = 0.7 0.8 2.5\n{more}")))
+        assert said in told if said else not told
 
     def test_a_rounded_matrix_is_read_and_said(self, tmp_path: Path) -> None:
         matrix = "0.978 -0.208 0.015 0.196 0.946 0.259 -0.068 -0.25 0.966"
