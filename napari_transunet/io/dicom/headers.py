@@ -54,6 +54,7 @@ _TAGS = [
         "SOPClassUID",
         "SOPInstanceUID",
         "Modality",
+        "PatientID",
         "SeriesDescription",
         "SeriesInstanceUID",
         "SeriesNumber",

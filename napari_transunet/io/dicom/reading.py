@@ -195,11 +195,13 @@ def _differing(frames: Sequence[Frame]) -> list[str]:
     for name, why in (
         ("Modality", "the first was taken for all"),
         ("FrameOfReferenceUID", "their positions were taken as those in one patient space"),
+        ("PatientID", "they were taken as those of one patient"),
     ):
         values = dict.fromkeys(str(frame.header.dataset.get(name) or "none") for frame in frames)
         if len(values) > 1:
-            shown = ", ".join(list(values)[:3]) + (", ..." if len(values) > 3 else "")
-            notes.append(f"The images of this series differ in {name} ({shown}); {why}.")
+            few = ", ".join(list(values)[:3]) + (", ..." if len(values) > 3 else "")
+            shown = "" if name == "PatientID" else f" ({few})"  # notes go into files that are handed on
+            notes.append(f"The images of this series differ in {name}{shown}; {why}.")
     return notes
 
 

@@ -248,11 +248,13 @@ def test_images_of_which_some_are_not_scaled_are_refused(tmp_path: Path, name: s
 def test_what_images_of_a_series_should_share_is_said(tmp_path: Path) -> None:
     for z, (modality, frame) in enumerate((("CT", "1.2"), ("MR", "1.3"))):
         dataset = ct_slice(np.zeros((4, 5), np.uint16), (0, 0, z), FrameOfReferenceUID=frame)
-        dataset.Modality = modality
+        dataset.Modality, dataset.PatientID = modality, f"Jane Doe {z}"
         save(dataset, tmp_path / f"{z}.dcm")
     said = " ".join(read_volume(tmp_path).source.notes)
     assert "differ in Modality (CT, MR)" in said
     assert "differ in FrameOfReferenceUID" in said
+    assert "differ in PatientID" in said
+    assert "Doe" not in said
 
 
 def test_gaps_are_found_in_the_smallest_voxels_and_rounding_is_not_one(tmp_path: Path) -> None:
