@@ -27,9 +27,10 @@ from napari_transunet.inference.slices import PLANES, SliceSource
 from napari_transunet.metrics.segmentation_metrics import evaluate
 from napari_transunet.metrics.summary import mean_of_labels, summarise
 from napari_transunet.model.transunet import TransUNet
+from napari_transunet.training.blank_card import blank_card, classes_of
 from napari_transunet.training.cases import prepare_cases
 from napari_transunet.training.datasets import open_dataset
-from napari_transunet.training.experiment import Experiment, PreprocessingConfig, blank_card, classes_of
+from napari_transunet.training.experiment import Experiment, PreprocessingConfig
 from napari_transunet.training.fitting import fit
 from napari_transunet.training.recipes import DEFAULT, PAPER, Recipe
 from napari_transunet.training.scoring import image_and_reference

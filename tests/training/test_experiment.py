@@ -21,6 +21,7 @@ from napari_transunet.errors import DatasetError, FileProblem, InputError, Trans
 from napari_transunet.inference.predictor import Predictor
 from napari_transunet.metrics.segmentation_metrics import evaluate
 from napari_transunet.model import variants
+from napari_transunet.training.blank_card import blank_card, classes_of
 from napari_transunet.training.callbacks import Progress
 from napari_transunet.training.cases import PreparationCancelled
 from napari_transunet.training.datasets import open_dataset
@@ -30,8 +31,6 @@ from napari_transunet.training.experiment import (
     PreprocessingConfig,
     ProgressCallbacks,
     Trained,
-    blank_card,
-    classes_of,
     is_first_process,
     run_folder,
     train_checkpoint,
