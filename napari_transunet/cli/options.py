@@ -21,6 +21,7 @@ from napari_transunet.inference.options import (
 )
 
 if TYPE_CHECKING:
+    from napari_transunet.project.project import Project
     from napari_transunet.volumes.volume import Volume
 
 
@@ -55,6 +56,14 @@ OverwriteOption = Annotated[bool, option(None, "Replace files that exist.", "--o
 JsonOption = Annotated[bool, option(None, "JSON on stdout instead of a table.", "--json")]
 ImageSizeOption = Annotated[
     str | None, option("N|HxW", "Pixels of the network's input, instead of its own.", "--img-size")
+]
+FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="The project's folder.")]
+CaseArgument = Annotated[
+    str, typer.Argument(metavar="CASE", help="A case's name or id, or a beginning that no other shares.")
+]
+AnnotatorOption = Annotated[
+    str | None,
+    option("NAME", "In whose name; by default the system's user.", "--annotator"),
 ]
 CheckpointArgument = Annotated[
     str, typer.Argument(metavar="CHECKPOINT", help="A file, or the name of a known one.")
@@ -177,3 +186,10 @@ def image_size(text: str | None) -> tuple[int, int] | None:
             f"The image size is a number of pixels, or height x width, such as 224x320; not {text!r}."
         )
     return int(parts[0]), int(parts[-1])
+
+
+def open_project(folder: Path) -> Project:
+    """The project in this folder."""
+    from napari_transunet.project.project import Project
+
+    return Project.open(folder)

@@ -8,18 +8,23 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
+from napari_transunet.cli import readings
 from napari_transunet.cli.cluster import ClusterOptions, cluster, cluster_options, run_units
 from napari_transunet.cli.options import (
+    AnnotatorOption,
+    CaseArgument,
     DeviceOption,
+    FolderArgument,
     JsonOption,
     OverwriteOption,
     grouped,
     listed,
+    open_project,
     option,
     predictor_options,
 )
@@ -36,20 +41,12 @@ if TYPE_CHECKING:
     from napari_transunet.project.segmenting import SegmentTask
 
 app = typer.Typer(help="Segment, review and report a study of many scans, kept in one folder.")
+app.add_typer(readings.app)  # without a name: its commands are among these
 
-FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="The project's folder.")]
 CasesOption = Annotated[
     list[str] | None,
     option("CASE", "Only this case, or those that 'liver*' matches; repeatable.", "--case"),
 ]
-CaseArgument = Annotated[
-    str, typer.Argument(metavar="CASE", help="A case's name or id, or a beginning that no other shares.")
-]
-AnnotatorOption = Annotated[
-    str | None,
-    option("NAME", "In whose name; by default the system's user.", "--annotator"),
-]
-
 _WIDEST = 60  # letters of a cell
 _MANY = 300  # rows of a drawn table
 _SHOWN = 20  # scans that were left out, in a message
@@ -88,7 +85,7 @@ def add(
     scans: Annotated[list[Path], typer.Argument(metavar="SCANS...", help="Files, and folders to search.")],
 ) -> None:
     """Add scans to a project; those that are in it already are left out."""
-    _add(_opened(folder), scans)
+    _add(open_project(folder), scans)
 
 
 @app.command()
@@ -98,7 +95,7 @@ def locate(
     annotator: AnnotatorOption = None,
 ) -> None:
     """Find scans that moved, by their hashes."""
-    found = _opened(folder).locate(places, annotator)
+    found = open_project(folder).locate(places, annotator)
     for case in found:
         say(f"{case.name} lies at {case.scan.absolute} now.")
     say(f"{counted(len(found), 'scan')} found again.")
@@ -126,7 +123,7 @@ def segment(
     """
     from napari_transunet.project.segmenting import segment_project
 
-    project = _opened(folder)
+    project = open_project(folder)
     only = None if cases is None else _matching(project, cases)
     if on is not None:
         from napari_transunet.project.segmenting import tasks_due
@@ -187,7 +184,7 @@ def _segment_on_cluster(tasks: Sequence[SegmentTask], on: ClusterOptions) -> Non
 @app.command()
 def status(folder: FolderArgument, as_json: JsonOption = False) -> None:
     """Show all cases: how far they are, who works on them, how unsure the network was."""
-    project = _opened(folder)
+    project = open_project(folder)
     cases = project.cases()
     holders = project.holders()
     for name, why in project.index.damaged.items():
@@ -235,7 +232,7 @@ def adapt(
     from napari_transunet.project.adapting import adapt_project
     from napari_transunet.training.fine_tuning import AdaptationCancelled
 
-    project = _opened(folder)
+    project = open_project(folder)
     if checkpoint is not None and project.settings.checkpoint is not None:
         project.use_checkpoint(project.keep_checkpoint(checkpoint))
     with interruptible() as cancelled, progress_bar() as bar:
@@ -287,7 +284,7 @@ def export(
     statuses: tuple[Status, ...] = ("done",) if only_done else ("segmented", "in review", "done")
     with interruptible() as cancelled, counting("exporting") as progress:
         done = export_project(
-            _opened(folder),
+            open_project(folder),
             formats or ["nifti"],
             folder=out,
             statuses=statuses,
@@ -318,7 +315,7 @@ def report(
     """Write what was done and found as one HTML file, and as a CSV beside it."""
     from napari_transunet.project.report import project_report
 
-    project = _opened(folder)
+    project = open_project(folder)
     if cases and out is None:
         raise InputError("A report of some cases needs a name: --output FILE.html.")
     target = out or project.folder / "report.html"
@@ -344,20 +341,20 @@ def exclude(
     annotator: AnnotatorOption = None,
 ) -> None:
     """Leave a case out of all that follows; its labels are kept."""
-    say(f"{_opened(folder).exclude(case, reason, annotator).name} is excluded.")
+    say(f"{open_project(folder).exclude(case, reason, annotator).name} is excluded.")
 
 
 @app.command()
 def include(folder: FolderArgument, case: CaseArgument, annotator: AnnotatorOption = None) -> None:
     """Take an excluded case in again."""
-    found = _opened(folder).include(case, annotator)
+    found = open_project(folder).include(case, annotator)
     say(f"{found.name} is {found.status}.")
 
 
 @app.command()
 def release(folder: FolderArgument, case: CaseArgument, annotator: AnnotatorOption = None) -> None:
     """Free a case whose holder was not heard of for three minutes, or whose program here ended badly."""
-    with _opened(folder).hold(case, annotator, purpose="release", takeover=True) as held:
+    with open_project(folder).hold(case, annotator, purpose="release", takeover=True) as held:
         say(f"{held.case.name} is free.")
 
 
@@ -381,7 +378,7 @@ def import_labels(
     from napari_transunet.project.importing import import_predictions, names_from
 
     found = import_predictions(
-        _opened(folder),
+        open_project(folder),
         labels,
         names=None if names is None else names_from(names),
         tool=tool,
@@ -392,114 +389,6 @@ def import_labels(
     say(f"{counted(len(found.cases), 'case')} now from the labels of {tool}.")
     if not found.cases:
         raise InputError("No labels were imported.")
-
-
-@app.command()
-def readers(
-    folder: FolderArgument,
-    case: CaseArgument,
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Annotators who read it blind.")],
-    annotator: AnnotatorOption = None,
-) -> None:
-    """Give a case to several annotators, none of whom sees the others' labels."""
-    from napari_transunet.project.agreement import give_to_readers
-
-    for reading in give_to_readers(_opened(folder), case, names, annotator):
-        typer.echo(one_line(reading.id))
-
-
-@app.command()
-def agree(
-    folder: FolderArgument,
-    case: CaseArgument,
-    tolerance: Annotated[float, option("MM", "Of the NSD.", min=0)] = 2.0,
-    maps: Annotated[
-        Path | None,
-        option("FILE", "Also write where the first two differ, as labels.", "--map"),
-    ] = None,
-    overwrite: OverwriteOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Tell how well the readers of a case agree, organ by organ."""
-    from napari_transunet.cli.printing import number
-    from napari_transunet.project.agreement import agreement
-
-    project = _opened(folder)
-    read = project.case(case)
-    pairs = agreement(project, read, tolerance_mm=tolerance)
-    if maps is not None:
-        from napari_transunet.io.writing import write_labels
-        from napari_transunet.metrics.difference_map import KINDS
-        from napari_transunet.project.scans import read_scan
-
-        volume = read_scan(read.scan, project.folder)
-        write_labels(maps, pairs[0].map, volume, names=dict(KINDS), overwrite=overwrite)
-    if as_json:
-        print_json(
-            [
-                {
-                    "readers": [pair.first, pair.second],
-                    "organs": pair.scores,
-                    "worst_slices": [{"slice": at, "mm2": mm2} for at, mm2 in pair.worst_slices],
-                }
-                for pair in pairs
-            ]
-        )
-        return
-    table = Table()
-    for title in ("readers", "organ", "Dice", f"NSD at {tolerance:g} mm", "HD95 mm"):
-        table.add_column(title)
-    for pair in pairs:
-        for organ, score in pair.scores.items():
-            table.add_row(
-                one_line(f"{pair.first}, {pair.second}"),
-                one_line(organ),
-                *(number(score[name]) for name in ("dice", "nsd", "hd95")),
-            )
-    print_table(table)
-
-
-@app.command()
-def consensus(
-    folder: FolderArgument,
-    case: CaseArgument,
-    method: Annotated[Literal["staple", "majority"], option(None, "How.")] = "staple",
-    annotator: AnnotatorOption = None,
-) -> None:
-    """Let a case start from what its readers make together, for a third to review."""
-    from napari_transunet.project.agreement import consensus as made
-
-    found = made(_opened(folder), case, method, annotator)
-    say(f"{found.name} starts from the {found.run.name if found.run is not None else method}.")
-
-
-@app.command(name="sign-off")
-def sign_off(
-    folder: FolderArgument,
-    case: CaseArgument,
-    note: Annotated[str, option("TEXT", "What there is to say.")] = "",
-    annotator: AnnotatorOption = None,
-) -> None:
-    """Approve the labels of a case: it is done."""
-    from napari_transunet.project.agreement import sign_off as approved
-
-    found = approved(_opened(folder), case, note, annotator)
-    say(f"{found.name} is done.")
-
-
-@app.command()
-def reopen(folder: FolderArgument, case: CaseArgument, annotator: AnnotatorOption = None) -> None:
-    """Take the approval of a case back."""
-    from napari_transunet.project.agreement import reopen as opened
-
-    found = opened(_opened(folder), case, annotator)
-    say(f"{found.name} is {found.status}.")
-
-
-def _opened(folder: Path) -> Project:
-    from napari_transunet.project.project import Project
-
-    return Project.open(folder)
 
 
 def _add(project: Project, scans: Sequence[Path]) -> None:
