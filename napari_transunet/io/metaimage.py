@@ -112,8 +112,8 @@ def geometry_of(header: MetaHeader) -> tuple[Geometry, tuple[int, ...], tuple[st
     spacing = [step * scale for step in spacing]
     origin = [place * scale for place in origin]
     flat = _numbers(header, _MATRIX, count * count, list(np.eye(count).ravel()))
-    for names in (_ORIGIN, _MATRIX):
-        given = [name for name in names if name in header.fields]
+    for same in (_ORIGIN, _MATRIX):
+        given = [name for name in same if name in header.fields]
         if any(header.fields[name].split() != header.fields[given[0]].split() for name in given):
             notes.append(
                 f"The header contradicts itself: its {given[0]} was used, not its {' and '.join(given[1:])}."
