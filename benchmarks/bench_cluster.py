@@ -55,7 +55,7 @@ def cluster(workers: int = 1, threads: int | None = None) -> Iterator[tuple[str,
 
 
 def throughput(scan: Path, checkpoint: str, count: int, rounds: int, side: int | None) -> dict[str, Any]:
-    """Seconds for `count` scans: the plain loop, and `--scheduler local:N`, in turn; as commands, start to end."""
+    """Seconds for `count` scans: the plain loop and `--scheduler local`, in turn; as commands, start to end."""
     from napari_transunet.io.reading import read_volume
     from napari_transunet.io.writing import write_volume
     from napari_transunet.volumes.geometry import Geometry
@@ -83,7 +83,7 @@ def throughput(scan: Path, checkpoint: str, count: int, rounds: int, side: int |
         paths = [first, *(folder / f"scan{number:03}.nii.gz" for number in range(1, count))]
         for path in paths[1:]:
             os.link(first, path)
-        ways = {"plain": [], "local:1": ["--scheduler", "local:1"], "local:2": ["--scheduler", "local:2"]}
+        ways = {"plain": [], "local": ["--scheduler", "local"]}
         for turn in range(rounds):
             for name, more in ways.items():
                 out = folder / "out"

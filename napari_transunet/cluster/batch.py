@@ -35,11 +35,10 @@ _log = logging.getLogger(__name__)
 _UNITS_A_THREAD = 2  # at the scheduler: one that runs, one that waits
 _LEAST = 4
 _HANDS = 4  # threads here, that read scans, send them, and write what came back
-_SUPPLIES = 20  # for one unit, each to another worker as a rule
+_IN_VAIN = 20  # attempts at a unit that others stopped, or whose worker lacked something
 _LOOK_AROUND = 2.0  # s between looks at how many workers there are
 _TICK = 0.2  # s in which a wish to stop is noticed
 _SAY_WAITING = 5.0  # s without any worker
-_STOPS = 20  # of one unit, by others than this batch
 _NOT_NOW = (OSError, ValueError, RuntimeError, TimeoutError)  # what Dask raises while a connection is lost
 _LOST = (
     "The connection to the scheduler was lost; what is done is done. Begin again with the same command: it goes on "
@@ -102,8 +101,6 @@ class _Attempt:
     number: int = 1
     tries: int = 1  # of `number`, those that failed by themselves count against the retries
     deaths: int = 0
-    supplies: int = 0
-    stops: int = 0
     with_files: bool = False
     worker: str | None = None  # on which it had better run
     future: Future[Any] | None = None
@@ -372,8 +369,7 @@ class Batch:
             self._here(attempt, partial(unit.finish, answer.result), partial(self._finished, answer))
             return None
         if isinstance(answer, Stopped):  # somebody else cancelled it, or the answer was lost
-            attempt.stops += 1
-            again = attempt.stops <= _STOPS
+            again = attempt.number - attempt.tries < _IN_VAIN
             answer = Failed("It was stopped again and again, though not from here.")
         else:
             again = answer.again and attempt.tries <= self._retries
@@ -395,9 +391,8 @@ class Batch:
         """Have what a worker lacks sent, and the unit tried again; the end of the unit where that is not possible."""
         unit, to = attempt.unit, (lacks.what, lacks.address)
         attempt.number += 1
-        attempt.supplies += 1
         problem = ""
-        if attempt.supplies > _SUPPLIES:
+        if attempt.number - attempt.tries > _IN_VAIN:
             problem = f"No worker kept what it was sent ({lacks.kind})."
         elif lacks.kind == "files" and (unit.files is None or attempt.with_files):
             problem = "The worker does not see the files of this unit."
