@@ -28,9 +28,11 @@ from napari_transunet.errors import InputError
 if TYPE_CHECKING:
     from distributed import Client
 
+ADDRESS = r"(?P<address>(?P<protocol>tcp|tls)://[^\s/]+:\d{1,5})"
+"""Of a scheduler that runs, as a regular expression."""
+
 _PATTERN = re.compile(
-    r"local(:(?P<count>\d{1,4}))?"
-    r"|(?P<address>(?P<protocol>tcp|tls)://[^\s/]+:\d{1,5})"
+    rf"local(:(?P<count>\d{{1,4}}))?|{ADDRESS}"
     r"|slurm(:(?P<jobs>\d{1,4}))?"
 )
 _STARTING = 300.0  # s

@@ -86,6 +86,11 @@ class Started:
         self.process.wait(20)
 
 
+def worker_process(worker: Started) -> psutil.Process:
+    """The process that works, below the one that watches it."""
+    return max(worker.children(), key=lambda process: process.memory_info().rss)
+
+
 @pytest.fixture
 def start():
     """Starts commands in processes of their own, and ends what is left of them."""

@@ -19,7 +19,7 @@ from napari_transunet.cluster.answers import Done
 from napari_transunet.cluster.batch import Batch, State, Unit
 from napari_transunet.cluster.connecting import client_at
 from napari_transunet.io.reading import read_volume
-from tests.cluster.conftest import Started, tls_options, whole
+from tests.cluster.conftest import Started, tls_options, whole, worker_process
 
 pytestmark = pytest.mark.slow
 
@@ -69,11 +69,6 @@ def check_whole(out, paths):
 def rows_of(out):
     with (out / "segment.csv").open(newline="") as file:
         return {Path(row["scan"]).name: row for row in csv.DictReader(file)}
-
-
-def worker_process(worker: Started) -> psutil.Process:
-    """The process that works, below the one that watches it."""
-    return max(worker.children(), key=lambda process: process.memory_info().rss)
 
 
 def test_a_killed_worker_costs_no_scan(own, start, scans, checkpoint, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from magicgui.widgets import FileEdit, LineEdit
@@ -60,18 +61,20 @@ class ClusterDialog(QDialog):
         InputError, FileProblem
             They name no scheduler, or no files that go with it.
         """
-        from napari_transunet.cluster.connecting import scheduler_choice
+        from napari_transunet.cluster.connecting import ADDRESS, scheduler_choice
         from napari_transunet.cluster.security import need_distributed, tls_files
 
         address = str(self._address.value).strip()
         if not address:
             return None
         need_distributed()
+        if not re.fullmatch(ADDRESS, address):
+            raise InputError(
+                f"Give the address of a scheduler that runs, such as tcp://host:8786; not {address!r}."
+            )
         texts = (str(file.line_edit.value).strip() for file in self._files)
         ca, cert, key = (Path(text).expanduser() if text else None for text in texts)
         choice = scheduler_choice(address, tls=tls_files(ca, cert, key))
-        if choice.kind != "address":
-            raise InputError("Give the address of a scheduler that runs, such as tcp://host:8786.")
         return ClusterAddress(choice.address, choice.tls)
 
     def remembered(self) -> ClusterAddress | None:

@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QComboBox, QLabel, QLineEdit, QPushButton
 from napari_transunet.cluster.address import ClusterAddress
 from napari_transunet.inference.devices import DeviceInfo
 from napari_transunet.viewer.layers.layers import volume_of
-from tests.cluster.conftest import Started
+from tests.cluster.conftest import Started, worker_process
 from tests.viewer.segment.test_segment_dock import (  # noqa: F401
     Dock,
     _expected,
@@ -70,9 +70,10 @@ def device_line(dock):  # noqa: F811
 def test_the_choice_of_a_cluster(dock, tmp_path):  # noqa: F811
     chooser = dock.widget.device
     before = device_line(dock)
-    dialog = fill(dock, "nowhere")
-    assert dialog.isVisible()
-    assert "A scheduler is local" in dialog.findChild(QLabel, "cluster_problem").text()
+    for wrong in ("nowhere", "local:2", "tcp://ws-14"):
+        dialog = fill(dock, wrong)
+        assert dialog.isVisible()
+        assert "such as tcp://host:8786; not" in dialog.findChild(QLabel, "cluster_problem").text()
     dialog.reject()
     assert device_line(dock) == before  # as it was
     assert chooser.cluster is None
@@ -126,7 +127,7 @@ def test_slices_come_back_from_the_cluster_and_go_on_after_it_was_lost(dock, che
     (run,) = dock.widget.result.session.runs
     assert run.device == "CPU on desk"
 
-    # The worker dies in the middle: what came stays, and the rest is computed by another one.
+    # The worker dies in the middle: what came stays, and the rest is computed where it is begun anew.
     dock.viewer.layers.remove(labels)
     dock.choose("device", device_line(dock))
     worker = cluster.worker
@@ -134,7 +135,7 @@ def test_slices_come_back_from_the_cluster_and_go_on_after_it_was_lost(dock, che
     def kill(_progress, killed=[]):  # noqa: B006
         if _progress.done > 2 and not killed:
             killed.append(True)
-            worker.kill()
+            worker_process(worker).kill()
 
     dock.widget.segmentation.progressed.connect(kill)
     dock.press("segment_volume")
@@ -147,7 +148,6 @@ def test_slices_come_back_from_the_cluster_and_go_on_after_it_was_lost(dock, che
     assert 0 < len(done) < SHAPE[0]
     for index in done:
         np.testing.assert_array_equal(labels.data[index], expected[index])
-    cluster.worker = cluster.new_worker()
     dock.button("question_yes").click()
     dock.until(lambda: not dock.widget.running)
     np.testing.assert_array_equal(labels.data, expected)
