@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 _AHEAD = 2  # batches asked for at a time
 _TICK = 0.1  # s in which a wish to stop is noticed
-_JOINING = 20.0  # s until a worker that died is there again
 _LOADING = 600.0  # s that a worker may take to load a checkpoint
 
 
@@ -193,10 +192,6 @@ class RemotePredictor:
         if worker is None or not worker.is_there():
             self.close(wait=True)
             client = self._open.enter_context(client_at(self.cluster.address, self.cluster.tls))
-            if worker is not None:
-                # One that died is begun anew where it was.
-                with contextlib.suppress(TimeoutError):
-                    client.wait_for_workers(1, timeout=_JOINING)
             worker = self._worker = OneWorker(client, self.cluster.address)
         answer = worker.done(
             _make_ready,

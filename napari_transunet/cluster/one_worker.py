@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from napari_transunet.cluster.checkpoints import SentCheckpoint
 
+_JOINING = 15.0  # s for one that died to be begun anew
 _TICK = 0.1  # s in which a wish to stop, or that all is lost, is noticed
 _LOOK = 2.0  # s between looks at whether the worker is there
 _ATTEMPTS = 3  # at giving it a checkpoint
@@ -25,7 +27,7 @@ _NOT_NOW = (OSError, ValueError, RuntimeError, TimeoutError)  # what Dask raises
 
 
 class OneWorker:
-    """The worker with the least to do, of those that are at a scheduler now.
+    """The worker with the least to do, of those that are at a scheduler now, or soon.
 
     Attributes
     ----------
@@ -36,6 +38,8 @@ class OneWorker:
     def __init__(self, client: Client, scheduler: str) -> None:
         self.client = client
         self._scheduler = scheduler
+        with contextlib.suppress(TimeoutError):
+            client.wait_for_workers(1, timeout=_JOINING)
         counts = {str(address): len(keys) for address, keys in client.processing().items()}
         if not counts:
             raise ClusterProblem(

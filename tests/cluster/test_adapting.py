@@ -12,6 +12,7 @@ import torch
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
+from napari_transunet.cluster import one_worker
 from napari_transunet.cluster.adapting import adapt_on_cluster
 from napari_transunet.cluster.address import (
     ClusterAddress,
@@ -151,7 +152,8 @@ def test_the_command_learns_there(run, cluster, parent, tmp_path):  # noqa: F811
     assert replay_path(tmp_path / "out.safetensors").is_file()
 
 
-def test_nobody_there(parent, correction, start):
+def test_nobody_there(parent, correction, start, monkeypatch):
+    monkeypatch.setattr(one_worker, "_JOINING", 0.2)
     scheduler = start("scheduler", "--port", 0)
     with (
         client_at(scheduler.line_with("Scheduler at").split()[-1]) as client,
