@@ -70,6 +70,8 @@ def main() -> None:
     middle = np.argwhere(labels.data == ORGAN).mean(axis=0)
     for view in VIEWS:
         anatomy.do(view)
+        if anatomy.three_planes is not None:
+            until(lambda: anatomy.three_planes.complete)
         viewer.dims.point = image.data_to_world(middle)
         viewer.cursor.position = tuple(image.data_to_world(middle))
         if view == "planes":

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from napari.components import ViewerModel
 from napari.qt import QtViewer
 from napari.utils.action_manager import action_manager
-from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtWidgets import QSplitter, QWidget
 
 from napari_transunet.viewer.anatomy.directions import Plane, edges_of, patient_directions
@@ -25,7 +25,7 @@ from napari_transunet.viewer.anatomy.edge_letters import EdgeLetters
 from napari_transunet.viewer.anatomy.views import Views
 from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.graphics import free_graphics_in_their_context
-from napari_transunet.viewer.layers.napari_versions import show_scale_bar
+from napari_transunet.viewer.layers.napari_versions import scale_bar_of, show_scale_bar
 from napari_transunet.viewer.layers.undo import adopt_stroke
 from napari_transunet.viewer.widgets.dock_events import DockEvents
 from napari_transunet.viewer.widgets.qt_helpers import row, single_shot
@@ -136,34 +136,40 @@ class _PlaneView(QObject):
         self.letters = EdgeLetters(self.canvas)
         self._views = Views(self.model)
         self.canvas.installEventFilter(self)
-        show_scale_bar(self.model, True)
-        self.follow_layers()
 
     def twin(self, layer: Layer) -> Layer | None:
         """The copy of one of the window's layers."""
         found = self._twins.get(layer)
         return found.copy if found is not None else None
 
-    def follow_layers(self) -> None:
-        """Hold a twin of every image and labels layer of the window, in its order."""
+    def follow_layers(self) -> bool:
+        """Hold a twin of every image and labels layer of the window, in its order.
+
+        Adds one with each call, since that takes napari a tenth of a second, and then the scale bar, which takes as
+        long; whether anything was added.
+        """
         wanted = [layer for layer in self._viewer.layers if layer._type_string in ("image", "labels")]
         for gone in [layer for layer in self._twins if layer not in wanted]:
             twin = self._twins.pop(gone)
             twin.release()
             self.model.layers.remove(twin.copy)
-        for layer in wanted:
-            if layer not in self._twins:
-                self._twins[layer] = _Twin(layer)
-        copies = [self._twins[layer].copy for layer in wanted]
-        if list(self.model.layers) != copies:
-            if self.model.layers:  # napari collects garbage whenever it clears a list
-                self.model.layers.clear()
-            for copy in copies:
+        held = [self._twins[layer].copy for layer in wanted if layer in self._twins]
+        if list(self.model.layers) != held:
+            self.model.layers.clear()
+            for copy in held:
                 self.model.add_layer(copy)
-        if copies and not self._fitted:
-            self._views.show_plane(self._plane)
-            self._fitted = True
+        new = next((layer for layer in wanted if layer not in self._twins), None)
+        if new is not None:
+            self._twins[new] = _Twin(new)
+            self.model.layers.insert(wanted.index(new), self._twins[new].copy)
+            if not self._fitted:
+                self._views.show_plane(self._plane)
+                self._fitted = True
         self.follow_active()
+        if new is None and not scale_bar_of(self.model).visible:
+            show_scale_bar(self.model, True)
+            return True
+        return new is not None
 
     def follow_active(self) -> None:
         """Paint on the twin of the layer that is active in the window."""
@@ -201,29 +207,28 @@ class ThreePlanes(QWidget):
         self._moving = False
         self._last: Any = viewer
         self._place = list(viewer.dims.point)
-        self.planes = {plane: _PlaneView(viewer, plane, self) for plane in (Plane.CORONAL, Plane.SAGITTAL)}
+        self.planes: dict[Plane, _PlaneView] = {}
         # By the id of each of the models, where it was last.
-        self._points: dict[int, tuple[float, ...]] = {id(one): one.dims.point for one in self._models()}
-        beside = QSplitter(Qt.Orientation.Horizontal, self)
-        for view in self.planes.values():
-            beside.addWidget(view.canvas)
-        row(beside, within=self)
-        self._released = False
-        self._soon = single_shot(self, 0, self._follow_layers)
+        self._points: dict[int, tuple[float, ...]] = {}
+        self._beside = QSplitter(Qt.Orientation.Horizontal, self)
+        row(self._beside, within=self)
+        self._released = self.complete = False
+        self._soon = single_shot(self, 10, self._follow_layers)
         self._links = EventLinks()
-        for model in self._models():
-            self._links.connect(partial(self._move_from, model), model.dims.events.point)
-            self._links.connect(partial(self._move, model), model.dims.events.order)
-            self._links.connect(partial(self._remember, model), model.cursor.events.position)
+        self._link(viewer)
         events = viewer.layers.events
         self._links.connect(self._later, events.inserted, events.removed, events.reordered)
         self._links.connect(self._on_active, viewer.layers.selection.events.active)
-        self._move_from(viewer)
         self._dock_events = DockEvents(self)
         # The planes get their places in the layout's turn.
         self._fit = single_shot(self, 60, self._reset_views)
         self._dock_events.settled.connect(self._fit.start)
         self._dock_events.left.connect(lambda _closing: self.release())
+        self._soon.start()
+
+    def sizeHint(self) -> QSize:  # noqa: N802
+        """Qt's hook: as high as the window's own view, from the start."""
+        return QSize(800, 400)
 
     def meet_at_cursor(self) -> None:
         """Bring all planes to the place that the mouse points at, in whichever of them."""
@@ -251,9 +256,29 @@ class ThreePlanes(QWidget):
         self._soon.start()
 
     def _follow_layers(self) -> None:
-        for view in self.planes.values():
-            view.follow_layers()
-        self._move_from(self._viewer)
+        """Make the planes, and bring them in line with the window, in many turns: it is served in between."""
+        for plane in (Plane.CORONAL, Plane.SAGITTAL):
+            if plane not in self.planes:
+                view = self.planes[plane] = _PlaneView(self._viewer, plane, self)
+                self._beside.addWidget(view.canvas)
+                break
+            if self.planes[plane].follow_layers():
+                break
+        else:
+            if not self.complete:
+                self.complete = True
+                for view in self.planes.values():
+                    self._link(view.model)
+                self._fit.start()
+            self._move_from(self._viewer)
+            return
+        self._soon.start()
+
+    def _link(self, model: Any) -> None:
+        self._points[id(model)] = model.dims.point
+        self._links.connect(partial(self._move_from, model), model.dims.events.point)
+        self._links.connect(partial(self._move, model), model.dims.events.order)
+        self._links.connect(partial(self._remember, model), model.cursor.events.position)
 
     def _on_active(self, _event: Any = None) -> None:
         for view in self.planes.values():

@@ -43,6 +43,11 @@ class Looking:
     def until(self, condition):
         self.qtbot.waitUntil(condition, timeout=TIMEOUT)
 
+    def planes(self):
+        self.anatomy.do("planes")
+        self.until(lambda: self.anatomy.three_planes.complete)
+        return self.anatomy.three_planes
+
     def press(self, key):
         self.viewer.keymap[next(known for known in self.viewer.keymap if str(known) == key)](self.viewer)
 
@@ -136,8 +141,7 @@ def test_all_goes_with_the_last_dock(make_napari_viewer, qtbot):
 def test_strokes_in_another_plane_are_strokes_of_the_window(make_napari_viewer, qtbot):
     looking = Looking(make_napari_viewer(), qtbot)
     viewer, layer = looking.viewer, looking.labels
-    looking.anatomy.do("planes")
-    planes = looking.anatomy.three_planes
+    planes = looking.planes()
     coronal = planes.planes[Plane.CORONAL]
     twin = coronal.twin(layer)
     assert twin.data is layer.data
@@ -165,8 +169,7 @@ def test_strokes_in_another_plane_are_strokes_of_the_window(make_napari_viewer, 
 def test_planes_are_linked_and_follow_the_layers(make_napari_viewer, qtbot):
     looking = Looking(make_napari_viewer(), qtbot)
     viewer = looking.viewer
-    looking.anatomy.do("planes")
-    planes = looking.anatomy.three_planes
+    planes = looking.planes()
     coronal, sagittal = (planes.planes[plane].model for plane in (Plane.CORONAL, Plane.SAGITTAL))
     drawn = []
     planes.planes[Plane.SAGITTAL].twin(looking.image).events.set_data.connect(drawn.append)
