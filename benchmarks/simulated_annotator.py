@@ -14,6 +14,7 @@ slices corrected and voxels changed by hand. Every arm starts from the shipped c
 - ranked + interpolation: the worst slice that is not near a corrected one comes next, and slices are filled likewise;
 - ranked, proposed or every k-th + learning: after every four slices the checkpoint learns from all that were corrected,
   and what it became labels the others anew. Proposed: as *Next slice to learn from* proposes them;
+- two lessons, then interpolation: proposed + learning for the first eight slices, then ranked + interpolation;
 - best possible: by the true error, which no annotator knows.
 
 Learning is repeated with the seeds that are asked for. Since no slice may be both learnt from and counted as the
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 GOAL = 0.95  # mean Dice
 LEARN_EVERY = 4  # corrected slices
+LESSONS = 2  # of the annotator who learns first and interpolates then
 NEAR = 10.0  # mm between two corrected slices across which an annotator lets the tool interpolate
 PRECISION = "bfloat16"
 
@@ -170,6 +172,10 @@ def proposed(desk: Desk) -> int | None:
     return ranked(desk) if found is None else found
 
 
+def proposed_first(desk: Desk) -> int | None:
+    return proposed(desk) if len(desk.corrected) < LESSONS * LEARN_EVERY else ranked_apart(desk)
+
+
 def best_possible(desk: Desk) -> int | None:
     wrong = desk.wrong()
     wrong[desk.corrected] = -1
@@ -228,6 +234,16 @@ def learning(seed: int, steps: int | None) -> Follow:
     return follow
 
 
+def two_lessons(seed: int, steps: int | None) -> Follow:
+    """Learn from the first eight slices, and fill what lies between near ones after that."""
+    learn = learning(seed, steps)
+
+    def follow(desk: Desk) -> None:
+        (learn if len(desk.corrected) <= LESSONS * LEARN_EVERY else interpolate_near)(desk)
+
+    return follow
+
+
 PLAIN: dict[str, tuple[Propose, Follow]] = {
     "in order": (in_order, nothing),
     "every k-th": (every_kth, nothing),
@@ -236,10 +252,11 @@ PLAIN: dict[str, tuple[Propose, Follow]] = {
     "ranked + interpolation": (ranked_apart, interpolate_near),
     "best possible": (best_possible, nothing),
 }
-LEARNING: dict[str, Propose] = {
-    "every k-th + learning": every_kth,
-    "ranked + learning": ranked,
-    "proposed + learning": proposed,
+LEARNING: dict[str, tuple[Propose, Callable[[int, int | None], Follow]]] = {
+    "every k-th + learning": (every_kth, learning),
+    "ranked + learning": (ranked, learning),
+    "proposed + learning": (proposed, learning),
+    "two lessons, then interpolation": (proposed_first, two_lessons),
 }
 ARMS = (*PLAIN, *LEARNING)
 
@@ -252,8 +269,9 @@ def arms(
         if name in PLAIN:
             yield name, None, *PLAIN[name]
         else:
+            propose, lessons = LEARNING[name]
             for seed in seeds:
-                yield name, seed, LEARNING[name], learning(seed, steps)
+                yield name, seed, propose, lessons(seed, steps)
 
 
 def only(labels: NDArray[Any], organs: Sequence[int]) -> NDArray[np.uint8]:
