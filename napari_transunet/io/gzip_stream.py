@@ -1,11 +1,11 @@
-"""Reading gzip and zlib streams, checked to their end, never holding more than was asked for."""
+"""Gzip and zlib streams: read checked to their end, never holding more than was asked for; and written."""
 
 from __future__ import annotations
 
 import gzip
 import importlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -110,3 +110,9 @@ class Inflated:
                 return False
             self._inflate = self._module.decompressobj(wbits=_GZIP)
         return True
+
+
+def write_gzip(file: IO[bytes], pieces: Iterable[bytes]) -> None:
+    """Compress into a file, without time stamp or name: the same pieces give the same bytes."""
+    with gzip.GzipFile("", "wb", compresslevel=4, fileobj=file, mtime=0) as stream:
+        stream.writelines(pieces)

@@ -27,6 +27,7 @@ from napari_transunet.io.streams import (
     chosen,
     data_of,
     header_text,
+    plane_bytes,
     read_array,
     verify_end,
 )
@@ -290,9 +291,8 @@ def write_metaimage(path: Path, data: npt.NDArray[Any], geometry: Geometry, keys
     kind = _WRITTEN.get(f"{data.dtype.kind}{data.dtype.itemsize}")
     if kind is None:
         raise VolumeError(f"MetaImage cannot hold values of type {data.dtype}.")
-    little = data.astype(data.dtype.newbyteorder("<"), copy=False)
     deflate = zlib.compressobj(4)
-    pieces = [deflate.compress(plane.tobytes()) for plane in little]
+    pieces = [deflate.compress(plane) for plane in plane_bytes(data)]
     pieces.append(deflate.flush())
     matrix = [value for column in zip(*geometry.direction, strict=True) for value in column]
     lines = [

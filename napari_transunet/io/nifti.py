@@ -6,20 +6,21 @@ before any voxel is read: general readers have crashed on valid five-dimensional
 
 from __future__ import annotations
 
-import gzip
+import itertools
 import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.errors import VolumeError
-from napari_transunet.io.streams import OpenFile, SeekableBytes, chosen, opened, read_voxels
+from napari_transunet.io.gzip_stream import write_gzip
+from napari_transunet.io.streams import OpenFile, SeekableBytes, chosen, opened, plane_bytes, read_voxels
 from napari_transunet.volumes.geometry import (
     GRID_TOLERANCE,
     RECTANGLE_TOLERANCE,
@@ -410,21 +411,12 @@ def write_nifti(
     header = _pack(
         geometry, code, data.dtype.itemsize * 8, description, labels, large=large, extra=len(extension)
     )
-    header += extension
-    little = np.ascontiguousarray(data.astype(data.dtype.newbyteorder("<"), copy=False))
+    pieces = itertools.chain([header + extension], plane_bytes(data))
     with path.open("wb") as file:
         if path.name.lower().endswith(".gz"):
-            # No time stamp or name inside: the same labels give the same bytes.
-            with gzip.GzipFile("", "wb", compresslevel=4, fileobj=file, mtime=0) as stream:
-                _put(cast("IO[bytes]", stream), header, little)
+            write_gzip(file, pieces)
         else:
-            _put(file, header, little)
-
-
-def _put(stream: IO[bytes], header: bytes, data: npt.NDArray[Any]) -> None:
-    stream.write(header)
-    for plane in data:
-        stream.write(plane.tobytes())
+            file.writelines(pieces)
 
 
 def _extension(comment: str) -> bytes:

@@ -6,7 +6,6 @@ Format: https://teem.sourceforge.net/nrrd/format.html.
 from __future__ import annotations
 
 import bz2
-import gzip
 import io
 import math
 import re
@@ -22,7 +21,7 @@ import numpy.typing as npt
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.io.ambiguous import SeveralVolumesError
-from napari_transunet.io.gzip_stream import Inflated, damage_as_volume_error
+from napari_transunet.io.gzip_stream import Inflated, damage_as_volume_error, write_gzip
 from napari_transunet.io.slicer_segments import layer_names, segment_numbers, segments_of
 from napari_transunet.io.streams import (
     Bytes,
@@ -33,6 +32,7 @@ from napari_transunet.io.streams import (
     header_numbers,
     header_text,
     last_bytes,
+    plane_bytes,
     read_array,
     skip_bytes,
     verify_end,
@@ -495,12 +495,9 @@ def write_nrrd(path: Path, data: npt.NDArray[Any], geometry: Geometry, keys: Map
     ]
     for name, value in keys.items():
         lines.append(f"{_one_line(name).replace(':=', ' ')}:={_one_line(value)}")
-    little = data.astype(data.dtype.newbyteorder("<"), copy=False)
     with path.open("wb") as file:
         file.write(("\n".join(lines) + "\n\n").encode("utf-8", "backslashreplace"))
-        with gzip.GzipFile("", "wb", compresslevel=4, fileobj=file, mtime=0) as stream:
-            for plane in little:
-                stream.write(plane.tobytes())
+        write_gzip(file, plane_bytes(data))
 
 
 def _bracketed(vector: npt.NDArray[np.float64]) -> str:

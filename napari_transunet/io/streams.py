@@ -226,6 +226,12 @@ def verify_end(stream: Bytes) -> None:
                 break
 
 
+def plane_bytes(data: npt.NDArray[Any]) -> Iterator[bytes]:
+    """What is written of each plane: its values, little-endian."""
+    little = data.dtype.newbyteorder("<")
+    return (plane.astype(little, copy=False).tobytes() for plane in data)
+
+
 def native(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The array in the machine's byte order, swapped in place where it can be."""
     if array.dtype.isnative:
