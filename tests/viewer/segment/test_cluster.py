@@ -11,14 +11,17 @@ pytest.importorskip("distributed", reason="the extra cluster is not installed")
 
 from qtpy.QtWidgets import QComboBox, QLabel, QLineEdit, QPushButton
 
+from napari_transunet.checkpoints.card import default_card
+from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.cluster.address import ClusterAddress
 from napari_transunet.inference.devices import DeviceInfo
+from napari_transunet.model.transunet import TransUNet
 from napari_transunet.viewer.layers.layers import volume_of
 from tests.cluster.conftest import Started, worker_process
 from tests.viewer.segment.test_segment_dock import (  # noqa: F401
+    NAMES,
     Dock,
     _expected,
-    checkpoints,
     dock,
     viewer,
 )
@@ -42,6 +45,16 @@ class Cluster:
     def kill(self):
         self.worker.kill()
         self.scheduler.kill()
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """A folder with one checkpoint, of a variant that the worker's process knows too."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    net = TransUNet("testing", num_classes=4, img_size=64)
+    card = default_card(net, labels=NAMES, title="Three organs, CT", modality="CT", orientation="LPS")
+    save_checkpoint(folder / "three.safetensors", net, card)
+    return folder
 
 
 @pytest.fixture
