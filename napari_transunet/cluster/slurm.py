@@ -33,6 +33,8 @@ def slurm_arguments(choice: SchedulerChoice) -> dict[str, Any]:
     own = list(given.get("worker-extra-args") or [])
     security = security_of(choice.tls)
     prologue = list(given.get("job-script-prologue") or [])
+    # In the place of Dask's own, as in `settings`: nothing can be left unset from here.
+    prologue += ["export MALLOC_TRIM_THRESHOLD_=67108864 MALLOC_MMAP_THRESHOLD_=33554432"]
     prologue += [f"export {name}={cores}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
     return {
         "processes": 1,  # a job has one GPU, or none

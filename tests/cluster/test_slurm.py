@@ -36,6 +36,7 @@ def test_a_job_is_one_worker_on_the_configured_share_of_a_node(configured):
     for line in ("#SBATCH -p gpu", "#SBATCH -n 1", "#SBATCH --cpus-per-task=8", "#SBATCH --mem=30G",
                  "#SBATCH -t 02:00:00", "#SBATCH --gres=gpu:1", "export OMP_NUM_THREADS=8"):  # fmt: skip
         assert line in lines, script
+    assert "export MALLOC_TRIM_THRESHOLD_=67108864" in script
     command = lines[-1]
     assert "distributed.cli.dask_worker tcp://127.0.0.1:" in command
     assert "--nthreads 3" in command
