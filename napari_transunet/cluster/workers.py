@@ -124,7 +124,7 @@ def settings() -> Iterator[None]:
             "distributed.worker.profile.enabled": False,
             "distributed.scheduler.work-stealing": True,
             "distributed.diagnostics.nvml": False,
-            # With it every larger array is new memory of the system, which took a tenth of a run's processor time.
+            # With it every larger array is new memory of the system, which took a sixth of a run's processor time.
             "distributed.nanny.pre-spawn-environ": {
                 name: value
                 for name, value in dask.config.get("distributed.nanny.pre-spawn-environ").items()

@@ -101,7 +101,7 @@ def test_a_machine_is_shared_in_equal_parts(monkeypatch):
 
 
 def test_a_worker_s_memory_is_left_to_the_allocator(client):
-    """Dask's setting of it made new memory of every larger array, and a tenth of a run went there."""
+    """Dask's setting of it made new memory of every larger array, and a sixth of a run went there."""
     (found,) = client.run(lambda: os.environ.get("MALLOC_TRIM_THRESHOLD_", "unset")).values()
     assert found == os.environ.get("MALLOC_TRIM_THRESHOLD_", "unset")
 
