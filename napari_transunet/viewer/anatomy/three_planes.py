@@ -208,8 +208,9 @@ class ThreePlanes(QWidget):
         self._last: Any = viewer
         self._place = list(viewer.dims.point)
         self.planes: dict[Plane, _PlaneView] = {}
-        # By the id of each of the models, where it was last.
+        # By the id of each of the models, where it and the mouse over it were last.
         self._points: dict[int, tuple[float, ...]] = {}
+        self._cursors: dict[int, tuple[float, ...]] = {}
         self._beside = QSplitter(Qt.Orientation.Horizontal, self)
         row(self._beside, within=self)
         self._released = self.complete = False
@@ -228,7 +229,7 @@ class ThreePlanes(QWidget):
 
     def sizeHint(self) -> QSize:  # noqa: N802
         """Qt's hook: as high as the window's own view, from the start."""
-        return QSize(800, 400)
+        return QSize(800, 640)
 
     def meet_at_cursor(self) -> None:
         """Bring all planes to the place that the mouse points at, in whichever of them."""
@@ -276,6 +277,7 @@ class ThreePlanes(QWidget):
 
     def _link(self, model: Any) -> None:
         self._points[id(model)] = model.dims.point
+        self._cursors[id(model)] = tuple(model.cursor.position[axis] for axis in model.dims.displayed)
         self._links.connect(partial(self._move_from, model), model.dims.events.point)
         self._links.connect(partial(self._move, model), model.dims.events.order)
         self._links.connect(partial(self._remember, model), model.cursor.events.position)
@@ -289,7 +291,10 @@ class ThreePlanes(QWidget):
             model.reset_view()
 
     def _remember(self, model: Any, _event: Any = None) -> None:
-        self._last = model
+        """Note where the mouse is. napari also moves a cursor along the axes that its plane does not show."""
+        at = tuple(model.cursor.position[axis] for axis in model.dims.displayed)
+        if at != self._cursors.get(id(model)):
+            self._cursors[id(model)], self._last = at, model
 
     def _move_from(self, source: Any, _event: Any = None) -> None:
         """Where one of them was moved through its slices, the others go along."""

@@ -166,6 +166,17 @@ def test_strokes_in_another_plane_are_strokes_of_the_window(make_napari_viewer, 
     np.testing.assert_array_equal(layer.data, before)
 
 
+def test_planes_meet_where_the_mouse_was_before_they_were_there(make_napari_viewer, qtbot):
+    looking = Looking(make_napari_viewer(), qtbot)
+    place = looking.image.data_to_world((3, 7, 9))
+    looking.viewer.cursor.position = tuple(place)
+    planes = looking.planes()
+    looking.viewer.dims.set_point(0, place[0])
+    looking.anatomy.do("here")
+    for view in planes.planes.values():
+        assert view.model.dims.point == pytest.approx(place)
+
+
 def test_planes_are_linked_and_follow_the_layers(make_napari_viewer, qtbot):
     looking = Looking(make_napari_viewer(), qtbot)
     viewer = looking.viewer
