@@ -170,8 +170,10 @@ def test_planes_meet_where_the_mouse_was_before_they_were_there(make_napari_view
     looking = Looking(make_napari_viewer(), qtbot)
     place = looking.image.data_to_world((3, 7, 9))
     looking.viewer.cursor.position = tuple(place)
+    looking.viewer.dims.point = looking.image.data_to_world(
+        (3, 2, 2)
+    )  # the planes are moved there: no mouse does it
     planes = looking.planes()
-    looking.viewer.dims.set_point(0, place[0])
     looking.anatomy.do("here")
     for plane, axis in ((Plane.CORONAL, 1), (Plane.SAGITTAL, 2)):  # each along the axis that it does not show
         assert planes.planes[plane].model.dims.point[axis] == pytest.approx(place[axis])
