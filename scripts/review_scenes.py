@@ -149,7 +149,7 @@ def restore_in_review(window: Window) -> None:
 
 def close_in_a_run(window: Window) -> None:
     """The window is closed in mid-run: what was there, and what had come, is what is saved."""
-    from napari_transunet.annotation.session_store import load_folder
+    from napari_transunet.annotation.session_folder import load_folder
 
     window.press("segment_volume")
     window.until(lambda: window.segment.segmentation.run.result.run is not None, 120)

@@ -17,7 +17,8 @@ import pytest
 
 import napari_transunet
 from napari_transunet.annotation.session_file import ArraySpec
-from napari_transunet.annotation.session_store import SessionAbout, SessionStore, _locked
+from napari_transunet.annotation.session_folder import SessionAbout, _locked
+from napari_transunet.annotation.session_store import SessionStore
 from napari_transunet.export.writing import export, request_for
 from napari_transunet.files import atomic_path
 from napari_transunet.io.reading import read_volume

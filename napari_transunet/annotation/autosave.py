@@ -27,7 +27,7 @@ from napari_transunet.annotation.session_file import ArraySpec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from napari_transunet.annotation.session_store import SessionFolder
+    from napari_transunet.annotation.session_folder import SessionFolder
 
 logger = logging.getLogger(__name__)
 

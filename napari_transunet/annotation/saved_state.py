@@ -14,7 +14,7 @@ from napari_transunet.errors import InputError
 
 if TYPE_CHECKING:
     from napari_transunet.annotation.provenance import RunRecord
-    from napari_transunet.annotation.session_store import SavedSession
+    from napari_transunet.annotation.session_folder import SavedSession
 
 ARRAYS = ("prediction", "machine", "flags", "entropy")
 """What is saved of a session beside the labels, as `AnnotationSession.arrays` names it."""

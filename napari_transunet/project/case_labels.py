@@ -16,7 +16,8 @@ from napari_transunet.annotation.provenance import now
 from napari_transunet.annotation.saved_state import restored_labels, saved_state
 from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.annotation.session_file import ArraySpec, NewerFormatError
-from napari_transunet.annotation.session_store import SessionAbout, SessionFolder, SessionStore, load_folder
+from napari_transunet.annotation.session_folder import SessionAbout, SessionFolder, load_folder
+from napari_transunet.annotation.session_store import SessionStore
 from napari_transunet.errors import ExistsError, FileProblem, TransUNetError
 from napari_transunet.io.sidecar import as_json, labels_from_json
 from napari_transunet.project.index import write_error

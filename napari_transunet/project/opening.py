@@ -26,7 +26,7 @@ from napari_transunet.volumes.labels import LabelSet
 
 if TYPE_CHECKING:
     from napari_transunet.annotation.session import AnnotationSession
-    from napari_transunet.annotation.session_store import SessionFolder
+    from napari_transunet.annotation.session_folder import SessionFolder
     from napari_transunet.project.case import Case
     from napari_transunet.project.project import HeldCase, Project
     from napari_transunet.volumes.volume import Volume

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from napari_transunet.annotation.autosave import Autosaver
-from napari_transunet.annotation.session_store import SessionAbout, SessionStore
+from napari_transunet.annotation.session_folder import SessionAbout
+from napari_transunet.annotation.session_store import SessionStore
 
 SHAPE = (20, 64, 64)
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_transunet.annotation import session_store
+from napari_transunet.annotation import session_folder
 from napari_transunet.annotation.autosave import Autosaver
-from napari_transunet.annotation.session_store import SessionAbout, SessionStore
+from napari_transunet.annotation.session_folder import SessionAbout
+from napari_transunet.annotation.session_store import SessionStore
 from napari_transunet.errors import FileProblem
 
 SHAPE = (6, 8, 8)
@@ -67,7 +68,7 @@ def test_a_stroke_is_saved_soon_and_only_what_changed(desk):
     desk.labels[3, 0, 0] = 1
     desk.saver.touch()
     _until(lambda: len(desk.saves) == 2)
-    parts = [session_store.read_part(path) for path in desk.files()]
+    parts = [session_folder.read_part(path) for path in desk.files()]
     assert [part.whole for part in parts] == [True, False]
     assert [index for _, index, _ in parts[1].planes()] == [3]
     assert np.array_equal(desk.folder.load().arrays["labels"], desk.labels)
@@ -116,7 +117,7 @@ def test_a_full_disk_is_said_once_and_saving_goes_on_later(desk, monkeypatch):
         raise FileProblem("Cannot write to /disk: No space left on device.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(session_store, "write_part", full)
+        patch.setattr(session_folder, "write_part", full)
         desk.labels[1] = 1
         desk.saver.touch()
         _until(lambda: desk.problems)
@@ -170,14 +171,14 @@ def test_a_listener_that_fails_does_not_end_the_saving(tmp_path):
 def test_the_lock_is_kept_as_long_as_a_save_is_under_way(tmp_path, monkeypatch):
     desk = Desk(tmp_path)
     go = threading.Event()
-    real = session_store.write_part
-    monkeypatch.setattr(session_store, "write_part", lambda *a, **k: (go.wait(60), real(*a, **k))[1])
+    real = session_folder.write_part
+    monkeypatch.setattr(session_folder, "write_part", lambda *a, **k: (go.wait(60), real(*a, **k))[1])
     desk.saver.touch()
     time.sleep(0.2)
     desk.saver.stop(0.1)
     store = SessionStore(tmp_path)
     with pytest.raises(FileProblem, match="Another window"):
-        session_store._held(desk.folder.path, desk.folder.about)
+        session_folder.hold(desk.folder.path, desk.folder.about)
     go.set()
     _until(lambda: store.sessions() and not store.sessions()[0].in_use)
 

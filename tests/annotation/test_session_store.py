@@ -16,9 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from napari_transunet.annotation import session_file, session_store
+from napari_transunet.annotation import session_file, session_folder
 from napari_transunet.annotation.session_file import ArraySpec, NewerFormatError, read_part, write_part
-from napari_transunet.annotation.session_store import SessionAbout, SessionStore, load_folder
+from napari_transunet.annotation.session_folder import SessionAbout, load_folder
+from napari_transunet.annotation.session_store import SessionStore
 from napari_transunet.errors import ExistsError, FileProblem, InputError, SizeError
 
 SHAPE = (5, 8, 6)
@@ -146,13 +147,13 @@ def test_looking_for_one_volume_reads_one_file_of_it_and_survives_what_vanishes(
             _save(folder, labels, {"number": number}, [number])
         folder.close()
     read: list[str] = []
-    plain = session_store.read_part
+    plain = session_folder.read_part
 
     def counted(path: Path) -> object:
         read.append(f"{path.parent.name[0]}{path.name}")
         return plain(path)
 
-    monkeypatch.setattr(session_store, "read_part", counted)
+    monkeypatch.setattr(session_folder, "read_part", counted)
     (found,) = store.find("b" * 64)
     assert found.about.image_name == "b"
     assert read == ["b00000005.part"]
@@ -161,9 +162,9 @@ def test_looking_for_one_volume_reads_one_file_of_it_and_survives_what_vanishes(
         shutil.rmtree(path.parent)
         return plain(path)
 
-    monkeypatch.setattr(session_store, "read_part", vanishing)
+    monkeypatch.setattr(session_folder, "read_part", vanishing)
     assert store.find("b" * 64) == []
-    monkeypatch.setattr(session_store, "read_part", plain)
+    monkeypatch.setattr(session_folder, "read_part", plain)
     assert {info.about.image_name for info in store.sessions()} == {"a", "c"}
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from napari_transunet.annotation.session_file import ArraySpec
-from napari_transunet.annotation.session_store import SessionAbout, SessionStore
+from napari_transunet.annotation.session_folder import SessionAbout
+from napari_transunet.annotation.session_store import SessionStore
 from tests.commands import invoke
 
 

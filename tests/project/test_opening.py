@@ -105,7 +105,7 @@ def test_who_was_taken_over_keeps_what_he_did_in_a_session_of_its_own(segmented)
     now = load_labels(segmented, kept).labels
     assert (now[1:3] == 1).all()
     assert (now[3] == 2).all()
-    from napari_transunet.annotation.session_store import load_folder
+    from napari_transunet.annotation.session_folder import load_folder
 
     assert (load_folder(sleeper.folder.path).arrays["labels"][3] == 1).all()
 

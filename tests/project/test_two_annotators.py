@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from napari_transunet.annotation.session import AnnotationSession
-from napari_transunet.annotation.session_store import load_folder
+from napari_transunet.annotation.session_folder import load_folder
 from napari_transunet.project.case_labels import CaseLabels, load_labels, save_labels, store_of
 from napari_transunet.project.project import Project
 from napari_transunet.volumes.labels import LabelSet

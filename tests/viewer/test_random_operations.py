@@ -31,7 +31,8 @@ from napari.layers._layer_actions import _duplicate_layer
 from qtpy.QtWidgets import QComboBox, QWidget
 
 from napari_transunet.annotation.autosave import Autosaver
-from napari_transunet.annotation.session_store import SessionStore, load_folder
+from napari_transunet.annotation.session_folder import load_folder
+from napari_transunet.annotation.session_store import SessionStore
 from napari_transunet.inference.prediction import SlicePrediction
 from napari_transunet.inference.predictor import Predictor
 from napari_transunet.inference.uncertainty import SliceUncertainty

@@ -17,7 +17,8 @@ from qtpy.QtCore import QCoreApplication, QObject, Signal
 from napari_transunet.annotation.autosave import Autosaver
 from napari_transunet.annotation.provenance import now
 from napari_transunet.annotation.saved_state import ARRAYS, saved_state
-from napari_transunet.annotation.session_store import SessionAbout, SessionStore
+from napari_transunet.annotation.session_folder import SessionAbout
+from napari_transunet.annotation.session_store import SessionStore
 from napari_transunet.errors import TransUNetError
 from napari_transunet.io.sidecar import as_json
 from napari_transunet.viewer.layers.event_links import EventLinks
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
     from napari_transunet.annotation.session import AnnotationSession
-    from napari_transunet.annotation.session_store import SessionFolder
+    from napari_transunet.annotation.session_folder import SessionFolder
     from napari_transunet.viewer.sessions.kept_labels import KeptLabels
     from napari_transunet.viewer.sessions.results import Result
 

@@ -12,7 +12,8 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_transunet.annotation.saved_state import restored_labels
 from napari_transunet.annotation.session import AnnotationSession
-from napari_transunet.annotation.session_store import SessionFolder, SessionInfo, SessionStore
+from napari_transunet.annotation.session_folder import SessionFolder
+from napari_transunet.annotation.session_store import SessionInfo, SessionStore
 from napari_transunet.errors import InputError, TransUNetError, VolumeError
 from napari_transunet.io.sidecar import labels_from_json
 from napari_transunet.viewer.layers.fingerprints import fingerprint_job

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels
     from napari.viewer import Viewer
 
-    from napari_transunet.annotation.session_store import SessionFolder
+    from napari_transunet.annotation.session_folder import SessionFolder
     from napari_transunet.viewer.sessions.autosave_controller import AutosaveController
     from napari_transunet.volumes.geometry import Geometry
     from napari_transunet.volumes.labels import LabelSet

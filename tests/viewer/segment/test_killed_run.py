@@ -16,7 +16,8 @@ pytest.importorskip("qtpy")
 
 import time
 
-from napari_transunet.annotation.session_store import SessionStore, load_folder
+from napari_transunet.annotation.session_folder import load_folder
+from napari_transunet.annotation.session_store import SessionStore
 from tests.viewer.segment.test_segment_dock import checkpoints, dock, viewer  # noqa: F401
 
 ROOT = Path(__file__).parents[3]

@@ -10,7 +10,8 @@ import pytest
 pytest.importorskip("napari")
 pytest.importorskip("qtpy")
 
-from napari_transunet.annotation.session_store import SessionAbout, SessionInfo, SessionStore
+from napari_transunet.annotation.session_folder import SessionAbout
+from napari_transunet.annotation.session_store import SessionInfo, SessionStore
 from napari_transunet.viewer.layers.layers import add_volume, volume_of
 from napari_transunet.viewer.sessions.autosave_controller import autosave_of, start_autosave
 from napari_transunet.viewer.sessions.recovery import Recovery, recovery_question

@@ -12,7 +12,8 @@ from napari.layers import Image
 from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton, QTableWidget
 
 from napari_transunet.annotation.session_file import ArraySpec
-from napari_transunet.annotation.session_store import SessionAbout, SessionStore
+from napari_transunet.annotation.session_folder import SessionAbout
+from napari_transunet.annotation.session_store import SessionStore
 from napari_transunet.viewer.sessions.sessions_dialog import SessionsDialog
 from tests.viewer.waiting import TIMEOUT
 
