@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -38,14 +37,23 @@ class OneWorker:
     def __init__(self, client: Client, scheduler: str) -> None:
         self.client = client
         self._scheduler = scheduler
-        with contextlib.suppress(TimeoutError):
-            client.wait_for_workers(1, timeout=_JOINING)
-        counts = {str(address): len(keys) for address, keys in client.processing().items()}
+        until = time.monotonic() + _JOINING
+        while not (counts := self._counts()) and time.monotonic() < until:
+            time.sleep(_TICK)
         if not counts:
             raise ClusterProblem(
                 f"No worker is at {scheduler}; `napari-transunet worker {scheduler}` starts one."
             )
         self.name = self._address = min(counts, key=lambda address: counts[address])
+
+    def _counts(self) -> dict[str, int]:
+        """How much each worker has to do. Raises `ConnectionLost`, also where the client was closed meanwhile."""
+        try:
+            return {str(address): len(keys) for address, keys in self.client.processing().items()}
+        except (*_NOT_NOW, AttributeError, CancelledError) as error:
+            if self.client.status != "running":
+                raise ConnectionLost(f"The connection to {self._scheduler} was lost.") from error
+            raise
 
     def is_there(self) -> bool:
         """Whether the scheduler still knows it."""
