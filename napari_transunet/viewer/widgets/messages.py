@@ -129,6 +129,8 @@ def progress_sentence(progress: RunProgress) -> str:
     if progress.stage == "loading":
         first = "" if progress.into else "; the slice in view comes as soon as it is ready"
         return f"Preparing the network …{first}."
+    if progress.into and progress.done == progress.total:
+        return f"All slices are written; making the coarser resolutions of {progress.into}."
     if progress.into:
         return f"Segmenting from the first slice on, into {progress.into}; its labels are shown, but cannot be painted."
     if progress.total == 1:

@@ -74,6 +74,12 @@ def test_every_ending_has_its_sentence(outcome, sentence):
 def test_progress_says_where_it_began():
     assert wording.progress_sentence(RunProgress("segmenting", 3, 133, 40, 6.0)).endswith("from slice 40.")
     assert "Preparing the network" in wording.progress_sentence(RunProgress("loading", 0, 0, 0, None))
+    into = [
+        wording.progress_sentence(RunProgress("segmenting", n, 133, 0, 6.0, into="a.zarr"))
+        for n in (132, 133)
+    ]
+    assert into[0].startswith("Segmenting from the first slice on, into a.zarr")
+    assert into[1].startswith("All slices are written")
 
 
 @pytest.mark.parametrize(
