@@ -23,4 +23,5 @@ def free_graphics_in_their_context(qt_viewer: QtViewer) -> None:
         canvas.set_current()
 
     events.removing.connect(make_current)
-    events.end_batch.connect(make_current)  # several at once are freed at the end
+    if hasattr(events, "end_batch"):  # from napari 0.7 on several at once are freed at the end
+        events.end_batch.connect(make_current)

@@ -9,6 +9,7 @@ rotation that this drops is kept in the layer's metadata and comes back on expor
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -222,7 +223,8 @@ def add_volume(viewer: ViewerModel, volume: Volume, *, name: str | None = None) 
 
 def remove_together(viewer: ViewerModel, layers: Iterable[Layer]) -> None:
     """Remove those of the layers that are in the viewer; napari frees what they held at once, and not one by one."""
-    with viewer.layers.batched_update():
+    batch = getattr(viewer.layers, "batched_update", contextlib.nullcontext)  # from napari 0.7 on
+    with batch():
         for layer in layers:
             if layer in viewer.layers:
                 viewer.layers.remove(layer)

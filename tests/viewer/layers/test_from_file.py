@@ -67,6 +67,9 @@ def test_neither_3d_nor_a_plane_across_the_chunks_reads_a_large_volume(tmp_path,
         assert len(said) == 1  # and not for each slice anew
         viewer.dims.ndisplay = 3
         layer.refresh()
+        layer._update_draw(
+            scale_factor=1, corner_pixels_displayed=np.zeros((2, 3)), shape_threshold=(12,) * 3
+        )
         rough = np.asarray(layer._data_view)
         assert np.isin(rough, layer.data[0].sample()).all()
         assert rough.size > 8
