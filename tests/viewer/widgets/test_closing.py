@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -204,7 +205,7 @@ def test_letting_predictors_go_waits_for_none_that_is_loaded(monkeypatch, tmp_pa
     def slowly(*_args: Any) -> Any:
         begun.set()
         go.wait(60)
-        return object()
+        return SimpleNamespace(predictor=None)
 
     monkeypatch.setattr(predictors, "_prepare", slowly)
     file = tmp_path / "a.safetensors"
