@@ -61,6 +61,7 @@ def same(found, expected):
     return all(torch.allclose(states[0][key], states[1][key], atol=1e-4) for key in states[0])
 
 
+@pytest.mark.slow
 def test_it_learns_as_here(client, parent, correction):
     replay_pack(parent.card, [replace(correction, slices=[8])]).write(replay_path(parent.path))
     wishes = {"steps": 3, "seed": 1, "new_organs": {3: "cyst"}}
