@@ -82,6 +82,7 @@ def test_it_learns_as_here(client, parent, correction):
     ]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_not_there_is_sent_and_names_are_those_of_here(
     client, parent, correction, tmp_path, monkeypatch
 ):
