@@ -765,3 +765,17 @@ def test_labels_that_are_no_volume_in_memory_are_said_to_be_none(make_napari_vie
     assert "“over time”" in dock.status
     viewer.layers.clear()
     assert "Segment" in dock.status
+
+
+def test_an_error_of_measuring_names_the_measuring(driver, monkeypatch):
+    def fails(*_args: Any, **_options: Any) -> Any:
+        raise RuntimeError("no such organ")
+
+    monkeypatch.setattr("napari_transunet.viewer.review.measurement_controller.measure", fails)
+    said: list[str] = []
+    driver.dock.measurements.message.connect(said.append)
+    driver.press("measure")
+    driver.until(lambda: bool(said))
+    assert said[0].startswith("The measuring stopped")
+    assert "no such organ" in said[0]
+    assert driver.dock.findChild(QPushButton, "measure").isEnabled()
