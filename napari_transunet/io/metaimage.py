@@ -33,6 +33,7 @@ from napari_transunet.io.streams import (
 )
 from napari_transunet.io.units import is_unsaid, millimetres
 from napari_transunet.volumes.geometry import RECTANGLE_TOLERANCE, Geometry, corner_displacement, nearest_grid
+from napari_transunet.volumes.orientation import check_codes
 
 _TYPES: Mapping[str, str] = MappingProxyType(
     {
@@ -56,7 +57,6 @@ _WRITTEN: Mapping[str, str] = MappingProxyType(
 _ORIGIN = ("Offset", "Position", "Origin")
 _MATRIX = ("TransformMatrix", "Rotation", "Orientation")
 _OPPOSITE = str.maketrans("LRAPSI", "RLPAIS")
-_SIDES = {frozenset("LR"), frozenset("AP"), frozenset("SI")}
 _MAX_LINE = 1 << 20
 _MAX_LINES = 10_000
 
@@ -155,21 +155,20 @@ def _orientation_notes(header: MetaHeader, geometry: Geometry) -> list[str]:
 
     AnatomicalOrientation names the sides that axes come from as ITK writes it, and those they go to elsewhere.
     """
-    used, told = geometry.axis_codes, (header.get("AnatomicalOrientation") or "").upper()
-    if (
-        len(told) == 3
-        and {frozenset(pair) for pair in zip(told, told.translate(_OPPOSITE), strict=True)} == _SIDES
-    ):
-        if told in (used, used.translate(_OPPOSITE)):
+    try:
+        told = check_codes(header.get("AnatomicalOrientation") or "")
+    except VolumeError:  # none, or "???"
+        if header.get(*_MATRIX) is not None:
             return []
-        note = (
-            f"The header contradicts itself: axes were taken to point to {used}, as its TransformMatrix says or as is"
-            f" usual without one; its AnatomicalOrientation is {told}."
-        )
-        return [note]
-    if header.get(*_MATRIX) is not None:
+        return ["The header says nothing about orientation; its axes were taken to point left, back and up."]
+    used = geometry.axis_codes
+    if told in (used, used.translate(_OPPOSITE)):
         return []
-    return ["The header says nothing about orientation; its axes were taken to point left, back and up."]
+    note = (
+        f"The header contradicts itself: axes were taken to point to {used}, as its TransformMatrix says or as is usual"
+        f" without one; its AnatomicalOrientation is {told}."
+    )
+    return [note]
 
 
 def _integers(

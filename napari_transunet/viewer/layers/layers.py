@@ -41,7 +41,8 @@ _MATCH = 1e-4
 _PART_OF_MEMORY = 4  # a lazy array that takes less than 1 / this of what is free is loaded as a whole
 _MOST_LABELS, _FEW = 255, 40  # highest value, and number of values, of what looks like labels
 
-_PLACE = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+PLACEMENT = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+"""The attributes of a layer, and their events, that say where it is shown."""
 
 _NO_UNIT = "The layer has no unit of length; its scale was taken to be in millimetres."
 _NO_ORIENTATION = "The layer says nothing about orientation; its axes were taken to point up, back and left."
@@ -70,7 +71,7 @@ def placement(geometry: Geometry) -> dict[str, Any]:
 
 def placement_of(layer: Layer) -> dict[str, Any]:
     """Where a layer is shown, for another one of the same voxels; whoever made it may have rotated it, say."""
-    return {name: getattr(layer, name) for name in _PLACE}
+    return {name: getattr(layer, name) for name in PLACEMENT}
 
 
 def volume_to_layer(volume: Volume, *, name: str | None = None) -> LayerTuple:

@@ -15,6 +15,7 @@ from napari_transunet.export.source import SourceState, source_state
 from napari_transunet.viewer.layers.grids import put_on_grid
 from napari_transunet.viewer.layers.layer_record import change_record
 from napari_transunet.viewer.layers.layers import (
+    PLACEMENT,
     label_colormap,
     label_features,
     label_set_of,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from napari_transunet.volumes.labels import LabelSet
 
 SUFFIX = " labels"
-_PLACE = ("scale", "translate", "rotate", "shear", "affine", "units")
 
 
 class Result(KeptLabels):
@@ -70,7 +70,7 @@ class Result(KeptLabels):
         """From now on these are labels of this image, and stay on it where it is moved or rescaled."""
         self._image, self._voxels = weakref.ref(image), _reference(voxels_of(image))
         change_record(self.layer, scan=source_of(image), scan_state=_state_of(image))
-        for moved in _PLACE:
+        for moved in PLACEMENT:
             getattr(image.events, moved).connect(self._follow)  # napari holds it weakly
 
     def _follow(self, _event: Any = None) -> None:
