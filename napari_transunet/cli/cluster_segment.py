@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_transunet.checkpoints.info import CheckpointInfo
 from napari_transunet.checkpoints.registry import resolve_checkpoint
 from napari_transunet.cli.cluster import check_table, cluster, run_units, tell_end, write_table
 from napari_transunet.cli.reporting import end, say
@@ -19,7 +20,7 @@ from napari_transunet.cluster.segmenting import (
     marker_in,
     segmentation_units,
 )
-from napari_transunet.errors import USERS_ERRORS, InputError, sentence_of
+from napari_transunet.errors import USERS_ERRORS, CheckpointError, InputError, sentence_of
 from napari_transunet.files import remove_leftovers
 
 if TYPE_CHECKING:
@@ -59,8 +60,11 @@ def segment_on_cluster(
 
     The report is made here, once all scans have ended, of those whose labels are there.
     """
-    if checkpoint is not None:
-        resolve_checkpoint(checkpoint)
+    if checkpoint is not None:  # what is wrong with it is said before workers start
+        path = resolve_checkpoint(checkpoint)
+        found = CheckpointInfo.from_file(path, target_size=loading.img_size, weights=loading.weights)
+        if found.problems:
+            raise CheckpointError(found.problems[0])
     if made is not None:
         made.mkdir(parents=True, exist_ok=True)
         remove_leftovers(made, ".writing-*")

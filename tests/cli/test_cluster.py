@@ -60,3 +60,18 @@ def test_a_certificate_that_is_none_is_told(run, tmp_path):
         (tmp_path / f"{name}.pem").write_text("no certificate")
     line = error_line(run("scheduler", "--tls-ca-file", "ca.pem", "--tls-cert", "cert.pem"))
     assert "The TLS files cannot be used" in line
+
+
+def test_a_damaged_checkpoint_is_told_before_workers_start_or_a_folder_is_made(run, tmp_path, monkeypatch):
+    def started(*_arguments: object) -> None:
+        raise AssertionError("workers were started")
+
+    monkeypatch.setattr("napari_transunet.cli.cluster_segment.cluster", started)
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.nii").write_bytes(b"")
+    (tmp_path / "damaged.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      cut off")
+    line = error_line(
+        run("segment", "one.nii", "two.nii", "-o", "out", "-c", "damaged.safetensors", "--scheduler", "local")
+    )
+    assert "damaged.safetensors" in line
+    assert not (tmp_path / "out").exists()
