@@ -23,8 +23,7 @@ def scale_bar_of(viewer: ViewerModel) -> Any:
 def show_scale_bar(viewer: ViewerModel, on: bool) -> None:
     """Show or hide the scale bar, in mm."""
     bar = scale_bar_of(viewer)
-    if not isinstance(
-        getattr(type(bar), "unit", None), property
-    ):  # before napari 0.8 it does not ask the layers
+    # Before napari 0.8 it does not ask the layers; in 0.8 and 0.9 to ask for a unit warns, and 0.10 knows none.
+    if not isinstance(getattr(type(bar), "unit", None), property) and hasattr(bar, "unit"):
         bar.unit = "mm"
     bar.visible = on
