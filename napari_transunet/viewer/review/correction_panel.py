@@ -224,9 +224,7 @@ class CorrectionPanel(QWidget):
             grid.addWidget(self._tool(name), at, 0, 1, 1 if beside is not None else 2)
             if beside is not None:
                 grid.addWidget(beside, at, 1)
-        grid.addWidget(self._range, len(self._tools), 0)
-        grid.addWidget(self._suggest, len(self._tools), 1)
-        limits = row((self._low, 1), QLabel("to", self), (self._high, 1))
+        limits = row((self._low, 1), QLabel("to", self), (self._high, 1), self._suggest)
         column(
             self._organs[0],
             self._slices[0],
@@ -234,6 +232,7 @@ class CorrectionPanel(QWidget):
             strokes,
             self._stroke_row,
             grid,
+            self._range,
             limits,
             None,
             within=self,

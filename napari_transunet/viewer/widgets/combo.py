@@ -18,7 +18,7 @@ class ElidingCombo(QComboBox):
         self.setObjectName(name)
         self.setToolTip(tip)
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.setMinimumContentsLength(12)
+        self.setMinimumContentsLength(9)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
 
     def offer(self, entries: Iterable[tuple[str, Any]], chosen: Any = None, *, otherwise: int = 0) -> None:

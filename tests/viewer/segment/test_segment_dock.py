@@ -281,9 +281,9 @@ def test_the_first_remaining_time_leaves_out_what_happens_but_once(dock, monkeyp
     plain, left = Predictor.iter_batches, []
 
     def late_to_start(self: Predictor, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        for number, batch in enumerate(plain(self, *args, **kwargs)):
-            time.sleep(0.1 if number else 1.5)
-            yield batch
+        for number, one in enumerate([one for batch in plain(self, *args, **kwargs) for one in batch]):
+            time.sleep(0.01 if number else 1.5)  # so that the window sees some between the first and the last
+            yield [one]
 
     monkeypatch.setattr(Predictor, "iter_batches", late_to_start)
     dock.add((40, 48, 56))
