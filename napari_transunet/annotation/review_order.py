@@ -71,19 +71,21 @@ def next_to_learn_from(areas: NDArray[np.integer], known: Collection[int], spaci
     reach = int(_ALIKE / spacing)
     near = np.maximum(0, 1 - np.abs(np.arange(-reach, reach + 1)) * spacing / _ALIKE)
 
-    def around(index: int) -> tuple[slice, NDArray[np.float64]]:
+    def around(index: int, shown: NDArray[np.float64]) -> tuple[slice, NDArray[np.float64]]:
         """The slices of which one shows something, and how much of each organ."""
         part = slice(max(0, index - reach), index + reach + 1)
         weight = near[part.start - index + reach :][: len(area[part])]
-        return part, weight[:, None] * shows[index]
+        return part, weight[:, None] * shown
 
     told = np.zeros_like(area)
     for index in known:
-        part, tells = around(index)
+        # That an organ is not in a slice which is right is known there, too; else one that is found where it is not
+        # would be asked for again, slice by slice.
+        part, tells = around(index, np.where(area[index] > 0, shows[index], 1))
         told[part] = np.maximum(told[part], tells)
     best, most = None, 0.0
     for index in np.flatnonzero(area.any(axis=1)).tolist():
-        part, tells = around(index)
+        part, tells = around(index, shows[index])
         gain = float((share[part] * np.maximum(0, tells - told[part])).sum())
         if index not in known and gain > most:
             best, most = index, gain

@@ -186,22 +186,28 @@ def learnt_scans(
 def held_out(samples: PartialSlices, seen: Collection[int] = ()) -> list[int]:
     """Which slices are scored and not learnt from: a quarter of those that are vouched for as a whole, every fourth.
 
-    Of the four such choices it is the one with most organs both within and without. Those that were `seen` before are
-    none of them. Fewer than two slices, or all seen, or none that shows an organ, which has no score: none.
+    Of the four such choices it is the one that leaves out fewest organs of what is learnt from, and then shows most.
+    Those that were `seen` before are none of them. Fewer than two slices, or all seen, or no organ both within and
+    without, which alone can be judged: none.
     """
     whole = torch.nonzero(samples.whole)[:, 0].tolist()
     if len(whole) < 2:
         return []
     whole = [number for number in whole if number not in set(seen)]
-    there = [set(samples.labels[number].unique().tolist()) - {0, UNKNOWN} for number in whole]
-    if not any(there):
-        return []
     folds = min(_FOLDS, len(whole))
+    choices = [whole[fold::folds] for fold in range(folds)]
 
-    def organs_on_both_sides(fold: int) -> tuple[int, int]:
-        inside = set().union(*there[fold::folds])
-        outside = set().union(*(one for at, one in enumerate(there) if at % folds != fold))
-        return len(inside & outside), len(inside)
+    def worth(chosen: Sequence[int]) -> tuple[bool, int, int]:
+        inside, outside = organs_shown(samples, chosen), organs_shown(samples, chosen, within=False)
+        return bool(inside & outside), -len(inside - outside), len(inside & outside)
 
     middle_first = sorted(range(folds), key=lambda fold: abs(2 * fold - folds))
-    return whole[max(middle_first, key=organs_on_both_sides) :: folds]
+    best = max((choices[fold] for fold in middle_first), key=worth, default=[])
+    return best if best and worth(best)[0] else []
+
+
+def organs_shown(samples: PartialSlices, chosen: Collection[int], *, within: bool = True) -> set[int]:
+    """The organs that slices with these numbers show, or that the others do."""
+    among = torch.full((len(samples),), not within)
+    among[list(chosen)] = within
+    return set(samples.labels[among].unique().tolist()) - {0, UNKNOWN}

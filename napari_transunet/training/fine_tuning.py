@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from napari_transunet.errors import InputError, TransUNetError
 from napari_transunet.training.augmentation import Augmentation
+from napari_transunet.training.corrections import organs_shown
 from napari_transunet.training.heads import fit_new_classes, unlearnt_classes
 from napari_transunet.training.losses import UNKNOWN, PartialDiceCELoss, change_of_known_classes
 from napari_transunet.training.optimiser import parameter_groups
@@ -207,6 +208,7 @@ class FineTuning:
         """Learn; itself."""
         clock = _Clock(steps or STEPS, None if steps else seconds, _FEWEST_STEPS)
         held, everything = set(self.held), range(len(self.samples))
+        self._judged = organs_shown(self.samples, held) & organs_shown(self.samples, held, within=False)
         before = self._score(self.net) if held else {}
         self._taught = self._with_own_labels(self.samples)
         if self.replayed is not None:
@@ -366,7 +368,7 @@ class FineTuning:
                 module.eval()
 
     def _score(self, net: nn.Module) -> dict[int, float]:
-        """Dice on the held-out slices of each class that is vouched for and there."""
+        """Dice on the held-out slices of each class that these show, and slices that are learnt from, too."""
         net.eval()
         counts = torch.zeros(2, self.card.num_classes, dtype=torch.long)
         with torch.inference_mode():
@@ -375,11 +377,7 @@ class FineTuning:
                 labels = self.samples.labels[part].to(self.device)
                 counts += _overlap(found, labels, self.samples.annotated[part].to(self.device)).cpu()
         both, sizes = counts
-        return {
-            value: float(2 * both[value] / sizes[value])
-            for value in range(1, self.card.num_classes)
-            if any((self.samples.labels[number] == value).any() for number in self.held)
-        }
+        return {value: float(2 * both[value] / sizes[value]) for value in sorted(self._judged)}
 
     def _as_they_are(self, slices: PartialSlices, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images, labels, annotated, with the nearest neighbours as the other channels."""

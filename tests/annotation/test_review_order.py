@@ -96,10 +96,21 @@ def test_a_network_learns_most_from_a_slice_that_shows_what_no_other_shows_nearb
     assert next_to_learn_from(np.zeros((60, 0), int), [], 5.0) is None
 
 
-def covered(areas, slices, spacing):
-    """How much of all organs these slices tell, by the definition."""
+def test_an_organ_that_a_right_slice_lacks_is_not_asked_for_beside_it():
+    areas = np.zeros((60, 2), int)
+    areas[5:15, 0] = 40
+    areas[30:50, 1] = 40  # found where it is not, and taken away in the slice that was put right
+    first = next_to_learn_from(areas, {10}, spacing=5.0)
+    assert 30 <= first < 50
+    areas[first, 1] = 0
+    assert abs(next_to_learn_from(areas, {10, first}, spacing=5.0) - first) > 1
+
+
+def covered(areas, slices, right, spacing):
+    """How much of all organs these slices tell, by the definition; those that are right tell of absent organs too."""
     area, slices = areas[:, areas.any(axis=0)], sorted(slices)
     shows = np.minimum(1, area / [np.median(one[one > 0]) for one in area.T])
+    shows[sorted(right)] += area[sorted(right)] == 0
     distance = np.abs(np.subtract.outer(np.arange(len(area)), slices)) * spacing
     told = np.maximum(0, 1 - distance / 25)[..., None] * shows[slices]
     return (area / area.sum(axis=0) * told.max(axis=1)).sum()
@@ -111,8 +122,8 @@ def test_the_slice_to_learn_from_is_the_one_with_the_greatest_gain():
         n, spacing = int(rng.integers(2, 40)), float(rng.choice([0.5, 3.0, 9.0, 40.0]))
         areas = rng.integers(1, 50, (n, 3)) * (rng.random((n, 3)) > 0.5)
         known = set(rng.integers(0, n, 3).tolist())
-        told = covered(areas, known, spacing)
-        gain = {one: covered(areas, known | {one}, spacing) - told for one in set(range(n)) - known}
+        told = covered(areas, known, known, spacing)
+        gain = {one: covered(areas, known | {one}, known, spacing) - told for one in set(range(n)) - known}
         found = next_to_learn_from(areas, known, spacing)
         most = max(gain.values(), default=0)
         assert most < 1e-9 if found is None else gain[found] > most - 1e-9

@@ -462,3 +462,7 @@ def test_held_out_slices_show_the_organs() -> None:
     assert held_out(slices.pick([0])) == []
     assert held_out(slices, seen=[0, 2, 4, 6]) == []  # what is left shows no organ, so has no score
     assert held_out(slices, seen=[0, 2, 4]) == [6]
+    labels[[2, 0], 2] = 0
+    labels[2, 2] = 2
+    assert held_out(slices) == [0, 4]  # the one slice with organ 2 is learnt from
+    assert held_out(slices.pick([2, 3])) == []  # nor could be said whether it is found better
