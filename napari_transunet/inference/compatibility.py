@@ -92,6 +92,16 @@ def reason_to_choose(volume: Volume, card: ModelCard) -> str | None:
     )
 
 
+def is_its_modality(volume: Volume, card: ModelCard) -> bool:
+    """Whether the volume is known to be of the modality that the checkpoint expects, and nothing speaks against it.
+
+    Too little to run the checkpoint unasked (see `reason_to_choose`), enough to propose it to a person.
+    """
+    return (
+        volume.modality is not None and volume.modality == card.modality and doubt_about(volume, card) is None
+    )
+
+
 def size_in_mm(geometry: Geometry) -> str:
     """How far the grid reaches along its x, y and z axes: "35 × 50 × 36 mm"."""
     return _in_words(_extent(geometry))

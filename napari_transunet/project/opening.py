@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,7 +74,7 @@ def read_ahead(project: Project, identifier: str) -> ReadCase | None:
             and _ROOM * 2 * int(np.prod(case.shape, dtype=np.int64)) > available_memory()
         ):
             return None
-        return ReadCase(case, read_scan(case.scan, project.folder), load_labels(project, case))
+        return ReadCase(case, _scan_of(case, project), load_labels(project, case))
     except (TransUNetError, OSError, MemoryError) as error:
         logger.info("%s was not read ahead: %s", identifier, error)
         return None
@@ -108,7 +108,7 @@ def open_case(
     try:
         case = held.case
         same = ahead is not None and ahead.case.scan == case.scan
-        volume = ahead.volume if ahead is not None and same else read_scan(case.scan, project.folder)
+        volume = ahead.volume if ahead is not None and same else _scan_of(case, project)
         found = ahead.found if ahead is not None and ahead.case == case else load_labels(project, case)
         if found is not None and found.session.shape != volume.data.shape:
             raise InputError(
@@ -173,6 +173,12 @@ def finish_case(
         return held.update(seconds=total, **(facts | (done or {})))
     finally:
         held.release()
+
+
+def _scan_of(case: Case, project: Project) -> Volume:
+    """The scan of a case; where its headers name no modality (NIfTI has no place for it), it has the case's."""
+    volume = read_scan(case.scan, project.folder)
+    return volume if volume.modality is not None else replace(volume, modality=case.modality)
 
 
 def approval(annotator: str, note: str = "") -> dict[str, Any]:

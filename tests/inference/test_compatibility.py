@@ -12,6 +12,7 @@ from napari_transunet.inference.compatibility import (
     MUCH_LARGER,
     doubt_about,
     doubt_about_augmentation,
+    is_its_modality,
     reason_to_choose,
 )
 from napari_transunet.inference.options import PredictorOptions
@@ -50,7 +51,9 @@ def test_a_known_modality_decides() -> None:
     assert reason_to_choose(mr, CROPS) == "it is MR"
     assert reason_to_choose(mr, MR) is None, "MR says neither sequence nor part of the body"
     assert doubt_about(mr, MR) is None
+    assert is_its_modality(mr, MR), "but enough to propose it"
     assert reason_to_choose(ct, MR) is None
+    assert not is_its_modality(ct, MR)
     assert reason_to_choose(mr, CT) is None
     assert "expects CT; the volume is MR" in (doubt_about(mr, CT) or "")
 
@@ -60,6 +63,7 @@ def test_hounsfield_units_stand_for_ct() -> None:
     unknown = Volume(volume.data, volume.geometry, None, volume.source)
     assert "it looks like CT (values -1," in (reason_to_choose(unknown, CT) or "")
     assert reason_to_choose(unknown, MR) is None
+    assert not is_its_modality(unknown, MR)
     assert reason_to_choose(unknown, CROPS) is None
     assert "looks like CT" in (doubt_about(unknown, MR) or "")
 

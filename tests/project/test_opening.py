@@ -16,6 +16,7 @@ from napari_transunet.io.sidecar import as_json
 from napari_transunet.project.case_labels import load_labels
 from napari_transunet.project.leases import STALE_AFTER, LeaseHeldError, LeaseLostError
 from napari_transunet.project.opening import approval, finish_case, open_case, read_ahead
+from napari_transunet.project.scans import read_scan
 from napari_transunet.project.segmenting import segment_project
 from napari_transunet.project.worklist import PAUSE, WorkClock, next_case
 
@@ -64,6 +65,16 @@ def test_work_is_in_the_case_and_its_session_afterwards(segmented):
     again.folder.close()
     looked = finish_case(again, again.found, "ben", 10)
     assert (looked.annotator, looked.seconds) == ("anna", {"anna": 61.2, "ben": 10})
+
+
+def test_a_scan_that_names_no_modality_has_that_of_its_case(segmented):
+    case = segmented.cases()[0]
+    assert case.modality == "CT"
+    assert read_scan(case.scan, segmented.folder).modality is None
+    opened = open_case(segmented, case.id, "anna")
+    assert opened.volume.modality == "CT"
+    opened.folder.close()
+    opened.held.release()
 
 
 def test_what_was_approved_and_then_changed_is_not_approved_any_more(segmented):

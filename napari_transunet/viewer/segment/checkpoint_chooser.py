@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QFileDialog, QWidget
 
-from napari_transunet.inference.compatibility import reason_to_choose
+from napari_transunet.inference.compatibility import is_its_modality, reason_to_choose
 from napari_transunet.viewer.segment.advanced import pixels
 from napari_transunet.viewer.segment.names_chooser import NamesChooser
 from napari_transunet.viewer.widgets.combo import ElidingCombo
@@ -136,17 +136,21 @@ class CheckpointChooser(QWidget):
         self._combo.setCurrentIndex([known.path for known in self._candidates].index(candidate.path))
 
     def suggest_for(self, volume: Volume) -> None:
-        """Choose the shipped checkpoint that fits the volume, unless a person has chosen one, or none fits."""
+        """Choose the shipped checkpoint that fits the volume, unless a person has chosen one, or none fits.
+
+        Where none fits by more than that, it is the only one of the volume's modality.
+        """
         if self._chosen_by_hand:
             return
-        fitting = [
-            index
+        cards = {
+            index: candidate.card
             for index, candidate in enumerate(self._candidates)
-            if candidate.shipped
-            and candidate.problem is None
-            and candidate.card is not None
-            and reason_to_choose(volume, candidate.card) is not None
-        ]
+            if candidate.shipped and candidate.problem is None and candidate.card is not None
+        }
+        fitting = [index for index, card in cards.items() if reason_to_choose(volume, card) is not None]
+        if not fitting:
+            alike = [index for index, card in cards.items() if is_its_modality(volume, card)]
+            fitting = alike if len(alike) == 1 else []
         if fitting and self._combo.currentIndex() not in fitting:
             self._show(fitting[0])
 

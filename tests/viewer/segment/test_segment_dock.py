@@ -716,6 +716,19 @@ def test_the_shipped_checkpoint_that_fits_the_volume_is_chosen(two_shipped):
     assert "was trained on volumes of at most" in dock.question
 
 
+def test_the_only_checkpoint_of_the_modality_is_proposed_where_the_volume_names_it(two_shipped):
+    dock, chooser = two_shipped, two_shipped.widget.checkpoint
+    crops = next(each for each in chooser.candidates if each.title == "Crops, MR")
+    body = replace(
+        crops, path=crops.path.with_name("body"), card=crops.card.updated(extent=None, title="Body")
+    )
+    chooser.show_candidates([*chooser.candidates, body])
+    image = _add_mr(dock, (20, 200, 200))
+    assert _chosen(dock) == "Three organs, CT"  # values alone do not say MR
+    add_volume(dock.viewer, replace(volume_of(image), modality="MR"), name="named")
+    assert _chosen(dock) == "Body"
+
+
 @pytest.mark.parametrize("choice", ["Three organs, CT", "My own"])
 def test_a_checkpoint_that_a_person_chose_stays(two_shipped, choice):
     dock = two_shipped
