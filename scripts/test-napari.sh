@@ -6,7 +6,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-versions="${NAPARI:-0.6.6 0.7.1 0.8.0 0.9.0}"
+versions="${NAPARI:-0.6.6 0.7.1 0.8.0 0.10.0rc1}"
 base="$(realpath "${VENV:-.venv}")"
 folder="${VENVS:-.venvs}"
 export NAPARI_CONFIG=""

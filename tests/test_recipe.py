@@ -38,6 +38,17 @@ def test_the_recipe_requires_what_the_package_requires():
     assert set(requirements["run_constraints"]) == window
 
 
+def test_the_recipe_is_one_to_the_program_that_builds_them():
+    recipes = pytest.importorskip("rattler_build.stage0")
+    made = recipes.Stage0Recipe.from_file(ROOT / "conda/recipe.yaml").render()
+    assert [(one.recipe.package.name, str(one.recipe.package.version)) for one in made] == [
+        ("napari-transunet", napari_transunet.__version__)
+    ]
+    unknown = (ROOT / "conda/recipe.yaml").read_text("utf-8").replace("noarch: python", "noarch: snake")
+    with pytest.raises(Exception, match="noarch"):
+        recipes.Stage0Recipe.from_yaml(unknown)
+
+
 def test_versions_are_one():
     recipe = yaml.safe_load((ROOT / "conda/recipe.yaml").read_text("utf-8"))
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""What lies in other places in other versions of napari: camera and scale bar moved in 0.9."""
+"""What lies in other places in other versions of napari: camera and scale bar moved in 0.9, its unit went in 0.10."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ napari has no public way to do this: writing into `layer.data` leaves no history
 a run would mix in the person's strokes, and making a layer non-editable forgets the history that it had. So this
 module, and only this one, uses private parts of `Labels`: its two history queues and the form of an entry, a list
 of (index, values before, values after). Since napari 0.8 strokes are kept as boxes with masks; before, as such triples
-with an array of indices an axis. Both are read here. It is written for napari>=0.6.6,<0.10; its tests press real undo,
+with an array of indices an axis. Both are read here. It is written for napari>=0.6.6,<0.11; its tests press real undo,
 and `make test-napari` runs them with each of these versions.
 
 What holds here: a step that a run or a tool left is a `WrittenStep` and never taken for a stroke (`is_stroke`); and no
