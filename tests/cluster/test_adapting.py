@@ -104,6 +104,7 @@ def test_a_checkpoint_that_is_not_there_is_sent_and_names_are_those_of_here(
     assert found.card.lineage[-1].parent == bare.sha256
 
 
+@pytest.mark.slow  # a step of a variant that people use
 def test_a_first_network_is_begun_there(client, correction):
     volume = replace(correction.volume, modality="US")  # no shipped checkpoint is for it
     found = adapt_on_cluster(

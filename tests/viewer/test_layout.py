@@ -71,7 +71,8 @@ class Docks:
         assert (self.window.width(), self.window.height()) == SMALL, "the docks made the window grow"
 
 
-@pytest.fixture(params=[9, 16], ids=lambda points: f"{points} pt")
+# What has room for large letters has room for the usual ones, which `make test-slow` looks at, too.
+@pytest.fixture(params=[pytest.param(9, marks=pytest.mark.slow), 16], ids=lambda points: f"{points} pt")
 def docks(request: Any, style: None, make_napari_viewer: Callable[..., Any], qtbot: Any) -> Iterator[Docks]:
     from napari.settings import get_settings
 
