@@ -40,7 +40,9 @@ class ShownFromFile:
         return self.voxels.__array__(dtype, copy)
 
     def __getitem__(self, key: Any) -> Any:
-        # napari tells of a view only once it has read it, too late to hide the layer.
+        # Who asks is all that tells a view from a plugin's work: napari picks by the same `layer.data[…]`. No event
+        # comes before every view (zooming, showing and refreshing read first), slicing has no public hook, and an error
+        # raised here would keep napari from slicing the other layers.
         if sys._getframe(1).f_globals.get("__name__", "").startswith(_NAPARI):
             return _Region(self, tuple(slice(0, size) for size in self.voxels.shape))[key]
         return self.voxels[key]
