@@ -28,18 +28,24 @@ from napari_transunet import Predictor, load_checkpoint, read_volume
 from napari_transunet.annotation.review_order import review_order
 from napari_transunet.annotation.uncertainty import SliceUncertainties
 from napari_transunet.checkpoints.registry import resolve_checkpoint
+from napari_transunet.volumes.label_values import values_in
 
 DRAWS = 5000
+AREA_DRAWS = 500
 SHIPPED = "review order"
 """The order that the product has: by the expected error, neighbours together. The other orders are plain rankings."""
 
 
 @dataclass(frozen=True, eq=False)
 class Slices:
-    """Of each slice, the voxels that are wrong, and what each measure says of it."""
+    """Of each slice, the voxels that are wrong, and what each measure says of it.
+
+    `counts` (n, labels, 3) are each label's voxels in both, in the prediction and in the reference.
+    """
 
     wrong: NDArray[np.int64]
     measures: dict[str, NDArray[np.float64]]
+    counts: NDArray[np.int64]
 
     def orders(self) -> dict[str, list[int]]:
         """Each measure's ranking, and the order that the product has."""
@@ -50,6 +56,24 @@ class Slices:
         shipped = review_order(self.measures["mean × √area"])
         rest = [index for index in range(len(self.wrong)) if index not in set(shipped)]
         return found | {SHIPPED: shipped + rest}
+
+    def gained(self, orders: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Orders (m, n) of the slices -> (m,): the area under the curve of Dice gained against slices looked at.
+
+        A slice that was looked at is as the reference has it. The curve begins at 0, before the first, and ends at 1,
+        where the mean Dice of all labels is 1; so an order that gained everything at once would have the area 1.
+        """
+        both, found, true = np.moveaxis(self.counts, 2, 0)
+        total = self.counts.sum(0)
+        # What looking at a slice adds to the two terms of Dice.
+        each = np.stack([true - both, true - found], 2)
+        area = np.zeros(len(orders))
+        start = float(np.mean(2 * total[:, 0] / (total[:, 1] + total[:, 2])))
+        for at, order in enumerate(orders):
+            added = np.cumsum(each[order], axis=0)
+            dice = 2 * (total[:, 0] + added[:, :, 0]) / (total[:, 1] + total[:, 2] + added[:, :, 1])
+            area[at] = ((dice.mean(axis=1) - start) / (1 - start)).mean()
+        return area
 
 
 def predicted(scan: Scan, predictor: Predictor) -> tuple[NDArray[Any], SliceUncertainties]:
@@ -64,11 +88,11 @@ def measured(scan: Scan, labels: NDArray[Any], reference: NDArray[Any], unsure: 
     """The true errors, and what could be known without the reference."""
     if scan.organ is not None:
         labels, reference = labels == scan.organ, reference == scan.organ
-    labels = np.moveaxis(labels, unsure.axis, 0)
+    labels, reference = np.moveaxis(labels, unsure.axis, 0), np.moveaxis(reference, unsure.axis, 0)
     changes = (labels[1:] != labels[:-1]).sum(axis=(1, 2))
     mean, expected = np.nan_to_num(unsure.of(scan.organ)), unsure.expected_error(scan.organ)
     return Slices(
-        (labels != np.moveaxis(reference, unsure.axis, 0)).sum(axis=(1, 2)),
+        (labels != reference).sum(axis=(1, 2)),
         {
             "mean": mean,
             "mean × √area": expected,
@@ -76,7 +100,17 @@ def measured(scan: Scan, labels: NDArray[Any], reference: NDArray[Any], unsure: 
             "area": (labels != 0).sum(axis=(1, 2)).astype(np.float64),
             "change between slices": np.pad(changes, (0, 1)) + np.pad(changes, (1, 0)).astype(np.float64),
         },
+        counts_of(labels, reference),
     )
+
+
+def counts_of(labels: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.int64]:
+    """`Slices.counts` of two label volumes, slices first: of every label but 0 that the reference has."""
+    each = []
+    for value in values_in(reference):
+        found, true = labels == value, reference == value
+        each.append([part.sum(axis=(1, 2)) for part in (found & true, found, true)])
+    return np.array(each).transpose(2, 0, 1)
 
 
 def kept(scan: Scan, cache: Path | None, predictors: dict[str, Predictor]) -> Slices:
@@ -84,7 +118,8 @@ def kept(scan: Scan, cache: Path | None, predictors: dict[str, Predictor]) -> Sl
     path = None if cache is None else cache / f"{scan.name}.json"
     if path is not None and path.exists():
         found = json.loads(path.read_text("utf-8"))
-        return Slices(np.array(found["wrong"]), {k: np.array(v) for k, v in found["measures"].items()})
+        measures = {name: np.array(values) for name, values in found["measures"].items()}
+        return Slices(np.array(found["wrong"]), measures, np.array(found["counts"]))
     if scan.checkpoint not in predictors:
         checkpoint = load_checkpoint(resolve_checkpoint(scan.checkpoint))
         predictors[scan.checkpoint] = Predictor(checkpoint, precision="bfloat16")
@@ -101,6 +136,7 @@ def as_json(slices: Slices) -> dict[str, Any]:
     return {
         "wrong": slices.wrong.tolist(),
         "measures": {name: values.tolist() for name, values in slices.measures.items()},
+        "counts": slices.counts.tolist(),
     }
 
 
@@ -131,6 +167,16 @@ def judged(slices: Slices, rng: np.random.Generator) -> tuple[dict[str, dict[str
         found["random, 95 %"][first] = float(np.quantile(draws[:, k - 1], 0.95))
     own = np.cumsum(wrong[orders[SHIPPED]]).mean() / wrong.sum()
     return found, float((draws.mean(axis=1) < own).mean())
+
+
+def areas(slices: Slices, rng: np.random.Generator) -> dict[str, float]:
+    """Of each order, and on average of random ones, the area under the curve of Dice gained."""
+    n = len(slices.wrong)
+    by_error = np.argsort(-slices.wrong).tolist()
+    own = {"in order": list(range(n)), "by the true errors": by_error} | slices.orders()
+    by_chance = np.argsort(rng.random((AREA_DRAWS, n)), axis=1)
+    found = dict(zip(own, slices.gained(np.array(list(own.values()))).tolist(), strict=True))
+    return found | {"random": float(slices.gained(by_chance).mean())}
 
 
 def gains(of: dict[str, dict[str, float]], order: str) -> float:
@@ -194,6 +240,7 @@ def main(arguments: list[str] | None = None) -> None:
                 "shares": shares,
                 "random_orders_that_are_worse": worse,
                 "gains": {name: gains(shares, name) for name in (*slices.orders(), "every k-th", "in order")},
+                "areas": areas(slices, np.random.default_rng(0)),
             }
         )
         print(f"{scan.name}: {rows[-1]['gains'][SHIPPED]:.2f}", file=sys.stderr)
@@ -209,6 +256,15 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"| gain over chance | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|", sep="\n")
     for group, of_group in mean_gains.items():
         print(f"| {group} | {' | '.join(f'{of_group[name]:.2f}' for name in names)} |")
+    columns = ("in order", "random", "mean", SHIPPED, "by the true errors")
+    print(
+        f"\n| area under the curve of Dice gained | {' | '.join(columns)} |",
+        "|---" * (len(columns) + 1) + "|",
+        sep="\n",
+    )
+    for group, of in groups.items():
+        mean_areas = (np.mean([row["areas"][name] for row in of]) for name in columns)
+        print(f"| {group} | {' | '.join(f'{area:.2f}' for area in mean_areas)} |")
     print()
     for group, of in groups.items():
         shares = [row["random_orders_that_are_worse"] for row in of]
