@@ -112,11 +112,11 @@ def evaluate(
         str | None, option("N,N", "Score these label values (the reference's) only, such as 1,2,5.")
     ] = None,
     match: Annotated[
-        str | None,
+        list[str] | None,
         option(
             "PREDICTION=REFERENCE,…",
             "Which organ of the prediction is which of the reference, by value or name, such as 5=1,liver=Leber; "
-            "several may be one (2=1,3=1). The others are matched by name, and by number where one side has no names.",
+            "several may be one (2=1,3=1). Repeatable. The others are matched by name, and by number where one side has no names.",
         ),
     ] = None,
     published_scoring: Annotated[
@@ -164,7 +164,7 @@ def evaluate(
         _values(labels),
         published_scoring,
         _description(reference),
-        {} if match is None else parse_match(match),
+        parse_match(",".join(match)) if match else {},
         as_json,
         csv_file,
         overwrite,

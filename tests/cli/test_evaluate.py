@@ -340,7 +340,7 @@ def test_where_one_side_has_no_names_the_numbers_are_compared_and_it_is_said(run
     assert results(result)["labels"]["1"]["matched_by"] == "number"
     assert "by number" in " ".join(run(own, other).stdout.split())
 
-    swapped = run(own, other, "--match", "liver=1, spleen=2", "--json")
+    swapped = run(own, other, "--match", "liver=1", "--match", "spleen=2", "--json")
     assert swapped.stderr == ""
     assert results(swapped)["labels"]["1"] | {"dice": 0.0} == results(swapped)["labels"]["1"]
 
