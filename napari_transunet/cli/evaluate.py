@@ -116,7 +116,8 @@ def evaluate(
         option(
             "PREDICTION=REFERENCE,…",
             "Which organ of the prediction is which of the reference, by value or name, such as 5=1,liver=Leber; "
-            "several may be one (2=1,3=1). Repeatable. The others are matched by name, and by number where one side has no names.",
+            "several may be one (2=1,3=1). Repeatable. The others are matched by name, and by number where one "
+            "side has no names.",
         ),
     ] = None,
     published_scoring: Annotated[

@@ -278,7 +278,9 @@ def test_labels_are_written_into_the_image_and_resumed(tmp_path, values, version
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_ome_zarr_py_reads_the_labels_with_names_and_colours(tmp_path, values, version):
-    reader = pytest.importorskip("ome_zarr.reader", reason="ome-zarr, which wants another pydantic, is not here")
+    reader = pytest.importorskip(
+        "ome_zarr.reader", reason="ome-zarr, which wants another pydantic, is not here"
+    )
     from ome_zarr.io import parse_url
 
     path = write_ome_zarr(tmp_path / "scan.zarr", values, version=version)
@@ -290,7 +292,10 @@ def test_ome_zarr_py_reads_the_labels_with_names_and_colours(tmp_path, values, v
     found = next(node for node in reader.Reader(parse_url(str(path)))() if "color" in node.metadata)
     assert np.array_equal(np.asarray(found.data[0]), labels)
     assert found.metadata["color"][1] == [1, 0, 0, 1]
-    assert {value: one["name"] for value, one in found.metadata["properties"].items()} == {1: "liver", 3: "Milz"}
+    assert {value: one["name"] for value, one in found.metadata["properties"].items()} == {
+        1: "liver",
+        3: "Milz",
+    }
 
 
 def test_labels_of_a_time_point_have_the_images_axes_but_for_the_channel(tmp_path):
