@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
     from napari_transunet.checkpoints.card import ModelCard
 
+_FEWEST_HELD_FROM = 8
+"""A network from scratch learns from all of fewer slices: what it finds after half of these says nothing."""
+
 _KEPT_OF_SCANS = 32  # slices that it is told to replay the next time
 
 
@@ -129,7 +132,8 @@ def adapt(
             [unvouched(one, len(kind), card, classes) for one in stop.before_each(kind)]
             for kind in (beside, earlier)
         ]
-    held = held_out(samples, learnt_before(corrections, parts, parent.card))
+    few = not parent.sha256 and int(samples.whole.sum()) < _FEWEST_HELD_FROM
+    held = [] if few else held_out(samples, learnt_before(corrections, parts, parent.card))
     numbers = numbers_held(parts, held)
     if card.planes > 1:
         pairs = zip(stop.before_each(corrections), numbers, strict=True)

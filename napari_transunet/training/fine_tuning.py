@@ -210,6 +210,8 @@ class FineTuning:
         held, everything = set(self.held), range(len(self.samples))
         self._judged = organs_shown(self.samples, held) & organs_shown(self.samples, held, within=False)
         before = self._score(self.net) if held else {}
+        if self.from_scratch:
+            before = dict.fromkeys(before, 0.0)  # what it finds by chance
         self._taught = self._with_own_labels(self.samples)
         if self.replayed is not None:
             slices = self._with_own_labels(self.replayed.slices)
@@ -221,7 +223,7 @@ class FineTuning:
         else:
             self._mean = _mean(before)
             others = [number for number in everything if number not in held]
-            for share in _SCORED_AT:
+            for share in _SCORED_AT[: 1 if self.from_scratch else None]:
                 self._learn(others, clock, share)
                 after = self._score(self._averaged.module)
                 self.dice = {value: (before[value], after[value]) for value in before}
@@ -229,7 +231,8 @@ class FineTuning:
                 if self._mean > _mean(before):
                     break
             else:
-                return self
+                if not self.from_scratch:
+                    return self
             self.steps = self._taken
             self._learn(everything, clock, 1.0)
             self.further_steps = self._taken - self.steps

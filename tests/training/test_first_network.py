@@ -57,6 +57,21 @@ def test_another_modality_starts_from_scratch(shipped: Path) -> None:
     better = adapt(first, [Correction(volume("MR"), labels, [1, 3, 4])], device="cpu", steps=3)
     assert better.card.lineage[0].parent is None
     assert better.card.label_names == {1: "liver"}
+    assert (better.card.lineage[0].steps, better.card.lineage[0].dice) == (3, {})  # too few to hold one back
+    assert not torch.equal(better.model.segmentation_head[0].bias, first.model.segmentation_head[0].bias)
+
+
+def test_what_was_learnt_from_scratch_is_kept_whatever_the_slices_held_out_say(shipped: Path) -> None:
+    first = first_network(volume("MR"), {1: "liver"}, variant="testing")
+    labels = (case().labels == 1).numpy().astype(np.uint8)
+    whole = Correction(volume("MR"), labels, range(len(labels)))
+
+    better = adapt(first, [whole, whole], device="cpu", steps=1)
+
+    story = better.card.lineage[0]
+    assert story.dice["liver"].before == 0  # by chance it may find more
+    assert story.steps + story.further_steps == 1
+    assert not torch.equal(better.model.segmentation_head[0].bias, first.model.segmentation_head[0].bias)
 
 
 @pytest.mark.parametrize(("organs", "modality"), [({}, "CT"), ({2: "liver"}, "CT"), ({1: "liver"}, "")])
