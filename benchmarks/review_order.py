@@ -3,9 +3,10 @@
     python benchmarks/review_order.py DATA -o benchmarks/results/review_order.json
 
 DATA holds `ct_abdomen_more` (AMOS22 0001, TotalSegmentator s0009 and its aorta test file, Decathlon spleen 8, with an
-`index.json` that says which organs are labelled) and `hippocampus_mr` (Decathlon Task04). No shipped checkpoint learnt
-from any of these scans. A slice's true error are its voxels that differ from the reference; where the reference knows
-one organ alone, that organ's, and the order is the one that the dock gives with that organ chosen.
+`index.json` that says which organs are labelled) and `hippocampus_mr` (Decathlon Task04). The shipped CT
+checkpoint learnt from the CTs, so `labelled_scans.py` says which one to give for them. A slice's true error are its
+voxels that differ from the reference; where the reference knows one organ alone, that organ's, and the order is the one
+that the dock gives with that organ chosen.
 
 The measure was proposed after numbers on two other CTs. Nothing is fitted here, and other measures are shown beside it.
 Prints Markdown tables.
