@@ -311,7 +311,7 @@ class SegmentationController(QObject):
             kept = outcome if outcome.error is None else None
             self._statuses[layer] = ResultStatus(sentence, outcome.done, outcome.total, volumes, kept)
             self.autosave(run.result)
-        elif outcome.done:
+        elif outcome.done or autosave_of(run.result) is not None:
             # The labels went while it ran, by the person or with the window: what it found can be restored.
             autosave = autosave_of(run.result) or AutosaveController(self._viewer, run.result, run.image)
             self._autosaves.add(autosave)

@@ -80,6 +80,7 @@ class SegmentationRun(QObject):
 
         self.result.undo.check_pending_strokes()
         self._step = UndoStep(self.result.layer)
+        self.result.run_under_way = True
         task = _Task(SegmentationWorker.work, self._worker)
         task.title = f"the segmentation of {self.image.name}"
         thread = create_worker(task, _worker_class=QuietWorker, _ignore_errors=True, _start_thread=False)
@@ -227,7 +228,7 @@ class SegmentationRun(QObject):
         if self.result.layer in self._viewer.layers:
             self.result.layer.refresh(extent=False)
         outcome = self._outcome()
-        self.result.run = None
+        self.result.run, self.result.run_under_way = None, False
         if outcome.record is not None and self._painter is not None:
             self.result.session.add_run(outcome.record, self._painter.session_step)
         self.finished.emit(outcome)

@@ -222,8 +222,8 @@ class AutosaveController(QObject):
             self.touch()
 
     def _on_removed(self, event: Any) -> None:
-        # A run that still has slices in hand closes it when they are written.
-        if event.value is self._result.layer and self._result.run is None:
+        # A run that may have slices in hand, drawn or not, closes it when it ends.
+        if event.value is self._result.layer and not self._result.run_under_way:
             self.close(wait=False)
 
 

@@ -19,7 +19,8 @@ class KeptLabels:
     Attributes
     ----------
     session : what is known about the labels.
-    run : what is known of the run that writes into the layer now, as far as it is; None where none does.
+    run_under_way : a run may still write into the layer, also after that was removed.
+    run : what is known of that run once it wrote, as far as it is; None where none does.
     writing : held by what writes labels and session so that a save between would find them at odds, and by the save
         while it copies them. The window's thread tries to take it and never waits for it.
     """
@@ -27,6 +28,7 @@ class KeptLabels:
     def __init__(self, layer: Labels, session: AnnotationSession) -> None:
         self._layer = weakref.ref(layer)
         self.session = session
+        self.run_under_way = False
         self.run: RunRecord | None = None
         self.writing = threading.Lock()
 

@@ -20,6 +20,8 @@ import torch
 from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel, QLineEdit, QProgressBar, QPushButton
 
 from napari_transunet.annotation.session import AnnotationSession
+from napari_transunet.annotation.session_folder import load_folder
+from napari_transunet.annotation.session_store import SessionStore
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
@@ -165,6 +167,9 @@ class Brake:
 
     def release(self) -> None:
         self._go.set()
+
+    def hold(self) -> None:
+        self._go.clear()
 
 
 def _expected(checkpoints: Path, volume: Volume) -> np.ndarray:
@@ -863,6 +868,30 @@ def test_layers_may_vanish_or_change_in_mid_run(dock, slow, what):
     if what != "labels":
         assert labels.editable
         assert 1 <= np.count_nonzero(labels.data.any(axis=(1, 2))) < 12
+
+
+def test_slices_that_are_not_drawn_yet_when_labels_go_are_saved_with_them(dock, slow):
+    dock.add(name="ct")
+    slow.release()
+    dock.press("segment_slice")
+    dock.until(lambda: not dock.widget.running)
+    slow.hold()
+    dock.viewer.dims.set_current_step(0, 3)  # where the next run begins
+    dock.press("segment_volume")
+    labels, run = dock.labels("ct"), dock.widget.segmentation.run
+    run._timer.stop()  # a busy window
+    dock.until(lambda: bool(run._worker.finished))
+    before = labels.data.copy()
+    dock.viewer.layers.remove(labels)
+    slow.release()
+    run._timer.start()
+    dock.until(lambda: not dock.widget.running)
+    dock.until(lambda: not dock.widget.segmentation.unfinished())
+    (info,) = SessionStore().sessions()
+    saved = load_folder(info.folder)
+    assert np.array_equal(saved.arrays["labels"], labels.data)
+    assert not np.array_equal(before, labels.data)
+    assert len(saved.state["session"]["runs"]) == 2
 
 
 def test_labels_replaced_in_mid_run_are_left_alone(dock, slow):
