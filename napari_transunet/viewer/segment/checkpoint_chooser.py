@@ -72,6 +72,7 @@ class CheckpointChooser(QWidget):
         self._info = InfoLine("checkpoint_info", self)
         # What was picked, by checkpoint: it is never carried over to another one.
         self._presets: dict[Path, str] = {}
+        self._proposed: Path | None = None  # by its modality alone
         self.names = NamesChooser(self)
         self.names.picked.connect(self._on_names)
         column(row((self._combo, 1), browse), self._info, within=self, spacing=0)
@@ -148,11 +149,15 @@ class CheckpointChooser(QWidget):
             if candidate.shipped and candidate.problem is None and candidate.card is not None
         }
         fitting = [index for index, card in cards.items() if reason_to_choose(volume, card) is not None]
+        self._proposed = None
         if not fitting:
             alike = [index for index, card in cards.items() if is_its_modality(volume, card)]
             fitting = alike if len(alike) == 1 else []
+            self._proposed = self._candidates[fitting[0]].path if fitting else None
         if fitting and self._combo.currentIndex() not in fitting:
             self._show(fitting[0])
+        else:
+            self._describe()
 
     def ask_file(self) -> None:
         """Ask for a file; it is listed once somebody has looked at it and called `add`."""
@@ -204,7 +209,12 @@ class CheckpointChooser(QWidget):
     def _describe(self) -> None:
         candidate = self.candidate
         self._combo.setEnabled(bool(self._candidates))
-        self._info.setText(summary(candidate) if candidate is not None else self.problem or "")
+        text = summary(candidate) if candidate is not None else self.problem or ""
+        if candidate is not None and candidate.card is not None and candidate.path == self._proposed:
+            text += (
+                f". Proposed as the only one for {candidate.card.modality}: does the scan show what it finds?"
+            )
+        self._info.setText(text)
         self._combo.setToolTip(str(candidate.path) if candidate is not None else "")
 
 

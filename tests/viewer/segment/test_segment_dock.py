@@ -732,6 +732,9 @@ def test_the_only_checkpoint_of_the_modality_is_proposed_where_the_volume_names_
     assert _chosen(dock) == "Three organs, CT"  # values alone do not say MR
     add_volume(dock.viewer, replace(volume_of(image), modality="MR"), name="named")
     assert _chosen(dock) == "Body"
+    assert "the only one for MR" in dock.widget.findChild(QLabel, "checkpoint_info").text()
+    chooser.choose(crops)
+    assert "only one" not in dock.widget.findChild(QLabel, "checkpoint_info").text()
 
 
 @pytest.mark.parametrize("choice", ["Three organs, CT", "My own"])
