@@ -223,16 +223,15 @@ class FineTuning:
         else:
             self._mean = _mean(before)
             others = [number for number in everything if number not in held]
-            for share in _SCORED_AT[: 1 if self.from_scratch else None]:
+            for share in _SCORED_AT:
                 self._learn(others, clock, share)
                 after = self._score(self._averaged.module)
                 self.dice = {value: (before[value], after[value]) for value in before}
                 self._mean = _mean(after)
-                if self._mean > _mean(before):
+                if self.from_scratch or self._mean > _mean(before):
                     break
             else:
-                if not self.from_scratch:
-                    return self
+                return self
             self.steps = self._taken
             self._learn(everything, clock, 1.0)
             self.further_steps = self._taken - self.steps
