@@ -5,7 +5,7 @@
     python benchmarks/train_abdomen.py score DATA OUT... --json RESULT
 
 `prepare` brings every scan to the network's size once. `train` learns from both modalities together, then a while from
-each alone, for a given time; fold N leaves a fifth of the patients of either modality out, and keeps what it finds in
+each alone, for a given time; fold N leaves one CT and a fifth of the MRs out, or the CT alone, and keeps what it finds in
 them and how sure it was. `score` brings that back to the scans' own grids and compares it with the labels.
 """
 
@@ -194,11 +194,12 @@ def train(given: argparse.Namespace) -> None:
     what = "final" if fold is None else f"fold {fold}"
     facts: dict[str, object] = {"fold": fold, "seed": seed, "cases": [case.name for case, _ in kept]}
     seconds = seconds_left(given.seconds)
-    recipe = TOGETHER.with_changes(seed=seed, batch=TOGETHER.batch * (2 if fold is None else 1))
+    recipe = TOGETHER.with_changes(seed=seed)
     every = [case for case, _ in kept]
     facts["joint"] = learn(net, every, recipe, seconds * SHARE_TOGETHER, device, f"{what}, joint")
     joint = {key: value.clone() for key, value in net.state_dict().items()}
-    for modality, after in (("CT", 2), ("MR", 1)):
+    wanted = sorted({kind for _, kind in (held or kept)})
+    for position, modality in enumerate(wanted):
         own = [case for case, kind in kept if kind == modality]
         one = new_network()
         one.load_state_dict(joint)
@@ -209,15 +210,14 @@ def train(given: argparse.Namespace) -> None:
             one,
             own,
             ALONE[modality].with_changes(seed=seed),
-            left / after,
+            left / (len(wanted) - position),
             device,
             f"{what}, {modality}",
         )
         if modality == "MR":
             one = for_mr(one)
-        if fold is None:
-            path = out / f"abdomen-{modality.lower()}.safetensors"
-            save_checkpoint(path, one, card_of(modality), dtype="float16", overwrite=True)
+        path = out / f"{what.replace(' ', '')}-{modality.lower()}.safetensors"
+        save_checkpoint(path, one, card_of(modality), dtype="float16", overwrite=True)
         for whole in (case for case, kind in held if kind == modality):
             case = with_mr_classes(whole) if modality == "MR" else whole
             found = labels_found(one, case, device)

@@ -25,7 +25,7 @@ TOTALSEGMENTATOR = {
     52: "aorta",
 }
 OURS = {**{value: organ for value, organ in TOTALSEGMENTATOR.items() if value < 8}, 8: "aorta"}
-FOLDS = 5
+FOLDS = {"CT": 7, "MR": 5}
 NAMES = {"kidney_right": "right kidney", "kidney_left": "left kidney"}
 
 
@@ -69,7 +69,7 @@ def lay_out(data: Path, out: Path) -> None:
             "image": str(link.relative_to(out)),
             "labels": {str(value): organ for value, organ in values.items()},
             "modality": modality,
-            "fold": counts[modality] % FOLDS,
+            "fold": counts[modality] % FOLDS[modality],
         }
         counts[modality] += 1
     (out / "index.json").write_text(json.dumps(index, indent=2))

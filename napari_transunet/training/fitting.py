@@ -148,9 +148,12 @@ def fit(
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        with _interrupts():
-            trainer.fit(learner, ckpt_path=str(last) if resume else None, weights_only=True)
-    net._compiled_call_impl = None  # what was compiled is the training step
+        try:
+            with _interrupts():
+                trainer.fit(learner, ckpt_path=str(last) if resume else None, weights_only=True)
+        finally:
+            net._compiled_call_impl = None  # what was compiled is the training step,
+            vars(net).pop("forward", None)  # and what a GPU recorded
     net.load_state_dict((best.weights if validation else None) or learner.result.state_dict())
     net.cpu().eval()
     return Outcome(
@@ -210,6 +213,7 @@ def _silence() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"(pytorch_)?lightning.*")
+            warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")  # of passes that were recorded
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from napari_transunet.errors import InputError
+from napari_transunet.model.transunet import TransUNet
 from napari_transunet.training.losses import UNKNOWN, PartialDiceCELoss
 from napari_transunet.training.optimiser import parameter_groups
 from napari_transunet.training.slices import SliceStore, mixed_seed
@@ -56,7 +57,8 @@ class SegmentationModule(lightning.LightningModule):
         compiled: bool = False,
     ) -> None:
         super().__init__()
-        self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Lightning leaves a network that was loaded to predict as it is, without dropout and with fixed batch norms.
+        self.net = net.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = None
         if recipe.ema is not None:
             self.averaged = AveragedModel(net, multi_avg_fn=self._average, use_buffers=True)
@@ -70,6 +72,7 @@ class SegmentationModule(lightning.LightningModule):
         """A few slices of the last validation: (H, W) in 0..1, and the (H, W) labels of reference and network."""
         self.stopped = False
         """Whether the training was asked to stop. The validation interval that it is in then counts for nothing."""
+        self._compiled = compiled
         if compiled:
             self.net.compile()
 
@@ -81,6 +84,24 @@ class SegmentationModule(lightning.LightningModule):
     def setup(self, stage: str) -> None:  # noqa: ARG002 - Lightning's name
         """Let the slices go where the network is."""
         self._slices.to(self.device)
+
+    def on_train_start(self) -> None:
+        """Record a step's passes through the network, for a GPU to run them without waiting for the host.
+
+        They are some thousand small kernels, which take several times as long to launch as to run.
+        """
+        if self.device.type != "cuda" or self.trainer.world_size > 1 or not isinstance(self.net, TransUNet):
+            return
+        if self._compiled:
+            return
+        buffers = {name: buffer.clone() for name, buffer in self.net.named_buffers()}
+        images, _, _ = self._slices.batch(*self._slices.drawn(0, self.recipe), self.recipe.context, self.device)
+        with self.trainer.precision_plugin.forward_context():
+            torch.cuda.make_graphed_callables(
+                self.net, (images.contiguous(memory_format=torch.channels_last),)
+            )
+        for name, buffer in self.net.named_buffers():
+            buffer.copy_(buffers[name])  # batch norms averaged what was recorded
 
     def train_dataloader(self) -> DataLoader[int]:
         """The steps of a validation interval; their slices are drawn by the step's number."""

@@ -96,4 +96,6 @@ def test_training_on_it_lowers_the_loss() -> None:
         on_progress=lambda progress: losses.append(progress.loss),
     )
     assert next(net.parameters()).device.type == "cpu"
+    assert net.decoder.conv_more[1].num_batches_tracked == 60  # what was recorded for the GPU does not count
+    assert "forward" not in vars(net)
     assert losses[-1] < 0.5 * losses[0]

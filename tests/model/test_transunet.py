@@ -16,7 +16,7 @@ from napari_transunet.model.variants import VARIANTS
 from tests.references import OWN_REFERENCE, reference_image, reference_network, relative_error
 
 HYBRID = "R50-ViT-B_16_224_skip3_c9"
-TOLERANCE = 3e-5  # float32 against float64; rounding alone makes about 1e-5
+TOLERANCE = 4e-5  # float32 against float64; rounding alone makes up to 3e-5, in the tokens
 
 
 @pytest.fixture(scope="module")

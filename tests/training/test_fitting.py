@@ -397,6 +397,16 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
     assert load_file(tmp_path / "best.safetensors")["validations"] == 1
 
 
+def test_a_network_that_was_loaded_to_predict_trains_as_any_other() -> None:
+    net = network(FINE, 16).eval()
+    norm = next(module for module in net.modules() if isinstance(module, nn.BatchNorm2d))
+
+    fit(net, [case(size=16)], replace(BRIEF, steps=2, batch=2, ema=None), **ON_CPU)
+
+    assert norm.num_batches_tracked == 2
+    assert not net.training
+
+
 def test_patience_ends_a_training_that_gets_no_better() -> None:
     recipe = FADING.with_changes(steps=50, patience=2)
     outcome = fit(Fading(), [bright_case()], recipe, validation=[bright_case()], **ON_CPU)
