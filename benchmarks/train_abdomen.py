@@ -5,8 +5,8 @@
     python benchmarks/train_abdomen.py score DATA OUT... --json RESULT
 
 `prepare` brings every scan to the network's size once. `train` learns from both modalities together, then a while from
-each alone, for a given time; fold N leaves one CT and a fifth of the MRs out, or the CT alone, and keeps what it finds in
-them and how sure it was. `score` brings that back to the scans' own grids and compares it with the labels.
+each alone, for a given time; fold N leaves one CT and, up to the fifth, a fifth of the MRs out, and keeps what it finds
+in them and how sure it was. `score` brings that back to the scans' own grids and compares it with the labels.
 """
 
 from __future__ import annotations
