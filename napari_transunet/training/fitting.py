@@ -213,7 +213,8 @@ def _silence() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"(pytorch_)?lightning.*")
-            warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")  # of passes that were recorded
+            # Of passes that were recorded for a GPU.
+            warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -95,7 +95,9 @@ class SegmentationModule(lightning.LightningModule):
         if self._compiled:
             return
         buffers = {name: buffer.clone() for name, buffer in self.net.named_buffers()}
-        images, _, _ = self._slices.batch(*self._slices.drawn(0, self.recipe), self.recipe.context, self.device)
+        images, _, _ = self._slices.batch(
+            *self._slices.drawn(0, self.recipe), self.recipe.context, self.device
+        )
         with self.trainer.precision_plugin.forward_context():
             torch.cuda.make_graphed_callables(
                 self.net, (images.contiguous(memory_format=torch.channels_last),)
