@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,12 @@ def reference_weight(key: str, shape: tuple[int, ...]) -> torch.Tensor:
     elif last == "position_embeddings":
         value = 0.5 * noise
     elif len(shape) >= 2:
-        value = noise / np.sqrt(np.prod(shape[1:])) * 1.4
+        value = noise * np.float32(1.4 / np.sqrt(np.prod(shape[1:])))
     elif last == "weight":
         value = 1 + 0.1 * noise
     else:
         value = 0.05 * noise
-    return torch.from_numpy(value.astype(np.float32))
+    return torch.from_numpy(value.astype(np.float32, copy=False))
 
 
 def reference_image(size: int) -> torch.Tensor:
@@ -41,8 +42,12 @@ def reference_image(size: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(20210208).random((1, 1, size, size), dtype=np.float32))
 
 
+@lru_cache(maxsize=1)  # 400 MB, which tests in several modules need
 def reference_network(name: str, keys: Path) -> TransUNet:
-    """The network that a key list describes, e.g. 'R50-ViT-B_16_224_skip3_c9', with the reference weights."""
+    """The network that a key list describes, e.g. 'R50-ViT-B_16_224_skip3_c9', with the reference weights.
+
+    It may be the one that another test has, so it must stay as it is.
+    """
     variant, size, skips, classes = name.rsplit("_", 3)
     with torch.device("meta"):  # no initial weights are drawn, only for them to be replaced
         net = TransUNet(variant, int(classes[1:]), int(size), int(skips[4:]))

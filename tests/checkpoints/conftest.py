@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from napari_transunet.model.transunet import TransUNet
+from tests.references import OWN_REFERENCE, reference_network
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,13 +19,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def random_network(*args: Any, seed: int = 0, **options: Any) -> TransUNet:
+    """The `TransUNet` of these arguments, of which every tensor has values of its own."""
+    with torch.device("meta"):  # no initial weights are drawn, only for them to be replaced
+        net = TransUNet(*args, **options)
+    return randomise(net.to_empty(device="cpu"), seed)
+
+
 def randomise(net: TransUNet, seed: int = 0) -> TransUNet:
     """Give every tensor of a network, its running statistics too, values of its own."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for value in net.state_dict().values():
             if value.is_floating_point():
-                value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+                value.uniform_(0.5, 1.5, generator=generator)
             else:
                 value.fill_(int(torch.randint(1, 10_000, (), generator=generator)))
     return net
@@ -33,7 +41,7 @@ def randomise(net: TransUNet, seed: int = 0) -> TransUNet:
 @pytest.fixture(scope="session")
 def small_net() -> TransUNet:
     """The smallest variant: 4 classes, 48×48 pixels, so a 3×3 grid."""
-    return randomise(TransUNet("testing", num_classes=4, img_size=48)).eval()
+    return random_network("testing", num_classes=4, img_size=48).eval()
 
 
 @pytest.fixture
@@ -78,9 +86,9 @@ def golden_layout(
 
 
 @pytest.fixture(scope="session")
-def large_checkpoint(golden: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def large_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """R50-ViT-B_16 with the reference weights as its authors save it: 400 MB, made once."""
     path = tmp_path_factory.mktemp("large") / "TU_Synapse224.pth"
-    state = golden.state_dict("R50-ViT-B_16_224_skip3_c9")
-    torch.save({key: torch.from_numpy(value) for key, value in state.items()}, path)
+    name = "R50-ViT-B_16_224_skip3_c9"
+    torch.save(reference_network(name, OWN_REFERENCE / f"{name}.json").state_dict(), path)
     return path

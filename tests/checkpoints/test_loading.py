@@ -20,7 +20,7 @@ from napari_transunet.files import sha256
 from napari_transunet.model.positions import resize_position_embeddings
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import Variant
-from tests.checkpoints.conftest import randomise
+from tests.checkpoints.conftest import random_network
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -184,7 +184,7 @@ def test_arguments_must_agree_with_the_tensors(tmp_path: Path, small_state: Stat
 
 def test_sizes_of_ones_own(tmp_path: Path) -> None:
     own = Variant("own", patch=16, hidden=8, mlp=12, heads=2, blocks=2)
-    net = randomise(TransUNet(own, num_classes=2, img_size=32)).eval()
+    net = random_network(own, num_classes=2, img_size=32).eval()
     path = saved(net.state_dict(), tmp_path / "own.pth")
     with pytest.raises(CheckpointError):
         load_checkpoint(path)
@@ -219,7 +219,7 @@ def test_an_image_size_that_the_patch_does_not_divide(tmp_path: Path, small_stat
 @pytest.fixture
 def wide(tmp_path: Path) -> tuple[TransUNet, Path]:
     """A network for 32×80 pixels, saved without a card."""
-    net = randomise(TransUNet("testing", num_classes=3, img_size=(32, 80)))
+    net = random_network("testing", num_classes=3, img_size=(32, 80))
     return net, saved(net.state_dict(), tmp_path / "wide.pth")
 
 
@@ -244,7 +244,7 @@ def test_a_card_tells_the_size_of_a_rectangle(wide: tuple[TransUNet, Path]) -> N
 
 
 def test_a_square_number_is_a_square_unless_the_card_or_the_caller_says_otherwise(tmp_path: Path) -> None:
-    net = randomise(TransUNet("testing", num_classes=3, img_size=(16, 64)))
+    net = random_network("testing", num_classes=3, img_size=(16, 64))
     path = saved(net.state_dict(), tmp_path / "w.pth")
     assert load_checkpoint(path).model.img_size == (32, 32)
     asked_for = load_checkpoint(path, img_size=(16, 64)).model

@@ -21,12 +21,17 @@ def paper() -> Predictor:
     return Predictor(net, device="cpu", pipeline="paper")
 
 
-def golden(folder: Path, stem: str) -> tuple[list[int], npt.NDArray[np.integer]]:
+# Every second slice tells; `make test-slow` looks at all.
+every = pytest.mark.parametrize("step", [2, pytest.param(1, marks=pytest.mark.slow)])
+
+
+def golden(folder: Path, stem: str, step: int) -> tuple[list[int], npt.NDArray[np.integer]]:
     """The slices that a reference file holds, by its name, and their labels (n, y, x)."""
     (path,) = (folder / "golden" / "volume").glob(f"{stem}_slices_*.npz")
     with np.load(path) as file:
         (key,) = file.files
-        return [int(part) for part in path.stem.split("_slices_")[1].split("_")], file[key]
+        indices = [int(part) for part in path.stem.split("_slices_")[1].split("_")]
+        return indices[::step], file[key][::step]
 
 
 def equal(
@@ -36,14 +41,16 @@ def equal(
     return float((np.stack([planes[index] for index in indices]) == expected).mean())
 
 
-def test_a_nifti_volume(shared_data: Path, paper: Predictor) -> None:
-    indices, expected = golden(shared_data, "example_ct")
+@every
+def test_a_nifti_volume(shared_data: Path, paper: Predictor, step: int) -> None:
+    indices, expected = golden(shared_data, "example_ct", step)
     data = sitk.GetArrayFromImage(sitk.ReadImage(shared_data / "data" / "ct_abdomen" / "example_ct.nii.gz"))
     assert equal(paper, data, indices, expected) >= 0.999
 
 
-def test_a_dicom_series(shared_data: Path, paper: Predictor) -> None:
-    indices, expected = golden(shared_data, "example_ct_dicom")
+@every
+def test_a_dicom_series(shared_data: Path, paper: Predictor, step: int) -> None:
+    indices, expected = golden(shared_data, "example_ct_dicom", step)
     reader = sitk.ImageSeriesReader()
     folder = shared_data / "data" / "ct_abdomen" / "example_ct_dicom"
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))

@@ -55,7 +55,7 @@ def test_parameter_counts_are_the_published_ones(name: str, parameters: int) -> 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_output_has_the_size_of_the_input(name: str) -> None:
-    net = on_paper(name, 5, (224, 448))
+    net = on_paper(dataclasses.replace(VARIANTS[name], blocks=1), 5, (224, 448))  # all of which are alike
     assert net(torch.empty(2, 1, 224, 448, device="meta")).shape == (2, 5, 224, 448)
 
 

@@ -27,7 +27,7 @@ from napari_transunet.errors import CheckpointError, FileProblem, InputError
 from napari_transunet.model.positions import resize_position_embeddings
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import VARIANTS, Variant
-from tests.checkpoints.conftest import randomise
+from tests.checkpoints.conftest import random_network
 from tests.checkpoints.pretrained.test_imagenet import TINY as FLAX_TINY
 from tests.checkpoints.pretrained.test_imagenet import vit_arrays
 from tests.checkpoints.pretrained.test_timm import (
@@ -46,7 +46,7 @@ HEAD_KEYS = (f"{HEAD}.weight", f"{HEAD}.bias")
 @pytest.fixture(scope="module")
 def source_net() -> TransUNet:
     """A trained hybrid: 4 classes, 48×48 pixels, 3 skips."""
-    return randomise(TransUNet(TINY_HYBRID, num_classes=4, img_size=48), seed=1)
+    return random_network(TINY_HYBRID, num_classes=4, img_size=48, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def checkpoint(source_net: TransUNet, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def started(num_classes: int = 4, img_size: int = 48, n_skip: int = 3) -> TransUNet:
-    return randomise(TransUNet(TINY_HYBRID, num_classes, img_size, n_skip), seed=2)
+    return random_network(TINY_HYBRID, num_classes, img_size, n_skip, seed=2)
 
 
 # --- Checkpoints of ours -----------------------------------------------------------------------------------------
@@ -137,11 +137,11 @@ def test_another_image_size(checkpoint: Path, source_net: TransUNet) -> None:
 
 
 def test_the_grid_of_the_source_comes_from_its_card(tmp_path: Path) -> None:
-    source = randomise(TransUNet(TINY, img_size=(32, 128)))
+    source = random_network(TINY, img_size=(32, 128))
     path = tmp_path / "wide.pth"
     torch.save(source.state_dict(), path)
     path.with_suffix(".card.json").write_text(default_card(source).to_json())
-    net = randomise(TransUNet(TINY, img_size=64), seed=2)
+    net = random_network(TINY, img_size=64, seed=2)
     assert initialise(net, path).resized == ((2, 8), (4, 4))
     expected = resize_position_embeddings(source.state_dict()[POSITIONS], (4, 4), source_grid=(2, 8))
     assert torch.equal(net.state_dict()[POSITIONS], expected)
@@ -173,7 +173,7 @@ def test_another_variant_is_refused(small_net: TransUNet, tmp_path: Path) -> Non
     spoilt = state_of(small_net)
     spoilt[POSITIONS][0, 0] = torch.nan
     torch.save(spoilt, tmp_path / "spoilt.pth")
-    own = randomise(TransUNet("testing", num_classes=4, img_size=48), seed=3)
+    own = random_network("testing", num_classes=4, img_size=48, seed=3)
     own_before = state_of(own)
     with pytest.raises(CheckpointError, match="not finite"):
         initialise(own, tmp_path / "spoilt.pth")
