@@ -34,9 +34,13 @@ _narrow_shapes = cache(layout._decoder_shapes.__wrapped__)
 
 
 @contextmanager
-def narrow_decoder() -> Iterator[None]:
-    """Networks that are made meanwhile have a decoder of an eighth of the channels, which takes most of the time."""
+def slim_parts() -> Iterator[None]:
+    """Networks made meanwhile have an eighth of the decoder's channels and two units in each stage of the ResNet.
+
+    These two take most of the time.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("napari_transunet.model.resnet.STAGE_UNITS", (2, 2, 2))
         for module in ("decoder", "transunet"):
             patch.setattr(f"napari_transunet.model.{module}.WIDTHS", (64, 32, 16, 16, 16))
         patch.setattr(layout, "_decoder_shapes", _narrow_shapes)

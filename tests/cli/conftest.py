@@ -13,7 +13,7 @@ from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.model.transunet import TransUNet
 from tests.commands import invoke
-from tests.networks import narrow_decoder
+from tests.networks import slim_parts
 
 SPACING_ZYX = (2.5, 0.7, 0.8)
 
@@ -53,14 +53,14 @@ def wide():
 @pytest.fixture(autouse=True)
 def narrow(request):
     """Networks have a narrow decoder."""
-    with nullcontext() if "wide" in request.fixturenames else narrow_decoder():
+    with nullcontext() if "wide" in request.fixturenames else slim_parts():
         yield
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """A network of two named organs whose answer is all organ 2, so that results can be foretold."""
-    with narrow_decoder():
+    with slim_parts():
         return write_checkpoint(tmp_path_factory.mktemp("checkpoints"))
 
 

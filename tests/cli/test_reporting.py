@@ -21,7 +21,7 @@ from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.volume import Source, Volume
 from tests.commands import invoke
-from tests.networks import narrow_decoder
+from tests.networks import slim_parts
 
 ASSUMED = "1 mm voxels were assumed"
 
@@ -36,7 +36,7 @@ def bare(tmp_path: Path) -> Path:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("checkpoints")
-    with narrow_decoder():
+    with slim_parts():
         net = TransUNet("testing", num_classes=3, img_size=32)
         return save_checkpoint(folder / "organs.safetensors", net, default_card(net, modality="CT"))
 

@@ -9,7 +9,7 @@ import torch
 
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import Variant
-from tests.networks import narrow_decoder
+from tests.networks import slim_parts
 from tests.references import reference_weight
 
 PLAIN = Variant("small-16", patch=16, hidden=32, mlp=64, heads=2, blocks=1)
@@ -26,7 +26,7 @@ def network(
     *,
     narrow: bool = True,
 ) -> TransUNet:
-    with narrow_decoder() if narrow else nullcontext():
+    with slim_parts() if narrow else nullcontext():
         net = TransUNet(variant, num_classes, img_size)
     net.load_state_dict(
         {key: reference_weight(key, tuple(value.shape)) for key, value in net.state_dict().items()}

@@ -24,7 +24,7 @@ from napari_transunet.inference.predictor import Predictor
 from napari_transunet.model.inference import InferenceTransUNet
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import Variant
-from tests.networks import narrow_decoder
+from tests.networks import slim_parts
 from tests.references import relative_error
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ ODD = Variant("patches of 14", 14, 20, 40, 2, 1)
 
 def network(variant: Variant, size: int | tuple[int, int], classes: int = 4, **options: Any) -> TransUNet:
     torch.manual_seed(3)
-    with narrow_decoder():
+    with slim_parts():
         net = TransUNet(variant, classes, size, **options).eval()
     for module in net.modules():  # as after a training: nothing is 0 or 1 any more
         if isinstance(module, torch.nn.GroupNorm | torch.nn.LayerNorm | torch.nn.BatchNorm2d):

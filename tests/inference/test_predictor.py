@@ -27,7 +27,7 @@ from napari_transunet.model.variants import VARIANTS
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.volume import Source, Volume
 from tests.inference.conftest import PLAIN, network
-from tests.networks import narrow_decoder
+from tests.networks import slim_parts
 
 if TYPE_CHECKING:
     from napari_transunet.model.transunet import TransUNet
@@ -235,7 +235,7 @@ def test_a_checkpoint_brings_its_card(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(f"napari_transunet.{module}.VARIANTS", known)
     net = network(PLAIN, img_size=32)
     card = default_card(net, labels={1: "liver"}, window=(-1000, 400), orientation="RAS")
-    with narrow_decoder():
+    with slim_parts():
         checkpoint = load_checkpoint(save_checkpoint(tmp_path / "own.safetensors", net, card))
     predictor = Predictor(checkpoint, device="cpu", precision="float32")
     assert predictor.checkpoint is checkpoint
@@ -251,7 +251,7 @@ def test_a_checkpoint_brings_its_card(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_checkpoint_may_be_used_at_another_size(tmp_path: Path) -> None:
     net = network("testing", img_size=32)
     path = save_checkpoint(tmp_path / "own.safetensors", net, default_card(net))
-    with narrow_decoder():
+    with slim_parts():
         larger = Predictor(load_checkpoint(path, img_size=(48, 64)), device="cpu", backend="torch")
     assert larger.card.img_size == (48, 64)
     assert larger.predict(ct()).shape == SHAPE

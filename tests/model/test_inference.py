@@ -13,7 +13,7 @@ from napari_transunet.model.inference import FusedAttention, InferenceTransUNet
 from napari_transunet.model.resnet import StandardisedConv2d
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import Variant
-from tests.networks import narrow_decoder
+from tests.networks import slim_parts
 
 TINY = Variant("tiny hybrid", 16, 48, 96, 3, 2, hybrid=True)
 CASES = [
@@ -31,7 +31,7 @@ CASES = [
 def trained(variant: str | Variant, img_size: tuple[int, int], n_skip: int, seed: int = 0) -> TransUNet:
     """A network in whose norms, biases and running statistics nothing is left at its neutral start."""
     generator = torch.Generator().manual_seed(seed)
-    with narrow_decoder():
+    with slim_parts():
         net = TransUNet(variant, num_classes=5, img_size=img_size, n_skip=n_skip)
     with torch.no_grad():
         for name, value in net.state_dict().items():

@@ -18,7 +18,7 @@ from napari_transunet.model.variants import Variant
 from napari_transunet.training.augmentation import Augmentation
 from napari_transunet.training.cases import Case
 from napari_transunet.training.recipes import DEFAULT
-from tests.networks import narrow_decoder
+from tests.networks import slim_parts
 
 HYBRID = Variant("tiny hybrid", 16, 32, 64, 2, 1, hybrid=True)
 PLAIN = Variant("tiny", 16, 32, 64, 2, 1)
@@ -60,7 +60,7 @@ def network(
     variant: Variant = PLAIN, size: int = 32, dropout: float = 0.1, *, narrow: bool = True
 ) -> TransUNet:
     torch.manual_seed(0)
-    with narrow_decoder() if narrow else nullcontext():
+    with slim_parts() if narrow else nullcontext():
         return TransUNet(variant, 3, size, dropout=dropout)
 
 

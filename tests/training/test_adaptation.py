@@ -25,7 +25,7 @@ from napari_transunet.training.partial_slices import PartialSlices, partial_slic
 from napari_transunet.training.replay import ReplayPack, replay_path
 from napari_transunet.volumes.fingerprint import scan_fingerprint
 from napari_transunet.volumes.volume import Volume
-from tests.networks import narrow_decoder
+from tests.networks import slim_parts
 from tests.training.samples import PLAIN, case, network, same_weights
 
 QUICK: dict[str, Any] = {"device": "cpu", "precision": "float32", "steps": 3}
@@ -314,7 +314,7 @@ QUICK_PREDICTION: dict[str, Any] = {"device": "cpu", "precision": "float32", "ba
 def test_a_result_can_be_saved_and_learn_again(checkpoint: Checkpoint, tmp_path: Path) -> None:
     once = adapt(checkpoint, [correction()], **QUICK)
     path = save_checkpoint(tmp_path / "once.safetensors", once)
-    with narrow_decoder():
+    with slim_parts():
         read = load_checkpoint(path, variant=PLAIN)
 
     twice = adapt(read, [correction(1)], earlier=[correction()], **QUICK)

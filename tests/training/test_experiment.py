@@ -37,7 +37,7 @@ from napari_transunet.training.experiment import (
 )
 from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.training.splits import Split
-from tests.networks import narrow_decoder
+from tests.networks import slim_parts
 from tests.training.samples import BRIEF, PLAIN, write_dataset
 
 ON_CPU = HardwareConfig("cpu", "float32")
@@ -51,7 +51,7 @@ def _tiny_variant() -> Iterator[None]:
         patch.setattr(variants, "VARIANTS", known)
         patch.setattr("napari_transunet.checkpoints.layout.VARIANTS", known)
         patch.setattr("napari_transunet.training.recipes.MIN_INTERVALS", 3)
-        with narrow_decoder():
+        with slim_parts():
             yield
 
 
