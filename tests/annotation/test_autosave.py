@@ -184,7 +184,7 @@ def test_the_lock_is_kept_as_long_as_a_save_is_under_way(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes are killed by a signal")
-@pytest.mark.parametrize("kills", [14, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [7, pytest.param(50, marks=pytest.mark.slow)])
 def test_kills_lose_no_edit_older_than_the_delay(tmp_path, kills):
     """Each child goes on from what the last one left, so that damage would add up."""
     rng = random.Random(7)
@@ -232,5 +232,5 @@ def test_kills_lose_no_edit_older_than_the_delay(tmp_path, kills):
     nursery.stdin.close()
     assert nursery.wait(60) == 0
     assert opened > kills * 0.6
-    assert judged >= kills // 10, "too few edits were old enough to be missed"
+    assert judged >= max(1, kills // 10), "too few edits were old enough to be missed"
     assert len(store.sessions()) == 1
