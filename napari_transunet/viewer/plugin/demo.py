@@ -227,7 +227,7 @@ def _await_ready(dock: SegmentDock) -> None:
     for candidate in dock.checkpoint.candidates:
         if candidate.path == shipped and candidate.problem is None:
             dock.checkpoint.choose(candidate)
-    if not _wait(lambda: dock.ready, 5.0):
+    if not dock.checkpoint.candidates or not _wait(lambda: dock.ready, 5.0):
         raise TransUNetError(dock.status)
 
 
