@@ -287,7 +287,7 @@ def test_the_first_remaining_time_leaves_out_what_happens_but_once(dock, monkeyp
 
     def late_to_start(self: Predictor, *args: Any, **kwargs: Any) -> Iterator[Any]:
         for number, one in enumerate([one for batch in plain(self, *args, **kwargs) for one in batch]):
-            time.sleep(0.01 if number else 1.5)  # so that the window sees some between the first and the last
+            time.sleep(0.01 if number else 0.7)  # so that the window sees some between the first and the last
             yield [one]
 
     monkeypatch.setattr(Predictor, "iter_batches", late_to_start)
@@ -298,7 +298,7 @@ def test_the_first_remaining_time_leaves_out_what_happens_but_once(dock, monkeyp
     told = [seconds for _, seconds in left if seconds is not None]
     first = next(done for done, seconds in left if seconds is not None)
     assert told, left
-    assert told[0] < 1.5 / first * (40 - first)  # what the mean over all slices would say at the least
+    assert told[0] < 0.7 / first * (40 - first)  # what the mean over all slices would say at the least
 
 
 def test_cancel_keeps_what_is_there_and_leaves_one_undo_step(dock, slow, checkpoints):

@@ -110,7 +110,7 @@ def test_closing_the_window_in_an_export_leaves_its_files(make_napari_viewer, qt
     driver = ReviewDriver(make_napari_viewer(), qtbot)
     expected = driver.layer.data.copy()
     go = _exporting(driver, tmp_path, monkeypatch)
-    threading.Timer(0.8, go.set).start()
+    threading.Timer(0.3, go.set).start()
     driver.viewer.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "out.nii.gz", "out.nrrd"]
     assert np.array_equal(read_volume(tmp_path / "out.nrrd").data, expected)
