@@ -8,6 +8,7 @@ import os
 
 os.environ["NAPARI_CONFIG"] = ""
 
+from functools import cache, partial
 from types import FunctionType
 from typing import TYPE_CHECKING
 
@@ -36,10 +37,11 @@ def libraries() -> None:
 
 
 @pytest.fixture(autouse=True)
-def garbage() -> Iterator[None]:
+def garbage(request: pytest.FixtureRequest) -> Iterator[None]:
     """Leave what napari keeps of each viewer (its actions and menus) out of the next searches, which it slowed down."""
     yield
-    gc.collect()
+    if "make_napari_viewer" not in request.fixturenames:  # which has searched just now
+        gc.collect()
     gc.freeze()
 
 
@@ -74,19 +76,61 @@ def quick_callbacks() -> Iterator[None]:
     from napari.utils.events.event import EventEmitter
 
     check = EventEmitter._check_signature
-    known: dict[tuple[object, bool], bool] = {}
+    known: dict[object, bool] = {}
+
+    def kind(function: Callable[..., object]) -> object:
+        """What all functions have in common whose parameters are the same; None where that is not known."""
+        if isinstance(function, EventEmitter):
+            return type(function)
+        if isinstance(function, partial):
+            inner = kind(function.func)
+            return inner and (inner, len(function.args), frozenset(function.keywords))
+        of = getattr(function, "__func__", function)
+        if isinstance(of, FunctionType) and "__wrapped__" not in vars(of):
+            return of.__code__, of is function
+        return None
 
     def check_once(function: Callable[..., object]) -> bool:
-        of = getattr(function, "__func__", function)
-        if not isinstance(of, FunctionType) or "__wrapped__" in vars(of):
+        key = kind(function)
+        if key is None:
             return check(function)
-        key = of.__code__, of is function
         if key not in known:
             known[key] = check(function)
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EventEmitter, "_check_signature", staticmethod(check_once))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_shaders() -> Iterator[None]:
+    """vispy reads the same hundred pieces of shader code again for each of thousands of objects."""
+    from vispy.visuals.shaders import function, parsing
+
+    with pytest.MonkeyPatch.context() as patch:
+        clean = cache(partial(function.Function._clean_code, None))
+        patch.setattr(function.Function, "_clean_code", lambda _self, code: clean(code))
+        patch.setattr(parsing, "parse_function_signature", cache(parsing.parse_function_signature))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def graphics_of_what_was_drawn() -> Iterator[None]:
+    """napari searches for garbage when layers go, to free what the graphics card holds: not if nothing was drawn."""
+    from napari._vispy.canvas import VispyCanvas
+
+    free = getattr(VispyCanvas, "_clean_and_update_scenegraph", None)
+
+    def free_if_drawn(canvas: VispyCanvas) -> None:
+        if canvas.native._initialized:
+            free(canvas)
+        else:
+            canvas._update_scenegraph()
+
+    with pytest.MonkeyPatch.context() as patch:
+        if free is not None:  # from napari 0.7 on
+            patch.setattr(VispyCanvas, "_clean_and_update_scenegraph", free_if_drawn)
         yield
 
 
