@@ -35,7 +35,7 @@ from napari_transunet.training.corrections import (
     unvouched,
 )
 from napari_transunet.training.fine_tuning import SECONDS, AdaptationProgress, FineTuning, Replayed, Stop
-from napari_transunet.training.first_network import first_network
+from napari_transunet.training.first_network import first_network, is_unlearnt
 from napari_transunet.training.heads import with_classes
 from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.training.partial_slices import PartialSlices
@@ -115,6 +115,7 @@ def adapt(
         parent = checkpoint
     else:
         parent = load_checkpoint(resolve_checkpoint(checkpoint))
+    begins = not parent.sha256 or is_unlearnt(parent.model)
     classes = ClassChanges.of(parent.card, added, drop)
     card = card_with(parent.card, classes)
     parts = [prepared(one, card, classes) for one in stop.before_each(corrections)]
@@ -126,13 +127,13 @@ def adapt(
     known = [[prepared(one, card, classes) for one in stop.before_each(earlier)]]
     known.append([] if replay is None else [replay.for_card(card)])
     replays = sum(len(part) for kind in known for part in kind)
-    if parent.sha256:
+    if not begins:
         beside = [one for one in corrections if set(classes.vouched(one.organs)) <= classes.added.keys()]
         known += [
             [unvouched(one, len(kind), card, classes) for one in stop.before_each(kind)]
             for kind in (beside, earlier)
         ]
-    few = not parent.sha256 and int(samples.whole.sum()) < _FEWEST_HELD_FROM
+    few = begins and int(samples.whole.sum()) < _FEWEST_HELD_FROM
     held = [] if few else held_out(samples, learnt_before(corrections, parts, parent.card))
     numbers = numbers_held(parts, held)
     if card.planes > 1:
@@ -154,7 +155,7 @@ def adapt(
             progress=progress,
             stop=stop,
             start=start,
-            from_scratch=not parent.sha256,
+            from_scratch=begins,
         ).run(steps, seconds)
     if not learnt.steps:
         net = with_classes(parent.model, classes.origins)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from napari_transunet.checkpoints.card import ModelCard
 from napari_transunet.checkpoints.loading import Checkpoint, load_checkpoint
@@ -30,6 +31,13 @@ def fitting_size(volume: Volume) -> tuple[int, int]:
     """The size of the network's images where nobody says: that of the slices, in whole patches, within limits."""
     height, width = (min(_LARGEST, max(_SMALLEST, -(-side // 16) * 16)) for side in volume.data.shape[1:])
     return height, width
+
+
+def is_unlearnt(net: nn.Module) -> bool:
+    """Whether a network is as it was made: its batch norms have counted no batch, and have no statistics."""
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    buffers = [buffer for norm in norms for buffer in (norm.num_batches_tracked, norm.running_mean)]
+    return bool(norms) and not any(buffer.any() for buffer in buffers if buffer is not None)
 
 
 def first_network(

@@ -14,12 +14,13 @@ from napari_transunet.model.transunet import TransUNet
 from napari_transunet.training.replay import ReplayPack
 from tests.cli.conftest import write_image
 from tests.commands import error_line
+from tests.networks import as_if_learnt
 
 
 @pytest.fixture
 def start(tmp_path):
     torch.manual_seed(0)
-    net = TransUNet("testing", num_classes=3, img_size=32)
+    net = as_if_learnt(TransUNet("testing", num_classes=3, img_size=32))
     card = default_card(net, labels={1: "spleen", 2: "liver"}, modality="CT")
     return save_checkpoint(tmp_path / "start.safetensors", net, card)
 

@@ -33,6 +33,7 @@ from napari_transunet.volumes.volume import Volume
 from tests.cli.conftest import run, write_image  # noqa: F401
 from tests.cluster.conftest import tls_options
 from tests.commands import error_line
+from tests.networks import as_if_learnt
 
 ENDLESS = {"steps": 1_000_000}
 
@@ -40,7 +41,7 @@ ENDLESS = {"steps": 1_000_000}
 @pytest.fixture
 def parent(tmp_path):
     torch.manual_seed(0)
-    net = TransUNet("testing", num_classes=3, img_size=32)
+    net = as_if_learnt(TransUNet("testing", num_classes=3, img_size=32))
     card = default_card(net, labels={1: "spleen", 2: "liver"}, modality="CT")
     return load_checkpoint(save_checkpoint(tmp_path / "two organs.safetensors", net, card))
 

@@ -25,7 +25,7 @@ from napari_transunet.training.partial_slices import PartialSlices, partial_slic
 from napari_transunet.training.replay import ReplayPack, replay_path
 from napari_transunet.volumes.fingerprint import scan_fingerprint
 from napari_transunet.volumes.volume import Volume
-from tests.networks import slim_parts
+from tests.networks import as_if_learnt, slim_parts
 from tests.training.samples import PLAIN, case, network, same_weights
 
 QUICK: dict[str, Any] = {"device": "cpu", "precision": "float32", "steps": 3}
@@ -44,7 +44,7 @@ def wide(tmp_path: Path) -> Checkpoint:
 
 
 def begun(tmp_path: Path, net: TransUNet) -> Checkpoint:
-    card = default_card(net, labels=NAMES, window=(0, 1), context=3)
+    card = default_card(as_if_learnt(net), labels=NAMES, window=(0, 1), context=3)
     # The sizes were never published, so the file alone would not tell the variant.
     path = tmp_path / "start.safetensors"
     path.touch()
@@ -243,6 +243,16 @@ def test_where_it_does_not_help_the_weights_stay(
     assert same_weights(same.model, checkpoint.model)
     assert same.card.lineage[0].steps == same.card.lineage[0].further_steps == 0
     assert same.card.lineage[0].better is False
+
+
+def test_a_network_that_learnt_nothing_counts_as_new(checkpoint: Checkpoint) -> None:
+    fresh = replace(checkpoint, model=network(PLAIN))
+
+    better = adapt(fresh, [correction()], **QUICK)
+
+    statistics = [value for key, value in better.model.state_dict().items() if "running_mean" in key]
+    assert all(value.any() for value in statistics)  # frozen, they would never tell anything
+    assert better.card.lineage[0].dice == {}  # too few slices to hold one back
 
 
 def test_a_new_organ_widens_the_head(checkpoint: Checkpoint) -> None:

@@ -19,6 +19,7 @@ from napari_transunet.cluster import adapting
 from napari_transunet.cluster.address import ClusterAddress
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.training import adaptation
+from tests.networks import as_if_learnt
 from tests.viewer.review.test_adaptation import NAMES, Window, window  # noqa: F401
 from tests.viewer.segment.test_cluster import Cluster, cluster  # noqa: F401
 
@@ -26,7 +27,7 @@ from tests.viewer.segment.test_cluster import Cluster, cluster  # noqa: F401
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's checkpoints: one of a variant that the worker's process knows too."""
-    net = TransUNet("testing", num_classes=4, img_size=64)
+    net = as_if_learnt(TransUNet("testing", num_classes=4, img_size=64))
     card = default_card(net, labels=NAMES, title="Three organs, CT", modality="CT", orientation="LPS")
     save_checkpoint(tmp_path / "three.safetensors", net, card)
     monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(tmp_path))
