@@ -185,7 +185,7 @@ def measure(quick: bool, variant: str, size: int) -> dict[str, Any]:
         pause(3.0)  # the dock has started its tasks
         add_volume(viewer, volume)
         dock.add_checkpoint(random_checkpoint(Path(folder), variant, size))
-        wait(lambda: dock.ready and dock.checkpoint.candidate.name == "random", 120)
+        wait(lambda: dock.ready and dock.checkpoint.candidate.path.stem == "random", 120)
         pause(1.0)
         clock.start()
         pause(3.0)

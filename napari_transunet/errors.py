@@ -47,10 +47,13 @@ def some(names: Collection[object], most: int = 3) -> str:
     return ", ".join([printable(str(name)) for name in names][:most]) + more
 
 
-def printable(text: str, longest: int = 120) -> str:
+_LONGEST = 120  # letters of what a file calls something
+
+
+def printable(text: str) -> str:
     """What a file calls something, such that it can neither steer a terminal nor drown a sentence."""
     clean = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return clean if len(clean) <= longest else clean[: longest - 3] + "..."
+    return clean if len(clean) <= _LONGEST else clean[: _LONGEST - 3] + "..."
 
 
 USERS_ERRORS = (TransUNetError, OSError, MemoryError)

@@ -16,6 +16,11 @@ settings.register_profile("suite", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("suite")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what is about the whole package or window: with the longest tests at the end, one process waits."""
+    items.sort(key=lambda item: len(item.path.relative_to(_ROOT).parts))
+
+
 def pytest_collection_finish() -> None:
     """Leave what is loaded by now out of the searches for garbage, and search less often: a tenth of the time."""
     gc.collect()

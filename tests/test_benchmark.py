@@ -32,6 +32,7 @@ from napari_transunet.inference.predictor import Predictor
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import Variant
 from napari_transunet.volumes.phantom import synthetic_ct
+from tests.networks import slim_parts
 
 CPU = torch.device("cpu")
 SMALL = Variant("small-16", patch=16, hidden=32, mlp=64, heads=2, blocks=1)
@@ -45,7 +46,8 @@ def volume():
 @pytest.fixture(scope="module")
 def model(volume):
     torch.manual_seed(0)
-    net = TransUNet(SMALL, 9, 32).eval()
+    with slim_parts():
+        net = TransUNet(SMALL, 9, 32).eval()
     with torch.no_grad():  # so that no class wins everywhere
         net.segmentation_head[0].bias.sub_(net(torch.rand(1, 1, 32, 32)).mean(dim=(0, 2, 3)))
     return ModelUnderTest("small", net, observe_ranges(net, [volume], slices=2))

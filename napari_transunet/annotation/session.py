@@ -272,25 +272,25 @@ class AnnotationSession:
             self._check(labels)
         return self._by_hand(labels, _EVERYWHERE if at is None else at)
 
-    def edited_voxels(self, labels: Array, *, axis: int = 0, slices: Iterable[int] | None = None) -> int:
-        """How many voxels are edited, in the whole volume or in some slices along `axis`."""
-        return sum(self._counted(labels, self._edited, axis, slices).values())
+    def edited_voxels(self, labels: Array) -> int:
+        """How many voxels are edited."""
+        return sum(self._counted(labels, self._edited, 0).values())
 
     def edited_per_slice(self, labels: Array, axis: int = 0) -> NDArray[np.int64]:
         """How many voxels are edited in each slice along `axis`."""
-        counts = self._counted(labels, self._edited, axis, None)
+        counts = self._counted(labels, self._edited, axis)
         return np.array([counts[index] for index in range(self.shape[axis])], np.int64)
 
     def hand_voxels(self, labels: Array) -> int:
         """How many voxels were edited by hand."""
-        return sum(self._counted(labels, self._by_hand, 0, None).values())
+        return sum(self._counted(labels, self._by_hand, 0).values())
 
     def conflicts(self, labels: Array, axis: int = 0) -> dict[int, int]:
         """Where the last run disagrees with an edit that it met: slice -> voxels, slices without any left out."""
         if self._flags is None:
             self._check(labels)
             return {}
-        counts = self._counted(labels, self._conflicting, axis, None)
+        counts = self._counted(labels, self._conflicting, axis)
         return {index: count for index, count in counts.items() if count}
 
     def accept_prediction(
@@ -479,10 +479,9 @@ class AnnotationSession:
         differs = np.asarray(labels != self.prediction[at], dtype=np.bool_)
         return differs & (self._flags[at] != 0) if self._flags is not None else np.zeros_like(differs)
 
-    def _counted(self, labels: Array, which: Any, axis: int, slices: Iterable[int] | None) -> dict[int, int]:
+    def _counted(self, labels: Array, which: Any, axis: int) -> dict[int, int]:
         self._check(labels)
-        chosen = range(self.shape[axis]) if slices is None else slices
-        places = ((index, slice_index(axis, index)) for index in chosen)
+        places = ((index, slice_index(axis, index)) for index in range(self.shape[axis]))
         return {index: int(np.count_nonzero(which(labels[at], at))) for index, at in places}
 
     def _unedited_now(self) -> NDArray[np.unsignedinteger[Any]]:

@@ -19,13 +19,13 @@ _HEADER = """\
 """
 
 
-def write_label_table(path: Path, labels: LabelSet, *, overwrite: bool = False) -> Path:
+def write_label_table(path: Path, labels: LabelSet) -> Path:
     """Write names and colours for ITK-SNAP's *Import label descriptions*.
 
     Raises
     ------
     ExistsError
-        The file exists and `overwrite` is false.
+        The file exists.
     FileProblem
         The folder cannot be written to.
     """
@@ -35,5 +35,5 @@ def write_label_table(path: Path, labels: LabelSet, *, overwrite: bool = False) 
         # A name cannot hold the quotes that end it, nor a line break.
         name = " ".join(clean(label.name).replace('"', "'").split())
         lines.append(f'{label.value:5d}   {red:3d}  {green:3d}  {blue:3d}        1  1  1    "{name}"')
-    write_text(path, _HEADER + "\n".join(lines) + "\n", overwrite=overwrite)
+    write_text(path, _HEADER + "\n".join(lines) + "\n", overwrite=False)
     return path

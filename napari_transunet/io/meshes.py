@@ -96,7 +96,6 @@ def write_mesh(
     name: str,
     color: Color = (0.8, 0.8, 0.8),
     coordinates: Coordinates = "LPS",
-    overwrite: bool = False,
 ) -> Path:
     """Write a surface as .stl or .ply, binary; the header says name, coordinates and unit.
 
@@ -105,7 +104,7 @@ def write_mesh(
     InputError
         Another ending.
     ExistsError
-        The file exists and `overwrite` is false.
+        The file exists.
     FileProblem
         The folder cannot be written to.
     """
@@ -114,7 +113,7 @@ def write_mesh(
     if encode is None:
         raise InputError(f"A mesh is written as .stl or .ply, not {path.name!r}.")
     title = f"{name}; {coordinates} coordinates in mm; napari-transunet"
-    with atomic_path(path, overwrite=overwrite) as temporary:
+    with atomic_path(path, overwrite=False) as temporary:
         temporary.write_bytes(encode(mesh, title.encode("ascii", "replace").decode("ascii"), color))
     return path
 

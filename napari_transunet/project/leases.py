@@ -156,13 +156,10 @@ class Leases:
     ----------
     folder
         Where they lie; made when the first is taken.
-    stale_after
-        Seconds without renewal after which a lease is stale.
     """
 
-    def __init__(self, folder: Path, *, stale_after: float = STALE_AFTER) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._stale_after = stale_after
 
     def take(self, key: str, annotator: str, *, purpose: str = "review", takeover: bool = False) -> Lease:
         """Take a lease.
@@ -267,7 +264,7 @@ class Leases:
             )
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             holder = Holder("somebody", "another computer", "", 0, 0.0, "unknown", "an unknown time", "")
-        old = (time.time() if now is None else now) - renewed > self._stale_after
+        old = (time.time() if now is None else now) - renewed > STALE_AFTER
         return Holder(**(asdict(holder) | {"stale": old or _is_dead(holder)}))
 
     @contextlib.contextmanager

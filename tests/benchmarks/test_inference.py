@@ -31,6 +31,7 @@ from napari_transunet.benchmark import (
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import Variant
 from napari_transunet.volumes.phantom import synthetic_ct
+from tests.networks import slim_parts
 
 CPU = torch.device("cpu")
 SMALL = Variant("small-16", patch=16, hidden=32, mlp=64, heads=2, blocks=1)
@@ -43,7 +44,8 @@ def volume():
 
 @pytest.fixture(scope="module")
 def model(volume):
-    return random_model(SMALL, 32, volume)
+    with slim_parts():
+        return random_model(SMALL, 32, volume)
 
 
 def test_operations_of_the_published_network():

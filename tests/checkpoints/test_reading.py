@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from napari_transunet.checkpoints import pickles
 from napari_transunet.checkpoints.pickles import scan_pickle
 from napari_transunet.checkpoints.reading import open_checkpoint
 from napari_transunet.checkpoints.state_dicts import PREFIXES, WRAPPERS
@@ -452,9 +453,10 @@ def test_a_tensor_that_claims_more_than_the_file_holds_takes_no_memory(
     one_sentence(caught)
 
 
-def test_an_endless_pickle_is_given_up(tmp_path: Path) -> None:
+def test_an_endless_pickle_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickles, "MAX_INSTRUCTIONS", 20_000)
     path = tmp_path / "long.pth"
-    path.write_bytes(b"\x80\x02" + b"N0" * (2 << 20) + b".")
+    path.write_bytes(b"\x80\x02" + b"N0" * 10_001 + b".")
     with pytest.raises(CheckpointError, match="more instructions than any state dict"):
         open_checkpoint(path)
 

@@ -75,15 +75,23 @@ class Started:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def kill(self):
-        """End it and all that it started, at once."""
+        """End it and all that it started, at once.
+
+        But for Python's own tracker, which removes their semaphores from /dev/shm once they are gone, and ends.
+        """
         try:
             family = [psutil.Process(self.process.pid), *self.children()]
         except psutil.NoSuchProcess:
             return
+        trackers = []
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+                if any("resource_tracker" in word for word in process.cmdline()):
+                    trackers.append(process)
+                else:
+                    process.kill()
         self.process.wait(20)
+        psutil.wait_procs(trackers, 20)
 
 
 def worker_process(worker: Started) -> psutil.Process:

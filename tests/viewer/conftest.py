@@ -115,25 +115,6 @@ def quick_shaders() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True, scope="session")
-def graphics_of_what_was_drawn() -> Iterator[None]:
-    """napari searches for garbage when layers go, to free what the graphics card holds: not if nothing was drawn."""
-    from napari._vispy.canvas import VispyCanvas
-
-    free = getattr(VispyCanvas, "_clean_and_update_scenegraph", None)
-
-    def free_if_drawn(canvas: VispyCanvas) -> None:
-        if canvas.native._initialized:
-            free(canvas)
-        else:
-            canvas._update_scenegraph()
-
-    with pytest.MonkeyPatch.context() as patch:
-        if free is not None:  # from napari 0.7 on
-            patch.setattr(VispyCanvas, "_clean_and_update_scenegraph", free_if_drawn)
-        yield
-
-
 @pytest.fixture(autouse=True)
 def no_style(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Qt works the style sheet out for each widget that is added; what is about looks and sizes asks for `style`."""

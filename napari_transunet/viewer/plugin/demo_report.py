@@ -33,12 +33,12 @@ def organ_volumes(labels: npt.NDArray[Any], geometry: Geometry, label_set: Label
     }
 
 
-def best_slice(labels: npt.NDArray[Any], geometry: Geometry, axis: int = 0) -> int:
+def best_slice(labels: npt.NDArray[Any], geometry: Geometry) -> int:
     """Index of the slice that shows the most organs, and among equals the most of them (square root of area)."""
-    rows, columns = (float(spacing) for i, spacing in enumerate(geometry.spacing) if i != axis)
-    best, best_score = int(labels.shape[axis]) // 2, (0, 0.0)
-    for index in range(labels.shape[axis]):
-        area = np.bincount(np.take(labels, index, axis).ravel())[1:] * (rows * columns)
+    _, rows, columns = geometry.spacing
+    best, best_score = len(labels) // 2, (0, 0.0)
+    for index, plane in enumerate(labels):
+        area = np.bincount(plane.ravel())[1:] * (rows * columns)
         score = (int((area >= _SEEN_AREA).sum()), float(np.sqrt(area).sum()))
         if score > best_score:
             best, best_score = index, score

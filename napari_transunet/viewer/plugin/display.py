@@ -21,6 +21,7 @@ from napari_transunet.errors import FileProblem
 
 logger = logging.getLogger(__name__)
 
+_SCREEN = "1920x1200x24"
 _START = 20.0  # seconds that Xvfb may take to start
 # Without these Qt aborts the process with a message about something else.
 _LIBRARIES: Mapping[str, str] = MappingProxyType(
@@ -66,7 +67,7 @@ def require_libraries() -> None:
 
 
 @contextlib.contextmanager
-def virtual_display(size: tuple[int, int] = (1920, 1200)) -> Iterator[str]:
+def virtual_display() -> Iterator[str]:
     """Start Xvfb, point this process at it, and stop it at the end; yields the display's name.
 
     Must be entered before Qt is first used. Drawing is done by software, so that it works without a GPU.
@@ -86,7 +87,7 @@ def virtual_display(size: tuple[int, int] = (1920, 1200)) -> Iterator[str]:
     with contextlib.ExitStack() as stack:
         runtime = stack.enter_context(tempfile.TemporaryDirectory(prefix="transunet-"))
         Path(runtime).chmod(0o700)  # Qt insists on it
-        server, name = _start(xvfb, size)
+        server, name = _start(xvfb)
         stack.callback(_stop, server)
         stack.enter_context(
             _environment(
@@ -106,12 +107,12 @@ def virtual_display(size: tuple[int, int] = (1920, 1200)) -> Iterator[str]:
         yield name
 
 
-def _start(xvfb: str, size: tuple[int, int]) -> tuple[subprocess.Popen[bytes], str]:
+def _start(xvfb: str) -> tuple[subprocess.Popen[bytes], str]:
     """Start the server; it chooses a free number and writes it into a pipe."""
     reading, writing = os.pipe()
     try:
         server = subprocess.Popen(  # noqa: S603  the program is the Xvfb found on the PATH
-            [xvfb, "-displayfd", str(writing), "-screen", "0", f"{size[0]}x{size[1]}x24", "-nolisten", "tcp"],
+            [xvfb, "-displayfd", str(writing), "-screen", "0", _SCREEN, "-nolisten", "tcp"],
             pass_fds=(writing,),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -61,11 +61,11 @@ def organs(names: Sequence[str], *, limit: int = _MANY) -> str:
     return ", ".join(shown) + (f" and {left} more" if left else "")
 
 
-def organ_volumes(volumes: Mapping[str, float], *, limit: int = _MANY) -> str:
+def organ_volumes(volumes: Mapping[str, float]) -> str:
     """Organs with their volumes in mL, in the order given: "Liver 1,412 mL, spleen 187 mL"."""
     parts = [
         f"{organ(name, first=at == 0)} {millilitres(volume)}"
-        for at, (name, volume) in enumerate(list(volumes.items())[:limit])
+        for at, (name, volume) in enumerate(list(volumes.items())[:_MANY])
     ]
     left = len(volumes) - len(parts)
     return ", ".join(parts) + (f" and {left} more" if left else "")

@@ -291,11 +291,12 @@ def test_labels_of_any_type_that_holds_whole_numbers(tmp_path, dtype):
 def test_that_segments_have_other_numbers_than_labels_is_said(tmp_path):
     volume = _series(tmp_path / "ct")
     labels = np.zeros(volume.data.shape, np.uint16)
-    labels.ravel()[:300] = np.arange(1, 301)
+    labels.ravel()[:260] = np.arange(1, 261)
     notes = []
     path = _write(tmp_path, volume, labels, noted=notes.append)
     assert notes == []
-    assert read_volume(path).data.max() == 300
+    assert read_volume(path).data.max() == 260
+    labels[labels > 9] = 0
     labels[labels > 0] += 7
     path = _write(tmp_path, volume, labels, noted=notes.append, overwrite=True)
     assert any("8 as 1" in note for note in notes)

@@ -35,4 +35,4 @@ def test_an_image_under_labels_may_be_removed(make_napari_viewer):
         _scroll(viewer)
         viewer.layers.clear()
         QApplication.processEvents()
-    assert viewer.window._qt_viewer.canvas.native._initialized, "nothing was drawn"
+    assert viewer.window._qt_viewer.canvas.native.isValid(), "nothing was drawn"
