@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
 
 from napari_transunet.errors import TransUNetError
@@ -42,7 +43,7 @@ class LabelsOffer(QObject):
     def __init__(self, viewer: Viewer, window: QWidget) -> None:
         super().__init__(window)
         self._viewer = viewer
-        self._bars: dict[int, tuple[ConfirmBar, Callable[[], bool]]] = {}
+        self._bars: list[tuple[ConfirmBar, Callable[[], bool]]] = []
         self._images: weakref.WeakSet[Image] = weakref.WeakSet()  # those that a person said are none
         self._soon = single_shot(self, 0, self._look)  # after an event, when everybody knows the layer
         self._links = EventLinks()
@@ -50,9 +51,7 @@ class LabelsOffer(QObject):
 
     def ask_in(self, bar: ConfirmBar, busy: Callable[[], bool] = lambda: False) -> None:
         """Ask in this bar, too, where it is in sight and its dock is not `busy`."""
-        key, bars = id(bar), self._bars
-        bars[key] = bar, busy
-        bar.destroyed.connect(lambda: bars.pop(key, None))  # a closing window may destroy this object first
+        self._bars.append((bar, busy))
         self._soon.start()
 
     def _on_inserted(self, event: Any) -> None:
@@ -60,7 +59,9 @@ class LabelsOffer(QObject):
             self._soon.start()
 
     def _look(self) -> None:
-        bars = [bar for bar, busy in self._bars.values() if not busy()]
+        # Asked, not told by `destroyed`: a closed window's bars are destroyed as garbage, with what would be called.
+        self._bars = [(bar, busy) for bar, busy in self._bars if isalive(bar)]
+        bars = [bar for bar, busy in self._bars if not busy()]
         bar = next((bar for bar in bars if _in_sight(bar.parentWidget())), bars[-1] if bars else None)
         if bar is None:
             return
