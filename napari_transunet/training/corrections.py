@@ -28,9 +28,6 @@ _FOLDS = 4
 _UNVOUCHED, _FEWEST_UNVOUCHED = 24, 4
 """Of the scans that slices nobody vouches for are taken from, so many in all, but so many of each at least."""
 
-_SPREAD = 96
-"""Of a scan at most so many slices, and those that are vouched for, are looked at for what is found where it is not."""
-
 
 @dataclass(frozen=True, eq=False)
 class Correction:
@@ -122,37 +119,6 @@ def unvouched(one: Correction, scans: int, card: ModelCard, classes: ClassChange
     some = others[np.linspace(0, len(others) - 1, count).round().astype(int)]
     nothing = np.zeros(one.volume.data.shape, np.uint8)
     return prepared(Correction(one.volume, nothing, some.tolist(), []), card, classes)
-
-
-@dataclass(frozen=True, eq=False)
-class ScanSlices:
-    """Slices spread over a scan, those that are vouched for among them; the labels of the others say nothing.
-
-    Attributes
-    ----------
-    slices : in the order of their axis; `whole` tells which are vouched for
-    spacing : mm from one slice of the scan to the next
-    organs : the classes that are vouched for
-    """
-
-    slices: PartialSlices
-    spacing: float
-    organs: Sequence[int]
-
-
-def spread(one: Correction, card: ModelCard, classes: ClassChanges) -> ScanSlices:
-    """Slices for a network to look at beside those that it learns from."""
-    axis = orientation_for(one.volume, card).slice_axis
-    vouched = sorted({int(index) for index in one.slices})
-    count = one.volume.data.shape[axis]
-    numbers = sorted({*range(0, count, -(-count // _SPREAD)), *vouched})
-    labels = np.zeros_like(one.labels)
-    np.moveaxis(labels, axis, 0)[vouched] = np.moveaxis(np.asarray(one.labels), axis, 0)[vouched]
-    slices = prepared(Correction(one.volume, labels, numbers, one.organs), card, classes)
-    whole = torch.isin(slices.numbers, torch.tensor(vouched, dtype=torch.long))
-    return ScanSlices(
-        replace(slices, whole=whole), one.volume.geometry.spacing[axis], classes.vouched(one.organs)
-    )
 
 
 def across(

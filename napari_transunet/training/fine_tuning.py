@@ -14,9 +14,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from napari_transunet.errors import InputError, TransUNetError
-from napari_transunet.training.absence import absent_organs
 from napari_transunet.training.augmentation import Augmentation
-from napari_transunet.training.corrections import ScanSlices, organs_shown
+from napari_transunet.training.corrections import organs_shown
 from napari_transunet.training.heads import fit_new_classes, unlearnt_classes
 from napari_transunet.training.losses import UNKNOWN, PartialDiceCELoss, change_of_known_classes
 from napari_transunet.training.optimiser import parameter_groups
@@ -61,11 +60,6 @@ _FIRST_VIEWS, _FIRST_REPLAYED = 3, 24
 
 _SINGLE_VOXELS = 0.25
 """How often a slice is drawn in which single voxels are vouched for, where one as a whole is drawn once."""
-
-_LOOKED_AT = (0.5, 0.7, 0.85)
-"""After which shares it is looked for organs found beyond their ends, once the held-out slices gained."""
-
-_BEYOND = 1  # more in each batch, from the slices that show some
 
 _DISTANCES, _DISTANCE_SHARES = (0, 1, 2), (0.15, 0.65, 0.2)
 
@@ -162,9 +156,6 @@ class FineTuning:
     Attributes
     ----------
     held : which of the samples are scored before all are learnt from
-    coarser : the first of these slices as the parent sees them, where it does so less finely. It is scored on them, and
-        they are learnt from, too, since the next scan may be too wide for the finer pixels
-    scans : slices all over the scans, in which organs may be found where they are not
     from_scratch : whether the batch norms have no statistics yet, and so have to learn them
     steps, further_steps, dice : what came of it, as in `Adaptation`; Dice by class, before and after
     """
@@ -174,8 +165,6 @@ class FineTuning:
     samples: PartialSlices
     replayed: Replayed | None
     held: Sequence[int]
-    coarser: PartialSlices | None
-    scans: Sequence[ScanSlices]
     device: torch.device
     dtype: torch.dtype
     seed: int
@@ -214,18 +203,16 @@ class FineTuning:
         self._taken = 0
         self._began = time.monotonic()
         self._mean: float | None = None
-        self._found_beyond: tuple[PartialSlices, Tensor] | None = None
 
     def run(self, steps: int | None, seconds: float) -> FineTuning:
         """Learn; itself."""
         clock = _Clock(steps or STEPS, None if steps else seconds, _FEWEST_STEPS)
         held, everything = set(self.held), range(len(self.samples))
         self._judged = organs_shown(self.samples, held) & organs_shown(self.samples, held, within=False)
-        before = self._score(self.net, self.coarser or self.samples) if held else {}
+        before = self._score(self.net) if held else {}
         if self.from_scratch:
             before = dict.fromkeys(before, 0.0)  # what it finds by chance
-        coarser = [] if self.coarser is None else [self.coarser]
-        self._taught = self._with_own_labels(PartialSlices.joined([self.samples, *coarser]))
+        self._taught = self._with_own_labels(self.samples)
         if self.replayed is not None:
             slices = self._with_own_labels(self.replayed.slices)
             self.replayed = replace(self.replayed, slices=slices)
@@ -238,7 +225,7 @@ class FineTuning:
             others = [number for number in everything if number not in held]
             for share in _SCORED_AT:
                 self._learn(others, clock, share)
-                after = self._score(self._averaged.module, self.samples)
+                after = self._score(self._averaged.module)
                 self.dice = {value: (before[value], after[value]) for value in before}
                 self._mean = _mean(after)
                 if self.from_scratch or self._mean > _mean(before):
@@ -246,10 +233,7 @@ class FineTuning:
             else:
                 return self
             self.steps = self._taken
-            for until in (*_LOOKED_AT, 1.0):
-                self._learn(everything, clock, until)
-                if clock.done(self._taken) < 1:
-                    self._found_beyond = self._look_beyond()
+            self._learn(everything, clock, 1.0)
             self.further_steps = self._taken - self.steps
         self.net.load_state_dict(self._averaged.module.state_dict())
         return self
@@ -274,39 +258,6 @@ class FineTuning:
             labels[part] = torch.where((labels[part] == 0) & own, found.to(labels), labels[part])
         annotated[asked] |= known
         return replace(slices, labels=labels, annotated=annotated)
-
-    def _look_beyond(self) -> tuple[PartialSlices, Tensor] | None:
-        """Slices in which it finds organs that cannot be there, and how often each is drawn; None where in none.
-
-        Known of them is that these organs are not in them, and nothing else.
-        """
-        found, often = [], []
-        net = self._averaged.module.eval()
-        for scan in self.scans:
-            slices, labels = scan.slices, scan.slices.labels.clone()
-            asked = torch.nonzero(~slices.whole)[:, 0]
-            for part in self.stop.before_each(asked.split(_BATCH)):
-                with torch.no_grad():
-                    labels[part] = self._logits(net, slices, part).argmax(1).to(labels)
-            absent = torch.from_numpy(
-                absent_organs(
-                    labels.numpy(),
-                    slices.whole.numpy(),
-                    slices.numbers.numpy() * scan.spacing,
-                    scan.organs,
-                    self.card.num_classes,
-                )
-            )
-            wrong = absent.gather(1, labels.flatten(1).long()).sum(1)
-            chosen = torch.nonzero((wrong > 0) & ~slices.whole)[:, 0]
-            absent[:, 0] = True
-            nothing = replace(slices, labels=torch.zeros_like(labels), annotated=absent)
-            if len(chosen):
-                found.append(nothing.pick(chosen))
-                often.append(wrong[chosen].double().sqrt())
-        if not found:
-            return None
-        return PartialSlices.joined(found), torch.cat(often)
 
     def _fit_new(self, chosen: Sequence[int]) -> None:
         """Give new organs the weights that find them best, before all of the network learns."""
@@ -333,8 +284,6 @@ class FineTuning:
 
     def _learn(self, chosen: Sequence[int], clock: _Clock, until: float) -> None:
         """Steps on these samples until the clock says that this share is over."""
-        if self.coarser is not None:
-            chosen = [*chosen, *(len(self.samples) + at for at in chosen if at < len(self.coarser))]
         pool = torch.tensor(chosen)
         weight = torch.where(self._taught.whole[pool], 1.0, _SINGLE_VOXELS).double()
         while (done := clock.done(self._taken)) < until:
@@ -393,11 +342,7 @@ class FineTuning:
     def _drawn(self, pool: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The slices of the next step, by the seed and its number: images, labels, annotated, whether partly known."""
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self._taken))
-        beyond = _BEYOND if self._found_beyond is not None else 0
         drawn = [(self._taught, pool[_multinomial(weight, _BATCH - self._again, generator)])]
-        if self._found_beyond is not None:
-            slices, share = self._found_beyond
-            drawn.append((slices, _multinomial(share, beyond, generator)))
         if self.replayed is not None:
             again = _multinomial(self.replayed.share, self._again, generator)
             drawn.append((self.replayed.slices, again))
@@ -424,10 +369,17 @@ class FineTuning:
             if isinstance(module, nn.BatchNorm2d | nn.Dropout):
                 module.eval()
 
-    def _score(self, net: nn.Module, samples: PartialSlices) -> dict[int, float]:
+    def _score(self, net: nn.Module) -> dict[int, float]:
         """Dice on the held-out slices of each class that these show, and slices that are learnt from, too."""
-        found = dice_on(samples, self.held, lambda part: self._logits(net.eval(), samples, part), self.stop)
-        return {value: found.get(value, 0.0) for value in sorted(self._judged)}
+        net.eval()
+        counts = torch.zeros(2, self.card.num_classes, dtype=torch.long)
+        with torch.inference_mode():
+            for part in self.stop.before_each(torch.tensor(self.held).split(_BATCH)):
+                found = self._logits(net, self.samples, part).argmax(1)
+                labels = self.samples.labels[part].to(self.device)
+                counts += _overlap(found, labels, self.samples.annotated[part].to(self.device)).cpu()
+        both, sizes = counts
+        return {value: float(2 * both[value] / sizes[value]) for value in sorted(self._judged)}
 
     def _as_they_are(self, slices: PartialSlices, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images, labels, annotated, with the nearest neighbours as the other channels."""
@@ -435,7 +387,11 @@ class FineTuning:
         return slices.batch(chosen, near, self.card.context, self.device)
 
     def _logits(self, net: nn.Module, slices: PartialSlices, chosen: Tensor) -> Tensor:
-        return network_logits(net, slices, chosen, self.card.context, self.device, self.dtype)
+        """(B, classes, H, W) float32."""
+        images, _, _ = self._as_they_are(slices, chosen)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits: Tensor = net(images.contiguous(memory_format=torch.channels_last))
+        return logits.float()
 
     def _tell(self, done: float, loss: float) -> None:
         if self.progress is None:
@@ -451,34 +407,6 @@ class FineTuning:
                 dice=self._mean,
             )
         )
-
-
-def dice_on(
-    slices: PartialSlices, chosen: Sequence[int], logits_of: Callable[[Tensor], Tensor], stop: Stop
-) -> dict[int, float]:
-    """Dice of each class that is there or found, by what `logits_of` says of slices with these numbers."""
-    counts = torch.zeros(2, slices.annotated.shape[1], dtype=torch.long)
-    with torch.inference_mode():
-        for part in stop.before_each(torch.tensor(chosen).split(_BATCH)):
-            found = logits_of(part).argmax(1).cpu()
-            counts += _overlap(found, slices.labels[part], slices.annotated[part])
-    both, sizes = counts
-    return {value: float(2 * both[value] / sizes[value]) for value in range(1, len(sizes)) if sizes[value]}
-
-
-def network_logits(
-    net: nn.Module,
-    slices: PartialSlices,
-    chosen: Tensor,
-    context: int,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Tensor:
-    """(B, classes, H, W) float32 of slices with these numbers, with the nearest neighbours as the other channels."""
-    images, _, _ = slices.batch(chosen, torch.ones(len(chosen), dtype=torch.long), context, device)
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        logits: Tensor = net(images.contiguous(memory_format=torch.channels_last))
-    return logits.float()
 
 
 def _overlap(predicted: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:
