@@ -21,12 +21,24 @@ SMALL = Variant("small", patch=16, hidden=32, mlp=64, heads=2, blocks=2)
 def small_network(classes: int = 4, seed: int = 0) -> TransUNet:
     """A network of `SMALL` for 64×64 pixels."""
     torch.manual_seed(seed)
-    net = TransUNet(SMALL, num_classes=classes, img_size=64)
+    return varied(TransUNet(SMALL, num_classes=classes, img_size=64))
+
+
+def varied(net: TransUNet) -> TransUNet:
+    """The same network, whose answer varies from voxel to voxel."""
     for module in net.modules():
-        # Fresh running statistics would leave the decoder's output constant; these make it vary by voxel.
+        # Fresh running statistics would leave the decoder's output constant.
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.running_mean, std=0.1)
     return net.eval()
+
+
+def balanced(net: TransUNet) -> TransUNet:
+    """The same network, of whose classes none wins everywhere."""
+    with torch.no_grad():
+        images = torch.rand(4, 1, *net.img_size, generator=torch.Generator().manual_seed(0))
+        net.segmentation_head[0].bias.sub_(net(images).mean(dim=(0, 2, 3)))
+    return net
 
 
 def as_if_learnt(net: TransUNet) -> TransUNet:

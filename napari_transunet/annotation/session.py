@@ -89,6 +89,18 @@ class SessionStep:
         if self.record is not None:
             self._session.add_run(self.record, self)
 
+    def take_back(self, axis: int, index: int) -> None:
+        """Forget what this step made of one slice, which can be merged anew then."""
+        session, at = self._session, slice_index(axis, index)
+        for number, (changed, *held) in enumerate(self._changes):
+            if changed == at:
+                session._put(at, *held)
+                del self._changes[number]
+                break
+        self.conflicts.pop(index, None)
+        if axis == session.axis and index in self._reviews:
+            session._reopen({index: self._reviews.pop(index)}, back=True)
+
     def _reopen_where(self, changed: Mask, box: tuple[slice, slice, slice]) -> None:
         """Slices in which `changed`, which lies at `box`, is true are not what a person approved any more."""
         session = self._session

@@ -106,6 +106,10 @@ class ModelCard(BaseModel):
         all three. It costs three times as much, and the first slice waits for the other two planes.
     resize
         "squash": stretched to `img_size`. "pad": scaled alike in both directions and padded with air.
+    smallest_part
+        The share of the voxels of an organ's largest part that another part of that organ must have to be kept;
+        smaller ones become background. Parts hang together by 26 neighbours in the whole volume, so nothing is taken
+        away where some slices alone are predicted, or where the volume stays in its file. None: everything is kept.
     training, split, scores, licence, source, limits
         Where the model comes from and what it may be used for, in the author's words or as JSON.
     lineage
@@ -131,6 +135,7 @@ class ModelCard(BaseModel):
     context: Literal[1, 3] = 1
     planes: Literal[1, 3] = 1
     resize: Literal["squash", "pad"] = "squash"
+    smallest_part: FiniteFloat | None = Field(default=None, gt=0, le=1)
     training: Any = None
     split: Any = None
     scores: Any = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from napari_transunet.checkpoints.loading import Checkpoint
     from napari_transunet.cluster.address import ClusterAddress
     from napari_transunet.inference.options import PredictorOptions
-    from napari_transunet.inference.prediction import SlicePrediction
+    from napari_transunet.inference.prediction import Labels, SlicePrediction
     from napari_transunet.inference.predictor import Predictor
 
 _AHEAD = 2  # batches asked for at a time
@@ -76,13 +76,23 @@ class LiveRun:
     """A run that a worker keeps between the requests for its batches."""
 
     def __init__(
-        self, predictor: Predictor, volume: Volume, first: int | None, slices: Sequence[int] | None
+        self,
+        predictor: Predictor,
+        volume: Volume,
+        first: int | None,
+        slices: Sequence[int] | None,
+        known: Mapping[int, Labels] | None = None,
     ) -> None:
         self._asked: Callable[[], bool] = lambda: False
         self._turn = threading.Condition()
         self._number = 0
         self._batches = predictor.iter_batches(
-            volume, first=first, slices=slices, cancelled=self._is_cancelled, uncertainty=True
+            volume,
+            first=first,
+            slices=slices,
+            cancelled=self._is_cancelled,
+            uncertainty=True,
+            known=known,
         )
 
     def next(
@@ -123,11 +133,13 @@ def _begin(
     volume: Volume,
     first: int | None,
     slices: Sequence[int] | None,
+    known: Mapping[int, PackedLabels] | None,
 ) -> LiveRun:
     predictor = worker_state().checkpoints.predictor(reference, options, loading)
     if predictor is None:
         raise InputError("The worker has let the checkpoint go; begin again.")
-    return LiveRun(predictor, volume, first, slices)
+    planes = None if known is None else {index: plane.unpacked() for index, plane in known.items()}
+    return LiveRun(predictor, volume, first, slices, planes)
 
 
 def _next_batch(run: LiveRun, name: str, number: int) -> _Batch:
@@ -218,6 +230,7 @@ class RemotePredictor:
         slices: Sequence[int] | None = None,
         cancelled: Callable[[], bool] | None = None,
         uncertainty: bool = True,  # noqa: ARG002  it always comes along
+        known: Mapping[int, Labels] | None = None,
     ) -> Iterator[list[SlicePrediction]]:
         """As `Predictor.iter_batches`."""
         given = volume if isinstance(volume, Volume) else Volume.from_array(volume)
@@ -235,6 +248,7 @@ class RemotePredictor:
                 self._scan(worker, given),
                 first,
                 None if slices is None else list(slices),
+                None if known is None else {index: PackedLabels.of(plane) for index, plane in known.items()},
             )
             name = f"live-{run.key}"
             number = 0

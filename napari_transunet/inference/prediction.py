@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -44,8 +44,9 @@ class SlicePredictor(Protocol):
         slices: Sequence[int] | None = None,
         cancelled: Callable[[], bool] | None = None,
         uncertainty: bool = False,
+        known: Mapping[int, Labels] | None = None,
     ) -> Iterator[list[SlicePrediction]]:
-        """The slices of each batch as it is done."""
+        """The slices of each batch as it is done; some may come again with the last one."""
 
 
 class PredictionCancelled(TransUNetError):

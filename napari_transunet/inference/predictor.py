@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.inference.prediction import Labels, PredictionCancelled, SlicePrediction
 from napari_transunet.inference.slice_order import nearest_first, outward
 from napari_transunet.inference.slices import PLANES, SliceSource, SliceStack, as_volume, orientation_for
+from napari_transunet.inference.small_parts import without_small_parts
 from napari_transunet.inference.tta import mean_over_mirrors
 from napari_transunet.inference.uncertainty import SliceUncertainty, inside_of, uncertainty_of
 from napari_transunet.model.checks import is_finite
@@ -181,17 +182,17 @@ class Predictor:
         shape = (volume if isinstance(volume, np.ndarray) else volume.data).shape
         labels = np.zeros(shape, self.labels_dtype)
         along = np.moveaxis(labels, self.slice_axis(volume), 0)
-        done = 0
+        done: set[int] = set()
         for batch in self.iter_batches(volume, cancelled=cancelled, uncertainty=unsure is not None):
             for item in batch:
                 along[item.index] = item.plane
                 if unsure is not None and item.uncertainty is not None:
                     unsure(item.index, item.uncertainty)
-            done += len(batch)
+            done.update(item.index for item in batch)
             if progress is not None:
-                progress(done, len(along))
-        if done < len(along):
-            raise PredictionCancelled(f"Cancelled after {done} of {len(along)} slices.")
+                progress(len(done), len(along))
+        if len(done) < len(along):
+            raise PredictionCancelled(f"Cancelled after {len(done)} of {len(along)} slices.")
         return labels
 
     def iter_slices(
@@ -214,8 +215,12 @@ class Predictor:
         slices: Sequence[int] | None = None,
         cancelled: Callable[[], bool] | None = None,
         uncertainty: bool = False,
+        known: Mapping[int, Labels] | None = None,
     ) -> Iterator[list[SlicePrediction]]:
         """The slices of each batch as it is done; ends early once `cancelled` says so.
+
+        Where the whole volume is predicted and the card has a `smallest_part`, slices that lost small parts come again
+        with the last batch, before its own and without an uncertainty; the later plane is the right one.
 
         Parameters
         ----------
@@ -223,6 +228,7 @@ class Predictor:
         first : index along `slice_axis` of the slice to begin with, in a batch of its own so that it is there at
             once; the others follow outward from it
         slices : only these, in this order unless `first` is given
+        known : planes of slices that an earlier call gave; with all that `slices` lacks, the whole volume is predicted
         cancelled : asked before every batch
         uncertainty : report of each slice how unsure the network is; the labels are the same
 
@@ -238,7 +244,15 @@ class Predictor:
         if isinstance(sources[0].data, LazyArray):  # of which nobody wants many large slices in memory
             batch = max(1, min(batch, _LAZY_BATCH_VOXELS // math.prod(sources[0].data.shape[1:])))
         runner = BatchRunner(self.device, batch, self._size, cancelled or _never)
-        return self._run(sources, order, runner, first_alone=first is not None, uncertainty=uncertainty)
+        batches = self._run(sources, order, runner, first_alone=first is not None, uncertainty=uncertainty)
+        source, share, every = sources[0], self.card.smallest_part, set(range(len(sources[0])))
+        whole = slices is None or (known is not None and {*order, *known} == every)
+        if share is None or not whole or self.pipeline == "paper" or isinstance(source.data, LazyArray):
+            return batches
+        labels = np.zeros((len(source), *source.to_volume(source.data[0]).shape), self.labels_dtype)
+        for index, plane in (known or {}).items():
+            labels[index] = plane
+        return without_small_parts(batches, labels, every.difference(known or ()), share, runner.cancelled)
 
     @property
     def token_grid(self) -> tuple[tuple[int, int], int]:

@@ -35,6 +35,7 @@ from napari_transunet.volumes.labels import LabelSet, organ_key
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.card import ModelCard
+    from napari_transunet.inference.prediction import Labels
     from napari_transunet.inference.predictor import Predictor
     from napari_transunet.volumes.volume import Volume
 
@@ -362,19 +363,22 @@ def _predicted(
     sha = checkpoint.sha256 if checkpoint is not None else None
     unsure = session.unsure_along(axis)
     unsure.begin(sha, predictor.pipeline, card.img_size)
-    step, done, total = session.begin(), 0, volume.data.shape[axis]
+    planes: dict[int, Labels] = {}  # merged once all are there, for some come again with the last
+    total = volume.data.shape[axis]
     for batch in predictor.iter_batches(volume, cancelled=cancelled, uncertainty=True):
         for one in renumbered(batch, values):
-            labels[slice_index(axis, one.index)] = session.merge_slice(
-                step, axis, one.index, one.plane, labels, keep_reviewed=True
-            )
+            planes[one.index] = one.plane
             if one.uncertainty is not None:
                 unsure.put(one.index, one.uncertainty)
-        done += len(batch)
         if progress is not None:
-            progress(done, total)
-    if done < total:
-        raise PredictionCancelled(f"cancelled after {done} of {total} slices; nothing was kept of it.")
+            progress(len(planes), total)
+    if len(planes) < total:
+        raise PredictionCancelled(f"cancelled after {len(planes)} of {total} slices; nothing was kept of it.")
+    step = session.begin()
+    for index, plane in planes.items():
+        labels[slice_index(axis, index)] = session.merge_slice(
+            step, axis, index, plane, labels, keep_reviewed=True
+        )
     record = RunRecord.from_predictor(
         predictor,
         date=date,

@@ -6,14 +6,19 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 
+from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.loading import load_checkpoint
+from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.cluster.address import ClusterAddress, ConnectionLost, SchedulerUnreachable
 from napari_transunet.cluster.live import RemotePredictor, RunsOn
 from napari_transunet.errors import InputError
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.inference.predictor import Predictor
+from napari_transunet.model.transunet import TransUNet
 from napari_transunet.volumes.volume import Volume
+from tests.networks import balanced, varied
 
 OPTIONS = PredictorOptions(device="cpu", precision="float32", batch_size=2)
 
@@ -45,6 +50,26 @@ def test_slices_are_those_of_a_predictor_here(remote, checkpoint, volume):
     assert str(remote.on).startswith("CPU on desk, float32")
     only = [one.index for batch in remote.iter_batches(volume, slices=[3, 1]) for one in batch]
     assert only == [3, 1]
+
+
+def test_small_parts_go_as_here_also_where_a_part_is_known_already(cluster, tmp_path, volume):
+    torch.manual_seed(0)
+    net = balanced(varied(TransUNet("testing", num_classes=3, img_size=32)))
+    card = default_card(net, modality="CT")
+    path = save_checkpoint(tmp_path / "parts.safetensors", net, card.updated(smallest_part=1.0))
+    raw = dict(Predictor(net, OPTIONS, card=card).iter_slices(volume))
+    expected = Predictor(load_checkpoint(path), OPTIONS).predict(volume)
+    changed = [index for index in range(9) if (raw[index] != expected[index]).any()]
+    assert len(changed) > 1, "nothing was small"
+    remote = RemotePredictor(load_checkpoint(path), OPTIONS, ClusterAddress(cluster))
+    known = {index: raw[index] for index in changed[:-1]}
+    others = [index for index in range(9) if index not in known]
+    for options in ({"first": 6}, {"slices": others, "known": known}):
+        found = {one.index: one.plane for batch in remote.iter_batches(volume, **options) for one in batch}
+        np.testing.assert_array_equal(
+            np.stack([{**options.get("known", {}), **found}[z] for z in range(9)]), expected
+        )
+    remote.close(wait=True)
 
 
 def test_the_scan_goes_over_once(remote, volume, monkeypatch):

@@ -8,9 +8,13 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from napari_transunet.checkpoints.card import default_card
+from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.inference.options import PredictorOptions
+from napari_transunet.inference.predictor import Predictor
+from napari_transunet.io.reading import read_volume
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.project.case_labels import load_labels, save_labels, uncertainty_of_case
 from napari_transunet.project.index import ProjectWriteError
@@ -24,6 +28,7 @@ from napari_transunet.project.segmenting import (
     values_of_classes,
 )
 from napari_transunet.volumes.labels import LabelSet
+from tests.networks import balanced, varied
 
 CPU = PredictorOptions(device="cpu", backend="torch", precision="float32", batch_size=2)
 
@@ -106,15 +111,41 @@ def edit(project, case, *, review=()):
 
 
 def other_checkpoint(folder, names, bias):
-    import torch
-
-    from napari_transunet.checkpoints.saving import save_checkpoint
-
     net = TransUNet("testing", num_classes=len(bias), img_size=32)
     with torch.no_grad():
         net.segmentation_head[0].weight.zero_()
         net.segmentation_head[0].bias.copy_(torch.tensor(bias))
     return save_checkpoint(folder / "other.safetensors", net, default_card(net, labels=names, modality="CT"))
+
+
+def test_small_parts_are_left_out_of_all_but_a_person_s_work(tmp_path, scans):
+    torch.manual_seed(0)
+    net = balanced(varied(TransUNet("testing", num_classes=3, img_size=32)))
+    card = default_card(net, labels={1: "spleen", 2: "liver"}, modality="CT")
+    held = card.updated(smallest_part=1.0)
+    project = Project.create(
+        tmp_path / "study", checkpoint=str(save_checkpoint(tmp_path / "parts.safetensors", net, held))
+    )
+    project.add([scans / "case_0.nii.gz"])
+    case, told = project.cases()[0], []
+    assert states(segment(project, progress=lambda *said: told.append(said[1:]))) == ["segmented"]
+    assert told == [(2, 5), (4, 5), (5, 5)]
+    volume = read_volume(scans / "case_0.nii.gz")
+    expected = Predictor(net, CPU, card=held).predict(volume)
+    changed = (expected != Predictor(net, CPU, card=card).predict(volume)).any(axis=(1, 2))
+    assert changed.sum() > 1, "nothing was small"
+    found = load_labels(project, project.index.get(case.id))
+    np.testing.assert_array_equal(found.labels, expected)
+    assert np.isfinite(found.session.uncertainty.means).all()
+
+    edit(project, project.index.get(case.id), review=np.flatnonzero(changed)[-1:].tolist())
+    before = load_labels(project, project.index.get(case.id))
+    other = save_checkpoint(tmp_path / "raw.safetensors", net, card)
+    for path in (other, tmp_path / "parts.safetensors"):
+        assert states(segment(project, checkpoint=str(path))) == ["segmented"]
+    found = load_labels(project, project.index.get(case.id))
+    np.testing.assert_array_equal(found.labels, before.labels)
+    assert found.session.reviewed.keys() == before.session.reviewed.keys()
 
 
 def test_another_checkpoint_labels_anew_but_what_a_person_edited_or_reviewed(project, tmp_path):

@@ -44,7 +44,7 @@ def wide(tmp_path: Path) -> Checkpoint:
 
 
 def begun(tmp_path: Path, net: TransUNet) -> Checkpoint:
-    card = default_card(as_if_learnt(net), labels=NAMES, window=(0, 1), context=3)
+    card = default_card(as_if_learnt(net), labels=NAMES, window=(0, 1), context=3, smallest_part=0.1)
     # The sizes were never published, so the file alone would not tell the variant.
     path = tmp_path / "start.safetensors"
     path.touch()
@@ -314,6 +314,7 @@ def test_a_dropped_organ_is_background(checkpoint: Checkpoint) -> None:
     smaller = adapt(checkpoint, [correction()], drop=["Body"], **QUICK)
 
     assert smaller.card.label_names == {1: "head"}
+    assert (smaller.card.context, smaller.card.smallest_part) == (3, 0.1)
     assert smaller.card.lineage[0].dropped == ("body",)
     assert Predictor(smaller, **QUICK_PREDICTION).predict(scan()[0]).max() <= 1
 

@@ -93,6 +93,7 @@ class Network:
         slices: Sequence[int] | None,
         cancelled: Callable[[], bool],
         uncertainty: bool,
+        known: None,
     ) -> Iterator[list[SlicePrediction]]:
         wanted = range(SHAPE[0]) if slices is None else slices
         for index in sorted(wanted, key=lambda at: abs(at - first)):

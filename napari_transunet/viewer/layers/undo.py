@@ -87,6 +87,15 @@ class UndoStep:
         self._atoms.append((box, old, new))
         return box
 
+    def take_back(self, axis: int, index: int) -> None:
+        """Put what a slice held before this step back into it, where nobody else has written since."""
+        for number, (box, old, new) in enumerate(self._atoms):
+            if box[axis] == slice(index, index + 1):
+                part = self._data[box]
+                np.copyto(part, old, where=part == new)
+                del self._atoms[number]
+                return
+
     def close(self) -> Atom | None:
         """Make the layer editable again, with the run as the newest undo step. Closing twice does nothing.
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from napari_transunet.annotation.provenance import RunRecord
     from napari_transunet.checkpoints.info import CheckpointInfo
+    from napari_transunet.inference.prediction import Labels
     from napari_transunet.viewer.segment.predictors import PredictorSettings
     from napari_transunet.viewer.sessions.results import Result
 
@@ -33,6 +34,7 @@ class RunRequest:
     keep_reviewed : whether slices that were reviewed stay as they are.
     values : label value of each of the network's classes, where they are not the same.
     slices : compute these alone, by their index; the rest of a run that was cut off.
+    known : planes of that run, by their index, in the network's classes.
     """
 
     image: Image
@@ -44,6 +46,7 @@ class RunRequest:
     keep_reviewed: bool = False
     values: tuple[int, ...] | None = None
     slices: tuple[int, ...] | None = None
+    known: Mapping[int, Labels] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class RunOutcome:
     conflicts : slice -> voxels in which what was computed disagrees with a person's edits, which stayed.
     reopened : slices that had been reviewed and were changed.
     missing : indices along `axis` of the slices that were asked for and did not come.
+    known : planes that came, by their index, where another machine computed and whoever goes on needs them.
     """
 
     kind: Kind
@@ -95,6 +99,7 @@ class RunOutcome:
     conflicts: Mapping[int, int] = field(default_factory=dict)
     reopened: tuple[int, ...] = ()
     missing: tuple[int, ...] = ()
+    known: Mapping[int, Labels] = field(default_factory=dict, repr=False)
     reason: str | None = None
     error: Exception | None = None
     whole: bool = True

@@ -257,7 +257,7 @@ class SegmentationController(QObject):
         if last is None:
             return
         settings = replace(last.settings, cluster=None) if here else last.settings
-        self.start(replace(last, settings=settings, slices=outcome.missing or None))
+        self.start(replace(last, settings=settings, slices=outcome.missing or None, known=outcome.known))
 
     def cancel(self) -> None:
         """The run ends after the current batch and keeps what it has."""

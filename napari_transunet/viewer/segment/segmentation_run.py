@@ -12,13 +12,15 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.slice_numbers import SliceNumbers, position_in_view
 from napari_transunet.viewer.layers.undo import UndoStep
 from napari_transunet.viewer.segment.run_messages import Kind, RunOutcome, RunProgress, RunRequest, Stage
-from napari_transunet.viewer.segment.segmentation_worker import RunStart, SegmentationWorker, added
+from napari_transunet.viewer.segment.segmentation_worker import RunStart, SegmentationWorker
 from napari_transunet.viewer.sessions.live_update import BUDGET, LivePainter
 
 if TYPE_CHECKING:
@@ -163,9 +165,7 @@ class SegmentationRun(QObject):
             self._painter = LivePainter(
                 self._viewer, self.result, self._step, start.axis, keep_reviewed=self._request.keep_reviewed
             )
-        before = self._painter.written
-        self._painter.paint(self._worker.finished, budget=None if everything else BUDGET)
-        if self._painter.written > before:
+        if self._painter.paint(self._worker.finished, budget=None if everything else BUDGET):
             self.result.run = self._record(start)
             self.wrote.emit()
 
@@ -180,7 +180,8 @@ class SegmentationRun(QObject):
 
     @property
     def _done(self) -> int:
-        return self._painter.written if self._painter is not None else 0
+        start, painter = self._worker.start, self._painter
+        return len(painter.drawn & start.slices) if painter is not None and start is not None else 0
 
     @property
     def _numbers(self) -> SliceNumbers:
@@ -236,7 +237,7 @@ class SegmentationRun(QObject):
     def _outcome(self) -> RunOutcome:
         worker, painter, done = self._worker, self._painter, self._done
         start, step = worker.start, painter.session_step if painter is not None else None
-        voxels = worker.voxels if painter is None else added(worker.voxels, painter.kept)
+        known, worker.known = worker.known, {}  # napari keeps the worker
         kind: Kind = "finished"
         if worker.error is not None:
             kind = "failed"
@@ -251,7 +252,9 @@ class SegmentationRun(QObject):
             first=start.first if start is not None else 0,
             axis=axis,
             seconds=worker.seconds,
-            volumes={value: float(count) * one for value, count in enumerate(voxels) if value and count},
+            volumes={
+                value: float(count) * one for value, count in enumerate(self._voxels()) if value and count
+            },
             record=self._record(start) if start is not None and done else None,
             only_this_slice=self._request.only_this_slice,
             conflicts=dict(sorted(step.conflicts.items())) if step is not None else {},
@@ -261,7 +264,22 @@ class SegmentationRun(QObject):
             whole=kind == "finished" and done == self.result.session.shape[axis],
             numbers=self._numbers,
             missing=tuple(sorted(worker.missing)),
+            known=known if worker.error is not None else {},
         )
+
+    def _voxels(self) -> NDArray[np.int64]:
+        """By label, how many voxels the slices that were asked for hold now."""
+        start, painter = self._worker.start, self._painter
+        kept = painter.kept if painter is not None else {}
+        counts = [
+            found
+            for index, found in (*self._worker.voxels.copy().items(), *kept.items())
+            if start is not None and index in start.slices
+        ]
+        total = np.zeros(max(map(len, counts), default=1), np.int64)
+        for found in counts:
+            total[: len(found)] += found
+        return total
 
     def _record(self, start: RunStart) -> RunRecord:
         """What is known of the run as far as it is."""

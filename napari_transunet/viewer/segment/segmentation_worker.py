@@ -25,7 +25,7 @@ from napari_transunet.viewer.widgets.priority import be_nice
 from napari_transunet.volumes.geometry import voxel_ml
 
 if TYPE_CHECKING:
-    from napari_transunet.inference.prediction import SlicePrediction
+    from napari_transunet.inference.prediction import Labels, SlicePrediction
     from napari_transunet.viewer.layers.slice_numbers import SliceNumbers
     from napari_transunet.viewer.segment.predictors import PredictorCache, PreparedPredictor
     from napari_transunet.viewer.segment.run_messages import RunRequest
@@ -41,7 +41,7 @@ class RunStart:
 
     Attributes
     ----------
-    axis, first, total : array axis along which the slices lie, the slice to start at, and how many are computed.
+    axis, first, slices : array axis along which the slices lie, the slice to start at, and those that are computed.
     voxel_ml : volume of a voxel in mL.
     record : the run's record, with no slice done.
     card, img_size : the checkpoint's card as JSON has it, and the network's input (height, width) in pixels.
@@ -49,11 +49,16 @@ class RunStart:
 
     axis: int
     first: int
-    total: int
+    slices: frozenset[int]
     voxel_ml: float
     record: RunRecord
     card: dict[str, Any]
     img_size: tuple[int, int]
+
+    @property
+    def total(self) -> int:
+        """How many slices are computed."""
+        return len(self.slices)
 
 
 class SegmentationWorker:
@@ -74,8 +79,9 @@ class SegmentationWorker:
     finished : slices that were not drawn yet, in the order in which they came.
     first_batch : how many slices the first batch had, and when it was done.
     last_slice : when the last batch was done, and before it when the run was asked for.
-    voxels : by label: how many were predicted.
+    voxels : of each slice, by label: how many were predicted.
     missing : indices of the slices that were asked for and are not there yet.
+    known : planes that came from another machine, which may be lost before it can look for small parts in all of them.
     on : what runs the network, where that is another machine.
     error : why it failed.
     ended : set when nothing more will come.
@@ -97,8 +103,9 @@ class SegmentationWorker:
         self.finished: deque[SlicePrediction] = deque()
         self.first_batch: tuple[int, float] | None = None
         self.began = self.last_slice = time.perf_counter()
-        self.voxels: NDArray[np.int64] = np.zeros(1, np.int64)
+        self.voxels: dict[int, NDArray[np.int64]] = {}
         self.missing: set[int] = set()
+        self.known: dict[int, Labels] = {}
         self.on = ""
         self.error: Exception | None = None
         self.ended = threading.Event()
@@ -134,18 +141,25 @@ class SegmentationWorker:
             volume = read()
             slices = self._begin(request, prepared, volume)
             yield
-            start = self.start
+            start, predictor = self.start, prepared.predictor
             assert start is not None
-            for batch in prepared.predictor.iter_batches(
-                volume, first=start.first, slices=slices, cancelled=self.cancelled, uncertainty=True
+            for batch in predictor.iter_batches(
+                volume,
+                first=start.first,
+                slices=slices,
+                cancelled=self.cancelled,
+                uncertainty=True,
+                known=request.known,
             ):
                 self.last_slice = time.perf_counter()
                 if self.first_batch is None:
                     self.first_batch = len(batch), self.last_slice
-                self.on = str(getattr(prepared.predictor, "on", None) or "")
+                self.on = str(getattr(predictor, "on", None) or "")
+                if self.on and predictor.card.smallest_part is not None:
+                    self.known.update((one.index, one.plane) for one in batch)
                 for prediction in renumbered(batch, request.values):
                     self.missing.discard(int(prediction.index))
-                    self.voxels = added(self.voxels, np.bincount(prediction.plane.ravel()))
+                    self.voxels[prediction.index] = np.bincount(prediction.plane.ravel())
                     self.finished.append(prediction)
                 yield
         except Exception as error:
@@ -165,11 +179,13 @@ class SegmentationWorker:
         predictor = prepared.predictor
         axis = int(predictor.slice_axis(volume))
         first = self.position[axis]
-        slices = _wanted_slices(request, first, self.numbers[axis])
+        slices, every = _wanted_slices(request, first, self.numbers[axis]), range(volume.data.shape[axis])
+        if slices is not None and len(slices) == len(every):
+            slices = None
         if slices is not None and first not in slices:
             first = min(slices, key=lambda index: abs(index - first))
-        wanted = range(volume.data.shape[axis]) if slices is None else slices
-        self.missing = set(wanted)
+        wanted = every if slices is None else slices
+        self.missing, self.known = set(wanted), dict(request.known or {})
         self.on = str(getattr(predictor, "on", None) or "")
         record = RunRecord.from_predictor(
             predictor,
@@ -184,7 +200,7 @@ class SegmentationWorker:
         self.start = RunStart(
             axis=axis,
             first=first,
-            total=len(wanted),
+            slices=frozenset(wanted),
             voxel_ml=voxel_ml(volume.geometry.spacing),
             record=record,
             card=prepared.checkpoint.card.model_dump(mode="json", exclude_none=True),
@@ -210,12 +226,3 @@ def _wanted_slices(request: RunRequest, shown: int, numbers: SliceNumbers) -> Se
             f"{numbers.highest}. Change “Slices” under Advanced."
         )
     return range(ends[0], ends[1] + 1)
-
-
-def added(total: NDArray[np.int64], more: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The sum of two counts by label, of which one may know higher labels."""
-    if len(more) > len(total):
-        total, more = more, total
-    summed = total.copy()
-    summed[: len(more)] += more
-    return summed

@@ -42,13 +42,20 @@ class LivePainter:
         self._axis = axis
         self._keep_reviewed = keep_reviewed
         self.session_step = result.session.begin()
+        self._locked, self._reviewed = result.session.locked, dict(result.session.reviewed)
         self._stale = False
         self._last_refresh = 0.0
         self._repaint_cost = 0.0
         self._timing = False
-        self.written = 0
-        self.kept: NDArray[np.int64] = np.zeros(1, np.int64)
-        """By label: voxels that these slices hold more (or fewer) of than was predicted, for edits and locks stayed."""
+        self.drawn: set[int] = set()
+        """Indices of the slices that were written."""
+        self.kept: dict[int, NDArray[np.int64]] = {}
+        """Of slices in which edits and locks stayed, by label: how many more (or fewer) voxels than predicted."""
+
+    @property
+    def written(self) -> int:
+        """How many slices were written."""
+        return len(self.drawn)
 
     def paint(self, finished: deque[SlicePrediction], *, budget: float | None = BUDGET) -> int:
         """Take slices and write them for about `budget` seconds (None: all there are); return how many were written."""
@@ -68,7 +75,6 @@ class LivePainter:
         finally:
             if free:
                 self._result.writing.release()
-        self.written += count
         if show_now or (self._stale and self._due()):
             self.refresh()
         return count
@@ -83,29 +89,33 @@ class LivePainter:
             found = finished.popleft()
             index, plane = found.index, found.plane
             session, data = self._result.session, self._result.layer.data
+            again = index in self.drawn
+            if again and self._undecided:
+                self._step.take_back(self._axis, index)
+                self.session_step.take_back(self._axis, index)
             merged = session.merge_slice(
                 self.session_step, self._axis, index, plane, data, keep_reviewed=self._keep_reviewed
             )
+            self.kept.pop(index, None)
             if index in self.session_step.conflicts or self._keep_reviewed:
-                self._count_kept(merged, plane)
+                self.kept[index] = _more(merged, plane)
             changed = self._step.write(self._axis, index, merged)
             if found.uncertainty is not None:
                 session.unsure_along(self._axis).put(index, found.uncertainty)
             count += 1
-            if changed is not None:
+            self.drawn.add(index)
+            if changed is not None or again:
                 show_now |= index == shown
                 self._stale |= shown is None
             if budget is not None and time.perf_counter() - started > budget:
                 break
         return count, show_now
 
-    def _count_kept(self, merged: NDArray[Any], predicted: NDArray[Any]) -> None:
-        differs = merged != predicted
-        highest = int(max(merged.max(), predicted.max(), len(self.kept) - 1))
-        here = np.bincount(merged[differs], minlength=highest + 1)
-        here = here - np.bincount(predicted[differs], minlength=highest + 1)
-        here[: len(self.kept)] += self.kept
-        self.kept = here
+    @property
+    def _undecided(self) -> bool:
+        """Whether nobody locked or approved anything since the run began; if so, only what that leaves is changed."""
+        session = self._result.session
+        return session.locked == self._locked and session.reviewed.items() <= self._reviewed.items()
 
     def refresh(self) -> None:
         """Show what was written."""
@@ -119,3 +129,9 @@ class LivePainter:
         if self._viewer.dims.ndisplay == 3:
             return since > max(_VOLUME, _SHARE * self._repaint_cost)
         return since > _ACROSS
+
+
+def _more(merged: NDArray[Any], predicted: NDArray[Any]) -> NDArray[np.int64]:
+    """By label, how many voxels more `merged` holds."""
+    differs, size = merged != predicted, int(max(merged.max(), predicted.max())) + 1
+    return np.bincount(merged[differs], minlength=size) - np.bincount(predicted[differs], minlength=size)

@@ -28,6 +28,7 @@ from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.inference import backends
 from napari_transunet.inference.predictor import Predictor
 from napari_transunet.io.reading import read_volume
+from napari_transunet.io.writing import write_volume
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.viewer.layers.layers import add_volume, volume_of
 from napari_transunet.viewer.layers.undo import write_as_one_step
@@ -37,6 +38,7 @@ from napari_transunet.viewer.widgets.messages import organ_volumes
 from napari_transunet.volumes.lazy_array import LazyArray
 from napari_transunet.volumes.phantom import synthetic_ct
 from napari_transunet.volumes.volume import Volume
+from tests.commands import invoke
 from tests.io.ome_zarr_samples import write_ome_zarr
 from tests.networks import SMALL, small_network
 from tests.viewer.waiting import TIMEOUT
@@ -383,6 +385,58 @@ def test_a_large_ome_zarr_is_segmented_where_it_lies(dock, checkpoints, tmp_path
     dock.segment()
 
     assert np.array_equal(dock.labels("large").data, _expected(checkpoints, replace(volume, data=scan.data)))
+
+
+def test_small_parts_go_in_the_window_as_on_the_command_line(dock, checkpoints, tmp_path):
+    plain = load_checkpoint(checkpoints / "three.safetensors")
+    card = plain.card.updated(smallest_part=1.0, title="Largest parts")
+    path = save_checkpoint(tmp_path / "parts.safetensors", plain.model, card)
+    scan = write_volume(tmp_path / "scan.nii.gz", synthetic_ct(SHAPE, 0)[0])
+    target = tmp_path / "out.nii.gz"
+    said = invoke("segment", scan, "-o", target, "--checkpoint", path)
+    assert said.exit_code == 0, said.stderr
+    volume, expected = read_volume(scan), read_volume(target).data
+    changed = (expected != Predictor(plain).predict(volume)).any(axis=(1, 2))
+    assert changed.sum() > 1, "nothing was small"
+
+    add_volume(dock.viewer, volume, name="ct")
+    dock.widget.add_checkpoint(path)
+    dock.until(lambda: dock.widget.checkpoint.candidate.short_name == "parts")
+    told, ended = [], []
+    dock.widget.segmentation.progressed.connect(lambda one: told.append((one.done, one.total)))
+    dock.widget.run_finished.connect(ended.append)
+    dock.segment()
+    labels = dock.labels("ct")
+    assert np.array_equal(labels.data, expected)
+    assert all(done <= total for done, total in told)
+    assert dock.progress.value() == 12
+    assert dock.status.startswith("12 slices in ")
+    one = float(np.prod(volume.geometry.spacing)) / 1000
+    held = {value: one * np.count_nonzero(expected == value) for value in NAMES}
+    assert ended[0].volumes == pytest.approx({value: ml for value, ml in held.items() if ml})
+    session = sessions_of(dock.viewer).result_of(labels).session
+    assert np.array_equal(session.prediction, expected)
+    assert (session.runs[-1].slices, session.runs[-1].total) == (12, 12)
+    assert session.cards[session.runs[-1].sha256]["smallest_part"] == 1.0
+
+    # The same run once more changes nothing, so a slice that was approved stays so.
+    session.mark_reviewed(int(np.flatnonzero(changed)[0]))
+    dock.segment()
+    assert np.array_equal(labels.data, expected)
+    assert len(session.reviewed) == 1
+    for _ in range(2):
+        labels.undo()
+    assert not labels.data.any()
+
+    # All slices, one by one, are the whole volume; one alone is not.
+    slices = dock.widget.advanced._slices
+    slices.value = "0-11"
+    dock.segment()
+    assert np.array_equal(labels.data, expected)
+    index = int(np.flatnonzero(changed)[0])
+    slices.value = f"{index}-{index}"
+    dock.segment()
+    assert np.array_equal(labels.data[index], Predictor(plain).predict(volume)[index])
 
 
 def test_mirrored_slices_and_three_planes_are_averaged_where_asked_for(dock, checkpoints):
