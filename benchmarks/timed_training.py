@@ -20,6 +20,7 @@ import torch
 
 from napari_transunet import evaluate
 from napari_transunet.inference.slices import SliceSource
+from napari_transunet.inference.small_parts import small_parts
 from napari_transunet.training.cases import Case
 from napari_transunet.training.fitting import fit
 from napari_transunet.training.recipes import Recipe
@@ -168,6 +169,9 @@ def scores_on_own_grid(
     one_hot = torch.nn.functional.one_hot(torch.from_numpy(found).long(), card.num_classes)
     shares = one_hot.permute(0, 3, 1, 2).float()
     predicted = torch.cat([source.resize.labels(part) for part in shares.split(8)]).numpy()
+    if card.smallest_part is not None:
+        for box, small in small_parts(predicted, card.smallest_part):
+            predicted[box][small] = 0
     turn = Reorientation.between(labels.geometry, card.orientation)
     turned = turn.apply(labels.data)
     reference = np.zeros_like(turned, np.uint8)

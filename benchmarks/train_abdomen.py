@@ -94,6 +94,7 @@ def card_of(modality: str) -> ModelCard:
         "resize": "pad",
         "spacing": [None, SPACING[modality], SPACING[modality]],
         "context": 3,
+        "smallest_part": 0.2,
     }
     fields |= (
         {"window": WINDOW}
@@ -247,7 +248,40 @@ def score(data: Path, outs: list[Path], result: Path) -> None:
         scores[name] = {organs[value - 1]: measures for value, measures in of.items()}
         told = {organ: values["dice"] for organ, values in scores[name].items()}
         sys.stderr.write(f"{name}: {told}\n")
-    write_json(result, scores)
+    write_json(result, {"scores": scores, "calibration": calibration(outs, index)})
+
+
+def calibration(outs: list[Path], index: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Of each modality: calibration errors as found, and at the temperature that other folds' patients chose."""
+    parts: dict[str, list[tuple[str, dict[float, Reliability]]]] = {"CT": [], "MR": []}
+    for path in sorted(path for out in outs for path in out.glob("sure-*.json")):
+        _, fold, name = path.stem.split("-", 2)
+        of = {
+            float(temperature): Reliability(
+                *(np.array(held[key]) for key in ("count", "right", "confidence")), held["loss"]
+            )
+            for temperature, held in json.loads(path.read_text()).items()
+        }
+        parts[index[name]["modality"]].append((fold, of))
+    told = {}
+    for modality, scans in parts.items():
+        temperatures, before, after = [], [], []
+        for fold, of in scans:
+            others = [other for number, other in scans if number != fold]
+            best = min(of, key=lambda t: sum(other[t].mean_loss for other in others))  # noqa: B023
+            temperatures.append(best)
+            before.append(of[1.0].error)
+            after.append(of[best].error)
+        told[modality] = {
+            "scans": len(scans),
+            "least temperature": min(temperatures),
+            "greatest temperature": max(temperatures),
+            "error": round(float(np.mean(before)), 4),
+            "error, with temperature": round(float(np.mean(after)), 4),
+            "worst error": round(max(before), 4),
+            "worst error, with temperature": round(max(after), 4),
+        }
+    return told
 
 
 def main() -> None:
