@@ -258,7 +258,10 @@ def calibration(outs: list[Path], index: dict[str, Any]) -> dict[str, dict[str, 
         _, fold, name = path.stem.split("-", 2)
         of = {
             float(temperature): Reliability(
-                *(np.array(held[key]) for key in ("count", "right", "confidence")), held["loss"]
+                count=np.array(held["count"]),
+                right=np.array(held["right"]),
+                confidence=np.array(held["confidence"]),
+                loss=held["loss"],
             )
             for temperature, held in json.loads(path.read_text()).items()
         }
@@ -268,7 +271,7 @@ def calibration(outs: list[Path], index: dict[str, Any]) -> dict[str, dict[str, 
         temperatures, before, after = [], [], []
         for fold, of in scans:
             others = [other for number, other in scans if number != fold]
-            best = min(of, key=lambda t: sum(other[t].mean_loss for other in others))  # noqa: B023
+            best = min(of, key=lambda t: sum(other[t].mean_loss for other in others))
             temperatures.append(best)
             before.append(of[1.0].error)
             after.append(of[best].error)
