@@ -47,13 +47,15 @@ def test_attention_with_gradients_is_that_without() -> None:
     torch.testing.assert_close(attention(x), plain)
 
 
-def test_standardised_weights_have_mean_0_and_variance_1() -> None:
-    weight = torch.randn(5, 4, 3, 3, dtype=torch.float64) * 3 + 1
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_standardised_weights_have_mean_0_and_variance_1(layout: torch.memory_format) -> None:
+    weight = (torch.randn(5, 4, 3, 3, dtype=torch.float64) * 3 + 1).to(memory_format=layout)
 
     found = standardised(weight)
 
     variance, mean = torch.var_mean(weight, dim=(1, 2, 3), keepdim=True, correction=0)
     torch.testing.assert_close(found, (weight - mean) / (variance + 1e-5).sqrt())
+    assert found.is_contiguous(memory_format=layout)
 
 
 def test_the_gradient_of_upsampling_is_that_of_any_layout() -> None:
