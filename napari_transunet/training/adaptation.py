@@ -31,10 +31,20 @@ from napari_transunet.training.corrections import (
     learnt_before,
     learnt_scans,
     numbers_held,
+    organs_shown,
     prepared,
     unvouched,
 )
-from napari_transunet.training.fine_tuning import SECONDS, AdaptationProgress, FineTuning, Replayed, Stop
+from napari_transunet.training.fine_tuning import (
+    SECONDS,
+    AdaptationProgress,
+    FineTuning,
+    Replayed,
+    Stop,
+    dice_on,
+    network_logits,
+)
+from napari_transunet.training.finer_spacing import finer_spacing
 from napari_transunet.training.first_network import first_network, is_unlearnt
 from napari_transunet.training.heads import with_classes
 from napari_transunet.training.losses import UNKNOWN
@@ -46,9 +56,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from napari_transunet.checkpoints.card import ModelCard
+    from napari_transunet.model.transunet import TransUNet
 
 _FEWEST_HELD_FROM = 8
 """A network from scratch learns from all of fewer slices: what it finds after half of these says nothing."""
+
+_COMPARED = 24
+"""On so many slices at most a network is scored at two spacings, to take the better."""
 
 _KEPT_OF_SCANS = 32  # slices that it is told to replay the next time
 
@@ -121,9 +135,25 @@ def adapt(
     parts = [prepared(one, card, classes) for one in stop.before_each(corrections)]
     if not sum(map(len, parts)):
         raise InputError("Nothing is vouched for, so nothing can be learnt; name the slices that are right.")
+    samples = PartialSlices.joined(parts)
+    few = begins and int(samples.whole.sum()) < _FEWEST_HELD_FROM
+    held = [] if few else held_out(samples, learnt_before(corrections, parts, parent.card))
+    numbers = numbers_held(parts, held)
+    with _private_random_state(where):
+        net = with_classes(parent.model, classes.origins)
+    net.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    coarser = None
+    finer = finer_spacing(card, [one.volume for one in (*corrections, *earlier)])
+    if finer != card.spacing and not begins and not classes.added:
+        fine = card.updated(spacing=finer)
+        closer = PartialSlices.joined([prepared(one, fine, classes) for one in stop.before_each(corrections)])
+        some = [at for at in torch.nonzero(samples.whole)[:, 0].tolist() if at not in held][:_COMPARED]
+        how = (some, card.context, where, dtype, stop)
+        if some and _mean_dice(net, closer, *how) > _mean_dice(net, samples, *how):
+            card, samples, coarser = fine, closer, samples
+
     if replay is None:
         replay = replay_beside(parent.path)
-    samples = PartialSlices.joined(parts)
     known = [[prepared(one, card, classes) for one in stop.before_each(earlier)]]
     known.append([] if replay is None else [replay.for_card(card)])
     replays = sum(len(part) for kind in known for part in kind)
@@ -133,22 +163,19 @@ def adapt(
             [unvouched(one, len(kind), card, classes) for one in stop.before_each(kind)]
             for kind in (beside, earlier)
         ]
-    few = begins and int(samples.whole.sum()) < _FEWEST_HELD_FROM
-    held = [] if few else held_out(samples, learnt_before(corrections, parts, parent.card))
-    numbers = numbers_held(parts, held)
     if card.planes > 1:
         pairs = zip(stop.before_each(corrections), numbers, strict=True)
         lines = [part for one, own in pairs for part in across(one, own, card, classes)]
         samples = PartialSlices.joined([samples, *lines])
 
     with _private_random_state(where):
-        net = with_classes(parent.model, classes.origins)
         learnt = FineTuning(
-            net=net.to(where, memory_format=torch.channels_last),  # type: ignore[call-overload]
+            net=net,
             card=card,
             samples=samples,
             replayed=Replayed.of(known),
             held=held,
+            coarser=coarser,
             device=where,
             dtype=dtype,
             seed=seed,
@@ -158,7 +185,7 @@ def adapt(
             from_scratch=begins,
         ).run(steps, seconds)
     if not learnt.steps:
-        net = with_classes(parent.model, classes.origins)
+        net, card = with_classes(parent.model, classes.origins), card_with(parent.card, classes)
     net.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     free_cached_memory(where)
     story = Adaptation(
@@ -186,6 +213,23 @@ def adapt(
         sha256=weights_sha256(net),
         format="memory",
     )
+
+
+def _mean_dice(
+    net: TransUNet,
+    slices: PartialSlices,
+    chosen: Sequence[int],
+    context: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    stop: Stop,
+) -> float:
+    """Of the organs that the slices with these numbers show."""
+    found = dice_on(
+        slices, chosen, lambda part: network_logits(net.eval(), slices, part, context, device, dtype), stop
+    )
+    shown = organs_shown(slices, chosen)
+    return sum(found[value] for value in shown) / max(1, len(shown))
 
 
 def replay_pack(
@@ -244,7 +288,12 @@ def pack_for_child(
     the result's.
     """
     own = replay_pack(
-        card, scans, slices=_KEPT_OF_SCANS, source="corrections", new_organs=new_organs, drop=drop
+        card.updated(spacing=child.spacing),
+        scans,
+        slices=_KEPT_OF_SCANS,
+        source="corrections",
+        new_organs=new_organs,
+        drop=drop,
     )
     before = replay_beside(parent)
     return ReplayPack.joined([own] if before is None else [before, own], child)

@@ -156,6 +156,8 @@ class FineTuning:
     Attributes
     ----------
     held : which of the samples are scored before all are learnt from
+    coarser : the first of these slices as the parent sees them, where it does so less finely. It is scored on them, and
+        they are learnt from, too, since the next scan may be too wide for the finer pixels
     from_scratch : whether the batch norms have no statistics yet, and so have to learn them
     steps, further_steps, dice : what came of it, as in `Adaptation`; Dice by class, before and after
     """
@@ -165,6 +167,7 @@ class FineTuning:
     samples: PartialSlices
     replayed: Replayed | None
     held: Sequence[int]
+    coarser: PartialSlices | None
     device: torch.device
     dtype: torch.dtype
     seed: int
@@ -209,10 +212,11 @@ class FineTuning:
         clock = _Clock(steps or STEPS, None if steps else seconds, _FEWEST_STEPS)
         held, everything = set(self.held), range(len(self.samples))
         self._judged = organs_shown(self.samples, held) & organs_shown(self.samples, held, within=False)
-        before = self._score(self.net) if held else {}
+        before = self._score(self.net, self.coarser or self.samples) if held else {}
         if self.from_scratch:
             before = dict.fromkeys(before, 0.0)  # what it finds by chance
-        self._taught = self._with_own_labels(self.samples)
+        coarser = [] if self.coarser is None else [self.coarser]
+        self._taught = self._with_own_labels(PartialSlices.joined([self.samples, *coarser]))
         if self.replayed is not None:
             slices = self._with_own_labels(self.replayed.slices)
             self.replayed = replace(self.replayed, slices=slices)
@@ -225,7 +229,7 @@ class FineTuning:
             others = [number for number in everything if number not in held]
             for share in _SCORED_AT:
                 self._learn(others, clock, share)
-                after = self._score(self._averaged.module)
+                after = self._score(self._averaged.module, self.samples)
                 self.dice = {value: (before[value], after[value]) for value in before}
                 self._mean = _mean(after)
                 if self.from_scratch or self._mean > _mean(before):
@@ -284,6 +288,8 @@ class FineTuning:
 
     def _learn(self, chosen: Sequence[int], clock: _Clock, until: float) -> None:
         """Steps on these samples until the clock says that this share is over."""
+        if self.coarser is not None:
+            chosen = [*chosen, *(len(self.samples) + at for at in chosen if at < len(self.coarser))]
         pool = torch.tensor(chosen)
         weight = torch.where(self._taught.whole[pool], 1.0, _SINGLE_VOXELS).double()
         while (done := clock.done(self._taken)) < until:
@@ -369,17 +375,10 @@ class FineTuning:
             if isinstance(module, nn.BatchNorm2d | nn.Dropout):
                 module.eval()
 
-    def _score(self, net: nn.Module) -> dict[int, float]:
+    def _score(self, net: nn.Module, samples: PartialSlices) -> dict[int, float]:
         """Dice on the held-out slices of each class that these show, and slices that are learnt from, too."""
-        net.eval()
-        counts = torch.zeros(2, self.card.num_classes, dtype=torch.long)
-        with torch.inference_mode():
-            for part in self.stop.before_each(torch.tensor(self.held).split(_BATCH)):
-                found = self._logits(net, self.samples, part).argmax(1)
-                labels = self.samples.labels[part].to(self.device)
-                counts += _overlap(found, labels, self.samples.annotated[part].to(self.device)).cpu()
-        both, sizes = counts
-        return {value: float(2 * both[value] / sizes[value]) for value in sorted(self._judged)}
+        found = dice_on(samples, self.held, lambda part: self._logits(net.eval(), samples, part), self.stop)
+        return {value: found.get(value, 0.0) for value in sorted(self._judged)}
 
     def _as_they_are(self, slices: PartialSlices, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images, labels, annotated, with the nearest neighbours as the other channels."""
@@ -387,11 +386,7 @@ class FineTuning:
         return slices.batch(chosen, near, self.card.context, self.device)
 
     def _logits(self, net: nn.Module, slices: PartialSlices, chosen: Tensor) -> Tensor:
-        """(B, classes, H, W) float32."""
-        images, _, _ = self._as_they_are(slices, chosen)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits: Tensor = net(images.contiguous(memory_format=torch.channels_last))
-        return logits.float()
+        return network_logits(net, slices, chosen, self.card.context, self.device, self.dtype)
 
     def _tell(self, done: float, loss: float) -> None:
         if self.progress is None:
@@ -407,6 +402,34 @@ class FineTuning:
                 dice=self._mean,
             )
         )
+
+
+def dice_on(
+    slices: PartialSlices, chosen: Sequence[int], logits_of: Callable[[Tensor], Tensor], stop: Stop
+) -> dict[int, float]:
+    """Dice of each class that is there or found, by what `logits_of` says of slices with these numbers."""
+    counts = torch.zeros(2, slices.annotated.shape[1], dtype=torch.long)
+    with torch.inference_mode():
+        for part in stop.before_each(torch.tensor(chosen).split(_BATCH)):
+            found = logits_of(part).argmax(1).cpu()
+            counts += _overlap(found, slices.labels[part], slices.annotated[part])
+    both, sizes = counts
+    return {value: float(2 * both[value] / sizes[value]) for value in range(1, len(sizes)) if sizes[value]}
+
+
+def network_logits(
+    net: nn.Module,
+    slices: PartialSlices,
+    chosen: Tensor,
+    context: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """(B, classes, H, W) float32 of slices with these numbers, with the nearest neighbours as the other channels."""
+    images, _, _ = slices.batch(chosen, torch.ones(len(chosen), dtype=torch.long), context, device)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        logits: Tensor = net(images.contiguous(memory_format=torch.channels_last))
+    return logits.float()
 
 
 def _overlap(predicted: Tensor, labels: Tensor, annotated: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.errors import InputError
 from napari_transunet.inference.predictor import Predictor
 from napari_transunet.model.transunet import TransUNet
-from napari_transunet.training import fine_tuning
+from napari_transunet.training import adaptation, fine_tuning
 from napari_transunet.training.adaptation import adapt, weights_sha256
 from napari_transunet.training.corrections import Correction, held_out
 from napari_transunet.training.fine_tuning import AdaptationCancelled, AdaptationProgress
@@ -253,6 +253,39 @@ def test_a_network_that_learnt_nothing_counts_as_new(checkpoint: Checkpoint) -> 
     statistics = [value for key, value in better.model.state_dict().items() if "running_mean" in key]
     assert all(value.any() for value in statistics)  # frozen, they would never tell anything
     assert better.card.lineage[0].dice == {}  # too few slices to hold one back
+
+
+def test_a_narrow_scan_is_learnt_from_more_finely(wide: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    coarse, fine = (None, 2.0, 2.0), (None, 1.6, 1.6)
+    checkpoint = replace(wide, card=wide.card.updated(resize="pad", spacing=coarse))
+    score = [1.0]  # per share of the image that is filled
+
+    def scored(_net: Any, slices: PartialSlices, *_how: Any) -> float:
+        return score[0] * float((slices.planes > 0).float().mean())
+
+    monkeypatch.setattr(adaptation, "_mean_dice", scored)
+
+    better = adapt(checkpoint, [unscored()], **QUICK)
+    wider = adapt(checkpoint, [unscored()], new_organs={7: "cyst"}, **QUICK)
+
+    assert better.card.spacing == fine
+    assert adapt(better, [unscored()], **QUICK).card.spacing == fine
+    assert wider.card.spacing == coarse
+    score[0] = -1.0
+    assert adapt(checkpoint, [unscored()], **QUICK).card.spacing == coarse  # it sees them better so
+    score[0] = 1.0
+
+    monkeypatch.setattr(fine_tuning, "_LEARNING_RATE", 0.0)
+    finely = adapt(checkpoint, [correction()], **QUICK).card.lineage[0]
+    monkeypatch.setattr(fine_tuning, "_SCORED_AT", ())  # never better
+    assert adapt(checkpoint, [correction()], **QUICK).card.spacing == coarse
+    monkeypatch.undo()
+    monkeypatch.setattr(fine_tuning, "_LEARNING_RATE", 0.0)
+    monkeypatch.setattr(adaptation, "finer_spacing", lambda card, _volumes: card.spacing)
+    coarsely = adapt(checkpoint, [correction()], **QUICK).card.lineage[0]
+    before = [[dice.before for dice in story.dice.values()] for story in (finely, coarsely)]
+    assert any(before[0])
+    assert before[0] == before[1]  # as it was, not as it would be at a spacing that it does not know
 
 
 def test_a_new_organ_widens_the_head(checkpoint: Checkpoint) -> None:
