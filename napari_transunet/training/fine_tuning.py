@@ -268,12 +268,13 @@ class FineTuning:
         if not self._new:
             return
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, 0, 2))
+        context = self.card.context
 
         def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
             torch.manual_seed(mixed_seed(self.seed, 0, 3))
             for view in range(_FIRST_VIEWS):
                 for part in torch.tensor(chosen).split(_BATCH):
-                    images, labels, annotated = self._as_they_are(self._taught, part)
+                    images, labels, annotated = self._taught.batch(part, 1, context, self.device)
                     if view:
                         images, labels = self._views(images, labels)
                     yield images.contiguous(memory_format=torch.channels_last), labels, annotated
@@ -281,7 +282,7 @@ class FineTuning:
                 slices = self.replayed.slices
                 order = torch.randperm(len(slices), generator=generator)
                 for part in order[:_FIRST_REPLAYED].split(_BATCH):
-                    images, labels, annotated = self._as_they_are(slices, part)
+                    images, labels, annotated = slices.batch(part, 1, context, self.device)
                     yield images.contiguous(memory_format=torch.channels_last), labels, annotated
 
         fit_new_classes(self.net, self._new, self.stop.before_each(batches()), generator, self.dtype)
@@ -380,11 +381,6 @@ class FineTuning:
         found = dice_on(samples, self.held, lambda part: self._logits(net.eval(), samples, part), self.stop)
         return {value: found.get(value, 0.0) for value in sorted(self._judged)}
 
-    def _as_they_are(self, slices: PartialSlices, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images, labels, annotated, with the nearest neighbours as the other channels."""
-        near = torch.ones(len(chosen), dtype=torch.long)
-        return slices.batch(chosen, near, self.card.context, self.device)
-
     def _logits(self, net: nn.Module, slices: PartialSlices, chosen: Tensor) -> Tensor:
         return network_logits(net, slices, chosen, self.card.context, self.device, self.dtype)
 
@@ -426,7 +422,7 @@ def network_logits(
     dtype: torch.dtype,
 ) -> Tensor:
     """(B, classes, H, W) float32 of slices with these numbers, with the nearest neighbours as the other channels."""
-    images, _, _ = slices.batch(chosen, torch.ones(len(chosen), dtype=torch.long), context, device)
+    images, _, _ = slices.batch(chosen, 1, context, device)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         logits: Tensor = net(images.contiguous(memory_format=torch.channels_last))
     return logits.float()

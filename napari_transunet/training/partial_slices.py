@@ -77,14 +77,15 @@ class PartialSlices:
         )
 
     def batch(
-        self, chosen: Tensor, distance: Tensor, context: int, device: torch.device
+        self, chosen: Tensor, distance: Tensor | int, context: int, device: torch.device
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Slices by number on the device: (B, context, H, W) float32, (B, H, W) uint8, (B, classes) bool.
 
-        `distance` (B,) from 0 to `REACH`: how far the neighbours are taken from.
+        `distance` from 0 to `REACH`, (B,) or one for all: how far the neighbours are taken from.
         """
         if context == 3:
-            columns = REACH + distance[:, None] * torch.tensor([-1, 0, 1])
+            around = torch.as_tensor(distance).expand(len(chosen))[:, None] * torch.tensor([-1, 0, 1])
+            columns = REACH + around
         else:
             columns = torch.full((len(chosen), 1), REACH)
         images = self.planes[self.around[chosen].gather(1, columns)]
