@@ -52,11 +52,6 @@ class LivePainter:
         self.kept: dict[int, NDArray[np.int64]] = {}
         """Of slices in which edits and locks stayed, by label: how many more (or fewer) voxels than predicted."""
 
-    @property
-    def written(self) -> int:
-        """How many slices were written."""
-        return len(self.drawn)
-
     def paint(self, finished: deque[SlicePrediction], *, budget: float | None = BUDGET) -> int:
         """Take slices and write them for about `budget` seconds (None: all there are); return how many were written."""
         started = time.perf_counter()

@@ -41,7 +41,7 @@ def main() -> None:
     dock.add_checkpoint(checkpoint)
 
     def report():
-        sys.stdout.write(f"written {dock.segmentation.run._painter.written} {time.monotonic()}\n")
+        sys.stdout.write(f"written {len(dock.segmentation.run._painter.drawn)} {time.monotonic()}\n")
         sys.stdout.flush()
 
     def begin():

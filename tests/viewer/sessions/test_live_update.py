@@ -80,7 +80,7 @@ def test_an_unchanged_slice_is_not_repainted(painted):
     repaints.clear()
     painter.paint(buffer)
     assert repaints == []
-    assert painter.written == 1
+    assert len(painter.drawn) == 1
 
 
 @pytest.mark.parametrize("view", ["across", "3D"])
@@ -165,7 +165,7 @@ def test_a_slice_that_comes_again_is_as_if_it_had_come_so_at_once(seed):
     at_once.paint(deque(SlicePrediction(index, last[index]) for index in range(SHAPE[0])), budget=None)
     for found, expected in zip(_state(result), _state(other), strict=True):
         np.testing.assert_array_equal(found, expected)
-    assert painter.written == at_once.written == SHAPE[0]
+    assert len(painter.drawn) == len(at_once.drawn) == SHAPE[0]
     assert painter.session_step.conflicts == at_once.session_step.conflicts
     if result.session.axis == 0:
         assert result.session.reviewed == other.session.reviewed
