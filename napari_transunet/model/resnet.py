@@ -52,13 +52,11 @@ class GroupNorm(nn.GroupNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.float32 or not torch.is_grad_enabled():
-            return super().forward(x)
-        if x.device.type == "cuda":
+        if x.is_cuda and x.dtype != torch.float32 and torch.is_grad_enabled():
             with torch.autocast("cuda", enabled=False):
                 weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
                 return functional.group_norm(x, self.num_groups, weight, bias, self.eps)
-        if x.dtype != torch.bfloat16 or x.device.type != "cpu":
+        if x.dtype != torch.bfloat16 or x.device.type != "cpu" or not torch.is_grad_enabled():
             return super().forward(x)
         if self.num_groups == self.num_channels:
             return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)

@@ -90,9 +90,8 @@ class SegmentationModule(lightning.LightningModule):
 
         They are some thousand small kernels, which take several times as long to launch as to run.
         """
-        if self.device.type != "cuda" or self.trainer.world_size > 1 or not isinstance(self.net, TransUNet):
-            return
-        if self._compiled:
+        alone = self.device.type == "cuda" and self.trainer.world_size == 1
+        if not alone or self._compiled or not isinstance(self.net, TransUNet):
             return
         buffers = {name: buffer.clone() for name, buffer in self.net.named_buffers()}
         images, _, _ = self._slices.batch(
