@@ -11,7 +11,7 @@ import nrrd
 import numpy as np
 import pytest
 import SimpleITK
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from napari_transunet.errors import ExistsError, FileProblem, VolumeError
@@ -96,7 +96,10 @@ def test_reads_what_nibabel_writes(tmp_path: Path, geometry: Geometry) -> None:
     ):
         image = kind(values.T, geometry.affine_ras)
         image.set_sform(geometry.affine_ras if code == "sform" else None, code=int(code == "sform"))
-        image.set_qform(geometry.affine_ras, code=int(code == "qform"))
+        try:
+            image.set_qform(geometry.affine_ras, code=int(code == "qform"))
+        except ValueError:  # nibabel cannot read its own quaternion again where rounding leaves it longer than one
+            reject()
         path = tmp_path / ("pair.hdr" if kind is nibabel.Nifti1Pair else "one.nii.gz")
         nibabel.save(image, path)
         volume = read_volume(path)
