@@ -98,7 +98,7 @@ def test_reads_what_nibabel_writes(tmp_path: Path, geometry: Geometry) -> None:
         image.set_sform(geometry.affine_ras if code == "sform" else None, code=int(code == "sform"))
         try:
             image.set_qform(geometry.affine_ras, code=int(code == "qform"))
-        except ValueError:  # nibabel cannot read its own quaternion again where rounding leaves it longer than one
+        except ValueError:  # rounding made the quaternion longer than one, and nibabel cannot read it again
             reject()
         path = tmp_path / ("pair.hdr" if kind is nibabel.Nifti1Pair else "one.nii.gz")
         nibabel.save(image, path)
