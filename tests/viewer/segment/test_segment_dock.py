@@ -353,6 +353,8 @@ def test_a_range_of_slices_leaves_the_others_alone(dock, checkpoints, monkeypatc
     if backend == "openvino":
         pytest.importorskip("openvino")
         monkeypatch.setattr(backends, "has_openvino", lambda: True)
+        if Predictor(load_checkpoint(checkpoints / "three.safetensors")).backend != backend:
+            pytest.skip("without 8 bits and fast bfloat16, this processor takes PyTorch")
     image = dock.add(name="ct")
     dock.viewer.dims.set_current_step(0, 9)
     slices = dock.widget.advanced._slices
