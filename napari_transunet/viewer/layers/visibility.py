@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_transunet.viewer.layers.layers import label_set_of
+from napari_transunet.viewer.layers.layers import UNNAMED_COLOR, label_set_of
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -20,21 +20,42 @@ def shown_colormap(layer: Labels, hidden: Collection[int]) -> Any:
     """The layer's colours with these labels clear, so that their voxels stay, and all others solid."""
     from napari.utils.colormaps import DirectLabelColormap
 
-    colors = dict(getattr(layer.colormap, "color_dict", {None: np.zeros(4)}))
-    for value in {label.value for label in label_set_of(layer)} | set(hidden):
-        rgba = np.array(colors.get(value, colors.get(None, np.ones(4))), dtype=np.float32)
-        rgba[3] = 0.0 if value in hidden else 1.0
-        colors[value] = rgba
+    named: Any = getattr(layer.colormap, "color_dict", None)
+    if named is None:  # a cycle of colours: labels that are not listed keep theirs, too
+        named = _colors(layer, range(1, 256))
+    colors = {None: np.array(UNNAMED_COLOR), 0: np.zeros(4), **named}
+    listed = (
+        {value for value in colors if value} | {label.value for label in label_set_of(layer)} | set(hidden)
+    )
+    for value, rgba in _colors(layer, listed).items():
+        colors[value] = np.array([*rgba[:3], 0.0 if value in hidden else 1.0], dtype=np.float32)
     return DirectLabelColormap(color_dict=colors)
 
 
-def colors_of(layer: Labels) -> dict[int, Color]:
-    """The colour of each label value that the layer's colours name, as red, green and blue from 0 to 1."""
+def colors_of(layer: Labels, values: Iterable[int]) -> dict[int, Color]:
+    """The colour in which the layer shows each of these labels, as red, green and blue from 0 to 1."""
     return {
-        int(value): (float(rgba[0]), float(rgba[1]), float(rgba[2]))
-        for value, rgba in getattr(layer.colormap, "color_dict", {}).items()
-        if value is not None
+        value: (float(rgba[0]), float(rgba[1]), float(rgba[2]))
+        for value, rgba in _colors(layer, values).items()
     }
+
+
+def shows(layer: Labels, hidden: Collection[int]) -> bool:
+    """Whether the layer's colours show a label that is hidden, since a person chose others in napari."""
+    return any(rgba[3] > 0 for rgba in _colors(layer, hidden).values())
+
+
+def _colors(layer: Labels, values: Iterable[int]) -> dict[int, Any]:
+    """RGBA of label values, whether or not *show selected* leaves them out."""
+    from napari.utils.colormaps import CyclicLabelColormap
+
+    colormap, wanted = layer.colormap, sorted(values)
+    known = getattr(colormap, "color_dict", None)
+    if known is not None:
+        other = known.get(None, np.ones(4))
+        return {value: known.get(value, other) for value in wanted}
+    cycle = CyclicLabelColormap(colors=colormap.colors, background_value=colormap.background_value)
+    return dict(zip(wanted, cycle.map(np.array(wanted, np.int64)), strict=True))
 
 
 def pick_label(viewer: ViewerModel, layer: Labels, value: int) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QObject, Signal
 
 from napari_transunet.viewer.layers.event_links import EventLinks
-from napari_transunet.viewer.layers.visibility import colors_of, pick_label, shown_colormap
+from napari_transunet.viewer.layers.visibility import colors_of, pick_label, shown_colormap, shows
 from napari_transunet.viewer.review.correction_panel import CorrectionRequest
 from napari_transunet.viewer.review.label_editing import highest_value
 from napari_transunet.viewer.widgets.messages import organ
@@ -191,5 +191,9 @@ class OrganController(QObject):
         self._panel.legend.set_current(int(layer.selected_label) if layer is not None else None)
 
     def _on_colormap(self, _event: object = None) -> None:
-        layer = self._model.layer
-        self._panel.legend.set_colors(colors_of(layer) if layer is not None else {})
+        layer, hidden = self._model.layer, self._hidden
+        if layer is None:
+            return
+        self._panel.legend.set_colors(colors_of(layer, self._panel.values))
+        if shows(layer, hidden):
+            layer.colormap = shown_colormap(layer, hidden)

@@ -23,6 +23,7 @@ from napari_transunet.viewer.layers.slice_numbers import (
     slice_numbers,
 )
 from napari_transunet.viewer.layers.undo import was_edited, write_as_one_step
+from napari_transunet.viewer.layers.visibility import colors_of
 from napari_transunet.viewer.review.label_editing import all_labels
 from napari_transunet.viewer.review.slice_strip import StripData
 from napari_transunet.viewer.sessions.autosave_controller import autosave_of, save_soon
@@ -30,7 +31,7 @@ from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.qt_helpers import single_shot
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.volumes.label_values import HIGHEST_LABEL, values_in
-from napari_transunet.volumes.labels import LabelSet, default_color
+from napari_transunet.volumes.labels import LabelSet
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
@@ -110,6 +111,7 @@ class ReviewModel(QObject):
         self.sessions.set_current(result)
         events, view = layer.events, self.viewer.dims.events
         self._links.connect(self._on_changed, events.set_data, events.paint, events.data)
+        self._links.connect(lambda _event: self._pause.start(), events.colormap)
         steps = view.current_step, view.ndisplay, view.order
         self._links.connect(lambda _event: self.slice_changed.emit(), *steps)
         self.followed.emit()
@@ -364,10 +366,11 @@ class ReviewModel(QObject):
         result = self.result
         if result is None or not result.layer.editable:
             return
-        session, labels = result.session, result.layer.data
+        session, layer = result.session, result.layer
+        labels = layer.data
         if tuple(labels.shape) != session.shape:
             return
-        label_set = label_set_of(result.layer)
+        label_set = label_set_of(layer)
         expected, unsure = self._uncertainty(session)
 
         def work() -> Overview:
@@ -383,8 +386,10 @@ class ReviewModel(QObject):
             disagreeing = np.zeros(n, np.int64)
             disagreeing[list(conflicts)] = list(conflicts.values())
             shown = [label for label in label_set if areas[label.value].any()]
-            extents = [(label.name, label.color, areas[label.value] > 0) for label in shown]
-            extents += [(f"label {value}", default_color(value), areas[value] > 0) for value in unnamed]
+            listed = [(label.value, label.name) for label in shown]
+            listed += [(value, f"label {value}") for value in unnamed]
+            colors = colors_of(layer, [value for value, _ in listed])
+            extents = [(name, colors[value], areas[value] > 0) for value, name in listed]
             edited = session.edited_per_slice(labels, axis)
             strip = StripData(expected, unsure, reviewed, edited, disagreeing, extents)
             return Overview(strip, conflicts, areas, tuple(unnamed), unusable)

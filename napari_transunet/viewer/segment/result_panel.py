@@ -137,7 +137,9 @@ class ResultPanel(QWidget):
 
     def _on_colormap(self, _event: Any = None) -> None:
         if self._layer is not None:
-            self.legend.set_colors(colors_of(self._layer))
+            self.legend.set_colors(
+                colors_of(self._layer, [label.value for label in self.legend.labels or ()])
+            )
 
     def _on_edit(self, _event: Any = None) -> None:
         # Also called on every repaint, as undo tells nothing else; the timer makes one count of many.

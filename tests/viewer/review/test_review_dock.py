@@ -309,6 +309,30 @@ def test_organs_are_hidden_without_losing_a_voxel(driver):
     assert np.array_equal(driver.layer.data, before)
 
 
+def test_the_list_shows_the_colours_that_a_person_chose_in_napari(driver):
+    def swatches() -> dict[int, tuple[int, ...]]:
+        buttons = {value: driver.dock.findChild(QToolButton, f"organ_{value}") for value in NAMES}
+        images = {value: button.icon().pixmap(12, 12).toImage() for value, button in buttons.items()}
+        return {value: image.pixelColor(6, 6).getRgb()[:3] for value, image in images.items()}
+
+    def on_canvas() -> dict[int, tuple[int, ...]]:
+        return {value: tuple(np.rint(driver.layer.get_color(value)[:3] * 255).astype(int)) for value in NAMES}
+
+    driver.press("eye_1")
+    driver.layer.new_colormap(seed=3)  # *shuffle colors*
+    assert all(np.allclose(swatches()[value], on_canvas()[value], atol=2) for value in NAMES)
+    assert driver.layer.get_color(1)[3] == 0  # its eye is closed still
+    assert len(set(swatches().values())) == len(NAMES)
+    # the strip's lines, too
+    driver.until(
+        lambda: np.allclose(
+            np.array([color for _, color, _ in driver.dock.model.overview.strip.extents]) * 255,
+            [on_canvas()[value] for value in (1, 2)],
+            atol=2,
+        )
+    )
+
+
 def test_a_click_on_a_button_leaves_the_keyboard_to_the_canvas(driver):
     # else Space, which moves the view, repeats the tool that was pressed last
     takes = [
