@@ -115,10 +115,17 @@ def series_of(series: str | None) -> str | int | None:
     return int(series) if series is not None and series.isdecimal() and len(series) < 6 else series
 
 
+def check_named(target: Path) -> None:
+    """Refuse `-`: what other programs take for standard output would become a file or folder of that name."""
+    if str(target) == "-":
+        raise InputError("Nothing is written to standard output; give the name of a file in place of “-”.")
+
+
 def check_not_input(target: Path, inputs: Iterable[Path]) -> None:
     """Refuse an output that would replace an input, or a volume in a folder that is one: --overwrite means neither."""
     from napari_transunet.io.reading import is_readable
 
+    check_named(target)
     place = target.resolve()
     for source in inputs:
         within = source.is_dir() and place.is_relative_to(source.resolve()) and is_readable(target)

@@ -21,6 +21,7 @@ from napari_transunet.cli.options import (
     SeriesOption,
     TimeOption,
     WeightsOption,
+    check_named,
     check_target,
     grouped,
     image_size,
@@ -217,6 +218,7 @@ def _targets(inputs: Sequence[Path], out: Path) -> list[Path]:
     from napari_transunet.io.sidecar import stem_of
     from napari_transunet.io.writing import WRITABLE_SUFFIXES, writable_suffix
 
+    check_named(out)
     if not out.is_dir():
         if out.exists():
             writable_suffix(out)

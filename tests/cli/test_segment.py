@@ -129,6 +129,16 @@ def test_segment_never_replaces_the_file_beside_the_scan(run, scan, checkpoint, 
     assert (tmp_path / "scan.json").read_text() == '{"Modality": "CT"}'
 
 
+def test_no_file_or_folder_is_called_as_standard_output_is(run, scan, checkpoint):
+    for command in (
+        ["segment", scan, "-o", "-", "-c", checkpoint],
+        ["evaluate", scan, scan, "--csv", "-"],
+        ["convert", scan, "-"],
+    ):
+        assert "name" in error_line(run(*command))
+    assert not Path("-").exists()
+
+
 def test_segment_goes_on_after_an_input_fails_and_says_so(run, scan, checkpoint, tmp_path):
     (tmp_path / "broken.nii.gz").write_bytes(b"this is no volume")
     write_image(tmp_path / "second.mha", np.zeros((3, 20, 20), np.int16))
