@@ -170,13 +170,7 @@ def _labels(
 
 
 def _masks(folder: Path, volume: Volume) -> tuple[NDArray[Any], dict[int, str]]:
-    """A mask an organ, joined.
-
-    Raises
-    ------
-    InputError
-        A mask holds several labels, or masks overlap: a voxel has one label.
-    """
+    """A mask an organ, joined."""
     files = [
         path
         for path in sorted(folder.iterdir())

@@ -137,11 +137,6 @@ def label_values(dataset: Dataset, progress: Callable[[int, int], None] | None =
     """Label value → number of cases that hold it, ascending, without background (0) and unknown. Reads all labels.
 
     `progress` is called with the cases that are done and how many there are.
-
-    Raises
-    ------
-    DatasetError
-        Labels cannot be read, or are no whole numbers from 0 to 65535.
     """
     counts: Counter[int] = Counter()
     bad: list[str] = []
@@ -158,13 +153,7 @@ def label_values(dataset: Dataset, progress: Callable[[int, int], None] | None =
 
 
 def whole_labels(labels: npt.NDArray[Any], case: str) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
-    """Labels of any real type, (z, y, x), as uint8 or uint16; `case` is named in errors.
-
-    Raises
-    ------
-    DatasetError
-        A value is not a whole number from 0 to 65535.
-    """
+    """Labels of any real type, (z, y, x), as uint8 or uint16; `case` is named in errors."""
     try:
         return as_labels(labels)
     except VolumeError as error:

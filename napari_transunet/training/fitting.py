@@ -166,13 +166,7 @@ def fit(
 
 
 def lightning_or_sentence() -> Any:
-    """The trainer's package.
-
-    Raises
-    ------
-    InputError
-        It is not installed.
-    """
+    """The trainer's package."""
     try:
         import pytorch_lightning
     except ImportError as error:

@@ -40,13 +40,7 @@ WINDOWS = (
 
 
 def apply_window(image: Image, window: Window) -> None:
-    """Show a CT with this window.
-
-    Raises
-    ------
-    VolumeError
-        The image is no CT, so that its values are no Hounsfield units.
-    """
+    """Show a CT with this window."""
     if not is_ct(image):
         raise VolumeError(
             f"“{image.name}” is not known to be CT, and only CT has Hounsfield units; set its contrast in the layer"
