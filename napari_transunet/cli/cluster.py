@@ -20,7 +20,7 @@ from rich.text import Text
 from napari_transunet.cli.options import check_not_input, grouped, option
 from napari_transunet.cli.printing import print_table, progress_bar
 from napari_transunet.cli.reporting import INTERRUPTED, interruptible, one_line, say
-from napari_transunet.cluster.security import TLSFiles
+from napari_transunet.cluster.address import TLSFiles
 from napari_transunet.errors import InputError
 from napari_transunet.files import atomic_path, csv_cell
 
@@ -54,7 +54,7 @@ def tls_options(
     tls_key: TLSKeyOption = None,
 ) -> TLSFiles | None:
     """The certificates, of their options; for `grouped`."""
-    from napari_transunet.cluster.security import need_distributed, tls_files
+    from napari_transunet.cluster.address import need_distributed, tls_files
 
     need_distributed()
     return tls_files(tls_ca_file, tls_cert, tls_key)
@@ -211,7 +211,7 @@ def scheduler(
     Whoever reaches a scheduler can run any code on it and on its workers: give certificates where others share the
     network.
     """
-    from napari_transunet.cluster.security import security_of
+    from napari_transunet.cluster.address import security_of
     from napari_transunet.cluster.workers import quiet_logs, serve_scheduler, warning_about
 
     quiet_logs()
@@ -252,8 +252,8 @@ def worker(
     A worker that takes more memory than it may is ended, and begun anew. Where the scheduler goes, workers wait for it
     to come back.
     """
+    from napari_transunet.cluster.address import security_of
     from napari_transunet.cluster.connecting import scheduler_choice
-    from napari_transunet.cluster.security import security_of
     from napari_transunet.cluster.workers import (
         WorkerLimits,
         listening_address,

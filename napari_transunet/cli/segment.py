@@ -269,7 +269,7 @@ class _Predictors:
 
 def _fitting_checkpoint(volume: Volume) -> str:
     """The path of the one shipped checkpoint that fits the volume."""
-    from napari_transunet.inference.choosing import fitting_checkpoint
+    from napari_transunet.inference.compatibility import fitting_checkpoint
 
     entry, reason = fitting_checkpoint(volume)
     say(
@@ -289,7 +289,7 @@ def _segment_one(
     overwrite: bool,
 ) -> Path:
     from napari_transunet.export.segmentation import doubts_about, segment_volume, write_segmentation
-    from napari_transunet.io.source_hash import source_hash
+    from napari_transunet.export.source import source_hash
 
     checkpoint, card = predictor.checkpoint, predictor.card
     for doubt in doubts_about(volume, predictor):

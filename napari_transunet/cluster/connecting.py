@@ -12,8 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from napari_transunet.cluster.address import ClusterProblem, SchedulerUnreachable
-from napari_transunet.cluster.security import TLSFiles, need_distributed, security_of
+from napari_transunet.cluster.address import (
+    ClusterProblem,
+    SchedulerUnreachable,
+    TLSFiles,
+    need_distributed,
+    security_of,
+)
 from napari_transunet.cluster.workers import (
     LOOPBACK,
     WorkerLimits,

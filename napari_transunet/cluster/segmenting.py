@@ -28,10 +28,10 @@ from napari_transunet.export.segmentation import (
     unfinished,
     write_segmentation,
 )
+from napari_transunet.export.source import source_hash
 from napari_transunet.inference.compatibility import only_fitting
 from napari_transunet.io.reading import read_volume
 from napari_transunet.io.sidecar import sidecar_path
-from napari_transunet.io.source_hash import source_hash
 
 if TYPE_CHECKING:
     from napari_transunet.cluster.checkpoints import SentCheckpoint

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from napari_transunet.cluster.security import need_distributed, security_of
+from napari_transunet.cluster.address import need_distributed, security_of
 from napari_transunet.cluster.workers import LOOPBACK, THREADS, closing, settings
 from napari_transunet.errors import InputError
 

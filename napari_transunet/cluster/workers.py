@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from napari_transunet.cluster.security import TLSFiles, need_distributed, security_of
+from napari_transunet.cluster.address import TLSFiles, need_distributed, security_of
 from napari_transunet.errors import InputError
 
 LOOPBACK = "127.0.0.1"

@@ -18,12 +18,11 @@ from napari_transunet.annotation.provenance import now, versions
 from napari_transunet.errors import ExistsError, FileProblem, InputError
 from napari_transunet.export.formats import FORMATS, PER_ORGAN, REFERRING, VOLUMES, format_of
 from napari_transunet.export.source import is_scan
-from napari_transunet.files import file_problems, remove_leftovers, sha256
+from napari_transunet.files import file_problems, remove_leftovers, sha256, write_text
 from napari_transunet.io.dicom.rtstruct_writing import write_rtstruct
 from napari_transunet.io.dicom.seg_writing import write_dicom_seg
-from napari_transunet.io.label_tables import write_label_table
 from napari_transunet.io.meshes import Coordinates, mesh_of, write_mesh
-from napari_transunet.io.sidecar import describe, is_ours, plain
+from napari_transunet.io.sidecar import clean, describe, is_ours, plain
 from napari_transunet.io.writing import label_array, write_labels
 from napari_transunet.volumes.labels import Label, LabelSet
 
@@ -306,3 +305,31 @@ def _move(paths: list[Path], temporary: Path, *, overwrite: bool) -> None:
 def _file_name(name: str) -> str:
     kept = "".join(c if c.isalnum() or c in "-_" else "_" for c in name).strip("_")
     return kept[:60] or "organ"
+
+
+_HEADER = """\
+################################################
+# ITK-SnAP Label Description File
+# Columns: label, red, green, blue (0 to 255), opacity (0 to 1), visible, mesh visible (0 or 1), "name"
+################################################
+"""
+
+
+def write_label_table(path: Path, labels: LabelSet) -> Path:
+    """Write names and colours for ITK-SNAP's *Import label descriptions*.
+
+    Raises
+    ------
+    ExistsError
+        The file exists.
+    FileProblem
+        The folder cannot be written to.
+    """
+    lines = ['    0     0    0    0        0  0  0    "Clear Label"']
+    for label in labels:
+        red, green, blue = (round(255 * part) for part in label.color)
+        # A name cannot hold the quotes that end it, nor a line break.
+        name = " ".join(clean(label.name).replace('"', "'").split())
+        lines.append(f'{label.value:5d}   {red:3d}  {green:3d}  {blue:3d}        1  1  1    "{name}"')
+    write_text(path, _HEADER + "\n".join(lines) + "\n", overwrite=False)
+    return path

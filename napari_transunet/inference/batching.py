@@ -1,4 +1,4 @@
-"""Slices a batch at a time: how many, and fewer where memory runs out."""
+"""Slices a batch at a time: in which order, how many, and fewer where memory runs out."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from napari_transunet.inference.devices import free_cached_memory, is_out_of_mem
 from napari_transunet.inference.prediction import PredictionCancelled
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import torch
 
     from napari_transunet.inference.backends import Backend
@@ -124,3 +126,15 @@ class BatchRunner:
             "Out of memory on %s with %d slices a batch; going on with %d.", self.device, batch, batch // 2
         )
         return batch // 2
+
+
+def outward(n: int, first: int) -> list[int]:
+    """The numbers 0..n−1 by their distance from `first`, the higher one first: 3 of 5 gives 3, 4, 2, 1, 0."""
+    if not 0 <= first < n:
+        raise InputError(f"There is no slice {first}; this volume's slices are 0 to {n - 1}.")
+    return nearest_first(range(n), first)
+
+
+def nearest_first(slices: Iterable[int], first: int) -> list[int]:
+    """`slices`, each once, by their distance from `first`, the higher one first."""
+    return sorted(set(slices), key=lambda index: (abs(index - first), -index))

@@ -1,4 +1,4 @@
-"""How a volume and a model card go together, known before any network is loaded."""
+"""How a volume and a model card go together, known before any network is loaded, and which checkpoint fits."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from napari_transunet.volumes.orientation import Reorientation
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.card import ModelCard
+    from napari_transunet.checkpoints.info import CheckpointInfo
     from napari_transunet.inference.options import PredictorOptions
     from napari_transunet.volumes.geometry import Geometry, Vector
     from napari_transunet.volumes.volume import Volume
@@ -155,3 +156,14 @@ def _extent(geometry: Geometry) -> Vector:
 
 def _in_words(extent: Vector) -> str:
     return " × ".join(f"{length:,.0f}" for length in reversed(extent)) + " mm"
+
+
+def fitting_checkpoint(volume: Volume) -> tuple[CheckpointInfo, str]:
+    """The one shipped checkpoint that fits the volume's modality, or else its values and size; and why it does."""
+    from napari_transunet.checkpoints.registry import list_checkpoints  # imports torch
+
+    entries = list_checkpoints()
+    shipped = {entry.name: entry for entry in entries if entry.shipped and entry.ok}
+    cards = {name: entry.card for name, entry in shipped.items() if entry.card is not None}
+    name, reason = only_fitting(volume, cards, [entry.name for entry in entries])
+    return shipped[name], reason

@@ -24,13 +24,14 @@ from napari_transunet.inference.batching import (
     default_batch_size,
     fits_in_memory,
     if_it_fits,
+    nearest_first,
+    outward,
 )
 from napari_transunet.inference.constant_slices import ConstantSliceCache
 from napari_transunet.inference.devices import resolve_device
 from napari_transunet.inference.multiplanar import MultiplanarPredictions, Probabilities, check_three_planes
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.inference.prediction import Labels, PredictionCancelled, SlicePrediction
-from napari_transunet.inference.slice_order import nearest_first, outward
 from napari_transunet.inference.slices import PLANES, SliceSource, SliceStack, as_volume, orientation_for
 from napari_transunet.inference.small_parts import without_small_parts
 from napari_transunet.inference.tta import mean_over_mirrors

@@ -200,7 +200,7 @@ def _new_run(case: Case, session: AnnotationSession) -> CaseRun | None:
 def _no_labels(project: Project, case: Case, volume: Volume) -> CaseLabels:
     """Empty labels with the names of the checkpoint that would segment the case."""
     from napari_transunet.checkpoints.info import CheckpointInfo
-    from napari_transunet.inference.choosing import fitting_checkpoint
+    from napari_transunet.inference.compatibility import fitting_checkpoint
 
     label_set = LabelSet()
     with suppress(TransUNetError):

@@ -107,7 +107,7 @@ class Predictors:
     def for_volume(self, volume: Volume, checkpoint: str | None) -> Predictor:
         """The predictor of a checkpoint's file, or of the shipped one that fits the volume."""
         from napari_transunet.checkpoints.loading import load_checkpoint
-        from napari_transunet.inference.choosing import fitting_checkpoint
+        from napari_transunet.inference.compatibility import fitting_checkpoint
         from napari_transunet.inference.predictor import Predictor
 
         if checkpoint is None:

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from napari_transunet.cluster.security import TLSFiles
+from napari_transunet.cluster.address import TLSFiles
 from tests.cli.conftest import write_checkpoint, write_image
 
 pytest.importorskip("distributed", reason="the extra cluster is not installed")

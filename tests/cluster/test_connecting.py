@@ -10,9 +10,8 @@ import psutil
 import pytest
 
 from napari_transunet.cluster import workers
-from napari_transunet.cluster.address import SchedulerUnreachable
+from napari_transunet.cluster.address import SchedulerUnreachable, TLSFiles, tls_files
 from napari_transunet.cluster.connecting import client_at, scheduler_choice
-from napari_transunet.cluster.security import TLSFiles, tls_files
 from napari_transunet.cluster.workers import (
     WorkerLimits,
     gpu_numbers,

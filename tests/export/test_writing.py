@@ -15,10 +15,10 @@ from napari_transunet.errors import ExistsError, FileProblem, InputError, Volume
 from napari_transunet.export import writing
 from napari_transunet.export.formats import FORMATS, REFERRING, unavailable
 from napari_transunet.export.source import check_source, source_state
-from napari_transunet.export.writing import ExportRequest, export
+from napari_transunet.export.writing import ExportRequest, export, write_label_table
 from napari_transunet.io.reading import read_volume
 from napari_transunet.volumes.geometry import Geometry
-from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.labels import Label, LabelSet
 from napari_transunet.volumes.volume import Source
 from tests.io.dicom.test_seg_writing import _series
 
@@ -277,3 +277,14 @@ def test_an_image_of_the_series_is_never_replaced(tmp_path, given, name):
     for _ in range(2):  # what was exported before may be replaced
         other = ExportRequest(victim.parent, "labels", (name,), overwrite=True)
         export(labels, volume.geometry, NAMES, other, source=volume.source)
+
+
+def test_a_table_has_numbers_colours_and_names(tmp_path):
+    labels = LabelSet((Label(1, "liver", (0.5, 0.25, 1.0)), Label(300, 'the "odd"\nname', (0, 0, 0))))
+    path = write_label_table(tmp_path / "labels.txt", labels)
+    lines = [line.split(maxsplit=7) for line in path.read_text().splitlines() if not line.startswith("#")]
+    assert lines == [
+        ["0", "0", "0", "0", "0", "0", "0", '"Clear Label"'],
+        ["1", "128", "64", "255", "1", "1", "1", '"liver"'],
+        ["300", "0", "0", "0", "1", "1", "1", "\"the 'odd' name\""],
+    ]

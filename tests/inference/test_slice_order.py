@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_transunet.errors import InputError
-from napari_transunet.inference.slice_order import nearest_first, outward
+from napari_transunet.inference.batching import nearest_first, outward
 
 
 def test_outward_goes_both_ways_and_then_the_longer_one() -> None:

@@ -1,4 +1,4 @@
-"""Viewer tests need a display (xvfb-run) and must leave a user's settings alone."""
+"""Viewer tests need napari and a display (xvfb-run), and must leave a user's settings alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 os.environ["NAPARI_CONFIG"] = ""
 
 from functools import cache, partial
+from importlib.util import find_spec
 from types import FunctionType
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ from tests.networks import make_networks_quick
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+# Without napari there is nothing to test here.
+collect_ignore_glob = [] if find_spec("napari") and find_spec("qtpy") else ["*"]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -144,12 +148,12 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     from napari_transunet.viewer.plugin import opening
     from napari_transunet.viewer.segment import segment_dock
-    from napari_transunet.viewer.widgets import dock_events, priority
+    from napari_transunet.viewer.widgets import docks, priority
 
     monkeypatch.setattr(priority, "_NICENESS", 0)
     for module in (opening, segment_dock):
         monkeypatch.setattr(module, "spare_what_is_loaded", lambda _viewer: None)
-    monkeypatch.setattr(dock_events, "spare_nothing", lambda: None)
+    monkeypatch.setattr(docks, "spare_nothing", lambda: None)
 
 
 @pytest.fixture(autouse=True)

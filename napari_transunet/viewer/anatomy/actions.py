@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from napari_transunet.viewer.anatomy.windows import WINDOWS
-from napari_transunet.viewer.widgets.action import Action
+from napari_transunet.viewer.widgets.keys import Action
 
 
 def _table() -> dict[str, Action]:

@@ -11,9 +11,14 @@ from qtpy.QtWidgets import QLabel, QMainWindow, QWidget
 
 from napari_transunet.errors import TransUNetError
 from napari_transunet.viewer.anatomy.actions import VIEW_ACTIONS
-from napari_transunet.viewer.anatomy.directions import Plane, edges_of, keep_hand, patient_directions
+from napari_transunet.viewer.anatomy.directions import (
+    Plane,
+    edges_of,
+    keep_hand,
+    patient_directions,
+    under_cursor,
+)
 from napari_transunet.viewer.anatomy.edge_letters import EdgeLetters
-from napari_transunet.viewer.anatomy.position import under_cursor
 from napari_transunet.viewer.anatomy.three_planes import TITLE, ThreePlanes
 from napari_transunet.viewer.anatomy.view_bar import ViewBar
 from napari_transunet.viewer.anatomy.views import Views

@@ -1,4 +1,4 @@
-"""Where the axes of napari's world point in the patient, and which view of them shows an anatomical plane.
+"""Where the axes of napari's world point in the patient, which view shows a plane, and what is under the cursor.
 
 napari's axes are mapped onto the canvas by the order of its dimensions and by the camera's orientation. By default its
 third axis comes towards the person who looks, which shows a patient in LPS coordinates as a mirror image in 3D; so
@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_transunet.errors import VolumeError
+from napari_transunet.viewer.anatomy.windows import is_ct
 from napari_transunet.viewer.layers.layer_record import record_of
-from napari_transunet.viewer.layers.layers import voxels_of, world_matrix
+from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, voxels_of, world_matrix
 from napari_transunet.viewer.layers.napari_versions import camera_of
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-    from napari.layers import Layer
+    from napari.layers import Image, Layer
 
 Vector = npt.NDArray[np.float64]
 
@@ -134,3 +136,27 @@ def keep_hand(viewer: ViewerModel, directions: Vector) -> None:
     towards = "towards" if directions[order[0]] @ np.cross(right, up) >= 0 else "away"
     if depth != towards:
         camera.orientation = (towards, vertical, horizontal)
+
+
+def under_cursor(image: Image, position: tuple[float, ...]) -> str:
+    """The value of an image at a position of the viewer's world, and where that is in the patient.
+
+    Empty outside of the image, for images that are no volumes, and for those whose voxels would have to be computed
+    first.
+    """
+    if image.ndim != 3 or is_lazy(image) or len(position) < 3:
+        return ""
+    voxels = voxels_of(image)
+    index = np.round(np.asarray(image.world_to_data(position[-3:]))).astype(int)
+    if (index < 0).any() or (index >= voxels.shape[:3]).any():
+        return ""
+    value = float(voxels[tuple(index)])
+    try:
+        place = geometry_of(image).affine_lps @ [*index[::-1], 1.0]
+    except VolumeError:
+        return f"{value:,.6g}"
+    unit = " HU" if is_ct(image) else ""
+    where = " · ".join(
+        f"{sides[0] if mm >= 0 else sides[1]} {abs(mm):.0f}" for sides, mm in zip(_SIDES, place, strict=False)
+    )
+    return f"{value:,.6g}{unit} at {where} mm"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from napari_transunet.viewer.widgets.action import Action
+from napari_transunet.viewer.widgets.keys import Action
 
 
 def _table() -> dict[str, Action]:

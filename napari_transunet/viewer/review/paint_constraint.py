@@ -1,4 +1,4 @@
-"""Holds strokes to a range of image values and away from locked organs.
+"""Holds strokes to a range of image values and away from locked organs, which the status bar tells meanwhile.
 
 napari tells of a stroke when it is done. One that oversteps is taken back and written again without what it may not
 change; that is one step for the person's undo, as the stroke was, and redo does not bring the refused one back.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import QObject, Signal
+from qtpy.QtWidgets import QLabel, QMainWindow, QWidget
 
 from napari_transunet.annotation.corrections import allowed_stroke
 from napari_transunet.annotation.session import Write
@@ -27,12 +28,16 @@ from napari_transunet.viewer.layers.undo import (
     take_back,
     write_as_one_step,
 )
+from napari_transunet.viewer.widgets.messages import organ, organs
 from napari_transunet.viewer.widgets.qt_helpers import single_shot
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from napari.layers import Labels
     from numpy.typing import NDArray
 
+    from napari_transunet.viewer.review.review_model import ReviewModel
     from napari_transunet.viewer.sessions.results import Result
 
 
@@ -126,3 +131,56 @@ class PaintConstraint(QObject):
         if self.between is not None or self.locked:
             self._strokes.append(event.value)
             self._soon.start()
+
+
+class CursorReadout:
+    """Tells what strokes cannot change, while labels are painted."""
+
+    def __init__(self, model: ReviewModel, constraint: PaintConstraint) -> None:
+        self._model = model
+        self._constraint = constraint
+        self._label: QLabel | None = None
+
+    @property
+    def text(self) -> str:
+        """What the status bar says."""
+        return self._label.text() if self._label is not None else ""
+
+    def attach(self, dock: QWidget) -> None:
+        """Say it in the status bar of the window around this dock, as long as the dock is open."""
+        window = dock.window()
+        bar = window.statusBar() if isinstance(window, QMainWindow) else None
+        if self._label is not None or bar is None:
+            return
+        self._label = QLabel(bar)
+        self._label.setObjectName("cursor_readout")
+        bar.addPermanentWidget(self._label)
+        self._model.viewer.cursor.events.position.connect(self._look)
+
+    def detach(self) -> None:
+        """Take it out of the status bar."""
+        if self._label is not None:
+            self._model.viewer.cursor.events.position.disconnect(self._look)
+            self._label.hide()
+            self._label.deleteLater()
+            self._label = None
+
+    def _look(self, _event: Any = None) -> None:
+        if self._label is None:
+            return
+        viewer, layer = self._model.viewer, self._model.layer
+        shown = layer is not None and viewer.layers.selection.active is layer and viewer.dims.ndisplay == 2
+        text = ""
+        if shown and layer is not None and layer.mode != "pan_zoom":
+            names, rules = self._model.names, self._constraint
+            locked = [names.get(value, f"label {value}") for value in sorted(rules.locked)]
+            text = held_back(rules.between, locked)
+        self._label.setText(text)
+
+
+def held_back(between: tuple[float, float] | None, locked: Collection[str]) -> str:
+    """What the brush does not change: values outside of a range, and locked organs."""
+    told = [f"brush: only {between[0]:,.0f} to {between[1]:,.0f}"] if between is not None else []
+    if locked:
+        told.append(f"locked: {organ(organs(list(locked), limit=4))}")
+    return ", ".join(told)

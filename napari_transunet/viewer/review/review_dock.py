@@ -24,7 +24,6 @@ from napari_transunet.viewer.review.click_picker import ClickPicker
 from napari_transunet.viewer.review.compare_panel import ComparePanel
 from napari_transunet.viewer.review.correction_controller import CorrectionController
 from napari_transunet.viewer.review.correction_panel import REMEMBERED, CorrectionPanel
-from napari_transunet.viewer.review.cursor_readout import CursorReadout
 from napari_transunet.viewer.review.help_page import HelpPage
 from napari_transunet.viewer.review.layer_chooser import LayerChooser
 from napari_transunet.viewer.review.measure_panel import MeasurePanel
@@ -32,6 +31,7 @@ from napari_transunet.viewer.review.measurement_controller import MeasurementCon
 from napari_transunet.viewer.review.organ_controller import OrganController
 from napari_transunet.viewer.review.organ_list import OrganList
 from napari_transunet.viewer.review.overlay_layers import OverlayLayers
+from napari_transunet.viewer.review.paint_constraint import CursorReadout
 from napari_transunet.viewer.review.review_model import ReviewModel
 from napari_transunet.viewer.review.review_panel import ReviewPanel
 from napari_transunet.viewer.review.stroke_controller import StrokeController
@@ -42,7 +42,7 @@ from napari_transunet.viewer.widgets import docks
 from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
 from napari_transunet.viewer.widgets.collapsible import CollapsibleSection
 from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
-from napari_transunet.viewer.widgets.dock_events import DockEvents
+from napari_transunet.viewer.widgets.docks import DockEvents
 from napari_transunet.viewer.widgets.fitting_area import FittingArea
 from napari_transunet.viewer.widgets.keys import KeyBindings
 from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row, single_shot, window_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,6 @@ from qtpy.QtWidgets import QFileDialog, QWidget
 
 from napari_transunet.inference.compatibility import is_its_modality, reason_to_choose
 from napari_transunet.viewer.segment.advanced import pixels
-from napari_transunet.viewer.segment.names_chooser import NamesChooser
 from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.messages import count, facts
 from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row
@@ -20,6 +19,7 @@ from napari_transunet.viewer.widgets.status_line import InfoLine
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.info import CheckpointInfo
+    from napari_transunet.checkpoints.presets import LabelPreset
     from napari_transunet.volumes.volume import Volume
 
 _FILTERS = "Checkpoints (*.safetensors *.pth *.pt);;All files (*)"
@@ -39,6 +39,48 @@ def summary(checkpoint: CheckpointInfo) -> str:
     if checkpoint.img_size is not None:
         parts.append(pixels(checkpoint.img_size))
     return facts(*parts)
+
+
+_TIP = (
+    "The checkpoint does not say what its classes are, and their number does not tell.\n"
+    "Pick the names of the dataset that it was trained on, if you know it."
+)
+
+
+class NamesChooser(ElidingCombo):
+    """A list of presets, for a form that shows it only while there is one to pick from.
+
+    Emits `picked` with the name of a preset, or "" for none.
+    """
+
+    picked = Signal(str)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__("label_names", parent, _TIP)
+        self._why_not: str | None = None
+        self.currentIndexChanged.connect(self._on_index)
+
+    def offer_presets(self, presets: Mapping[str, LabelPreset], picked: str | None) -> None:
+        """Offer these presets, of which one may have been picked before."""
+        entries = [(preset.title, name) for name, preset in presets.items()]
+        self.offer([("No names (class 1, class 2, …)", ""), *entries], picked or "")
+        for at, preset in enumerate(presets.values(), start=1):
+            self.explain(at, ", ".join(f"{value} {organ}" for value, organ in preset.names.items()))
+        self._explain()
+
+    def set_locked(self, why_not: str | None) -> None:
+        """Say why nothing can be picked now; None where it can."""
+        self._why_not = why_not
+        self.setEnabled(why_not is None)
+        self._explain()
+
+    def _on_index(self, _index: int) -> None:
+        self._explain()
+        self.picked.emit(str(self.currentData()))
+
+    def _explain(self) -> None:
+        chosen = self.currentText()
+        self.setToolTip(self._why_not or (f"{chosen}\n{_TIP}" if self.currentData() else _TIP))
 
 
 class CheckpointChooser(QWidget):

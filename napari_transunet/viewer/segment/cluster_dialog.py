@@ -61,8 +61,8 @@ class ClusterDialog(QDialog):
         InputError, FileProblem
             They name no scheduler, or no files that go with it.
         """
+        from napari_transunet.cluster.address import need_distributed, tls_files
         from napari_transunet.cluster.connecting import ADDRESS, scheduler_choice
-        from napari_transunet.cluster.security import need_distributed, tls_files
 
         address = str(self._address.value).strip()
         if not address:

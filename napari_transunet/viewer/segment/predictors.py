@@ -153,7 +153,7 @@ def _prepare(settings: PredictorSettings, checkpoint: Checkpoint | None) -> Prep
     if checkpoint is None:
         checkpoint = load_checkpoint(settings.checkpoint, img_size=settings.img_size)
     if settings.cluster is not None:
-        from napari_transunet.cluster.security import need_distributed
+        from napari_transunet.cluster.address import need_distributed
 
         need_distributed()
         from napari_transunet.cluster.live import RemotePredictor

@@ -36,16 +36,15 @@ from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets import docks
 from napari_transunet.viewer.widgets.closing import wait_for
 from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
-from napari_transunet.viewer.widgets.dock_events import DockEvents
+from napari_transunet.viewer.widgets.docks import DockEvents
 from napari_transunet.viewer.widgets.fitting_area import FittingArea
-from napari_transunet.viewer.widgets.labels_chooser import LabelsChooser
 from napari_transunet.viewer.widgets.messages import edits_sentence, outcome_detail, progress_sentence
 from napari_transunet.viewer.widgets.preferences import load_preferences
 from napari_transunet.viewer.widgets.priority import spare_what_is_loaded
 from napari_transunet.viewer.widgets.qt_helpers import column, single_shot, window_of
 from napari_transunet.viewer.widgets.status_line import StatusLine
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
-from napari_transunet.viewer.widgets.volume_chooser import VolumeChooser
+from napari_transunet.viewer.widgets.volume_chooser import LabelsChooser, VolumeChooser
 from napari_transunet.viewer.widgets.widget_state import WidgetState
 
 if TYPE_CHECKING:

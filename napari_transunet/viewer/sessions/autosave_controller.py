@@ -25,7 +25,7 @@ from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.fingerprints import fingerprint_job
 from napari_transunet.viewer.layers.layers import geometry_of, label_set_of, source_of
 from napari_transunet.viewer.layers.undo import history_of
-from napari_transunet.viewer.sessions.lone_labels import LoneLabels, lone_fingerprint
+from napari_transunet.viewer.sessions.kept_labels import LoneLabels, lone_fingerprint
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks, emit
 

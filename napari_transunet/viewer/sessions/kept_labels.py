@@ -1,16 +1,29 @@
-"""A labels layer and its session, as `AutosaveController` saves them; the layer is not kept alive."""
+"""A labels layer and its session, as `AutosaveController` saves them; the layer is not kept alive.
+
+Labels that lie on no open image are saved with their grid, by which they are found and put back without one.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from napari_transunet.annotation.session import AnnotationSession
+from napari_transunet.errors import InputError
+from napari_transunet.viewer.layers.layer_record import record_of
+from napari_transunet.viewer.layers.layers import geometry_of, label_set_of
+from napari_transunet.volumes.geometry import Geometry
 
 if TYPE_CHECKING:
     from napari.layers import Labels
 
     from napari_transunet.annotation.provenance import RunRecord
-    from napari_transunet.annotation.session import AnnotationSession
+    from napari_transunet.annotation.session_store import SessionInfo
 
 
 class KeptLabels:
@@ -51,3 +64,44 @@ class KeptLabels:
         """What a sentence calls the labels, also when their layer is gone."""
         layer = self._layer()
         return "labels that were removed" if layer is None else f"“{layer.name}”"
+
+
+_MARK = "labels-"  # before the fingerprint of a session that belongs to no image
+
+
+class LoneLabels(KeptLabels):
+    """Labels without an image, and their grid."""
+
+    def __init__(self, layer: Labels, session: AnnotationSession | None = None) -> None:
+        session = session or AnnotationSession.of_labels(layer.data, label_set_of(layer).names)
+        super().__init__(layer, session)
+        self.grid = asdict(geometry_of(layer))
+
+
+def lone_fingerprint(layer: Labels) -> Callable[[], str]:
+    """What such labels are found by: their grid, their file and their name."""
+    file = record_of(layer).file
+    path = str(file.path) if file is not None and file.path is not None else None
+    told = json.dumps([asdict(geometry_of(layer)), path, str(layer.name)], sort_keys=True)
+    return lambda: _MARK + hashlib.sha256(told.encode()).hexdigest()
+
+
+def is_lone(info: SessionInfo) -> bool:
+    """Whether a saved session is of labels without an image, which can be restored without one."""
+    return info.about.fingerprint.startswith(_MARK)
+
+
+def grid_of(state: Mapping[str, Any]) -> Geometry:
+    """The grid of saved labels.
+
+    Raises
+    ------
+    InputError
+        None is saved, or it is none.
+    """
+    try:
+        grid = state["grid"]
+        rows: Any = tuple(tuple(row) for row in grid["direction"])
+        return Geometry(tuple(grid["shape"]), tuple(grid["spacing"]), tuple(grid["origin"]), rows)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError("The grid of these labels is not saved; they were not restored.") from error

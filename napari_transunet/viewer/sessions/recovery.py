@@ -19,7 +19,7 @@ from napari_transunet.io.sidecar import labels_from_json
 from napari_transunet.viewer.layers.fingerprints import fingerprint_job
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, new_labels_layer, problem_with
 from napari_transunet.viewer.sessions.autosave_controller import start_autosave
-from napari_transunet.viewer.sessions.lone_labels import grid_of, is_lone
+from napari_transunet.viewer.sessions.kept_labels import grid_of, is_lone
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.sessions.results import SUFFIX, Result
 from napari_transunet.viewer.widgets.messages import count, error_sentence

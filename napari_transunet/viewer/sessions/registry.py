@@ -20,7 +20,7 @@ from napari_transunet.viewer.layers.graphics import free_graphics_in_their_conte
 from napari_transunet.viewer.layers.grids import put_on_grid, reorientation_between
 from napari_transunet.viewer.layers.layer_record import is_overlay, is_scan, record_of
 from napari_transunet.viewer.layers.layers import label_set_of, new_labels_layer, problem_with, voxels_of
-from napari_transunet.viewer.sessions.lone_labels import LoneLabels
+from napari_transunet.viewer.sessions.kept_labels import LoneLabels
 from napari_transunet.viewer.sessions.results import SUFFIX, Result
 from napari_transunet.viewer.widgets.qt_helpers import window_object
 from napari_transunet.volumes.orientation import IDENTITY

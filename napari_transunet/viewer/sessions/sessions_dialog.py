@@ -10,7 +10,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QDialog, QFileDialog, QWidget
 
 from napari_transunet.annotation.session_store import SessionInfo, SessionStore
-from napari_transunet.viewer.sessions.lone_labels import is_lone
+from napari_transunet.viewer.sessions.kept_labels import is_lone
 from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
 from napari_transunet.viewer.widgets.messages import count
 from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row

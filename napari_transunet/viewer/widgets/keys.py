@@ -1,14 +1,36 @@
-"""Keys that are bound in a viewer or layer for a while, and given back."""
+"""What can be done in the window, and the keys for it: bound in a viewer or layer for a while, and given back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
-    from napari_transunet.viewer.widgets.action import Action
+
+@dataclass(frozen=True)
+class Action:
+    """One action.
+
+    Attributes
+    ----------
+    title : a few words.
+    key : as napari writes keys; empty where there is none.
+    tip : a sentence that says what will happen.
+    group : under which it is listed.
+    """
+
+    title: str
+    key: str
+    tip: str
+    group: str
+
+    @property
+    def hint(self) -> str:
+        """The tooltip: sentence and key."""
+        return f"{self.tip} (key: {self.key})" if self.key else self.tip
 
 
 class KeyBindings:

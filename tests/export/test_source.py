@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from napari_transunet.errors import FileProblem
+from napari_transunet.export.source import source_hash
 from napari_transunet.files import sha256
-from napari_transunet.io.source_hash import source_hash
 from napari_transunet.io.writing import write_volume
 from napari_transunet.volumes.volume import Volume
 
