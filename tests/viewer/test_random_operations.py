@@ -23,10 +23,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("napari")
-pytest.importorskip("qtpy")
-
 from napari.layers._layer_actions import _duplicate_layer
 from qtpy.QtWidgets import QComboBox, QWidget
 

@@ -6,9 +6,6 @@ import itertools
 
 import numpy as np
 import pytest
-
-pytest.importorskip("napari")
-
 from napari.components import ViewerModel
 
 from napari_transunet.viewer.anatomy.directions import (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("napari")
 pytest.importorskip("zarr")
 
 from napari.components import ViewerModel

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
-
-pytest.importorskip("napari")
-pytest.importorskip("qtpy")
-
 from qtpy.QtWidgets import QApplication
 
 from napari_transunet.viewer.sessions.registry import sessions_of

@@ -10,10 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("napari")
-pytest.importorskip("qtpy")
-
 import torch
 from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QToolButton
 

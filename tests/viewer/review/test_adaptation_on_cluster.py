@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("napari")
-pytest.importorskip("qtpy")
 pytest.importorskip("distributed", reason="the extra cluster is not installed")
 
 from napari_transunet.checkpoints.card import default_card

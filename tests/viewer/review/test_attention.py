@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-pytest.importorskip("napari")
-pytest.importorskip("qtpy")
-
 from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel
 
 from napari_transunet.annotation.provenance import RunRecord

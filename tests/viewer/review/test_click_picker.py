@@ -7,10 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("napari")
-pytest.importorskip("qtpy")
-
 from napari.utils.interactions import mouse_press_callbacks, mouse_release_callbacks
 
 from tests.viewer.review.test_review_dock import ReviewDriver

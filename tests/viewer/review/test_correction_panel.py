@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
-pytest.importorskip("napari")
-pytest.importorskip("qtpy")
-
 from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QPushButton
 
 from napari_transunet.viewer.review.correction_panel import CorrectionPanel

@@ -10,10 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("napari")
-pytest.importorskip("qtpy")
-
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QCheckBox,

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-pytest.importorskip("napari")
-pytest.importorskip("qtpy")
-
 from qtpy.QtCore import QPoint, Qt
 
 from napari_transunet.viewer.review.slice_strip import SliceStrip, StripData

@@ -7,10 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("napari")
-pytest.importorskip("qtpy")
-
 from qtpy.QtWidgets import QLineEdit, QPushButton
 
 from napari_transunet.viewer.layers.layers import add_volume

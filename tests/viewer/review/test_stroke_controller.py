@@ -7,10 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("napari")
-pytest.importorskip("qtpy")
-
 from qtpy.QtWidgets import QPushButton, QWidget
 
 from napari_transunet.viewer.review import stroke_controller

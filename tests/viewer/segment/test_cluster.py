@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("napari")
-pytest.importorskip("qtpy")
 pytest.importorskip("distributed", reason="the extra cluster is not installed")
 
 import torch

@@ -6,15 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-pytest.importorskip("napari")
-pytest.importorskip("qtpy")
-
-import time
 
 from napari_transunet.annotation.session_folder import load_folder
 from napari_transunet.annotation.session_store import SessionStore

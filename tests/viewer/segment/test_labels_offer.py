@@ -5,9 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("napari")
-pytest.importorskip("qtpy")
-
 from napari_transunet.viewer.layers.layers import add_volume
 from napari_transunet.viewer.segment.labels_offer import labels_offer_of
 from napari_transunet.viewer.sessions.registry import sessions_of

@@ -8,8 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-pytest.importorskip("napari")
-pytest.importorskip("qtpy")
 pytest.importorskip("zarr")
 
 from qtpy.QtWidgets import QCheckBox

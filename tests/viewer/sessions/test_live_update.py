@@ -7,9 +7,6 @@ from collections import deque
 
 import numpy as np
 import pytest
-
-pytest.importorskip("napari")
-
 from napari.components import ViewerModel
 
 from napari_transunet.annotation.session import Write

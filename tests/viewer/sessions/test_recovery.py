@@ -7,9 +7,6 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-pytest.importorskip("napari")
-pytest.importorskip("qtpy")
-
 from napari_transunet.annotation.session_folder import SessionAbout
 from napari_transunet.annotation.session_store import SessionInfo, SessionStore
 from napari_transunet.viewer.layers.layers import add_volume, volume_of

@@ -8,10 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("napari")
-pytest.importorskip("qtpy")
-
 from napari.components import ViewerModel
 from napari.layers import Layer
 from napari.layers._layer_actions import _duplicate_layer

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-pytest.importorskip("napari")
-pytest.importorskip("qtpy")
-
 from napari.layers import Image
 from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton, QTableWidget
 

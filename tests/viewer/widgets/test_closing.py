@@ -13,9 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("napari")
-pytest.importorskip("qtpy")
-
 from napari_transunet.annotation.session_store import SessionStore
 from napari_transunet.io.reading import read_volume
 from napari_transunet.viewer.segment.predictors import PredictorCache

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("napari")
-
 from napari_transunet.annotation.provenance import RunRecord
 from napari_transunet.errors import CheckpointError
 from napari_transunet.viewer.segment.run_messages import RunOutcome, RunProgress
