@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from napari_transunet.annotation.provenance import RunRecord, now, provenance_of
 from napari_transunet.annotation.review_order import review_order
 from napari_transunet.annotation.uncertainty import SliceUncertainties
@@ -21,6 +19,7 @@ from napari_transunet.inference.compatibility import doubt_about, doubt_about_au
 from napari_transunet.io.sidecar import is_ours, plain, read_sidecar, sidecar_path
 from napari_transunet.io.writing import write_labels
 from napari_transunet.volumes.geometry import voxel_ml
+from napari_transunet.volumes.label_values import voxels_by_label
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -167,8 +166,6 @@ def segment_volume(
     if options is not None:
         provenance["options"] = dict(options)
     names = predictor.card.label_set()
-    counts = np.bincount(labels.ravel(), minlength=1)
-    found = {value: int(counts[value]) for value in np.flatnonzero(counts).tolist() if value}
     return SegmentedVolume(
         labels,
         names,
@@ -176,7 +173,7 @@ def segment_volume(
         axis,
         seconds,
         tuple(order),
-        organ_ml(found, names, volume.geometry.spacing),
+        organ_ml(voxels_by_label(labels), names, volume.geometry.spacing),
         tuple(provenance.get("compatibility_notes", ())),
     )
 

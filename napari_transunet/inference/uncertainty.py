@@ -11,7 +11,7 @@ which stands for the length of the outline (`benchmarks/review_order.py` holds i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -113,19 +113,13 @@ def _with_rim(regions: Tensor) -> Tensor:
     return wide
 
 
-def uncertainty_volume(
-    maps: Mapping[int, npt.NDArray[Any]],
-    source: SliceSource,
-    *,
-    cancelled: Callable[[], bool] | None = None,
-) -> npt.NDArray[np.float16]:
+def uncertainty_volume(maps: Mapping[int, npt.NDArray[Any]], source: SliceSource) -> npt.NDArray[np.float16]:
     """Kept entropies as a volume: float16 of the shape of the volume's array, 0 where nothing was kept.
 
     Parameters
     ----------
     maps : index along the volume's slice axis -> `SliceUncertainty.entropy`
     source : how the slices were made, for the same volume, card and size; its network is not needed
-    cancelled : asked before every slice; what is there by then is returned
 
     Raises
     ------
@@ -141,8 +135,6 @@ def uncertainty_volume(
     volume = np.zeros(source.orientation.invert(source.data).shape, np.float16)
     along = np.moveaxis(volume, source.orientation.slice_axis, 0)
     for index, plane in maps.items():
-        if cancelled is not None and cancelled():
-            break
         values = source.resize.inverse(torch.from_numpy(plane.astype(np.float32))).clamp(0, 1)
         along[index] = source.to_volume(values.numpy().astype(np.float16))
     return volume

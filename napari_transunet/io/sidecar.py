@@ -59,13 +59,7 @@ def describe(
         "file": clean(path.name),
         "sha256": sha256,
         "labels": [as_json(label) | {"voxels": voxels.get(label.value, 0)} for label in labels],
-        "grid": {
-            "shape_zyx": list(geometry.shape),
-            "spacing_zyx_mm": list(geometry.spacing),
-            "origin_lps_mm": list(geometry.origin),
-            "direction_lps": [list(row) for row in geometry.direction],
-            "axis_codes_xyz": geometry.axis_codes,
-        },
+        "grid": geometry.as_json(),
         "provenance": plain(provenance),
     }
 

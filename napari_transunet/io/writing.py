@@ -20,7 +20,7 @@ from napari_transunet.io.nifti import write_nifti
 from napari_transunet.io.nrrd import write_nrrd
 from napari_transunet.io.sidecar import as_json, describe, is_ours, plain, sidecar_path
 from napari_transunet.io.slicer_segments import segment_keys
-from napari_transunet.volumes.label_values import as_labels
+from napari_transunet.volumes.label_values import as_labels, voxels_by_label
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.volume import Volume
 
@@ -83,8 +83,7 @@ def write_labels(
     array = label_array(labels, geometry)
     if names is None and isinstance(volume, Volume):
         names = volume.labels
-    values, counts = np.unique(array, return_counts=True)
-    voxels = {int(value): int(count) for value, count in zip(values, counts, strict=True) if value}
+    voxels = voxels_by_label(array)
     given = names if isinstance(names, LabelSet) else LabelSet.from_names(names or {})
     label_set = given.completed(voxels)
     record = {"software": f"napari-transunet {__version__}"} | plain(dict(provenance or {}))

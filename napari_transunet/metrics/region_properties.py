@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +90,6 @@ def measure(
     *,
     image: NDArray[Any] | None = None,
     by_hand: NDArray[np.bool_] | None = None,
-    cancelled: Callable[[], bool] | None = None,
 ) -> list[OrganMeasure]:
     """Measure every organ that occurs or has a name, in the order of the label values.
 
@@ -101,7 +100,6 @@ def measure(
     names : label value -> name
     image : values of the same shape
     by_hand : True where a voxel was edited by hand
-    cancelled : asked before every organ; what is measured by then is returned
 
     Raises
     ------
@@ -118,8 +116,6 @@ def measure(
     boxes = ndimage.find_objects(labels) if labels.size else []
     measures = []
     for value in sorted({int(v) for v in np.flatnonzero(counts) if v} | {int(v) for v in names if v}):
-        if cancelled is not None and cancelled():
-            break
         count = int(counts[value]) if value < len(counts) else 0
         name = names.get(value, f"label {value}")
         if not count:

@@ -23,6 +23,7 @@ from napari_transunet.io.sidecar import as_json, labels_from_json
 from napari_transunet.project.index import write_error
 from napari_transunet.volumes.fingerprint import scan_fingerprint
 from napari_transunet.volumes.geometry import voxel_ml
+from napari_transunet.volumes.label_values import voxels_by_label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -164,16 +165,10 @@ def facts_of_scan(volume: Volume, case: Case) -> dict[str, Any]:
 
 def volumes_of(labels: NDArray[Any], names: Mapping[int, str], spacing: Sequence[float]) -> dict[str, float]:
     """mL of each organ that has a name or occurs."""
-    counts = np.zeros(1 + int(labels.max(initial=0)), np.int64)
-    for plane in labels:  # of all at once it makes 64-bit numbers, and no other thread runs meanwhile
-        counts += np.bincount(plane.ravel(), minlength=len(counts))
-    values = sorted({*names, *np.flatnonzero(counts).tolist()} - {0})
-    one = voxel_ml(spacing)
+    voxels, one = voxels_by_label(labels), voxel_ml(spacing)
     return {
-        names.get(value, f"label {value}"): round(float(counts[value]) * one, 4)
-        if value < len(counts)
-        else 0.0
-        for value in values
+        names.get(value, f"label {value}"): round(voxels.get(value, 0) * one, 4)
+        for value in sorted({*names, *voxels} - {0})
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -133,20 +133,15 @@ def open_dataset(
     return Dataset(root, layout, cases, named, about.modality(channel), layout == "synapse", test, about)
 
 
-def label_values(dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> dict[int, int]:
-    """Label value → number of cases that hold it, ascending, without background (0) and unknown. Reads all labels.
-
-    `progress` is called with the cases that are done and how many there are.
-    """
+def label_values(dataset: Dataset) -> dict[int, int]:
+    """Label value → number of cases that hold it, ascending, without background (0) and unknown. Reads all labels."""
     counts: Counter[int] = Counter()
     bad: list[str] = []
-    for done, case in enumerate(dataset.cases, 1):
+    for case in dataset.cases:
         try:
             counts.update(values_in(whole_labels(case.read_labels().data, case.name)))
         except DatasetError as error:
             bad.append(str(error))
-        if progress is not None:
-            progress(done, len(dataset.cases))
     if bad:
         raise DatasetError(all_reasons(bad, len(dataset.cases)))
     return {value: counts[value] for value in sorted(counts) if value != dataset.about.unknown}

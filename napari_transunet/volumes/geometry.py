@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -153,6 +154,16 @@ class Geometry:
             self.shape[1] * self.spacing[1],
             self.shape[2] * self.spacing[2],
         )
+
+    def as_json(self) -> dict[str, Any]:
+        """The grid as reports and files beside labels tell it."""
+        return {
+            "shape_zyx": list(self.shape),
+            "spacing_zyx_mm": list(self.spacing),
+            "origin_lps_mm": list(self.origin),
+            "direction_lps": [list(row) for row in self.direction],
+            "axis_codes_xyz": self.axis_codes,
+        }
 
     def displacement(self, other: Geometry) -> float:
         """How far apart, in mm, the corners of two grids lie at most; infinite where their shapes differ."""

@@ -162,15 +162,6 @@ def test_maps_of_another_volume_or_card_are_refused(plain, kept):
         uncertainty_volume({index: np.zeros(shape, np.float16) for index, shape in kept.items()}, source)
 
 
-def test_maps_may_be_stopped_half_way(plain):
-    source = Predictor(plain, device="cpu").slice_source(_volume())
-    answers = iter([False, True])
-    maps = {index: np.ones((64, 64), np.float16) for index in range(6)}
-    volume = uncertainty_volume(maps, source, cancelled=lambda: next(answers))
-    assert volume[0].any()
-    assert not volume[1:].any()
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_source_of_a_predictor_on_a_gpu_will_do(plain):
     predictor = Predictor(plain, device="cuda", precision="float32")

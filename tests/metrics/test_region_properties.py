@@ -91,7 +91,6 @@ def test_the_share_by_hand_and_what_is_unknown(scene):
     assert organs[1].by_hand == 0
     assert math.isnan(organs[1].mean)
     assert math.isnan(measure(labels, GEOMETRY, {})[0].by_hand)
-    assert measure(labels, GEOMETRY, {}, cancelled=lambda: True) == []
     with pytest.raises(InputError, match="shape"):
         measure(labels[:5], GEOMETRY, {})
 

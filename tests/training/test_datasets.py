@@ -154,10 +154,7 @@ class TestFolder:
     def test_label_values_are_counted_by_case(self, folder: Path) -> None:
         write(folder / "images" / "c.nii")
         write(folder / "labels" / "c.nii", (LABELS == 2) * np.float32(7))
-        told: list[tuple[int, int]] = []
-        counts = label_values(open_dataset(folder), lambda done, total: told.append((done, total)))
-        assert counts == {1: 2, 2: 2, 7: 1}
-        assert told == [(1, 3), (2, 3), (3, 3)]
+        assert label_values(open_dataset(folder)) == {1: 2, 2: 2, 7: 1}
 
     def test_label_values_name_the_case_that_has_none(self, folder: Path) -> None:
         (folder / "labels" / "a.nii.gz").write_bytes(b"")

@@ -19,6 +19,7 @@ from napari_transunet.files import atomic_path, file_problems
 from napari_transunet.io.ome_zarr.metadata import group_attributes, read_json
 from napari_transunet.io.ome_zarr.reading import OmeZarrImage, is_ome_zarr
 from napari_transunet.io.sidecar import clean, plain
+from napari_transunet.volumes.label_values import voxels_by_label
 from napari_transunet.volumes.lazy_array import LazyArray, Region
 
 if TYPE_CHECKING:
@@ -267,10 +268,8 @@ class LabelWriter:
         region[self.axis] = slice(start, stop)
         slab = np.take(self._slab, range(stop - start), self.axis)
         self._put(self._array, region, slab)
-        for plane in np.moveaxis(slab, self.axis, 0):  # a plane at a time: memory
-            counts = np.bincount(plane.ravel())
-            for value in np.flatnonzero(counts).tolist():
-                self._voxels[value] = self._voxels.get(value, 0) + int(counts[value])
+        for value, count in voxels_by_label(np.moveaxis(slab, self.axis, 0)).items():
+            self._voxels[value] = self._voxels.get(value, 0) + count
         self.done = stop
         self._save_progress()
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.volumes.geometry import voxel_ml
+from napari_transunet.volumes.label_values import voxels_by_label
 from napari_transunet.volumes.labels import organ_key
 
 if TYPE_CHECKING:
@@ -25,12 +26,8 @@ _SEEN_AREA = 150.0  # mm² of an organ in a slice before it counts as shown
 
 def organ_volumes(labels: npt.NDArray[Any], geometry: Geometry, label_set: LabelSet) -> dict[str, float]:
     """Millilitres of every named organ, 0 for one that was not found."""
-    counts = np.bincount(labels.ravel())
-    one = voxel_ml(geometry.spacing)
-    return {
-        label.name: round(float(counts[label.value]) * one if label.value < len(counts) else 0.0, 1)
-        for label in label_set
-    }
+    voxels, one = voxels_by_label(labels), voxel_ml(geometry.spacing)
+    return {label.name: round(voxels.get(label.value, 0) * one, 1) for label in label_set}
 
 
 def best_slice(labels: npt.NDArray[Any], geometry: Geometry) -> int:
@@ -85,19 +82,13 @@ def trained_on(card: ModelCard | None, patient: str) -> bool | None:
 
 def describe_volume(volume: Volume) -> dict[str, Any]:
     """The scan and its grid."""
-    geometry = volume.geometry
     return {
         "name": volume.source.name,
         "file": volume.source.path.name if volume.source.path is not None else None,
         "format": volume.source.format,
         "modality": volume.modality,
         "dtype": str(volume.data.dtype),
-        "shape_zyx": list(geometry.shape),
-        "spacing_zyx_mm": list(geometry.spacing),
-        "origin_lps_mm": list(geometry.origin),
-        "direction_lps": [list(row) for row in geometry.direction],
-        "axis_codes_xyz": geometry.axis_codes,
-    }
+    } | volume.geometry.as_json()
 
 
 def describe_checkpoint(card: ModelCard | None) -> dict[str, Any]:

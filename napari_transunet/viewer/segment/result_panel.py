@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QWidget
 
@@ -20,6 +18,7 @@ from napari_transunet.viewer.widgets.legend import Legend
 from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row, single_shot
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.volumes.geometry import voxel_ml
+from napari_transunet.volumes.label_values import voxels_by_label
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
@@ -103,16 +102,16 @@ class ResultPanel(QWidget):
         labels = layer.data
         if tuple(labels.shape) != session.shape:
             return
-
         one = voxel_ml(geometry_of(layer).spacing)
+
+        def volumes() -> dict[int, float]:
+            return {value: count * one for value, count in voxels_by_label(labels).items()}
 
         def counted(found: tuple[int, dict[int, float]]) -> None:
             if self._layer is layer:
                 self.edited.emit(*found)
 
-        self._tasks.run(
-            lambda: (session.edited_voxels(labels), _volumes(labels, one)), counted, latest="edits"
-        )
+        self._tasks.run(lambda: (session.edited_voxels(labels), volumes()), counted, latest="edits")
 
     def export_labels(self) -> None:
         """What the button *Export…* does: ask for formats and a folder."""
@@ -145,12 +144,3 @@ class ResultPanel(QWidget):
         # Also called on every repaint, as undo tells nothing else; the timer makes one count of many.
         if self._layer is not None and self._layer.editable:
             self._pause.start()
-
-
-def _volumes(labels: np.ndarray[Any, Any], one: float) -> dict[int, float]:
-    """Label value -> mL, of which a voxel holds `one`, a slice at a time; those that do not occur are left out."""
-    voxels: Counter[int] = Counter()
-    for plane in labels:
-        values, counts = np.unique(plane, return_counts=True)
-        voxels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-    return {value: count * one for value, count in sorted(voxels.items()) if value}
