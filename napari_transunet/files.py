@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -18,6 +19,9 @@ _CHUNK = 1 << 20
 _OLD = 3600.0  # s
 
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
 @contextlib.contextmanager
 def file_problems(what: str) -> Iterator[None]:
     """Turns what the system says against a file or folder into a `FileProblem` that begins with `what`."""
@@ -27,6 +31,25 @@ def file_problems(what: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise FileProblem(f"{what}: {error.strerror or error}.") from error
+
+
+@contextlib.contextmanager
+def writing_problems(what: str, folder: Path) -> Iterator[None]:
+    """The same for what is said against writing into `folder` alone: within, other files are read.
+
+    A full disk is told without a file's name, and would be taken for that of a scan.
+    """
+    try:
+        yield
+    except FileProblem:
+        raise
+    except OSError as error:
+        named = error.filename if isinstance(error.filename, str | os.PathLike) else None
+        if error.errno in _FULL if named is None else Path(named).is_relative_to(folder):
+            problem = FileProblem(f"{what}: {error.strerror or error}.")
+            problem.strerror = error.strerror
+            raise problem from error
+        raise
 
 
 @contextlib.contextmanager
@@ -41,7 +64,7 @@ def atomic_path(target: str | os.PathLike[str], *, overwrite: bool = False) -> I
     ExistsError
         `target` exists and `overwrite` is false.
     FileProblem
-        The folder does not exist or cannot be written to.
+        The folder does not exist or cannot be written to, or the disk is full.
     """
     target = Path(target)
     if target.exists() and not overwrite:
@@ -50,16 +73,19 @@ def atomic_path(target: str | os.PathLike[str], *, overwrite: bool = False) -> I
         folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
     temporary = folder / target.name
     try:
-        # Some writers make files that nobody else may read; a shared folder expects the usual rights.
-        temporary.touch()
-        usual_rights = temporary.stat().st_mode
-        yield temporary
-        if target.exists() and not overwrite:
-            raise ExistsError(f"{target} appeared while it was being written; nothing was replaced.")
-        temporary.chmod(usual_rights)
-        with temporary.open("r+b") as written:  # Windows synchronises no file that is open for reading alone
-            os.fsync(written.fileno())
-        temporary.replace(target)
+        with writing_problems(f"{target.name} cannot be written", folder):
+            # Some writers make files that nobody else may read; a shared folder expects the usual rights.
+            temporary.touch()
+            usual_rights = temporary.stat().st_mode
+            yield temporary
+            if target.exists() and not overwrite:
+                raise ExistsError(f"{target} appeared while it was being written; nothing was replaced.")
+            temporary.chmod(usual_rights)
+            with temporary.open(
+                "r+b"
+            ) as written:  # Windows synchronises no file that is open for reading alone
+                os.fsync(written.fileno())
+            temporary.replace(target)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -40,6 +41,25 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
         fail_half_way()
     assert target.read_text() == "old"
     assert leftovers(tmp_path) == ["labels.nrrd"]
+
+
+def test_a_full_disk_is_told_of_the_file_that_is_written(tmp_path: Path) -> None:
+    def full(_filename: str | None = None) -> None:
+        with atomic_path(tmp_path / "labels.nrrd") as temporary:
+            raise OSError(errno.ENOSPC, "No space left on device", _filename and str(temporary))
+
+    for filename in (None, "the temporary one"):
+        with pytest.raises(
+            FileProblem, match=r"^labels.nrrd cannot be written: No space left on device\.$"
+        ) as told:
+            full(filename)
+        assert isinstance(told.value.__cause__, OSError)  # by which a cluster knows to stop
+    assert leftovers(tmp_path) == []
+
+
+def test_what_is_read_meanwhile_is_not_said_to_be_written(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "labels.nrrd"):
+        (tmp_path / "scan.nii.gz").read_bytes()
 
 
 def test_a_text_is_utf_8_on_every_system_and_replaces_only_when_asked(tmp_path: Path) -> None:

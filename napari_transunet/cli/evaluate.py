@@ -87,15 +87,15 @@ class _Asked:
     def give(
         self, cases: Iterable[ScoredCase], names: Mapping[int, str], found: Mapping[str, Any], table: Table
     ) -> None:
-        """Write the cases to the CSV file, and print what was found as JSON, or the table."""
+        """Print what was found, as JSON or the table, and then write the CSV file, for which the disk may be full."""
         from napari_transunet.cli.scores import write_csv
 
-        if self.csv_file is not None:
-            write_csv(self.csv_file, cases, names, published_scoring=self.published, overwrite=self.overwrite)
         if self.as_json:
             print_json({"prediction": str(self.prediction), "reference": str(self.reference), **found})
         else:
             print_table(table)
+        if self.csv_file is not None:
+            write_csv(self.csv_file, cases, names, published_scoring=self.published, overwrite=self.overwrite)
 
 
 @grouped(on=cluster_options)

@@ -18,7 +18,7 @@ from napari_transunet.annotation.provenance import now, versions
 from napari_transunet.errors import ExistsError, FileProblem, InputError
 from napari_transunet.export.formats import FORMATS, PER_ORGAN, REFERRING, VOLUMES, format_of
 from napari_transunet.export.source import is_scan
-from napari_transunet.files import file_problems, remove_leftovers, sha256, write_text
+from napari_transunet.files import file_problems, remove_leftovers, sha256, write_text, writing_problems
 from napari_transunet.io.dicom.rtstruct_writing import write_rtstruct
 from napari_transunet.io.dicom.seg_writing import write_dicom_seg
 from napari_transunet.io.meshes import Coordinates, mesh_of, write_mesh
@@ -127,33 +127,34 @@ def export(
     with file_problems(f"Cannot write to {request.folder}"):
         temporary = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=request.folder))
     try:
-        done = 0
-        for name in wanted:
-            for value, path in targets[name].items():
-                _heed(cancelled)
-                _write_one(
-                    name,
-                    value,
-                    temporary / path.name,
-                    labels,
-                    geometry,
-                    named,
-                    request,
-                    source,
-                    record,
-                    notes,
-                )
-                done += 1
-                if progress is not None:
-                    progress(done, len(every))
-        voxels = {value: int(np.count_nonzero(labels == value)) for value in values}
-        if notes:
-            record["export_notes"] = notes
-        first = every[0] if every else sidecar
-        digest = sha256(temporary / first.name) if every else ""
-        described = describe(first, geometry, named, record, voxels, digest)
-        text = json.dumps(described, indent=2, ensure_ascii=False)
-        (temporary / sidecar.name).write_text(text + "\n", encoding="utf-8")
+        with writing_problems(f"Cannot write to {request.folder}", temporary):
+            done = 0
+            for name in wanted:
+                for value, path in targets[name].items():
+                    _heed(cancelled)
+                    _write_one(
+                        name,
+                        value,
+                        temporary / path.name,
+                        labels,
+                        geometry,
+                        named,
+                        request,
+                        source,
+                        record,
+                        notes,
+                    )
+                    done += 1
+                    if progress is not None:
+                        progress(done, len(every))
+            voxels = {value: int(np.count_nonzero(labels == value)) for value in values}
+            if notes:
+                record["export_notes"] = notes
+            first = every[0] if every else sidecar
+            digest = sha256(temporary / first.name) if every else ""
+            described = describe(first, geometry, named, record, voxels, digest)
+            text = json.dumps(described, indent=2, ensure_ascii=False)
+            (temporary / sidecar.name).write_text(text + "\n", encoding="utf-8")
         _heed(cancelled)
         # The JSON first: whoever sees the labels finds their description already there.
         _move([sidecar, *every], temporary, overwrite=request.overwrite)

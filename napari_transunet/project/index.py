@@ -151,7 +151,7 @@ def write_error(folder: Path, error: OSError) -> ProjectWriteError:
     """What to say where something cannot be written."""
     if isinstance(error, ProjectWriteError):
         return error
-    if isinstance(error, FileProblem):
+    if isinstance(error, FileProblem) and error.strerror is None:
         return ProjectWriteError(str(error))
     return ProjectWriteError(
         f"Cannot write to {folder}: {error.strerror or error}. Nothing that was saved before is lost; make room or get "

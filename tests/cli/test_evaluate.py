@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from functools import partial
 from pathlib import Path
 
@@ -105,6 +106,17 @@ def test_folders_give_a_table_and_a_csv_with_a_row_per_case_and_label(run, folde
     assert float(rows[2]["dice"]) == pytest.approx(0.8)
     assert float(rows[5]["hd95"]) == math.inf
     assert "--overwrite" in only_error(run(*folders, "--csv", "scores.csv"))
+
+
+def test_a_full_disk_takes_the_csv_alone(run, folders, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    result = run(*folders, "--csv", "scores.csv")
+    assert result.exit_code == 2
+    assert "0.800 ± 0.200" in result.stdout
+    assert "Error: scores.csv cannot be written: No space left on device." in result.stderr.splitlines()
 
 
 def test_a_label_of_some_cases_only_is_counted_in_those(run, folders):

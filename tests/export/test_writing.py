@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import nibabel
@@ -99,7 +100,7 @@ def test_nothing_is_replaced_unasked_and_nothing_is_left_half_done(labels, tmp_p
     empty.mkdir()
     with monkeypatch.context() as patch:
         patch.setattr(writing, "write_label_table", _full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(FileProblem, match=f"{re.escape(str(empty))}: No space"):
             export(labels, GEOMETRY, NAMES, _request(empty))
     assert not list(empty.iterdir())
     with pytest.raises(InputError, match="cancelled"):
