@@ -60,11 +60,6 @@ class SessionStep:
         """Slice -> voxels in which a new prediction disagrees with edits, which stayed."""
 
     @property
-    def undone(self) -> bool:
-        """Whether it is taken back at present."""
-        return self._undone
-
-    @property
     def reopened(self) -> tuple[int, ...]:
         """Slices that were reviewed before this step changed them, ascending."""
         return tuple(sorted(self._reviews))

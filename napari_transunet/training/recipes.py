@@ -95,7 +95,7 @@ class Recipe:
         one_pass = max(1, math.ceil(slices / self.batch))
         wanted = self.steps or self.epochs * one_pass
         intervals = math.ceil(wanted / min(one_pass, MAX_INTERVAL, math.ceil(wanted / MIN_INTERVALS)))
-        return Plan(one_pass, intervals, math.ceil(wanted / intervals))
+        return Plan(intervals, math.ceil(wanted / intervals))
 
     def learning_rate_at(self, step: int, steps: int) -> float:
         """The factor of the learning rate at a step, counted from 0."""
@@ -124,9 +124,8 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A training: the steps of one pass over the slices; intervals, each ended by a validation; the steps of each."""
+    """A training in intervals, each of so many steps and ended by a validation."""
 
-    one_pass: int
     intervals: int
     interval_steps: int
 

@@ -65,10 +65,10 @@ def test_rounds_are_of_one_length_and_hold_all_steps(
     slices: int, batch: int, epochs: int, steps: int | None
 ) -> None:
     plan = DEFAULT.with_changes(batch=batch, epochs=epochs, steps=steps).plan(slices)
-    assert plan.one_pass == math.ceil(slices / batch)
-    wanted = steps or epochs * plan.one_pass
+    one_pass = math.ceil(slices / batch)
+    wanted = steps or epochs * one_pass
     assert wanted <= plan.steps == plan.intervals * plan.interval_steps < wanted + plan.intervals
-    assert 1 <= plan.interval_steps <= min(MAX_INTERVAL, plan.one_pass)
+    assert 1 <= plan.interval_steps <= min(MAX_INTERVAL, one_pass)
     assert plan.intervals >= min(5, wanted)
 
 

@@ -64,11 +64,10 @@ class Level:
 
 @dataclass(frozen=True)
 class ArrayInfo:
-    """Shape, chunks (as they are unpacked) and type of an array; `stored_chunks` are those of files, such as shards."""
+    """Shape, chunks (as they are unpacked) and type of an array."""
 
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
-    stored_chunks: tuple[int, ...]
     dtype: np.dtype[Any]
 
 
@@ -328,7 +327,7 @@ def _checked(
         raise VolumeError("its array and the chunks of it have different axes; it is damaged.")
     if math.prod(chunks) * dtype.itemsize > _MAX_CHUNK:
         raise VolumeError(f"its chunks of {' × '.join(map(str, chunks))} voxels take more than 2 GB each.")
-    return ArrayInfo(shape, chunks, stored, dtype)
+    return ArrayInfo(shape, chunks, dtype)
 
 
 def spacing_in_mm(axes: Sequence[Axis], scale: Sequence[float]) -> tuple[tuple[float, ...], tuple[str, ...]]:

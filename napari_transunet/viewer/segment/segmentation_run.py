@@ -96,11 +96,6 @@ class SegmentationRun(QObject):
         self._report()
 
     @property
-    def over(self) -> bool:
-        """Whether the run has ended and its layer is editable again."""
-        return self._over
-
-    @property
     def reviewed_numbers(self) -> SliceNumbers:
         """The slider's numbers of the slices that are reviewed, which may lie along another axis than the run's."""
         return self._worker.numbers[self.result.session.axis]
