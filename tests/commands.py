@@ -1,7 +1,5 @@
 """The command line, called within the process."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

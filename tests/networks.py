@@ -1,7 +1,5 @@
 """A network that is quick to make, to load and to run, and whose answer varies from voxel to voxel."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache

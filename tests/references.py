@@ -1,7 +1,5 @@
 """Reference networks: every weight is a fixed function of its key, so key lists stand for checkpoints."""
 
-from __future__ import annotations
-
 import json
 import zlib
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """What the command `benchmark` is made of: each part against numbers known beforehand."""
 
-from __future__ import annotations
-
 import json
 import time
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """The container recipe names what there is: no Docker is needed here, and none builds the image."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import tomllib

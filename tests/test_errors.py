@@ -1,7 +1,5 @@
 """What is said of an error, and which errors are a fault of the program."""
 
-from __future__ import annotations
-
 import errno
 
 import pytest

@@ -1,7 +1,5 @@
 """What installing and importing the package costs and gives."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

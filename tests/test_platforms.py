@@ -3,8 +3,6 @@
 That every module can be imported without the modules of POSIX is among the tests of `test_package.py`.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import os

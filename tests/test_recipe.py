@@ -1,7 +1,5 @@
 """The recipe for conda-forge and the citation tell what pyproject.toml tells."""
 
-from __future__ import annotations
-
 import tomllib
 from pathlib import Path
 

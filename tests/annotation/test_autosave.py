@@ -1,7 +1,5 @@
 """Autosave: in time, only what changed, and nothing lost by a kill."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import random

@@ -1,7 +1,5 @@
 """The tools: exact small cases in mm, and what no tool may ever do."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The next slice to check, the order of all, and the time that the rest will take."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from napari_transunet.annotation.review_order import (

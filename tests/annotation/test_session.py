@@ -1,7 +1,5 @@
 """What a session remembers, and how it finds edits."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Sessions on disk: found again, whole after any damage, and safe to take from others."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import stat

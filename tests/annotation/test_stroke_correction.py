@@ -1,7 +1,5 @@
 """Fixing from strokes: what strokes and locks promise on any input, lengths in mm, and a real scan."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

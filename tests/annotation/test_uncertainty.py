@@ -1,7 +1,5 @@
 """Uncertainties are kept by slice and organ, and survive being saved."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

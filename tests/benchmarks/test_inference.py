@@ -1,7 +1,5 @@
 """The study in benchmarks/inference: each part against numbers known beforehand."""
 
-from __future__ import annotations
-
 import time
 import xml.etree.ElementTree as ET
 from functools import partial

@@ -1,22 +1,17 @@
 """Networks and files that several tests of checkpoints share."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from napari_transunet.model.transunet import TransUNet
 from tests.references import OWN_REFERENCE, reference_network
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from types import ModuleType
-
-    from torch import Tensor
 
 
 def random_network(*args: Any, seed: int = 0, **options: Any) -> TransUNet:

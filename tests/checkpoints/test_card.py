@@ -1,9 +1,8 @@
 """The model card: defaults, checks, and the way through JSON and back."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,11 +10,7 @@ from hypothesis import strategies as st
 
 from napari_transunet.checkpoints.card import MAX_CARD_BYTES, ModelCard, card_path, default_card
 from napari_transunet.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from napari_transunet.model.transunet import TransUNet
+from napari_transunet.model.transunet import TransUNet
 
 NETWORK: dict[str, Any] = {"variant": "R50-ViT-B_16", "num_classes": 9, "img_size": 224}
 

@@ -1,14 +1,13 @@
 """Checkpoints are described without their numbers, and nothing about them is an exception."""
 
-from __future__ import annotations
-
 import json
 import struct
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from napari_transunet.checkpoints import loading
 from napari_transunet.checkpoints.card import card_path, default_card
@@ -16,14 +15,8 @@ from napari_transunet.checkpoints.info import inspect_checkpoint
 from napari_transunet.checkpoints.layout import expected_shapes
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.errors import FileProblem
+from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import VARIANTS
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor
-
-    from napari_transunet.model.transunet import TransUNet
 
 
 def hollow_safetensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> Path:

@@ -1,7 +1,5 @@
 """Networks are recognised from names and shapes alone."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 

@@ -1,14 +1,15 @@
 """Checkpoints become networks strictly, in float32, at the size asked for."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from napari_transunet.checkpoints.card import ModelCard, card_path, default_card
 from napari_transunet.checkpoints.info import inspect_checkpoint
@@ -22,13 +23,7 @@ from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import Variant
 from tests.checkpoints.conftest import random_network
 
-if TYPE_CHECKING:
-    from pathlib import Path
-    from types import ModuleType
-
-    from torch import Tensor
-
-State = dict[str, "Tensor"]
+State = dict[str, Tensor]
 
 
 def sentence(error: pytest.ExceptionInfo[Exception]) -> str:

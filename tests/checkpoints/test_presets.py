@@ -1,7 +1,5 @@
 """Label presets are offered, never guessed."""
 
-from __future__ import annotations
-
 import pytest
 
 from napari_transunet.checkpoints.presets import LABEL_PRESETS, preset_names, presets_for

@@ -1,7 +1,5 @@
 """Files of strangers: what is opened, what is refused, and that nothing in them ever runs."""
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import io
@@ -10,7 +8,8 @@ import os
 import pickle
 import zipfile
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from napari_transunet.checkpoints import pickles
 from napari_transunet.checkpoints.pickles import scan_pickle
@@ -25,11 +25,6 @@ from napari_transunet.checkpoints.reading import open_checkpoint
 from napari_transunet.checkpoints.state_dicts import PREFIXES, WRAPPERS
 from napari_transunet.errors import CheckpointError, FileProblem
 from napari_transunet.files import sha256
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor
 
 STATE = {
     "transformer.a": torch.arange(6.0).reshape(2, 3),

@@ -1,9 +1,6 @@
 """Checkpoints by name."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -20,9 +17,7 @@ from napari_transunet.checkpoints.registry import (
 )
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.errors import FileProblem, InputError
-
-if TYPE_CHECKING:
-    from napari_transunet.model.transunet import TransUNet
+from napari_transunet.model.transunet import TransUNet
 
 
 @pytest.fixture

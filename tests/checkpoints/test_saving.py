@@ -1,9 +1,7 @@
 """What is saved comes back bit for bit, with its card."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,9 +16,6 @@ from napari_transunet.files import available_memory
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import VARIANTS
 from tests.checkpoints.conftest import random_network, randomise
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def assert_same(net: TransUNet, other: TransUNet) -> None:

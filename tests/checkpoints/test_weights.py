@@ -1,7 +1,5 @@
 """Checkpoints that hold several sets of weights: which are used is said, and the others are offered."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

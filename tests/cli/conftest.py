@@ -1,7 +1,5 @@
 """A scan, a checkpoint whose answer is known, and a folder to run commands in."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`napari-transunet benchmark` as scripts use it: exit status, clean stdout, files written whole or not at all."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 

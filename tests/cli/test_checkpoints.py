@@ -1,7 +1,5 @@
 """The commands `inspect` and `variants`."""
 
-from __future__ import annotations
-
 import json
 
 from napari_transunet.model.variants import VARIANTS

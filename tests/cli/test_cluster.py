@@ -1,7 +1,5 @@
 """What the commands with --scheduler share: the table at the end, and what they refuse."""
 
-from __future__ import annotations
-
 import csv
 
 import pytest

@@ -1,7 +1,5 @@
 """The command `evaluate` with folders, chosen labels and the published code's scoring."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

@@ -1,7 +1,5 @@
 """The command line as scripts use it: exit status, one line for an error, clean stdout."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

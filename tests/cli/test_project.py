@@ -1,7 +1,5 @@
 """The commands under `project`, from scans to a report."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What a reader had to assume reaches the person at the terminal and the files that are written."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Scores of two files, as a table, as JSON and as CSV."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

@@ -1,7 +1,5 @@
 """The command `segment`: what it writes, which checkpoint it takes, and what it never replaces."""
 
-from __future__ import annotations
-
 import json
 import math
 import signal

@@ -1,7 +1,5 @@
 """The command `segment` into an OME-Zarr: streamed, resumed, from disk and over HTTP."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

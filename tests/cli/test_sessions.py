@@ -1,7 +1,5 @@
 """Saved sessions on the command line."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 

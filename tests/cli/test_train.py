@@ -1,7 +1,5 @@
 """The command `train`: status and sentences in one process, signals and several processes in real ones."""
 
-from __future__ import annotations
-
 import csv
 import importlib
 import json

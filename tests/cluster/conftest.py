@@ -1,7 +1,5 @@
 """A real scheduler and a real worker on the loopback interface, each a process of its own, for all tests here."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Learning on a real worker: the same as here, and what is left where it is stopped, cut off, or its worker dies."""
 
-from __future__ import annotations
-
 import threading
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The batch itself: how many units wait at the scheduler, what is tried again, what is told when all stops."""
 
-from __future__ import annotations
-
 import errno
 import threading
 import time

@@ -1,7 +1,5 @@
 """Which scheduler is meant, who may listen where, and how much of a machine a worker takes."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Processes that are killed while they work: nothing is lost, nothing is half-written, and all goes on."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -1,7 +1,5 @@
 """One scan, slice by slice, on a real worker: the same slices, the one in view first, and what a cut leaves."""
 
-from __future__ import annotations
-
 import threading
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A project segmented on a cluster: its cases are what they would be here."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

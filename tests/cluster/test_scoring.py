@@ -1,7 +1,5 @@
 """Scoring on a cluster gives what scoring here gives."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

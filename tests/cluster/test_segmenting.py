@@ -1,7 +1,5 @@
 """Segmenting on a real scheduler and worker: what is written, skipped, refused, sent and brought back."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil

@@ -1,7 +1,5 @@
 """What dask-jobqueue would give to SLURM. No SLURM is at hand: the script is looked at, and not run."""
 
-from __future__ import annotations
-
 import pytest
 
 from napari_transunet.cluster.connecting import SchedulerChoice

@@ -1,7 +1,5 @@
 """The hash of a source: the same for the same bytes, another for others, whatever the format keeps where."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Exports: every format reopens with the same labels, all or nothing is written, and provenance says it all."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Files that were changed at random, the same way for the same seed, and what reading them may come to."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import json

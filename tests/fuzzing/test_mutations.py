@@ -1,7 +1,5 @@
 """Files changed at random give a value or one of our errors, soon and in little memory; 50,000 of them when slow."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Networks small enough to run hundreds of times, with weights that make them answer with several classes."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 
 import pytest

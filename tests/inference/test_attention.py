@@ -1,7 +1,5 @@
 """Attention maps: of the prepared network as of the trained one, and of the patch that was clicked."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """One network, whatever runs it: OpenVINO says what PyTorch says, in every arithmetic."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import subprocess

@@ -1,7 +1,5 @@
 """Which volumes suit which model card, by modality, values and size."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

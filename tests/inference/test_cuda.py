@@ -1,7 +1,5 @@
 """On a real GPU: the same labels as on the CPU, all of the way round. Skipped where there is none."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Devices and precisions: what "auto" takes, and what is said of those that are not there."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

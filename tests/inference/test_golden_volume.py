@@ -1,7 +1,5 @@
 """The published test procedure on real CT, against labels that the published implementation made."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,11 +1,9 @@
 """How to predict, as one value: what it refuses, its old names, and what follows from it."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +14,7 @@ from napari_transunet.cli import app
 from napari_transunet.errors import InputError
 from napari_transunet.inference.options import PredictorOptions, option_text
 from napari_transunet.inference.predictor import Predictor
-
-if TYPE_CHECKING:
-    from napari_transunet.model.transunet import TransUNet
+from napari_transunet.model.transunet import TransUNet
 
 NAMES = [option.name for option in fields(PredictorOptions)]
 

@@ -1,9 +1,5 @@
 """Slices along all three axes, their probabilities averaged."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pytest
 import torch
@@ -11,13 +7,11 @@ import torch
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.errors import InputError
 from napari_transunet.inference.prediction import PredictionCancelled
+from napari_transunet.inference.predictor import Predictor
 from napari_transunet.inference.resize import make_resize
+from napari_transunet.model.transunet import TransUNet
 from napari_transunet.volumes.geometry import Geometry
 from tests.inference.test_predictor import Array, ct, on_cpu, volume
-
-if TYPE_CHECKING:
-    from napari_transunet.inference.predictor import Predictor
-    from napari_transunet.model.transunet import TransUNet
 
 SHAPE = (18, 30, 24)
 FLIPPED = ((-1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, -1.0))

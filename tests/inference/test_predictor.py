@@ -1,13 +1,11 @@
 """The predictor: what it prepares, in which order it answers, and what it does when something is wrong."""
 
-from __future__ import annotations
-
 import itertools
 import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +21,12 @@ from napari_transunet.inference.batching import OutOfMemoryError
 from napari_transunet.inference.prediction import PredictionCancelled, SlicePrediction
 from napari_transunet.inference.predictor import Predictor
 from napari_transunet.model.inference import InferenceTransUNet
+from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import VARIANTS
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.volume import Source, Volume
 from tests.inference.conftest import PLAIN, network
 from tests.networks import slim_parts
-
-if TYPE_CHECKING:
-    from napari_transunet.model.transunet import TransUNet
 
 Array = npt.NDArray[Any]
 SHAPE = (7, 40, 52)

@@ -1,7 +1,5 @@
 """Windows, percentiles, and what becomes of numbers that are none."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Resizes as matrices: equal to what they stand for, centred, and invertible."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,25 +1,20 @@
 """Small parts of organs: the rule itself, and that a whole volume alone is held to it, however it is asked for."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 
 from napari_transunet.checkpoints.card import ModelCard, default_card
-from napari_transunet.inference.prediction import PredictionCancelled
+from napari_transunet.inference.prediction import Labels, PredictionCancelled
 from napari_transunet.inference.predictor import Predictor
 from napari_transunet.inference.small_parts import small_parts
+from napari_transunet.model.transunet import TransUNet
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.lazy_array import LazyArray
 from tests.inference.test_predictor import SHAPE, ct, volume
-
-if TYPE_CHECKING:
-    from napari_transunet.inference.prediction import Labels
-    from napari_transunet.model.transunet import TransUNet
 
 SHARE = 0.9
 

@@ -1,9 +1,7 @@
 """Mirror images, and slices along other axes than the card's, asked for at the predictor."""
 
-from __future__ import annotations
-
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +14,10 @@ from napari_transunet.errors import InputError
 from napari_transunet.inference.prediction import PredictionCancelled
 from napari_transunet.inference.tta import MIRRORS, mean_over_mirrors
 from napari_transunet.model.inference import InferenceTransUNet
+from napari_transunet.model.transunet import TransUNet
 from napari_transunet.volumes.geometry import Geometry
 from tests.inference.test_planes import SHAPE, summed_probabilities
 from tests.inference.test_predictor import Calls, ct, on_cpu, volume
-
-if TYPE_CHECKING:
-    from napari_transunet.model.transunet import TransUNet
 
 PADDED = {"orientation": "LPS", "resize": "pad"}
 

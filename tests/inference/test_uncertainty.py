@@ -1,7 +1,5 @@
 """Entropies against numpy, where they lie, and that asking for them changes no label."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Small OME-Zarr images, written by Zarr alone."""
 
-from __future__ import annotations
-
 import http.server
 import threading
 from contextlib import contextmanager

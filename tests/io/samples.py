@@ -1,7 +1,5 @@
 """What the tests of this folder make: geometries for hypothesis, and small DICOM series."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Bare arrays, and HDF5 in the Synapse layout."""
 
-from __future__ import annotations
-
 import pickle
 import zipfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Real files that have broken readers: each is read as a second reader reads it, or refused with its reason."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path

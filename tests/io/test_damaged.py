@@ -1,7 +1,5 @@
 """Hostile and damaged files: truncated anywhere, bits flipped, headers that lie. A sentence, never a crash."""
 
-from __future__ import annotations
-
 import gzip
 import random
 import struct

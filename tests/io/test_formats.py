@@ -1,7 +1,5 @@
 """Round trips through every format that can be written: values, type, grid; and a second reader's opinion."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path

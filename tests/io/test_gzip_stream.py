@@ -1,7 +1,5 @@
 """Compressed streams: any cut into members, pieces and requests gives the same bytes, and damage is noticed."""
 
-from __future__ import annotations
-
 import gzip
 import importlib.util
 import io

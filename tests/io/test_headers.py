@@ -1,7 +1,5 @@
 """Numbers and units in headers: what is converted, assumed and said, or refused by name. Never taken in silence."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import json

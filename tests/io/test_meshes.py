@@ -1,7 +1,5 @@
 """Meshes: closed, outward, in patient millimetres, and readable by others."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

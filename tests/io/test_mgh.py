@@ -1,7 +1,5 @@
 """FreeSurfer's volumes, held against nibabel's reader."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import nibabel

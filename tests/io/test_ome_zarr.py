@@ -1,7 +1,5 @@
 """OME-Zarr images and labels: read from disk and over HTTP, refused where hostile, written slab by slab."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

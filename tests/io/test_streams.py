@@ -1,7 +1,5 @@
 """Scaling in the memory that is there, and reading in pieces: the same values as in the plain way."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import tracemalloc

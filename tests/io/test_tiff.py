@@ -1,7 +1,5 @@
 """TIFF stacks."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What is written about labels: headers that every reader can open, the JSON file beside, and who may replace it."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """Two label volumes compared: map, worst slices, and names that match where numbers do not."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Which labels are compared."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

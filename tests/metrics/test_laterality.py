@@ -1,7 +1,5 @@
 """Sides are the patient's, however the scan is stored."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Measures against SimpleITK's own statistics, and what a table says."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

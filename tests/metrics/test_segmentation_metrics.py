@@ -1,7 +1,5 @@
 """Scores against brute force: surfaces and distances found voxel by voxel, without any library."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

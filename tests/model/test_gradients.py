@@ -1,7 +1,5 @@
 """What is computed another way where gradients are wanted on a CPU is the same."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

@@ -1,7 +1,5 @@
 """The inference form: the same logits as the network it was made from."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """A project of three small scans, and a checkpoint whose answer is known."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Learning from a project: what is learnt from, what is held out, and what decides."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

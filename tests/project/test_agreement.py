@@ -1,7 +1,5 @@
 """Several readers: blind, compared, joined, approved."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

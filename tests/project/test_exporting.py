@@ -1,7 +1,5 @@
 """Exports of a project: every case has files of its own."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from napari_transunet.io.reading import read_volume

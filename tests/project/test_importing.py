@@ -1,7 +1,5 @@
 """Labels of other tools: files, folders of masks, names, and what they are refused for."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The index: files of cases, a summary that may be lost, and what newer versions and damage do."""
 
-from __future__ import annotations
-
 import json
 import os
 

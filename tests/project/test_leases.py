@@ -1,7 +1,5 @@
 """Leases: one holder at a time, whoever dies, sleeps or races."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Taking a case, working on it, giving it back; and which comes next."""
 
-from __future__ import annotations
-
 import os
 import time
 from types import SimpleNamespace

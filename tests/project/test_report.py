@@ -1,7 +1,5 @@
 """The report: one file, all numbers in it, outliers first."""
 
-from __future__ import annotations
-
 import csv
 import re
 import statistics

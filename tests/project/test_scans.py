@@ -1,7 +1,5 @@
 """Scans: which are found, and what is said of those that moved, changed, went, or came twice."""
 
-from __future__ import annotations
-
 import gzip
 import os
 import shutil

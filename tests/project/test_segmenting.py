@@ -1,7 +1,5 @@
 """Segmenting a project: resumable, past failures, beside people, and never over their work."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import time

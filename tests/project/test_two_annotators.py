@@ -1,7 +1,5 @@
 """Two annotators on one project, killed at random: no stroke that was saved is lost, and no case is held twice."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import queue

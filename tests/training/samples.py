@@ -1,7 +1,5 @@
 """Small networks, cases and datasets that the tests of training share."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """The masked loss against brute force, and that what nobody vouches for has no gradient."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

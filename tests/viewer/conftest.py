@@ -1,25 +1,20 @@
 """Viewer tests need napari and a display (xvfb-run), and must leave a user's settings alone."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import os
 
 os.environ["NAPARI_CONFIG"] = ""
 
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from importlib.util import find_spec
+from pathlib import Path
 from types import FunctionType
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.networks import make_networks_quick
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 # Without napari there is nothing to test here.
 collect_ignore_glob = [] if find_spec("napari") and find_spec("qtpy") else ["*"]

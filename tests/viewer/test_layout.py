@@ -1,7 +1,5 @@
 """Both docks in a low window: in tabs, nothing cut, and what the main job needs always in sight."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -11,8 +11,6 @@ What holds, whatever is done in whichever order:
 - The window's thread waits for no lock that another thread may hold, and computes no lazy volume.
 """
 
-from __future__ import annotations
-
 import random
 import threading
 import traceback

@@ -1,6 +1,4 @@
 """How long tests wait for what has to come."""
 
-from __future__ import annotations
-
 TIMEOUT = 180_000
 """ms. Nobody waits longer than it takes, and a busy machine may need long."""

@@ -1,7 +1,5 @@
 """Boxes around masks: tight, within the array, and counted from where the mask begins."""
 
-from __future__ import annotations
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """A scan is known again by what it holds, not by its name."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

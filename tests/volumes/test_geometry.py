@@ -1,7 +1,5 @@
 """Grids: matrices, codes, reorientation, and what is refused."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

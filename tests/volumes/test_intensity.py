@@ -1,7 +1,5 @@
 """Values judged from a sample: what is shown black and white."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """One rule for what counts as a label value: in writing, training and scoring."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Label names and colours."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """The synthetic CT."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,11 +1,11 @@
 """ImageNet weights land where the published loader puts them, or nowhere."""
 
-from __future__ import annotations
-
 import json
 import re
 import zipfile
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +16,6 @@ from napari_transunet.checkpoints.pretrained.imagenet import load_imagenet
 from napari_transunet.errors import CheckpointError, FileProblem, InputError
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import Variant
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from types import ModuleType
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

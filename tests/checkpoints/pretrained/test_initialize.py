@@ -1,7 +1,5 @@
 """A training starts from what is named, takes what fits, and says what that was."""
 
-from __future__ import annotations
-
 import sys
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """timm's weights land where the same published weights land, or nowhere."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Contours against a second implementation, matplotlib's point-in-polygon test."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from matplotlib.path import Path as Polygon

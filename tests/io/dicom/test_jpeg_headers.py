@@ -1,7 +1,5 @@
 """Packed images that contradict themselves or their DICOM header are refused before a decoder takes their word."""
 
-from __future__ import annotations
-
 import os
 import random
 import subprocess

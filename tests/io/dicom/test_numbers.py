@@ -1,8 +1,6 @@
 """Numbers in DICOM headers: refused by the name of their field where they cannot be read, the standard's default where
 they are absent."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

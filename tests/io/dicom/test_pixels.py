@@ -1,7 +1,5 @@
 """Pixels read by several threads, image by image and straight into the volume, are those that pydicom reads whole."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 from typing import Any

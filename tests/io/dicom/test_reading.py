@@ -1,7 +1,5 @@
 """DICOM series made on the spot: order, gaps, mixtures, scaling, multi-frame files and segmentations."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

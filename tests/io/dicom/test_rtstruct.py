@@ -1,7 +1,5 @@
 """Structure sets: written, read back, and opened by a second reader."""
 
-from __future__ import annotations
-
 import shutil
 
 import numpy as np

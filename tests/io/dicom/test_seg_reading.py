@@ -1,7 +1,5 @@
 """Label maps, fractional segmentations, packed ones, and how far apart the slices of a segmentation lie."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import highdicom as hd

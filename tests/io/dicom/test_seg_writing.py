@@ -1,7 +1,5 @@
 """DICOM segmentations, read back by our reader, pydicom and highdicom."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

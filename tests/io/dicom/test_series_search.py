@@ -1,7 +1,5 @@
 """Which files of a folder make a series: copies, images that share a UID, damaged files, discs."""
 
-from __future__ import annotations
-
 import os
 import threading
 import warnings

@@ -1,7 +1,5 @@
 """What a window shows of the patient while a dock is open, and that it is gone afterwards."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from qtpy.QtOpenGLWidgets import QOpenGLWidget

@@ -1,7 +1,5 @@
 """Sides of the patient and anatomical planes, for volumes stored and shown in any direction. No window is needed."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

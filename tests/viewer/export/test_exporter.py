@@ -1,7 +1,5 @@
 """*Export…*: names, grids, threads, and everything that must not be written over."""
 
-from __future__ import annotations
-
 import json
 import threading
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A scan that stays in its file: napari reads of it what is soon read, and no more."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Layers may be removed in any order, and napari goes on drawing; otherwise the process ends here."""
 
-from __future__ import annotations
-
 import numpy as np
 from qtpy.QtWidgets import QApplication
 

@@ -1,7 +1,5 @@
 """Volumes as napari layers: where they lie, what they show, and the way back."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import dask.array

@@ -1,7 +1,5 @@
 """A run is one undo step; what was there before it stays below it."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Which colours labels have as they are shown, whoever chose them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """The demo: its report, the displays it finds or starts, and a whole run on a virtual one."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """What the plugin tells napari about itself, and that napari finds it."""
 
-from __future__ import annotations
-
 from fnmatch import fnmatch
 from importlib import import_module
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Docks whose modules are imported beside a window that goes on."""
 
-from __future__ import annotations
-
 import sys
 import threading
 

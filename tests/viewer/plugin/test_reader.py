@@ -1,7 +1,5 @@
 """The napari reader: what it claims, what it gives, and what happens where a file is no volume."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Sample data in File > Open Sample."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """Saving a labels layer through napari's own Save: grid, names, and what is never overwritten."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

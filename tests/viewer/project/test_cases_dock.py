@@ -1,7 +1,5 @@
 """The dock *Cases* as a person uses it: a real project, a real (tiny) network, real buttons."""
 
-from __future__ import annotations
-
 import os
 import time
 from types import SimpleNamespace

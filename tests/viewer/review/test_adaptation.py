@@ -1,7 +1,5 @@
 """*Learn from my corrections* as a person uses it: real buttons, a real (tiny) network, a real thread."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial

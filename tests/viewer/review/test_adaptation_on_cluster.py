@@ -1,7 +1,5 @@
 """*Learn from my corrections* with a cluster chosen as the device: scheduler and worker are other processes."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Attention by a click, with a real (tiny) network."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel

@@ -1,7 +1,5 @@
 """A click that is waited for reaches no tool in hand, through the canvas as a mouse would."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

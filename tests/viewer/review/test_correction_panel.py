@@ -1,7 +1,5 @@
 """What the tools ask for."""
 
-from __future__ import annotations
-
 from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QPushButton
 
 from napari_transunet.viewer.review.correction_panel import CorrectionPanel

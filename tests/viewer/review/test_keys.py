@@ -1,7 +1,5 @@
 """Keys: what they do, and that they are taken from nobody; the help page lists them."""
 
-from __future__ import annotations
-
 import numpy as np
 from qtpy.QtCore import Qt
 

@@ -1,7 +1,5 @@
 """ClassMapping are picked, hidden and locked by themselves."""
 
-from __future__ import annotations
-
 from qtpy.QtWidgets import QWidget
 
 from napari_transunet.viewer.review.organ_list import OrganList

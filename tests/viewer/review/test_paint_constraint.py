@@ -1,7 +1,5 @@
 """Strokes are held to range and locks; what runs, tools and scripts write is not."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The dock *Review and correct* as a person uses it: real buttons and keys on labels that a run left."""
 
-from __future__ import annotations
-
 import threading
 import traceback
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What the strip of slices draws, and which slice it asks for."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from qtpy.QtCore import QPoint, Qt

@@ -1,7 +1,5 @@
 """Which slice is meant: the one that the slider shows, by the slider's number, and none where it shows none."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Fix from strokes as a person uses it: strokes, preview, accept, discard, undo."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The advanced fold: a form that has a widget for every option of a predictor, and says what cannot be."""
 
-from __future__ import annotations
-
 from dataclasses import fields
 
 import pytest

@@ -1,7 +1,5 @@
 """The window and a scheduler and worker in other processes: pressed as a person does."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """A program that is killed in the middle of a first run keeps the slices that the run wrote."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

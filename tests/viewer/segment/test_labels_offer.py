@@ -1,7 +1,5 @@
 """Label files without names that were dropped on the window: in any order, with any dock."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Prepared predictors are used again, and give what fresh ones give."""
 
-from __future__ import annotations
-
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace

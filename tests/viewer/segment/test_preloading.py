@@ -1,7 +1,5 @@
 """What is made ready before a run asks for it."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,14 +1,12 @@
 """The dock as a person uses it: real buttons, a real (tiny) network, a real worker."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -29,6 +27,7 @@ from napari_transunet.model.transunet import TransUNet
 from napari_transunet.viewer.layers.layers import add_volume, volume_of
 from napari_transunet.viewer.layers.undo import write_as_one_step
 from napari_transunet.viewer.segment import segment_dock
+from napari_transunet.viewer.segment.segment_dock import SegmentDock
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.messages import organ_volumes
 from napari_transunet.volumes.lazy_array import LazyArray
@@ -38,9 +37,6 @@ from tests.commands import invoke
 from tests.io.ome_zarr_samples import write_ome_zarr
 from tests.networks import SMALL, small_network
 from tests.viewer.waiting import TIMEOUT
-
-if TYPE_CHECKING:
-    from napari_transunet.viewer.segment.segment_dock import SegmentDock
 
 NAMES = {1: "liver", 2: "spleen", 3: "kidney_left"}
 SHAPE = (12, 48, 56)
@@ -61,15 +57,6 @@ def viewer(make_napari_viewer: Callable[..., Any]) -> Any:
     return make_napari_viewer()
 
 
-@pytest.fixture
-def dock(viewer: Any, qtbot: Any, checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dock]:
-    helper = Dock.opened(viewer, qtbot, checkpoints, monkeypatch)
-    yield helper
-    if helper.widget.running:
-        helper.widget.cancel()
-        helper.until(lambda: not helper.widget.running)
-
-
 class Dock:
     """The dock's buttons by their object names."""
 
@@ -77,7 +64,7 @@ class Dock:
         self.viewer, self.widget, self.qtbot = viewer, widget, qtbot
 
     @classmethod
-    def opened(cls, viewer: Any, qtbot: Any, checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> Dock:
+    def opened(cls, viewer: Any, qtbot: Any, checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> Self:
         """The dock as it is opened, with these checkpoints, of which one is chosen."""
         monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(checkpoints))
         _, widget = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
@@ -139,19 +126,12 @@ class Dock:
 
 
 @pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Brake]:
-    """Lets a run be held after every batch, so that a test can act in the middle of it."""
-    brake = Brake()
-    plain = Predictor.iter_batches
-
-    def braked(self: Predictor, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        for batch in plain(self, *args, **kwargs):
-            yield batch
-            brake.wait()
-
-    monkeypatch.setattr(Predictor, "iter_batches", braked)
-    yield brake
-    brake.release()
+def dock(viewer: Any, qtbot: Any, checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dock]:
+    helper = Dock.opened(viewer, qtbot, checkpoints, monkeypatch)
+    yield helper
+    if helper.widget.running:
+        helper.widget.cancel()
+        helper.until(lambda: not helper.widget.running)
 
 
 class Brake:
@@ -168,6 +148,22 @@ class Brake:
 
     def hold(self) -> None:
         self._go.clear()
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Brake]:
+    """Lets a run be held after every batch, so that a test can act in the middle of it."""
+    brake = Brake()
+    plain = Predictor.iter_batches
+
+    def braked(self: Predictor, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        for batch in plain(self, *args, **kwargs):
+            yield batch
+            brake.wait()
+
+    monkeypatch.setattr(Predictor, "iter_batches", braked)
+    yield brake
+    brake.release()
 
 
 def _expected(checkpoints: Path, volume: Volume) -> np.ndarray:

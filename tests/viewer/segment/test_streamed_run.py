@@ -1,7 +1,5 @@
 """Labels that memory cannot hold, written into the image's OME-Zarr and shown from there."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import replace
 

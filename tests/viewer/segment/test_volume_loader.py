@@ -1,7 +1,5 @@
 """*Open…*: reading off the GUI thread, the choice of a series, and what is said when it fails."""
 
-from __future__ import annotations
-
 import threading
 import time
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Labels that lie on no open image are saved while a person paints, and come back without one."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from qtpy.QtWidgets import QPushButton, QTableWidget

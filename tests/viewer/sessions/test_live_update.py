@@ -1,7 +1,5 @@
 """Slices reach the layer whatever the view, and repaints are few."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 

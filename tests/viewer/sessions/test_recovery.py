@@ -1,7 +1,5 @@
 """Labels are saved while a person works, and come back in another driver."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 
 import numpy as np

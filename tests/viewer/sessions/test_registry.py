@@ -1,7 +1,5 @@
 """One answer to which image, which labels, which session: by grids and by what a person says, by nothing else."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

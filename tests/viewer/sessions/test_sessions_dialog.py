@@ -1,7 +1,5 @@
 """Saved sessions in their window."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from napari.layers import Image

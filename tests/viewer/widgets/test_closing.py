@@ -1,7 +1,5 @@
 """Whenever the window closes, what was there and what came since is kept, and what is under way ends cleanly."""
 
-from __future__ import annotations
-
 import sys
 import threading
 import time

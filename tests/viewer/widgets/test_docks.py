@@ -1,7 +1,5 @@
 """What a dock hears of its own coming and going."""
 
-from __future__ import annotations
-
 from qtpy.QtWidgets import QWidget
 
 from napari_transunet.viewer.widgets.docks import DockEvents

@@ -1,7 +1,5 @@
 """The dock's sentences."""
 
-from __future__ import annotations
-
 import pytest
 
 from napari_transunet.annotation.provenance import RunRecord

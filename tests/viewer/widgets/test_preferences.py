@@ -1,7 +1,5 @@
 """The Preferences page: declared, read, validated, and followed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

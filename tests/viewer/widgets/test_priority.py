@@ -1,7 +1,5 @@
 """What is done so that the window is served first is undone afterwards."""
 
-from __future__ import annotations
-
 import gc
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Docks come back as they were left."""
 
-from __future__ import annotations
-
 from qtpy.QtWidgets import QDoubleSpinBox, QPushButton, QToolButton, QWidget
 
 from napari_transunet.viewer.review.correction_panel import REMEMBERED, CorrectionPanel
