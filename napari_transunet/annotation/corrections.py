@@ -314,7 +314,7 @@ def allowed_stroke(
     """
     refused = np.zeros(after.shape, np.bool_)
     if image is not None and between is not None:
-        refused |= (image < between[0]) | (image > between[1])
+        refused |= ~((image >= between[0]) & (image <= between[1]))  # nor where there is no number
     if locked:
         refused |= np.isin(before, list(locked)) | np.isin(after, list(locked))
     return np.where(refused, before, after)

@@ -6,6 +6,7 @@ slice in view works only while one is in view.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,13 @@ from qtpy.QtCore import QObject
 from napari_transunet.annotation import corrections
 from napari_transunet.annotation.corrections import Correction, Scope
 from napari_transunet.errors import InputError
+from napari_transunet.viewer.anatomy.windows import is_ct
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, voxels_of
 from napari_transunet.viewer.layers.undo import write_as_one_step
 from napari_transunet.viewer.review.paint_constraint import BlockedVoxels, PaintConstraint
-from napari_transunet.viewer.widgets.messages import count, organ, reopened_sentence
+from napari_transunet.viewer.widgets.messages import count, organ, reopened_sentence, value_text
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+from napari_transunet.volumes.intensity import sampled
 from napari_transunet.volumes.label_values import values_in
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 _COPIES = ("above", "below")
 _FEW = 20  # voxels of an organ from which its range of values cannot be estimated
+_MOST_DECIMALS = 9
 _FAR = 4.0  # robust standard deviations from the median beyond which voxels are no part of the organ
 
 
@@ -153,7 +157,7 @@ class CorrectionController(QObject):
             values = values[np.isfinite(values)]
             if values.size > _FEW:
                 low, high = _usual_range(values)
-                self._panel.status.setText(f"The organ's values: {low:,.0f} to {high:,.0f}.")
+                self._panel.status.setText(f"The organ's values: {value_text(low)} to {value_text(high)}.")
                 self._panel.set_range(low, high)
                 return
         self._panel.status.setText("That organ has no voxels yet; paint a little of it first.")
@@ -207,7 +211,20 @@ class CorrectionController(QObject):
             self.constraint.follow(None, None)
             return
         self.constraint.locked = result.session.locked
-        self.constraint.follow(result, None if image is None or is_lazy(image) else voxels_of(image))
+        voxels = None if image is None or is_lazy(image) else voxels_of(image)
+        if image is not None and voxels is not None:
+            hounsfield = is_ct(image)
+            self._panel.set_values(hounsfield=hounsfield, decimals=0 if hounsfield else _decimals(voxels))
+        self.constraint.follow(result, voxels)
+
+
+def _decimals(voxels: NDArray[Any]) -> int:
+    """How many decimals tell some thousand values of an image apart."""
+    if voxels.dtype.kind != "f":
+        return 0
+    sample = sampled(voxels).astype(np.float64)
+    span = float(sample.max() - sample.min()) if sample.size else 0.0
+    return min(max(3 - math.floor(math.log10(span)), 0), _MOST_DECIMALS) if span else 0
 
 
 def _usual_range(values: NDArray[Any]) -> tuple[float, float]:
@@ -227,7 +244,9 @@ def blocked_sentence(
     """What a stroke was not let change, and why."""
     why = []
     if blocked.outside and between is not None:
-        why.append(f"{count(blocked.outside, 'voxel')} outside of {between[0]:,.0f} to {between[1]:,.0f}")
+        why.append(
+            f"{count(blocked.outside, 'voxel')} outside of {value_text(between[0])} to {value_text(between[1])}"
+        )
     if blocked.locked:
         locked = " and ".join(organ(names.get(value, f"label {value}")) for value in sorted(blocked.locked))
         why.append(f"{locked} {'is' if len(blocked.locked) == 1 else 'are'} locked")

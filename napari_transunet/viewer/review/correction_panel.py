@@ -46,6 +46,8 @@ REMEMBERED = (
 )
 """Object names of what is worth keeping from one session to the next."""
 
+_FARTHEST = 1e9  # an image value that can be typed
+
 
 @dataclass(frozen=True)
 class CorrectionRequest:
@@ -116,8 +118,10 @@ class CorrectionPanel(QWidget):
         self._range = check_box(
             "Paint only within HU range", "paint_range", self, self._on_range, ACTIONS["range"].hint
         )
-        self._low = _whole(self, "range_low", -50, -32768, 65535, "", "")
-        self._high = _whole(self, "range_high", 150, -32768, 65535, "", "")
+        self._low = _size(self, "range_low", -50, -_FARTHEST, _FARTHEST, "")
+        self._high = _size(self, "range_high", 150, -_FARTHEST, _FARTHEST, "")
+        for box in (self._low, self._high):
+            box.setDecimals(0)
         tip = "Take the mean of the organ's values, and two standard deviations to each side"
         self._suggest = tool_button(
             "Use this organ's HU", "range_from_organ", self, self.range_suggestion_wanted, tip
@@ -168,8 +172,8 @@ class CorrectionPanel(QWidget):
     def set_range(self, low: float, high: float) -> None:
         """Put a range into the boxes and turn it on."""
         with QSignalBlocker(self._low), QSignalBlocker(self._high):
-            self._low.setValue(round(low))
-            self._high.setValue(round(high))
+            self._low.setValue(low)
+            self._high.setValue(high)
         self._range.setChecked(True)
         self._on_range()
 
@@ -184,6 +188,14 @@ class CorrectionPanel(QWidget):
             widget.setEnabled(why_not is None)
         self._range.setToolTip(why_not or ACTIONS["range"].hint)
         self._on_range()
+
+    def set_values(self, *, hounsfield: bool, decimals: int) -> None:
+        """Of what kind the image's values are, and to how many decimals they are told apart."""
+        self._range.setText(f"Paint only within {'HU' if hounsfield else 'value'} range")
+        self._suggest.setText(f"Use this organ's {'HU' if hounsfield else 'values'}")
+        for box in (self._low, self._high):
+            box.setDecimals(decimals)
+            box.setSingleStep(10.0**-decimals)
 
     def request(self, tool: str) -> CorrectionRequest:
         """What pressing that tool's button asks for now."""

@@ -28,7 +28,7 @@ from napari_transunet.viewer.layers.undo import (
     take_back,
     write_as_one_step,
 )
-from napari_transunet.viewer.widgets.messages import organ, organs
+from napari_transunet.viewer.widgets.messages import organ, organs, value_text
 from napari_transunet.viewer.widgets.qt_helpers import single_shot
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class PaintConstraint(QObject):
         take_back(layer, len(strokes))
         write_as_one_step(layer, [Write(box, before, allowed)], TrimmedStroke)
         outside = (
-            int(np.count_nonzero(changed & ((image < between[0]) | (image > between[1]))))
+            int(np.count_nonzero(changed & ~((image >= between[0]) & (image <= between[1]))))
             if image is not None and between is not None
             else 0
         )
@@ -180,7 +180,9 @@ class CursorReadout:
 
 def held_back(between: tuple[float, float] | None, locked: Collection[str]) -> str:
     """What the brush does not change: values outside of a range, and locked organs."""
-    told = [f"brush: only {between[0]:,.0f} to {between[1]:,.0f}"] if between is not None else []
+    told = (
+        [f"brush: only {value_text(between[0])} to {value_text(between[1])}"] if between is not None else []
+    )
     if locked:
         told.append(f"locked: {organ(organs(list(locked), limit=4))}")
     return ", ".join(told)

@@ -91,6 +91,11 @@ def device_name(device: str) -> str:
     return f"{name} {number}" if kind == "cuda" and number not in {"", "0"} else name
 
 
+def value_text(value: float) -> str:
+    """An image's value: "1,024", "0.3512"."""
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == round(value) else f"{value:.4g}"
+
+
 def size_and_spacing(shape: Sequence[int], spacing: Sequence[float], modality: str | None) -> str:
     """The line under the volume: columns × rows × slices, spacing in the same order, modality."""
     size = " × ".join(str(n) for n in reversed(shape))
@@ -104,6 +109,8 @@ def facts(*parts: str) -> str:
 
 
 def _millimetres(step: float) -> str:
+    if step < 0.1:  # of a microscope
+        return f"{step:.2g}"
     text = f"{step:.2f}"
     return text.rstrip("0").rstrip(".") if text.endswith("00") or step >= 2 else text
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox
+from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QLabel, QToolButton
 
 from napari_transunet.viewer.layers.undo import strokes_are_masks
 from tests.viewer.review.test_review_dock import SHAPE, ReviewDriver, _prediction
@@ -131,3 +131,33 @@ def test_range_and_locks_are_told_while_labels_are_painted(make_napari_viewer, q
     viewer.layers.selection.active = driver.image
     viewer.cursor.position = tuple(driver.image.data_to_world((4, 20, 15)))
     assert readout.text == ""
+
+
+def test_the_range_is_as_fine_as_the_values_of_the_image(make_napari_viewer, qtbot):
+    viewer = make_napari_viewer()
+    scan = np.full((8, 16, 16), 0.9, np.float32)
+    scan[:, 4:12, 4:12] = np.random.default_rng(0).normal(0.3, 0.01, (8, 8, 8))
+    scan[3, 12, 8] = np.nan
+    viewer.add_image(scan, name="scaled", scale=(1, 1, 1), units=("mm",) * 3)
+    labels = viewer.add_labels(np.zeros(scan.shape, np.uint8), units=("mm",) * 3)
+    _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
+    box = dock.findChild(QCheckBox, "paint_range")
+    assert "HU" not in box.text()  # there are none in it
+    viewer.dims.set_point(0, 3)
+    labels.brush_size = 4
+    labels.paint((3, 8, 8), 1)
+    dock.findChild(QToolButton, "range_from_organ").click()
+    low, high = dock.tools.paint_range
+    assert 0.25 < low < 0.3 < high < 0.35
+    said = dock.findChild(QLabel, "correction_status").text()
+    assert "0.2" in said
+    assert "0.3" in said
+    labels.brush_size = 9
+    labels.paint((3, 12, 8), 1)
+    qtbot.wait(30)
+    painted = scan[labels.data == 1]
+    assert ((painted >= low) & (painted <= high)).sum() > 20
+    assert not labels.data[3, 12:].any()  # outside of it, and where there is no number
+    outside = dock.findChild(QLabel, "correction_status").text()
+    assert "0 to 0" not in outside
+    assert "outside" in outside

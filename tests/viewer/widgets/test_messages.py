@@ -130,6 +130,11 @@ def test_the_line_under_a_volume_breaks_only_between_facts():
     assert line.count(" ") == 4
 
 
+def test_the_voxels_of_a_microscope_have_a_size():
+    line = wording.size_and_spacing((9, 20, 20), (0.002, 0.00038, 0.00038), None)
+    assert "0.00038 × 0.00038 × 0.002 mm" in line.replace("\N{NO-BREAK SPACE}", " ")
+
+
 def test_a_run_across_the_reviewed_slices_says_where_its_uncertainty_is():
     assert wording.across_sentence(0, 0) == ""
     assert "map" in wording.across_sentence(1, 0)
