@@ -41,15 +41,17 @@ def writing_problems(what: str, folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except FileProblem:
-        raise
     except OSError as error:
         named = error.filename if isinstance(error.filename, str | os.PathLike) else None
-        if error.errno in _FULL if named is None else Path(named).is_relative_to(folder):
-            problem = FileProblem(f"{what}: {error.strerror or error}.")
-            problem.strerror = error.strerror
-            raise problem from error
-        raise
+        if isinstance(error, FileProblem):
+            here = error.strerror is not None  # as below, of a file in it
+        else:
+            here = error.errno in _FULL if named is None else Path(named).is_relative_to(folder)
+        if not here:
+            raise
+        problem = FileProblem(f"{what}: {error.strerror or error}.")
+        problem.strerror = error.strerror
+        raise problem from error.__cause__ or error
 
 
 @contextlib.contextmanager
@@ -73,7 +75,7 @@ def atomic_path(target: str | os.PathLike[str], *, overwrite: bool = False) -> I
         folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
     temporary = folder / target.name
     try:
-        with writing_problems(f"{target.name} cannot be written", folder):
+        with writing_problems(f"Cannot write {target}", folder):
             # Some writers make files that nobody else may read; a shared folder expects the usual rights.
             temporary.touch()
             usual_rights = temporary.stat().st_mode

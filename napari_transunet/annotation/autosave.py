@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -145,9 +145,9 @@ class Autosaver:
             except Exception as error:  # noqa: BLE001  whatever it is, the next attempt may work
                 self._fail(error, began)
                 continue
-            self._failures, self._said = 0, None
-            if when is not None:
-                self._tell(self._on_saved, when)
+            again, self._failures, self._said = self._said is not None, 0, None
+            if when is not None or again:  # also where what failed to be saved was taken back
+                self._tell(self._on_saved, when or datetime.now(UTC))
             with self._changed:
                 if self._first is None:
                     self._idle.set()

@@ -114,7 +114,7 @@ def test_a_full_disk_takes_the_csv_alone(run, folders, monkeypatch):
     result = run(*folders, "--csv", "scores.csv")
     assert result.exit_code == 2
     assert "0.800 ± 0.200" in result.stdout
-    assert "Error: scores.csv cannot be written: No space left on device." in result.stderr.splitlines()
+    assert "Error: Cannot write scores.csv: No space left on device." in result.stderr.splitlines()
 
 
 def test_a_label_of_some_cases_only_is_counted_in_those(run, folders):

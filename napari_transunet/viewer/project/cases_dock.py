@@ -32,6 +32,7 @@ from napari_transunet.viewer.project.project_work import (
     take_over_labels,
 )
 from napari_transunet.viewer.segment.labels_offer import labels_offer_of
+from napari_transunet.viewer.sessions.save_warning import SaveWarning
 from napari_transunet.viewer.widgets import docks
 from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
 from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
@@ -264,6 +265,7 @@ class CasesDock(QWidget):
             row(self._previous, (self._following, 1), self._done, self._exclude),
             row(self._all, (self._progress, 1)),
             self.question,
+            SaveWarning(self._viewer, self),
             self._status,
             within=self,
             spacing=6,

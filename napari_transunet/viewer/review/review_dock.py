@@ -37,6 +37,7 @@ from napari_transunet.viewer.review.review_panel import ReviewPanel
 from napari_transunet.viewer.review.stroke_controller import StrokeController
 from napari_transunet.viewer.segment.labels_offer import labels_offer_of
 from napari_transunet.viewer.sessions.recovery import Recovery
+from napari_transunet.viewer.sessions.save_warning import SaveWarning
 from napari_transunet.viewer.sessions.sessions_dialog import SessionsDialog
 from napari_transunet.viewer.widgets import docks
 from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
@@ -172,9 +173,9 @@ class ReviewDock(QWidget):
         column(self.review.more, self.organs, sections, self.layers.notes, None, within=content, spacing=6)
         # Which labels, which slice, what was done and what to do next are always in sight.
         self._area = FittingArea(content, self)
-        parts = self.layers, self.review, self._area, self._confirm, self.tools.status, self._status
+        above = self.layers, self.review, self._area, self._confirm, SaveWarning(self._viewer, self)
         buttons = row((self._export, 1), (self._sessions, 1), (self._help, 1))
-        column(*parts, buttons, None, within=self, spacing=6, margin=8)
+        column(*above, self.tools.status, self._status, buttons, None, within=self, spacing=6, margin=8)
         for child in self.findChildren(QWidget):
             if isinstance(child, QComboBox | QTableWidget):
                 # They take what width there is, instead of making the dock as wide as the longest name.
@@ -214,7 +215,6 @@ class ReviewDock(QWidget):
             self.measurements.message,
             self.exporter.message,
             self.recovery.failed,
-            model.sessions.save_failed,
         ):
             message.connect(self._status.setText)
         self._dock_events.arrived.connect(self._attach)

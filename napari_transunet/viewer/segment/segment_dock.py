@@ -33,6 +33,7 @@ from napari_transunet.viewer.segment.show_volume import show_volume
 from napari_transunet.viewer.segment.volume_loader import VolumeLoader
 from napari_transunet.viewer.sessions.recovery import Recovery, recovery_question
 from napari_transunet.viewer.sessions.registry import sessions_of
+from napari_transunet.viewer.sessions.save_warning import SaveWarning
 from napari_transunet.viewer.widgets import docks
 from napari_transunet.viewer.widgets.closing import wait_for
 from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
@@ -222,8 +223,8 @@ class SegmentDock(QWidget):
         # What is chosen once may scroll away in a low window; the buttons, what goes on and the result may not.
         choices = QWidget(self)
         column(form, self.advanced, within=choices, spacing=6)
-        parts = FittingArea(choices, self), self.bar, self.question, self._status, self.panel
-        column(*parts, None, within=self, spacing=6, margin=8)
+        above = FittingArea(choices, self), self.bar, self.question, SaveWarning(self._viewer, self)
+        column(*above, self._status, self.panel, None, within=self, spacing=6, margin=8)
 
     def _connect(self) -> None:
         self.volume.changed.connect(self._on_volume)

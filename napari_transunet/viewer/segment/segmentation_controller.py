@@ -94,7 +94,6 @@ class SegmentationController(QObject):
         self._viewer = viewer
         self._confirm = confirm
         self._sessions = sessions_of(viewer)
-        self._sessions.save_failed.connect(self.message)
         self._cache = PredictorCache()
         self._tasks = BackgroundTasks(self)
         self._ahead: PredictorSettings | None = None  # what was prepared unasked last

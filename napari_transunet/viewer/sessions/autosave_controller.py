@@ -6,6 +6,7 @@ thread reads what was taken over and never the layer.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ from napari_transunet.viewer.layers.layers import geometry_of, label_set_of, sou
 from napari_transunet.viewer.layers.undo import history_of
 from napari_transunet.viewer.sessions.kept_labels import LoneLabels, lone_fingerprint
 from napari_transunet.viewer.sessions.registry import sessions_of
+from napari_transunet.viewer.widgets.qt_helpers import single_shot
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks, emit
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PATIENCE = 10.0  # s that closing a window waits for the last save
+_AGAIN = 15_000  # ms after which a folder that could not be made is tried again
 
 
 class AutosaveController(QObject):
@@ -50,6 +53,10 @@ class AutosaveController(QObject):
     -------
     saved(object): the time (`datetime`, UTC) of a save.
     problem(str): a sentence that says why saving does not work; once a kind.
+
+    Attributes
+    ----------
+    failing : that sentence, until saving works again; else empty.
     """
 
     saved = Signal(object)
@@ -64,7 +71,13 @@ class AutosaveController(QObject):
     ) -> None:
         super().__init__()
         self._result = result
+        self.failing = ""
+        self.problem.connect(self._on_problem)
+        self.saved.connect(self._on_saved)
         self._tasks = BackgroundTasks(self)
+        self._find: Callable[[], SessionFolder] | None = None
+        self._finding = threading.Lock()
+        self._again = single_shot(self, _AGAIN, self._look_for_folder)
         self._saver: Autosaver | None = None
         self._pending = False
         self._history = history_of(result.layer)
@@ -128,6 +141,7 @@ class AutosaveController(QObject):
             return
         self.touch()
         self._closed = True
+        self._again.stop()
         self._tasks.drop()
         self._links.clear()
         # Not a daemon: a program that ends now must not take the last save with it.
@@ -140,6 +154,9 @@ class AutosaveController(QObject):
         saver = self._saver
         if saver is None:
             self._found.wait()
+            if self._folder is None and self._pending and self._find is not None:
+                with contextlib.suppress(TransUNetError, OSError):  # it was said; this is the last attempt
+                    self._find()
             if self._folder is None:
                 return
             if not self._pending:
@@ -163,15 +180,25 @@ class AutosaveController(QObject):
 
         def find() -> SessionFolder:
             try:
-                about = SessionAbout(fingerprint(), name, path, geometry.shape, geometry.spacing, now())
-                self._folder = SessionStore().create(about)
-                return self._folder
+                with self._finding:
+                    if self._folder is None:
+                        about = SessionAbout(
+                            fingerprint(), name, path, geometry.shape, geometry.spacing, now()
+                        )
+                        self._folder = SessionStore().create(about)
+                    return self._folder
             finally:
                 self._found.set()
 
-        self._tasks.run(find, self._begin, self._on_no_folder, what="Saving")
+        self._find = find
+        self._look_for_folder()
+
+    def _look_for_folder(self) -> None:
+        if self._find is not None and not self._closed:
+            self._tasks.run(self._find, self._begin, self._on_no_folder, what="Saving")
 
     def _begin(self, folder: SessionFolder) -> None:
+        self._find = None  # with the volume that it may hold
         self._saver = self._saver_in(folder)
         if self._pending:
             self._saver.touch()
@@ -191,7 +218,16 @@ class AutosaveController(QObject):
         )
 
     def _on_no_folder(self, sentence: str) -> None:
-        self.problem.emit(f"{sentence} Your labels are not being saved while you work; export them often.")
+        why = f"{sentence} Your labels are not being saved while you work; export them often."
+        if why != self.failing:
+            self.problem.emit(why)
+        self._again.start()
+
+    def _on_problem(self, sentence: str) -> None:
+        self.failing = sentence
+
+    def _on_saved(self, _when: object) -> None:
+        self.failing = ""
 
     def _take_over(self) -> None:
         layer = self._result.layer
@@ -239,7 +275,7 @@ def start_autosave(
     if image is None:
         return None
     result.autosave = AutosaveController(viewer, result, image, folder)
-    result.autosave.problem.connect(sessions.save_failed)
+    sessions.watch(result.autosave)
     return result.autosave
 
 

@@ -48,11 +48,13 @@ class Sessions(QObject):
     selected(object): a person selected this labels layer; that napari selects a copy because it is new does not count,
         and is taken back where the original has a session.
     save_failed(str): a sentence that says why labels are not saved while a person works; once a kind.
+    saving_changed(str): `unsaved` is another.
     """
 
     changed = Signal()
     selected = Signal(object)
     save_failed = Signal(str)
+    saving_changed = Signal(str)
 
     def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -62,12 +64,15 @@ class Sessions(QObject):
         self._new_copy: Any = None
         # What saves labels that lie on no open image.
         self._lone: weakref.WeakKeyDictionary[Any, AutosaveController] = weakref.WeakKeyDictionary()
+        self._not_saved: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+        self._unsaved_told = ""
         # Layers that have a session and are not in the viewer yet: nobody else holds them.
         self._coming: list[Any] = []
         for layer in viewer.layers:
             if layer._type_string == "labels":
                 layer.events.paint.connect(self._on_painted)
         viewer.layers.events.inserted.connect(self._on_inserted)
+        viewer.layers.events.removed.connect(self._on_removed)
         viewer.layers.selection.events.active.connect(self._on_active)
 
     # -- what is known --------------------------------------------------------------------------------------
@@ -127,6 +132,15 @@ class Sessions(QObject):
             and layer not in self._results
             and reorientation_between(layer, image) is not None
         ]
+
+    @property
+    def unsaved(self) -> str:
+        """Why labels in the window are not being saved now; empty where all are."""
+        controllers = [result.autosave for result in self._results.values()]
+        for autosave in (*controllers, *self._lone.values()):
+            if autosave is not None and not autosave.closed and autosave.failing:
+                return autosave.failing
+        return next((why for layer, why in self._not_saved.items() if layer in self._viewer.layers), "")
 
     # -- what is decided ------------------------------------------------------------------------------------
 
@@ -234,12 +248,19 @@ class Sessions(QObject):
             )
         except VolumeError as error:
             self._lone.pop(layer, None)
-            self.save_failed.emit(
-                f"“{layer.name}” is not being saved while you work; export it often. ({error})"
-            )
+            why = f"“{layer.name}” is not being saved while you work; export it often. ({error})"
+            self._not_saved[layer] = why
+            self.save_failed.emit(why)
+            self._on_saving()
             return
-        autosave.problem.connect(self.save_failed)
+        self.watch(autosave)
         autosave.touch()
+
+    def watch(self, autosave: AutosaveController) -> None:
+        """Tell whether this saves."""
+        autosave.problem.connect(self.save_failed)
+        autosave.problem.connect(self._on_saving)
+        autosave.saved.connect(self._on_saving)
 
     # -- inside ---------------------------------------------------------------------------------------------
 
@@ -261,6 +282,15 @@ class Sessions(QObject):
             return
         if result is not None or (is_reviewable(layer) and not self.images_on_grid_of(layer)):
             self.keep_lone(layer, None if result is None else result.session)
+
+    def _on_saving(self, _told: object = None) -> None:
+        if (why := self.unsaved) != self._unsaved_told:
+            self._unsaved_told = why
+            self.saving_changed.emit(why)
+
+    def _on_removed(self, _event: Any) -> None:
+        if self._unsaved_told:  # once whoever else hears of it has done what there is to do
+            QTimer.singleShot(0, self._on_saving)
 
     def _on_inserted(self, event: Any) -> None:
         layer = event.value

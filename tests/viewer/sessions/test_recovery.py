@@ -4,13 +4,17 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from qtpy.QtWidgets import QLabel
 
+from napari_transunet.annotation import session_folder
 from napari_transunet.annotation.session_folder import SessionAbout
 from napari_transunet.annotation.session_store import SessionInfo, SessionStore
 from napari_transunet.viewer.layers.layers import add_volume, volume_of
-from napari_transunet.viewer.sessions.autosave_controller import autosave_of, start_autosave
+from napari_transunet.viewer.sessions import autosave_controller
+from napari_transunet.viewer.sessions.autosave_controller import autosave_of, save_soon, start_autosave
 from napari_transunet.viewer.sessions.recovery import Recovery, recovery_question
 from napari_transunet.viewer.sessions.registry import sessions_of
+from napari_transunet.viewer.widgets.docks import REVIEW, SEGMENT, show_dock
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.phantom import synthetic_ct
 from tests.viewer.waiting import TIMEOUT
@@ -147,6 +151,48 @@ def test_a_folder_that_cannot_be_written_is_said_and_work_goes_on(viewer, qtbot,
     result.layer.paint((3, 10, 10), 2)
     assert result.layer.data.any()
     autosave.close()
+
+
+def test_that_labels_are_not_saved_stays_said_until_they_are(viewer, qtbot, sessions, monkeypatch):
+    monkeypatch.setattr(autosave_controller, "_AGAIN", 50)
+    blocked = sessions / "file"
+    blocked.write_text("no folder")
+    monkeypatch.setenv("NAPARI_TRANSUNET_SESSIONS", str(blocked))
+    docks = [show_dock(viewer, name) for name in (SEGMENT, REVIEW)]
+    warnings = [dock.findChild(QLabel, "save_warning") for dock in docks]
+    _, result = _result(viewer)
+    save_soon(viewer, result)
+    qtbot.waitUntil(lambda: all("not being saved" in warning.text() for warning in warnings), timeout=TIMEOUT)
+    docks[0].loader.failed.emit("Something else was said meanwhile.")
+    assert all("not being saved" in warning.text() for warning in warnings)
+    blocked.unlink()  # as where somebody makes room; nobody touches the labels
+    qtbot.waitUntil(lambda: SessionStore().sessions() != [], timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: not any(warning.text() for warning in warnings), timeout=TIMEOUT)
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session_folder, "write_part", full)
+        result.layer.paint((3, 10, 10), 2)
+        assert not autosave_of(result).flush()
+        qtbot.waitUntil(
+            lambda: all("No space left" in warning.text() for warning in warnings), timeout=TIMEOUT
+        )
+    viewer.layers.remove(result.layer)
+    qtbot.waitUntil(lambda: not any(warning.text() for warning in warnings), timeout=TIMEOUT)
+
+
+def test_labels_are_saved_last_where_a_folder_can_be_made_at_last(viewer, qtbot, sessions, monkeypatch):
+    blocked = sessions / "file"
+    blocked.write_text("no folder")
+    monkeypatch.setenv("NAPARI_TRANSUNET_SESSIONS", str(blocked))
+    _, result = _result(viewer)
+    with qtbot.waitSignal(sessions_of(viewer).save_failed, timeout=TIMEOUT):
+        autosave = save_soon(viewer, result)
+    blocked.unlink()
+    autosave.close()
+    assert len(SessionStore().sessions()) == 1
 
 
 def test_a_copied_layer_has_no_session(viewer):
