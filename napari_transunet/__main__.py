@@ -1,7 +1,5 @@
 """`python -m napari_transunet` is the same as the command `napari-transunet`."""
 
-from __future__ import annotations
-
 from napari_transunet.cli import main
 
 if __name__ == "__main__":

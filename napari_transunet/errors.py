@@ -4,8 +4,6 @@ What a class is for holds everywhere: every reader refuses a damaged file by a `
 functions that a package offers to others list what they raise, and those inside it only what is special about that.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 

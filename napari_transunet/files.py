@@ -1,7 +1,5 @@
 """Atomic writing, content hashes and memory limits: what every reader and writer shares."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

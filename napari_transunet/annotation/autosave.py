@@ -9,8 +9,6 @@ the stroke's own touch then saves it again. Who writes several arrays that must 
 meanwhile, which the saver holds while it copies; who must not wait tries to take it, and writes a little later.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import threading
@@ -18,16 +16,13 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_transunet.annotation.session_file import ArraySpec
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from napari_transunet.annotation.session_folder import SessionFolder
+from napari_transunet.annotation.session_folder import SessionFolder
 
 logger = logging.getLogger(__name__)
 

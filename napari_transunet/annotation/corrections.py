@@ -6,8 +6,6 @@ another organ, unless that is what it is for (`replace_label`); neither what was
 Neighbours are those that share a face, an edge or a corner.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

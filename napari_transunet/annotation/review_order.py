@@ -1,7 +1,5 @@
 """Which slice to look at next, and how long the rest will take."""
 
-from __future__ import annotations
-
 import itertools
 import statistics
 from collections.abc import Collection, Mapping

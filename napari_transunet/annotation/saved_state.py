@@ -1,20 +1,16 @@
 """What is saved of labels and their session, and how both come back: one layout for the window and for scripts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_transunet.annotation.provenance import RunRecord
 from napari_transunet.annotation.session import AnnotationSession
+from napari_transunet.annotation.session_folder import SavedSession
 from napari_transunet.errors import InputError
-
-if TYPE_CHECKING:
-    from napari_transunet.annotation.provenance import RunRecord
-    from napari_transunet.annotation.session_folder import SavedSession
 
 ARRAYS = ("prediction", "machine", "flags", "entropy")
 """What is saved of a session beside the labels, as `AnnotationSession.arrays` names it."""

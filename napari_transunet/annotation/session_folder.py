@@ -5,8 +5,6 @@ are many, a new whole one is written; the files before the last whole one but on
 is damaged or half-written is never the only copy.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

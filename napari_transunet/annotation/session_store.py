@@ -1,7 +1,5 @@
 """All session folders of a user: one a volume and work session, found again by the volume's fingerprint."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

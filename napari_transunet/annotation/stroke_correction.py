@@ -11,8 +11,6 @@ What holds here: organ strokes only add to their organ, and background strokes o
 stroke; all lengths are in mm; and what is fixed, or is another organ that no stroke crossed, stays.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,15 +1,10 @@
 """Checks of a zip archive (`.pth`, `.npz`) from its directory alone, before anything in it is unpacked."""
 
-from __future__ import annotations
-
 import zipfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from napari_transunet.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MAX_MEMBERS = 100_000
 MAX_EXPANSION = 16

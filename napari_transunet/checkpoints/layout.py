@@ -4,8 +4,6 @@ Only names and shapes are needed, so no weights are read; the expected ones are 
 PyTorch's device without memory.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping

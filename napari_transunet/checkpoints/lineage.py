@@ -1,7 +1,5 @@
 """What a checkpoint that learnt from corrections came from, as its model card tells: hashes, never paths."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated
 

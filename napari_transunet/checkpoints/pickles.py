@@ -4,14 +4,10 @@
 names what was blocked whatever the pickle's protocol, and so that only what a state dict needs gets that far.
 """
 
-from __future__ import annotations
-
+import mmap
 import pickletools
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, cast
-
-if TYPE_CHECKING:
-    import mmap
+from typing import IO, Any, cast
 
 _TENSORS = frozenset(
     {

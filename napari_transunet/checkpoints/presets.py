@@ -4,8 +4,6 @@ Sources disagree about the order of the Synapse organs, and a class count does n
 preset is only ever applied because the user picked it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType

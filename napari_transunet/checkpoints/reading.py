@@ -4,8 +4,6 @@ Nothing in a file is ever run. The format is recognised by the first bytes, not 
 contents and the pickle's imports are checked before torch sees either; sizes are checked before memory is taken.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io
@@ -19,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,13 +25,11 @@ from torch import Tensor
 
 from napari_transunet.checkpoints.archive import Archive, megabytes, read_directory
 from napari_transunet.checkpoints.card import CARD_KEY
+from napari_transunet.checkpoints.layout import Shape
 from napari_transunet.checkpoints.pickles import PickleScan, scan_pickle
 from napari_transunet.checkpoints.state_dicts import bare, kind_of, unwrapped, without_prefixes
 from napari_transunet.errors import CheckpointError, FileProblem, printable, some
 from napari_transunet.files import file_problems, sha256
-
-if TYPE_CHECKING:
-    from napari_transunet.checkpoints.layout import Shape
 
 logger = logging.getLogger(__name__)
 

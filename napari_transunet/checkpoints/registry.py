@@ -1,7 +1,5 @@
 """Checkpoints by name: those that come with the package and those in the user's folder."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Writing checkpoints: safetensors, with the model card in the header."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """The state dict in what a training script stored: under which names it lies, and what stands before its keys."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, TypeVar
 

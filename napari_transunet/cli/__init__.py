@@ -4,8 +4,6 @@ Results go to stdout, everything else (progress, what is being done, errors) to 
 input or usage with one line on stderr, 130 interrupted.
 """
 
-from __future__ import annotations
-
 import io
 import logging
 import signal

@@ -1,7 +1,5 @@
 """The commands `inspect` and `variants`."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 import typer

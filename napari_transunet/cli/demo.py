@@ -1,7 +1,5 @@
 """The command `demo`."""
 
-from __future__ import annotations
-
 import signal
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Results on stdout: tables for people, strict JSON for programs."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping

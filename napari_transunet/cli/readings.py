@@ -1,7 +1,5 @@
 """The commands under `project` that are about several people's work on a case: blind readings, and who approves."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

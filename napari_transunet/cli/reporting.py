@@ -1,7 +1,5 @@
 """What is reported at the terminal, and how errors become one line and an exit status."""
 
-from __future__ import annotations
-
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Scores as tables, CSV and JSON."""
 
-from __future__ import annotations
-
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence

@@ -4,8 +4,6 @@ The corrections go over once. What was learnt comes back as the bytes of a safet
 checked; how far it is comes as numbers over the scheduler, which keeps the last thousand.
 """
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 import threading
@@ -15,13 +13,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
-from distributed import get_worker
+from distributed import Client, get_worker
 
 from napari_transunet.checkpoints.card import ModelCard
-from napari_transunet.checkpoints.loading import load_checkpoint
+from napari_transunet.checkpoints.loading import Checkpoint, load_checkpoint
 from napari_transunet.checkpoints.saving import SUFFIX
 from napari_transunet.cluster.address import ConnectionLost
 from napari_transunet.cluster.answers import Answer, Done, Lacks, Stopped
@@ -32,14 +30,9 @@ from napari_transunet.errors import InputError
 from napari_transunet.export.segmentation import LoadingOptions
 from napari_transunet.training import adaptation, fine_tuning
 from napari_transunet.training.adaptation import weights_sha256
+from napari_transunet.training.corrections import Correction
 from napari_transunet.training.fine_tuning import AdaptationCancelled, AdaptationProgress
 from napari_transunet.training.replay import replay_beside, replay_path
-
-if TYPE_CHECKING:
-    from distributed import Client
-
-    from napari_transunet.checkpoints.loading import Checkpoint
-    from napari_transunet.training.corrections import Correction
 
 _TOPIC = "napari-transunet learning"
 _OFTEN = 0.2  # s between two reports of progress

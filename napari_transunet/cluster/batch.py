@@ -4,8 +4,6 @@ Dask's scheduler decides who works on what. What it cannot know is added here: h
 worker lacks, and which unit it was that killed a worker.
 """
 
-from __future__ import annotations
-
 import logging
 import queue
 import threading
@@ -16,19 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from distributed import CancelledError, Future, KilledWorker
+from distributed import CancelledError, Client, Future, KilledWorker
 
 from napari_transunet.cluster.address import ConnectionLost
 from napari_transunet.cluster.answers import Answer, Done, Failed, Lacks, Stopped, failure_of
+from napari_transunet.cluster.checkpoints import SentCheckpoint
 from napari_transunet.cluster.on_worker import receive_checkpoint
 from napari_transunet.errors import TransUNetError
-
-if TYPE_CHECKING:
-    from distributed import Client
-
-    from napari_transunet.cluster.checkpoints import SentCheckpoint
 
 _log = logging.getLogger(__name__)
 

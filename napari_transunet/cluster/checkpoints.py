@@ -3,8 +3,6 @@
 A network travels as the bytes of a safetensors file, whose hash the worker checks, and never as a pickled object.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import re
@@ -14,20 +12,17 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from napari_transunet.checkpoints.card import ModelCard
+from napari_transunet.checkpoints.loading import Checkpoint
 from napari_transunet.checkpoints.quantization import ranges_path
 from napari_transunet.checkpoints.registry import list_checkpoints, resolve_checkpoint
 from napari_transunet.checkpoints.saving import SUFFIX, save_checkpoint
 from napari_transunet.errors import CheckpointError, TransUNetError
 from napari_transunet.export.segmentation import LoadingOptions, load_for
 from napari_transunet.files import sha256
+from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.inference.predictor import Predictor
-
-if TYPE_CHECKING:
-    from napari_transunet.checkpoints.loading import Checkpoint
-    from napari_transunet.inference.options import PredictorOptions
 
 _KEPT = 2  # predictors, on a worker
 _UNSAFE = re.compile(r"[^\w .()+-]")

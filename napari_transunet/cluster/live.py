@@ -5,17 +5,18 @@ asked; two requests are on their way at a time, so that the network waits for no
 Dask's futures of this client: it goes when the client does.
 """
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy.typing as npt
 from distributed import Future, get_worker
 
+from napari_transunet.checkpoints.loading import Checkpoint
+from napari_transunet.cluster.address import ClusterAddress
 from napari_transunet.cluster.answers import Answer, Done, Lacks, PackedLabels
 from napari_transunet.cluster.checkpoints import CheckpointReference, sent
 from napari_transunet.cluster.connecting import client_at
@@ -23,18 +24,12 @@ from napari_transunet.cluster.on_worker import answering, is_cancelled, worker_n
 from napari_transunet.cluster.one_worker import OneWorker
 from napari_transunet.errors import InputError
 from napari_transunet.export.segmentation import LoadingOptions
+from napari_transunet.inference.options import PredictorOptions
+from napari_transunet.inference.prediction import Labels, SlicePrediction
+from napari_transunet.inference.predictor import Predictor
 from napari_transunet.inference.slices import orientation_for
 from napari_transunet.volumes.fingerprint import scan_fingerprint
 from napari_transunet.volumes.volume import Volume
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from napari_transunet.checkpoints.loading import Checkpoint
-    from napari_transunet.cluster.address import ClusterAddress
-    from napari_transunet.inference.options import PredictorOptions
-    from napari_transunet.inference.prediction import Labels, SlicePrediction
-    from napari_transunet.inference.predictor import Predictor
 
 _AHEAD = 2  # batches asked for at a time
 _TICK = 0.1  # s in which a wish to stop is noticed

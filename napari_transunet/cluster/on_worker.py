@@ -1,23 +1,18 @@
 """What a task knows of the worker that runs it. Nothing here is called outside a task."""
 
-from __future__ import annotations
-
 import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import Any, ParamSpec
 
-from distributed import get_worker
+from distributed import Worker, get_worker
 
 from napari_transunet.cluster.answers import Answer, Lacks, Stopped, failure_of
 from napari_transunet.cluster.checkpoints import CheckpointShelf, SentCheckpoint
 from napari_transunet.inference.prediction import PredictionCancelled
-
-if TYPE_CHECKING:
-    from distributed import Worker
 
 P = ParamSpec("P")
 

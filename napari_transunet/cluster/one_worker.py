@@ -1,22 +1,16 @@
 """One worker of a cluster, for work that stays with it: what it is asked and sent, and whether it is still there."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from distributed import CancelledError, Future, KilledWorker, wait
+from distributed import CancelledError, Client, Future, KilledWorker, wait
 
 from napari_transunet.cluster.address import ClusterProblem, ConnectionLost
 from napari_transunet.cluster.answers import Done, Failed, Stopped, failure_of
+from napari_transunet.cluster.checkpoints import SentCheckpoint
 from napari_transunet.cluster.on_worker import receive_checkpoint
 from napari_transunet.errors import InputError
-
-if TYPE_CHECKING:
-    from distributed import Client
-
-    from napari_transunet.cluster.checkpoints import SentCheckpoint
 
 _JOINING = 15.0  # s for one that died to be begun anew
 _TICK = 0.1  # s in which a wish to stop, or that all is lost, is noticed

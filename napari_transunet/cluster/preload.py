@@ -1,7 +1,5 @@
 """What Dask runs first in a worker process (its option `preload`)."""
 
-from __future__ import annotations
-
 import os
 import signal
 from typing import Any

@@ -1,24 +1,19 @@
 """Segmenting the cases of a project on a cluster. The project's folder must lie where all workers see it."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from napari_transunet.cluster.answers import Answer, Done, Failed, Stopped
 from napari_transunet.cluster.batch import Unit
 from napari_transunet.cluster.on_worker import answering, is_cancelled, worker_name, worker_state
+from napari_transunet.inference.predictor import Predictor
 from napari_transunet.project.project import Project
 from napari_transunet.project.segmenting import Predictors, SegmentTask, segment_case
-
-if TYPE_CHECKING:
-    from napari_transunet.inference.predictor import Predictor
-    from napari_transunet.volumes.volume import Volume
+from napari_transunet.volumes.volume import Volume
 
 _KEPT = "predictors of a project"
 

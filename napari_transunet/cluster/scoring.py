@@ -1,21 +1,16 @@
 """Scoring pairs of label files on a cluster."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from napari_transunet.cluster.answers import Answer, Done, Lacks, Stopped
 from napari_transunet.cluster.batch import Unit
 from napari_transunet.cluster.on_worker import answering, is_cancelled
 from napari_transunet.metrics.file_scores import ScoringOptions, read_labels, score_files, score_volumes
-
-if TYPE_CHECKING:
-    from napari_transunet.volumes.volume import Volume
+from napari_transunet.volumes.volume import Volume
 
 
 @dataclass(frozen=True)

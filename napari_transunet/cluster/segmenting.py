@@ -1,7 +1,5 @@
 """Segmenting scans on a cluster: one scan, what a worker does with it, and what the client does for it."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import secrets
@@ -11,16 +9,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from napari_transunet.cluster.answers import Answer, Done, Lacks, PackedLabels, Stopped
 from napari_transunet.cluster.batch import Unit
-from napari_transunet.cluster.checkpoints import CheckpointReference, cards_of, sent
+from napari_transunet.cluster.checkpoints import CheckpointReference, SentCheckpoint, cards_of, sent
 from napari_transunet.cluster.on_worker import answering, is_cancelled, worker_state
 from napari_transunet.errors import ExistsError
 from napari_transunet.export.segmentation import (
     LoadingOptions,
     ReadingOptions,
+    SegmentedVolume,
     check_no_overlap,
     compared_options,
     made_alike,
@@ -30,15 +29,11 @@ from napari_transunet.export.segmentation import (
 )
 from napari_transunet.export.source import source_hash
 from napari_transunet.inference.compatibility import only_fitting
+from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.io.reading import read_volume
 from napari_transunet.io.sidecar import sidecar_path
-
-if TYPE_CHECKING:
-    from napari_transunet.cluster.checkpoints import SentCheckpoint
-    from napari_transunet.export.segmentation import SegmentedVolume
-    from napari_transunet.inference.options import PredictorOptions
-    from napari_transunet.volumes.geometry import Geometry
-    from napari_transunet.volumes.volume import Volume
+from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.volume import Volume
 
 _MARKER = "shared"
 

@@ -1,17 +1,13 @@
 """Workers as SLURM jobs, by dask-jobqueue."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from napari_transunet.cluster.address import need_distributed, security_of
+from napari_transunet.cluster.connecting import SchedulerChoice
 from napari_transunet.cluster.workers import LOOPBACK, THREADS, closing, settings
 from napari_transunet.errors import InputError
-
-if TYPE_CHECKING:
-    from napari_transunet.cluster.connecting import SchedulerChoice
 
 _SECTION = "jobqueue.slurm"
 _CONFIGURE = (

@@ -1,18 +1,13 @@
 """The formats of an export, and which of them can be made of a scan's labels."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from napari_transunet.files import is_installed
 from napari_transunet.io.dicom.referenced_series import why_not
 from napari_transunet.io.writing import writable_suffix
-
-if TYPE_CHECKING:
-    from napari_transunet.volumes.volume import Source
+from napari_transunet.volumes.volume import Source
 
 FORMATS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {

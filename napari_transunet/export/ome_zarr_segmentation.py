@@ -1,14 +1,12 @@
 """An OME-Zarr segmented into one, a few slices in memory at a time, so that its size does not matter."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,13 +15,11 @@ from napari_transunet.annotation.review_order import review_order
 from napari_transunet.errors import InputError
 from napari_transunet.export.segmentation import WORTH_KEEPING, organ_ml, told_of
 from napari_transunet.inference.prediction import PredictionCancelled
+from napari_transunet.inference.predictor import Predictor
 from napari_transunet.io.ome_zarr.labels import LabelsPlace, LabelWriter
-
-if TYPE_CHECKING:
-    from napari_transunet.inference.predictor import Predictor
-    from napari_transunet.io.ome_zarr.reading import OmeZarrImage
-    from napari_transunet.volumes.labels import LabelSet
-    from napari_transunet.volumes.volume import Volume
+from napari_transunet.io.ome_zarr.reading import OmeZarrImage
+from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.volume import Volume
 
 _SAMPLED = (
     "Percentiles were found from a sample: a coarser resolution, or some slices spread over the volume."

@@ -1,36 +1,28 @@
 """A scan segmented into a file of labels: what the command `segment` does with one input, wherever that runs."""
 
-from __future__ import annotations
-
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from napari_transunet.annotation.provenance import RunRecord, now, provenance_of
 from napari_transunet.annotation.review_order import review_order
 from napari_transunet.annotation.uncertainty import SliceUncertainties
-from napari_transunet.checkpoints.loading import load_checkpoint
+from napari_transunet.checkpoints.loading import Checkpoint, load_checkpoint
 from napari_transunet.checkpoints.presets import preset_names
 from napari_transunet.errors import InputError
 from napari_transunet.files import sha256
 from napari_transunet.inference.compatibility import doubt_about, doubt_about_augmentation
+from napari_transunet.inference.options import PredictorOptions
+from napari_transunet.inference.prediction import Labels
+from napari_transunet.inference.predictor import Predictor
 from napari_transunet.io.sidecar import is_ours, plain, read_sidecar, sidecar_path
 from napari_transunet.io.writing import write_labels
-from napari_transunet.volumes.geometry import voxel_ml
+from napari_transunet.volumes.geometry import Geometry, voxel_ml
 from napari_transunet.volumes.label_values import voxels_by_label
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-
-    from napari_transunet.checkpoints.loading import Checkpoint
-    from napari_transunet.inference.options import PredictorOptions
-    from napari_transunet.inference.prediction import Labels
-    from napari_transunet.inference.predictor import Predictor
-    from napari_transunet.volumes.geometry import Geometry
-    from napari_transunet.volumes.labels import LabelSet
-    from napari_transunet.volumes.volume import Volume
+from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.volume import Volume
 
 WORTH_KEEPING = 50  # slices of the order in which they are worth looking at
 

@@ -1,20 +1,15 @@
 """The scan behind labels: whether it is what they were made on, by state or hash, and that it is not written over."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from napari_transunet.errors import FileProblem, VolumeError
 from napari_transunet.files import sha256
 from napari_transunet.io.dicom.headers import is_dicom, read_header
 from napari_transunet.io.reading import read_volume
 from napari_transunet.volumes.fingerprint import scan_fingerprint
-
-if TYPE_CHECKING:
-    from napari_transunet.volumes.volume import Source
+from napari_transunet.volumes.volume import Source
 
 
 @dataclass(frozen=True)

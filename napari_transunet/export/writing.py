@@ -1,14 +1,12 @@
 """Labels into files: one or several formats at once, all or none, with a JSON that says where they come from."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +22,9 @@ from napari_transunet.io.dicom.seg_writing import write_dicom_seg
 from napari_transunet.io.meshes import Coordinates, mesh_of, write_mesh
 from napari_transunet.io.sidecar import clean, describe, is_ours, plain
 from napari_transunet.io.writing import label_array, write_labels
+from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import Label, LabelSet
-
-if TYPE_CHECKING:
-    from napari_transunet.volumes.geometry import Geometry
-    from napari_transunet.volumes.volume import Source
+from napari_transunet.volumes.volume import Source
 
 Progress = Callable[[int, int], None]
 

@@ -1,21 +1,16 @@
 """Where the network runs, and in which precision."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import torch
 
 from napari_transunet.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 PRECISIONS: Mapping[str, torch.dtype] = MappingProxyType(

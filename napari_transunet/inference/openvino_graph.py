@@ -4,28 +4,22 @@ Building it takes a fraction of a second, where tracing and converting the modul
 needs to be kept on disk.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import openvino as ov
 from openvino import opset15 as ops
-from torch import nn
+from torch import Tensor, nn
 
+from napari_transunet.model.decoder import Decoder, UpBlock
+from napari_transunet.model.encoder import Block, Embeddings, Encoder
+from napari_transunet.model.inference import FusedAttention
 from napari_transunet.model.resnet import Bottleneck, ResNetStem
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from napari_transunet.model.decoder import Decoder, UpBlock
-    from napari_transunet.model.encoder import Block, Embeddings, Encoder
-    from napari_transunet.model.inference import FusedAttention
-    from napari_transunet.model.transunet import TransUNet
+from napari_transunet.model.transunet import TransUNet
 
 Node = Any  # openvino's nodes; its stubs leave the operations untyped
 Ranges = Mapping[str, tuple[float, float]]

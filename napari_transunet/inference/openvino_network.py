@@ -1,23 +1,18 @@
 """The network for prediction, run by OpenVINO on the processor."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import openvino as ov
 import torch
+from torch import Tensor
 
 from napari_transunet.inference.openvino_graph import openvino_graph
 from napari_transunet.model.inference import InferenceTransUNet
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from napari_transunet.model.transunet import TransUNet
+from napari_transunet.model.transunet import TransUNet
 
 _PROCESSOR = "CPU"
 _Result = TypeVar("_Result")

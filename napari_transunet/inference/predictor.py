@@ -1,17 +1,16 @@
 """From a volume to labels on its grid: the stateful side of prediction, beside the pure network."""
 
-from __future__ import annotations
-
 import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from napari_transunet.checkpoints.card import ModelCard, default_card
 from napari_transunet.checkpoints.loading import Checkpoint
@@ -41,9 +40,6 @@ from napari_transunet.model.inference import InferenceTransUNet
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.volumes.lazy_array import LazyArray
 from napari_transunet.volumes.volume import Volume
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _log = logging.getLogger(__name__)
 

@@ -1,22 +1,16 @@
 """Intensities as a model card wants them: a window in the volume's own units, scaled to 0..1."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from napari_transunet.checkpoints.card import CT_WINDOW
+from napari_transunet.checkpoints.card import CT_WINDOW, ModelCard
 from napari_transunet.errors import InputError
 from napari_transunet.volumes.lazy_array import LazyArray
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from napari_transunet.checkpoints.card import ModelCard
 
 _MAX_SAMPLES = 1 << 21
 

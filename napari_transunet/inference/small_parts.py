@@ -1,19 +1,13 @@
 """Small parts of organs, which a network found apart from the rest: what a card's `smallest_part` takes away."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_transunet.inference.prediction import PredictionCancelled, SlicePrediction
-
-if TYPE_CHECKING:
-    from napari_transunet.inference.prediction import Labels
-    from napari_transunet.volumes.boxes import Box
+from napari_transunet.inference.prediction import Labels, PredictionCancelled, SlicePrediction
+from napari_transunet.volumes.boxes import Box
 
 _VOXELS = 1 << 22  # counted at a time
 

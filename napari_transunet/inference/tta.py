@@ -4,18 +4,13 @@ Each mirror image costs as much as the slice; what it gains depends on the organ
 docs/performance.md.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from napari_transunet.inference.prediction import PredictionCancelled
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 """Axes of an image (..., H, W) that are mirrored; the first image stays as it is."""

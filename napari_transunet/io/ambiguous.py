@@ -1,7 +1,5 @@
 """The error of a file that holds several volumes of which none was chosen, with what there is to choose from."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Files that are a header and then one array, gzipped as a whole or not: a function says what the header means."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass

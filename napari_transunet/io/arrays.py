@@ -1,7 +1,5 @@
 """Bare arrays: `.npy`, `.npz`, and HDF5 in the Synapse layout (`image` and `label`, z first)."""
 
-from __future__ import annotations
-
 import zipfile
 import zlib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The formats that can be read, in one table: add a format here, with a function that gives its `Volume`."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Mapping

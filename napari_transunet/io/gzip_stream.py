@@ -1,7 +1,5 @@
 """Gzip and zlib streams: read checked to their end, never holding more than was asked for; and written."""
 
-from __future__ import annotations
-
 import gzip
 import importlib
 import zlib

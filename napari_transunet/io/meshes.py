@@ -1,11 +1,9 @@
 """Organs as closed surfaces in patient millimetres: binary STL and PLY."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +12,8 @@ from scipy import ndimage
 from napari_transunet.errors import InputError
 from napari_transunet.files import atomic_path
 from napari_transunet.volumes.boxes import bounding_box
-
-if TYPE_CHECKING:
-    from napari_transunet.volumes.geometry import Geometry
-    from napari_transunet.volumes.labels import Color
+from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.labels import Color
 
 Coordinates = Literal["LPS", "RAS"]
 

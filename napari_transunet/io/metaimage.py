@@ -4,8 +4,6 @@ Format: https://itk.org/Wiki/MetaIO/Documentation. As in ITK, row i of Transform
 axis i, positions are LPS, and AnatomicalOrientation is not needed.
 """
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections.abc import Mapping, Sequence

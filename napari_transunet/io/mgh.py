@@ -3,8 +3,6 @@
 Format: https://surfer.nmr.mgh.harvard.edu/fswiki/FsTutorial/MghFormat.
 """
 
-from __future__ import annotations
-
 import struct
 
 import numpy as np

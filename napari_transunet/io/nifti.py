@@ -4,8 +4,6 @@ The header is taken apart here, after https://nifti.nimh.nih.gov/pub/dist/src/ni
 before any voxel is read: general readers have crashed on valid five-dimensional files.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import struct

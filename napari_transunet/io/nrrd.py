@@ -3,8 +3,6 @@
 Format: https://teem.sourceforge.net/nrrd/format.html.
 """
 
-from __future__ import annotations
-
 import bz2
 import io
 import math
@@ -14,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,9 +37,7 @@ from napari_transunet.io.streams import (
 )
 from napari_transunet.io.units import is_unsaid, millimetres
 from napari_transunet.volumes.geometry import Geometry, nearest_grid
-
-if TYPE_CHECKING:
-    from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.labels import LabelSet
 
 _NAMES: Mapping[str, str] = MappingProxyType(
     {

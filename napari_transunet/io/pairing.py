@@ -1,7 +1,5 @@
 """Which label file of one folder belongs to which of another, by their names."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

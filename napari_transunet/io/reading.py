@@ -1,11 +1,9 @@
 """Reading any file that is readable, whatever its format, into one `Volume`."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -26,9 +24,7 @@ from napari_transunet.io.formats import (
 from napari_transunet.io.ome_zarr.metadata import web_address
 from napari_transunet.io.ome_zarr.reading import is_ome_zarr, read_ome_zarr
 from napari_transunet.volumes.lazy_array import LazyArray
-
-if TYPE_CHECKING:
-    from napari_transunet.volumes.volume import Volume
+from napari_transunet.volumes.volume import Volume
 
 __all__ = [
     "READABLE_SUFFIXES",

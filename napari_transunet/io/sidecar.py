@@ -1,7 +1,5 @@
 """The JSON file beside a volume: what is written next to labels, and what is believed when reading."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

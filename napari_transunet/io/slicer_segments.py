@@ -3,8 +3,6 @@
 Keys: Slicer's documentation of `.seg.nrrd`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

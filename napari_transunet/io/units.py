@@ -1,7 +1,5 @@
 """Units of length, as the headers of several formats spell them."""
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -1,13 +1,11 @@
 """Writing labels and images on the exact grid they belong to: NIfTI, NRRD, Slicer segmentations, MetaImage."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +18,10 @@ from napari_transunet.io.nifti import write_nifti
 from napari_transunet.io.nrrd import write_nrrd
 from napari_transunet.io.sidecar import as_json, describe, is_ours, plain, sidecar_path
 from napari_transunet.io.slicer_segments import segment_keys
+from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.label_values import as_labels, voxels_by_label
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.volume import Volume
-
-if TYPE_CHECKING:
-    from napari_transunet.volumes.geometry import Geometry
 
 WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".mha")
 LABELS_KEY = "napari_transunet_labels"

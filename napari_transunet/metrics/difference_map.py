@@ -1,7 +1,5 @@
 """Where two label volumes of one scan differ, and how much: scores, a map, and the worst slices."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass

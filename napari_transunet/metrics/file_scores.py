@@ -1,27 +1,22 @@
 """Scores of one file of labels against another."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from napari_transunet.errors import InputError, VolumeError
 from napari_transunet.io.reading import read_volume
 from napari_transunet.metrics.label_pairs import LabelPair, pair_labels
 from napari_transunet.metrics.segmentation_metrics import evaluate
+from napari_transunet.metrics.summary import LabelScores
 from napari_transunet.volumes.label_values import whole_numbers
 from napari_transunet.volumes.orientation import reorientation_onto
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from napari_transunet.metrics.summary import LabelScores
-    from napari_transunet.volumes.volume import Volume
+from napari_transunet.volumes.volume import Volume
 
 
 @dataclass(frozen=True)

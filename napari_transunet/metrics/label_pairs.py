@@ -1,7 +1,5 @@
 """Which label of a prediction is compared with which of a reference: as a person says, by name, or by number."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal

@@ -1,17 +1,13 @@
 """Whether organs lie on the sides that their names say, by the scan's own orientation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import parted
-
-if TYPE_CHECKING:
-    from napari_transunet.volumes.geometry import Geometry
 
 _CLEAR = 10.0  # mm; organs may reach across the middle, their centres do not do so by much
 _MIDDLE = ("aorta", "inferior vena cava", "spinal cord", "vertebrae")

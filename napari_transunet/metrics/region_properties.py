@@ -1,7 +1,5 @@
 """What is in a label volume, organ by organ: volume, surface, intensities, extent, parts, and how much is by hand."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math
@@ -9,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +15,8 @@ from scipy import ndimage
 
 from napari_transunet.errors import InputError
 from napari_transunet.files import write_text
-from napari_transunet.volumes.geometry import voxel_ml
+from napari_transunet.volumes.geometry import Geometry, voxel_ml
 from napari_transunet.volumes.label_values import as_labels
-
-if TYPE_CHECKING:
-    from napari_transunet.volumes.geometry import Geometry
 
 _NEIGHBOURS = np.ones((3, 3, 3), np.bool_)
 

@@ -6,8 +6,6 @@ standard deviation are those of the finite values, and the number of infinite on
 median and the worst case need only an order, and take all values.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Callable, Mapping

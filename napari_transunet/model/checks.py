@@ -1,13 +1,7 @@
 """Whether a tensor holds numbers alone."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -1,17 +1,11 @@
 """The cascaded upsampler: tokens back to an image, with the ResNet's skips."""
 
-from __future__ import annotations
-
 from itertools import zip_longest
-from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from napari_transunet.model.resnet import ROOT_CHANNELS, STAGE_CHANNELS
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 WIDTHS = (512, 256, 128, 64, 16)
 """Channels before the first upsampling and after each of the four."""

@@ -1,20 +1,13 @@
 """Tokens and the transformer that relates them (Dosovitskiy et al., arXiv 2010.11929), published key names."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from napari_transunet.model.resnet import OUT_CHANNELS, ResNetStem
-from napari_transunet.model.variants import CNN_STRIDE
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from napari_transunet.model.variants import Variant
+from napari_transunet.model.variants import CNN_STRIDE, Variant
 
 _NORM_EPS = 1e-6
 _FEW_TOKENS = 512

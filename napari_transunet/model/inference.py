@@ -4,13 +4,10 @@ The trained modules are copied and the linear parts that follow one another are 
 and under the same names; what runs is the network's own `forward`. Group norms stay, since they depend on the image.
 """
 
-from __future__ import annotations
-
 import copy
-from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.backends import cudnn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -18,11 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from napari_transunet.model.decoder import ConvNormReLU
 from napari_transunet.model.encoder import Attention
 from napari_transunet.model.resnet import StandardisedConv2d, standardised
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from napari_transunet.model.transunet import TransUNet
+from napari_transunet.model.transunet import TransUNet
 
 
 class InferenceTransUNet(nn.Module):

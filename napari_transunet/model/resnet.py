@@ -3,17 +3,11 @@
 Facts: big-transfer's ResNet as used by ViT hybrids (Kolesnikov et al., arXiv 1912.11370), without its last stage.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
-from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 ROOT_CHANNELS = 64
 STAGE_CHANNELS = (256, 512, 1024)

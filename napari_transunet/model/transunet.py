@@ -3,23 +3,17 @@
 Modules bear the published key names, so that a published state dict loads with `strict=True`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from napari_transunet.errors import InputError
 from napari_transunet.model.decoder import WIDTHS, Decoder
 from napari_transunet.model.encoder import Transformer
 from napari_transunet.model.variants import Variant, get_variant
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class TransUNet(nn.Module):

@@ -4,16 +4,11 @@ Source: Chen et al., arXiv 2102.04306, and the configurations of its published i
 variants keep the published ResNet and decoder and take the sizes of the published tiny and small ViT.
 """
 
-from __future__ import annotations
-
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from napari_transunet.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 CNN_STRIDE = 16
 """How many pixels of the image one pixel of the ResNet's last feature map covers, along each axis."""

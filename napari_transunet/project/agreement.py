@@ -4,12 +4,10 @@ A reading is a case of its own that refers to the same scan, belongs to one anno
 nobody else opens it. What the readers make together becomes the labels of the case they read, for a third to review.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +19,9 @@ from napari_transunet.metrics.difference_map import disagree, match_labels, renu
 from napari_transunet.project.case import Case, CaseRun
 from napari_transunet.project.case_labels import CaseLabels, load_labels, save_labels
 from napari_transunet.project.opening import approval
+from napari_transunet.project.project import Project
 from napari_transunet.project.segmenting import keep_thumbnail, rank_by_disagreement
 from napari_transunet.volumes.labels import LabelSet
-
-if TYPE_CHECKING:
-    from napari_transunet.project.project import Project
 
 Method = Literal["majority", "staple"]
 

@@ -1,24 +1,20 @@
 """The labels of all cases of a project as files for other programs."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from napari_transunet.errors import USERS_ERRORS, InputError, sentence_of
 from napari_transunet.export.formats import FORMATS, PER_ORGAN, unavailable
 from napari_transunet.export.writing import ExportRequest, export
+from napari_transunet.project.case import Case, Status
 from napari_transunet.project.case_labels import load_labels
 from napari_transunet.project.index import write_error
+from napari_transunet.project.project import Project
 from napari_transunet.project.scans import read_scan
-
-if TYPE_CHECKING:
-    from napari_transunet.project.case import Case, Status
-    from napari_transunet.project.project import Project
 
 _UNSAFE = re.compile(r"[^\w.+-]+")
 

@@ -1,13 +1,11 @@
 """Labels that other tools made, as what a person starts from: TotalSegmentator, nnU-Net, or any label volumes."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,19 +18,16 @@ from napari_transunet.files import unique_keys
 from napari_transunet.io.pairing import plain_name
 from napari_transunet.io.reading import READABLE_SUFFIXES, read_volume
 from napari_transunet.io.sidecar import stem_of
-from napari_transunet.project.case import CaseRun
+from napari_transunet.project.case import Case, CaseRun
 from napari_transunet.project.case_labels import CaseLabels, facts_of_scan, load_labels, save_labels
 from napari_transunet.project.index import ProjectWriteError
+from napari_transunet.project.project import HeldCase, Project
 from napari_transunet.project.scans import read_scan
 from napari_transunet.project.segmenting import keep_thumbnail, rank_by_disagreement
 from napari_transunet.volumes.label_values import as_labels
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.orientation import reorientation_onto
-
-if TYPE_CHECKING:
-    from napari_transunet.project.case import Case
-    from napari_transunet.project.project import HeldCase, Project
-    from napari_transunet.volumes.volume import Volume
+from napari_transunet.volumes.volume import Volume
 
 _MAX_NAMES = 1 << 22
 _DATASET = "dataset.json"

@@ -5,8 +5,6 @@ state of each file it speaks, and whatever has changed since is read anew. So it
 write it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

@@ -1,18 +1,18 @@
 """Working on one case: taking it, with its scan and labels, and giving it back with what was done."""
 
-from __future__ import annotations
-
 import logging
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from napari_transunet.annotation.provenance import now
+from napari_transunet.annotation.session import AnnotationSession
+from napari_transunet.annotation.session_folder import SessionFolder
 from napari_transunet.errors import InputError, TransUNetError
 from napari_transunet.files import available_memory
-from napari_transunet.project.case import CaseRun
+from napari_transunet.project.case import Case, CaseRun
 from napari_transunet.project.case_labels import (
     CaseLabels,
     facts_of,
@@ -21,15 +21,10 @@ from napari_transunet.project.case_labels import (
     session_folder,
     status_after,
 )
+from napari_transunet.project.project import HeldCase, Project
 from napari_transunet.project.scans import read_scan
 from napari_transunet.volumes.labels import LabelSet
-
-if TYPE_CHECKING:
-    from napari_transunet.annotation.session import AnnotationSession
-    from napari_transunet.annotation.session_folder import SessionFolder
-    from napari_transunet.project.case import Case
-    from napari_transunet.project.project import HeldCase, Project
-    from napari_transunet.volumes.volume import Volume
+from napari_transunet.volumes.volume import Volume
 
 logger = logging.getLogger(__name__)
 

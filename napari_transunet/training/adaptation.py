@@ -4,17 +4,17 @@ A part of the corrections is held out at first. Half-way the network is scored o
 is what the result's lineage tells. Where they gained it learns on, from all; where not, it is scored again later.
 """
 
-from __future__ import annotations
-
 import hashlib
+import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from napari_transunet.checkpoints.card import ModelCard
 from napari_transunet.checkpoints.lineage import MAX_GENERATIONS, Adaptation, DiceChange
 from napari_transunet.checkpoints.loading import Checkpoint, load_checkpoint
 from napari_transunet.checkpoints.registry import resolve_checkpoint
@@ -22,6 +22,7 @@ from napari_transunet.checkpoints.saving import SUFFIX
 from napari_transunet.errors import InputError
 from napari_transunet.inference.devices import free_cached_memory, resolve_device, resolve_precision
 from napari_transunet.inference.slices import PLANE_AXES, PLANES, orientation_for
+from napari_transunet.model.transunet import TransUNet
 from napari_transunet.training.augmentation import Augmentation
 from napari_transunet.training.class_changes import ClassChanges, card_with
 from napari_transunet.training.corrections import (
@@ -50,14 +51,7 @@ from napari_transunet.training.heads import with_classes
 from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.training.partial_slices import PartialSlices
 from napari_transunet.training.replay import ReplayPack, replay_beside
-
-if TYPE_CHECKING:
-    import os
-    from pathlib import Path
-
-    from napari_transunet.checkpoints.card import ModelCard
-    from napari_transunet.model.transunet import TransUNet
-    from napari_transunet.volumes.volume import Volume
+from napari_transunet.volumes.volume import Volume
 
 _FEWEST_HELD_FROM = 8
 """A network from scratch learns from all of fewer slices: what it finds after half of these says nothing."""

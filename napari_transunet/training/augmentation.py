@@ -3,19 +3,15 @@
 No view needs to know on the host what is in the batch, so a GPU never waits for one.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from napari_transunet.training.losses import UNKNOWN
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)

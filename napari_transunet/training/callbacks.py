@@ -1,28 +1,23 @@
 """What accompanies a training: its progress, its best weights, its state for going on, its pictures."""
 
-from __future__ import annotations
-
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as lightning
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from napari_transunet.errors import FileProblem, TransUNetError
 from napari_transunet.files import atomic_path
 from napari_transunet.training.pictures import overlaid
 from napari_transunet.training.segmentation_module import VALIDATION_DICE, SegmentationModule
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from torch import Tensor, nn
 
 LAST = "last.ckpt"
 BEST = "best.safetensors"

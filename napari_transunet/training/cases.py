@@ -1,32 +1,26 @@
 """Labelled volumes as slices of the network's size, prepared by the very steps that inference takes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
+from napari_transunet.checkpoints.card import ModelCard
 from napari_transunet.errors import DatasetError, InputError, TransUNetError, some
 from napari_transunet.files import available_memory
 from napari_transunet.inference.preprocessing import IntensityScaling
+from napari_transunet.inference.resize import Resize
 from napari_transunet.inference.slices import PLANE_AXES, PLANES, Plane, SliceSource
-from napari_transunet.training.datasets import all_reasons, whole_labels
+from napari_transunet.training.datasets import LabelledVolume, all_reasons, whole_labels
 from napari_transunet.training.losses import UNKNOWN
+from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.label_values import values_in
 from napari_transunet.volumes.orientation import Reorientation
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from napari_transunet.checkpoints.card import ModelCard
-    from napari_transunet.inference.resize import Resize
-    from napari_transunet.training.datasets import LabelledVolume
-    from napari_transunet.volumes.geometry import Geometry
-    from napari_transunet.volumes.volume import Volume
+from napari_transunet.volumes.volume import Volume
 
 _SCALED = IntensityScaling(0.0, 1.0)
 _SCALED_TOLERANCE = 1e-3

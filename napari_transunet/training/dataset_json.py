@@ -1,7 +1,5 @@
 """What `dataset.json` says about a dataset: label names, modality, licence. File names in it are never used."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

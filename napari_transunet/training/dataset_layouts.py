@@ -3,8 +3,6 @@
 Files are found by listing folders alone; names in lists and JSON files only choose among those that were found.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping

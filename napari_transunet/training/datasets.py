@@ -1,26 +1,21 @@
 """Labelled datasets: volumes with labels, in the folder layouts that public datasets use."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.errors import DatasetError, VolumeError
 from napari_transunet.training.dataset_json import FILE_NAME, Description, checked_names, read_description
-from napari_transunet.training.dataset_layouts import paired_cases, synapse_cases
+from napari_transunet.training.dataset_layouts import PatientOf, paired_cases, synapse_cases
 from napari_transunet.volumes.label_values import as_labels, values_in
-
-if TYPE_CHECKING:
-    from napari_transunet.training.dataset_layouts import PatientOf
-    from napari_transunet.volumes.volume import Volume
+from napari_transunet.volumes.volume import Volume
 
 Layout = Literal["folder", "decathlon", "synapse"]
 _SHOWN_CASES = 20

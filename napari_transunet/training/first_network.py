@@ -1,10 +1,7 @@
 """Where somebody starts who has no checkpoint for their organs: a network that is about to learn its first slices."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -19,9 +16,7 @@ from napari_transunet.inference.compatibility import doubt_about
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.training.heads import with_classes
 from napari_transunet.volumes.intensity import looks_like_ct
-
-if TYPE_CHECKING:
-    from napari_transunet.volumes.volume import Volume
+from napari_transunet.volumes.volume import Volume
 
 VARIANT = "R50-ViT-Ti_16"
 _SMALLEST, _LARGEST = 64, 224  # pixels along a side

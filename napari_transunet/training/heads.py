@@ -1,22 +1,15 @@
 """A network with other classes: organs added to its head, or taken out of it."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from napari_transunet.errors import InputError
+from napari_transunet.model.transunet import TransUNet
 from napari_transunet.training.losses import UNKNOWN
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from napari_transunet.model.transunet import TransUNet
 
 _RARER = 1.0
 """By how much the logit of a new class lies below that of the background, before anything is learnt about it."""

@@ -1,17 +1,10 @@
 """The loss of partly labelled slices: only what somebody vouches for gives a gradient."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch import Tensor
 
 UNKNOWN = 255
 """The class of voxels of which nobody says what they are."""

@@ -1,22 +1,14 @@
 """Labels drawn over slices, as images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from napari_transunet.training.losses import UNKNOWN
-from napari_transunet.volumes.labels import LabelSet
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor
-
-    from napari_transunet.volumes.labels import Color
+from napari_transunet.volumes.labels import Color, LabelSet
 
 _OPACITY = 0.35
 

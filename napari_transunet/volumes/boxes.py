@@ -1,7 +1,5 @@
 """Boxes around what is true in a mask."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,15 +1,11 @@
 """What tells one scan from another: the hash of its voxels and its grid, whatever the file is called."""
 
-from __future__ import annotations
-
 import hashlib
 import json
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from napari_transunet.volumes.volume import Volume
+from napari_transunet.volumes.volume import Volume
 
 _DECIMALS = 4  # of mm and of cosines: what a format loses must not make another scan of it
 

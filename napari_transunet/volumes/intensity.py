@@ -1,16 +1,12 @@
 """The values of a volume, judged from a sample of its voxels."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.volumes.lazy_array import LazyArray
-
-if TYPE_CHECKING:
-    from napari_transunet.volumes.volume import Volume
+from napari_transunet.volumes.volume import Volume
 
 _SAMPLES = 200_000
 _ABDOMINAL = (-160.0, 240.0)  # HU: level 40, width 400

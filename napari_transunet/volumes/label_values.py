@@ -1,7 +1,5 @@
 """Whole numbers as label values: one rule for reading, training, scoring and writing."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

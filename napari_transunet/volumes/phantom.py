@@ -1,7 +1,5 @@
 """A synthetic abdominal CT with known labels, for samples and tests. It needs no data and shows no patient."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -4,26 +4,21 @@ A format says where each entry of the state dict is in its files and how the lay
 missing and what is set is decided here, for all of them alike.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_transunet.checkpoints.layout import PATCHES, POSITIONS, by
+from napari_transunet.checkpoints.layout import PATCHES, POSITIONS, Shape, by
 from napari_transunet.errors import CheckpointError, InputError, printable, some
 from napari_transunet.model.checks import is_finite
 from napari_transunet.model.positions import fit_pretrained_positions
 from napari_transunet.model.transunet import TransUNet
-
-if TYPE_CHECKING:
-    from napari_transunet.checkpoints.layout import Shape
 
 Array = npt.NDArray[Any]
 Convert = Callable[[Array], Array]

@@ -1,7 +1,5 @@
 """Weights from the Hugging Face hub, by way of its own client: an optional dependency, imported when it is needed."""
 
-from __future__ import annotations
-
 import re
 from importlib import import_module
 from pathlib import Path

@@ -5,8 +5,6 @@ Layouts: Flax keeps convolutions as (height, width, in, out), dense kernels as (
 Dosovitskiy et al., arXiv 2010.11929, and the key lists of its published files.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os
@@ -15,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 
@@ -34,9 +32,7 @@ from napari_transunet.checkpoints.pretrained.encoders import (
 )
 from napari_transunet.errors import CheckpointError, FileProblem
 from napari_transunet.files import available_memory, file_problems
-
-if TYPE_CHECKING:
-    from napari_transunet.model.transunet import TransUNet
+from napari_transunet.model.transunet import TransUNet
 
 Source = str | os.PathLike[str] | Mapping[str, Array]
 

@@ -1,13 +1,10 @@
 """Where a training starts: a network's first weights from whatever file, checkpoint or repository is named."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -30,10 +27,8 @@ from napari_transunet.checkpoints.reading import StoredTensors, open_checkpoint
 from napari_transunet.checkpoints.registry import resolve_checkpoint
 from napari_transunet.errors import CheckpointError, InputError
 from napari_transunet.model.transunet import TransUNet
+from napari_transunet.model.variants import Variant
 from napari_transunet.volumes.labels import organ_key
-
-if TYPE_CHECKING:
-    from napari_transunet.model.variants import Variant
 
 Grid = tuple[int, int]
 

@@ -1,7 +1,5 @@
 """Masks as closed contours in their plane, and back: the geometry of structure sets, in pixels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

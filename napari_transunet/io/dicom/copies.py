@@ -1,20 +1,14 @@
 """Copies of images among the files of a series, and images that only bear the same UID."""
 
-from __future__ import annotations
-
 import filecmp
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from napari_transunet.errors import VolumeError
-from napari_transunet.io.dicom.headers import PACKING
+from napari_transunet.io.dicom.headers import PACKING, Header, PixelPlace
 from napari_transunet.io.dicom.pixels import read_pixels
-
-if TYPE_CHECKING:
-    from napari_transunet.io.dicom.headers import Header, PixelPlace
 
 _PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PerFrameFunctionalGroupsSequence")
 # What makes other values, or another volume, of the same pixels.

@@ -8,8 +8,6 @@ Names and numbers are those of ISO/IEC 10918-1 annex B (JPEG), 14495-1 annex C (
 (JPEG 2000).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field

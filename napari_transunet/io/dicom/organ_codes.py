@@ -1,16 +1,11 @@
 """SNOMED CT codes of organs, as DICOM objects name them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from napari_transunet.volumes.labels import parted
-
-if TYPE_CHECKING:
-    from napari_transunet.volumes.labels import Label, LabelSet
+from napari_transunet.volumes.labels import Label, LabelSet, parted
 
 LONGEST_NAME = 64
 """Characters of DICOM's LO."""

@@ -9,8 +9,6 @@ Where the pixels lie in another way (big byte order, deflated, or images of a fi
 pydicom reads the whole file.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """DICOM: a folder with a series, one file of a series, enhanced multi-frame files and segmentations."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial

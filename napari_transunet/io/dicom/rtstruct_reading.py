@@ -1,7 +1,5 @@
 """DICOM RT structure sets as label volumes on the grid of the series that they were drawn on."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,11 +1,9 @@
 """Labels as a DICOM RT structure set: contours of organs on the slices of the series they were made on."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +15,14 @@ from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 from napari_transunet import __version__
 from napari_transunet.errors import InputError
 from napari_transunet.files import atomic_path
-from napari_transunet.io.dicom.contours import contours_of
+from napari_transunet.io.dicom.contours import Points, contours_of
 from napari_transunet.io.dicom.headers import damage_named
 from napari_transunet.io.dicom.numbers import numbers
 from napari_transunet.io.dicom.organ_codes import LONGEST_NAME, code_of
 from napari_transunet.io.dicom.referenced_series import LabelledSeries, axes_of, made_by
-
-if TYPE_CHECKING:
-    from napari_transunet.io.dicom.contours import Points
-    from napari_transunet.volumes.geometry import Geometry
-    from napari_transunet.volumes.labels import Label, LabelSet
-    from napari_transunet.volumes.volume import Source
+from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.labels import Label, LabelSet
+from napari_transunet.volumes.volume import Source
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1.481.3"
 _STUDY = "1.2.840.10008.3.1.2.3.1"  # what a referenced study is called, since the standard asks for a class

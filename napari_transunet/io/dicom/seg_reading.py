@@ -1,11 +1,9 @@
 """DICOM segmentation objects (binary, label map, and fractional ones that hold no fractions) as label volumes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,18 +12,14 @@ from pydicom.dataset import Dataset
 from napari_transunet.errors import VolumeError
 from napari_transunet.io.ambiguous import overlapping
 from napari_transunet.io.dicom.frames import Frame, frames_of, frames_of_all, functional_group
-from napari_transunet.io.dicom.headers import damage_named, listed
+from napari_transunet.io.dicom.headers import Header, damage_named, listed
 from napari_transunet.io.dicom.numbers import number, numbers, whole_number
 from napari_transunet.io.dicom.pixels import read_pixels
 from napari_transunet.io.dicom.series_search import scan
 from napari_transunet.io.dicom.slice_geometry import same_position, stack
 from napari_transunet.io.streams import checked_size
+from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import Color, Label, LabelSet, color_for
-
-if TYPE_CHECKING:
-    from napari_transunet.io.dicom.headers import Header
-    from napari_transunet.volumes.geometry import Geometry
-
 
 # No scan has more; a damaged position would ask for billions.
 _MAX_SLICES = 100_000

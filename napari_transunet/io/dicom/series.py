@@ -1,7 +1,5 @@
 """What a folder of DICOM files holds, and the error when that is more than one series."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,12 +1,9 @@
 """Finding the DICOM series in a folder, past whatever else lies there."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pydicom
 
@@ -14,6 +11,7 @@ from napari_transunet.errors import SizeError, VolumeError
 from napari_transunet.io.dicom.copies import without_copies
 from napari_transunet.io.dicom.headers import (
     SUFFIXES,
+    Header,
     damage_named,
     description_of,
     is_dicom,
@@ -21,9 +19,6 @@ from napari_transunet.io.dicom.headers import (
 )
 from napari_transunet.io.dicom.numbers import number as number_of
 from napari_transunet.io.dicom.series import SeriesInfo
-
-if TYPE_CHECKING:
-    from napari_transunet.io.dicom.headers import Header
 
 _MAX_FILES = 100_000
 # Enough of a folder to see whether it is one of DICOM files.

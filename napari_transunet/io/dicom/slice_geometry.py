@@ -1,7 +1,5 @@
 """From the positions of single slices to the grid of a volume, or the reason why there is none."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Of paths in it only plain names below the image are followed. Zarr's own readers
 an array names, pickles included, so that only filters that move bits are let through.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """Reading an image or labels from an OME-Zarr, on disk or over HTTP; chunks are read when voxels are asked for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """How a scan can be looked at: names, keys, and what they do. Buttons, keys, tooltips and help follow this list."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import MappingProxyType
 

@@ -3,16 +3,11 @@
 They are small Qt labels above the canvas: napari has no text at the middle of the left and right edge.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtWidgets import QLabel, QWidget
 
-if TYPE_CHECKING:
-    from napari_transunet.viewer.anatomy.directions import Edges
+from napari_transunet.viewer.anatomy.directions import Edges
 
 _STYLE = (
     "QLabel { color: #ffd75e; background: rgba(0, 0, 0, 120); border-radius: 3px; padding: 0 4px;"

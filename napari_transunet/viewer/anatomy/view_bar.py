@@ -1,7 +1,5 @@
 """The tool bar with planes, windows, and what is drawn over the canvas. It knows no layers."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from qtpy.QtCore import Qt, Signal

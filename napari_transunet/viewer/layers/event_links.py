@@ -1,7 +1,5 @@
 """Connections to events that are all undone at once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

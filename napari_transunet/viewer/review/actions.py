@@ -1,7 +1,5 @@
 """All that can be done in the dock, once: name, key, and what it does in words. Keys, tooltips and help follow it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import MappingProxyType
 

@@ -1,20 +1,15 @@
 """*Learn from my corrections*: the button, how far it is, what came of it, and the checkpoints that came before."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QEvent, Signal
 from qtpy.QtWidgets import QProgressBar, QWidget
 
 from napari_transunet.viewer.review.actions import ACTIONS
+from napari_transunet.viewer.review.adaptation import RelatedCheckpoint
 from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row
 from napari_transunet.viewer.widgets.status_line import StatusLine
-
-if TYPE_CHECKING:
-    from napari_transunet.viewer.review.adaptation import RelatedCheckpoint
 
 _SHORT = 8  # characters of a hash that are shown
 

@@ -1,7 +1,5 @@
 """Choosing what is shown of attention: on or off, which block, which head."""
 
-from __future__ import annotations
-
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFormLayout, QWidget
 

@@ -1,7 +1,5 @@
 """A page that lists every action and its key."""
 
-from __future__ import annotations
-
 from html import escape
 
 from qtpy.QtCore import Qt

@@ -1,25 +1,19 @@
 """Measures of the organs as a table that can be sorted, copied and saved."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QApplication, QFileDialog, QWidget
 
 from napari_transunet.errors import TransUNetError
-from napari_transunet.metrics.region_properties import as_csv, write_measures
+from napari_transunet.metrics.region_properties import OrganMeasure, as_csv, write_measures
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.widgets.messages import millilitres, organ
 from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row
 from napari_transunet.viewer.widgets.status_line import StatusLine
 from napari_transunet.viewer.widgets.tables import Cell, RowTable
-
-if TYPE_CHECKING:
-    from napari_transunet.metrics.region_properties import OrganMeasure
 
 _MEASURES = (
     ("Organ", "Name of the label"),

@@ -3,13 +3,10 @@
 Below them labels are added, edited and deleted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QEvent, QSignalBlocker, Signal
-from qtpy.QtGui import QIcon, QPalette, QPixmap
+from qtpy.QtGui import QIcon, QPalette, QPixmap, QShowEvent
 from qtpy.QtWidgets import QLabel, QToolButton, QWidget
 
 from napari_transunet.viewer.review.actions import ACTIONS
@@ -18,11 +15,7 @@ from napari_transunet.viewer.widgets.fitting_area import FittingArea
 from napari_transunet.viewer.widgets.legend import Legend
 from napari_transunet.viewer.widgets.messages import organ
 from napari_transunet.viewer.widgets.qt_helpers import column, row, tool_button
-
-if TYPE_CHECKING:
-    from qtpy.QtGui import QShowEvent
-
-    from napari_transunet.volumes.labels import Label, LabelSet
+from napari_transunet.volumes.labels import Label, LabelSet
 
 _HEIGHT = 190  # px; longer lists scroll
 

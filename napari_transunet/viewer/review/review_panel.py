@@ -1,22 +1,18 @@
 """Walking through the slices: the strip, the next one to check, marks, a note, and where a run disagrees with edits."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QFrame, QPushButton, QWidget
 
+from napari_transunet.viewer.layers.slice_numbers import SliceNumbers
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.review.slice_strip import SliceStrip
 from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.messages import conflict_sentence, count, duration, organ
 from napari_transunet.viewer.widgets.qt_helpers import check_box, column, line_edit, push_button, row
 from napari_transunet.viewer.widgets.status_line import StatusLine
-
-if TYPE_CHECKING:
-    from napari_transunet.viewer.layers.slice_numbers import SliceNumbers
 
 
 class ReviewPanel(QWidget):

@@ -1,7 +1,5 @@
 """Which cluster shall run the network: its address, and the files for TLS."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,21 +1,16 @@
 """What a first run needs, loaded and made ready before anybody asks for it, so that the window is not held up then."""
 
-from __future__ import annotations
-
 import ctypes
 import importlib.util
 import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from napari_transunet.errors import TransUNetError
 from napari_transunet.files import available_memory
+from napari_transunet.viewer.segment.predictors import PredictorCache, PredictorSettings
 from napari_transunet.viewer.widgets.priority import be_nice, no_garbage_collection
-
-if TYPE_CHECKING:
-    from napari_transunet.viewer.segment.predictors import PredictorCache, PredictorSettings
 
 logger = logging.getLogger(__name__)
 

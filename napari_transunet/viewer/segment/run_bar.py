@@ -1,19 +1,14 @@
 """The one obvious button, its neighbours, and how far the run is."""
 
-from __future__ import annotations
-
 import time
-from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QGridLayout, QProgressBar, QSizePolicy, QWidget
 
+from napari_transunet.viewer.segment.run_messages import RunProgress
 from napari_transunet.viewer.widgets.messages import countdown
 from napari_transunet.viewer.widgets.qt_helpers import push_button
-
-if TYPE_CHECKING:
-    from napari_transunet.viewer.segment.run_messages import RunProgress
 
 _PACE = 1.0  # s between two changes of the bar while slices come
 _LEFT = " left"

@@ -1,19 +1,14 @@
 """A list to choose one volume from, where a file or folder holds several; nothing else is blocked meanwhile."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QDialog, QDialogButtonBox, QHeaderView, QLabel, QWidget
 
+from napari_transunet.io.ambiguous import SeveralVolumesError
+from napari_transunet.io.dicom.series import SeriesInfo, SeveralSeriesError
 from napari_transunet.viewer.widgets.qt_helpers import column
 from napari_transunet.viewer.widgets.tables import RowTable
-
-if TYPE_CHECKING:
-    from napari_transunet.io.ambiguous import SeveralVolumesError
-    from napari_transunet.io.dicom.series import SeriesInfo, SeveralSeriesError
 
 _LONGEST = 5000  # rows; a header can claim any number of time points
 

@@ -1,7 +1,5 @@
 """What is still under way when the window closes is named and waited for, in sight of the person."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A section of a dock that is folded away until somebody opens it."""
 
-from __future__ import annotations
-
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QToolButton, QVBoxLayout, QWidget
 

@@ -1,7 +1,5 @@
 """A list to choose from that stays as narrow as its dock."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

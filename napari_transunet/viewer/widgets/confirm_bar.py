@@ -1,7 +1,5 @@
 """A question asked inside the dock, with two answers; nothing waits for it and nothing is blocked by it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from qtpy.QtWidgets import QFrame, QLabel, QSizePolicy, QWidget

@@ -1,7 +1,5 @@
 """A scroll area that takes the height of what it holds, and scrolls only where there is less room."""
 
-from __future__ import annotations
-
 from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtWidgets import QFrame, QScrollArea, QSizePolicy, QWidget
 

@@ -1,9 +1,6 @@
 """The legend: every organ with its colour; a click takes that organ as the brush."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtGui import QColor, QIcon, QPainter, QPixmap
@@ -11,9 +8,7 @@ from qtpy.QtWidgets import QGridLayout, QSizePolicy, QToolButton, QWidget
 
 from napari_transunet.viewer.widgets.messages import millilitres, organ
 from napari_transunet.viewer.widgets.qt_helpers import tool_button
-
-if TYPE_CHECKING:
-    from napari_transunet.volumes.labels import Color, Label, LabelSet
+from napari_transunet.volumes.labels import Color, Label, LabelSet
 
 _SWATCH = 12
 _PICKED = "QToolButton:checked { border: 2px solid palette(text); font-weight: bold; }"

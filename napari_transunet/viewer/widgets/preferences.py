@@ -4,8 +4,6 @@ The page itself is declared in `napari.yaml` (`contributions.configurations`); n
 stores it, from version 0.9 on. Earlier ones make no page of it, and the defaults hold.
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path

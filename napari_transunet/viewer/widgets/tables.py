@@ -1,7 +1,5 @@
 """Tables of which whole rows are chosen, and nothing is edited."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

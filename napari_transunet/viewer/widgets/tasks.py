@@ -5,8 +5,6 @@ task that has to `finish` outlives the window, which waits for it visibly (`clos
 program.
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 import traceback

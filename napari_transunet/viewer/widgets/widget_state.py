@@ -1,7 +1,5 @@
 """What a person chose in a dock, kept for the next time: sizes, switches, open sections."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

@@ -4,8 +4,6 @@ What holds here: what a run changes about its thread ends with it, and what runs
 when the last of them ends.
 """
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import threading
