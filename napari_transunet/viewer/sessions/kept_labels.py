@@ -92,13 +92,7 @@ def is_lone(info: SessionInfo) -> bool:
 
 
 def grid_of(state: Mapping[str, Any]) -> Geometry:
-    """The grid of saved labels.
-
-    Raises
-    ------
-    InputError
-        None is saved, or it is none.
-    """
+    """The grid of saved labels."""
     try:
         grid = state["grid"]
         rows: Any = tuple(tuple(row) for row in grid["direction"])
