@@ -15,6 +15,10 @@ MAX_GENERATIONS = 50
 """Adaptations that a card tells of; older ones are left out."""
 
 
+_WORTH_TELLING = 0.05
+"""By so much an organ's Dice has to fall on what was known before, to be named."""
+
+
 class LearntScan(BaseModel):
     """What was learnt from one scan.
 
@@ -37,7 +41,7 @@ class LearntScan(BaseModel):
 
 
 class DiceChange(BaseModel):
-    """Dice of one organ on the held-out slices, at the network's size; None where neither side has it."""
+    """Dice of one organ on the same slices, at the network's size; None where neither side has it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -57,6 +61,8 @@ class Adaptation(BaseModel):
     steps : optimiser steps without the held-out slices
     further_steps : those that followed, which learnt from the held-out slices too and were not scored
     replayed : slices of earlier scans that were learnt from again
+    retained : organ → Dice on slices that the parent learnt from and that were not replayed, before and at the end:
+        what was forgotten. Empty where there are none
     seconds, seed, device : how long it took, of all random draws, and where it ran
     """
 
@@ -71,6 +77,7 @@ class Adaptation(BaseModel):
     steps: Count = 0
     further_steps: Count = 0
     replayed: Count = 0
+    retained: Mapping[Name, DiceChange] = Field(default_factory=dict)
     seconds: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     seed: int = 0
     device: str = Field(default="", max_length=100)
@@ -78,11 +85,7 @@ class Adaptation(BaseModel):
     @property
     def mean_dice(self) -> tuple[float, float] | None:
         """Mean Dice before and after, over the organs that the held-out slices tell something about."""
-        known = [(one.before or 0.0, one.after) for one in self.dice.values() if one.after is not None]
-        if not known:
-            return None
-        before, after = (sum(side) / len(known) for side in zip(*known, strict=True))
-        return before, after
+        return _mean(self.dice)
 
     @property
     def better(self) -> bool | None:
@@ -105,7 +108,33 @@ class Adaptation(BaseModel):
         if changes:
             held = sum(len(scan.held_out) for scan in self.scans)
             parts.append(f"Dice on {_counted(held, 'held-out slice')}: {', '.join(changes)}")
+        if kept := self.retained_sentence():
+            parts.append(kept)
         return "; ".join(parts)
+
+    def retained_sentence(self) -> str | None:
+        """What became of what was known; None where nothing tells.
+
+        "Dice on slices known before: 0.93 → 0.84, the most lost by aorta, 0.93 → 0.45"
+        """
+        mean = _mean(self.retained)
+        if mean is None:
+            return None
+        told = f"Dice on slices known before: {mean[0]:.2f} → {mean[1]:.2f}"
+        lost = {name: (one.before or 0) - (one.after or 0) for name, one in self.retained.items()}
+        worst = max(lost, key=lost.__getitem__)
+        if lost[worst] < _WORTH_TELLING:
+            return told
+        one = self.retained[worst]
+        return f"{told}, the most lost by {worst}, {one.before or 0:.2f} → {one.after or 0:.2f}"
+
+
+def _mean(dice: Mapping[str, DiceChange]) -> tuple[float, float] | None:
+    known = [(one.before or 0.0, one.after) for one in dice.values() if one.after is not None]
+    if not known:
+        return None
+    before, after = (sum(side) / len(known) for side in zip(*known, strict=True))
+    return before, after
 
 
 def _counted(number: int, what: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from napari_transunet.checkpoints.card import ModelCard
+    from napari_transunet.checkpoints.lineage import DiceChange
     from napari_transunet.checkpoints.loading import Checkpoint
     from napari_transunet.training.corrections import Correction
     from napari_transunet.training.fine_tuning import AdaptationProgress
@@ -160,12 +161,22 @@ def adapt(
         "steps": story.steps + story.further_steps,
         "seconds": story.seconds,
         "held_out_dice": {name: one.model_dump() for name, one in story.dice.items()},
+        "retained_dice": {name: one.model_dump() for name, one in story.retained.items()},
     }
     if as_json:
         print_json(facts | {"lineage": story.model_dump(mode="json")})
         return
-    changes = [f"{name} {one.before:.3f} → {one.after:.3f}" for name, one in story.dice.items()]
-    print_facts(facts | {"held_out_dice": ", ".join(changes) or "none was held out"})
+    print_facts(
+        facts
+        | {
+            "held_out_dice": _in_words(story.dice) or "none was held out",
+            "retained_dice": _in_words(story.retained) or "no replay pack to tell by",
+        }
+    )
+
+
+def _in_words(dice: Mapping[str, DiceChange]) -> str:
+    return ", ".join(f"{name} {one.before:.3f} → {one.after:.3f}" for name, one in dice.items())
 
 
 @contextmanager

@@ -50,7 +50,7 @@ from napari_transunet.training.first_network import first_network, is_unlearnt
 from napari_transunet.training.heads import with_classes
 from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.training.partial_slices import PartialSlices
-from napari_transunet.training.replay import ReplayPack, replay_beside
+from napari_transunet.training.replay import ReplayPack, replay_beside, set_aside
 from napari_transunet.volumes.volume import Volume
 
 _FEWEST_HELD_FROM = 8
@@ -150,7 +150,12 @@ def adapt(
     if replay is None:
         replay = replay_beside(parent.path)
     known = [[prepared(one, card, classes) for one in stop.before_each(earlier)]]
-    known.append([] if replay is None else [replay.for_card(card)])
+    aside = None
+    if replay is not None:
+        shown, aside = set_aside(replay.for_card(card), samples)
+        known.append([shown])
+    else:
+        known.append([])
     replays = sum(len(part) for kind in known for part in kind)
     if not begins:
         beside = [one for one in corrections if set(classes.vouched(one.organs)) <= classes.added.keys()]
@@ -170,6 +175,7 @@ def adapt(
             samples=samples,
             replayed=Replayed.of(known),
             held=held,
+            aside=aside,
             coarser=coarser,
             device=where,
             dtype=dtype,
@@ -189,13 +195,11 @@ def adapt(
         scans=learnt_scans(corrections, parts, numbers, classes),
         added=tuple(classes.added.values()),
         dropped=classes.dropped,
-        dice={
-            classes.names[value]: DiceChange(before=_rounded(before), after=_rounded(after))
-            for value, (before, after) in learnt.dice.items()
-        },
+        dice=_changes(learnt.dice, classes.names),
         steps=learnt.steps,
         further_steps=learnt.further_steps,
         replayed=replays,
+        retained=_changes(learnt.retained, classes.names),
         seconds=round(time.monotonic() - start, 1),
         seed=seed,
         device=f"{where} ({str(dtype).removeprefix('torch.')})",
@@ -305,8 +309,12 @@ def _private_random_state(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _rounded(dice: float) -> float:
-    return round(dice, 4)
+def _changes(dice: Mapping[int, tuple[float, float]], names: Mapping[int, str]) -> dict[str, DiceChange]:
+    """Dice by class, before and after, by name."""
+    return {
+        names[value]: DiceChange(before=round(before, 4), after=round(after, 4))
+        for value, (before, after) in dice.items()
+    }
 
 
 Spacing = tuple[float | None, float | None, float | None]

@@ -156,10 +156,11 @@ class FineTuning:
     Attributes
     ----------
     held : which of the samples are scored before all are learnt from
+    aside : slices that the parent learnt from and that are not replayed: by these it is told what was forgotten
     coarser : the first of these slices as the parent sees them, where it does so less finely. It is scored on them, and
         they are learnt from, too, since the next scan may be too wide for the finer pixels
     from_scratch : whether the batch norms have no statistics yet, and so have to learn them
-    steps, further_steps, dice : what came of it, as in `Adaptation`; Dice by class, before and after
+    steps, further_steps, dice, retained : what came of it, as in `Adaptation`; Dice by class, before and after
     """
 
     net: TransUNet
@@ -167,6 +168,7 @@ class FineTuning:
     samples: PartialSlices
     replayed: Replayed | None
     held: Sequence[int]
+    aside: PartialSlices | None
     coarser: PartialSlices | None
     device: torch.device
     dtype: torch.dtype
@@ -178,6 +180,7 @@ class FineTuning:
     steps: int = 0
     further_steps: int = 0
     dice: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    retained: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._views = Augmentation(beyond="reflection" if self.card.resize == "squash" else "zeros")
@@ -209,6 +212,7 @@ class FineTuning:
 
     def run(self, steps: int | None, seconds: float) -> FineTuning:
         """Learn; itself."""
+        known_before = self._score_aside(self.net)
         clock = _Clock(steps or STEPS, None if steps else seconds, _FEWEST_STEPS)
         held, everything = set(self.held), range(len(self.samples))
         self._judged = organs_shown(self.samples, held) & organs_shown(self.samples, held, within=False)
@@ -239,6 +243,8 @@ class FineTuning:
             self.steps = self._taken
             self._learn(everything, clock, 1.0)
             self.further_steps = self._taken - self.steps
+        known_after = self._score_aside(self._averaged.module)
+        self.retained = {value: (dice, known_after[value]) for value, dice in known_before.items()}
         self.net.load_state_dict(self._averaged.module.state_dict())
         return self
 
@@ -380,6 +386,14 @@ class FineTuning:
         """Dice on the held-out slices of each class that these show, and slices that are learnt from, too."""
         found = dice_on(samples, self.held, lambda part: self._logits(net.eval(), samples, part), self.stop)
         return {value: found.get(value, 0.0) for value in sorted(self._judged)}
+
+    def _score_aside(self, net: nn.Module) -> dict[int, float]:
+        """Dice of each class that slices set aside of what was learnt before show."""
+        if not self.aside or self.from_scratch:
+            return {}
+        slices, every = self.aside, range(len(self.aside))
+        found = dice_on(slices, every, lambda part: self._logits(net.eval(), slices, part), self.stop)
+        return {value: found[value] for value in sorted(organs_shown(slices, every))}
 
     def _logits(self, net: nn.Module, slices: PartialSlices, chosen: Tensor) -> Tensor:
         return network_logits(net, slices, chosen, self.card.context, self.device, self.dtype)

@@ -56,7 +56,7 @@ class PartialSlices:
         needed, around = self.around[chosen].unique(return_inverse=True)
         return PartialSlices(
             self.planes[needed],
-            around.reshape(len(chosen), -1),
+            around.reshape(len(chosen), self.around.shape[1]),
             self.labels[chosen],
             self.annotated[chosen],
             self.whole[chosen],

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 REPLAY_SUFFIX = ".replay.npz"
 MAX_BYTES = 1 << 28
 _MAX_ABOUT = 1 << 16
+MOST_ASIDE = 12
+_FEWEST_TO_SHARE = 24
+_SAME = 0.01  # two images that differ by less in every pixel are one slice, stored in 8 bits and not
 _FORMAT = "napari-transunet replay pack 1"
 _AXES = {"planes": 3, "around": 2, "labels": 3, "annotated": 2}
 
@@ -149,6 +152,22 @@ class ReplayPack:
             card.label_set().names,
             "; ".join(sources),
         )
+
+
+def set_aside(slices: PartialSlices, taught: PartialSlices) -> tuple[PartialSlices, PartialSlices]:
+    """Those of a pack that are replayed, and those that are scored instead.
+
+    The latter are a quarter, at most `MOST_ASIDE`, evenly spaced, and none that is taught as well. Nothing is scored of
+    a pack so small that every slice is needed.
+    """
+    images, others = (part.planes[part.around[:, REACH]].float() for part in (slices, taught))
+    known = torch.tensor([bool(((others - one).abs().amax((1, 2)) < _SAME).any()) for one in images])
+    among = torch.nonzero(~known)[:, 0]
+    count = min(len(among) // 4, MOST_ASIDE) if len(slices) >= _FEWEST_TO_SHARE else 0
+    scored = torch.zeros(len(slices), dtype=torch.bool)
+    scored[among[torch.linspace(0, len(among) - 1, count).round().long()]] = True
+    numbers = torch.arange(len(slices))
+    return slices.pick(numbers[~scored]), slices.pick(numbers[scored])
 
 
 def replay_path(checkpoint: str | os.PathLike[str]) -> Path:

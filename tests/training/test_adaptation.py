@@ -20,7 +20,7 @@ from napari_transunet.training.corrections import Correction, held_out
 from napari_transunet.training.fine_tuning import AdaptationCancelled, AdaptationProgress
 from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.training.partial_slices import PartialSlices, partial_slices
-from napari_transunet.training.replay import ReplayPack, replay_path
+from napari_transunet.training.replay import ReplayPack, replay_path, set_aside
 from napari_transunet.volumes.fingerprint import scan_fingerprint
 from napari_transunet.volumes.volume import Volume
 from tests.networks import as_if_learnt, slim_parts
@@ -411,7 +411,7 @@ def test_earlier_scans_are_replayed_as_often_as_the_pack(
     batch = PartialSlices.batch
 
     def spied(self: PartialSlices, chosen: torch.Tensor, *rest: Any) -> Any:
-        if len(self) == 4 + 40 + 4 and torch.is_grad_enabled():
+        if len(self) == 4 + 30 + 4 and torch.is_grad_enabled():
             again.extend(chosen.tolist())
         return batch(self, chosen, *rest)
 
@@ -426,10 +426,34 @@ def test_earlier_scans_are_replayed_as_often_as_the_pack(
     )
 
     assert len(again) == 3 * 20
-    pack = range(4, 44)
+    pack = range(4, 34)  # ten of the forty are set aside
     assert 12 <= sum(number < 4 for number in again) <= 28
     assert 12 <= sum(number in pack for number in again) <= 28
-    assert 12 <= sum(number >= 44 for number in again) <= 28
+    assert 12 <= sum(number >= 34 for number in again) <= 28
+
+
+def test_what_was_forgotten_is_told_by_slices_that_are_not_replayed(wide: Checkpoint) -> None:
+    checkpoint = wide
+    volume, labels = scan(1, slices=24)
+    pack = adaptation.replay_pack(checkpoint.card, [Correction(volume, labels, range(24))], slices=24)
+    one = unscored()
+
+    better = adapt(checkpoint, [one], replay=pack, **QUICK)
+
+    (story,) = better.card.lineage
+    assert story.replayed == 18
+    slices = pack.for_card(checkpoint.card)
+    _, aside = set_aside(slices, slices.pick([]))
+    images, labels, _ = aside.batch(torch.arange(6), 1, checkpoint.card.context, torch.device("cpu"))
+    for net, side in ((checkpoint.model, "before"), (better.model, "after")):
+        with torch.inference_mode():
+            found = net(images).argmax(1)
+        for value, name in NAMES.items():
+            own, true = found == value, labels == value
+            dice = 2 * (own & true).sum() / (own.sum() + true.sum())
+            assert getattr(story.retained[name], side) == pytest.approx(float(dice), abs=0.01)
+    assert story.retained["body"].before > 0
+    assert "Dice on slices known before: " in story.sentence()
 
 
 def test_replayed_slices_are_held_as_the_checkpoint_had_them(

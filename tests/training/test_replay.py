@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from napari_transunet.checkpoints.card import ModelCard
 from napari_transunet.errors import CheckpointError, FileProblem
 from napari_transunet.training.partial_slices import PartialSlices
-from napari_transunet.training.replay import ReplayPack, replay_beside, replay_path
+from napari_transunet.training.replay import MOST_ASIDE, ReplayPack, replay_beside, replay_path, set_aside
 
 
 def card(*names: str, size: int = 32) -> ModelCard:
@@ -116,3 +117,38 @@ def test_a_pack_that_claims_to_be_huge_is_refused(
 
     with pytest.raises(CheckpointError, match="bytes"):
         ReplayPack.read(path)
+
+
+@pytest.mark.parametrize(("count", "scored"), [(20, 0), (24, 6), (100, MOST_ASIDE)])
+def test_a_part_is_scored_in_place_of_being_replayed(count: int, scored: int) -> None:
+    slices = distinct(count)
+
+    shown, aside = set_aside(slices, slices.pick([]))
+
+    assert len(aside) == scored
+    assert sorted([*shown.numbers.tolist(), *aside.numbers.tolist()]) == list(range(count))
+    gaps = aside.numbers.diff()
+    assert not scored or gaps.max() - gaps.min() <= 1
+
+
+def test_what_is_taught_is_not_scored() -> None:
+    slices = distinct(40)
+    taught = slices.pick(list(range(30)))
+
+    _, aside = set_aside(slices, replace(taught, planes=taught.planes + 0.002))
+
+    assert len(aside) == 2
+    assert set(aside.numbers.tolist()) <= set(range(30, 40))
+
+
+def distinct(count: int) -> PartialSlices:
+    """So many slices, each unlike the others."""
+    generator = torch.Generator().manual_seed(0)
+    return PartialSlices(
+        torch.rand(count, 8, 8, generator=generator).half(),
+        torch.arange(count)[:, None].expand(count, 5),
+        torch.zeros(count, 8, 8, dtype=torch.uint8),
+        torch.ones(count, 3, dtype=torch.bool),
+        torch.ones(count, dtype=torch.bool),
+        torch.arange(count),
+    )

@@ -408,9 +408,11 @@ def _answer_sentence(story: Adaptation) -> str:
         if one.after is not None
     ]
     took = f"Learnt for {duration(story.seconds)}."
+    kept = story.retained_sentence()
+    forgot = f" {kept}." if kept else ""
     if not changes:
-        return f"{took} No slice could be held back, so it is not known whether it is better."
+        return f"{took} No slice could be held back, so it is not known whether it is better.{forgot}"
     held = sum(len(scan.held_out) for scan in story.scans)
     told = ", ".join(changes)
     where = f"{told[:1].upper()}{told[1:]} on {count(held, 'slice')} held back (Dice)."
-    return f"{took} {where}" if story.better else f"{took} It did not get better: {where}"
+    return f"{took} {where}{forgot}" if story.better else f"{took} It did not get better: {where}"

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QToolButton
 
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.info import inspect_checkpoint
-from napari_transunet.checkpoints.lineage import DiceChange
+from napari_transunet.checkpoints.lineage import Adaptation, DiceChange
 from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.training import adaptation
@@ -21,6 +21,7 @@ from napari_transunet.training.fine_tuning import AdaptationCancelled
 from napari_transunet.viewer.layers.layers import add_volume
 from napari_transunet.viewer.layers.undo import history_of
 from napari_transunet.viewer.review.adaptation import ClassMapping, safe_stem
+from napari_transunet.viewer.review.adaptation_controller import _answer_sentence
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.labels import Label
 from napari_transunet.volumes.phantom import synthetic_ct
@@ -252,6 +253,25 @@ def test_what_is_not_better_is_to_be_discarded(window: Window, monkeypatch: pyte
     window.press("learn_discard")
     assert not window.answered
     assert window.button("learn").isEnabled()
+
+
+def test_the_answer_tells_what_was_forgotten() -> None:
+    story = Adaptation(
+        dice={"liver": DiceChange(before=0.9, after=0.95)},
+        retained={
+            "liver": DiceChange(before=0.95, after=0.93),
+            "aorta": DiceChange(before=0.91, after=0.45),
+            "bladder": DiceChange(),
+        },
+        seconds=100,
+    )
+
+    assert _answer_sentence(story).endswith(
+        " Dice on slices known before: 0.93 → 0.69, the most lost by aorta, 0.91 → 0.45."
+    )
+    slight = story.model_copy(update={"retained": {"liver": DiceChange(before=0.95, after=0.93)}})
+    assert _answer_sentence(slight).endswith(" Dice on slices known before: 0.95 → 0.93.")
+    assert "known before" not in _answer_sentence(story.model_copy(update={"retained": {}}))
 
 
 def test_a_new_organ_is_learnt_by_its_name(window: Window, monkeypatch: pytest.MonkeyPatch) -> None:
