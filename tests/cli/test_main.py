@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import napari_transunet
 from napari_transunet import __version__
 from napari_transunet.model.variants import VARIANTS
 from tests.commands import error_line
@@ -78,6 +79,16 @@ def test_real_process_has_a_clean_stdout_and_status(tmp_path):
     assert bad.stdout == ""
     assert bad.stderr.count("\n") == 1
     assert "Traceback" not in bad.stderr
+
+
+def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path):
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")  # found before the real one
+    search = os.pathsep.join([str(tmp_path), str(Path(napari_transunet.__file__).parents[1])])
+    result = subprocess.run(
+        [sys.executable, "-m", "napari_transunet", "variants"],
+        capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": search},
+    )  # fmt: skip
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "Interrupted.\n")
 
 
 def test_names_from_a_file_cannot_steer_the_terminal(run, tmp_path):
