@@ -10,7 +10,6 @@ from qtpy.QtCore import QEvent, QSignalBlocker, Signal
 from qtpy.QtWidgets import (
     QButtonGroup,
     QComboBox,
-    QDoubleSpinBox,
     QGridLayout,
     QLabel,
     QPushButton,
@@ -22,6 +21,7 @@ from qtpy.QtWidgets import (
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.messages import organ
+from napari_transunet.viewer.widgets.number_box import NumberBox
 from napari_transunet.viewer.widgets.qt_helpers import check_box, column, push_button, row, tool_button
 from napari_transunet.viewer.widgets.status_line import StatusLine
 
@@ -297,9 +297,8 @@ def _choice(parent: QWidget, name: str, texts: tuple[str, str]) -> tuple[QWidget
     return box, group
 
 
-def _size(parent: QWidget, name: str, value: float, low: float, high: float, unit: str) -> QDoubleSpinBox:
-    box = QDoubleSpinBox(parent)
-    box.setObjectName(name)
+def _size(parent: QWidget, name: str, value: float, low: float, high: float, unit: str) -> NumberBox:
+    box = NumberBox(name, parent)
     box.setRange(low, high)
     box.setDecimals(2 if low < 0.1 else 1)
     box.setSuffix(unit)
