@@ -1,11 +1,11 @@
 """What a window shows of the patient's anatomy while a dock of the plugin is open: letters, scale bar, planes, keys."""
 
-from __future__ import annotations
-
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from napari.layers import Image, Layer
+from napari.viewer import Viewer
 from qtpy.QtCore import QObject, Qt
 from qtpy.QtWidgets import QLabel, QMainWindow, QWidget
 
@@ -29,10 +29,6 @@ from napari_transunet.viewer.layers.napari_versions import camera_of, scale_bar_
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.keys import KeyBindings
 from napari_transunet.viewer.widgets.qt_helpers import single_shot, window_object
-
-if TYPE_CHECKING:
-    from napari.layers import Image, Layer
-    from napari.viewer import Viewer
 
 _NAME = "napari_transunet_anatomy"
 

@@ -5,25 +5,21 @@ third axis comes towards the person who looks, which shows a patient in LPS coor
 every view here sets all three, and keeps right and left apart.
 """
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from napari.components import ViewerModel
+from napari.layers import Image, Layer
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.anatomy.windows import is_ct
 from napari_transunet.viewer.layers.layer_record import record_of
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, voxels_of, world_matrix
 from napari_transunet.viewer.layers.napari_versions import camera_of
-
-if TYPE_CHECKING:
-    from napari.components import ViewerModel
-    from napari.layers import Image, Layer
 
 Vector = npt.NDArray[np.float64]
 

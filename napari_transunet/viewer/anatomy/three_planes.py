@@ -7,16 +7,16 @@ it. So it is handed on to the window's layer (`adopt_stroke`), as if it had been
 and the range of the brush hold for it as for every other.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from napari.components import ViewerModel
+from napari.layers import Layer
 from napari.qt import QtViewer
 from napari.utils.action_manager import action_manager
+from napari.viewer import Viewer
 from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtWidgets import QSplitter, QWidget
 
@@ -29,10 +29,6 @@ from napari_transunet.viewer.layers.napari_versions import scale_bar_of, show_sc
 from napari_transunet.viewer.layers.undo import adopt_stroke
 from napari_transunet.viewer.widgets.docks import DockEvents
 from napari_transunet.viewer.widgets.qt_helpers import row, single_shot
-
-if TYPE_CHECKING:
-    from napari.layers import Layer
-    from napari.viewer import Viewer
 
 TITLE = "Coronal and sagittal"
 _LOOKS = ("visible", "opacity")

@@ -1,21 +1,16 @@
 """One step to an anatomical plane, or to the organs in 3D as seen from the front."""
 
-from __future__ import annotations
-
 import weakref
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from napari.components import ViewerModel
+from napari.layers import Layer
 
 from napari_transunet.viewer.anatomy.directions import Plane, patient_directions, view_of
 from napari_transunet.viewer.layers.layer_record import is_overlay
 from napari_transunet.viewer.layers.napari_versions import camera_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from napari.components import ViewerModel
-    from napari.layers import Layer
 
 _UNKNOWN = np.eye(3)[::-1]  # z, y and x of a scan that says nothing: towards head, back and left
 

@@ -3,17 +3,13 @@
 Levels and widths are those of the article "Windowing (CT)" at radiopaedia.org.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from napari.layers import Image
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.layers.layer_record import record_of
 from napari_transunet.viewer.layers.layers import is_lazy, volume_of
-
-if TYPE_CHECKING:
-    from napari.layers import Image
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """The one export of a window: asked for in a dialog from either dock, written off the GUI thread."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from napari.layers import Image
+from napari.viewer import Viewer
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QDialog, QFileDialog, QFormLayout, QGroupBox, QProgressBar, QWidget
 
@@ -18,6 +18,7 @@ from napari_transunet.io.sidecar import stem_of
 from napari_transunet.viewer.export.snapshot import propose_path, snapshot, write_snapshot
 from napari_transunet.viewer.layers.fingerprints import fingerprint_job
 from napari_transunet.viewer.layers.layers import source_of
+from napari_transunet.viewer.sessions.results import Result
 from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
 from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.messages import count
@@ -32,12 +33,6 @@ from napari_transunet.viewer.widgets.qt_helpers import (
 )
 from napari_transunet.viewer.widgets.status_line import StatusLine
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks, emit
-
-if TYPE_CHECKING:
-    from napari.layers import Image
-    from napari.viewer import Viewer
-
-    from napari_transunet.viewer.sessions.results import Result
 
 _NAME = "export_dialog"
 _PATIENCE = 600.0  # s that a window that closes waits for an export, which can be cancelled

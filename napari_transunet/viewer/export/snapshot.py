@@ -4,33 +4,27 @@ A *snapshot* takes everything that an export needs out of the layers on the GUI 
 no layer, so that a person may go on painting meanwhile.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from napari.layers import Image, Labels
 
 from napari_transunet.errors import VolumeError
-from napari_transunet.export.source import check_source
+from napari_transunet.export.source import SourceState, check_source
 from napari_transunet.export.writing import ExportRequest, export
 from napari_transunet.io.sidecar import sidecar_path, stem_of
 from napari_transunet.viewer.layers.grids import reorientation_between
 from napari_transunet.viewer.layers.layer_record import record_of
 from napari_transunet.viewer.layers.layers import geometry_of, label_set_of, labels_dtype, sizes, source_of
+from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.orientation import IDENTITY
-
-if TYPE_CHECKING:
-    from napari.layers import Image, Labels
-
-    from napari_transunet.export.source import SourceState
-    from napari_transunet.volumes.geometry import Geometry
-    from napari_transunet.volumes.labels import LabelSet
-    from napari_transunet.volumes.volume import Source
+from napari_transunet.volumes.volume import Source
 
 Provenance = Callable[[npt.NDArray[Any]], Mapping[str, Any]]
 

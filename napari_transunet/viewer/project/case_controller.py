@@ -4,19 +4,20 @@ What holds here: files are read and written on other threads; a case is given ba
 whatever fails, the labels in the window stay until they are saved.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from napari.layers import Image, Labels
+from napari.viewer import Viewer
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_transunet.errors import TransUNetError
+from napari_transunet.project.case import Case
 from napari_transunet.project.case_labels import CaseLabels
 from napari_transunet.project.leases import LeaseHeldError
 from napari_transunet.project.opening import (
@@ -27,24 +28,17 @@ from napari_transunet.project.opening import (
     open_case,
     read_ahead,
 )
+from napari_transunet.project.project import Project
 from napari_transunet.project.worklist import WorkClock
 from napari_transunet.viewer.layers.layers import add_volume, label_set_of, new_labels_layer, remove_together
 from napari_transunet.viewer.segment.show_volume import show_volume
-from napari_transunet.viewer.sessions.autosave_controller import start_autosave
+from napari_transunet.viewer.sessions.autosave_controller import AutosaveController, start_autosave
 from napari_transunet.viewer.sessions.registry import sessions_of
+from napari_transunet.viewer.sessions.results import Result
 from napari_transunet.viewer.widgets import docks
 from napari_transunet.viewer.widgets.closing import Unfinished
 from napari_transunet.viewer.widgets.messages import error_sentence
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
-
-if TYPE_CHECKING:
-    from napari.layers import Image, Labels
-    from napari.viewer import Viewer
-
-    from napari_transunet.project.case import Case
-    from napari_transunet.project.project import Project
-    from napari_transunet.viewer.sessions.autosave_controller import AutosaveController
-    from napari_transunet.viewer.sessions.results import Result
 
 logger = logging.getLogger(__name__)
 

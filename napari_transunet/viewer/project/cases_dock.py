@@ -1,20 +1,19 @@
 """The dock *Cases*: the table of a study, and what can be done with its cases."""
 
-from __future__ import annotations
-
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from napari.viewer import Viewer
 from qtpy.QtCore import QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QComboBox, QInputDialog, QLabel, QProgressBar, QWidget
 
-from napari_transunet.project.case import STATUSES
-from napari_transunet.project.leases import annotator_name
+from napari_transunet.project.case import STATUSES, Case
+from napari_transunet.project.leases import Holder, annotator_name
 from napari_transunet.project.project import Project
 from napari_transunet.project.worklist import next_case
 from napari_transunet.viewer.anatomy.anatomy import anatomy_of
@@ -41,12 +40,6 @@ from napari_transunet.viewer.widgets.preferences import load_preferences
 from napari_transunet.viewer.widgets.qt_helpers import column, line_edit, push_button, row, window_of
 from napari_transunet.viewer.widgets.status_line import StatusLine
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks, emit
-
-if TYPE_CHECKING:
-    from napari.viewer import Viewer
-
-    from napari_transunet.project.case import Case
-    from napari_transunet.project.leases import Holder
 
 logger = logging.getLogger(__name__)
 

@@ -4,20 +4,16 @@ What holds here: a click that is caught reaches no layer's tool, whatever tool a
 and a click is only ever given to the layer for which it was asked.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from napari.layers import Labels
+from napari.viewer import Viewer
 from qtpy.QtCore import QObject
 
 from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.widgets.keys import KeyBindings
 from napari_transunet.viewer.widgets.qt_helpers import single_shot
-
-if TYPE_CHECKING:
-    from napari.layers import Labels
-    from napari.viewer import Viewer
 
 Voxel = tuple[int, int, int]
 _RESTING = "pan_zoom"

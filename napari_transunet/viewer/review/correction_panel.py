@@ -1,12 +1,11 @@
 """The tools and their sizes: on which organ, in which slices, and what to do."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qtpy.QtCore import QEvent, QSignalBlocker, Signal
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
     QButtonGroup,
     QComboBox,
@@ -24,9 +23,6 @@ from napari_transunet.viewer.widgets.messages import organ
 from napari_transunet.viewer.widgets.number_box import NumberBox
 from napari_transunet.viewer.widgets.qt_helpers import check_box, column, push_button, row, tool_button
 from napari_transunet.viewer.widgets.status_line import StatusLine
-
-if TYPE_CHECKING:
-    from qtpy.QtGui import QShowEvent
 
 REMEMBERED = (
     "count",

@@ -1,11 +1,10 @@
 """Naming, adding, recolouring and deleting labels of the layer that is followed, also of one without names."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+from napari.layers import Labels
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QColorDialog, QFrame, QLabel, QWidget
@@ -16,11 +15,6 @@ from napari_transunet.viewer.widgets.qt_helpers import column, line_edit, push_b
 from napari_transunet.viewer.widgets.status_line import StatusLine
 from napari_transunet.volumes.label_values import HIGHEST_LABEL
 from napari_transunet.volumes.labels import Label, LabelSet, color_for, default_color, organ_key
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from napari.layers import Labels
 
 
 class LabelEditor(QFrame):

@@ -1,11 +1,11 @@
 """The dock *Review and correct*: puts its panels and their controllers together."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from napari.layers import Labels
+from napari.viewer import Viewer
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox, QPushButton, QSizePolicy, QTableWidget, QWidget
 
@@ -50,10 +50,6 @@ from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row,
 from napari_transunet.viewer.widgets.status_line import StatusLine
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.viewer.widgets.widget_state import WidgetState
-
-if TYPE_CHECKING:
-    from napari.layers import Labels
-    from napari.viewer import Viewer
 
 _PATIENCE = 120.0  # s that a window that closes waits for a step of learning to end
 _SECTIONS = ("section_correct", "section_learn", "section_measure", "section_compare", "section_advanced")

@@ -1,13 +1,12 @@
 """Options that a newcomer may ignore, folded away."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from magicgui.widgets import CheckBox, ComboBox, Container, LineEdit
+from magicgui.widgets.bases import ValueWidget
 from qtpy.QtCore import QRegularExpression, Signal
 from qtpy.QtGui import QRegularExpressionValidator
 from qtpy.QtWidgets import QVBoxLayout, QWidget
@@ -15,9 +14,6 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 from napari_transunet.errors import InputError
 from napari_transunet.inference.options import PredictorOptions, option_text
 from napari_transunet.viewer.widgets.collapsible import CollapsibleSection
-
-if TYPE_CHECKING:
-    from magicgui.widgets.bases import ValueWidget
 
 _SIZES = (128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
 

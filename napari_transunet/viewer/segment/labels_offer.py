@@ -1,14 +1,15 @@
 """A label file without names opens as an image, by dropping it for one; whether it shall be labels is asked here."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from napari.layers import Image
+from napari.viewer import Viewer
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
+from qtpy.QtWidgets import QWidget
 
 from napari_transunet.errors import TransUNetError
 from napari_transunet.viewer.layers.event_links import EventLinks
@@ -16,14 +17,8 @@ from napari_transunet.viewer.layers.grids import images_labelled_by
 from napari_transunet.viewer.layers.layers import volume_of
 from napari_transunet.viewer.segment.volume_loader import labels_of
 from napari_transunet.viewer.sessions.registry import sessions_of
+from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
 from napari_transunet.viewer.widgets.qt_helpers import single_shot, window_object
-
-if TYPE_CHECKING:
-    from napari.layers import Image
-    from napari.viewer import Viewer
-    from qtpy.QtWidgets import QWidget
-
-    from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
 
 _OBJECT = "transunet_labels_offer"
 

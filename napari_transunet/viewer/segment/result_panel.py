@@ -1,9 +1,9 @@
 """What is shown of a result: the legend that picks the brush, the count of edits, and *Export…*."""
 
-from __future__ import annotations
+from typing import Any
 
-from typing import TYPE_CHECKING, Any
-
+from napari.layers import Image, Labels
+from napari.viewer import Viewer
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QWidget
 
@@ -19,12 +19,7 @@ from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row,
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.volumes.geometry import voxel_ml
 from napari_transunet.volumes.label_values import voxels_by_label
-
-if TYPE_CHECKING:
-    from napari.layers import Image, Labels
-    from napari.viewer import Viewer
-
-    from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.labels import LabelSet
 
 _QUIET = 600  # ms without a change before edits are counted
 _HEIGHT = 168  # px; longer legends scroll

@@ -4,8 +4,6 @@ It loads the checkpoint, prepares the predictor and computes slices. What it fin
 which is written by one side alone; nobody waits for the other.
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 import time
@@ -13,24 +11,21 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_transunet.annotation.provenance import RunRecord, now
 from napari_transunet.errors import USERS_ERRORS, InputError
-from napari_transunet.inference.prediction import renumbered
+from napari_transunet.inference.prediction import Labels, SlicePrediction, renumbered
+from napari_transunet.viewer.layers.slice_numbers import SliceNumbers
+from napari_transunet.viewer.segment.predictors import PredictorCache, PreparedPredictor
+from napari_transunet.viewer.segment.run_messages import RunRequest
 from napari_transunet.viewer.widgets.priority import be_nice
+from napari_transunet.viewer.widgets.worker import QuietWorker
 from napari_transunet.volumes.geometry import voxel_ml
-
-if TYPE_CHECKING:
-    from napari_transunet.inference.prediction import Labels, SlicePrediction
-    from napari_transunet.viewer.layers.slice_numbers import SliceNumbers
-    from napari_transunet.viewer.segment.predictors import PredictorCache, PreparedPredictor
-    from napari_transunet.viewer.segment.run_messages import RunRequest
-    from napari_transunet.viewer.widgets.worker import QuietWorker
-    from napari_transunet.volumes.volume import Volume
+from napari_transunet.volumes.volume import Volume
 
 logger = logging.getLogger(__name__)
 

@@ -4,21 +4,22 @@ What is seen from the GUI thread (the layer's array, name, colours) is taken ove
 thread reads what was taken over and never the layer.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from napari.layers import Image, Labels
+from napari.viewer import Viewer
 from qtpy.QtCore import QCoreApplication, QObject, Signal
 
 from napari_transunet.annotation.autosave import Autosaver
 from napari_transunet.annotation.provenance import now
 from napari_transunet.annotation.saved_state import ARRAYS, saved_state
-from napari_transunet.annotation.session_folder import SessionAbout
+from napari_transunet.annotation.session import AnnotationSession
+from napari_transunet.annotation.session_folder import SessionAbout, SessionFolder
 from napari_transunet.annotation.session_store import SessionStore
 from napari_transunet.errors import TransUNetError
 from napari_transunet.io.sidecar import as_json
@@ -26,19 +27,11 @@ from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.fingerprints import fingerprint_job
 from napari_transunet.viewer.layers.layers import geometry_of, label_set_of, source_of
 from napari_transunet.viewer.layers.undo import history_of
-from napari_transunet.viewer.sessions.kept_labels import LoneLabels, lone_fingerprint
+from napari_transunet.viewer.sessions.kept_labels import KeptLabels, LoneLabels, lone_fingerprint
 from napari_transunet.viewer.sessions.registry import sessions_of
+from napari_transunet.viewer.sessions.results import Result
 from napari_transunet.viewer.widgets.qt_helpers import single_shot
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks, emit
-
-if TYPE_CHECKING:
-    from napari.layers import Image, Labels
-    from napari.viewer import Viewer
-
-    from napari_transunet.annotation.session import AnnotationSession
-    from napari_transunet.annotation.session_folder import SessionFolder
-    from napari_transunet.viewer.sessions.kept_labels import KeptLabels
-    from napari_transunet.viewer.sessions.results import Result
 
 logger = logging.getLogger(__name__)
 

@@ -1,13 +1,13 @@
 """Labels of an image that were saved in an earlier session: finding them, and putting them back."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from napari.layers import Image
+from napari.viewer import Viewer
 from qtpy.QtCore import QObject, Signal
 
 from napari_transunet.annotation.saved_state import restored_labels
@@ -24,10 +24,6 @@ from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.sessions.results import SUFFIX, Result
 from napari_transunet.viewer.widgets.messages import count, error_sentence
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
-
-if TYPE_CHECKING:
-    from napari.layers import Image
-    from napari.viewer import Viewer
 
 logger = logging.getLogger(__name__)
 

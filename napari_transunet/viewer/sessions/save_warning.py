@@ -1,15 +1,10 @@
 """What a dock says for as long as labels are not being saved."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from napari.viewer import Viewer
+from qtpy.QtWidgets import QWidget
 
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.status_line import StatusLine
-
-if TYPE_CHECKING:
-    from napari.viewer import Viewer
-    from qtpy.QtWidgets import QWidget
 
 
 class SaveWarning(StatusLine):

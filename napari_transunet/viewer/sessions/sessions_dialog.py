@@ -1,11 +1,10 @@
 """The saved sessions in a window of their own: restore, export, import, delete."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from napari.layers import Image
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QDialog, QFileDialog, QWidget
 
@@ -17,9 +16,6 @@ from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row
 from napari_transunet.viewer.widgets.status_line import StatusLine
 from napari_transunet.viewer.widgets.tables import RowTable
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
-
-if TYPE_CHECKING:
-    from napari.layers import Image
 
 _COLUMNS = ("Image", "Saved", "Edited voxels", "Reviewed", "Size", "State")
 

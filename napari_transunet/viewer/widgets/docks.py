@@ -4,20 +4,16 @@ napari takes the widget out of its dock when a person closes the dock, and keeps
 Closing the whole window does not tell it either. Both show in events, which are watched here.
 """
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from napari.viewer import Viewer
 from qtpy.QtCore import QEvent, QObject, Signal
 from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
 from napari_transunet.viewer.widgets.priority import spare_nothing
 from napari_transunet.viewer.widgets.qt_helpers import single_shot
-
-if TYPE_CHECKING:
-    from napari.viewer import Viewer
 
 PLUGIN = "napari-transunet"
 SEGMENT = "Segment volume"

@@ -1,13 +1,10 @@
 """What can be done in the window, and the keys for it: bound in a viewer or layer for a while, and given back."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from napari.viewer import Viewer
+from napari.viewer import Viewer
 
 
 @dataclass(frozen=True)

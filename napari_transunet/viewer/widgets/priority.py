@@ -1,7 +1,5 @@
 """The window is served before what computes beside it."""
 
-from __future__ import annotations
-
 import gc
 import logging
 import os
@@ -9,10 +7,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from napari.viewer import Viewer
+from napari.viewer import Viewer
 
 logger = logging.getLogger(__name__)
 

@@ -1,10 +1,9 @@
 """What every panel does with Qt: buttons with a name and a tooltip, rows and columns, short timers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from napari.viewer import Viewer
 from qtpy.QtCore import QObject, Qt, QTimer
 from qtpy.QtWidgets import (
     QBoxLayout,
@@ -17,9 +16,6 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-
-if TYPE_CHECKING:
-    from napari.viewer import Viewer
 
 _Button = TypeVar("_Button", QPushButton, QToolButton)
 _Object = TypeVar("_Object", bound=QObject)

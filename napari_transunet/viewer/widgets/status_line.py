@@ -1,14 +1,8 @@
 """Sentences in a dock, in as many lines as its width needs."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from qtpy.QtCore import QSize, Qt
+from qtpy.QtGui import QResizeEvent
 from qtpy.QtWidgets import QLabel, QSizePolicy, QWidget
-
-if TYPE_CHECKING:
-    from qtpy.QtGui import QResizeEvent
 
 
 class StatusLine(QLabel):

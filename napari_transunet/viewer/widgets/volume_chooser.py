@@ -1,10 +1,10 @@
 """Which image layer to segment, a list that follows the viewer's layers, and which of its labels are meant."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from napari.layers import Image, Labels
+from napari.viewer import Viewer
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QToolButton, QWidget
 
@@ -17,10 +17,6 @@ from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.messages import size_and_spacing
 from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row
 from napari_transunet.viewer.widgets.status_line import InfoLine
-
-if TYPE_CHECKING:
-    from napari.layers import Image, Labels
-    from napari.viewer import Viewer
 
 
 class VolumeChooser(QWidget):
