@@ -18,11 +18,10 @@ from scipy import ndimage
 
 from napari_transunet.annotation.session import Write
 from napari_transunet.errors import InputError
-from napari_transunet.volumes.boxes import Box, bounding_box
+from napari_transunet.volumes.boxes import Box, Mask, bounding_box
 from napari_transunet.volumes.geometry import voxel_ml
 
 Array = NDArray[Any]
-Mask = NDArray[np.bool_]
 
 _NEIGHBOURS = np.ones((3, 3, 3), np.bool_)
 _TAIL = 4.0  # standard deviations beyond which a Gaussian is nothing

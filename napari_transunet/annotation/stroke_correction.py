@@ -21,11 +21,10 @@ from scipy import ndimage, sparse
 from scipy.sparse.linalg import cg
 
 from napari_transunet.errors import InputError
+from napari_transunet.volumes.boxes import Box, Mask
 
 Array = NDArray[Any]
-Mask = NDArray[np.bool_]
 Floats = NDArray[np.float32]
-Box = tuple[slice, slice, slice]
 
 BACKGROUND = -1
 """How a stroke of background is marked; 0 is no stroke."""

@@ -26,7 +26,7 @@ PATCHES = "transformer.embeddings.patch_embeddings.weight"
 HEAD = "segmentation_head.0"
 COUNTER = "num_batches_tracked"
 
-_CNN = "transformer.embeddings.hybrid_model."
+CNN = "transformer.embeddings.hybrid_model."
 _PARTS = ("transformer.", "decoder.", "segmentation_head.")
 _BUFFERS = ("running_mean", "running_var", COUNTER)
 _NAMED = 3
@@ -140,7 +140,7 @@ def recognise(
         for skip in (range(each.skips + 1) if n_skip is None else [n_skip])
     ]
     # Only one fits exactly. Those that look like it come first, so that the others need not be built.
-    hybrid = any(key.startswith(_CNN) for key in shapes)
+    hybrid = any(key.startswith(CNN) for key in shapes)
     hidden = positions[-1] if positions else 0
     likely = sorted(pairs, key=lambda pair: (pair[0].hidden != hidden, pair[0].hybrid != hybrid, -pair[1]))
     layouts: dict[tuple[Variant, int], Layout] = {}

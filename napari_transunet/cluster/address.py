@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 
 INSTALL = 'pip install "napari-transunet[cluster]"'
+NOT_NOW = (OSError, ValueError, RuntimeError, TimeoutError)
+"""What Dask raises while a connection is lost."""
 
 
 @dataclass(frozen=True)

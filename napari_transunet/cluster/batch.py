@@ -18,7 +18,7 @@ from typing import Any
 
 from distributed import CancelledError, Client, Future, KilledWorker
 
-from napari_transunet.cluster.address import ConnectionLost
+from napari_transunet.cluster.address import NOT_NOW, ConnectionLost
 from napari_transunet.cluster.answers import Answer, Done, Failed, Lacks, Stopped, failure_of
 from napari_transunet.cluster.checkpoints import SentCheckpoint
 from napari_transunet.cluster.on_worker import receive_checkpoint
@@ -33,7 +33,6 @@ _IN_VAIN = 20  # attempts at a unit that others stopped, or whose worker lacked 
 _LOOK_AROUND = 2.0  # s between looks at how many workers there are
 _TICK = 0.2  # s in which a wish to stop is noticed
 _SAY_WAITING = 5.0  # s without any worker
-_NOT_NOW = (OSError, ValueError, RuntimeError, TimeoutError)  # what Dask raises while a connection is lost
 _LOST = (
     "The connection to the scheduler was lost; what is done is done. Begin again with the same command: it goes on "
     "where this run ended."
@@ -215,7 +214,7 @@ class Batch:
     def _workers_threads(self) -> dict[str, int]:
         try:
             return dict(self._client.nthreads())
-        except _NOT_NOW as error:
+        except NOT_NOW as error:
             if self._client.status != "running":
                 raise ConnectionLost(_LOST) from error
             return self._threads
@@ -258,7 +257,7 @@ class Batch:
             return given
         try:
             sent: Future[Any] = self._client.scatter(given, hash=False)
-        except _NOT_NOW as error:
+        except NOT_NOW as error:
             _log.info("A unit's files were not sent: %s", error)
             return Stopped()
         return sent
@@ -335,7 +334,7 @@ class Batch:
             return False
         try:
             self._client.nthreads()
-        except _NOT_NOW:
+        except NOT_NOW:
             return False
         return self._client.status == "running"
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_transunet.cluster.address import (
+    NOT_NOW,
     ClusterProblem,
     SchedulerUnreachable,
     TLSFiles,
@@ -186,7 +187,7 @@ def _wait_until_idle(client: Client, seconds: float = 60.0) -> None:
     import time
 
     until = time.monotonic() + seconds
-    with contextlib.suppress(OSError, TimeoutError, RuntimeError, ValueError):
+    with contextlib.suppress(*NOT_NOW):
         while time.monotonic() < until:
             if not any(client.run(_busy).values()):
                 return

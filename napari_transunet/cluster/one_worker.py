@@ -6,7 +6,7 @@ from typing import Any
 
 from distributed import CancelledError, Client, Future, KilledWorker, wait
 
-from napari_transunet.cluster.address import ClusterProblem, ConnectionLost
+from napari_transunet.cluster.address import NOT_NOW, ClusterProblem, ConnectionLost
 from napari_transunet.cluster.answers import Done, Failed, Stopped, failure_of
 from napari_transunet.cluster.checkpoints import SentCheckpoint
 from napari_transunet.cluster.on_worker import receive_checkpoint
@@ -16,7 +16,6 @@ _JOINING = 15.0  # s for one that died to be begun anew
 _TICK = 0.1  # s in which a wish to stop, or that all is lost, is noticed
 _LOOK = 2.0  # s between looks at whether the worker is there
 _ATTEMPTS = 3  # at giving it a checkpoint
-_NOT_NOW = (OSError, ValueError, RuntimeError, TimeoutError)  # what Dask raises while a connection is lost
 
 
 class OneWorker:
@@ -44,7 +43,7 @@ class OneWorker:
         """How much each worker has to do. Raises `ConnectionLost`, also where the client was closed meanwhile."""
         try:
             return {str(address): len(keys) for address, keys in self.client.processing().items()}
-        except (*_NOT_NOW, AttributeError, CancelledError) as error:
+        except (*NOT_NOW, AttributeError, CancelledError) as error:
             if self.client.status != "running":
                 raise ConnectionLost(f"The connection to {self._scheduler} was lost.") from error
             raise
@@ -55,7 +54,7 @@ class OneWorker:
             return False
         try:
             return self._address in self.client.nthreads()
-        except _NOT_NOW:
+        except NOT_NOW:
             return False
 
     def submit(self, function: Callable[..., Any], *arguments: Any, key: str | None = None) -> Future[Any]:

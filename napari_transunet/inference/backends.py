@@ -11,6 +11,7 @@ import torch
 
 from napari_transunet.errors import InputError
 from napari_transunet.inference.devices import resolve_precision
+from napari_transunet.inference.options import BackendChoice
 from napari_transunet.model.inference import InferenceTransUNet
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from napari_transunet.model.transunet import TransUNet
 
 Backend = Literal["torch", "openvino"]
-BackendChoice = Literal["auto", "torch", "openvino"]
 
 _INSTALL = 'pip install "napari-transunet[openvino]"'
 

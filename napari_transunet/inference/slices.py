@@ -16,7 +16,7 @@ from napari_transunet.errors import InputError
 from napari_transunet.inference.preprocessing import PAPER_SCALING, IntensityScaling, scaling_for
 from napari_transunet.inference.resize import Resize, make_resize, paper_resize
 from napari_transunet.volumes.lazy_array import LazyArray
-from napari_transunet.volumes.orientation import Reorientation
+from napari_transunet.volumes.orientation import IDENTITY, Reorientation
 from napari_transunet.volumes.volume import Volume
 
 if TYPE_CHECKING:
@@ -42,8 +42,6 @@ _SENT_AS_STORED: Mapping[np.dtype[Any], torch.dtype] = MappingProxyType(
         np.dtype(np.int32): torch.int32,
     }
 )
-
-AS_STORED = Reorientation((0, 1, 2), (False, False, False))
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +121,7 @@ class SliceSource:
     @classmethod
     def from_paper(cls, volume: Volume, size: tuple[int, int]) -> SliceSource:
         """Prepared as published: CT window, spline zoom, slices as they are stored."""
-        return cls(volume.data, AS_STORED, PAPER_SCALING, paper_resize(_plane_shape(volume.data), size))
+        return cls(volume.data, IDENTITY, PAPER_SCALING, paper_resize(_plane_shape(volume.data), size))
 
     def on(self, device: torch.device) -> SliceSource:
         """The same source, with its resize where the network runs."""
@@ -180,7 +178,7 @@ class SliceSource:
 
 def orientation_for(volume: Volume, card: ModelCard) -> Reorientation:
     """What takes the volume's array to the orientation that the card asks for."""
-    return AS_STORED if card.orientation is None else Reorientation.between(volume.geometry, card.orientation)
+    return IDENTITY if card.orientation is None else Reorientation.between(volume.geometry, card.orientation)
 
 
 def fill_from_neighbours(planes: npt.NDArray[np.float32]) -> None:

@@ -12,7 +12,7 @@ _DECORATIONS = ("_0000", " labels", "_labels", "_label", "_seg")
 _SECOND_FILES = (".img", ".img.gz", ".npz")
 """Endings that yield to another file of the same stem: voxels whose header is a .hdr, and nnU-Net's probabilities."""
 
-_DICOM = (".dcm", ".dicom", ".ima")
+DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 _SHOWN = 10  # names in a message
 
 
@@ -55,7 +55,7 @@ def label_files(folder: Path) -> list[Path]:
 
     def may_hold_labels(path: Path) -> bool:
         lower = path.name.lower()
-        if lower.startswith(".") or lower.endswith(_DICOM) or not path.is_file():
+        if lower.startswith(".") or lower.endswith(DICOM_ENDINGS) or not path.is_file():
             return False
         return lower.endswith(READABLE_SUFFIXES) or (is_readable(path) and not is_dicom(path))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from napari_transunet.errors import FileProblem, TransUNetError, VolumeError
 from napari_transunet.files import sha256
+from napari_transunet.io.pairing import DICOM_ENDINGS
 from napari_transunet.io.sidecar import is_ours, stem_of
 from napari_transunet.project.case import ScanReference
 
@@ -27,7 +28,6 @@ _LABELS = re.compile(
     r"(?:^|[ _.-])(?:labels?|seg|segmentations?|masks?|ground[ _-]?truth)(?:$|[ _.-])", re.IGNORECASE
 )
 _LABEL_FOLDERS = re.compile(r"(?:labels?|labels(?:tr|ts)|seg|segmentations?|masks?)", re.IGNORECASE)
-_DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 _MANY = 200_000
 
 Progress = Callable[[int, int], None]
@@ -176,7 +176,7 @@ def _search(folder: Path, found: Findings) -> None:
     for path in _walk(folder):
         lower = path.name.lower()
         try:
-            if lower.endswith(_DICOM_ENDINGS) or (not lower.endswith(READABLE_SUFFIXES) and is_dicom(path)):
+            if lower.endswith(DICOM_ENDINGS) or (not lower.endswith(READABLE_SUFFIXES) and is_dicom(path)):
                 dicom = True
             elif lower.endswith(READABLE_SUFFIXES):
                 files.append(path)

@@ -6,10 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 Box = tuple[slice, slice, slice]
+Mask = npt.NDArray[np.bool_]
 
 
 def bounding_box(
-    mask: npt.NDArray[np.bool_], margin: Sequence[int] = (0, 0, 0), origin: Sequence[int] = (0, 0, 0)
+    mask: Mask, margin: Sequence[int] = (0, 0, 0), origin: Sequence[int] = (0, 0, 0)
 ) -> Box | None:
     """The smallest box around a (z, y, x) mask and a margin in voxels, within the array; None for an empty mask.
 

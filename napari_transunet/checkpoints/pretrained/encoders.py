@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_transunet.checkpoints.layout import PATCHES, POSITIONS, Shape, by
+from napari_transunet.checkpoints.layout import CNN, PATCHES, POSITIONS, Shape, by
 from napari_transunet.errors import CheckpointError, InputError, printable, some
 from napari_transunet.model.checks import is_finite
 from napari_transunet.model.positions import fit_pretrained_positions
@@ -28,7 +28,6 @@ raises a ValueError or an IndexError.
 """
 
 TRANSFORMER = "transformer."
-CNN = "transformer.embeddings.hybrid_model."
 CNN_ROOT = f"{CNN}root.conv.weight"
 PATCH_EMBEDDINGS = "transformer.embeddings.patch_embeddings."
 ENCODER = "transformer.encoder."

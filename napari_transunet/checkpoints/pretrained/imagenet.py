@@ -18,9 +18,8 @@ from typing import cast
 import numpy as np
 
 from napari_transunet.checkpoints.archive import megabytes, read_directory
-from napari_transunet.checkpoints.layout import POSITIONS
+from napari_transunet.checkpoints.layout import CNN, POSITIONS
 from napari_transunet.checkpoints.pretrained.encoders import (
-    CNN,
     ENCODER,
     PATCH_EMBEDDINGS,
     Array,

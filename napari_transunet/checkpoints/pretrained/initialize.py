@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from napari_transunet.checkpoints.info import CheckpointInfo
-from napari_transunet.checkpoints.layout import HEAD, recognise
+from napari_transunet.checkpoints.layout import CNN, HEAD, recognise
 from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.checkpoints.pretrained.encoders import (
-    CNN,
     PATCH_EMBEDDINGS,
     TRANSFORMER,
     LoadReport,

@@ -22,9 +22,8 @@ import numpy as np
 
 from napari_transunet.checkpoints.archive import megabytes
 from napari_transunet.checkpoints.info import dtype_problem
-from napari_transunet.checkpoints.layout import POSITIONS
+from napari_transunet.checkpoints.layout import CNN, POSITIONS
 from napari_transunet.checkpoints.pretrained.encoders import (
-    CNN,
     CNN_ROOT,
     ENCODER,
     PATCH_EMBEDDINGS,

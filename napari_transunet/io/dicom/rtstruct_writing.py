@@ -20,11 +20,11 @@ from napari_transunet.io.dicom.headers import damage_named
 from napari_transunet.io.dicom.numbers import numbers
 from napari_transunet.io.dicom.organ_codes import LONGEST_NAME, code_of
 from napari_transunet.io.dicom.referenced_series import LabelledSeries, axes_of, made_by
+from napari_transunet.io.dicom.rtstruct_reading import STRUCTURE_SET
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import Label, LabelSet
 from napari_transunet.volumes.volume import Source
 
-_STORAGE = "1.2.840.10008.5.1.4.1.1.481.3"
 _STUDY = "1.2.840.10008.3.1.2.3.1"  # what a referenced study is called, since the standard asks for a class
 _REPEATED = (
     "PatientName",
@@ -92,12 +92,12 @@ def _structure_set(labelled: LabelledSeries) -> FileDataset:
     """Everything but the regions."""
     first, now = labelled.instances[0], datetime.now().astimezone()
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = _STORAGE, generate_uid()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = STRUCTURE_SET, generate_uid()
     # In explicit syntaxes a contour has 64 kB, which long ones exceed.
     meta.TransferSyntaxUID = ImplicitVRLittleEndian
     written = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
     written.SpecificCharacterSet = "ISO_IR 192"
-    written.SOPClassUID, written.SOPInstanceUID = _STORAGE, meta.MediaStorageSOPInstanceUID
+    written.SOPClassUID, written.SOPInstanceUID = STRUCTURE_SET, meta.MediaStorageSOPInstanceUID
     for field in _REPEATED:
         setattr(written, field, first[field].value)
     written.Modality, written.SeriesInstanceUID = "RTSTRUCT", generate_uid()
