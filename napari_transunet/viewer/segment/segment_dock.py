@@ -277,6 +277,7 @@ class SegmentDock(QWidget):
         self._links.connect(self._on_theme, events[0].theme)
         self._links.connect(self._on_layers, events[1].removed, events[1].inserted)
         self._links.connect(self._on_sessions, self._sessions.changed)
+        self._links.connect(self._on_selected, self._sessions.selected)
         self._on_theme()
         self._refresh()
         self._shown.start()
@@ -366,6 +367,18 @@ class SegmentDock(QWidget):
     def _on_sessions(self) -> None:
         self._wants_new = False
         self._refresh()
+
+    def _on_selected(self, layer: Labels) -> None:
+        """A person selected labels: what is segmented and exported is theirs, also where they lie on another image."""
+        result = self._sessions.result_of(layer)
+        image = None if result is None else self._sessions.image_of(result)
+        if (
+            image is not None
+            and image is not self.volume.layer
+            and not self.running
+            and not self.question.open
+        ):
+            self.volume.choose(image)
 
     def _on_volume(self) -> None:
         self.question.withdraw()

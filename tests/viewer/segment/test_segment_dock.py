@@ -1075,6 +1075,18 @@ def test_a_backup_copy_is_neither_written_into_nor_exported(dock):
     assert dock.widget.panel.layer is copy
 
 
+def test_labels_of_another_image_are_followed_when_they_are_selected(dock):
+    first, second = dock.add(name="first"), dock.add(name="second")
+    for image in (first, second):
+        dock.widget.volume.choose(image)
+        dock.segment()
+    for name, image in (("first", first), ("second", second)):
+        dock.viewer.layers.selection.active = dock.labels(name)
+        assert dock.widget.volume.layer is image
+        assert dock.widget.panel.layer is dock.labels(name)  # what *Export…* writes
+        assert dock.widget.result.layer is dock.labels(name)  # what a run writes into
+
+
 @pytest.mark.parametrize("dropped", [False, True])
 def test_a_label_file_that_was_opened_as_an_image_is_asked_about(dock, tmp_path, dropped):
     from napari_transunet.io.writing import write_volume
