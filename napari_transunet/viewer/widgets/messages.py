@@ -175,12 +175,12 @@ def outcome_sentence(outcome: RunOutcome, names: Mapping[int, str]) -> str:
 
 
 def edits_sentence(edited: int, any_label: bool) -> str:
-    """What was changed since the run; empty where nothing was."""
+    """What a person's edits come to, also those from before the last run; empty where there are none."""
     if not edited:
         return ""
     if not any_label:
         return "All labels have been removed since."
-    return f"{count(edited, 'voxel')} edited since."
+    return f"{count(edited, 'voxel')} edited in all."
 
 
 def conflict_sentence(conflicts: Mapping[int, int], number: Callable[[int], int] = int) -> str:

@@ -228,7 +228,7 @@ def test_from_opening_to_export(dock, checkpoints, tmp_path, monkeypatch):
     labels.paint((7, 30, 30), 1)
     changed = session.edited_voxels(labels.data)
     assert changed > 0
-    dock.until(lambda: f"{changed} voxels edited since" in dock.status)
+    dock.until(lambda: f"{changed} voxels edited in all" in dock.status)
     voxel = float(np.prod(volume.geometry.spacing)) / 1000
     present = {name: voxel * np.count_nonzero(labels.data == value) for value, name in NAMES.items()}
     assert organ_volumes({name: ml for name, ml in present.items() if ml}) in dock.status

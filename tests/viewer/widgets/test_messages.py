@@ -143,3 +143,8 @@ def test_a_run_across_the_reviewed_slices_says_where_its_uncertainty_is():
 def test_what_was_restored_of_a_stopped_run_is_counted():
     assert "36 of 40" in wording.restored_sentence(36, 40)
     assert "of" not in wording.restored_sentence(40, 40)
+
+
+def test_edits_from_before_a_run_are_not_told_as_made_since_it():
+    assert wording.edits_sentence(1, any_label=True) == "1 voxel edited in all."
+    assert wording.edits_sentence(0, any_label=True) == ""
