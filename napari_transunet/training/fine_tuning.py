@@ -124,6 +124,14 @@ class _Clock:
             share = max(share, min(by_time, step / self.fewest))
         return min(1.0, share)
 
+    def remaining(self, step: int, each: float) -> float:
+        """Seconds that are left after so many steps, where each takes so many."""
+        by_steps = (self.steps - step) * each
+        if self.seconds is None:
+            return by_steps
+        by_time = self.start + self.seconds - time.monotonic()
+        return min(by_steps, max(by_time, (self.fewest - step) * each, 0.0))
+
 
 @dataclass(frozen=True)
 class Replayed:
@@ -207,7 +215,7 @@ class FineTuning:
             self.net, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGING), use_buffers=True
         )
         self._taken = 0
-        self._began = time.monotonic()
+        self._stepping = 0.0  # seconds that the steps took
         self._mean: float | None = None
 
     def run(self, steps: int | None, seconds: float) -> FineTuning:
@@ -300,6 +308,7 @@ class FineTuning:
         pool = torch.tensor(chosen)
         weight = torch.where(self._taught.whole[pool], 1.0, _SINGLE_VOXELS).double()
         while (done := clock.done(self._taken)) < until:
+            began = time.monotonic()
             self.stop.check()
             warm = min(1.0, (self._taken + 1) / (_WARM_UP * clock.steps))
             for group in self._optimiser.param_groups:
@@ -307,7 +316,8 @@ class FineTuning:
             loss = self._step(pool, weight)
             self._averaged.update_parameters(self.net)
             self._taken += 1
-            self._tell(clock.done(self._taken), loss)
+            self._stepping += time.monotonic() - began
+            self._tell(clock, loss)
 
     def _step(self, pool: Tensor, weight: Tensor) -> float:
         """One step of the optimiser; its loss."""
@@ -398,16 +408,15 @@ class FineTuning:
     def _logits(self, net: nn.Module, slices: PartialSlices, chosen: Tensor) -> Tensor:
         return network_logits(net, slices, chosen, self.card.context, self.device, self.dtype)
 
-    def _tell(self, done: float, loss: float) -> None:
+    def _tell(self, clock: _Clock, loss: float) -> None:
         if self.progress is None:
             return
-        spent = time.monotonic() - self._began
         self.progress(
             AdaptationProgress(
-                done=done,
+                done=clock.done(self._taken),
                 step=self._taken,
                 seconds=time.monotonic() - self.start,
-                remaining=spent * (1 - done) / max(done, 1e-6),
+                remaining=clock.remaining(self._taken, self._stepping / self._taken),
                 loss=loss,
                 dice=self._mean,
             )

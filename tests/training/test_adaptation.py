@@ -207,6 +207,25 @@ def test_a_network_for_three_axes_learns_along_all(
     assert torch.equal(lines[:32, 4], torch.from_numpy(labels[4]))
 
 
+@pytest.mark.parametrize(
+    ("seconds", "step", "each", "left"),
+    [
+        (None, 20, 2.0, 200.0),  # by steps alone
+        (100.0, 20, 2.0, 40.0),  # 60 s are over, of which preparing took 20
+        (100.0, 20, 0.1, 10.0),  # all steps come before the time is over
+        (100.0, 2, 10.0, 280.0),  # slow: the fewest steps are done in any case
+        (50.0, 40, 2.0, 0.0),
+    ],
+)
+def test_the_time_left_is_by_the_steps_and_by_the_clock(
+    monkeypatch: pytest.MonkeyPatch, seconds: float | None, step: int, each: float, left: float
+) -> None:
+    monkeypatch.setattr(fine_tuning.time, "monotonic", lambda: 1060.0)
+    clock = fine_tuning._Clock(120, seconds, 30, start=1000.0)
+
+    assert clock.remaining(step, each) == pytest.approx(left)
+
+
 def test_batch_norms_keep_their_statistics(checkpoint: Checkpoint) -> None:
     better = adapt(checkpoint, [unscored()], **QUICK)
 
