@@ -41,7 +41,7 @@ _REPLAYED_BESIDE_NEW, _RATE_BESIDE_NEW = 4, 0.5
 """Where an organ is new and others are not: so many of a batch, as replay tells of these, and this part of the rate."""
 
 _LEARNING_RATE, _WEIGHT_DECAY, _CLIP = 1e-3, 0.05, 1.0
-_WARM_UP = 0.1
+_WARM_UP, _WARM_UP_OF_NEW = 0.3, 0.1  # where all organs are known, and where one is new
 _AVERAGING = 0.9
 """The result is a moving average of the weights, so that it can be scored well before the learning rate is low."""
 
@@ -203,6 +203,7 @@ class FineTuning:
             self._again = (
                 _REPLAYED_BESIDE_NEW if beside_others else _REPLAYED_OF_EARLIER if earlier else _REPLAYED
             )
+        self._warm_up = _WARM_UP_OF_NEW if self._new or self.from_scratch else _WARM_UP
         self._rate = _LEARNING_RATE * (_RATE_BESIDE_NEW if beside_others else 1)
         # What the encoder sees suffices to find a new organ; changing it would cost the others.
         self.net.transformer.requires_grad_(not beside_others)
@@ -310,7 +311,7 @@ class FineTuning:
         while (done := clock.done(self._taken)) < until:
             began = time.monotonic()
             self.stop.check()
-            warm = min(1.0, (self._taken + 1) / (_WARM_UP * clock.steps))
+            warm = min(1.0, max((self._taken + 1) / clock.steps, done) / self._warm_up)
             for group in self._optimiser.param_groups:
                 group["lr"] = self._rate * warm * 0.5 * (1 + math.cos(math.pi * done))
             loss = self._step(pool, weight)

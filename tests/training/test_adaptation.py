@@ -70,7 +70,7 @@ def test_it_learns_and_tells_what_from(wide: Checkpoint) -> None:
     before = weights_sha256(checkpoint.model)
     one = correction(organs=["body"])
 
-    better = adapt(checkpoint, [one], progress=told.append, **QUICK | {"steps": 40})
+    better = adapt(checkpoint, [one], progress=told.append, **QUICK | {"steps": 60})
 
     assert weights_sha256(checkpoint.model) == before
     (story,) = better.card.lineage
@@ -224,6 +224,24 @@ def test_the_time_left_is_by_the_steps_and_by_the_clock(
     clock = fine_tuning._Clock(120, seconds, 30, start=1000.0)
 
     assert clock.remaining(step, each) == pytest.approx(left)
+
+
+def test_where_time_ends_it_early_it_warms_up_for_the_same_share(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def spied(self: torch.optim.AdamW) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spied)
+
+    adapt(checkpoint, [unscored()], **QUICK | {"steps": None}, seconds=1e-3)
+
+    assert len(rates) == 30
+    assert np.argmax(rates) == 9
 
 
 def test_batch_norms_keep_their_statistics(checkpoint: Checkpoint) -> None:
