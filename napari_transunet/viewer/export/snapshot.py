@@ -60,6 +60,11 @@ def snapshot(layer: Labels, *, image: Image | None = None, provenance: Provenanc
     image : the image they were made on, where it is still there; its shape is checked, and a labels layer that does
         not know its own grid (one made with napari's own button) takes the image's.
     provenance : what it gives goes into the file and the JSON beside it; called with the labels off the GUI thread.
+
+    Raises
+    ------
+    VolumeError
+        The labels are not three-dimensional, or the image has another shape than they have.
     """
     if layer.data.ndim != 3:
         raise VolumeError(f"“{layer.name}” has {layer.data.ndim} dimensions; an export needs three.")
@@ -94,7 +99,19 @@ def write_snapshot(
     cancelled: Callable[[], bool] | None = None,
     noted: Callable[[str], None] | None = None,
 ) -> list[Path]:
-    """Write the labels and the JSON beside them; returns all paths. Touches no layer: fit for any thread."""
+    """Write the labels and the JSON beside them; returns all paths. Touches no layer: fit for any thread.
+
+    Raises
+    ------
+    InputError
+        It was cancelled, or a format cannot be made of this scan.
+    ExistsError
+        A file exists and may not be replaced.
+    FileProblem
+        The folder cannot be written to, a file would be the scan itself, or the scan's file is gone.
+    VolumeError
+        The scan's file was changed since the labels were begun.
+    """
     check_source(taken.source, taken.state)
     labels = labels_dtype(taken.labels)
     return export(

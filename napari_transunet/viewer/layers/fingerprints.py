@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 
 def fingerprint_job(image: Image) -> Callable[[], str]:
-    """A function that finds the fingerprint of an image's volume on any thread; it is looked for but once."""
+    """A function that finds the fingerprint of an image's volume on any thread; it is looked for but once.
+
+    Raises
+    ------
+    VolumeError
+        The image is no volume.
+    """
     known, data = record_of(image).fingerprint, voxels_of(image)
     if known is not None and known[0]() is data:
         return lambda: known[1]

@@ -99,7 +99,13 @@ def labels_to_layer(
     *,
     image: Layer | None = None,
 ) -> LayerTuple:
-    """Layer data tuple of a label array (z, y, x) that lies on the grid of `volume`, shown where `image` is."""
+    """Layer data tuple of a label array (z, y, x) that lies on the grid of `volume`, shown where `image` is.
+
+    Raises
+    ------
+    VolumeError
+        The array has another shape than the grid.
+    """
     geometry = volume.geometry if isinstance(volume, Volume) else volume
     if tuple(labels.shape) != tuple(geometry.shape):
         raise VolumeError(
@@ -138,7 +144,13 @@ def new_labels_layer(
     *,
     image: Layer | None = None,
 ) -> Labels:
-    """A Labels layer as `labels_to_layer` describes it, in no viewer yet; the brush paints its lowest named label."""
+    """A Labels layer as `labels_to_layer` describes it, not in a viewer yet; the brush paints its lowest named label.
+
+    Raises
+    ------
+    VolumeError
+        As `labels_to_layer`.
+    """
     layer: Any = _create(labels_to_layer(labels, volume, label_set, name, image=image))
     if label_set.names:
         layer.selected_label = min(label_set.names)
@@ -316,7 +328,13 @@ def looks_like_labels(layer: Layer) -> bool:
 
 
 def volume_job(layer: Image) -> Callable[[], Volume]:
-    """A function that gives the volume on any thread: a lazy one is computed there, any other is taken here and now."""
+    """A function that gives the volume on any thread: a lazy one is computed there, any other is taken here and now.
+
+    Raises
+    ------
+    VolumeError
+        The image is no volume.
+    """
     volume = None if is_lazy(layer) else volume_of(layer)
     return lambda: volume or volume_of(layer)
 

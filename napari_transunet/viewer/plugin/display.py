@@ -47,7 +47,13 @@ def has_display() -> bool:
 
 
 def require_libraries() -> None:
-    """Check for the system libraries that Qt needs on Linux."""
+    """Check for the system libraries that Qt needs on Linux.
+
+    Raises
+    ------
+    FileProblem
+        Some are missing; the sentence holds the command that installs them on Debian.
+    """
     if sys.platform != "linux":
         return
     missing = [package for library, package in _LIBRARIES.items() if not _loads(library)]
@@ -64,6 +70,11 @@ def virtual_display() -> Iterator[str]:
 
     Must be entered before Qt is first used. Drawing is done by software, so that it works without a GPU.
     A user's napari settings and saved labels are neither read nor written.
+
+    Raises
+    ------
+    FileProblem
+        Xvfb is not installed (the sentence names the package), or does not start.
     """
     xvfb = shutil.which("Xvfb")
     if xvfb is None:

@@ -76,6 +76,11 @@ def import_beside(viewer: Viewer, module: str) -> None:
     """Import a module and what a first dock waits for besides on another thread; the window is served meanwhile.
 
     Returns at once where the module is known. What cannot be imported is left to whoever imports it next.
+
+    Raises
+    ------
+    InputError
+        Another dock is being opened in this window, or the window was closed meanwhile.
     """
     viewer = getattr(viewer, "__wrapped__", viewer)
     if module in sys.modules:

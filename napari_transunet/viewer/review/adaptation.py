@@ -174,7 +174,13 @@ def import_ahead() -> None:
 def learn(
     lesson: AdaptationInput, told: Callable[[AdaptationProgress], None], cancelled: Callable[[], bool]
 ) -> AdaptationResult | None:
-    """Learn, on a thread of its own, which gets a low priority; None where it was cancelled."""
+    """Learn, on a thread of its own, which gets a low priority; None where it was cancelled.
+
+    Raises
+    ------
+    TransUNetError
+        The checkpoint cannot be used, or there is nothing to learn from.
+    """
     be_nice()
     from napari_transunet.checkpoints.loading import load_checkpoint
     from napari_transunet.training import adaptation
@@ -215,6 +221,11 @@ def save_adapted(learnt: AdaptationResult, folder: Path | None) -> CheckpointInf
     """Write the new checkpoint and what it has to replay into the user's folder, over nothing that is there.
 
     `folder` is None for the usual one. For any thread.
+
+    Raises
+    ------
+    FileProblem
+        The folder cannot be written to.
     """
     from napari_transunet.checkpoints.info import inspect_checkpoint
     from napari_transunet.checkpoints.registry import user_checkpoint_folder

@@ -285,7 +285,13 @@ class StreamedRun(QObject):
 
 
 def written_labels(place: LabelsPlace, image: Image) -> tuple[LazyArray, LabelSet]:
-    """Finished labels in a file, with their coarser resolutions, and their names."""
+    """Finished labels in a file, with their coarser resolutions, and their names.
+
+    Raises
+    ------
+    VolumeError, FileProblem
+        They cannot be read.
+    """
     from napari_transunet.io.ome_zarr.reading import open_ome_zarr
 
     volume = record_of(image).volume

@@ -92,7 +92,13 @@ def is_lone(info: SessionInfo) -> bool:
 
 
 def grid_of(state: Mapping[str, Any]) -> Geometry:
-    """The grid of saved labels."""
+    """The grid of saved labels.
+
+    Raises
+    ------
+    InputError
+        None is saved, or it is none.
+    """
     try:
         grid = state["grid"]
         rows: Any = tuple(tuple(row) for row in grid["direction"])

@@ -145,7 +145,13 @@ class Sessions(QObject):
     # -- what is decided ------------------------------------------------------------------------------------
 
     def new_result(self, image: Image, volume: Volume | Geometry, label_set: LabelSet) -> Result:
-        """An empty Labels layer on an image's grid, not yet in the viewer, with a session of its own."""
+        """An empty Labels layer on an image's grid, not yet in the viewer, with a session of its own.
+
+        Raises
+        ------
+        SizeError
+            A run's labels and what is known about them would not fit into memory.
+        """
         shape: tuple[int, int, int] = tuple(voxels_of(image).shape)
         dtype = _dtype_of(label_set)
         needed, free = memory_for_labels(image, label_set), available_memory()
@@ -194,6 +200,11 @@ class Sessions(QObject):
         """These are labels of this image, as a person says or as their grid tells.
 
         Labels that lie elsewhere are moved onto the image's grid, voxel by voxel.
+
+        Raises
+        ------
+        VolumeError
+            They have another shape than the image.
         """
         known = self.result_of(layer)
         if known is not None and known.lies_on(image):
