@@ -22,7 +22,14 @@ class Archive:
 
 
 def read_directory(path: Path) -> Archive:
-    """The checked directory of an archive."""
+    """The checked directory of an archive.
+
+    Raises
+    ------
+    CheckpointError
+        The archive is truncated or damaged, encrypted, has too many members, holds a name twice, or declares
+        contents out of all proportion to its size (a zip bomb).
+    """
     length = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:

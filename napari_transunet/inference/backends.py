@@ -36,7 +36,13 @@ class Network(Protocol):
 
 
 def resolve_backend(name: str, device: torch.device) -> Backend:
-    """The backend of that name; "auto" is OpenVINO on the processor where it is installed, else PyTorch."""
+    """The backend of that name; "auto" is OpenVINO on the processor where it is installed, else PyTorch.
+
+    Raises
+    ------
+    InputError
+        There is none of that name, or OpenVINO is not here or is asked to run on another device.
+    """
     if name not in get_args(BackendChoice):
         raise InputError(f"Unknown backend {name!r}; choose one of {', '.join(get_args(BackendChoice))}.")
     if name == "openvino" and device.type != "cpu":
@@ -76,6 +82,11 @@ def resolve_dtype(
 
     "auto" is 8 bits where they are known to give float32's labels on images of `img_size` (height, width), else as
     `resolve_precision`.
+
+    Raises
+    ------
+    InputError
+        As `resolve_precision`, or 8 bits that are not possible here.
     """
     name = str(precision).removeprefix("torch.")
     if name == "int8":

@@ -29,6 +29,11 @@ def small_parts(
     Yields
     ------
     Of each organ with such parts its box, and within it True where they lie. They may be taken away at once.
+
+    Raises
+    ------
+    PredictionCancelled
+        `cancelled` said so.
     """
     from scipy import ndimage  # 0.2 s that a run without a smallest part need not wait for
 

@@ -30,6 +30,11 @@ def mean_over_mirrors(
     network : (B, channels, H, W) -> float32 logits (B, classes, H, W)
     images : (B, channels, H, W)
     cancelled : asked between two mirror images
+
+    Raises
+    ------
+    PredictionCancelled
+        `cancelled` said so.
     """
     total: Tensor | None = None
     for axes in MIRRORS:

@@ -90,6 +90,11 @@ def pair_labels(
     names, reference_names : those that the two files give their values; also of values that do not occur
     match : value or name in the prediction -> value or name in the reference. Several of the prediction may be one of
         the reference: a left and a right kidney are "kidney" together.
+
+    Raises
+    ------
+    InputError
+        `match` has a name that the side does not have.
     """
     own, other = _Side("prediction", values, names), _Side("reference", reference_values, reference_names)
     matched: dict[int, tuple[list[int], MatchedBy | None]] = {}

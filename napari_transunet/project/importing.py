@@ -165,7 +165,13 @@ def _labels(
 
 
 def _masks(folder: Path, volume: Volume) -> tuple[NDArray[Any], dict[int, str]]:
-    """A mask an organ, joined."""
+    """A mask an organ, joined.
+
+    Raises
+    ------
+    InputError
+        A mask holds several labels, or masks overlap: a voxel has one label.
+    """
     files = [
         path
         for path in sorted(folder.iterdir())

@@ -247,6 +247,11 @@ def replay_pack(
     Slices with organs are taken before those without. Of a network that looks along three axes the slices are along
     all three where a whole scan is vouched for. `source` says where they come from and their licence; by default what
     the card says.
+
+    Raises
+    ------
+    InputError
+        As `adapt`.
     """
     classes = ClassChanges.of(card, new_organs or {}, drop)
     card = card_with(card, classes)

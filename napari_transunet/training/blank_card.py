@@ -52,6 +52,13 @@ def blank_card(course: Experiment, names: Mapping[int, str]) -> ModelCard:
 
     What the user left open follows from the first case: the image size is its slices' (a multiple of the patch, from
     64 to 224 pixels), the orientation its own, where its format has one.
+
+    Raises
+    ------
+    InputError
+        The modality is unknown and no intensity scaling was asked for.
+    CheckpointError
+        Settings that no card can have.
     """
     wanted, dataset = course.preparation, course.dataset
     first = dataset.cases[0].read()[0]

@@ -78,7 +78,13 @@ def read_description(folder: Path) -> Description:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file."""
+    """The JSON object in a file.
+
+    Raises
+    ------
+    DatasetError
+        It cannot be read, is longer than 16 MiB, or is no JSON object.
+    """
     try:
         with path.open("rb") as file:
             text = file.read(_MAX_BYTES + 1)
@@ -93,7 +99,13 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def checked_names(names: Mapping[int, str], origin: str) -> dict[int, str]:
-    """Names by value in ascending order, the background (0) left out; `origin` begins the sentence of an error."""
+    """Names by value in ascending order, the background (0) left out; `origin` begins the sentence of an error.
+
+    Raises
+    ------
+    DatasetError
+        A value is not from 0 to 65535, a name is empty, or two values bear the same name.
+    """
     checked: dict[int, str] = {}
     for value, name in sorted(names.items()):
         if not 0 <= value <= 65535:

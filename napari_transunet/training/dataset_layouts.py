@@ -132,6 +132,12 @@ def paired_cases(
     """The cases of two folders, in which image and labels bear the same name, whatever their formats.
 
     Images may end in nnU-Net's channel number, as in `liver_12_0000.nii.gz` with the labels `liver_12.nii.gz`.
+
+    Raises
+    ------
+    DatasetError
+        A folder cannot be listed, an image has no labels or the reverse, two files bear the same name, or several
+        channels are there and `channel` does not choose one of them.
     """
     by_stem, targets = _volumes_in(images), _volumes_in(labels)
     by_case = _by_case(by_stem, targets)
@@ -164,6 +170,11 @@ def synapse_cases(
     """The cases of TransUNet's published layout, and the patients whom it sets aside for testing.
 
     `train.txt` and `test_vol.txt`, where there are any, say which of the files belong to it.
+
+    Raises
+    ------
+    DatasetError
+        A folder or list cannot be read, a file that a list names is missing, or a case is in both parts.
     """
     folder = root / "train_npz"
     slices = {path.stem: path for path in _entries(folder) if path.suffix.lower() == ".npz"}

@@ -129,7 +129,13 @@ def open_dataset(
 
 
 def label_values(dataset: Dataset) -> dict[int, int]:
-    """Label value → number of cases that hold it, ascending, without background (0) and unknown. Reads all labels."""
+    """Label value → number of cases that hold it, ascending, without background (0) and unknown. Reads all labels.
+
+    Raises
+    ------
+    DatasetError
+        Labels cannot be read, or are no whole numbers from 0 to 65535.
+    """
     counts: Counter[int] = Counter()
     bad: list[str] = []
     for case in dataset.cases:
@@ -143,7 +149,13 @@ def label_values(dataset: Dataset) -> dict[int, int]:
 
 
 def whole_labels(labels: npt.NDArray[Any], case: str) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
-    """Labels of any real type, (z, y, x), as uint8 or uint16; `case` is named in errors."""
+    """Labels of any real type, (z, y, x), as uint8 or uint16; `case` is named in errors.
+
+    Raises
+    ------
+    DatasetError
+        A value is not a whole number from 0 to 65535.
+    """
     try:
         return as_labels(labels)
     except VolumeError as error:

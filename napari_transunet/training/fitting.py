@@ -166,7 +166,13 @@ def fit(
 
 
 def lightning_or_sentence() -> Any:
-    """The trainer's package."""
+    """The trainer's package.
+
+    Raises
+    ------
+    InputError
+        It is not installed.
+    """
     try:
         import pytorch_lightning
     except ImportError as error:

@@ -27,6 +27,11 @@ def with_classes(net: TransUNet, origins: Sequence[int | None]) -> TransUNet:
 
     Everything else, and so the logits of the classes that stay, is the same. A new class starts from the background's
     weights with a lower bias: nowhere is it the most probable, and it learns fast.
+
+    Raises
+    ------
+    InputError
+        The background does not stay the background, or `origins` names a class that `net` lacks, or one twice.
     """
     kept = [origin for origin in origins if origin is not None]
     if not origins or origins[0] != 0:

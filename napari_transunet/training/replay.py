@@ -60,6 +60,11 @@ class ReplayPack:
     def for_card(self, card: ModelCard) -> PartialSlices:
         """The slices with the classes of a card, matched by name: organs that it lacks are background, those that the
         pack lacks are not annotated.
+
+        Raises
+        ------
+        CheckpointError
+            They are of another size than the network's images.
         """
         size = tuple(self.slices.planes.shape[1:])
         if size != tuple(card.img_size):

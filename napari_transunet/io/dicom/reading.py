@@ -55,7 +55,17 @@ def read_dicom(
     time: int | None = None,
     max_bytes: int | None = None,
 ) -> Volume:
-    """The volume in a folder, or the one that a file belongs to."""
+    """The volume in a folder, or the one that a file belongs to.
+
+    Raises
+    ------
+    SeveralSeriesError
+        There are several series and none was chosen.
+    VolumeError
+        The images form no rectangular grid, are in colour, or are damaged.
+    SizeError
+        They do not fit into memory.
+    """
     if path.is_dir():
         found = scan(path, recursive=True)
         return _read(_choose(found, series), path, path.name, channel, time, max_bytes)

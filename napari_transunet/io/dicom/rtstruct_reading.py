@@ -52,6 +52,15 @@ def read_structure_set(
 
     The series is looked for by what files say: in the folder of the structure set and those below it, then in the
     folders beside it.
+
+    Raises
+    ------
+    VolumeError
+        The series is not there or makes no grid, contours do not lie on its slices, or the file is damaged.
+    SeveralVolumesError
+        Regions overlap and none was chosen.
+    SizeError
+        It does not fit into memory.
     """
     if path.stat().st_size * _UNPACKED > memory_limit(None):
         raise SizeError("it may not fit into memory; free some, or export fewer structures.")

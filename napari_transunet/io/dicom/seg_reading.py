@@ -40,6 +40,13 @@ def read_segmentation(
     Parameters
     ----------
     folder, recursive : where the series that was segmented is looked for, which tells how far apart slices lie.
+
+    Raises
+    ------
+    VolumeError
+        It holds fractions, its frames form no even grid, or segments overlap and none was chosen.
+    SizeError
+        It does not fit into memory.
     """
     dataset, name = header.dataset, header.path.name
     kind = str(dataset.get("SegmentationType") or "").upper()

@@ -36,7 +36,13 @@ WINDOWS = (
 
 
 def apply_window(image: Image, window: Window) -> None:
-    """Show a CT with this window."""
+    """Show a CT with this window.
+
+    Raises
+    ------
+    VolumeError
+        The image is no CT, so that its values are no Hounsfield units.
+    """
     if not is_ct(image):
         raise VolumeError(
             f"“{image.name}” is not known to be CT, and only CT has Hounsfield units; set its contrast in the layer"

@@ -272,7 +272,13 @@ def geometry_of(layer: Layer) -> Geometry:
 
 
 def displayed_geometry_of(layer: Layer) -> Geometry:
-    """The grid of an image or labels layer as it is shown, whatever else is known of it."""
+    """The grid of an image or labels layer as it is shown, whatever else is known of it.
+
+    Raises
+    ------
+    VolumeError
+        The layer has no three dimensions, or is sheared.
+    """
     shape: Any = tuple(int(n) for n in voxels_of(layer).shape)
     if len(shape) != 3:
         raise VolumeError(f"“{layer.name}” has {len(shape)} dimensions; a volume has three.")

@@ -46,7 +46,13 @@ _READ_ONLY = "They are read from there and cannot be painted here; crop a part o
 
 
 def place_for(request: RunRequest) -> LabelsPlace | None:
-    """Where the labels of a run go that memory cannot hold: into the image's file; None of all other runs."""
+    """Where the labels of a run go that memory cannot hold: into the image's file; None of all other runs.
+
+    Raises
+    ------
+    InputError
+        Such a run cannot be made with what was chosen.
+    """
     from napari_transunet.io.ome_zarr.labels import LabelsPlace
 
     image, volume = request.image, record_of(request.image).volume

@@ -70,7 +70,13 @@ _MARK = "labels-"  # before the fingerprint of a session that belongs to no imag
 
 
 class LoneLabels(KeptLabels):
-    """Labels without an image, and their grid."""
+    """Labels without an image, and their grid.
+
+    Raises
+    ------
+    VolumeError
+        The layer has no grid in mm.
+    """
 
     def __init__(self, layer: Labels, session: AnnotationSession | None = None) -> None:
         session = session or AnnotationSession.of_labels(layer.data, label_set_of(layer).names)
