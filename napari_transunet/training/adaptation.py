@@ -21,9 +21,8 @@ from napari_transunet.checkpoints.registry import resolve_checkpoint
 from napari_transunet.checkpoints.saving import SUFFIX
 from napari_transunet.errors import InputError
 from napari_transunet.inference.devices import free_cached_memory, resolve_device, resolve_precision
-from napari_transunet.inference.slices import PLANE_AXES, PLANES, orientation_for
+from napari_transunet.inference.slices import PLANES
 from napari_transunet.model.transunet import TransUNet
-from napari_transunet.training.augmentation import Augmentation
 from napari_transunet.training.class_changes import ClassChanges, card_with
 from napari_transunet.training.corrections import (
     Correction,
@@ -46,12 +45,12 @@ from napari_transunet.training.fine_tuning import (
     dice_on,
     network_logits,
 )
+from napari_transunet.training.finer_spacing import finer_spacing
 from napari_transunet.training.first_network import first_network, is_unlearnt
 from napari_transunet.training.heads import with_classes
 from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.training.partial_slices import PartialSlices
 from napari_transunet.training.replay import ReplayPack, replay_beside, set_aside
-from napari_transunet.volumes.volume import Volume
 
 _FEWEST_HELD_FROM = 8
 """A network from scratch learns from all of fewer slices: what it finds after half of these says nothing."""
@@ -150,12 +149,11 @@ def adapt(
     if replay is None:
         replay = replay_beside(parent.path)
     known = [[prepared(one, card, classes) for one in stop.before_each(earlier)]]
-    aside = None
+    shown, aside = [], None
     if replay is not None:
-        shown, aside = set_aside(replay.for_card(card), samples)
-        known.append([shown])
-    else:
-        known.append([])
+        rest, aside = set_aside(replay.for_card(card), samples)
+        shown = [rest]
+    known.append(shown)
     replays = sum(len(part) for kind in known for part in kind)
     if not begins:
         beside = [one for one in corrections if set(classes.vouched(one.organs)) <= classes.added.keys()]
@@ -320,33 +318,3 @@ def _changes(dice: Mapping[int, tuple[float, float]], names: Mapping[int, str]) 
         names[value]: DiceChange(before=round(before, 4), after=round(after, 4))
         for value, (before, after) in dice.items()
     }
-
-
-Spacing = tuple[float | None, float | None, float | None]
-
-
-def finer_spacing(card: ModelCard, volumes: Sequence[Volume]) -> Spacing | None:
-    """The card's spacing, or a finer one at which all volumes still fit into the network's images.
-
-    An outline cannot be more exact than the network's pixels, and a narrow field leaves most of these unused. It is no
-    finer than the largest views that networks are trained with, nor than the volumes' voxels. A network that learnt
-    from corrections before keeps what it has, or each lesson would lead it further from what it was made for.
-    """
-    spacing = card.spacing
-    if spacing is None or card.resize != "pad" or any(story.steps for story in card.lineage):
-        return spacing
-    room = Augmentation().scale
-    for volume in volumes:
-        turn = orientation_for(volume, card)
-        grid = volume.geometry.reoriented(turn.axes, turn.flips)
-        for plane in PLANES[: card.planes]:
-            for axis, pixels in zip(PLANE_AXES[plane][1:], card.img_size, strict=True):
-                wanted = spacing[axis]
-                if wanted is None:
-                    return spacing
-                own = grid.spacing[axis]
-                room = min(room, wanted / own, wanted * pixels / (own * grid.shape[axis]))
-    if room <= 1:
-        return spacing
-    z, y, x = (None if wanted is None else round(wanted / room, 4) for wanted in spacing)
-    return z, y, x

@@ -5,7 +5,7 @@ import pytest
 
 from napari_transunet.checkpoints.card import ModelCard, default_card
 from napari_transunet.checkpoints.lineage import Adaptation
-from napari_transunet.training.adaptation import Spacing, finer_spacing
+from napari_transunet.training.finer_spacing import Spacing, finer_spacing
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.volume import Source, Volume
 from tests.training.samples import network
