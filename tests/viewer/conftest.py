@@ -143,12 +143,12 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     from napari_transunet.viewer.plugin import opening
     from napari_transunet.viewer.segment import segment_dock
-    from napari_transunet.viewer.widgets import docks, priority
+    from napari_transunet.viewer.widgets import dock_events, priority
 
     monkeypatch.setattr(priority, "_NICENESS", 0)
     for module in (opening, segment_dock):
         monkeypatch.setattr(module, "spare_what_is_loaded", lambda _viewer: None)
-    monkeypatch.setattr(docks, "spare_nothing", lambda: None)
+    monkeypatch.setattr(dock_events, "spare_nothing", lambda: None)
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,7 @@ from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.graphics import free_graphics_in_their_context
 from napari_transunet.viewer.layers.napari_versions import scale_bar_of, show_scale_bar
 from napari_transunet.viewer.layers.undo import adopt_stroke
-from napari_transunet.viewer.widgets.docks import DockEvents
+from napari_transunet.viewer.widgets.dock_events import DockEvents
 from napari_transunet.viewer.widgets.qt_helpers import row, single_shot
 
 TITLE = "Coronal and sagittal"

@@ -35,7 +35,7 @@ from napari_transunet.viewer.sessions.save_warning import SaveWarning
 from napari_transunet.viewer.widgets import docks
 from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
 from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
-from napari_transunet.viewer.widgets.docks import DockEvents
+from napari_transunet.viewer.widgets.dock_events import DockEvents
 from napari_transunet.viewer.widgets.preferences import load_preferences
 from napari_transunet.viewer.widgets.qt_helpers import column, line_edit, push_button, row, window_of
 from napari_transunet.viewer.widgets.status_line import StatusLine

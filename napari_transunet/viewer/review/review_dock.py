@@ -43,7 +43,7 @@ from napari_transunet.viewer.widgets import docks
 from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
 from napari_transunet.viewer.widgets.collapsible import CollapsibleSection
 from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
-from napari_transunet.viewer.widgets.docks import DockEvents
+from napari_transunet.viewer.widgets.dock_events import DockEvents
 from napari_transunet.viewer.widgets.fitting_area import FittingArea
 from napari_transunet.viewer.widgets.keys import KeyBindings
 from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row, single_shot, window_of

@@ -37,7 +37,7 @@ from napari_transunet.viewer.sessions.save_warning import SaveWarning
 from napari_transunet.viewer.widgets import docks
 from napari_transunet.viewer.widgets.closing import wait_for
 from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
-from napari_transunet.viewer.widgets.docks import DockEvents
+from napari_transunet.viewer.widgets.dock_events import DockEvents
 from napari_transunet.viewer.widgets.fitting_area import FittingArea
 from napari_transunet.viewer.widgets.messages import edits_sentence, outcome_detail, progress_sentence
 from napari_transunet.viewer.widgets.preferences import load_preferences

@@ -2,7 +2,7 @@
 
 from qtpy.QtWidgets import QWidget
 
-from napari_transunet.viewer.widgets.docks import DockEvents
+from napari_transunet.viewer.widgets.dock_events import DockEvents
 
 
 def test_what_garbage_collection_takes_apart_hears_nothing_more(qtbot):
