@@ -20,6 +20,7 @@ from napari_transunet.viewer.layers.graphics import free_graphics_in_their_conte
 from napari_transunet.viewer.layers.grids import put_on_grid, reorientation_between
 from napari_transunet.viewer.layers.layer_record import is_overlay, is_scan, record_of
 from napari_transunet.viewer.layers.layers import label_set_of, new_labels_layer, problem_with, voxels_of
+from napari_transunet.viewer.layers.undo import labels_without
 from napari_transunet.viewer.sessions.kept_labels import LoneLabels
 from napari_transunet.viewer.sessions.results import SUFFIX, Result
 from napari_transunet.viewer.widgets.qt_helpers import window_object
@@ -28,6 +29,7 @@ from napari_transunet.volumes.orientation import IDENTITY
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
     from napari.viewer import Viewer
+    from numpy.typing import NDArray
 
     from napari_transunet.annotation.session_folder import SessionFolder
     from napari_transunet.viewer.sessions.autosave_controller import AutosaveController
@@ -196,10 +198,11 @@ class Sessions(QObject):
         images = self.images_on_grid_of(layer) if is_reviewable(layer) else []
         return self.assign_image(layer, images[0]) if len(images) == 1 else None
 
-    def assign_image(self, layer: Labels, image: Image) -> Result:
+    def assign_image(self, layer: Labels, image: Image, session: AnnotationSession | None = None) -> Result:
         """These are labels of this image, as a person says or as their grid tells.
 
-        Labels that lie elsewhere are moved onto the image's grid, voxel by voxel.
+        Labels that lie elsewhere are moved onto the image's grid, voxel by voxel. Without a `session` of theirs, they
+        get one in which they count as unedited.
 
         Raises
         ------
@@ -218,8 +221,7 @@ class Sessions(QObject):
             raise VolumeError(f"“{layer.name}” was corrected on another image; duplicate it first.")
         put_on_grid(layer, image, turn)
         if known is None:
-            session = AnnotationSession.of_labels(layer.data, label_set_of(layer).names)
-            return self.bind_result(layer, image, session)
+            return self.bind_result(layer, image, session or _session_of(layer, layer.data))
         if known.autosave is not None:
             known.autosave.close(wait=False)
             known.autosave = None
@@ -280,8 +282,17 @@ class Sessions(QObject):
             return
         if layer in self._lone and not self._lone[layer].closed:
             return
-        if result is not None or (is_reviewable(layer) and not self.images_on_grid_of(layer)):
-            self.keep_lone(layer, None if result is None else result.session)
+        if result is not None:
+            self.keep_lone(layer, result.session)
+        elif is_reviewable(layer):
+            # The stroke, of which this is the first news, is an edit already.
+            session = _session_of(layer, labels_without(layer, event.value))
+            images = self.images_on_grid_of(layer)
+            # To turn the array would take the stroke out of napari's undo.
+            if len(images) == 1 and reorientation_between(layer, images[0]) == IDENTITY:
+                save_soon(self._viewer, self.assign_image(layer, images[0], session))
+            else:
+                self.keep_lone(layer, session)
 
     def _on_saving(self, _told: object = None) -> None:
         if (why := self.unsaved) != self._unsaved_told:
@@ -327,6 +338,10 @@ def memory_for_labels(image: Image, label_set: LabelSet) -> int:
     """Bytes that a run's labels of an image, and what is known about them, take at most."""
     voxels: int = math.prod(voxels_of(image).shape)
     return _ARRAYS * np.dtype(_dtype_of(label_set)).itemsize * voxels
+
+
+def _session_of(layer: Labels, unedited: NDArray[Any]) -> AnnotationSession:
+    return AnnotationSession.of_labels(unedited, label_set_of(layer).names)
 
 
 def _dtype_of(label_set: LabelSet) -> type[np.unsignedinteger[Any]]:

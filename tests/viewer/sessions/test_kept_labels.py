@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from napari.layers._layer_actions import _duplicate_layer
 from qtpy.QtWidgets import QPushButton, QTableWidget
 
 from napari_transunet.annotation.session_store import SessionStore
@@ -18,6 +19,8 @@ from tests.viewer.waiting import TIMEOUT
 SHAPE = (8, 24, 28)
 LABELS = LabelSet.from_names({1: "liver", 2: "spleen"})
 VOLUME = synthetic_ct(SHAPE)[0]
+_ORGAN = np.zeros(SHAPE, np.uint8)
+_ORGAN[2:5, 10:20, 10:20] = 1
 
 
 @pytest.fixture
@@ -86,6 +89,40 @@ def test_labels_whose_image_is_closed_are_saved_alone_until_it_is_there_again(vi
     layer.paint((4, 5, 5), 2)
     assert sessions.result_of(layer).autosave is not None
     qtbot.waitUntil(lambda: not lone.saving, timeout=TIMEOUT)
+
+
+@pytest.mark.parametrize("kind", ["new", "copy"])
+def test_strokes_in_labels_that_no_dock_took_up_are_saved_as_edits_of_their_image(viewer, qtbot, kind):
+    image = add_volume(viewer, VOLUME, name="ct")
+    sessions = sessions_of(viewer)
+    if kind == "copy":
+        viewer.layers.selection = {viewer.add_layer(new_labels_layer(_ORGAN, VOLUME, LABELS, "drawn"))}
+        _duplicate_layer(viewer.layers)
+    else:
+        viewer.layers.selection = {image}
+        viewer._new_labels()
+    layer = viewer.layers[-1]
+    start = layer.data.copy()
+    layer.paint((3, 5, 5), 2)
+    layer.fill((6, 0, 0), 2)  # of which napari tells before it writes
+    edited = int((layer.data != start).sum())
+    result = sessions.result_of(layer)
+    assert sessions.image_of(result) is image
+    assert result.session.edited_voxels(layer.data) == edited > 0
+    (info,) = _saved(qtbot, viewer, layer)
+    assert not is_lone(info)
+    assert info.summary["edited_voxels"] == edited
+
+
+def test_strokes_in_labels_that_lie_on_several_images_are_saved_alone(viewer, qtbot):
+    for name in ("T1", "T2"):
+        add_volume(viewer, VOLUME, name=name)
+    layer = _painted(viewer)
+    painted = int((layer.data > 0).sum())
+    assert sessions_of(viewer).result_of(layer) is None  # a person decides
+    (info,) = _saved(qtbot, viewer, layer)
+    assert is_lone(info)
+    assert info.summary["edited_voxels"] == painted > 0
 
 
 def test_labels_without_a_grid_are_said_not_to_be_saved(viewer):
