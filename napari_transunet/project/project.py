@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_transunet.annotation.provenance import now
 from napari_transunet.errors import ExistsError, FileProblem, InputError
-from napari_transunet.files import atomic_path, file_problems
+from napari_transunet.files import atomic_path, file_problems, sha256
 from napari_transunet.project.case import FORMAT, Case, refuse_newer
 from napari_transunet.project.index import CaseIndex, ProjectWriteError, write_error, write_text
 from napari_transunet.project.leases import Holder, Lease, Leases, annotator_name
@@ -38,6 +38,8 @@ PROJECT_LEASE = "project"
 """The lease of who changes the project itself."""
 
 _FOLDERS = ("cases", "sessions", "leases", "checkpoints", "thumbnails", "exports", "log")
+_BESIDE = (".card.json", ".replay.npz")
+"""What else belongs to a checkpoint, after its name."""
 _MAX_BYTES = 1 << 20
 _Text = Annotated[str, Field(max_length=4096)]
 _PLAIN = re.compile(r"[^A-Za-z0-9_-]+")
@@ -352,19 +354,28 @@ class Project:
         return {base: folder / Path(name).name for name, base in self.settings.adapted.items()}
 
     def keep_checkpoint(self, wanted: str) -> str:
-        """What the settings call a checkpoint: the name of a shipped one, or that of its copy in the project."""
+        """What the settings call a checkpoint: the name of a shipped one, or that of its copy in the project.
+
+        A copy takes the place of no other checkpoint: where one of its name is there, it gets a number.
+        """
         from napari_transunet.checkpoints.registry import list_checkpoints, resolve_checkpoint
 
         path = resolve_checkpoint(wanted)
         shipped = next((one for one in list_checkpoints() if one.shipped and one.path == path), None)
         if shipped is not None:
             return shipped.name
-        target = self.folder / "checkpoints" / path.name
-        if path.resolve() != target.resolve():
-            for file in (path, *path.parent.glob(f"{path.stem}.*")):
-                if file == path or file.name in (f"{path.stem}.card.json", f"{path.stem}.replay.npz"):
-                    self._copy(file, target.with_name(file.name))
-        return target.name
+        own = self.folder / "checkpoints"
+        if path.resolve().parent == own.resolve():
+            return path.name
+        parts = [part for part in (path.suffix, *_BESIDE) if path.with_name(path.stem + part).is_file()]
+        number, stem = 2, path.stem
+        while (own / f"{stem}{path.suffix}").exists():
+            if all(_same(path.with_name(path.stem + part), own / f"{stem}{part}") for part in parts):
+                return f"{stem}{path.suffix}"
+            stem, number = f"{path.stem}-{number}", number + 1
+        for part in parts:
+            self._copy(path.with_name(path.stem + part), own / f"{stem}{part}")
+        return f"{stem}{path.suffix}"
 
     def use_checkpoint(self, name: str | None) -> None:
         """Segment with this checkpoint from now on."""
@@ -468,6 +479,10 @@ def _name_for(scan: FoundScan, taken: set[str]) -> str:
 
 def _identifier(name: str) -> str:
     return f"{_plain(name)[:60]}-{secrets.token_hex(4)}"
+
+
+def _same(file: Path, copy: Path) -> bool:
+    return copy.is_file() and sha256(file) == sha256(copy)
 
 
 def _plain(name: str) -> str:

@@ -254,6 +254,7 @@ def _segment(
     progress: Progress | None,
     cancelled: Callable[[], bool] | None,
 ) -> SegmentOutcome:
+    from napari_transunet.export.segmentation import doubts_about
     from napari_transunet.inference.prediction import PredictionCancelled
 
     case = held.case
@@ -309,12 +310,13 @@ def _segment(
     )
     keep_thumbnail(held, volume, found)
     organs = ", ".join(f"{name} {ml:,.0f} mL" for name, ml in saved.volumes.items())
+    doubts = "".join(f" {doubt}" for doubt in doubts_about(volume, predictor))
     return SegmentOutcome(
         case.id,
         case.name,
         "segmented",
         f"{case.name}: {saved.slices} slices in {seconds:.1f} s with {record.checkpoint}. "
-        f"{organs or 'Nothing was found'}.",
+        f"{organs or 'Nothing was found'}.{doubts}",
         seconds,
     )
 

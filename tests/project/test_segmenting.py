@@ -223,6 +223,29 @@ def test_a_case_keeps_the_checkpoint_that_was_chosen_for_it(project, tmp_path):
     assert segment(project) == []
 
 
+def test_what_speaks_against_a_checkpoint_or_the_options_is_told(project):
+    assert not any("spoil" in outcome.sentence for outcome in segment(project))
+    three = CPU.changed(orthogonal_planes=True)
+    assert all("may spoil its labels" in one.sentence for one in segment_project(project, options=three))
+
+
+def test_a_checkpoint_takes_the_place_of_no_other_one_of_its_name(project, tmp_path):
+    segment(project)
+    own = project.folder / "checkpoints" / "organs.safetensors"
+    before = own.read_bytes()
+    path = other_checkpoint(tmp_path, {1: "spleen", 2: "liver"}, [0.0, 2.0, 1.0])
+    path = path.rename(tmp_path / "organs.safetensors")
+    segment(project, checkpoint=str(path))
+    assert own.read_bytes() == before
+    assert {case.checkpoint for case in project.cases()} == {"organs-2.safetensors"}
+    assert project.checkpoint_path("organs-2.safetensors").read_bytes() == path.read_bytes()
+    assert project.keep_checkpoint(str(path)) == "organs-2.safetensors"  # the same one needs no other name
+    assert project.keep_checkpoint(str(own)) == "organs.safetensors"
+    path.with_suffix(".card.json").write_text("{}")  # another card makes another checkpoint of it
+    assert project.keep_checkpoint(str(path)) == "organs-3.safetensors"
+    assert (own.parent / "organs-3.card.json").read_text() == "{}"
+
+
 def test_a_full_disk_ends_it_with_a_sentence_and_leaves_what_there_was(project, monkeypatch):
     segment(project, only=[project.cases()[0].id])
     before = load_labels(project, project.cases()[0]).labels.copy()
