@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
 from napari_transunet.cli.cluster import ClusterOptions, cluster, cluster_options
@@ -28,6 +29,7 @@ from napari_transunet.errors import InputError
 from napari_transunet.volumes.orientation import Reorientation
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from distributed import Client
 
     from napari_transunet.checkpoints.card import ModelCard
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from napari_transunet.checkpoints.loading import Checkpoint
     from napari_transunet.training.corrections import Correction
     from napari_transunet.training.fine_tuning import AdaptationProgress
+    from napari_transunet.volumes.volume import Volume
 
 _NONE = "none"
 
@@ -86,6 +89,8 @@ def adapt(
 ) -> None:
     """Let a checkpoint learn from corrected slices, and tell by how much held-out ones gained.
 
+    Where a label file names its labels, they are taken by these names, else by their numbers.
+
     OUT is written where they gained, or where a single slice leaves none to hold out. Beside it, in OUT's name with
     .replay.npz, is a selection of the slices that it learnt from, so that less is forgotten the next time.
     """
@@ -113,7 +118,7 @@ def adapt(
     else:
         start = load_checkpoint(resolve_checkpoint(checkpoint))
     added = {} if first else names
-    known = _corrections(pairs, slices or (), listed(organs), start.card)
+    known = _corrections(pairs, slices or (), listed(organs), start.card, names)
     corrections, before = known[: len(known) - earlier], known[len(known) - earlier :]
     if first and on is not None:  # it is begun anew there
         volume = replace(corrections[0].volume, modality=start.card.modality or "")
@@ -211,9 +216,13 @@ def _adapt_there(client: Client, retries: int, *given: Any, **wishes: Any) -> Ch
 
 
 def _corrections(
-    pairs: Sequence[Path], slices: Sequence[str], organs: Sequence[str] | None, card: ModelCard
+    pairs: Sequence[Path],
+    slices: Sequence[str],
+    organs: Sequence[str] | None,
+    card: ModelCard,
+    new: Mapping[int, str],
 ) -> list[Correction]:
-    """What is vouched for, of every pair of files."""
+    """What is vouched for, of every pair of files; `new` are the organs that the card lacks, by value."""
     from napari_transunet.inference.slices import orientation_for
     from napari_transunet.training.corrections import Correction
 
@@ -231,8 +240,54 @@ def _corrections(
         if not slices:
             say(f"{labels}: all {count} slices are taken as right; --slices names others.")
         chosen = _slices(slices[at], count) if slices else list(range(count))
-        corrections.append(Correction(volume, turn.apply(drawn.data), chosen, organs))
+        values = _by_name(drawn, labels, card, new)
+        corrections.append(Correction(volume, turn.apply(values), chosen, organs))
     return corrections
+
+
+def _by_name(drawn: Volume, path: Path, card: ModelCard, new: Mapping[int, str]) -> npt.NDArray[Any]:
+    """The labels (z, y, x) with the checkpoint's values, where the file says what its own stand for.
+
+    Raises
+    ------
+    InputError
+        It calls a label otherwise than the checkpoint, which has no organ of that name.
+    """
+    from napari_transunet.metrics.label_pairs import pair_labels
+    from napari_transunet.training.datasets import whole_labels
+    from napari_transunet.training.losses import UNKNOWN
+    from napari_transunet.volumes.label_values import values_in
+    from napari_transunet.volumes.labels import organ_key
+
+    given = {} if drawn.labels is None else drawn.labels.names
+    names = {value: name for value, name in given.items() if name != f"label {value}"}  # made up by a writer
+    if not names:
+        return drawn.data
+    data = whole_labels(drawn.data, str(path))
+    known = {**card.label_set().names, **new}
+    values = [value for value in values_in(data) if value != UNKNOWN or value in names]
+    keys = {organ_key(name) for name in known.values()}
+    # What --new-organ calls a value it is, unless the file has another organ of the checkpoint there.
+    said: dict[int | str, int | str] = {
+        value: value for value in new if value in values and organ_key(names.get(value, "")) not in keys
+    }
+    pairs = pair_labels(values, known, names, known, said).pairs
+    table = np.arange(1 << 16, dtype=np.uint16)
+    for pair in pairs:
+        for value in pair.prediction if pair.occurs else ():
+            if pair.reference is not None:
+                table[value] = pair.reference
+            elif value in names:
+                has = f", whose {value} is {known[value]}" if value in known else ""
+                raise InputError(
+                    f"{path} calls {value} {names[value]!r}, an organ that the checkpoint lacks{has}; name it with "
+                    "--new-organ, correct its name, or take the label away."
+                )
+    moved = [pair for pair in pairs if pair.reference is not None and set(pair.prediction) - {pair.reference}]
+    if moved and (table[values] != values).any():
+        told = ", ".join(f"{'+'.join(map(str, one.prediction))} as {one.reference_name}" for one in moved)
+        say(f"{path}: its labels are taken by their names: {told}.")
+    return table[data]
 
 
 def _slices(text: str, count: int) -> list[int]:

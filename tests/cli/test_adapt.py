@@ -8,8 +8,12 @@ import torch
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
+from napari_transunet.io.reading import read_volume
+from napari_transunet.io.writing import write_labels
 from napari_transunet.model.transunet import TransUNet
+from napari_transunet.training.fine_tuning import AdaptationCancelled
 from napari_transunet.training.replay import ReplayPack
+from napari_transunet.volumes.labels import LabelSet
 from tests.cli.conftest import write_image
 from tests.commands import error_line
 from tests.networks import as_if_learnt
@@ -59,6 +63,43 @@ def test_a_new_organ_is_named(run, start, scan, labels, tmp_path):
     assert run(*wanted, "--new-organ", "7=cyst").exit_code == 0
     assert load_checkpoint(tmp_path / "out.safetensors").card.label_names[3] == "cyst"
     assert int(ReplayPack.read(tmp_path / "out.replay.npz").slices.labels.max()) == 3
+
+
+def test_labels_go_by_the_names_that_their_file_gives_them(run, start, scan, labels, tmp_path, monkeypatch):
+    taken = []
+
+    def adapted(checkpoint, corrections, **_more):
+        taken.append(corrections[0].labels)
+        raise AdaptationCancelled
+
+    monkeypatch.setattr("napari_transunet.training.adaptation.adapt", adapted)
+    volume = read_volume(labels)
+    own, wanted = np.zeros((2, *volume.data.shape), np.uint8)
+    for value, organ, slices in (
+        (1, 2, slice(0, 2)),
+        (3, 1, slice(2, 3)),
+        (255, 255, slice(3, 4)),
+        (4, 7, slice(4, 5)),
+    ):
+        own[slices, 5:9], wanted[slices, 5:9] = value, organ
+
+    def adapt(names, *more):
+        file = tmp_path / "named.seg.nrrd"
+        write_labels(file, own, volume, LabelSet.from_names(names), overwrite=True)
+        return run("adapt", start, scan, file, "-o", "out.safetensors", *more)
+
+    # As 3D Slicer numbers segments: in the order in which they were drawn.
+    result = adapt({1: "Liver", 3: "Spleen", 4: "Cyst"}, "--new-organ", "7=cyst")
+    assert "3 as spleen, 1 as liver, 4 as cyst" in result.stderr
+    np.testing.assert_array_equal(taken.pop(), wanted)
+    # A value that --new-organ names is that organ, whatever the file calls it.
+    adapt({1: "Liver", 3: "Spleen", 4: "Segment_4"}, "--new-organ", "4=cyst")
+    np.testing.assert_array_equal(taken.pop(), np.where(wanted == 7, 4, wanted))
+    own[own == 3] = 2  # which is the checkpoint's liver
+    message = error_line(adapt({1: "Liver", 2: "Adrenal gland", 4: "Cyst"}, "--new-organ", "7=cyst"))
+    assert "'Adrenal gland'" in message
+    assert "2 is liver" in message
+    assert taken == []
 
 
 @pytest.mark.parametrize(
