@@ -264,14 +264,14 @@ def _by_name(drawn: Volume, path: Path, card: ModelCard, new: Mapping[int, str])
     if not names:
         return drawn.data
     data = whole_labels(drawn.data, str(path))
-    known = {**card.label_set().names, **new}
+    known = {**card.label_names, **new}
     values = [value for value in values_in(data) if value != UNKNOWN or value in names]
     keys = {organ_key(name) for name in known.values()}
     # What --new-organ calls a value it is, unless the file has another organ of the checkpoint there.
     said: dict[int | str, int | str] = {
         value: value for value in new if value in values and organ_key(names.get(value, "")) not in keys
     }
-    pairs = pair_labels(values, known, names, known, said).pairs
+    pairs = pair_labels(values, {*range(1, card.num_classes), *new}, names, known, said).pairs
     table = np.arange(1 << 16, dtype=np.uint16)
     for pair in pairs:
         for value in pair.prediction if pair.occurs else ():

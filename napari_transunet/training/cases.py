@@ -19,6 +19,7 @@ from napari_transunet.training.datasets import LabelledVolume, all_reasons, whol
 from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.label_values import values_in
+from napari_transunet.volumes.labels import organ_key
 from napari_transunet.volumes.orientation import Reorientation
 from napari_transunet.volumes.volume import Volume
 
@@ -155,14 +156,17 @@ def prepare_cases(
     Raises
     ------
     DatasetError
-        Cases cannot be read or used: one error for all, with the reasons of the first few. Or the memory would not
-        hold them, by the size of the first.
+        Cases cannot be read or used, or number organs otherwise than the names in their files say: one error for all,
+        with the reasons of the first few. Or the memory would not hold them, by the size of the first.
     PreparationCancelled
         `cancelled` said so.
     """
     prepared: list[Case] = []
     bad: list[str] = []
     notes: dict[str, list[str]] = {}
+    own = card.label_names
+    organs = {value: own[number] for value, number in classes.items() if number in own}
+    said: dict[int, tuple[str, str]] = {}
     for done, case in enumerate(cases, 1):
         if cancelled is not None and cancelled():
             raise PreparationCancelled("Preparing the cases was cancelled.")
@@ -185,6 +189,8 @@ def prepare_cases(
                 )
                 for plane in PLANES[: card.planes]
             ]
+            for note in _name_notes(labels, classes, organs, said, case.name):
+                notes.setdefault(note, []).append(case.name)
         except DatasetError as error:
             bad.append(str(error))
         except (TransUNetError, MemoryError) as error:
@@ -317,6 +323,47 @@ def _check_values(
             f"{name}: its labels hold none of {some(wanted, 10)} but {some(values, 10)}; correct the label values, or"
             " take the case out."
         )
+
+
+def _name_notes(
+    labels: Volume,
+    classes: Mapping[int, int],
+    names: Mapping[int, str],
+    said: dict[int, tuple[str, str]],
+    case: str,
+) -> list[str]:
+    """What a label file calls otherwise than the dataset's `names`, a sentence each.
+
+    `said` gets, by value, the name that a file gives what the dataset does not name, and the case.
+
+    Raises
+    ------
+    DatasetError
+        It numbers organs otherwise than the dataset, or than another file.
+    """
+    found = labels.labels.names if labels.labels is not None else {}
+    keys, notes = {organ_key(name) for name in names.values()}, []
+    for value in values_in(whole_labels(labels.data, case)) if found else ():
+        name = found.get(value, f"label {value}")
+        if name == f"label {value}":  # made up by a writer
+            continue
+        learnt, key = classes.get(value, 0) not in (0, UNKNOWN), organ_key(name)
+        known, where = (names[value], "the dataset") if value in names else ("", "")
+        if learnt and not known:
+            known, other = said.setdefault(value, (name, case))
+            where = f"those of {other}"
+        if key == organ_key(known):
+            continue
+        if key in keys or (known and value not in names):
+            other = (
+                f"{where} {known!r}" if known else "which is background, though the dataset has that organ"
+            )
+            raise DatasetError(
+                f"{case}: its labels call {value} {name!r}, {other}; give all label files one numbering."
+            )
+        if learnt:
+            notes.append(f"its labels call {value} {name!r}, which is learnt as {known!r}.")
+    return notes
 
 
 def _check_image(data: npt.NDArray[Any], scaled: bool, name: str) -> None:

@@ -100,6 +100,13 @@ def test_labels_go_by_the_names_that_their_file_gives_them(run, start, scan, lab
     assert "'Adrenal gland'" in message
     assert "2 is liver" in message
     assert taken == []
+    nameless = load_checkpoint(start)
+    start = save_checkpoint(
+        tmp_path / "nameless.safetensors", nameless.model, nameless.card.updated(labels=())
+    )
+    own[own > 2] = 0
+    adapt({1: "Liver", 2: "Spleen"})
+    np.testing.assert_array_equal(taken.pop(), own)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from napari_transunet.training.cases import (
 )
 from napari_transunet.training.datasets import open_dataset
 from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.orientation import Reorientation
 from napari_transunet.volumes.volume import Source, Volume
 
@@ -277,6 +278,31 @@ def test_memory_is_checked_by_the_first_case(
     monkeypatch.setattr(module, "available_memory", lambda: int(of_one * 2.4))
     with pytest.raises(DatasetError, match=r"3 cases of about 3 slices of 64 × 64 need .* GB of memory, but"):
         prepare_cases([case] * 3, {52: 1}, CARD)
+
+
+def test_label_files_that_number_organs_otherwise_are_refused(scan: Volume) -> None:
+    def named(case: str, names: dict[int, str]) -> Made:
+        labels = np.zeros(GRID.shape, np.uint8)
+        labels[1, 12:22, 6:16], labels[1, 24:30, 6:16] = sorted(names)
+        return Made(case, scan, dataclasses.replace(volume(labels), labels=LabelSet.from_names(names)))
+
+    told: list[str] = []
+    card = CARD.updated(labels=({"value": 1, "name": "spleen"}, {"value": 2, "name": "liver"}))
+    good, swapped = named("good", {1: "Spleen", 2: "Liver"}), named("swapped", {1: "liver", 2: "spleen"})
+    background, other = (
+        named("background", {1: "spleen", 8: "Liver"}),
+        named("other", {1: "spleen", 2: "lobe"}),
+    )
+    wanted: dict[int, int] = {0: 0, 1: 1, 2: 2}
+    prepare_cases([good, other], wanted, card, noted=told.append)
+    assert told == ["Note on other: its labels call 2 'lobe', which is learnt as 'liver'."]
+    with pytest.raises(DatasetError, match=r"swapped: its labels call 1 'liver', the dataset 'spleen'"):
+        prepare_cases([good, swapped], wanted, card)
+    with pytest.raises(DatasetError, match="'Liver', which is background"):
+        prepare_cases([good, background], wanted, card, others_are_background=True)
+    assert len(prepare_cases([good, good], wanted, CARD)) == 2  # nothing but the files names them
+    with pytest.raises(DatasetError, match=r"swapped: its labels call 1 'liver', those of good 'Spleen'"):
+        prepare_cases([good, swapped], wanted, CARD)
 
 
 def test_preparing_can_be_cancelled(scan: Volume, organs: Volume) -> None:
