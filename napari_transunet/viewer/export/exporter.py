@@ -125,6 +125,10 @@ class Exporter(QDialog):
             return
         session = result.session
         try:
+            if result.gone:
+                raise VolumeError(
+                    "These labels were removed; restore them by “Saved…” in “Review and correct” to export."
+                )
             if image is None:
                 raise VolumeError(
                     "The image that these labels were made on is gone; open it again and restore its labels to export."

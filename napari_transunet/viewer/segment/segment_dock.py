@@ -336,7 +336,7 @@ class SegmentDock(QWidget):
 
     def _on_labels(self, layer: Labels | None) -> None:
         """A person chose labels of the volume, or new ones."""
-        self.question.withdraw()
+        self._withdraw()
         image = self.volume.layer
         self._wants_new = layer is None
         if layer is None or image is None:
@@ -381,7 +381,7 @@ class SegmentDock(QWidget):
             self.volume.choose(image)
 
     def _on_volume(self) -> None:
-        self.question.withdraw()
+        self._withdraw()
         self._wants_new = False
         self._refresh()
         image = self.volume.layer
@@ -395,16 +395,29 @@ class SegmentDock(QWidget):
             recovery_question(info, others),
             yes="Restore",
             no="Not now",
-            on_yes=lambda: self.recovery.restore(image, info),
-            on_no=self._refresh,
+            on_yes=lambda: self._on_answered(info, image),
+            on_no=lambda: self._on_answered(info),
+            about=image,
         )
+
+    def _on_answered(self, info: SessionInfo, restore_on: Image | None = None) -> None:
+        self.recovery.dismiss(info)
+        if restore_on is not None:
+            self.recovery.restore(restore_on, info)
+        self._refresh()
+
+    def _withdraw(self) -> None:
+        """Take back what was asked about a run; whether to restore labels hangs on their image and its labels alone."""
+        image = self.volume.layer
+        if image is None or self.question.about is not image or self._sessions.result_on(image) is not None:
+            self.question.withdraw()
 
     def _on_restored(self, result: Result) -> None:
         self.segmentation.restored(result)
         self._refresh()
 
     def _on_checkpoint(self) -> None:
-        self.question.withdraw()
+        self._withdraw()
         candidate, image = self.checkpoint.usable, self.volume.layer
         if candidate is not None and image is not None:
             same = self._sessions.result_on(image, candidate.label_set)
@@ -414,7 +427,7 @@ class SegmentDock(QWidget):
 
     def _on_names(self) -> None:
         """Other names were picked for the classes: also those of labels that are there already change."""
-        self.question.withdraw()
+        self._withdraw()
         candidate = self.checkpoint.candidate
         if candidate is None:
             return
@@ -429,7 +442,7 @@ class SegmentDock(QWidget):
         self._refresh()
 
     def _on_options(self) -> None:
-        self.question.withdraw()
+        self._withdraw()
         self._refresh()
 
     def _on_layers(self, _event: Any = None) -> None:

@@ -46,6 +46,11 @@ class KeptLabels:
         self.writing = threading.Lock()
 
     @property
+    def gone(self) -> bool:
+        """Whether the labels layer is gone; what waited for an answer may be about one that is."""
+        return self._layer() is None
+
+    @property
     def layer(self) -> Labels:
         """The labels layer.
 

@@ -53,10 +53,10 @@ class Recovery(QObject):
         self._viewer = viewer
         self._sessions = sessions_of(viewer)
         self._tasks = BackgroundTasks(self)
-        self._asked: set[str] = set()
+        self._dismissed: set[str] = set()
 
     def find_saved(self, image: Image) -> None:
-        """Look for saved labels of an image that has none here; a person is asked about each session but once."""
+        """Look for saved labels of an image that has none here, other than those that were dismissed."""
         if problem_with(image) is not None or is_lazy(image) or self._sessions.result_on(image) is not None:
             return
         fingerprint = fingerprint_job(image)
@@ -68,12 +68,15 @@ class Recovery(QObject):
             gone = image not in self._viewer.layers or self._sessions.result_on(image) is not None
             edited = [info for info in infos if _holds_work(info)]
             info = next(iter(edited or infos), None)
-            if info is None or gone or info.folder.name in self._asked:
+            if info is None or gone or info.folder.name in self._dismissed:
                 return
-            self._asked.add(info.folder.name)
             self.found.emit(image, info, max(0, len(edited) - 1))
 
         self._tasks.run(find, tell)
+
+    def dismiss(self, info: SessionInfo) -> None:
+        """A person has answered whether to restore these: say no more that they were found."""
+        self._dismissed.add(info.folder.name)
 
     def restore(self, image: Image | None, info: SessionInfo) -> None:
         """Put saved labels back onto their image, or those of none into the window, and go on with their session."""

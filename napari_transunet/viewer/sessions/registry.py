@@ -288,8 +288,9 @@ class Sessions(QObject):
             # The stroke, of which this is the first news, is an edit already.
             session = _session_of(layer, labels_without(layer, event.value))
             images = self.images_on_grid_of(layer)
+            taken = layer is self._viewer.layers.selection.active and layer is not self._new_copy
             # To turn the array would take the stroke out of napari's undo.
-            if len(images) == 1 and reorientation_between(layer, images[0]) == IDENTITY:
+            if taken and len(images) == 1 and reorientation_between(layer, images[0]) == IDENTITY:
                 save_soon(self._viewer, self.assign_image(layer, images[0], session))
             else:
                 self.keep_lone(layer, session)

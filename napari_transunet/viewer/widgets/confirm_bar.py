@@ -26,6 +26,8 @@ class ConfirmBar(QFrame):
         column(self._text, row(None, self._no, self._yes), within=self, margin=7)
         self._on_yes: Callable[[], None] | None = None
         self._on_no: Callable[[], None] | None = None
+        self.about: object = None
+        """What the open question hangs on, where that is one thing alone."""
         self.hide()
 
     @property
@@ -41,18 +43,19 @@ class ConfirmBar(QFrame):
         no: str,
         on_yes: Callable[[], None],
         on_no: Callable[[], None] | None = None,
+        about: object = None,
     ) -> None:
         """Show a question; a question that was open before is withdrawn."""
         self._text.setText(text)
         self._yes.setText(yes)
         self._no.setText(no)
-        self._on_yes, self._on_no = on_yes, on_no
+        self._on_yes, self._on_no, self.about = on_yes, on_no, about
         self.show()
         self._no.setFocus()
 
     def withdraw(self) -> None:
         """Take the question back without an answer, because what it was about has changed."""
-        self._on_yes = self._on_no = None
+        self._on_yes = self._on_no = self.about = None
         self.hide()
 
     def _answer(self, then: Callable[[], None] | None) -> None:

@@ -1,5 +1,6 @@
 """*Export…*: names, grids, threads, and everything that must not be written over."""
 
+import gc
 import json
 import threading
 from pathlib import Path
@@ -228,6 +229,23 @@ def test_failures_are_sentences(make_napari_viewer, image, labels, tmp_path, qtb
     with qtbot.waitSignal(desk.exporter.failed, timeout=TIMEOUT) as caught:
         desk.write(tmp_path / "out.nii.gz")
     assert "no longer fits" in caught.args[0]
+
+
+def test_labels_that_were_removed_while_the_dialog_was_open_are_a_sentence(
+    make_napari_viewer, image, tmp_path, qtbot
+):
+    viewer = make_napari_viewer()
+    viewer.add_layer(image)
+    result = sessions_of(viewer).new_result(image, volume_of(image), NAMES)
+    viewer.add_layer(result.layer)
+    dialog = exporter_of(viewer)
+    dialog.ask(result, image)
+    viewer.layers.remove(result.layer)
+    qtbot.waitUntil(lambda: gc.collect() >= 0 and result._layer() is None, timeout=TIMEOUT)
+    with qtbot.waitSignal(dialog.failed, timeout=TIMEOUT) as caught:
+        dialog.findChild(QPushButton, "export_go").click()
+    assert "were removed" in caught.args[0]
+    dialog.close()
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root may write to")

@@ -24,12 +24,13 @@ from napari_transunet.inference.predictor import Predictor
 from napari_transunet.io.reading import read_volume
 from napari_transunet.io.writing import write_volume
 from napari_transunet.model.transunet import TransUNet
-from napari_transunet.viewer.layers.layers import add_volume, volume_of
+from napari_transunet.viewer.layers.layers import add_volume, new_labels_layer, volume_of
 from napari_transunet.viewer.layers.undo import write_as_one_step
 from napari_transunet.viewer.segment import segment_dock
 from napari_transunet.viewer.segment.segment_dock import SegmentDock
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.messages import organ_volumes
+from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.lazy_array import LazyArray
 from napari_transunet.volumes.phantom import synthetic_ct
 from napari_transunet.volumes.volume import Volume
@@ -833,6 +834,32 @@ def test_torch_is_imported_by_nobody_before_its_libraries_are_loaded(viewer, qtb
     assert not widget.checkpoint.candidates
     go_on.set()
     qtbot.waitUntil(lambda: bool(asked and widget.checkpoint.candidates), timeout=TIMEOUT)
+
+
+def test_whether_to_restore_is_asked_until_it_is_answered(dock, checkpoints):
+    image = dock.add(name="ct")
+    drawn = new_labels_layer(np.zeros(SHAPE, np.uint8), volume_of(image), LabelSet.from_names(NAMES), "drawn")
+    dock.viewer.add_layer(drawn).paint((3, 10, 10), 2)
+    dock.viewer.layers.clear()
+    dock.until(lambda: [info.in_use for info in SessionStore().sessions()] == [False])
+    image = dock.add(name="ct")
+    dock.until(lambda: dock.question is not None)
+    asked = dock.question
+    assert "Restore" in asked
+    # Checkpoints that are listed while a dock comes up, options, and layers that are nothing to it.
+    dock.widget.checkpoint.changed.emit()
+    dock.widget.advanced.changed.emit()
+    dock.viewer.add_points(np.zeros((1, 3)))
+    assert dock.question == asked
+    dock.add(seed=1, name="other")
+    assert dock.question is None
+    dock.widget.volume.choose(image)
+    dock.until(lambda: dock.question == asked)
+    dock.press("question_no")
+    dock.widget.volume.choose(dock.viewer.layers["other"])
+    dock.widget.volume.choose(image)
+    dock.until(lambda: not dock.widget.recovery._tasks.busy)
+    assert dock.question is None
 
 
 def test_choosing_another_volume_takes_the_question_back(dock):

@@ -98,10 +98,11 @@ def test_strokes_in_labels_that_no_dock_took_up_are_saved_as_edits_of_their_imag
     if kind == "copy":
         viewer.layers.selection = {viewer.add_layer(new_labels_layer(_ORGAN, VOLUME, LABELS, "drawn"))}
         _duplicate_layer(viewer.layers)
+        qtbot.waitUntil(lambda: sessions._new_copy is None, timeout=TIMEOUT)
     else:
         viewer.layers.selection = {image}
         viewer._new_labels()
-    layer = viewer.layers[-1]
+    layer = viewer.layers.selection.active = viewer.layers[-1]
     start = layer.data.copy()
     layer.paint((3, 5, 5), 2)
     layer.fill((6, 0, 0), 2)  # of which napari tells before it writes
@@ -112,6 +113,16 @@ def test_strokes_in_labels_that_no_dock_took_up_are_saved_as_edits_of_their_imag
     (info,) = _saved(qtbot, viewer, layer)
     assert not is_lone(info)
     assert info.summary["edited_voxels"] == edited
+
+
+def test_what_is_written_into_labels_that_nobody_selected_is_saved_alone(viewer, qtbot):
+    image = add_volume(viewer, VOLUME, name="ct")
+    layer = viewer.add_layer(new_labels_layer(_ORGAN, VOLUME, LABELS, "drawn"))
+    viewer.layers.selection.active = image
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 2)
+    assert sessions_of(viewer).result_of(layer) is None
+    (info,) = _saved(qtbot, viewer, layer)
+    assert is_lone(info)
 
 
 def test_strokes_in_labels_that_lie_on_several_images_are_saved_alone(viewer, qtbot):
