@@ -536,7 +536,7 @@ class SegmentDock(QWidget):
             total=status.total if status is not None else 0,
         )
         self._idle.start()
-        if self.question.open:
+        if self.question.open and self.question.about is None:
             return
         self._set_status(
             self._why_not() or (status.sentence if status is not None else _READY),

@@ -847,7 +847,9 @@ def test_whether_to_restore_is_asked_until_it_is_answered(dock, checkpoints):
     asked = dock.question
     assert "Restore" in asked
     # Checkpoints that are listed while a dock comes up, options, and layers that are nothing to it.
+    dock.widget.checkpoints.message.emit("Looking for checkpoints…")
     dock.widget.checkpoint.changed.emit()
+    assert dock.status.startswith("Ready")
     dock.widget.advanced.changed.emit()
     dock.viewer.add_points(np.zeros((1, 3)))
     assert dock.question == asked
