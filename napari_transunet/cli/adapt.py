@@ -146,7 +146,6 @@ def adapt(
                 seed=seed,
             )
         except AdaptationCancelled:
-            say("Interrupted; nothing was written.")
             raise typer.Exit(INTERRUPTED) from None
     story = better.card.lineage[-1]
     if story.mean_dice is not None and not story.better:

@@ -249,7 +249,6 @@ def adapt(
                 cancelled=cancelled,
             )
         except AdaptationCancelled:
-            say("Interrupted; nothing was written.")
             raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print_json(asdict(found))

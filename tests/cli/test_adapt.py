@@ -92,6 +92,7 @@ def test_labels_go_by_the_names_that_their_file_gives_them(run, start, scan, lab
     result = adapt({1: "Liver", 3: "Spleen", 4: "Cyst"}, "--new-organ", "7=cyst")
     assert "3 as spleen, 1 as liver, 4 as cyst" in result.stderr
     np.testing.assert_array_equal(taken.pop(), wanted)
+    assert result.stderr.count("Interrupted") == 1
     # A value that --new-organ names is that organ, whatever the file calls it.
     adapt({1: "Liver", 3: "Spleen", 4: "Segment_4"}, "--new-organ", "4=cyst")
     np.testing.assert_array_equal(taken.pop(), np.where(wanted == 7, 4, wanted))
