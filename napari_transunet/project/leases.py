@@ -106,12 +106,17 @@ class Lease:
 
     @property
     def held(self) -> bool:
-        """Whether it is this process's still."""
-        return not self._ended.is_set() and self._leases.newest(self.key) == self._number
+        """Whether it is this process's still, as far as is known: where its folder is gone, nobody took it over."""
+        return not self._ended.is_set() and self._leases.newest(self.key) <= self._number
 
     def check(self) -> None:
-        """Refuse to go on where it is lost."""
-        if self.held:
+        """Refuse to go on where it is lost, or its file is."""
+        newest = self._leases.newest(self.key)
+        if newest < self._number:
+            raise FileProblem(
+                f"{self._leases._folder} is not there any more, or another one; put the project back where it was."
+            )
+        if newest == self._number and not self._ended.is_set():
             return
         holder = self._leases.holder(self.key)
         by = f" by {holder.sentence()}" if holder is not None else ""
@@ -268,12 +273,13 @@ class Leases:
         return Holder(**(asdict(holder) | {"stale": old or _is_dead(holder)}))
 
     @contextlib.contextmanager
-    def _prepared(self, content: bytes) -> Iterator[tuple[Path, float]]:
+    def _prepared(self, content: bytes, *, make: bool = True) -> Iterator[tuple[Path, float]]:
         """A file with this content under a name of its own, and the file system's time now."""
         path = self._folder / f"{_NEW}{secrets.token_hex(8)}"
         try:
             with file_problems(f"Cannot write to {self._folder}"):
-                self._folder.mkdir(parents=True, exist_ok=True)
+                if make:
+                    self._folder.mkdir(parents=True, exist_ok=True)
                 _write_new(path, content)
                 now = path.stat().st_mtime
             yield path, now
@@ -310,7 +316,7 @@ class Leases:
 
     def _free(self, key: str, number: int) -> None:
         """Say after number `number` that the key is free, unless somebody was there before."""
-        with self._prepared(_FREE) as (prepared, now):
+        with self._prepared(_FREE, make=False) as (prepared, now):
             if self.newest(key) == number and self._create(prepared, self._path(key, number + 1)):
                 self._forget(key, number + 1, now)
 

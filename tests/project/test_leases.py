@@ -146,6 +146,18 @@ def test_a_folder_that_cannot_be_written_to_is_said(tmp_path):
         Leases(tmp_path / "leases").take("case", "anna")
 
 
+def test_a_folder_that_was_moved_is_said_and_not_taken_for_a_takeover(tmp_path):
+    leases = Leases(tmp_path / "study" / "leases")
+    lease = leases.take("case", "anna")
+    (tmp_path / "study").rename(tmp_path / "elsewhere")
+    assert lease.held
+    with pytest.raises(FileProblem, match="not there any more") as refused:
+        lease.check()
+    assert not isinstance(refused.value, LeaseLostError)
+    lease.release()
+    assert not (tmp_path / "study").exists()
+
+
 def test_no_path_gets_in_by_a_key(leases):
     with pytest.raises(ValueError, match="no name of a case"):
         leases.take("../case", "anna")

@@ -16,7 +16,7 @@ from napari.layers import Image, Labels
 from napari.viewer import Viewer
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_transunet.errors import TransUNetError
+from napari_transunet.errors import FileProblem, TransUNetError
 from napari_transunet.project.case import Case
 from napari_transunet.project.case_labels import CaseLabels
 from napari_transunet.project.leases import LeaseHeldError
@@ -32,7 +32,7 @@ from napari_transunet.project.project import Project
 from napari_transunet.project.worklist import WorkClock
 from napari_transunet.viewer.layers.layers import add_volume, label_set_of, new_labels_layer, remove_together
 from napari_transunet.viewer.segment.show_volume import show_volume
-from napari_transunet.viewer.sessions.autosave_controller import AutosaveController, start_autosave
+from napari_transunet.viewer.sessions.autosave_controller import AutosaveController, save_soon, start_autosave
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.sessions.results import Result
 from napari_transunet.viewer.widgets import docks
@@ -125,7 +125,11 @@ class CaseController(QObject):
         project = self._project
         if project is None or self.busy:
             return
-        if self.current is not None and self.current.case.id == identifier:
+        if (
+            self.current is not None
+            and self.current.case.id == identifier
+            and self._is_in_window(self.current)
+        ):
             self._show(self.current)
             return
         if (why := self._why_not_now()) is not None:
@@ -211,6 +215,14 @@ class CaseController(QObject):
             limit = time.monotonic() + _PATIENCE
             while autosave.saving and time.monotonic() < limit:
                 time.sleep(_STEP)
+            if (
+                autosave.saving or autosave.lost
+            ):  # nor is said what was done in labels that are not there, or that they are approved
+                shown.opened.held.release()
+                raise FileProblem(
+                    f"The labels of {shown.case.name} could not be saved in the project, where the case stays as it "
+                    "was. They are in the window still, and saved outside of the project; export them."
+                )
             return finish_case(shown.opened, found, annotator, shown.clock.seconds, done=fields)
 
         def written(_case: Case) -> None:
@@ -221,6 +233,8 @@ class CaseController(QObject):
 
         def failed(sentence: str) -> None:
             self._finishing.discard(identifier)
+            if autosave.saving or autosave.lost:
+                self._keep_in_window(shown)
             self.message.emit(sentence)
             self.changed.emit()
             if then is not None and lost:
@@ -338,19 +352,35 @@ class CaseController(QObject):
         layers: list[Labels | Image] = [result.layer for result in self._sessions.results_on(shown.image)]
         remove_together(self._viewer, (*layers, shown.image))
 
+    def _keep_in_window(self, shown: ShownCase) -> None:
+        """Labels that the project could not take are saved like those of any image."""
+        for layer in (shown.image, shown.layer):
+            if layer not in self._viewer.layers:
+                self._viewer.add_layer(layer)
+        shown.result.autosave = None
+        save_soon(self._viewer, shown.result)
+
+    def _is_in_window(self, shown: ShownCase) -> bool:
+        return shown.image in self._viewer.layers and shown.layer in self._viewer.layers
+
     def _on_removed(self, event: Any) -> None:
         shown = self.current
         if shown is not None and event.value in (shown.image, shown.layer):
-            name = shown.case.name
-            if self.close():
-                self.message.emit(f"{name} was closed with its layer; it is saved.")
+            self._close_removed(shown)
+
+    def _close_removed(self, shown: ShownCase) -> None:
+        if self.close():
+            self.message.emit(f"{shown.case.name} was closed with its layer; it is saved.")
 
     def _on_act(self, _event: Any = None) -> None:
         self.act()
 
     def _look(self) -> None:
-        """Say so where the case was taken over by somebody else."""
+        """Say so where the case was taken over by somebody else; close it where its layers are gone."""
         shown = self.current
+        if shown is not None and not self._is_in_window(shown) and self._why_not_now() is None:
+            self._close_removed(shown)  # a run wrote into them, which is over now
+            return
         if shown is None or self._lost:
             return
         lease = shown.opened.held.lease

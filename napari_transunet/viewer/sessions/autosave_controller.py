@@ -50,6 +50,7 @@ class AutosaveController(QObject):
     Attributes
     ----------
     failing : that sentence, until saving works again; else empty.
+    lost : whether the last save, after `close`, did not work.
     """
 
     saved = Signal(object)
@@ -65,6 +66,7 @@ class AutosaveController(QObject):
         super().__init__()
         self._result = result
         self.failing = ""
+        self.lost = False
         self.problem.connect(self._on_problem)
         self.saved.connect(self._on_saved)
         self._tasks = BackgroundTasks(self)
@@ -151,13 +153,14 @@ class AutosaveController(QObject):
                 with contextlib.suppress(TransUNetError, OSError):  # it was said; this is the last attempt
                     self._find()
             if self._folder is None:
+                self.lost = self._pending
                 return
             if not self._pending:
                 self._folder.close()
                 return
             saver = self._saver_in(self._folder)
             saver.touch()
-        saver.close(_PATIENCE)
+        self.lost = not saver.close(_PATIENCE)
 
     def _find_folder(self, image: Image | Labels) -> None:
         try:

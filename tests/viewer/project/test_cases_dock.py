@@ -10,6 +10,8 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QComboBox, QLineEdit, QProgressBar, QPushButton
 
+from napari_transunet.annotation.session_folder import SessionFolder
+from napari_transunet.annotation.session_store import SessionStore
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.project.agreement import give_to_readers
 from napari_transunet.project.case_labels import load_labels, save_labels
@@ -17,6 +19,7 @@ from napari_transunet.project.leases import STALE_AFTER
 from napari_transunet.project.segmenting import segment_project
 from napari_transunet.viewer.anatomy.anatomy import anatomy_of
 from napari_transunet.viewer.project import background_segmentation, case_actions, cases_dock
+from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets import preferences
 from napari_transunet.viewer.widgets.tables import RowTable
 from tests.cli.conftest import write_image
@@ -394,6 +397,55 @@ def test_a_closed_dock_or_removed_layer_gives_the_case_back_with_its_work(driver
     driver.until(lambda: segmented.holders() == {})
     assert load_labels(segmented, segmented.index.get(case.id)).labels[1, 3, 3] == 1
     assert len(driver.viewer.layers) == 0
+
+
+def test_a_case_whose_labels_cannot_be_saved_is_not_approved_and_they_stay_in_the_window(
+    driver, segmented, monkeypatch
+):
+    driver.open(segmented)
+    case = segmented.cases()[0]
+    driver.dock.cases.open(case.id)
+    driver.until_shown("case_0")
+    layer = driver.viewer.layers["case_0 labels"]
+    save = SessionFolder.save
+
+    def full(folder, *planes, **more):
+        if segmented.folder in folder.path.parents:
+            raise OSError(28, "No space left on device")
+        return save(folder, *planes, **more)
+
+    monkeypatch.setattr(SessionFolder, "save", full)
+    layer.paint((0, 5, 5), 1)
+    driver.press("finish_case")
+    driver.until(lambda: layer in driver.viewer.layers and not driver.dock.cases.finishing)
+    assert "could not be saved in the project" in driver.dock.status
+    after = segmented.index.get(case.id)
+    assert (after.status, after.edited, after.sign_off) == (case.status, case.edited, None)
+    assert case.id not in segmented.holders()
+    # What is done from now on is saved like labels of any image.
+    kept = sessions_of(driver.viewer).result_of(layer).autosave
+    driver.until(lambda: kept._saver is not None)
+    assert kept.flush()
+    assert [info.summary["edited_voxels"] for info in SessionStore().sessions()] == [
+        int((layer.data != 2).sum())
+    ]
+    kept.close()
+
+
+def test_a_case_whose_layer_was_removed_in_mid_run_is_closed_after_it(driver, segmented, monkeypatch):
+    driver.open(segmented)
+    case = segmented.cases()[0]
+    driver.dock.cases.open(case.id)
+    driver.until_shown("case_0")
+    cases, layer = driver.dock.cases, driver.viewer.layers["case_0 labels"]
+    layer.paint((0, 5, 5), 1)
+    monkeypatch.setattr(cases, "_why_not_now", lambda: "A run goes on.")
+    driver.viewer.layers.remove(layer)
+    assert driver.current == "case_0"
+    monkeypatch.undo()
+    cases._look()
+    driver.until(lambda: driver.current is None and not cases.finishing)
+    assert segmented.index.get(case.id).edited > 0
 
 
 def test_a_case_is_given_back_where_its_project_is_left_while_it_is_put_in_place(driver, segmented):
