@@ -25,7 +25,7 @@ from napari_transunet.project.project import HeldCase, Project
 from napari_transunet.project.scans import read_scan
 from napari_transunet.project.segmenting import keep_thumbnail, rank_by_disagreement
 from napari_transunet.volumes.label_values import as_labels
-from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.labels import LabelSet, organ_key
 from napari_transunet.volumes.orientation import reorientation_onto
 from napari_transunet.volumes.volume import Volume
 
@@ -154,7 +154,16 @@ def _labels(
     drawn = read_volume(path)
     values = _on_grid(drawn, volume, path.name)
     present = [int(value) for value in np.unique(values) if value]
-    known = dict(names) if names else {} if drawn.labels is None else dict(drawn.labels.names)
+    own = {} if drawn.labels is None else dict(drawn.labels.names)
+    known = dict(names) if names else own
+    organs = {organ_key(name): value for value, name in known.items()}
+    for value in present:
+        # Other names of an organ are nothing; another organ's are.
+        if value in own and value in known and organs.get(organ_key(own[value]), value) != value:
+            raise InputError(
+                f"it calls {value} {own[value]!r}, and the names that were given call it {known[value]!r}; leave these "
+                "names out, or correct them"
+            )
     if not known:
         raise InputError("it names no labels; give their names with --names, or in dataset.json beside it")
     if missing := [value for value in present if value not in known]:

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from napari_transunet.inference.options import PredictorOptions
+from napari_transunet.io.reading import read_volume
+from napari_transunet.io.writing import write_labels
 from napari_transunet.project.case_labels import load_labels, save_labels
 from napari_transunet.project.importing import import_predictions, names_from
 from napari_transunet.project.segmenting import segment_project, tasks_due
+from napari_transunet.volumes.labels import LabelSet
 from tests.cli.conftest import write_image
 
 CPU = PredictorOptions(device="cpu", backend="torch", precision="float32", batch_size=2)
@@ -114,6 +117,20 @@ def test_a_case_starts_from_one_file(project, predictions):
     found = import_predictions(project, predictions)
     assert "case_0 starts from case_0.nii.gz already" in found.left_out[0]
     assert load_labels(project, found.cases[0]).labels[0, 0, 0] == 5
+
+
+def test_names_that_contradict_those_in_the_file_are_refused(project, predictions):
+    (predictions / "case_0.nii.gz").unlink()
+    data = np.minimum(liver(slice(3, 5)), 1)
+    file = predictions / "case_0.seg.nrrd"
+    scan = read_volume(write_image(predictions / "grid.nii.gz", data))
+    (predictions / "grid.nii.gz").unlink()
+    write_labels(file, data, scan, LabelSet.from_names({1: "Liver"}))
+    found = import_predictions(project, predictions, names={1: "spleen", 2: "liver"})
+    assert found.cases == []
+    assert "calls 1 'Liver'" in found.left_out[0]
+    (case,) = import_predictions(project, predictions, names={1: "hepar"}).cases  # another word for it
+    assert load_labels(project, case).label_set.names == {1: "hepar"}
 
 
 def test_work_is_not_replaced(project, predictions):
