@@ -221,7 +221,11 @@ class Sessions(QObject):
             raise VolumeError(f"“{layer.name}” was corrected on another image; duplicate it first.")
         put_on_grid(layer, image, turn)
         if known is None:
-            return self.bind_result(layer, image, session or _session_of(layer, layer.data))
+            if session is None and layer in self._lone and turn.is_identity:
+                session = self._lone[layer].result.session  # what was painted so far are edits
+            if session is None or session.shape != layer.data.shape:
+                session = _session_of(layer, layer.data)
+            return self.bind_result(layer, image, session)
         if known.autosave is not None:
             known.autosave.close(wait=False)
             known.autosave = None

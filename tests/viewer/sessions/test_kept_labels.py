@@ -136,6 +136,13 @@ def test_strokes_in_labels_that_lie_on_several_images_are_saved_alone(viewer, qt
     assert info.summary["edited_voxels"] == painted > 0
 
 
+def test_what_was_painted_before_an_image_was_chosen_stays_an_edit(viewer):
+    first, _ = (add_volume(viewer, VOLUME, name=name) for name in ("T1", "T2"))
+    layer = _painted(viewer)
+    result = sessions_of(viewer).assign_image(layer, first)
+    assert result.session.edited_voxels(layer.data) == int((layer.data > 0).sum()) > 0
+
+
 def test_labels_without_a_grid_are_said_not_to_be_saved(viewer):
     layer = viewer.add_labels(np.zeros(SHAPE, np.uint8), name="sheared", shear=[0.5, 0, 0])
     told = []
