@@ -220,7 +220,9 @@ def adapt(
     device: DeviceOption = "auto",
     steps: Annotated[
         int | None,
-        option("N", "Steps; by default as many as fit in 105 s, up to 120.", min=1),
+        option(
+            "N", "Steps; by default as many as fit in 105 s, up to 160 (120 where an organ is new).", min=1
+        ),
     ] = None,
     seed: Annotated[int, option("N", min=0)] = 0,
     annotator: AnnotatorOption = None,

@@ -49,7 +49,10 @@ def _dense(gradient: Tensor) -> Tensor:
 
 
 class Decoder(nn.Module):
-    """Tokens (B, h·w, hidden) of a grid (h, w), and the skips deepest first -> (B, 16, 16h, 16w)."""
+    """Tokens (B, h·w, hidden) of a grid (h, w), and the skips deepest first -> (B, 16, 16h, 16w).
+
+    The grid is that of the whole image unless another is given.
+    """
 
     def __init__(self, hidden: int, grid: tuple[int, int], n_skip: int) -> None:
         super().__init__()
@@ -62,8 +65,8 @@ class Decoder(nn.Module):
             for inputs, outputs, skip in zip(WIDTHS[:-1], WIDTHS[1:], skips, strict=True)
         )
 
-    def forward(self, tokens: Tensor, skips: list[Tensor]) -> Tensor:
-        x = self.conv_more(tokens.transpose(1, 2).unflatten(2, self.grid))
+    def forward(self, tokens: Tensor, skips: list[Tensor], grid: tuple[int, int] | None = None) -> Tensor:
+        x = self.conv_more(tokens.transpose(1, 2).unflatten(2, grid or self.grid))
         for block, skip in zip_longest(self.blocks, skips[: self.n_skip]):
             x = block(x, skip)
         return x

@@ -1,5 +1,6 @@
 """Tokens and the transformer that relates them (Dosovitskiy et al., arXiv 2010.11929), published key names."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -15,22 +16,39 @@ _FEW_TOKENS = 512
 
 
 class Embeddings(nn.Module):
-    """An image as tokens: (B, 3, H, W) -> (B, N, hidden) with N = (H / patch)·(W / patch), and the CNN's skips."""
+    """An image as tokens: (B, 3, H, W) -> (B, N, hidden) with N = (H / patch)·(W / patch), and the CNN's skips.
+
+    With `corners` (B, 2) the images are windows into whole ones, and these the row and the column of the first token of
+    each in the whole grid.
+    """
 
     def __init__(self, variant: Variant, grid: tuple[int, int], dropout: float) -> None:
         super().__init__()
+        self._grid = grid
         self.hybrid_model: ResNetStem | None = ResNetStem() if variant.hybrid else None
         inputs, kernel = (OUT_CHANNELS, variant.patch // CNN_STRIDE) if variant.hybrid else (3, variant.patch)
         self.patch_embeddings = nn.Conv2d(inputs, variant.hidden, kernel, stride=kernel)
         self.position_embeddings = nn.Parameter(torch.zeros(1, grid[0] * grid[1], variant.hidden))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, x: Tensor, corners: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         skips: list[Tensor] = []
         if self.hybrid_model is not None:
             x, skips = self.hybrid_model(x)
-        tokens = self.patch_embeddings(x).flatten(2).transpose(1, 2)
-        return self.dropout(tokens + self.position_embeddings), skips
+        patches = self.patch_embeddings(x)
+        tokens = patches.flatten(2).transpose(1, 2)
+        return self.dropout(tokens + self._positions(corners, patches.shape[-2:])), skips
+
+    def _positions(self, corners: Tensor | None, size: Sequence[int]) -> Tensor:
+        """The embeddings (B, h·w, hidden) of windows of h·w tokens, or (1, N, hidden), those of the whole grid."""
+        if corners is None:
+            return self.position_embeddings
+        rows, columns = (
+            corners[:, axis, None] + torch.arange(side, device=corners.device)
+            for axis, side in enumerate(size)
+        )
+        grid = self.position_embeddings[0].unflatten(0, self._grid)
+        return grid[rows[:, :, None], columns[:, None]].flatten(1, 2)
 
 
 class Attention(nn.Module):
@@ -127,13 +145,13 @@ class Encoder(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Embeddings and encoder together: (B, 3, H, W) -> (B, N, hidden), and the CNN's skips."""
+    """Embeddings and encoder together: (B, 3, H, W) -> (B, N, hidden), and the CNN's skips; `corners` as there."""
 
     def __init__(self, variant: Variant, grid: tuple[int, int], dropout: float) -> None:
         super().__init__()
         self.embeddings = Embeddings(variant, grid, dropout)
         self.encoder = Encoder(variant, dropout)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        tokens, skips = self.embeddings(x)
+    def forward(self, x: Tensor, corners: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        tokens, skips = self.embeddings(x, corners)
         return self.encoder(tokens), skips

@@ -69,16 +69,25 @@ class TransUNet(nn.Module):
         """(B, 1 or 3, H, W) float -> (B, num_classes, H, W) logits. H×W must be `img_size`."""
         return self.decode(*self.encode(x))
 
-    def encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(B, 1 or 3, H, W) float -> tokens (B, N, hidden), and the skips that the decoder takes."""
-        encoded: tuple[Tensor, list[Tensor]] = self.transformer(self._three_channels(x))
+    def encode(self, x: Tensor, corners: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """(B, 1 or 3, H, W) float -> tokens (B, N, hidden), and the skips that the decoder takes.
+
+        With `corners` (B, 2) the images are windows into whole ones, of any size that the patch divides: the row and
+        the column of the first token of each in the whole grid.
+        """
+        x = _three_channels(x)
+        if corners is None:
+            self._check_size(x)
+        encoded: tuple[Tensor, list[Tensor]] = self.transformer(x, corners)
         return encoded
 
-    def decode(self, tokens: Tensor, skips: list[Tensor]) -> Tensor:
-        """What `encode` gives -> (B, num_classes, H, W) logits."""
-        logits: Tensor = self.segmentation_head(self.decoder(tokens, skips))
-        if logits.shape[-2:] != self.img_size:
-            logits = functional.interpolate(logits, size=self.img_size, mode="bilinear", align_corners=True)
+    def decode(self, tokens: Tensor, skips: list[Tensor], size: Sequence[int] | None = None) -> Tensor:
+        """What `encode` gives -> (B, num_classes, H, W) logits, where `size` is that of the windows, if it had any."""
+        height, width = size or self.img_size
+        grid = height // self.patch_size, width // self.patch_size
+        logits: Tensor = self.segmentation_head(self.decoder(tokens, skips, grid))
+        if logits.shape[-2:] != (height, width):
+            logits = functional.interpolate(logits, size=(height, width), mode="bilinear", align_corners=True)
         return logits
 
     def attention_maps(self, x: Tensor) -> list[Tensor]:
@@ -86,18 +95,23 @@ class TransUNet(nn.Module):
 
         Row i tells what token i attends to, and sums to 1. Tokens run along the grid's rows.
         """
-        tokens, _ = self.transformer.embeddings(self._three_channels(x))
+        x = _three_channels(x)
+        self._check_size(x)
+        tokens, _ = self.transformer.embeddings(x)
         return self.transformer.encoder.attention_maps(tokens)
 
-    def _three_channels(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[1] not in (1, 3):
-            raise InputError(f"The network takes images of shape (B, 1 or 3, H, W), not {tuple(x.shape)}.")
+    def _check_size(self, x: Tensor) -> None:
         if tuple(x.shape[-2:]) != self.img_size:
             raise InputError(
                 f"This network takes images of {_by(self.img_size)} pixels, not {_by(x.shape[-2:])}; "
                 "resize them, or build or load it with that img_size."
             )
-        return x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1)
+
+
+def _three_channels(x: Tensor) -> Tensor:
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise InputError(f"The network takes images of shape (B, 1 or 3, H, W), not {tuple(x.shape)}.")
+    return x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1)
 
 
 def as_size(img_size: object) -> tuple[int, int]:

@@ -94,7 +94,7 @@ def adapt(
     drop : names of organs of the card to forget; the classes after them move up
     earlier : corrections of other scans that it learnt from before; they are replayed
     replay : slices that it learnt from before; None: those beside the checkpoint's file, where there are any
-    steps : optimiser steps in all; None: as many as `seconds` allow, at most 120 and at least 30
+    steps : optimiser steps in all; None: as many as `seconds` allow, from 30 up to 160 (120 where an organ is new)
     seconds : for how long to learn, where `steps` is None
     seed : of all random draws; with `steps` the result is the same on the same machine
 

@@ -21,6 +21,7 @@ from napari_transunet.training.losses import UNKNOWN, PartialDiceCELoss, change_
 from napari_transunet.training.optimiser import parameter_groups
 from napari_transunet.training.partial_slices import PartialSlices
 from napari_transunet.training.slices import mixed_seed
+from napari_transunet.training.windows import random_windows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-STEPS = 120
+_STEPS, _STEPS_IN_WINDOWS = 120, 160
 SECONDS = 105.0
 """For how long to learn where nobody says: so many steps, or so many seconds where that is less."""
 
@@ -203,7 +204,9 @@ class FineTuning:
             self._again = (
                 _REPLAYED_BESIDE_NEW if beside_others else _REPLAYED_OF_EARLIER if earlier else _REPLAYED
             )
-        self._warm_up = _WARM_UP_OF_NEW if self._new or self.from_scratch else _WARM_UP
+        # Whole slices say better where a new organ is not.
+        self._in_windows = not self._new and not self.from_scratch
+        self._warm_up = _WARM_UP if self._in_windows else _WARM_UP_OF_NEW
         self._rate = _LEARNING_RATE * (_RATE_BESIDE_NEW if beside_others else 1)
         # What the encoder sees suffices to find a new organ; changing it would cost the others.
         self.net.transformer.requires_grad_(not beside_others)
@@ -222,7 +225,8 @@ class FineTuning:
     def run(self, steps: int | None, seconds: float) -> FineTuning:
         """Learn; itself."""
         known_before = self._score_aside(self.net)
-        clock = _Clock(steps or STEPS, None if steps else seconds, _FEWEST_STEPS)
+        most = _STEPS_IN_WINDOWS if self._in_windows else _STEPS
+        clock = _Clock(steps or most, None if steps else seconds, _FEWEST_STEPS)
         held, everything = set(self.held), range(len(self.samples))
         self._judged = organs_shown(self.samples, held) & organs_shown(self.samples, held, within=False)
         before = self._score(self.net, self.coarser or self.samples) if held else {}
@@ -329,11 +333,15 @@ class FineTuning:
         shift = partly.to(labels.dtype)[:, None, None]
         images, labels = self._views(images, labels + shift)
         labels = labels - shift
+        corners = None
+        if self._in_windows:
+            images, labels, corners = random_windows(images, labels, self.net.patch_size)
+        images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            encoded = self.net.encode(images.contiguous(memory_format=torch.channels_last))
-            logits = self.net.decode(*encoded)
+            encoded = self.net.encode(images, corners)
+            logits = self.net.decode(*encoded, size=labels.shape[1:])
             with torch.no_grad():
-                before = self._as_before(images, encoded)
+                before = self._as_before(images, corners, encoded)
         loss: Tensor = self._loss_of(logits.float(), labels, annotated)
         if before is not None:
             same = slice(len(logits) - len(before), None)
@@ -351,17 +359,19 @@ class FineTuning:
         self._optimiser.step()
         return value
 
-    def _as_before(self, images: Tensor, encoded: tuple[Tensor, list[Tensor]]) -> Tensor | None:
+    def _as_before(
+        self, images: Tensor, corners: Tensor | None, encoded: tuple[Tensor, list[Tensor]]
+    ) -> Tensor | None:
         """The parent's logits of the slices in which they are to be kept: the last of these, or all.
 
         Where an organ is new beside others it is all, and the parent's encoder is that which is there already.
         """
         if self._parent is None:
             return None
-        if self._beside_others:
-            return self._parent.decode(*encoded)
-        again: Tensor = self._parent(images[-self._again :].contiguous(memory_format=torch.channels_last))
-        return again
+        if not self._beside_others:
+            corners = None if corners is None else corners[-self._again :]
+            encoded = self._parent.encode(images[-self._again :], corners)
+        return self._parent.decode(*encoded, size=images.shape[2:])
 
     def _drawn(self, pool: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The slices of the next step, by the seed and its number: images, labels, annotated, whether partly known."""
