@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from napari_transunet.errors import USERS_ERRORS, InputError, sentence_of
+from napari_transunet.io.ambiguous import SeveralVolumesError
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -95,8 +96,20 @@ class Commands(TyperGroup):
         except typer.Abort:
             sys.exit(INTERRUPTED)
         except USERS_ERRORS as error:
-            say(f"Error: {sentence_of(error)}")
+            say(
+                f"Error: {sentence_of(error)}{self._way_round(error, sys.argv[1:] if args is None else args)}"
+            )
             sys.exit(BAD_INPUT)
         if status == INTERRUPTED:
             say("Interrupted; nothing is left half-written.")
         sys.exit(status or 0)
+
+    def _way_round(self, error: BaseException, arguments: Sequence[str]) -> str:
+        """What chooses one of several volumes in a file where the command itself has no option for that."""
+        command = next((self.commands[one] for one in arguments if one in self.commands), None)
+        if command is None or not isinstance(error, SeveralVolumesError) or error.which == "key":
+            return ""
+        option = f"--{error.which}"
+        if any(option in parameter.opts for parameter in command.params):
+            return ""
+        return f" `napari-transunet convert {option}` makes a file of one."

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -113,3 +114,17 @@ def test_slices_to_check_are_napari_s_with_head_and_feet_named(
     scan = write_volume(tmp_path / "scan.nii.gz", Volume(values, geometry, "CT", Source(None, "", "scan")))
     result = invoke("segment", scan, "-o", tmp_path / "out.nii.gz", "-c", checkpoint, "--device", "cpu")
     assert ends in result.stderr
+
+
+def test_where_a_command_cannot_choose_one_of_several_volumes_it_says_what_can(tmp_path: Path) -> None:
+    several, one = tmp_path / "several.nii", tmp_path / "one.nii"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4, 3), np.uint8), np.eye(4)), several)
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), one)
+    scored = invoke("evaluate", several, one)
+    assert scored.exit_code == 2
+    assert scored.stderr.count("\n") == 1
+    assert "`napari-transunet convert --time` makes a file of one." in scored.stderr
+    converted = invoke("convert", several, tmp_path / "out.nii")
+    assert converted.exit_code == 2
+    assert "makes a file" not in converted.stderr
+    assert invoke("convert", several, tmp_path / "out.nii", "--time", 1).exit_code == 0
