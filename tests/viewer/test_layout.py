@@ -1,6 +1,6 @@
 """Both docks in a low window: in tabs, nothing cut, and what the main job needs always in sight."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -132,13 +132,23 @@ def in_sight(dock: QWidget, name: str) -> bool:
     return widget.isVisible() and widget.visibleRegion().boundingRect() == widget.rect()
 
 
+def in_order(dock: QWidget, names: Iterable[str], where: str = "") -> Callable[[], None]:
+    """For `qtbot.waitUntil`, since layouts follow one another: nothing is at fault, and these can be seen."""
+
+    def check() -> None:
+        assert not faults(dock), where
+        for name in names:
+            assert in_sight(dock, name), (name, where)
+
+    return check
+
+
 def test_nothing_that_the_main_job_needs_is_hidden_or_cut(docks):
     docks.front(docks.segment)
     docks.segment._set_status("A long sentence about what was found, as it stands after a run. " * 4)
     docks.qtbot.wait(50)
-    assert not faults(docks.segment)
-    for name in ("segment_volume", "segment_slice", "cancel", "status", "review_these", "export_labels"):
-        assert in_sight(docks.segment, name), name
+    needed = ("segment_volume", "segment_slice", "cancel", "status", "review_these", "export_labels")
+    docks.qtbot.waitUntil(in_order(docks.segment, needed))
 
     docks.front(docks.review)
     docks.review.review.show_conflicts({4: 30, 7: 12})
@@ -156,9 +166,7 @@ def test_nothing_that_the_main_job_needs_is_hidden_or_cut(docks):
     for section in docks.review.findChildren(CollapsibleSection):
         section.set_open(True)
         docks.qtbot.wait(50)
-        assert not faults(docks.review), section.header.text()
-        for name in needed:
-            assert in_sight(docks.review, name), (name, section.header.text())
+        docks.qtbot.waitUntil(in_order(docks.review, needed, section.header.text()))
 
 
 def test_the_docks_are_tabs_however_they_are_opened_and_a_button_leads_on(docks):
@@ -196,9 +204,7 @@ def test_a_low_window_stays_as_low_with_all_docks_and_nothing_of_the_cases_is_cu
         on_yes=list,
     )
     dock.set_status("Something that is worth to know. " * 3)
-    qtbot.wait(50)
-    assert not faults(dock)
-    for name in (
+    needed = (
         "cases",
         "next_case",
         "finish_case",
@@ -206,5 +212,6 @@ def test_a_low_window_stays_as_low_with_all_docks_and_nothing_of_the_cases_is_cu
         "project_menu",
         "question_bar",
         "project_status",
-    ):
-        assert in_sight(dock, name), name
+    )
+    qtbot.wait(50)
+    qtbot.waitUntil(in_order(dock, needed))
