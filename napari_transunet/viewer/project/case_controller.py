@@ -215,9 +215,8 @@ class CaseController(QObject):
             limit = time.monotonic() + _PATIENCE
             while autosave.saving and time.monotonic() < limit:
                 time.sleep(_STEP)
-            if (
-                autosave.saving or autosave.lost
-            ):  # nor is said what was done in labels that are not there, or that they are approved
+            # Nor is it said who approved, and what was done in, labels that are not there.
+            if autosave.saving or autosave.lost:
                 shown.opened.held.release()
                 raise FileProblem(
                     f"The labels of {shown.case.name} could not be saved in the project, where the case stays as it "
