@@ -3,9 +3,15 @@
 from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtWidgets import QFrame, QScrollArea, QSizePolicy, QWidget
 
+_NESTED = 8
+"""So often the content may be resized within its being resized; one that settles takes two."""
+
 
 class FittingArea(QScrollArea):
     """Scrolls upright alone; what it holds is as wide as the area.
+
+    Qt shows and hides the scroll bar by turns, within one call, where the content is lower beside the bar than without
+    it, until the stack is full. Here the bar stays then.
 
     Parameters
     ----------
@@ -16,6 +22,7 @@ class FittingArea(QScrollArea):
     def __init__(self, content: QWidget, parent: QWidget | None = None, *, least: int = 4) -> None:
         super().__init__(parent)
         self._least = least
+        self._nested = 0
         self._margin = 4  # px; styles draw around what is shown, without saying how much
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
@@ -45,7 +52,13 @@ class FittingArea(QScrollArea):
         return QSize(width + self._margin, min(lines, self.sizeHint().height()))
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802
-        """Qt's hook: the content wants another height."""
+        """Qt's hook: the content has, or wants, another height."""
         if event is not None and watched is self.widget() and event.type() == QEvent.Type.LayoutRequest:
             self.updateGeometry()
-        return super().eventFilter(watched, event)
+        self._nested += 1
+        try:
+            if self._nested > _NESTED:
+                self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)
+            return super().eventFilter(watched, event)
+        finally:
+            self._nested -= 1
