@@ -85,8 +85,9 @@ class Commands(TyperGroup):
         options = {"windows_expand_args": windows_expand_args, "standalone_mode": False, **extra}
         if not standalone_mode:
             return run(args, prog_name, complete_var, **options)
+        arguments = sys.argv[1:] if args is None else args
         try:
-            _refuse_empty(sys.argv[1:] if args is None else args)
+            _refuse_empty(arguments)
             status = run(args, prog_name, complete_var, **options)
         except typer.TyperException as error:
             context = getattr(error, "ctx", None)
@@ -96,9 +97,7 @@ class Commands(TyperGroup):
         except typer.Abort:
             sys.exit(INTERRUPTED)
         except USERS_ERRORS as error:
-            say(
-                f"Error: {sentence_of(error)}{self._way_round(error, sys.argv[1:] if args is None else args)}"
-            )
+            say(f"Error: {sentence_of(error)}{self._way_round(error, arguments)}")
             sys.exit(BAD_INPUT)
         if status == INTERRUPTED:
             say("Interrupted; nothing is left half-written.")
