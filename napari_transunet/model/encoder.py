@@ -18,7 +18,7 @@ _FEW_TOKENS = 512
 class Embeddings(nn.Module):
     """An image as tokens: (B, 3, H, W) -> (B, N, hidden) with N = (H / patch)·(W / patch), and the CNN's skips.
 
-    With `corners` (B, 2) the images are windows into whole ones, and these the row and the column of the first token of
+    With `corners` (B, 2) the images are crops of whole ones, and these the row and the column of the first token of
     each in the whole grid.
     """
 
@@ -40,7 +40,7 @@ class Embeddings(nn.Module):
         return self.dropout(tokens + self._positions(corners, patches.shape[-2:])), skips
 
     def _positions(self, corners: Tensor | None, size: Sequence[int]) -> Tensor:
-        """The embeddings (B, h·w, hidden) of windows of h·w tokens, or (1, N, hidden), those of the whole grid."""
+        """The embeddings (B, h·w, hidden) of crops of h·w tokens, or (1, N, hidden), those of the whole grid."""
         if corners is None:
             return self.position_embeddings
         rows, columns = (

@@ -72,7 +72,7 @@ class TransUNet(nn.Module):
     def encode(self, x: Tensor, corners: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """(B, 1 or 3, H, W) float -> tokens (B, N, hidden), and the skips that the decoder takes.
 
-        With `corners` (B, 2) the images are windows into whole ones, of any size that the patch divides: the row and
+        With `corners` (B, 2) the images are crops of whole ones, of any size that the patch divides: the row and
         the column of the first token of each in the whole grid.
         """
         x = _three_channels(x)
@@ -82,7 +82,7 @@ class TransUNet(nn.Module):
         return encoded
 
     def decode(self, tokens: Tensor, skips: list[Tensor], size: Sequence[int] | None = None) -> Tensor:
-        """What `encode` gives -> (B, num_classes, H, W) logits, where `size` is that of the windows, if it had any."""
+        """What `encode` gives -> (B, num_classes, H, W) logits, with the `size` of the crops, if they are such."""
         height, width = size or self.img_size
         grid = height // self.patch_size, width // self.patch_size
         logits: Tensor = self.segmentation_head(self.decoder(tokens, skips, grid))

@@ -1,4 +1,4 @@
-"""Windows of slices: half of what a network sees at once, so that the time of a lesson holds twice as many steps."""
+"""Crops of slices: half of what a network sees at once, so that the time of a lesson holds twice as many steps."""
 
 import math
 
@@ -11,8 +11,8 @@ _SIDE = 0.7
 """Of a slice's height and width, rounded up to whole patches. With 0.6, organs that one slice shows may be lost."""
 
 
-def random_windows(images: Tensor, labels: Tensor, patch: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A window of each slice: (B, C, H, W) and (B, H, W) -> (B, C, h, w), (B, h, w), and (B, 2) corners in patches.
+def random_crops(images: Tensor, labels: Tensor, patch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A crop of each slice: (B, C, H, W) and (B, H, W) -> (B, C, h, w), (B, h, w), and (B, 2) corners in patches.
 
     Each holds a pixel drawn from those that are known: where single voxels are, it shows one.
     """
@@ -24,10 +24,10 @@ def random_windows(images: Tensor, labels: Tensor, patch: int) -> tuple[Tensor, 
             _start(int(pixel) // patch, length, side)
             for pixel, length, side in zip(_pixel(own), size, grid, strict=True)
         ]
-        window = [
+        crop = [
             slice(patch * start, patch * (start + length)) for start, length in zip(corner, size, strict=True)
         ]
-        parts.append((image[:, *window], own[*window]))
+        parts.append((image[:, *crop], own[*crop]))
         corners.append(corner)
     of_images, of_labels = (torch.stack(side) for side in zip(*parts, strict=True))
     return of_images, of_labels, torch.tensor(corners, device=images.device)
@@ -41,6 +41,6 @@ def _pixel(labels: Tensor) -> Tensor:
 
 
 def _start(patch: int, length: int, side: int) -> int:
-    """Where a window of so many patches starts that holds this one, of a side of so many."""
+    """Where a crop of so many patches starts that holds this one, of a side of so many."""
     first, last = max(0, patch - length + 1), min(patch, side - length)
     return int(torch.randint(first, last + 1, ()))

@@ -16,12 +16,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from napari_transunet.errors import InputError, TransUNetError
 from napari_transunet.training.augmentation import Augmentation
 from napari_transunet.training.corrections import organs_shown
+from napari_transunet.training.crops import random_crops
 from napari_transunet.training.heads import fit_new_classes, unlearnt_classes
 from napari_transunet.training.losses import UNKNOWN, PartialDiceCELoss, change_of_known_classes
 from napari_transunet.training.optimiser import parameter_groups
 from napari_transunet.training.partial_slices import PartialSlices
 from napari_transunet.training.slices import mixed_seed
-from napari_transunet.training.windows import random_windows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_STEPS, _STEPS_IN_WINDOWS = 120, 160
+_STEPS, _STEPS_IN_CROPS = 120, 160
 SECONDS = 105.0
 """For how long to learn where nobody says: so many steps, or so many seconds where that is less."""
 
@@ -205,8 +205,8 @@ class FineTuning:
                 _REPLAYED_BESIDE_NEW if beside_others else _REPLAYED_OF_EARLIER if earlier else _REPLAYED
             )
         # Whole slices say better where a new organ is not.
-        self._in_windows = not self._new and not self.from_scratch
-        self._warm_up = _WARM_UP if self._in_windows else _WARM_UP_OF_NEW
+        self._in_crops = not self._new and not self.from_scratch
+        self._warm_up = _WARM_UP if self._in_crops else _WARM_UP_OF_NEW
         self._rate = _LEARNING_RATE * (_RATE_BESIDE_NEW if beside_others else 1)
         # What the encoder sees suffices to find a new organ; changing it would cost the others.
         self.net.transformer.requires_grad_(not beside_others)
@@ -225,7 +225,7 @@ class FineTuning:
     def run(self, steps: int | None, seconds: float) -> FineTuning:
         """Learn; itself."""
         known_before = self._score_aside(self.net)
-        most = _STEPS_IN_WINDOWS if self._in_windows else _STEPS
+        most = _STEPS_IN_CROPS if self._in_crops else _STEPS
         clock = _Clock(steps or most, None if steps else seconds, _FEWEST_STEPS)
         held, everything = set(self.held), range(len(self.samples))
         self._judged = organs_shown(self.samples, held) & organs_shown(self.samples, held, within=False)
@@ -334,8 +334,8 @@ class FineTuning:
         images, labels = self._views(images, labels + shift)
         labels = labels - shift
         corners = None
-        if self._in_windows:
-            images, labels, corners = random_windows(images, labels, self.net.patch_size)
+        if self._in_crops:
+            images, labels, corners = random_crops(images, labels, self.net.patch_size)
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             encoded = self.net.encode(images, corners)

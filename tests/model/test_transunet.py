@@ -88,13 +88,13 @@ def test_one_channel_is_repeated_and_three_are_used_as_they_are(small: TransUNet
 
 
 @torch.no_grad()
-def test_tokens_of_a_window_are_those_of_the_whole_image_there() -> None:
+def test_tokens_of_a_crop_are_those_of_the_whole_image_there() -> None:
     plain = TransUNet(Variant("plain", 16, 8, 16, 2, 1), 3, (64, 96)).eval()
     torch.nn.init.normal_(plain.transformer.embeddings.position_embeddings)
     image = torch.rand(2, 3, 64, 96)
     whole, _ = plain.transformer.embeddings(image)
-    windows = torch.stack((image[0, :, 16:48, 32:80], image[1, :, :32, 16:64]))
-    tokens, _ = plain.transformer.embeddings(windows, torch.tensor([[1, 2], [0, 1]]))
+    crops = torch.stack((image[0, :, 16:48, 32:80], image[1, :, :32, 16:64]))
+    tokens, _ = plain.transformer.embeddings(crops, torch.tensor([[1, 2], [0, 1]]))
     grid = whole.unflatten(1, (4, 6))
     torch.testing.assert_close(tokens[0], grid[0, 1:3, 2:5].flatten(0, 1))
     torch.testing.assert_close(tokens[1], grid[1, :2, 1:4].flatten(0, 1))
@@ -102,7 +102,7 @@ def test_tokens_of_a_window_are_those_of_the_whole_image_there() -> None:
 
 @pytest.mark.parametrize(("patch", "hybrid"), [(14, False), (16, True), (32, True)])
 @torch.no_grad()
-def test_a_window_gives_logits_of_its_size_and_the_whole_grid_those_of_the_image(
+def test_a_crop_gives_logits_of_its_size_and_the_whole_grid_those_of_the_image(
     patch: int, hybrid: bool
 ) -> None:
     net = TransUNet(Variant("small", patch, 8, 16, 2, 1, hybrid=hybrid), 3, 3 * patch).eval()
