@@ -259,10 +259,9 @@ def _by_name(drawn: Volume, path: Path, card: ModelCard, new: Mapping[int, str])
     from napari_transunet.training.datasets import whole_labels
     from napari_transunet.training.losses import UNKNOWN
     from napari_transunet.volumes.label_values import values_in
-    from napari_transunet.volumes.labels import organ_key
+    from napari_transunet.volumes.labels import given_names, organ_key
 
-    given = {} if drawn.labels is None else drawn.labels.names
-    names = {value: name for value, name in given.items() if name != f"label {value}"}  # made up by a writer
+    names = {} if drawn.labels is None else given_names(drawn.labels.names)
     if not names:
         return drawn.data
     data = whole_labels(drawn.data, str(path))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from napari_transunet.errors import InputError, some
-from napari_transunet.volumes.labels import organ_key
+from napari_transunet.volumes.labels import given_names, organ_key
 
 MatchedBy = Literal["map", "name", "number"]
 
@@ -152,10 +152,7 @@ class _Side:
     def __init__(self, what: str, values: Iterable[int], names: Mapping[int, str] | None) -> None:
         self.what = what
         self.present = {int(value) for value in values} - {0}
-        # A name like "label 3" was made up when the file was written.
-        self.names = {
-            value: name for value, name in (names or {}).items() if value and name != f"label {value}"
-        }
+        self.names = {value: name for value, name in given_names(names or {}).items() if value}
         self.known = self.present | self.names.keys()
 
     def find(self, token: int | str) -> int:

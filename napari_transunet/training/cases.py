@@ -19,7 +19,7 @@ from napari_transunet.training.datasets import LabelledVolume, all_reasons, whol
 from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.label_values import values_in
-from napari_transunet.volumes.labels import organ_key
+from napari_transunet.volumes.labels import given_names, organ_key
 from napari_transunet.volumes.orientation import Reorientation
 from napari_transunet.volumes.volume import Volume
 
@@ -341,12 +341,12 @@ def _name_notes(
     DatasetError
         It numbers organs otherwise than the dataset, or than another file.
     """
-    found = labels.labels.names if labels.labels is not None else {}
+    found = given_names(labels.labels.names) if labels.labels is not None else {}
     keys, notes = {organ_key(name) for name in names.values()}, []
     for value in values_in(whole_labels(labels.data, case)) if found else ():
-        name = found.get(value, f"label {value}")
-        if name == f"label {value}":  # made up by a writer
+        if value not in found:
             continue
+        name = found[value]
         learnt, key = classes.get(value, 0) not in (0, UNKNOWN), organ_key(name)
         known, where = (names[value], "the dataset") if value in names else ("", "")
         if learnt and not known:

@@ -142,6 +142,15 @@ def organ_key(name: str) -> str:
 _COLORS: Mapping[str, str] = MappingProxyType({organ_key(name): color for name, color in _ORGANS.items()})
 
 
+def given_names(names: Mapping[int, str]) -> dict[int, str]:
+    """The names by value without those that `LabelSet.completed` makes up, which end in files too: "label 3" of 3."""
+    return {value: name for value, name in names.items() if name != _made_up(value)}
+
+
+def _made_up(value: int) -> str:
+    return f"label {value}"
+
+
 def default_color(value: int) -> Color:
     """A clear colour for a value without a known name: hues a golden angle apart, the same every time."""
     red, green, blue = colorsys.hsv_to_rgb(
@@ -245,7 +254,7 @@ class LabelSet:
         """The same with a made-up name for each of these values that has none."""
         known = self.names
         missing = [value for value in values if value and value not in known]
-        made = (Label(value, f"label {value}", color_for(f"label {value}", value)) for value in missing)
+        made = (Label(value, _made_up(value), color_for(_made_up(value), value)) for value in missing)
         return LabelSet((*self, *made))
 
     def __iter__(self) -> Iterator[Label]:
