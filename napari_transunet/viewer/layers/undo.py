@@ -275,15 +275,6 @@ def labels_before(strokes: Iterable[list[Any]], box: Box, labels: NDArray[Any]) 
     return earlier
 
 
-def labels_without(layer: Labels, stroke: list[Any]) -> NDArray[Any]:
-    """A copy of a layer's labels as they were before its newest stroke, whether or not napari has written that yet."""
-    box = stroke_box(stroke)
-    labels: NDArray[Any] = layer.data.copy()
-    if box is not None:
-        labels[box] = labels_before([stroke], box, labels[box])
-    return labels
-
-
 def stroke_box(atoms: Iterable[Any]) -> Box | None:
     """The box of a three-dimensional array that undo steps change; None where it cannot be determined.
 

@@ -20,7 +20,7 @@ from napari_transunet.viewer.layers.graphics import free_graphics_in_their_conte
 from napari_transunet.viewer.layers.grids import put_on_grid, reorientation_between
 from napari_transunet.viewer.layers.layer_record import is_overlay, is_scan, record_of
 from napari_transunet.viewer.layers.layers import label_set_of, new_labels_layer, problem_with, voxels_of
-from napari_transunet.viewer.layers.undo import labels_without
+from napari_transunet.viewer.layers.undo import labels_before, stroke_box
 from napari_transunet.viewer.sessions.kept_labels import LoneLabels
 from napari_transunet.viewer.sessions.results import SUFFIX, Result
 from napari_transunet.viewer.widgets.qt_helpers import window_object
@@ -29,7 +29,6 @@ from napari_transunet.volumes.orientation import IDENTITY
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
     from napari.viewer import Viewer
-    from numpy.typing import NDArray
 
     from napari_transunet.annotation.session_folder import SessionFolder
     from napari_transunet.viewer.sessions.autosave_controller import AutosaveController
@@ -224,7 +223,7 @@ class Sessions(QObject):
             if session is None and layer in self._lone and turn.is_identity:
                 session = self._lone[layer].result.session  # what was painted so far are edits
             if session is None or session.shape != layer.data.shape:
-                session = _session_of(layer, layer.data)
+                session = _session_of(layer)
             return self.bind_result(layer, image, session)
         if known.autosave is not None:
             known.autosave.close(wait=False)
@@ -290,7 +289,9 @@ class Sessions(QObject):
             self.keep_lone(layer, result.session)
         elif is_reviewable(layer):
             # The stroke, of which this is the first news, is an edit already.
-            session = _session_of(layer, labels_without(layer, event.value))
+            session = _session_of(layer)
+            if (box := stroke_box(event.value)) is not None:
+                session.prediction[box] = labels_before([event.value], box, session.prediction[box])
             images = self.images_on_grid_of(layer)
             taken = layer is self._viewer.layers.selection.active and layer is not self._new_copy
             # To turn the array would take the stroke out of napari's undo.
@@ -345,8 +346,8 @@ def memory_for_labels(image: Image, label_set: LabelSet) -> int:
     return _ARRAYS * np.dtype(_dtype_of(label_set)).itemsize * voxels
 
 
-def _session_of(layer: Labels, unedited: NDArray[Any]) -> AnnotationSession:
-    return AnnotationSession.of_labels(unedited, label_set_of(layer).names)
+def _session_of(layer: Labels) -> AnnotationSession:
+    return AnnotationSession.of_labels(layer.data, label_set_of(layer).names)
 
 
 def _dtype_of(label_set: LabelSet) -> type[np.unsignedinteger[Any]]:
