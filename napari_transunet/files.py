@@ -52,6 +52,11 @@ def writing_problems(what: str, folder: Path) -> Iterator[None]:
         raise problem from error.__cause__ or error
 
 
+def is_taken(path: Path) -> bool:
+    """Whether something has this name; also a link whose file is elsewhere or gone, which writing would replace."""
+    return os.path.lexists(path)
+
+
 @contextlib.contextmanager
 def atomic_path(target: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
     """A temporary path beside `target` that replaces it when the block ends without an error.
@@ -67,7 +72,7 @@ def atomic_path(target: str | os.PathLike[str], *, overwrite: bool = False) -> I
         The folder does not exist or cannot be written to, or the disk is full.
     """
     target = Path(target)
-    if target.exists() and not overwrite:
+    if is_taken(target) and not overwrite:
         raise ExistsError(f"{target} exists already; choose another name or ask to overwrite it.")
     with file_problems(f"Cannot write to {target.parent}"):
         folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
@@ -78,7 +83,7 @@ def atomic_path(target: str | os.PathLike[str], *, overwrite: bool = False) -> I
             temporary.touch()
             usual_rights = temporary.stat().st_mode
             yield temporary
-            if target.exists() and not overwrite:
+            if is_taken(target) and not overwrite:
                 raise ExistsError(f"{target} appeared while it was being written; nothing was replaced.")
             temporary.chmod(usual_rights)
             with temporary.open(

@@ -41,6 +41,16 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == ["labels.nrrd"]
 
 
+def test_a_link_whose_file_is_gone_is_replaced_only_if_asked(tmp_path: Path) -> None:
+    target = tmp_path / "labels.nrrd"
+    target.symlink_to("gone")
+    with pytest.raises(ExistsError, match="exists already"):
+        write_text(target, "new")
+    assert target.is_symlink()
+    write_text(target, "new", overwrite=True)
+    assert target.read_text() == "new"
+
+
 def test_a_full_disk_is_told_of_the_file_that_is_written(tmp_path: Path) -> None:
     def full(_filename: str | None = None) -> None:
         with atomic_path(tmp_path / "labels.nrrd") as temporary:

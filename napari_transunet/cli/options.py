@@ -12,6 +12,7 @@ import typer
 
 from napari_transunet.cli.reporting import say
 from napari_transunet.errors import InputError
+from napari_transunet.files import is_taken
 from napari_transunet.inference.options import (
     BackendChoice,
     Pipeline,
@@ -140,7 +141,7 @@ def check_target(target: Path, *beside: Path, overwrite: bool, inputs: Iterable[
         check_not_input(file, inputs)
         if file.is_dir():
             raise InputError(f"{file} is a folder; give the name of a file.")
-        if file.exists() and not overwrite:
+        if is_taken(file) and not overwrite:
             raise InputError(f"{file} exists already; choose another name or say --overwrite.")
     if not target.parent.is_dir():
         raise InputError(f"There is no folder {target.parent} to write to; make it first.")

@@ -28,6 +28,7 @@ from napari_transunet.export.segmentation import (
     write_segmentation,
 )
 from napari_transunet.export.source import source_hash
+from napari_transunet.files import is_taken
 from napari_transunet.inference.compatibility import only_fitting
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.io.reading import read_volume
@@ -223,7 +224,7 @@ def _there(plan: SegmentationPlan, target: Path, digest: str) -> bool:
 def _check_free(plan: SegmentationPlan, source: Path, target: Path) -> None:
     check_no_overlap(source, target)
     for file in (target, sidecar_path(target)):
-        if file.exists() and not plan.overwrite and not unfinished(target):
+        if is_taken(file) and not plan.overwrite and not unfinished(target):
             raise ExistsError(
                 f"{file} exists already and was made otherwise, or changed since; choose another folder or say "
                 "--overwrite."

@@ -12,7 +12,7 @@ from napari_transunet.annotation.uncertainty import SliceUncertainties
 from napari_transunet.checkpoints.loading import Checkpoint, load_checkpoint
 from napari_transunet.checkpoints.presets import preset_names
 from napari_transunet.errors import InputError
-from napari_transunet.files import sha256
+from napari_transunet.files import is_taken, sha256
 from napari_transunet.inference.compatibility import doubt_about, doubt_about_augmentation
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.inference.prediction import Labels
@@ -205,7 +205,7 @@ def check_no_overlap(source: Path, target: Path) -> None:
         raise InputError(
             f"{beside} belongs to the input, and labels have such a file too; choose another name."
         )
-    if beside.exists() and not is_ours(target):
+    if is_taken(beside) and not is_ours(target):
         raise InputError(
             f"{beside} does not describe labels, and labels have a file of that name; choose another name."
         )
@@ -213,7 +213,7 @@ def check_no_overlap(source: Path, target: Path) -> None:
 
 def unfinished(target: Path) -> bool:
     """Whether a run was killed between writing the JSON file of these labels and the labels, which come last."""
-    return not target.exists() and is_ours(target)
+    return not is_taken(target) and is_ours(target)
 
 
 def compared_options(

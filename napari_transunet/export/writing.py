@@ -16,7 +16,14 @@ from napari_transunet.annotation.provenance import now, versions
 from napari_transunet.errors import ExistsError, FileProblem, InputError
 from napari_transunet.export.formats import FORMATS, PER_ORGAN, REFERRING, VOLUMES, format_of
 from napari_transunet.export.source import is_scan
-from napari_transunet.files import file_problems, remove_leftovers, sha256, write_text, writing_problems
+from napari_transunet.files import (
+    file_problems,
+    is_taken,
+    remove_leftovers,
+    sha256,
+    write_text,
+    writing_problems,
+)
 from napari_transunet.io.dicom.rtstruct_writing import write_rtstruct
 from napari_transunet.io.dicom.seg_writing import write_dicom_seg
 from napari_transunet.io.meshes import Coordinates, mesh_of, write_mesh
@@ -212,10 +219,10 @@ def _check_free(paths: list[Path], request: ExportRequest, source: Source | None
             raise FileProblem(
                 f"{path.name} is the scan itself or an image of it; give the labels another name."
             )
-        if path.exists() and not request.overwrite:
+        if is_taken(path) and not request.overwrite:
             raise ExistsError(f"{path} exists already; choose another name or ask to overwrite it.")
     sidecar = paths[-1]
-    if sidecar.exists() and not is_ours(sidecar):
+    if is_taken(sidecar) and not is_ours(sidecar):
         raise ExistsError(f"{sidecar} does not describe labels and is not replaced; choose another name.")
 
 
@@ -288,7 +295,7 @@ def _move(paths: list[Path], temporary: Path, *, overwrite: bool) -> None:
     with file_problems(f"Cannot write to {paths[0].parent}"):
         try:
             for path in paths:
-                if path.exists() and not overwrite:
+                if is_taken(path) and not overwrite:
                     raise ExistsError(f"{path} appeared while it was being written; nothing was replaced.")
                 (temporary / path.name).replace(path)
                 moved.append(path)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from napari_transunet import __version__
 from napari_transunet.errors import ExistsError, VolumeError
-from napari_transunet.files import atomic_path, sha256
+from napari_transunet.files import atomic_path, is_taken, sha256
 from napari_transunet.io.metaimage import write_metaimage
 from napari_transunet.io.nifti import write_nifti
 from napari_transunet.io.nrrd import write_nrrd
@@ -85,9 +85,9 @@ def write_labels(
     record = {"software": f"napari-transunet {__version__}"} | plain(dict(provenance or {}))
     beside = sidecar_path(target)
     for file in (target, beside):
-        if file.exists() and not overwrite:
+        if is_taken(file) and not overwrite:
             raise ExistsError(f"{file} exists already; choose another name or ask to overwrite it.")
-    if beside.exists() and not is_ours(target):
+    if is_taken(beside) and not is_ours(target):
         raise ExistsError(
             f"{beside} does not describe labels and is not replaced, but labels have a JSON file of that name;"
             " choose another name."

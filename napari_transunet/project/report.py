@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from napari_transunet import __version__
 from napari_transunet.annotation.provenance import now
 from napari_transunet.errors import ExistsError, FileProblem, InputError, TransUNetError
-from napari_transunet.files import csv_cell, file_problems, is_installed, write_text
+from napari_transunet.files import csv_cell, file_problems, is_installed, is_taken, write_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -189,7 +189,7 @@ def check_report(target: Path, *, overwrite: bool = False) -> None:
     if not target.parent.is_dir():
         raise FileProblem(f"There is no folder {target.parent} to write to; make it first.")
     for path in (target, target.with_suffix(".csv")):
-        if path.exists() and not overwrite:
+        if is_taken(path) and not overwrite:
             raise ExistsError(f"{path} exists already; choose another name or ask to overwrite it.")
 
 

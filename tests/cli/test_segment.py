@@ -127,6 +127,15 @@ def test_segment_never_replaces_the_file_beside_the_scan(run, scan, checkpoint, 
     assert (tmp_path / "scan.json").read_text() == '{"Modality": "CT"}'
 
 
+@pytest.mark.parametrize("link", ["labels.nrrd", "labels.json", "found.html", "found.csv"])
+def test_no_link_whose_file_is_elsewhere_is_replaced_unasked(run, scan, checkpoint, link):
+    Path(link).symlink_to("in a store that is not here")
+    result = run("segment", scan, "-o", "labels.nrrd", "-c", checkpoint, "--report", "found.html")
+    assert f"{link} " in error_line(result)
+    assert "Segmenting" not in result.stderr
+    assert Path(link).is_symlink()
+
+
 def test_no_file_or_folder_is_called_as_standard_output_is(run, scan, checkpoint):
     for command in (
         ["segment", scan, "-o", "-", "-c", checkpoint],

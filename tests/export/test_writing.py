@@ -87,10 +87,12 @@ def test_exported_reopened_and_exported_again_is_the_same_to_the_byte(labels, tm
 
 
 def test_nothing_is_replaced_unasked_and_nothing_is_left_half_done(labels, tmp_path, monkeypatch):
-    (tmp_path / "ct_labels_liver.stl").write_text("theirs")
-    with pytest.raises(ExistsError, match="ct_labels_liver"):
-        export(labels, GEOMETRY, NAMES, _request(tmp_path))
-    assert [path.name for path in tmp_path.iterdir()] == ["ct_labels_liver.stl"]
+    for make in (lambda file: file.symlink_to("gone"), lambda file: file.write_text("theirs")):
+        (tmp_path / "ct_labels_liver.stl").unlink(missing_ok=True)
+        make(tmp_path / "ct_labels_liver.stl")
+        with pytest.raises(ExistsError, match="ct_labels_liver"):
+            export(labels, GEOMETRY, NAMES, _request(tmp_path))
+        assert [path.name for path in tmp_path.iterdir()] == ["ct_labels_liver.stl"]
     export(labels, GEOMETRY, NAMES, _request(tmp_path, "stl", overwrite=True))
     assert (tmp_path / "ct_labels_liver.stl").read_bytes()[:4] == b"mesh"
 

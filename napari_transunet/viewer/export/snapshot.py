@@ -17,6 +17,7 @@ from napari.layers import Image, Labels
 from napari_transunet.errors import VolumeError
 from napari_transunet.export.source import SourceState, check_source
 from napari_transunet.export.writing import ExportRequest, export
+from napari_transunet.files import is_taken
 from napari_transunet.io.sidecar import sidecar_path, stem_of
 from napari_transunet.viewer.layers.grids import reorientation_between
 from napari_transunet.viewer.layers.layer_record import record_of
@@ -144,7 +145,7 @@ def propose_path(layer: Labels, *, suffix: str = ".nii.gz", scan: Path | None = 
     if beside is not None and os.access(beside.parent, os.W_OK):
         folder = beside.parent  # of a DICOM folder: beside the folder, not among its slices
     candidate, number = folder / f"{stem}{suffix}", 2
-    while candidate.exists() or sidecar_path(candidate).exists():
+    while is_taken(candidate) or is_taken(sidecar_path(candidate)):
         candidate, number = folder / f"{stem}_{number}{suffix}", number + 1
     return candidate
 
