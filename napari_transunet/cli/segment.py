@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -234,8 +235,11 @@ def _targets(inputs: Sequence[Path], out: Path) -> list[Path]:
     absolute = [Path(os.path.abspath(path)) for path in inputs]  # noqa: PTH100  resolving would follow links
     names = [path.name if path.is_dir() else stem_of(path) for path in absolute]
     targets = [out / f"{name}.nii.gz" for name in names]
-    for target, count in Counter(targets).items():
-        if count > 1:
+    # Many file systems tell neither cases apart nor the ways in which Unicode spells a letter.
+    alike = [unicodedata.normalize("NFC", name).casefold() for name in names]
+    counts = Counter(alike)
+    for target, name in zip(targets, alike, strict=True):
+        if counts[name] > 1:
             raise InputError(f"Several inputs would be written to {target}; segment them one by one.")
     return targets
 

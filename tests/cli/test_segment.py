@@ -127,6 +127,17 @@ def test_segment_never_replaces_the_file_beside_the_scan(run, scan, checkpoint, 
     assert (tmp_path / "scan.json").read_text() == '{"Modality": "CT"}'
 
 
+@pytest.mark.parametrize("other", ["b/scan.nii.gz", "b/Scan.nrrd", "b/\u00fc.nrrd"])
+def test_no_two_inputs_have_labels_whose_names_a_file_system_may_take_for_one(run, scan, checkpoint, other):
+    Path("b").mkdir()
+    write_image(other, np.zeros((3, 20, 20), np.int16))
+    if "scan" not in other.lower():
+        scan = scan.rename("u\u0308.nii.gz")
+    result = run("segment", scan, other, "-o", "out", "-c", checkpoint, "--overwrite")
+    assert "Several inputs would be written to" in error_line(result)
+    assert not Path("out").exists()
+
+
 @pytest.mark.parametrize("link", ["labels.nrrd", "labels.json", "found.html", "found.csv"])
 def test_no_link_whose_file_is_elsewhere_is_replaced_unasked(run, scan, checkpoint, link):
     Path(link).symlink_to("in a store that is not here")
