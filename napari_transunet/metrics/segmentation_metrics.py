@@ -44,8 +44,8 @@ def evaluate(
 ) -> dict[int, dict[str, float]]:
     """Score a label volume against a reference, label by label.
 
-    The surface of a label is its voxels with a face neighbour (or the volume's border) outside of it; distances
-    run between the centres of surface voxels, both ways.
+    The surface of a label is its voxels with a face neighbour (or the volume's border) outside of it, in an image of
+    one slice its outline; distances run between the centres of surface voxels, both ways.
 
     Parameters
     ----------
@@ -213,9 +213,13 @@ def surface_distances(
 
     box = bounding_box(mask | reference)
     assert box is not None  # neither is empty
-    # What lies beyond an array counts as background, so that a label has a surface at the volume's border.
+    # What lies beyond an array counts as background, so that a label has a surface at the volume's border; but not
+    # across the only slice of an image, all of whose pixels would be surface.
+    neighbours = ndimage.generate_binary_structure(3, 1)
+    if mask.shape.count(1) == 1:
+        np.moveaxis(neighbours, mask.shape.index(1), 0)[[0, 2]] = False
     first, second = (
-        np.argwhere(one & ~ndimage.binary_erosion(one)) * np.asarray(spacing, np.float64)
+        np.argwhere(one & ~ndimage.binary_erosion(one, neighbours)) * np.asarray(spacing, np.float64)
         for one in (mask[box], reference[box])
     )
     forth, back = KDTree(second).query(first)[0], KDTree(first).query(second)[0]

@@ -14,10 +14,15 @@ from napari_transunet.metrics.segmentation_metrics import METRICS, absent_scores
 
 
 def surface_points(mask, spacing):
-    """Centres in mm of the voxels of `mask` that have a face neighbour outside of it or of the array."""
+    """Centres in mm of the voxels of `mask` that have a face neighbour outside of it or of the array.
+
+    In an image of one slice, these are the pixels of the outline.
+    """
     points = []
+    single = [axis for axis in range(3) if mask.shape[axis] == 1]
+    axes = [axis for axis in range(3) if single != [axis]]
     for index in zip(*np.nonzero(mask), strict=True):
-        for axis, step in itertools.product(range(3), (-1, 1)):
+        for axis, step in itertools.product(axes, (-1, 1)):
             neighbour = list(index)
             neighbour[axis] += step
             inside = 0 <= neighbour[axis] < mask.shape[axis]
@@ -58,7 +63,9 @@ def test_shifted_balls_match_brute_force_on_anisotropic_voxels(spacing):
 
 @settings(max_examples=60)
 @given(
-    masks=arrays(np.bool_, (2, 4, 5, 3)),
+    masks=st.sampled_from([(4, 5, 3), (1, 6, 7), (6, 1, 5), (6, 7, 1), (1, 1, 8)]).flatmap(
+        lambda shape: arrays(np.bool_, (2, *shape))
+    ),
     spacing=st.tuples(*[st.sampled_from([0.5, 1.0, 2.5, 5.0])] * 3),
     tolerance=st.sampled_from([0.0, 0.75, 1.1, 2.6]),
 )
@@ -185,6 +192,16 @@ def test_distance_of_exactly_the_tolerance_is_within_it():
     labels[0, 0, 2] = 1
     scores = evaluate(labels, np.roll(labels, 3, axis=2), spacing=(1, 1, 0.7), tolerance_mm=2.1)
     assert scores[1]["nsd"] == 1.0
+
+
+def test_the_inside_of_an_image_of_one_slice_is_no_surface():
+    """A square of 21 pixels against one that is 3 pixels larger on each side: only outlines are 3 mm apart."""
+    labels, reference = np.zeros((1, 40, 40), np.uint8), np.zeros((1, 40, 40), np.uint8)
+    labels[0, 10:31, 10:31] = reference[0, 7:34, 7:34] = 1
+    for axis in range(3):
+        scores = evaluate(np.moveaxis(labels, 0, axis), np.moveaxis(reference, 0, axis))[1]
+        assert scores["hd95"] == pytest.approx(math.hypot(3, 2))  # near the corners
+        assert scores["nsd"] == 0.0
 
 
 def test_absent_from_both_is_nan_and_absent_from_one_is_zero_and_infinite():
