@@ -51,6 +51,7 @@ _TAGS = [
     for name in (
         "SpecificCharacterSet",
         "ImageType",
+        "ManufacturerModelName",
         "SOPClassUID",
         "SOPInstanceUID",
         "Modality",

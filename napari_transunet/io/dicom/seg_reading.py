@@ -1,5 +1,6 @@
 """DICOM segmentation objects (binary, label map, and fractional ones that hold no fractions) as label volumes."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,10 @@ from napari_transunet.io.dicom.series_search import scan
 from napari_transunet.io.dicom.slice_geometry import same_position, stack
 from napari_transunet.io.streams import checked_size
 from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.label_values import HIGHEST_LABEL
 from napari_transunet.volumes.labels import Color, Label, LabelSet, color_for
 
+WRITER = "napari-transunet"
 # No scan has more; a damaged position would ask for billions.
 _MAX_SLICES = 100_000
 # A distance counts as a whole number of steps where it lies within this share of a step of it.
@@ -34,8 +37,9 @@ def read_segmentation(
 ) -> tuple[npt.NDArray[np.uint16], Geometry, LabelSet, tuple[str, ...]]:
     """Labels (z, y, x), their grid, names and colours, and what was assumed.
 
-    The value of a label is its segment number. Slices that a segmentation leaves out, because nothing lies in them,
-    are empty. `channel` (from 0) picks one segment, which is the way to read segments that overlap.
+    The value of a label is its segment number, or what it was before `write_dicom_seg` numbered it. Slices that a
+    segmentation leaves out, because nothing lies in them, are empty. `channel` (from 0) picks one segment, which is the
+    way to read segments that overlap.
 
     Parameters
     ----------
@@ -103,8 +107,26 @@ def read_segmentation(
             names = [label.name for label in labels]
             raise overlapping("segment", [label.name for label in both if label], names)
         data[place][inside] = shown[inside]
-    kept = LabelSet(tuple(label for label in labels if label.value in wanted))
-    return data, geometry, kept, tuple(notes)
+    kept = [label for label in labels if label.value in wanted]
+    if own := _values_of_labels(dataset, segments):
+        table = np.zeros(max(segments) + 1, np.uint16)
+        for number, value in own.items():
+            table[number] = value
+        data, kept = table[data], [replace(label, value=own[label.value]) for label in kept]
+    return data, geometry, LabelSet(tuple(kept)), tuple(notes)
+
+
+def _values_of_labels(dataset: Dataset, segments: Mapping[int, Dataset]) -> dict[int, int]:
+    """The label of each segment, where `write_dicom_seg` wrote it; its segments have no gaps, as labels may have."""
+    if dataset.get("ManufacturerModelName") != WRITER:
+        return {}
+    tracked = {
+        number: re.fullmatch(r"label (\d{1,5})", str(item.get("TrackingID")))
+        for number, item in segments.items()
+    }
+    values = {number: int(match[1]) for number, match in tracked.items() if match}
+    sound = {value for value in values.values() if 1 <= value <= HIGHEST_LABEL}
+    return values if len(sound) == len(segments) else {}
 
 
 def _label_map(

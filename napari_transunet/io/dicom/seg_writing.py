@@ -17,6 +17,7 @@ from napari_transunet.io.dicom.headers import damage_named
 from napari_transunet.io.dicom.numbers import number, numbers
 from napari_transunet.io.dicom.organ_codes import LONGEST_NAME, code_of
 from napari_transunet.io.dicom.referenced_series import LabelledSeries, axes_of, made_by, to_voxels
+from napari_transunet.io.dicom.seg_reading import WRITER
 from napari_transunet.volumes.labels import parted
 
 if TYPE_CHECKING:
@@ -94,8 +95,8 @@ def write_dicom_seg(
             series_number=series.number + 1000,
             sop_instance_uid=hd.UID(),
             instance_number=1,
-            manufacturer="napari-transunet",
-            manufacturer_model_name="napari-transunet",
+            manufacturer=WRITER,
+            manufacturer_model_name=WRITER,
             software_versions=__version__,
             device_serial_number="0",
             content_label="SEGMENTATION",

@@ -85,11 +85,11 @@ def test_labels_lie_on_the_instances_for_every_reader(tmp_path, turned):
 
     # Ours: the slices that show something, at their places.
     again = read_volume(path)
-    assert again.labels.names == {1: "liver", 2: "kidney_left", 3: "odd thing"}
-    assert np.allclose(again.labels.get(1).color, LABELS.get(2).color, atol=0.03)
+    assert again.labels.names == {2: "liver", 5: "kidney_left", 6: "odd thing"}
+    assert np.allclose(again.labels.get(2).color, LABELS.get(2).color, atol=0.03)
     back = np.linalg.inv(np.asarray(volume.geometry.direction))
-    for value, number in ((2, 1), (5, 2), (6, 3)):
-        theirs = {tuple(np.round(p, 3)) for p in _points(again.geometry, again.data == number)}
+    for value in (2, 5, 6):
+        theirs = {tuple(np.round(p, 3)) for p in _points(again.geometry, again.data == value)}
         ours = {tuple(np.round(p, 3)) for p in _points(volume.geometry, labels == value)}
         assert theirs == ours
     assert np.allclose(
@@ -298,7 +298,15 @@ def test_that_segments_have_other_numbers_than_labels_is_said(tmp_path):
     labels[labels > 0] += 7
     path = _write(tmp_path, volume, labels, noted=notes.append, overwrite=True)
     assert any("8 as 1" in note for note in notes)
-    assert hd.seg.segread(path).SegmentSequence[0].TrackingID == "label 8"
+    seg = hd.seg.segread(path)
+    assert seg.SegmentSequence[0].TrackingID == "label 8"
+    again = read_volume(path)
+    assert set(np.unique(again.data)) == set(np.unique(labels))
+    assert again.labels.names[16] == "label 16"
+    assert set(np.unique(read_volume(path, channel=1).data)) == {0, 9}
+    seg.ManufacturerModelName = "another program"  # what its identifiers mean is not known
+    seg.save_as(path)
+    assert set(np.unique(read_volume(path).data)) == set(range(10))
 
 
 def test_exports_of_the_cases(tmp_path, shared_data):
