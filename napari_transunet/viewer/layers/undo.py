@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from napari_transunet.volumes.boxes import Box, bounding_box
 if TYPE_CHECKING:
     from napari.layers import Labels
 
-    from napari_transunet.annotation.session import SessionStep, Write
+    from napari_transunet.annotation.session import Write
 
 Atom: TypeAlias = tuple[Box, NDArray[Any], NDArray[Any]]
 
@@ -114,6 +114,16 @@ class UndoStep:
         return _append(self._layer, self._atoms)
 
 
+class AlongStep(Protocol):
+    """What goes with a step of labels. To undo or redo it does nothing where that is so already."""
+
+    def undo(self) -> None:
+        """Take it back."""
+
+    def redo(self) -> None:
+        """Do it, again."""
+
+
 class SessionUndo:
     """Undoing labels in napari takes back what came with them in the session; redoing does it again.
 
@@ -123,11 +133,11 @@ class SessionUndo:
 
     def __init__(self, layer: Labels) -> None:
         self._layer = weakref.ref(layer)
-        self._steps: list[tuple[Atom, SessionStep]] = []
+        self._steps: list[tuple[Atom, AlongStep]] = []
         self._first: list[Callable[[], None]] = []
         layer.events.set_data.connect(self.follow)
 
-    def add(self, mark: Atom | None, step: SessionStep) -> None:
+    def add(self, mark: Atom | None, step: AlongStep) -> None:
         """Follow the newest undo step of the layer, known by its mark."""
         if mark is not None:
             self._steps.append((mark, step))

@@ -20,7 +20,7 @@ from napari_transunet.annotation.corrections import Correction, Scope
 from napari_transunet.errors import InputError
 from napari_transunet.viewer.anatomy.windows import is_ct
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, voxels_of
-from napari_transunet.viewer.layers.undo import write_as_one_step
+from napari_transunet.viewer.layers.undo import AlongStep, write_as_one_step
 from napari_transunet.viewer.review.paint_constraint import BlockedVoxels, PaintConstraint
 from napari_transunet.viewer.widgets.messages import count, organ, reopened_sentence, value_text
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
@@ -74,8 +74,16 @@ class CorrectionController(QObject):
         self._tasks.drop()
         self._busy = False
 
-    def correct(self, request: CorrectionRequest, voxel: tuple[int, int, int] | None = None) -> None:
-        """Use a tool: one undo step. `voxel` is the one that was clicked, for the tool that needs it."""
+    def correct(
+        self,
+        request: CorrectionRequest,
+        voxel: tuple[int, int, int] | None = None,
+        along: AlongStep | None = None,
+    ) -> None:
+        """Use a tool: one undo step.
+
+        `voxel` is the one that was clicked, for the tool that needs it; `along` as for `apply`.
+        """
         by_slice = request.tool in _COPIES or not (request.whole_volume or request.tool == "interpolate")
         why = self._model.no_slice_reason if by_slice else self._model.disabled_reason
         if why is not None or self._model.result is None:
@@ -122,7 +130,7 @@ class CorrectionController(QObject):
 
         def done(found: Correction) -> None:
             self._busy = False
-            self.apply(result, found, seen[0])
+            self.apply(result, found, seen[0], along)
 
         def failed(sentence: str) -> None:
             self._busy = False
@@ -162,8 +170,17 @@ class CorrectionController(QObject):
                 return
         self._panel.status.setText("That organ has no voxels yet; paint a little of it first.")
 
-    def apply(self, result: Result, found: Correction, locked: frozenset[int]) -> None:
-        """Make what was found so, unless labels or locks are not those that it was found for: one undo step."""
+    def apply(
+        self,
+        result: Result,
+        found: Correction,
+        locked: frozenset[int],
+        along: AlongStep | None = None,
+    ) -> None:
+        """Make what was found so, unless labels or locks are not those that it was found for: one undo step.
+
+        `along` is done with it, and undone and done again with it; not where a lock kept the tool from anything.
+        """
         layer = result.layer
         if self._model.result is not result or not layer.editable:
             return
@@ -173,9 +190,16 @@ class CorrectionController(QObject):
             self._panel.status.setText("The labels were changed meanwhile; use the tool again.")
             return
         again = ""
+        if found.left_locked:
+            along = None
+        if along is not None:
+            along.redo()
         if found.changed:
             step = result.session.record_correction(found.writes)
-            result.undo.add(write_as_one_step(layer, found.writes), step)
+            mark = write_as_one_step(layer, found.writes)
+            result.undo.add(mark, step)
+            if along is not None:
+                result.undo.add(mark, along)
             again = reopened_sentence(step.reopened, self._model.numbers.number)
             self._model.save_soon()
             self._model.update_overview()

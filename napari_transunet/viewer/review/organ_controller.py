@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, Signal
@@ -20,6 +21,28 @@ if TYPE_CHECKING:
     from napari_transunet.viewer.sessions.results import Result
     from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
     from napari_transunet.volumes.labels import Label
+
+
+class _Unlisting:
+    """Takes a label out of the list with its voxels; undo, which brings these back, brings its name back too."""
+
+    def __init__(self, result: Result, value: int) -> None:
+        self._result, self._value = weakref.proxy(result), value
+        self._taken: Label | None = None
+
+    def redo(self) -> None:
+        """Take it out."""
+        named = self._result.label_set
+        if self._taken is None and (label := named.get(self._value)) is not None:
+            self._taken = label
+            self._result.rename(LabelSet(tuple(other for other in named if other is not label)))
+
+    def undo(self) -> None:
+        """Put it back, unless another label has its value now."""
+        label, self._taken = self._taken, None
+        named = self._result.label_set
+        if label is not None and named.get(self._value) is None:
+            self._result.rename(LabelSet((*named, label)))
 
 
 class OrganController(QObject):
@@ -65,6 +88,7 @@ class OrganController(QObject):
         if (layer := self._model.layer) is not None:
             self._links.connect(self._on_selected_label, layer.events.selected_label)
             self._links.connect(self._on_colormap, layer.events.colormap)
+            self._links.connect(lambda _event: self.refresh(), layer.events.features)
         self.refresh()
 
     def detach(self) -> None:
@@ -144,7 +168,6 @@ class OrganController(QObject):
         result.rename(label_set)
         if result.hidden:
             result.layer.colormap = shown_colormap(result.layer, result.hidden)
-        self.refresh()
         self._model.save_soon()
         self._model.update_overview()
 
@@ -175,8 +198,8 @@ class OrganController(QObject):
         if self._model.result is not result or self._model.disabled_reason is not None:
             return
         result.layer.selected_label = value
-        self._corrections.correct(CorrectionRequest("replace", False, True, True, {"by": 0}))
-        self._rename(result, LabelSet(tuple(label for label in result.label_set if label.value != value)))
+        request = CorrectionRequest("replace", False, True, True, {"by": 0})
+        self._corrections.correct(request, along=_Unlisting(result, value))
 
     def _label(self, action: str) -> Label | None:
         """The label that the brush paints; without one, a sentence says what to do before the action."""

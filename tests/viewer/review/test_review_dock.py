@@ -29,7 +29,7 @@ from napari_transunet.viewer.layers.layers import add_volume, labels_to_layer, p
 from napari_transunet.viewer.layers.undo import UndoStep
 from napari_transunet.viewer.sessions.autosave_controller import autosave_of, start_autosave
 from napari_transunet.viewer.sessions.registry import sessions_of
-from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.labels import Label, LabelSet
 from napari_transunet.volumes.phantom import synthetic_ct
 from tests.viewer.waiting import TIMEOUT
 
@@ -730,6 +730,45 @@ def test_labels_are_added_named_recoloured_and_deleted_also_unnamed_ones(driver)
     assert np.array_equal(driver.layer.data, before)
     driver.until(lambda: 2 in driver.dock.organs.values)
     assert driver.dock.model.names[2] == "spleen"
+
+
+def test_a_label_keeps_its_name_for_as_long_as_its_voxels(driver):
+    """Deleting it takes both, undo brings both back, and where the voxels stay, the name does."""
+    named = LabelSet((*LabelSet.from_names(NAMES), Label(9, "cyst", (0.25, 0.5, 0.75))))
+    driver.result.rename(named)
+    driver.layer.data_setitem((np.array([0, 0]), np.array([1, 2]), np.array([1, 1])), 9)
+
+    def delete(answered: Callable[[], None] = lambda: None) -> None:
+        driver.layer.selected_label = 9
+        driver.press("delete_label")
+        answered()
+        driver.press("question_yes")
+        driver.until(lambda: not driver.dock.corrections.busy)
+
+    delete()
+    assert driver.result.label_set.names == NAMES
+    assert driver.dock.organs.values == [1, 2, 3]
+    driver.layer.undo()
+    assert driver.result.label_set == named
+    assert driver.dock.organs.values == [1, 2, 3, 9]
+    driver.layer.redo()
+    assert driver.result.label_set.names == NAMES
+    driver.layer.undo()
+    delete(lambda: driver.press("tool_smooth"))  # works still
+    assert (driver.layer.data == 9).any()
+    assert driver.result.label_set == named
+    delete(lambda: driver.dock.corrections.lock(9, on=True))
+    assert (driver.layer.data == 9).any()
+    assert driver.result.label_set == named
+    driver.dock.corrections.lock(9, on=False)
+    driver.layer.data_setitem((np.array([0, 0]), np.array([1, 2]), np.array([1, 1])), 0)
+    delete()  # without voxels there is nothing to undo
+    assert driver.result.label_set.names == NAMES
+    assert driver.dock.organs.values == [1, 2, 3]
+    driver.dock.organs.editor.done.emit(None, Label(9, "tumour", (1, 0, 0)))
+    for step in ("undo", "undo", "undo", "redo", "redo", "redo"):
+        getattr(driver.layer, step)()
+        assert driver.result.label_set.names[9] == "tumour"
 
 
 def test_maps_and_measures_of_other_labels_are_not_shown(driver):
