@@ -97,17 +97,20 @@ class Autosaver:
             self._idle.clear()
             self._changed.notify()
 
-    def flush(self, timeout: float = 10.0) -> bool:
-        """Save now and wait for it, at most so long; whether all is saved."""
+    def flush(self, timeout: float | None = 10.0) -> bool:
+        """Save now and wait for it, at most so long; whether all is saved. It ends by itself if that fails."""
         self.touch()
         with self._changed:
             self._hurry = True
             self._changed.notify()
         return self._idle.wait(timeout) and self._said is None
 
-    def close(self, timeout: float = 10.0) -> bool:
-        """Save what is left, at most so long; whether all was saved. The thread then ends and lets the folder go."""
-        saved = self.flush(timeout)
+    def close(self) -> bool:
+        """Save what is left; whether that worked. The thread then ends and lets the folder go.
+
+        A save may take a minute where disks are slow, and what was painted meanwhile another one.
+        """
+        saved = self.flush(None)
         self.stop()
         return saved
 

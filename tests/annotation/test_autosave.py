@@ -110,6 +110,29 @@ def test_closing_saves_what_is_left_and_lets_go(tmp_path):
     assert (SessionStore(tmp_path).open(info).load().arrays["labels"][1] == 3).all()
 
 
+def test_closing_saves_what_was_painted_during_a_slow_save_too(tmp_path, monkeypatch):
+    real, begun, go = session_folder.write_part, threading.Event(), threading.Event()
+
+    def slow(*args, **more):
+        begun.set()
+        go.wait(60)
+        return real(*args, **more)
+
+    monkeypatch.setattr(session_folder, "write_part", slow)
+    desk = Desk(tmp_path)
+    desk.labels[1] = 3
+    desk.saver.touch()
+    begun.wait(60)
+    desk.labels[2] = 4
+    wait = desk.saver._idle.wait
+    monkeypatch.setattr(
+        desk.saver._idle, "wait", lambda limit: wait(None if limit is None else 0)
+    )  # it runs out
+    threading.Timer(0.1, go.set).start()
+    assert desk.saver.close()
+    assert np.array_equal(session_folder.load_folder(desk.folder.path).arrays["labels"], desk.labels)
+
+
 def test_a_full_disk_is_said_once_and_saving_goes_on_later(desk, monkeypatch):
     def full(*_args, **_kwargs):
         raise FileProblem("Cannot write to /disk: No space left on device.")

@@ -160,7 +160,7 @@ class AutosaveController(QObject):
                 return
             saver = self._saver_in(self._folder)
             saver.touch()
-        self.lost = not saver.close(_PATIENCE)
+        self.lost = not saver.close()
 
     def _find_folder(self, image: Image | Labels) -> None:
         try:

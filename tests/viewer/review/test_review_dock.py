@@ -734,8 +734,8 @@ def test_labels_are_added_named_recoloured_and_deleted_also_unnamed_ones(driver)
 
 def test_a_label_keeps_its_name_for_as_long_as_its_voxels(driver):
     """Deleting it takes both, undo brings both back, and where the voxels stay, the name does."""
-    named = LabelSet((*LabelSet.from_names(NAMES), Label(9, "cyst", (0.25, 0.5, 0.75))))
-    driver.result.rename(named)
+    driver.dock.organs.editor.done.emit(None, Label(9, "cyst", (0.25, 0.5, 0.75)))
+    named = driver.result.label_set
     driver.layer.data_setitem((np.array([0, 0]), np.array([1, 2]), np.array([1, 1])), 9)
 
     def delete(answered: Callable[[], None] = lambda: None) -> None:
