@@ -17,7 +17,7 @@ from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.errors import InputError
 from napari_transunet.metrics.difference_map import disagree, match_labels, renumber
 from napari_transunet.project.case import Case, CaseRun
-from napari_transunet.project.case_labels import CaseLabels, load_labels, save_labels
+from napari_transunet.project.case_labels import CaseLabels, digest_of, load_labels, save_labels
 from napari_transunet.project.opening import approval
 from napari_transunet.project.project import Project
 from napari_transunet.project.segmenting import keep_thumbnail, rank_by_disagreement
@@ -216,7 +216,10 @@ def sign_off(project: Project, wanted: str, note: str = "", annotator: str | Non
         if not case.has_labels or case.status == "excluded":
             why = "is excluded" if case.status == "excluded" else "has no labels"
             raise InputError(f"{case.name} {why}, so it cannot be signed off.")
-        case = held.update(**approval(who, note))
+        found = load_labels(project, case)
+        if found is None:
+            raise InputError(f"The labels of {case.name} cannot be read, so it cannot be signed off.")
+        case = held.update(**approval(who, note, digest_of(found)))
     project.note("signed off", case=case.name, by=who)
     return case
 

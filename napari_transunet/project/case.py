@@ -78,13 +78,17 @@ class CaseRun(BaseModel):
 
 
 class SignOff(BaseModel):
-    """Who approved the labels of a case, when (ISO 8601), and what they had to say."""
+    """Who approved the labels of a case, when (ISO 8601), and what they had to say.
+
+    `labels` is what tells the approved labels from others, `case_labels.digest_of`; empty where it was not kept.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     by: _Text
     date: _Text
     note: _Text = ""
+    labels: _Text = ""
 
 
 class Case(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -151,6 +152,22 @@ def facts_of(found: CaseLabels, spacing: Sequence[float]) -> dict[str, Any]:
         "uncertainty": uncertainty_of_case(found),
         "volumes": {name: ml for name, ml in volumes_of(labels, names, spacing).items() if ml},
     }
+
+
+def digest_of(found: CaseLabels) -> str:
+    """Another one for other labels, other names of them, or other slices that were reviewed."""
+    told = {**found.session.names, **found.label_set.names}, sorted(found.session.reviewed)
+    digest = hashlib.sha256(repr((found.labels.shape, sorted(told[0].items()), told[1])).encode())
+    for plane in found.labels:
+        digest.update(np.ascontiguousarray(plane, "<u2").tobytes())
+    return digest.hexdigest()
+
+
+def without_lost_approval(case: Case, digest: str) -> Case:
+    """The case as it is with labels of this digest: approved no more where they are not those that were."""
+    if case.status != "done" or case.sign_off is None or case.sign_off.labels in ("", digest):
+        return case
+    return case.with_changes({"status": "in review", "sign_off": None, "done": ""})
 
 
 def facts_of_scan(volume: Volume, case: Case) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from napari_transunet.errors import USERS_ERRORS, InputError, sentence_of
 from napari_transunet.export.formats import FORMATS, PER_ORGAN, unavailable
 from napari_transunet.export.writing import ExportRequest, export
 from napari_transunet.project.case import Case, Status
-from napari_transunet.project.case_labels import load_labels
+from napari_transunet.project.case_labels import digest_of, load_labels, without_lost_approval
 from napari_transunet.project.index import write_error
 from napari_transunet.project.project import Project
 from napari_transunet.project.scans import read_scan
@@ -73,7 +73,9 @@ def export_project(
         if progress is not None:
             progress(number, len(cases))
         try:
-            done.files += _export_one(project, case, stems[case.id], formats, target, overwrite=overwrite)
+            done.files += _export_one(
+                project, case, stems[case.id], formats, target, statuses, overwrite=overwrite
+            )
             done.cases.append(case)
         except USERS_ERRORS as error:
             done.left_out.append(f"{case.name}: {sentence_of(error)}")
@@ -101,11 +103,23 @@ def file_stems(cases: Sequence[Case], *, followed: bool = False) -> dict[str, st
 
 
 def _export_one(
-    project: Project, case: Case, stem: str, formats: Sequence[str], folder: Path, *, overwrite: bool
+    project: Project,
+    case: Case,
+    stem: str,
+    formats: Sequence[str],
+    folder: Path,
+    statuses: Collection[Status],
+    *,
+    overwrite: bool,
 ) -> list[Path]:
     found = load_labels(project, case)
     if found is None:
         raise InputError("its labels cannot be read any more")
+    case = without_lost_approval(case, digest_of(found))
+    if case.status not in statuses:
+        raise InputError(
+            "its labels were changed since they were approved; look at them and approve them again"
+        )
     volume = read_scan(case.scan, project.folder)
     for name in formats:
         if (reason := unavailable(name, volume.source)) is not None:

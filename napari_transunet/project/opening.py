@@ -15,11 +15,13 @@ from napari_transunet.files import available_memory
 from napari_transunet.project.case import Case, CaseRun
 from napari_transunet.project.case_labels import (
     CaseLabels,
+    digest_of,
     facts_of,
     facts_of_scan,
     load_labels,
     session_folder,
     status_after,
+    without_lost_approval,
 )
 from napari_transunet.project.project import HeldCase, Project
 from napari_transunet.project.scans import read_scan
@@ -41,14 +43,14 @@ class OpenedCase:
     volume : its scan
     found : its labels; empty ones where it had none
     folder : where its session is saved from now on, by an `Autosaver` whose first save is whole
-    before : edited voxels and reviewed slices when it was opened
+    before : the digest of its labels when it was opened
     """
 
     held: HeldCase
     volume: Volume
     found: CaseLabels
     folder: SessionFolder
-    before: tuple[int, int]
+    before: str
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,7 @@ def open_case(
         except BaseException:
             folder.close()
             raise
-        before = found.session.edited_voxels(found.labels), len(found.session.reviewed)
-        return OpenedCase(held, volume, found, folder, before)
+        return OpenedCase(held, volume, found, folder, digest_of(found))
     except BaseException:
         held.release()
         raise
@@ -153,11 +154,14 @@ def finish_case(
     held = opened.held
     try:
         case = held.case
-        facts = facts_of(found, opened.volume.geometry.spacing)
-        changed = opened.before != (found.session.edited_voxels(found.labels), len(found.session.reviewed))
-        if changed and case.status == "done":  # what was approved is not what is there now
-            facts |= {"sign_off": None, "done": ""}
-            case = case.with_changes({"status": "in review"})
+        facts, digest = facts_of(found, opened.volume.geometry.spacing), digest_of(found)
+        changed = opened.before != digest
+        if case.sign_off is not None and not case.sign_off.labels:  # by an earlier version
+            case = case.with_changes({"sign_off": {**case.sign_off.model_dump(), "labels": opened.before}})
+        case = without_lost_approval(case, digest)
+        facts |= {"sign_off": case.sign_off, "done": case.done}
+        if done:
+            done = {**done, "sign_off": {**done["sign_off"], "labels": digest}}
         if facts["volumes"] or case.run is not None or changed:
             facts["status"] = status_after(case, facts)
         if (run := _new_run(case, found.session)) is not None:
@@ -176,10 +180,11 @@ def _scan_of(case: Case, project: Project) -> Volume:
     return volume if volume.modality is not None else replace(volume, modality=case.modality)
 
 
-def approval(annotator: str, note: str = "") -> dict[str, Any]:
-    """The fields of a case that say that its labels are approved."""
+def approval(annotator: str, note: str = "", labels: str = "") -> dict[str, Any]:
+    """The fields of a case that say that its labels, of this digest, are approved."""
     when = now()
-    return {"status": "done", "done": when, "sign_off": {"by": annotator, "date": when, "note": note.strip()}}
+    signed = {"by": annotator, "date": when, "note": note.strip(), "labels": labels}
+    return {"status": "done", "done": when, "sign_off": signed}
 
 
 def _new_run(case: Case, session: AnnotationSession) -> CaseRun | None:

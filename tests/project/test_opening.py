@@ -1,5 +1,6 @@
 """Taking a case, working on it, giving it back; and which comes next."""
 
+import json
 import os
 import time
 from types import SimpleNamespace
@@ -11,12 +12,15 @@ from napari_transunet.annotation.autosave import Autosaver
 from napari_transunet.annotation.saved_state import saved_state
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.io.sidecar import as_json
+from napari_transunet.project.agreement import sign_off
 from napari_transunet.project.case_labels import load_labels
+from napari_transunet.project.exporting import export_project
 from napari_transunet.project.leases import STALE_AFTER, LeaseHeldError, LeaseLostError
 from napari_transunet.project.opening import approval, finish_case, open_case, read_ahead
 from napari_transunet.project.scans import read_scan
 from napari_transunet.project.segmenting import segment_project
 from napari_transunet.project.worklist import PAUSE, WorkClock, next_case
+from napari_transunet.volumes.labels import LabelSet
 
 CPU = PredictorOptions(device="cpu", backend="torch", precision="float32", batch_size=2)
 
@@ -87,6 +91,58 @@ def test_what_was_approved_and_then_changed_is_not_approved_any_more(segmented):
     opened = work(segmented, case, "ben")
     changed = finish_case(opened, opened.found, "ben", 5)
     assert (changed.status, changed.sign_off, changed.done) == ("in review", None, "")
+
+
+def _repainted(found):
+    found.labels[found.labels == 1] = 3
+
+
+def _run_again(found):
+    found.labels[1] = found.session.prediction[1] = 1
+
+
+def _renamed(found):
+    found.label_set = LabelSet.from_names({1: "stomach", 2: "liver"})
+
+
+@pytest.mark.parametrize("change", [_repainted, _run_again, _renamed])
+def test_nothing_but_what_was_approved_stays_approved(segmented, change):
+    """As many edits and reviewed slices as before can be others, and a run edits nothing."""
+    case = segmented.cases()[0]
+    opened = work(segmented, case)
+    assert finish_case(opened, opened.found, "anna", 5, done=approval("anna")).status == "done"
+    opened = open_case(segmented, case.id, "ben")
+    change(opened.found)
+    assert saver_of(opened).close()
+    changed = finish_case(opened, opened.found, "ben", 5)
+    assert (changed.status, changed.sign_off, changed.annotator) == ("in review", None, "ben")
+
+
+@pytest.mark.parametrize("at_closing", [True, False])
+def test_labels_that_a_killed_window_changed_are_approved_no_more(segmented, tmp_path, at_closing):
+    case = segmented.cases()[0]
+    opened = work(segmented, case)
+    finish_case(opened, opened.found, "anna", 5, done=approval("anna") if at_closing else None)
+    if not at_closing:
+        sign_off(segmented, case.id, annotator="anna")
+    (tmp_path / "before").mkdir()
+    assert len(export_project(segmented, ["nifti"], folder=tmp_path / "before", statuses=["done"]).cases) == 1
+    opened = open_case(segmented, case.id, "ben")
+    opened.found.labels[3, :4] = 1
+    assert saver_of(opened).close()
+    opened.held.release()  # as it is free once its process is dead
+    assert segmented.case(case.id).status == "done"
+    left = export_project(segmented, ["nifti"], folder=tmp_path / "done", statuses=["done"])
+    assert not left.files
+    assert "changed since they were approved" in left.left_out[0]
+    exported = export_project(segmented, ["nifti"], folder=tmp_path / "all")
+    told = json.loads(next(path for path in exported.files if path.name == "case_0.json").read_text())
+    assert told["provenance"]["case"]["sign_off"] is None
+    assert told["provenance"]["case"]["status"] == "in review"
+    opened = open_case(segmented, case.id, "cleo")
+    opened.folder.close()
+    looked = finish_case(opened, opened.found, "cleo", 5)
+    assert (looked.status, looked.sign_off) == ("in review", None)
 
 
 def test_who_was_taken_over_keeps_what_he_did_in_a_session_of_its_own(segmented):
