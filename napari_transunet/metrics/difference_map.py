@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_transunet.errors import InputError
-from napari_transunet.metrics.label_pairs import pair_labels
+from napari_transunet.metrics.label_pairs import pair_labels, unknown_voxels
 from napari_transunet.metrics.segmentation_metrics import evaluate, mean_scores
+from napari_transunet.volumes.label_values import UNKNOWN
 
 ONLY_HERE, ONLY_THERE, ANOTHER_ORGAN = 1, 2, 3
 KINDS: Mapping[int, str] = {
@@ -103,6 +104,20 @@ def match_labels(
     organs = {pair.reference: pair.prediction[0] for pair in pairs}
     by_number = any(pair.by == "number" for pair in pairs) or not reference_names
     return Matching({value: organs.get(value) for value in values}, "number" if by_number else "name")
+
+
+def without_unknown(
+    labels: NDArray[Any], reference: NDArray[Any], names: Mapping[int, str], matching: Matching
+) -> bool:
+    """Empty both where the reference says that nobody knows what is there; whether it says so anywhere.
+
+    `names` are those of its values. What a person takes for an organ is one.
+    """
+    known = names if matching.organs.get(UNKNOWN) is None else {**names, UNKNOWN: ""}
+    if (hidden := unknown_voxels(reference, known)) is None:
+        return False
+    labels[hidden] = reference[hidden] = 0
+    return True
 
 
 def renumber(reference: NDArray[Any], matching: Matching) -> NDArray[Any]:

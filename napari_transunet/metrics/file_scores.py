@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from napari_transunet.errors import InputError, VolumeError
 from napari_transunet.io.reading import read_volume
-from napari_transunet.metrics.label_pairs import LabelPair, pair_labels
+from napari_transunet.metrics.label_pairs import LabelPair, pair_labels, unknown_voxels
 from napari_transunet.metrics.segmentation_metrics import evaluate
 from napari_transunet.metrics.summary import LabelScores
 from napari_transunet.volumes.label_values import whole_numbers
@@ -145,18 +145,13 @@ def _whole(labels: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
 def _known(
     prediction: Volume, reference: Volume, options: ScoringOptions
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], list[str]]:
-    """Both labels without the voxels that the reference calls unknown, and what to tell about that.
-
-    255, or what `dataset.json` calls unknown, is it unless an organ has that value: a named one, or the only one there
-    is, as in masks of 0 and 255.
-    """
-    own, true, value = prediction.data, reference.data, options.unknown
-    named = reference.labels is not None and value in reference.labels.names
-    if value is None or named or not (hidden := true == value).any():
+    """Both labels without the voxels that the reference calls unknown, and what to tell about that."""
+    own, true = prediction.data, reference.data
+    names = {} if reference.labels is None else reference.labels.names
+    hidden = unknown_voxels(true, names, options.unknown, said=options.unknown_named)
+    if hidden is None:
         return own, true, []
-    if not options.unknown_named and not ((true != 0) & ~hidden).any():
-        return own, true, []
-    note = f"Note: voxels that the reference labels {value} are unknown, and count for nothing."
+    note = f"Note: voxels that the reference labels {options.unknown} are unknown, and count for nothing."
     return np.where(hidden, 0, own), np.where(hidden, 0, true), [note]
 
 

@@ -2,9 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from napari_transunet.errors import InputError, some
+from napari_transunet.volumes.label_values import UNKNOWN
 from napari_transunet.volumes.labels import given_names, organ_key
 
 MatchedBy = Literal["map", "name", "number"]
@@ -144,6 +148,19 @@ def pair_labels(
     ]
     pairs.sort(key=lambda pair: (pair.label < 0, abs(pair.label)))
     return LabelPairs(tuple(pairs), (*notes, *_notes(own, other, pairs)))
+
+
+def unknown_voxels(
+    reference: NDArray[Any], names: Mapping[int, str], value: int | None = UNKNOWN, *, said: bool = False
+) -> NDArray[np.bool_] | None:
+    """Where nobody says what is there, by the reference (z, y, x); None where that is nowhere.
+
+    `value` stands for it, unless an organ has that value: one that is named, or, where nobody `said` so, the only one
+    there is, as in masks of 0 and 255.
+    """
+    if value is None or value in names or not (hidden := reference == value).any():
+        return None
+    return hidden if said or ((reference != 0) & ~hidden).any() else None
 
 
 class _Side:

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-UNKNOWN = 255
+from napari_transunet.volumes import label_values
+
+UNKNOWN = label_values.UNKNOWN
 """The class of voxels of which nobody says what they are."""
 
 _SMOOTH = 1e-5  # MONAI's, in the numerator and the denominator

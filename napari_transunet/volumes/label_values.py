@@ -12,6 +12,9 @@ LABEL_TOLERANCE = 1e-3
 
 HIGHEST_LABEL = 65535
 
+UNKNOWN = 255
+"""The label value, and class, of voxels of which nobody says what they are."""
+
 
 def whole_numbers(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The array (z, y, x) as integers: booleans as uint8, floats within `LABEL_TOLERANCE` of whole numbers as int32."""

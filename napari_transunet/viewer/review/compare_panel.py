@@ -17,6 +17,7 @@ from napari_transunet.viewer.widgets.messages import organ, organs
 from napari_transunet.viewer.widgets.qt_helpers import check_box, column, push_button, row
 from napari_transunet.viewer.widgets.status_line import StatusLine
 from napari_transunet.viewer.widgets.tables import Cell, RowTable
+from napari_transunet.volumes.label_values import UNKNOWN
 
 if TYPE_CHECKING:
     from napari.layers import Labels
@@ -160,8 +161,13 @@ class ComparePanel(QWidget):
         matching: Matching,
         names: Mapping[int, str],
         number: Callable[[int], int] = int,
+        *,
+        unknown: bool = False,
     ) -> None:
-        """Show scores and the worst slices, which `number` names, and which organs could not be compared."""
+        """Show scores and the worst slices, which `number` names, and what could not be compared.
+
+        `unknown`: the reference has voxels of which nobody says what they are.
+        """
         rows: list[list[Cell]] = [
             [organ(names.get(value, f"label {value}"), first=True), *score_cells(scores)]
             for value, scores in found.scores.items()
@@ -175,9 +181,14 @@ class ComparePanel(QWidget):
         sentences = [] if worst else ["Both are the same."]
         if matching.by == "number":
             sentences.append("Matched by number, for want of names.")
-        if unknown := [name for value, name in names.items() if value not in matching.known]:
-            sentences.append(f"Not in the reference, and not in the mean: {organs(unknown)}.")
-        if left := [value for value, own in matching.organs.items() if own is None]:
+        if missing := [name for value, name in names.items() if value not in matching.known]:
+            sentences.append(f"Not in the reference, and not in the mean: {organs(missing)}.")
+        if unknown:
+            sentences.append(
+                f"Voxels that the reference labels {UNKNOWN} are unknown, and count for nothing."
+            )
+        left = [value for value, own in matching.organs.items() if own is None]
+        if left := [value for value in left if not unknown or value != UNKNOWN]:
             sentences.append(f"Labels of the reference that were left out: {', '.join(map(str, left))}.")
         self.status.setText(" ".join(sentences))
 

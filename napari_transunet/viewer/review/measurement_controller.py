@@ -9,7 +9,14 @@ import numpy as np
 from qtpy.QtCore import QObject, Signal
 
 from napari_transunet.errors import InputError
-from napari_transunet.metrics.difference_map import Disagreement, Matching, disagree, match_labels, renumber
+from napari_transunet.metrics.difference_map import (
+    Disagreement,
+    Matching,
+    disagree,
+    match_labels,
+    renumber,
+    without_unknown,
+)
 from napari_transunet.metrics.laterality import side_warnings
 from napari_transunet.metrics.region_properties import OrganMeasure, measure
 from napari_transunet.viewer.layers.grids import reorientation_between
@@ -161,14 +168,16 @@ class MeasurementController(QObject):
         names, other_names = self._model.names, label_set_of(other).names
         spacing = geometry_of(result.layer).spacing
 
-        def work() -> tuple[Disagreement, Matching]:
-            there = turn.apply(np.array(reference))
+        def work() -> tuple[Disagreement, Matching, bool]:
+            here, there = labels.copy(), turn.apply(np.array(reference))
             chosen = matching or match_labels(names, other_names, values_in(there))
             if not chosen.known:
                 raise InputError(
                     "None of the reference's labels stands for an organ of these labels; choose them in the table."
                 )
-            return (disagree(labels.copy(), renumber(there, chosen), spacing, organs=chosen.known), chosen)
+            unknown = without_unknown(here, there, other_names, chosen)
+            found = disagree(here, renumber(there, chosen), spacing, organs=chosen.known)
+            return found, chosen, unknown
 
         self._run(result, work, self._on_compared, "The comparison")
 
@@ -176,11 +185,13 @@ class MeasurementController(QObject):
         self._measures.set_busy(False)
         self._measures.show_measures(*found)
 
-    def _on_compared(self, answer: tuple[Disagreement, Matching]) -> None:
-        found, matching = answer
+    def _on_compared(self, answer: tuple[Disagreement, Matching, bool]) -> None:
+        found, matching, unknown = answer
         self.disagreement = found
         self._comparison.set_busy(False)
-        self._comparison.show_result(found, matching, self._model.names, self._model.numbers.number)
+        self._comparison.show_result(
+            found, matching, self._model.names, self._model.numbers.number, unknown=unknown
+        )
         if self._comparison.map_shown:
             self._overlays.show_disagreement(found)
 

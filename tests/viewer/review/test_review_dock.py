@@ -697,6 +697,12 @@ def test_a_reference_without_names_and_stored_in_another_order_is_compared_by_it
         choice.setCurrentIndex(choice.findData(stands_for))
     driver.press("compare")
     driver.until(lambda: scores.item(2, 1).text() == "1.000")
+    other.data[7:, :, 20:] = 255  # nobody says what is there, as in files that are scored
+    driver.press("compare")
+    driver.until(lambda: "255" in driver.text("compare_status"))
+    assert "unknown" in driver.text("compare_status")
+    assert [scores.item(at, 1).text() for at in range(3)] == ["1.000"] * 3
+    assert not driver.dock.measurements.disagreement.map.any()
 
 
 def test_labels_are_added_named_recoloured_and_deleted_also_unnamed_ones(driver):
