@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from napari_transunet.model.meta import on_meta_device
 from napari_transunet.model.transunet import TransUNet
 
 OWN_REFERENCE = Path(__file__).parent / "model" / "reference"
@@ -47,7 +48,7 @@ def reference_network(name: str, keys: Path) -> TransUNet:
     It may be the one that another test has, so it must stay as it is.
     """
     variant, size, skips, classes = name.rsplit("_", 3)
-    with torch.device("meta"):  # no initial weights are drawn, only for them to be replaced
+    with on_meta_device():
         net = TransUNet(variant, int(classes[1:]), int(size), int(skips[4:]))
     shapes = json.loads(keys.read_text())
     weights = {key: reference_weight(key, tuple(shape)) for key, shape in shapes.items()}

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
-import torch
 from torch import nn
 
 from napari_transunet.errors import CheckpointError, some
 from napari_transunet.model.decoder import WIDTHS, Decoder
 from napari_transunet.model.encoder import Transformer
+from napari_transunet.model.meta import on_meta_device
 from napari_transunet.model.variants import CNN_STRIDE, VARIANTS, Variant
 
 Shape = tuple[int, ...]
@@ -103,13 +103,13 @@ def expected_shapes(variant: Variant, num_classes: int, tokens: int, n_skip: int
 
 @lru_cache(maxsize=64)
 def _transformer_shapes(variant: Variant) -> Mapping[str, Shape]:
-    with torch.device("meta"):
+    with on_meta_device():
         return _shapes("transformer", Transformer(variant, (1, 1), 0.0))
 
 
 @lru_cache(maxsize=64)
 def _decoder_shapes(hidden: int, n_skip: int) -> Mapping[str, Shape]:
-    with torch.device("meta"):
+    with on_meta_device():
         return _shapes("decoder", Decoder(hidden, (1, 1), n_skip))
 
 

@@ -20,6 +20,7 @@ from napari_transunet.checkpoints.layout import COUNTER, POSITIONS
 from napari_transunet.errors import CheckpointError, some
 from napari_transunet.files import available_memory
 from napari_transunet.model.checks import is_finite
+from napari_transunet.model.meta import on_meta_device
 from napari_transunet.model.positions import resize_position_embeddings
 from napari_transunet.model.transunet import TransUNet, as_size, checked_size
 from napari_transunet.model.variants import Variant, get_variant
@@ -118,8 +119,7 @@ def load_checkpoint(
             (size[0] // patch, size[1] // patch),
             source_grid=(learned[0] // patch, learned[1] // patch),
         ).contiguous()
-    # On the meta device no initial weights are drawn, only for them to be replaced.
-    with torch.device("meta"):
+    with on_meta_device():
         net = TransUNet(layout.variant, layout.num_classes, size, layout.n_skip)
     try:
         net.load_state_dict(state, strict=True, assign=True)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.backends import cudnn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from napari_transunet.model.decoder import ConvNormReLU
 from napari_transunet.model.encoder import Attention
+from napari_transunet.model.meta import on_meta_device
 from napari_transunet.model.resnet import StandardisedConv2d, standardised
 from napari_transunet.model.transunet import TransUNet
 
@@ -67,10 +68,11 @@ class FusedAttention(nn.Module):
         self.heads = attention.heads
         parts = (attention.query, attention.key, attention.value)
         hidden = attention.query.in_features
-        self.qkv = nn.Linear(hidden, 3 * hidden, device="meta")
+        with on_meta_device():
+            self.qkv = nn.Linear(hidden, 3 * hidden)
         self.qkv.weight = nn.Parameter(torch.cat([part.weight for part in parts]))
         self.qkv.bias = nn.Parameter(torch.cat([part.bias for part in parts]))
-        self.out = attention.out
+        self.out = copy.deepcopy(attention.out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Softmax(q kᵀ / √d) v for each head, and the output projection."""
@@ -92,40 +94,45 @@ class FusedAttention(nn.Module):
 @torch.no_grad()
 def _merged(net: nn.Module) -> nn.Module:
     """A copy of `net` with every module that can be merged replaced."""
-    return _replace_within(copy.deepcopy(net))
+    # What is in the memo is taken for the copy that was made already: merged modules are never copied themselves.
+    memo = {id(module): new for module in net.modules() if (new := _replacement(module)) is not None}
+    return copy.deepcopy(net, memo)
 
 
-def _replace_within(module: nn.Module) -> nn.Module:
-    for name, child in module.named_children():
-        setattr(module, name, _replacement(child))
-    return module
-
-
-def _replacement(module: nn.Module) -> nn.Module:
+def _replacement(module: nn.Module) -> nn.Module | None:
+    """The merged form of a module, in memory of its own; None where there is none."""
     match module:
         case StandardisedConv2d():
-            return _plain_convolution(module)
+            return _convolution(module, standardised(module.weight), None)
         case ConvNormReLU():
-            conv, norm, activation = module.eval()
+            conv, norm, activation = module
             assert isinstance(conv, nn.Conv2d)
             assert isinstance(norm, nn.BatchNorm2d)
-            return nn.Sequential(fuse_conv_bn_eval(conv, norm), activation)
+            mean, variance = norm.running_mean, norm.running_var
+            assert mean is not None
+            assert variance is not None
+            weight, bias = fuse_conv_bn_weights(
+                conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias
+            )
+            return nn.Sequential(_convolution(conv, weight, bias), copy.deepcopy(activation))
         case Attention():
             return FusedAttention(module)
         case _:
-            return _replace_within(module)
+            return None
 
 
-def _plain_convolution(module: StandardisedConv2d) -> nn.Conv2d:
-    """The convolution with the weight as it is after standardisation."""
-    plain = nn.Conv2d(
-        module.in_channels,
-        module.out_channels,
-        module.kernel_size,  # type: ignore[arg-type]
-        module.stride,  # type: ignore[arg-type]
-        module.padding,  # type: ignore[arg-type]
-        bias=False,
-        device="meta",
-    )
-    plain.weight = nn.Parameter(standardised(module.weight))
-    return plain
+def _convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    """A convolution with the kernel, stride and padding of another one."""
+    with on_meta_device():
+        made = nn.Conv2d(
+            like.in_channels,
+            like.out_channels,
+            like.kernel_size,  # type: ignore[arg-type]
+            like.stride,  # type: ignore[arg-type]
+            like.padding,  # type: ignore[arg-type]
+            bias=bias is not None,
+        )
+    made.weight = nn.Parameter(weight)
+    if bias is not None:
+        made.bias = nn.Parameter(bias)
+    return made

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from napari_transunet.model.meta import on_meta_device
 from napari_transunet.model.transunet import TransUNet
 from tests.references import OWN_REFERENCE, reference_network
 
 
 def random_network(*args: Any, seed: int = 0, **options: Any) -> TransUNet:
     """The `TransUNet` of these arguments, of which every tensor has values of its own."""
-    with torch.device("meta"):  # no initial weights are drawn, only for them to be replaced
+    with on_meta_device():
         net = TransUNet(*args, **options)
     return randomise(net.to_empty(device="cpu"), seed)
 

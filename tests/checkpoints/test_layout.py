@@ -17,6 +17,7 @@ from napari_transunet.checkpoints.layout import (
     recognise,
 )
 from napari_transunet.errors import CheckpointError
+from napari_transunet.model.meta import on_meta_device
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import VARIANTS
 
@@ -24,7 +25,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def meta_network(*args: object, **kwargs: object) -> TransUNet:
-    with torch.device("meta"):
+    with on_meta_device():
         return TransUNet(*args, **kwargs)  # type: ignore[arg-type]
 
 

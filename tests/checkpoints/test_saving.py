@@ -13,6 +13,7 @@ from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
 from napari_transunet.errors import CheckpointError, ExistsError, FileProblem, InputError
 from napari_transunet.files import available_memory
+from napari_transunet.model.meta import on_meta_device
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import VARIANTS
 from tests.checkpoints.conftest import random_network, randomise
@@ -133,7 +134,7 @@ def test_a_loaded_checkpoint_is_saved_with_its_card(tmp_path: Path, small_net: T
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "testing"])
 def test_every_variant_comes_back_bit_for_bit(tmp_path: Path, variant: str) -> None:
     patch = VARIANTS[variant].patch
-    with torch.device("meta"):
+    with on_meta_device():
         net = TransUNet(variant, num_classes=3, img_size=(2 * patch, 3 * patch))
     if available_memory() < 12 * sum(value.numel() for value in net.parameters()):
         pytest.skip("There is not enough memory for two such networks.")

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_transunet.errors import InputError
+from napari_transunet.model.meta import on_meta_device
 from napari_transunet.model.transunet import TransUNet, checked_size
 from napari_transunet.model.variants import VARIANTS, Variant
 from tests.references import OWN_REFERENCE, reference_image, reference_network, relative_error
@@ -73,7 +74,7 @@ def test_state_dicts_have_the_published_keys_and_shapes(shared_data: Path) -> No
     assert lists
     for keys in lists:
         variant, size, skips, classes = keys.stem.rsplit("_", 3)
-        with torch.device("meta"):
+        with on_meta_device():
             net = TransUNet(variant, int(classes[1:]), int(size), int(skips[4:]))
         got = {key: list(value.shape) for key, value in net.state_dict().items()}
         assert got == json.loads(keys.read_text()), keys.stem
@@ -143,7 +144,7 @@ def test_every_parameter_gets_a_gradient(variant: str) -> None:
 
 @pytest.mark.parametrize("n_skip", [0, 1, 2, 3])
 def test_any_number_of_skips_works(n_skip: int) -> None:
-    with torch.device("meta"):
+    with on_meta_device():
         net = TransUNet(dataclasses.replace(VARIANTS["R50-ViT-Ti_16"], blocks=1), 2, 64, n_skip)
     assert net(torch.empty(1, 3, 64, 64, device="meta")).shape == (1, 2, 64, 64)
     widths = [block.conv1[0].in_channels for block in net.decoder.blocks]
@@ -152,7 +153,7 @@ def test_any_number_of_skips_works(n_skip: int) -> None:
 
 def test_a_hybrid_with_a_larger_patch_pools_its_features() -> None:
     variant = dataclasses.replace(VARIANTS["R50-ViT-Ti_16"], name="mine", patch=32, blocks=1)
-    with torch.device("meta"):
+    with on_meta_device():
         net = TransUNet(variant, 2, 64)
     assert net(torch.empty(1, 3, 64, 64, device="meta")).shape == (1, 2, 64, 64)
     with pytest.raises(InputError, match="it can be 0"):

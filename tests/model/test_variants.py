@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from napari_transunet.errors import InputError
+from napari_transunet.model.meta import on_meta_device
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import VARIANTS, Variant, get_variant
 
@@ -31,7 +32,7 @@ EVERY = [
 
 def on_paper(*args: object, **options: object) -> TransUNet:
     """A network that has shapes but takes no memory."""
-    with torch.device("meta"):
+    with on_meta_device():
         return TransUNet(*args, **options)  # type: ignore[arg-type]
 
 

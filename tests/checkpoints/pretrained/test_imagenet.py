@@ -14,6 +14,7 @@ import torch
 from napari_transunet.checkpoints.layout import POSITIONS
 from napari_transunet.checkpoints.pretrained.imagenet import load_imagenet
 from napari_transunet.errors import CheckpointError, FileProblem, InputError
+from napari_transunet.model.meta import on_meta_device
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import Variant
 
@@ -89,7 +90,7 @@ def test_published_loads(
     size: int,
 ) -> None:
     # Only the transformer is loaded, so the rest of the network need not be drawn at random.
-    with torch.device("meta"):
+    with on_meta_device():
         net = TransUNet(variant, img_size=size)
     net = net.to_empty(device="cpu")
     report = load_imagenet(net, request.getfixturevalue(arrays))
@@ -160,7 +161,7 @@ def test_a_hybrid_from_two_files(hybrid_arrays: Arrays) -> None:
 @pytest.mark.slow
 def test_r50_vit_l_from_two_files(hybrid_arrays: Arrays) -> None:
     large = Variant("ViT-L_16", patch=16, hidden=1024, mlp=4096, heads=16, blocks=24)
-    with torch.device("meta"):
+    with on_meta_device():
         net = TransUNet("R50-ViT-L_16")
     net = net.to_empty(device="cpu")
     report = load_imagenet(net, vit_arrays(large, grid=14), cnn=hybrid_arrays)

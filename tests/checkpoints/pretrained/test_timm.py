@@ -17,6 +17,7 @@ from napari_transunet.checkpoints.pretrained.timm import has_resnet, is_timm, ti
 from napari_transunet.checkpoints.reading import StoredTensors, TensorInfo, open_checkpoint
 from napari_transunet.errors import CheckpointError, FileProblem, InputError
 from napari_transunet.model.encoder import Block
+from napari_transunet.model.meta import on_meta_device
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import Variant
 from tests.checkpoints.pretrained.test_imagenet import Arrays, vit_arrays
@@ -168,7 +169,7 @@ def unchanged(net: TransUNet, before: Tensors) -> bool:
 def test_every_name_of_the_real_files_has_its_place(
     variant: str, key_lists: dict[str, dict[str, tuple[int, ...]]]
 ) -> None:
-    with torch.device("meta"):
+    with on_meta_device():
         net = TransUNet(variant)
         files = [
             weights({key: torch.empty(shape) for key, shape in key_lists[name].items()})
@@ -207,7 +208,7 @@ def test_the_made_up_files_have_the_real_names(key_lists: dict[str, dict[str, tu
 def test_the_compact_hybrid_loads_from_real_layouts(
     size: int, key_lists: dict[str, dict[str, tuple[int, ...]]]
 ) -> None:
-    with torch.device("meta"):
+    with on_meta_device():
         net = TransUNet("R50-ViT-Ti_16", img_size=size)
     net = net.to_empty(device="cpu")
     # One number a tensor, which takes no memory.
