@@ -12,9 +12,11 @@ slices corrected and voxels changed by hand. Every arm starts from the shipped c
   tool *Interpolate*;
 - ranked: as *Next slice to check* proposes them;
 - ranked + interpolation: the worst slice that is not near a corrected one comes next, and slices are filled likewise;
+- to interpolate from: as *Next slice* beside *Interpolate* proposes them, and all that lies between is filled;
 - ranked, proposed or every k-th + learning: after every four slices the checkpoint learns from all that were corrected,
   and what it became labels the others anew. Proposed: as *Next slice to learn from* proposes them;
-- two lessons, then interpolation: proposed + learning for the first eight slices, then ranked + interpolation;
+- a lesson, then interpolation: the checkpoint learns from the first eight slices, proposed for that, and labels the
+  others anew; then as in "to interpolate from";
 - best possible: by the true error, which no annotator knows.
 
 Learning is repeated with the seeds that are asked for. Since no slice may be both learnt from and counted as the
@@ -29,6 +31,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +41,11 @@ from numpy.typing import NDArray
 
 from napari_transunet import Predictor, load_checkpoint, read_volume
 from napari_transunet.annotation.corrections import Scope, interpolate
-from napari_transunet.annotation.review_order import next_to_check, next_to_learn_from
+from napari_transunet.annotation.review_order import (
+    next_to_check,
+    next_to_interpolate_from,
+    next_to_learn_from,
+)
 from napari_transunet.annotation.uncertainty import SliceUncertainties
 from napari_transunet.checkpoints.registry import resolve_checkpoint
 from napari_transunet.training.replay import replay_beside
@@ -49,9 +56,8 @@ if TYPE_CHECKING:
 
 GOAL = 0.95  # mean Dice
 LEARN_EVERY = 4  # corrected slices
-LESSONS = 2  # of the annotator who learns first and interpolates then
-NEAR = 10.0  # mm between two corrected slices across which an annotator lets the tool interpolate
-PRECISION = "bfloat16"
+FIRST = 8  # slices of the annotator who lets the checkpoint learn once, and interpolates then
+NEAR = 10.0  # mm between two corrected slices across which an annotator lets the tool interpolate, by the older orders
 
 
 @dataclass(frozen=True)
@@ -167,13 +173,24 @@ def ranked_apart(desk: Desk) -> int | None:
 
 def proposed(desk: Desk) -> int | None:
     """What a network would learn most from; once everything is shown nearby, the worst slice."""
-    areas = np.stack([(desk.labels == organ).sum(axis=(1, 2)) for organ in desk.start.organs], 1)
-    found = next_to_learn_from(areas, desk.corrected, desk.start.spacing[0])
+    found = next_to_learn_from(areas(desk), desk.corrected, desk.start.spacing[0])
     return ranked(desk) if found is None else found
 
 
-def proposed_first(desk: Desk) -> int | None:
-    return proposed(desk) if len(desk.corrected) < LESSONS * LEARN_EVERY else ranked_apart(desk)
+def to_interpolate_from(desk: Desk) -> int | None:
+    """From which interpolation gains most; once nothing changes any more in between, the worst slice."""
+    known = {index: desk.labels[index] for index in desk.corrected}
+    found = next_to_interpolate_from(areas(desk), desk.start.organs, known, desk.start.spacing[0])
+    return ranked(desk) if found is None else found
+
+
+def first_to_learn_from(desk: Desk) -> int | None:
+    return proposed(desk) if len(desk.corrected) < FIRST else to_interpolate_from(desk)
+
+
+def areas(desk: Desk) -> NDArray[np.int64]:
+    """(n, organs) voxels of each organ in each slice."""
+    return np.stack([(desk.labels == organ).sum(axis=(1, 2)) for organ in desk.start.organs], 1)
 
 
 def best_possible(desk: Desk) -> int | None:
@@ -192,31 +209,41 @@ def interpolate_near(desk: Desk) -> None:
     others = sorted(desk.corrected)
     at = others.index(last)
     for first, end in zip(others[max(0, at - 1) : at + 1], others[max(1, at) : at + 2], strict=False):
-        if end - first < 2 or (end - first) * step > NEAR:
-            continue
-        part = desk.labels[first : end + 1]
-        found = interpolate(
-            part, desk.start.spacing, Scope(desk.start.organs), axis=0, slices=[0, end - first]
-        )
-        for write in found.writes:
-            part[write.index] = write.after
-        for index in range(first + 1, end):
-            desk.put(index, part[index - first])
+        if (end - first) * step <= NEAR:
+            fill(desk, first, end)
 
 
-def learning(seed: int, steps: int | None) -> Follow:
-    """After every four slices: learn from all that were corrected, and label the others anew."""
+def interpolate_all(desk: Desk) -> None:
+    """Fill what lies between all corrected slices."""
+    for first, end in pairwise(sorted(desk.corrected)):
+        fill(desk, first, end)
+
+
+def fill(desk: Desk, first: int, end: int) -> None:
+    """Interpolate between two corrected slices."""
+    part = desk.labels[first : end + 1]
+    if len(part) < 3:
+        return
+    found = interpolate(part, desk.start.spacing, Scope(desk.start.organs), axis=0, slices=[0, end - first])
+    for write in found.writes:
+        part[write.index] = write.after
+    for index in range(first + 1, end):
+        desk.put(index, part[index - first])
+
+
+def learning(seed: int, steps: int | None, every: int = LEARN_EVERY) -> Follow:
+    """After every four slices, or so many: learn from all that were corrected, and label the others anew."""
     checkpoint: Checkpoint | None = None
 
     def follow(desk: Desk) -> None:
         from napari_transunet import Correction, adapt  # only this arm needs them
 
         nonlocal checkpoint
-        if len(desk.corrected) % LEARN_EVERY or desk.dice() >= GOAL:
+        if len(desk.corrected) % every or desk.dice() >= GOAL:
             return
         start = desk.start
         names = start.checkpoint.card.label_set().names
-        axis = Predictor(start.checkpoint, precision=PRECISION).slice_axis(start.volume)
+        axis = Predictor(start.checkpoint).slice_axis(start.volume)
         vouched = Correction(
             start.volume,
             np.moveaxis(desk.labels, 0, axis),
@@ -234,12 +261,15 @@ def learning(seed: int, steps: int | None) -> Follow:
     return follow
 
 
-def two_lessons(seed: int, steps: int | None) -> Follow:
-    """Learn from the first eight slices, and fill what lies between near ones after that."""
-    learn = learning(seed, steps)
+def a_lesson(seed: int, steps: int | None) -> Follow:
+    """Learn from the first eight slices, and fill what lies between from then on."""
+    learn = learning(seed, steps, FIRST)
 
     def follow(desk: Desk) -> None:
-        (learn if len(desk.corrected) <= LESSONS * LEARN_EVERY else interpolate_near)(desk)
+        if len(desk.corrected) == FIRST:
+            learn(desk)
+        if len(desk.corrected) >= FIRST:
+            interpolate_all(desk)
 
     return follow
 
@@ -250,13 +280,14 @@ PLAIN: dict[str, tuple[Propose, Follow]] = {
     "every k-th + interpolation": (every_kth, interpolate_near),
     "ranked": (ranked, nothing),
     "ranked + interpolation": (ranked_apart, interpolate_near),
+    "to interpolate from": (to_interpolate_from, interpolate_all),
     "best possible": (best_possible, nothing),
 }
 LEARNING: dict[str, tuple[Propose, Callable[[int, int | None], Follow]]] = {
     "every k-th + learning": (every_kth, learning),
     "ranked + learning": (ranked, learning),
     "proposed + learning": (proposed, learning),
-    "two lessons, then interpolation": (proposed_first, two_lessons),
+    "a lesson, then interpolation": (first_to_learn_from, a_lesson),
 }
 ARMS = (*PLAIN, *LEARNING)
 
@@ -286,7 +317,7 @@ def expected_error(unsure: SliceUncertainties, scan: Scan) -> NDArray[np.float64
 
 def predicted(checkpoint: Checkpoint, volume: Volume) -> tuple[NDArray[Any], SliceUncertainties]:
     """The checkpoint's labels, slices along axis 0, and how unsure it was of each."""
-    predictor = Predictor(checkpoint, precision=PRECISION)
+    predictor = Predictor(checkpoint)
     axis = predictor.slice_axis(volume)
     unsure = SliceUncertainties(axis, volume.data.shape[axis])
     return np.moveaxis(predictor.predict(volume, unsure=unsure.put), axis, 0), unsure

@@ -16,7 +16,10 @@ def _table() -> dict[str, Action]:
             review,
         ),
         "reviewed": Action(
-            "Mark reviewed", "K", "Mark this slice as reviewed and go to the next one to check.", review
+            "Mark reviewed",
+            "K",
+            "Mark this slice as reviewed and go to the next one, as it was asked for last.",
+            review,
         ),
         "unmark": Action(
             "Mark or unmark",
@@ -75,7 +78,16 @@ def _table() -> dict[str, Action]:
         "grow": Action("Grow", "Shift+G", "Grow the organ into background by this distance.", correct),
         "shrink": Action("Shrink", "Shift+D", "Take a rim of this thickness off the organ.", correct),
         "interpolate": Action(
-            "Interpolate", "Shift+I", "Fill the slices between those that you corrected by hand.", correct
+            "Interpolate",
+            "Shift+I",
+            "Fill the slices between those that you reviewed, or corrected by hand.",
+            correct,
+        ),
+        "interpolate_next": Action(
+            "Next slice to interpolate from",
+            "Alt+I",
+            "Go to the slice from which interpolating gains most; correct it and mark it reviewed.",
+            correct,
         ),
         "replace": Action("Replace with", "Shift+R", "Make the organ another one, or background.", correct),
         "above": Action(

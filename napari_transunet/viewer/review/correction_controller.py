@@ -99,7 +99,7 @@ class CorrectionController(QObject):
             self._panel.status.setText("The brush paints background; pick an organ first.")
             return
         named = tuple(sorted(self._model.names)) if request.all_organs else (chosen,)
-        data, index = layer.data, self._model.slice_in_view
+        data, index, reviewed = layer.data, self._model.slice_in_view, tuple(session.reviewed)
         try:
             job = _job(request, session.axis, index, voxel, upward=self._model.numbers.upward)
             spacing = geometry_of(layer).spacing
@@ -126,7 +126,8 @@ class CorrectionController(QObject):
                 return job(copy, spacing, scope)
             others = tuple(axis for axis in range(3) if axis != session.axis)
             by_hand = session.manual_edit_mask(copy) & np.isin(copy, organs)
-            return job(copy, spacing, scope, slices=np.flatnonzero(by_hand.any(axis=others)).tolist())
+            right = {*np.flatnonzero(by_hand.any(axis=others)).tolist(), *reviewed}
+            return job(copy, spacing, scope, slices=right)
 
         def done(found: Correction) -> None:
             self._busy = False

@@ -68,10 +68,13 @@ class CorrectionRequest:
 class CorrectionPanel(QWidget):
     """Emits `wanted` with a `CorrectionRequest`, and `range_changed` with (low, high) or None.
 
+    `next_wanted`: the next slice to interpolate from shall be shown.
+
     The tool "strokes" has buttons of its own while it collects strokes: `preview_wanted`, `accepted`, `discarded`.
     """
 
     wanted = Signal(object)
+    next_wanted = Signal()
     range_changed = Signal(object)
     range_suggestion_wanted = Signal()
     preview_wanted = Signal()
@@ -95,6 +98,8 @@ class CorrectionPanel(QWidget):
         self._grow = _size(self, "grow_mm", 2.0, 0.1, 50.0, " mm")
         self._shrink = _size(self, "shrink_mm", 2.0, 0.1, 50.0, " mm")
         self._label = ElidingCombo("replace_by", self)
+        following = ACTIONS["interpolate_next"].hint
+        self._next = push_button("Next slice", "interpolate_next", self, self.next_wanted, following)
         both = QWidget(self)
         row(self._islands, self._islands_mm2, within=both)
         # What stands beside a tool's button, and the arguments that it gives the tool.
@@ -106,7 +111,7 @@ class CorrectionPanel(QWidget):
             "smooth": (self._smooth, {"radius_mm": self._smooth.value}),
             "grow": (self._grow, {"by_mm": self._grow.value}),
             "shrink": (self._shrink, {"by_mm": self._shrink.value}),
-            "interpolate": (None, {}),
+            "interpolate": (self._next, {}),
             "replace": (self._label, {"by": self._label.currentData}),
             "above": (None, {}),
             "below": (None, {}),
@@ -219,6 +224,8 @@ class CorrectionPanel(QWidget):
         for name, button in self._buttons.items():
             button.setEnabled(why_not is None)
             button.setToolTip(why_not or ACTIONS[name].hint)
+        self._next.setEnabled(why_not is None)
+        self._next.setToolTip(why_not or ACTIONS["interpolate_next"].hint)
 
     def _lay_out(self) -> None:
         grid = self._grid = QGridLayout()

@@ -199,6 +199,7 @@ class ReviewDock(QWidget):
         self.organ_actions.listed.connect(self._on_organs)
         self.measurements.working.connect(self._open)
         self.learning.next_wanted.connect(model.next_slice_to_learn_from)
+        self.tools.next_wanted.connect(model.next_slice_to_interpolate_from)
         self.learning.answered.connect(self._open)
         self.attention.turned.connect(lambda on: self._open(self.attention) if on else None)
         self.overlays.changed.connect(self._refresh)
@@ -276,6 +277,7 @@ class ReviewDock(QWidget):
             "uncertainty": self.overlays.toggle_uncertainty,
             "attention": self.attention.toggle,
             "learn_next": model.next_slice_to_learn_from,
+            "interpolate_next": model.next_slice_to_interpolate_from,
             "learn": self.learning.button.click,
             "measure": self.measurements.measure,
             "compare": self.comparison.press,

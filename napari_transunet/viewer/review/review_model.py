@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
-from napari_transunet.annotation.review_order import next_to_check, next_to_learn_from, seconds_left
+from napari_transunet.annotation.review_order import (
+    next_to_check,
+    next_to_interpolate_from,
+    next_to_learn_from,
+    seconds_left,
+)
 from napari_transunet.errors import some
 from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.layer_record import is_overlay
@@ -39,6 +44,8 @@ if TYPE_CHECKING:
 
     from napari_transunet.annotation.session import AnnotationSession
     from napari_transunet.viewer.sessions.results import Result
+
+_Order = Literal["check", "learn", "interpolate"]
 
 _FEW = 20  # labels
 _QUIET = 400  # ms without a change before the slices are looked at again
@@ -84,8 +91,9 @@ class ReviewModel(QObject):
         """Labels that were asked for, but of which it is not certain on which image they lie."""
         self.organ_filter: int | None = None
         self.overview: Overview | None = None
-        # By the number of runs, and the filter or "learn".
-        self._proposed: dict[tuple[int, int | str | None], set[int]] = {}
+        # By the number of runs, what for, and the filter.
+        self._proposed: dict[tuple[int, _Order, int | None], set[int]] = {}
+        self._order: _Order = "check"  # in which somebody last went to the next slice
         self._tasks = BackgroundTasks(self)
         self._pause = single_shot(self, _QUIET, self.update_overview)
         self._links = EventLinks()  # to the followed layer, and to the view of it
@@ -234,12 +242,13 @@ class ReviewModel(QObject):
         """
         if self.result is None or self.overview is None or self._refused(self.disabled_reason):
             return
+        self._order = "check"
         session, organ, here = self.result.session, self.organ_filter, self.slice_in_view
         expected, _ = self._uncertainty(session)
         present = None
         if organ is not None:
             present = (expected > 0) | (self.overview.areas.get(organ, np.zeros(len(expected), np.int64)) > 0)
-        proposed = self._proposed.setdefault((len(session.runs), organ), set())
+        proposed = self._proposed.setdefault((len(session.runs), "check", organ), set())
         found = next_to_check(expected, session.reviewed.keys() | proposed, here, present)
         if found is None:
             proposed.clear()
@@ -254,10 +263,11 @@ class ReviewModel(QObject):
         """Go to the slice that shows most of what no reviewed slice, nor one that was proposed, shows nearby."""
         if self.result is None or self.overview is None or self._refused(self.disabled_reason):
             return
+        self._order = "learn"
         session, areas = self.result.session, self.overview.areas
-        proposed = self._proposed.setdefault((len(session.runs), "learn"), set())
+        proposed = self._proposed.setdefault((len(session.runs), "learn", None), set())
         spacing = geometry_of(self.result.layer).spacing[session.axis]
-        shown = np.array([*areas.values()], np.int64).reshape(len(areas), -1).T
+        shown = _columns(areas.values())
         found = next_to_learn_from(shown, session.reviewed.keys() | proposed, spacing)
         if found is None:
             proposed.clear()
@@ -268,8 +278,34 @@ class ReviewModel(QObject):
             proposed.add(found)
             self.go_to(found)
 
+    def next_slice_to_interpolate_from(self) -> None:
+        """Go to the slice that says most of what lies between slices that are reviewed, or were proposed.
+
+        With a filter, of that organ.
+        """
+        if self.result is None or self.overview is None or self._refused(self.disabled_reason):
+            return
+        self._order = "interpolate"
+        layer, session, organ = self.result.layer, self.result.session, self.organ_filter
+        areas = self.overview.areas
+        organs = [value for value in areas if organ in (None, value)]
+        proposed = self._proposed.setdefault((len(session.runs), "interpolate", organ), set())
+        planes = np.moveaxis(layer.data, session.axis, 0)
+        found = next_to_interpolate_from(
+            _columns([areas[value] for value in organs]),
+            organs,
+            {index: planes[index] for index in session.reviewed.keys() | proposed},
+            geometry_of(layer).spacing[session.axis],
+        )
+        if found is None:
+            proposed.clear()
+            self.message.emit("Nothing changes any more between the reviewed slices and those just proposed.")
+        else:
+            proposed.add(found)
+            self.go_to(found)
+
     def mark_reviewed(self, on: bool, *, go_on: bool = False) -> None:
-        """Mark the slice in view as reviewed or take the mark back, and go on to the next where asked."""
+        """Mark the slice in view as reviewed or take the mark back; and go on, as somebody last did, where asked."""
         if self.result is None or self._refused(self.no_slice_reason):
             return
         self.result.session.mark_reviewed(self.slice_in_view, on)
@@ -277,7 +313,12 @@ class ReviewModel(QObject):
         self.update_overview()
         self.slice_changed.emit()
         if on and go_on:
-            self.next_slice()
+            following: Mapping[_Order, Callable[[], None]] = {
+                "check": self.next_slice,
+                "learn": self.next_slice_to_learn_from,
+                "interpolate": self.next_slice_to_interpolate_from,
+            }
+            following[self._order]()
 
     def toggle_reviewed(self) -> None:
         """Mark the slice in view as reviewed or take the mark back, and stay there."""
@@ -334,6 +375,7 @@ class ReviewModel(QObject):
         self.result = self.undecided = self.overview = None
         self.organ_filter = None
         self._proposed = {}
+        self._order = "check"
 
     def _turn(self, axis: int) -> None:
         """Turn a view in which the slices along `axis` are not seen one by one."""
@@ -412,6 +454,12 @@ class ReviewModel(QObject):
             if autosave_of(self.result) is None and was_edited(self.result.layer):
                 self.save_soon()
             self._pause.start()
+
+
+def _columns(areas: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """(n, organs) of the areas of each organ, (n,)."""
+    rows = [*areas]
+    return np.array(rows, np.int64).reshape(len(rows), -1).T
 
 
 def _areas(labels: NDArray[Any], axis: int, values: list[int]) -> dict[int, NDArray[np.int64]]:

@@ -215,6 +215,36 @@ def test_slices_between_corrected_ones_are_filled(driver):
     assert (driver.layer.data[3, 2:8, 2:8] == 3).all()
 
 
+def test_reviewed_slices_are_interpolated_from_and_stay(driver):
+    driver.dock.model.go_to(5)  # it alone has an island
+    driver.press("mark_reviewed")
+    for index in (3, 7):
+        rows, columns = (side.ravel() for side in np.mgrid[10:24, 24:28])
+        driver.layer.data_setitem((np.full(len(rows), index), rows, columns), 1)
+    before = driver.layer.data.copy()
+    driver.layer.selected_label = 1
+    assert "liver" in driver.tool("interpolate")
+    assert (driver.layer.data != before).any(axis=(1, 2)).nonzero()[0].tolist() == [4, 6]
+    assert 5 in driver.session.reviewed
+
+
+def test_the_next_slice_to_interpolate_from_is_shown_and_marking_goes_on_from_there(driver):
+    seen = []
+    driver.press("interpolate_next")
+    for _ in range(5):
+        seen.append(driver.slice)
+        driver.press("mark_reviewed")
+    assert len(set(seen)) == 5
+    assert all(_prediction()[index].any() or index in (1, 9) for index in seen)
+    # Slice 5 alone has an island, and liver and spleen end at 2, 8 and 3, 7.
+    assert 5 in seen
+    driver.dock.model.next_slice()
+    first = driver.slice
+    assert first == 7 or 7 in seen  # in the other order again
+    driver.dock.model.mark_reviewed(True, go_on=True)
+    assert driver.slice != first
+
+
 def test_a_new_run_disagrees_and_edits_are_given_up_one_slice_at_a_time(driver):
     driver.layer.paint((4, 5, 5), 3)
     driver.layer.paint((6, 5, 5), 3)
