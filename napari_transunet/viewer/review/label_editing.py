@@ -1,6 +1,6 @@
 """Naming, adding, recolouring and deleting labels of the layer that is followed, also of one without names."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -48,11 +48,10 @@ class LabelEditor(QFrame):
         )
         self.hide()
 
-    def add(self, taken: LabelSet, highest: int) -> None:
-        """Ask for a new label; it gets the first value up to `highest` that no label has."""
-        used = set(taken.names)
-        free = next((value for value in range(1, highest + 1) if value not in used), highest)
-        self._show(None, taken, free)
+    def add(self, others: LabelSet, taken: Collection[int], highest: int) -> None:
+        """Ask for a new label beside others; it gets the first value up to `highest` that is not taken."""
+        free = next((value for value in range(1, highest + 1) if value not in taken), highest)
+        self._show(None, others, free)
 
     def edit(self, label: Label, taken: LabelSet) -> None:
         """Ask for another name or colour of a label."""

@@ -172,8 +172,9 @@ class OrganController(QObject):
         self._model.update_overview()
 
     def _on_add(self) -> None:
-        if (layer := self._model.layer) is not None:
-            self._panel.editor.add(self._model.labels, highest_value(layer))
+        if (result := self._model.result) is not None:
+            taken = {**self._model.names, **result.session.names}  # the network may write a deleted one again
+            self._panel.editor.add(self._model.labels, taken, highest_value(result.layer))
 
     def _on_edit(self) -> None:
         if (label := self._label("change")) is not None:

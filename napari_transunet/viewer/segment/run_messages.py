@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from napari_transunet.viewer.layers.slice_numbers import SliceNumbers
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from napari_transunet.inference.prediction import Labels
     from napari_transunet.viewer.segment.predictors import PredictorSettings
     from napari_transunet.viewer.sessions.results import Result
+    from napari_transunet.volumes.labels import Label
 
 Kind = Literal["finished", "cancelled", "failed"]
 Stage = Literal["loading", "segmenting", "stopping"]
@@ -47,6 +48,14 @@ class RunRequest:
     values: tuple[int, ...] | None = None
     slices: tuple[int, ...] | None = None
     known: Mapping[int, Labels] | None = None
+
+    @property
+    def organs(self) -> list[Label]:
+        """What it may write, by the values that it writes."""
+        found = self.candidate.label_set
+        if self.values is None:
+            return list(found)
+        return [replace(one, value=self.values[one.value]) for one in found if self.values[one.value]]
 
 
 @dataclass(frozen=True)

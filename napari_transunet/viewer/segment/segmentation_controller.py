@@ -40,6 +40,7 @@ from napari_transunet.viewer.widgets.messages import (
 )
 from napari_transunet.viewer.widgets.preferences import load_preferences
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+from napari_transunet.volumes.labels import LabelSet
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
@@ -173,6 +174,9 @@ class SegmentationController(QObject):
         except (TransUNetError, MemoryError) as error:
             self.message.emit(error_sentence(error))
             return
+        named = result.label_set
+        if unnamed := [organ for organ in request.organs if named.get(organ.value) is None]:
+            result.rename(LabelSet((*named, *unnamed)))  # deleted, say, since another run named them
         result.checkpoints |= {candidate.path}
         self._sessions.set_current(result)
         self._last = request = replace(request, into=result)

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import pytest
 import torch
-from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel, QLineEdit, QProgressBar, QPushButton
+from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel, QLineEdit, QProgressBar, QPushButton, QToolButton
 
 from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.annotation.session_folder import load_folder
@@ -1102,6 +1102,31 @@ def test_a_backup_copy_is_neither_written_into_nor_exported(dock):
     dock.until(lambda: dock.widget.findChild(QComboBox, "labels").findText("ct labels copy") >= 0)
     assert sessions_of(dock.viewer).result_of(copy) is not None
     assert dock.widget.panel.layer is copy
+
+
+def test_an_organ_that_was_deleted_has_its_name_again_when_a_run_finds_it(dock):
+    dock.add(name="ct")
+    dock.segment()
+    result = dock.widget.result
+    _, review = dock.viewer.window.add_plugin_dock_widget("napari-transunet", "Review and correct")
+    named = result.label_set
+    gone = int(np.unique(result.layer.data)[1])
+    dock.until(lambda: gone in review.organs.values)
+    result.layer.selected_label = gone
+    review.findChild(QToolButton, "delete_label").click()
+    review.findChild(QPushButton, "question_yes").click()
+    dock.until(lambda: result.label_set.get(gone) is None)
+    review.findChild(QToolButton, "add_label").click()
+    review.findChild(QLineEdit, "label_name").setText("cyst")
+    review.findChild(QPushButton, "label_ok").click()
+    cyst = next(label for label in result.label_set if label.name == "cyst")
+    assert cyst.value not in named.names  # or the network's organ would go by its name
+    dock.segment()
+    assert dock.widget.result is result
+    dock.until(lambda: bool(review.model.overview and review.model.overview.conflicts))
+    review.model.accept_prediction(everywhere=True)
+    assert gone in result.layer.data
+    assert result.label_set == LabelSet((*named, cyst))
 
 
 def test_labels_of_another_image_are_followed_when_they_are_selected(dock):
