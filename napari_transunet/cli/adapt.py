@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from napari_transunet.cli.cluster import ClusterOptions, cluster, cluster_options
@@ -26,10 +25,8 @@ from napari_transunet.cli.options import (
 from napari_transunet.cli.printing import print_facts, print_json, progress_bar
 from napari_transunet.cli.reporting import INTERRUPTED, interruptible, say
 from napari_transunet.errors import InputError
-from napari_transunet.volumes.orientation import Reorientation
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from distributed import Client
 
     from napari_transunet.checkpoints.card import ModelCard
@@ -37,7 +34,6 @@ if TYPE_CHECKING:
     from napari_transunet.checkpoints.loading import Checkpoint
     from napari_transunet.training.corrections import Correction
     from napari_transunet.training.fine_tuning import AdaptationProgress
-    from napari_transunet.volumes.volume import Volume
 
 _NONE = "none"
 
@@ -235,60 +231,12 @@ def _corrections(
     corrections = []
     for at, (scan, labels) in enumerate(zip(pairs[::2], pairs[1::2], strict=True)):
         volume, drawn = read(scan), read(labels)
-        turn = Reorientation.between(drawn.geometry, volume.geometry.axis_codes)
-        if not volume.geometry.matches(drawn.geometry.reoriented(turn.axes, turn.flips)):
-            raise InputError(f"{scan} and {labels} do not lie on the same grid; resample the labels first.")
         count = volume.data.shape[orientation_for(volume, card).slice_axis]
         if not slices:
             say(f"{labels}: all {count} slices are taken as right; --slices names others.")
         chosen = _slices(slices[at], count) if slices else list(range(count))
-        values = _by_name(drawn, labels, card, new)
-        corrections.append(Correction(volume, turn.apply(values), chosen, organs))
+        corrections.append(Correction.of_file(volume, drawn, chosen, organs, card, new, noted=say))
     return corrections
-
-
-def _by_name(drawn: Volume, path: Path, card: ModelCard, new: Mapping[int, str]) -> npt.NDArray[Any]:
-    """The labels (z, y, x) with the checkpoint's values, where the file says what its own stand for.
-
-    Raises
-    ------
-    InputError
-        It calls a label otherwise than the checkpoint, which has no organ of that name.
-    """
-    from napari_transunet.metrics.label_pairs import pair_labels
-    from napari_transunet.training.datasets import whole_labels
-    from napari_transunet.training.losses import UNKNOWN
-    from napari_transunet.volumes.label_values import values_in
-    from napari_transunet.volumes.labels import given_names, organ_key
-
-    names = {} if drawn.labels is None else given_names(drawn.labels.names)
-    if not names:
-        return drawn.data
-    data = whole_labels(drawn.data, str(path))
-    known = {**card.label_names, **new}
-    values = [value for value in values_in(data) if value != UNKNOWN or value in names]
-    keys = {organ_key(name) for name in known.values()}
-    # What --new-organ calls a value it is, unless the file has another organ of the checkpoint there.
-    said: dict[int | str, int | str] = {
-        value: value for value in new if value in values and organ_key(names.get(value, "")) not in keys
-    }
-    pairs = pair_labels(values, {*range(1, card.num_classes), *new}, names, known, said).pairs
-    table = np.arange(1 << 16, dtype=np.uint16)
-    for pair in pairs:
-        for value in pair.prediction if pair.occurs else ():
-            if pair.reference is not None:
-                table[value] = pair.reference
-            elif value in names:
-                has = f", whose {value} is {known[value]}" if value in known else ""
-                raise InputError(
-                    f"{path} calls {value} {names[value]!r}, an organ that the checkpoint lacks{has}; name it with "
-                    "--new-organ, correct its name, or take the label away."
-                )
-    moved = [pair for pair in pairs if pair.reference is not None and set(pair.prediction) - {pair.reference}]
-    if moved and (table[values] != values).any():
-        told = ", ".join(f"{'+'.join(map(str, one.prediction))} as {one.reference_name}" for one in moved)
-        say(f"{path}: its labels are taken by their names: {told}.")
-    return table[data]
 
 
 def _slices(text: str, count: int) -> list[int]:

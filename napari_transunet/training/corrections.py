@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,15 @@ import torch
 from napari_transunet.checkpoints.lineage import LearntScan
 from napari_transunet.errors import InputError
 from napari_transunet.inference.slices import PLANES, Plane, orientation_for
+from napari_transunet.metrics.label_pairs import pair_labels
 from napari_transunet.training.class_changes import ClassChanges, listed
 from napari_transunet.training.datasets import whole_labels
 from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.training.partial_slices import PartialSlices, partial_slices
 from napari_transunet.volumes.fingerprint import scan_fingerprint
 from napari_transunet.volumes.label_values import values_in
+from napari_transunet.volumes.labels import given_names, organ_key
+from napari_transunet.volumes.orientation import reorientation_onto
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.card import ModelCard
@@ -64,6 +67,68 @@ class Correction:
         voxels = np.zeros(labels.shape, np.bool_)
         np.moveaxis(voxels, axis, 0)[list(slices)] = True
         return cls(volume, labels, (), organs, voxels)
+
+    @classmethod
+    def of_file(
+        cls,
+        volume: Volume,
+        drawn: Volume,
+        slices: Sequence[int],
+        organs: Sequence[str | int] | None,
+        card: ModelCard,
+        new_organs: Mapping[int, str] | None = None,
+        *,
+        noted: Callable[[str], None] = lambda _: None,
+    ) -> Correction:
+        """The labels that were read from a file, by the names that it gives them and turned onto the volume's grid.
+
+        `new_organs` are those that the card lacks, by value; `noted` gets a sentence where names give other values.
+
+        Raises
+        ------
+        InputError
+            They lie on another grid, or a name is none of the card's and of the new organs.
+        """
+        turn = reorientation_onto(drawn.geometry, volume.geometry)
+        if turn is None:
+            one, other = (each.source.path or each.source.name for each in (volume, drawn))
+            raise InputError(f"{one} and {other} do not lie on the same grid; resample the labels first.")
+        return cls(volume, turn.apply(_by_name(drawn, card, new_organs or {}, noted)), slices, organs)
+
+
+def _by_name(
+    drawn: Volume, card: ModelCard, new: Mapping[int, str], noted: Callable[[str], None]
+) -> npt.NDArray[Any]:
+    """Labels (z, y, x) with the card's values, where the file says what its own stand for."""
+    names = {} if drawn.labels is None else given_names(drawn.labels.names)
+    if not names:
+        return drawn.data
+    path = drawn.source.path or drawn.source.name
+    data = whole_labels(drawn.data, str(path))
+    known = {**card.label_names, **new}
+    values = [value for value in values_in(data) if value != UNKNOWN or value in names]
+    keys = {organ_key(name) for name in known.values()}
+    # What somebody calls a value that is new it is, unless the file has another organ of the card there.
+    said: dict[int | str, int | str] = {
+        value: value for value in new if value in values and organ_key(names.get(value, "")) not in keys
+    }
+    pairs = pair_labels(values, {*range(1, card.num_classes), *new}, names, known, said).pairs
+    table = np.arange(1 << 16, dtype=np.uint16)
+    for pair in pairs:
+        for value in pair.prediction if pair.occurs else ():
+            if pair.reference is not None:
+                table[value] = pair.reference
+            elif value in names:
+                has = f", whose {value} is {known[value]}" if value in known else ""
+                raise InputError(
+                    f"{path} calls {value} {names[value]!r}, an organ that the checkpoint lacks{has}; name it as a "
+                    "new organ (--new-organ, new_organs), correct its name, or take the label away."
+                )
+    moved = [pair for pair in pairs if pair.reference is not None and set(pair.prediction) - {pair.reference}]
+    if moved and (table[values] != values).any():
+        told = ", ".join(f"{'+'.join(map(str, one.prediction))} as {one.reference_name}" for one in moved)
+        noted(f"{path}: its labels are taken by their names: {told}.")
+    return table[data]
 
 
 def is_whole(one: Correction, card: ModelCard) -> bool:
