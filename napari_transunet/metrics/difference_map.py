@@ -31,7 +31,7 @@ class Disagreement:
     scores : as `evaluate` gives them, by label.
     means : their means over labels.
     map : uint8 (z, y, x): 0 where both agree, else a key of `KINDS`.
-    per_slice_mm2 : area in which they differ, for each slice along axis 0.
+    per_slice_mm2 : area in which they differ, for each slice along the axis that was asked for.
     """
 
     scores: dict[int, dict[str, float]]
@@ -52,8 +52,9 @@ def disagree(
     *,
     organs: Collection[int] | None = None,
     tolerance_mm: float = 2.0,
+    axis: int = 0,
 ) -> Disagreement:
-    """Compare labels with a reference on the same grid; spacing in mm along (z, y, x).
+    """Compare labels with a reference on the same grid; spacing in mm along (z, y, x), slices along the array's `axis`.
 
     `organs` are the labels that the reference knows, also where it shows none of them; those that it does not know are
     neither scored nor part of the map. None: all that occur.
@@ -71,8 +72,10 @@ def disagree(
     differs[(labels != 0) & (reference == 0)] = ONLY_HERE
     differs[(labels == 0) & (reference != 0)] = ONLY_THERE
     differs[(labels != 0) & (reference != 0) & (labels != reference)] = ANOTHER_ORGAN
-    area = math.prod(spacing[1:])
-    per_slice = np.array([np.count_nonzero(plane) * area for plane in differs], np.float64)
+    area = math.prod(size for at, size in enumerate(spacing) if at != axis)
+    per_slice = np.array(
+        [np.count_nonzero(plane) * area for plane in np.moveaxis(differs, axis, 0)], np.float64
+    )
     return Disagreement(scores, mean_scores(scores), differs, per_slice)
 
 

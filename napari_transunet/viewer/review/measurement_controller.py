@@ -166,7 +166,7 @@ class MeasurementController(QObject):
         self._comparison.set_busy(True)
         labels, reference = result.layer.data, other.data
         names, other_names = self._model.names, label_set_of(other).names
-        spacing = geometry_of(result.layer).spacing
+        spacing, axis = geometry_of(result.layer).spacing, result.session.axis
 
         def work() -> tuple[Disagreement, Matching, bool]:
             here, there = labels.copy(), turn.apply(np.array(reference))
@@ -176,7 +176,7 @@ class MeasurementController(QObject):
                     "None of the reference's labels stands for an organ of these labels; choose them in the table."
                 )
             unknown = without_unknown(here, there, other_names, chosen)
-            found = disagree(here, renumber(there, chosen), spacing, organs=chosen.known)
+            found = disagree(here, renumber(there, chosen), spacing, organs=chosen.known, axis=axis)
             return found, chosen, unknown
 
         self._run(result, work, self._on_compared, "The comparison")

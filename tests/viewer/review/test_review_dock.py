@@ -700,6 +700,27 @@ def test_labels_restored_while_the_dock_is_open_have_one_session(driver):
     assert driver.dock.corrections.constraint.locked == {2}
 
 
+def test_the_worst_slices_lie_along_the_axis_that_is_reviewed(driver):
+    driver.session.axis = 1
+    other = sessions_of(driver.viewer).new_result(
+        driver.image, volume_of(driver.image), LabelSet.from_names(NAMES)
+    )
+    other.layer.data[...] = driver.layer.data
+    other.layer.data[:, 30:40, :9] = 3
+    other.layer.data[2:6, 35, 20:] = 3
+    driver.viewer.layers._activate_on_insert = False
+    driver.viewer.add_layer(other.layer)
+    driver.press("compare")
+    worst = driver.dock.findChild(QTableWidget, "worst_slices")
+    driver.until(lambda: worst.rowCount() == 10)
+    spacing = volume_of(driver.image).geometry.spacing
+    area = (9 * SHAPE[0] + 4 * (SHAPE[2] - 20)) * spacing[0] * spacing[2]
+    assert worst.item(0, 0).text() == f"Slice {driver.dock.model.numbers.number(35)}"
+    assert worst.item(0, 1).text() == f"{area:,.0f}"
+    worst.selectRow(0)
+    driver.until(lambda: driver.dock.model.slice_in_view == 35)
+
+
 def test_a_reference_without_names_and_stored_in_another_order_is_compared_by_its_table(driver):
     volume = volume_of(driver.image)
     numbers = np.zeros(SHAPE, np.uint8)
