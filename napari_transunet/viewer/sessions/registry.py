@@ -274,11 +274,11 @@ class Sessions(QObject):
 
     def _on_painted(self, event: Any) -> None:
         """Labels on which a person works are saved, whether or not a dock shows them."""
-        from napari_transunet.viewer.sessions.autosave_controller import save_soon
+        from napari_transunet.viewer.sessions.autosave_controller import autosave_of, save_soon
 
         layer = event.source
         result = self.result_of(layer)
-        if layer not in self._viewer.layers or (result is not None and result.autosave is not None):
+        if layer not in self._viewer.layers or (result is not None and autosave_of(result) is not None):
             return
         if result is not None and self.image_of(result) is not None:
             save_soon(self._viewer, result)

@@ -7,7 +7,7 @@ import pytest
 from qtpy.QtWidgets import QLabel
 
 from napari_transunet.annotation import session_folder
-from napari_transunet.annotation.session_folder import SessionAbout
+from napari_transunet.annotation.session_folder import SessionAbout, load_folder
 from napari_transunet.annotation.session_store import SessionInfo, SessionStore
 from napari_transunet.viewer.layers.layers import add_volume, volume_of
 from napari_transunet.viewer.sessions import autosave_controller
@@ -90,6 +90,24 @@ def test_strokes_are_saved_though_no_dock_shows_the_labels(viewer, qtbot):
     assert autosave.flush()
     (saved,) = SessionStore().sessions()
     assert saved.summary["edited_voxels"] == np.count_nonzero(result.layer.data) > 0
+    autosave.close()
+
+
+def test_strokes_in_labels_that_were_removed_and_put_back_are_saved(viewer, qtbot):
+    _, result = _result(viewer)
+    result.layer.paint((3, 10, 10), 2)
+    before = autosave_of(result)
+    layer = result.layer
+    viewer.layers.remove(layer)
+    qtbot.waitUntil(lambda: not before.saving, timeout=TIMEOUT)
+    viewer.add_layer(layer)
+    layer.paint((4, 10, 10), 2)
+    autosave = autosave_of(result)
+    assert autosave is not None
+    qtbot.waitUntil(lambda: autosave._saver is not None, timeout=TIMEOUT)
+    assert autosave.flush()
+    newest = SessionStore().sessions()[0]
+    np.testing.assert_array_equal(load_folder(newest.folder).arrays["labels"], layer.data)
     autosave.close()
 
 
