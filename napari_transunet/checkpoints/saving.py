@@ -1,10 +1,13 @@
 """Writing checkpoints: safetensors, with the model card in the header."""
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -57,8 +60,19 @@ def save_checkpoint(
     tensors = {key: _storable(key, value, dtype) for key, value in net.state_dict().items()}
     metadata = {"format": "pt", "written_by": f"napari-transunet {__version__}", CARD_KEY: text}
     with atomic_path(path, overwrite=overwrite) as temporary, file_problems(f"{path} cannot be written"):
-        save_file(tensors, temporary, metadata=metadata)
+        save_tensors(temporary, tensors, metadata)
     return path
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors; what the system says against that is an `OSError`, as with other writers."""
+    try:
+        save_file(dict(tensors), path, metadata=metadata)
+    except SafetensorError as error:
+        found = re.search(r"I/O error: (.*) \(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[2]), found[1], None, int(found[2])) from error
 
 
 def _bare(model: nn.Module) -> TransUNet:

@@ -11,9 +11,10 @@ from typing import Any
 import pytorch_lightning as lightning
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from napari_transunet.checkpoints.saving import save_tensors
 from napari_transunet.errors import FileProblem, TransUNetError
 from napari_transunet.files import atomic_path
 from napari_transunet.training.pictures import overlaid
@@ -113,7 +114,7 @@ class BestWeights(lightning.Callback):
         assert self.weights is not None
         if self._folder is not None:
             with atomic_path(self._folder / BEST, overwrite=True) as temporary:
-                save_file({key: value.contiguous() for key, value in self.weights.items()}, temporary)
+                save_tensors(temporary, {key: value.contiguous() for key, value in self.weights.items()})
         if self._report is not None:
             self._report(net, dice)
 

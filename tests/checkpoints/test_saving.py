@@ -102,6 +102,18 @@ def test_nothing_is_replaced_unasked(tmp_path: Path, small_net: TransUNet) -> No
     assert [found.name for found in tmp_path.iterdir()] == ["w.safetensors"]
 
 
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path: Path, small_net: TransUNet) -> None:
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(FileProblem, match=r"net\.safetensors cannot be written: File too large\.$"):
+            save_checkpoint(tmp_path / "net.safetensors", small_net)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
 def test_names_and_folders_that_cannot_be(tmp_path: Path, small_net: TransUNet) -> None:
     with pytest.raises(InputError, match=r"must be called w\.safetensors"):
         save_checkpoint(tmp_path / "w.pth", small_net)
