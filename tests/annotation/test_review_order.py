@@ -1,6 +1,7 @@
 """The next slice to check, the order of all, and the time that the rest will take."""
 
 import numpy as np
+import pytest
 
 from napari_transunet.annotation.corrections import Scope, interpolate
 from napari_transunet.annotation.review_order import (
@@ -61,6 +62,7 @@ def test_the_rest_is_guessed_from_the_marks():
     assert seconds_left({}, 10) is None
 
 
+@pytest.mark.slow  # what the shipped weights are worth; nothing else here needs a network
 def test_the_first_slices_of_an_unseen_scan_hold_much_more_of_the_error_than_chance(shared_data):
     """A test patient of the shipped checkpoint, outlined by hand. `benchmarks/review_order.py` has more."""
     from napari_transunet import Predictor, load_checkpoint, read_volume

@@ -26,6 +26,7 @@ from napari_transunet.benchmark import (
     ready_configs,
     run_benchmark,
 )
+from napari_transunet.model.meta import on_meta_device
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import Variant
 from napari_transunet.volumes.phantom import synthetic_ct
@@ -47,7 +48,7 @@ def model(volume):
 
 
 def test_operations_of_the_published_network():
-    with torch.device("meta"):
+    with on_meta_device():
         published = TransUNet("R50-ViT-B_16", 9, 224)
     assert flops_per_slice(published) / 1e9 == pytest.approx(58.45, abs=0.01)
 
@@ -142,6 +143,7 @@ def test_batches_grow_until_memory_runs_out(model, monkeypatch):
     assert max(batch_sizes(torch.device("cuda", 0))) == 512
 
 
+@pytest.mark.slow  # its parts have tests of their own
 def test_a_whole_study_and_its_plots(model, volume, tmp_path, monkeypatch):
     # PyTorch's two and 8 bits are enough: the others differ from them in nothing that is studied here.
     few = partial(ready_configs, configs=[*CONFIGS[:2], CONFIGS[-1]])
