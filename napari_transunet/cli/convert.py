@@ -54,6 +54,7 @@ def convert(
     With --scan, labels become a DICOM segmentation (OUT.dcm) or structure set (OUT.rtstruct.dcm) of that series. A
     structure set as IN needs its series in its folder or one beside it.
     """
+    from napari_transunet.export.source import provenance_of_file
     from napari_transunet.export.writing import request_referring
 
     if source.resolve() == target.resolve():
@@ -75,12 +76,15 @@ def convert(
     else:
         from napari_transunet.io.writing import writable_suffix, write_labels, write_volume
 
-        writable_suffix(target)
+        suffix = writable_suffix(target)
         volume = read(source, series=series, channel=channel, time_point=time_point, level=level)
         if kind == "image":
             volume = replace(volume, labels=None)
-        if kind == "labels":
-            written = write_labels(target, volume.data, volume, volume.labels, overwrite=overwrite)
+        if kind == "labels" or volume.labels is not None or suffix == ".seg.nrrd":
+            made = provenance_of_file(source)
+            written = write_labels(
+                target, volume.data, volume, volume.labels, provenance=made, overwrite=overwrite
+            )
         else:
             written = write_volume(target, volume, overwrite=overwrite)
     typer.echo(one_line(written))
@@ -96,6 +100,7 @@ def _refer(
     time_point: int | None,
 ) -> None:
     """Write labels as a DICOM object; `series` is that of the scan."""
+    from napari_transunet.export.source import provenance_of_file
     from napari_transunet.export.writing import export
     from napari_transunet.volumes.labels import LabelSet
 
@@ -107,5 +112,6 @@ def _refer(
         volume.labels or LabelSet(),
         request,
         source=series_volume.source,
+        provenance=provenance_of_file(source),
         noted=lambda note: say(f"Note: {note}"),
     )

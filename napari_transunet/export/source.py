@@ -1,13 +1,17 @@
-"""The scan behind labels: whether it is what they were made on, by state or hash, and that it is not written over."""
+"""What lies behind labels: their scan, by state or hash, which is not written over, and what made those of a file."""
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from napari_transunet.errors import FileProblem, VolumeError
 from napari_transunet.files import sha256
 from napari_transunet.io.dicom.headers import is_dicom, read_header
+from napari_transunet.io.ome_zarr.labels import PROVENANCE_KEY
+from napari_transunet.io.ome_zarr.metadata import group_attributes
 from napari_transunet.io.reading import read_volume
+from napari_transunet.io.sidecar import clean, is_ours, read_sidecar
 from napari_transunet.volumes.fingerprint import scan_fingerprint
 from napari_transunet.volumes.volume import Source
 
@@ -78,6 +82,27 @@ def is_scan(path: Path, source: Source) -> bool:
         return path.absolute() == source.path.absolute()
     except VolumeError:  # damaged, and perhaps of the series
         return True
+
+
+OPENED = "opened"
+"""The key, in provenance, of what was told of labels when they were opened from a file."""
+
+
+def provenance_of_file(path: Path) -> dict[str, Any]:
+    """What a file of labels, or an OME-Zarr, tells of what made them; empty where it tells nothing.
+
+    The JSON file beside labels tells nothing of what was changed since by another program.
+    """
+    try:
+        if path.is_dir():
+            told = (group_attributes(path) or {}).get(PROVENANCE_KEY)
+        else:
+            content, _ = read_sidecar(path)
+            same = is_ours(path) and content.get("file") == clean(path.name)
+            told = content.get("provenance") if same and content.get("sha256") == sha256(path) else None
+    except (OSError, VolumeError):
+        told = None
+    return told if isinstance(told, dict) else {}
 
 
 _WHOLE = (".nii", ".nii.gz", ".npy", ".npz", ".tif", ".tiff", ".h5", ".hdf5")

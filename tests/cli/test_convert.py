@@ -35,6 +35,25 @@ def test_convert_keeps_label_names(run, scan, checkpoint, tmp_path):
     assert "liver" in names
 
 
+def test_convert_keeps_what_made_labels(run, checkpoint, tmp_path):
+    scan = _series(tmp_path / "ct")
+    assert run("segment", "ct", "-o", "labels.seg.nrrd", "-c", checkpoint).exit_code == 0
+    told = json.loads((tmp_path / "labels.json").read_text())["provenance"]
+    for name in ("again.nii.gz", "last.nrrd"):
+        assert run("convert", "labels.seg.nrrd", name).exit_code == 0
+        assert json.loads((tmp_path / f"{name.split('.')[0]}.json").read_text())["provenance"] == told
+    assert run("convert", "last.nrrd", "out.dcm", "--scan", "ct").exit_code == 0
+    (segment,) = pydicom.dcmread("out.dcm").SegmentSequence
+    assert segment.SegmentAlgorithmType == "AUTOMATIC"
+    assert segment.SegmentationAlgorithmIdentificationSequence[0].AlgorithmName == "organs"
+    volume = read_volume("last.nrrd")
+    file = sitk.ReadImage("last.nrrd")
+    sitk.WriteImage(sitk.Not(file), "last.nrrd")  # by another program
+    assert run("convert", "last.nrrd", "changed.nrrd").exit_code == 0
+    assert "checkpoint" not in json.loads((tmp_path / "changed.json").read_text())["provenance"]
+    assert volume.data.shape == scan.data.shape
+
+
 def test_convert_makes_a_safetensors_file_of_a_pth(run, checkpoint, tmp_path):
     from safetensors.torch import load_file
 

@@ -87,13 +87,20 @@ class LabelledSeries:
             return 0
 
 
-def made_by(provenance: Mapping[str, Any] | None) -> tuple[str, str]:
-    """Name of the checkpoint that made labels, empty where none did, and what DICOM calls the way they were made."""
-    provenance = provenance or {}
-    checkpoint = str(provenance.get("checkpoint") or "")[:LONGEST_NAME]
+def made_by(provenance: Mapping[str, Any] | None) -> tuple[str, str, str]:
+    """Name and hash of the checkpoint that made labels, empty where none did, and what DICOM calls how they were made.
+
+    Also where they were opened from a file that tells of it.
+    """
+    told = provenance or {}
+    before = told.get("opened")
+    earlier = made_by(before) if isinstance(before, Mapping) else ("", "", "MANUAL")
+    own = tuple(str(told.get(key) or "")[:LONGEST_NAME] for key in ("checkpoint", "sha256"))
+    checkpoint, sha256 = own if own[0] else earlier[:2]
     if not checkpoint:
-        return "", "MANUAL"
-    return checkpoint, "SEMIAUTOMATIC" if provenance.get("edited_voxels") else "AUTOMATIC"
+        return "", "", "MANUAL"
+    edited = told.get("edited_voxels") or earlier[2] == "SEMIAUTOMATIC"
+    return checkpoint, sha256, "SEMIAUTOMATIC" if edited else "AUTOMATIC"
 
 
 def _instances(source: Source, kind: str, notes: list[str]) -> list[Dataset]:

@@ -128,7 +128,7 @@ def _add_regions(
     labelled: LabelledSeries,
     provenance: Mapping[str, Any] | None,
 ) -> None:
-    checkpoint, kind = made_by(provenance)
+    checkpoint, _, kind = made_by(provenance)
     regions, drawn, observations = [], [], []
     for label in labelled.labels:
         name = labelled.names[label.value]

@@ -154,13 +154,13 @@ def _measures(
 def _described(hd: Any, number: int, label: Label, name: str, provenance: Mapping[str, Any] | None) -> Any:
     from pydicom.sr.codedict import codes
 
-    checkpoint, kind = made_by(provenance)
+    checkpoint, sha256, kind = made_by(provenance)
     algorithm = None
     if checkpoint:
         algorithm = hd.AlgorithmIdentificationSequence(
             name=checkpoint,
             family=codes.DCM.ArtificialIntelligence,
-            version=str((provenance or {}).get("sha256") or "unknown")[:LONGEST_NAME],
+            version=sha256 or "unknown",
         )
     return hd.seg.SegmentDescription(
         segment_number=number,

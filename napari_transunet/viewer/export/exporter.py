@@ -1,22 +1,25 @@
 """The one export of a window: asked for in a dialog from either dock, written off the GUI thread."""
 
 import threading
+import weakref
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from napari.layers import Image
+from napari.layers import Image, Labels
 from napari.viewer import Viewer
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QDialog, QFileDialog, QFormLayout, QGroupBox, QProgressBar, QWidget
 
 from napari_transunet.errors import TransUNetError, VolumeError
 from napari_transunet.export.formats import FORMATS, unavailable
+from napari_transunet.export.source import OPENED, provenance_of_file
 from napari_transunet.export.writing import ExportRequest
 from napari_transunet.io.sidecar import stem_of
 from napari_transunet.viewer.export.snapshot import propose_path, snapshot, write_snapshot
 from napari_transunet.viewer.layers.fingerprints import fingerprint_job
+from napari_transunet.viewer.layers.layer_record import record_of
 from napari_transunet.viewer.layers.layers import source_of
 from napari_transunet.viewer.sessions.results import Result
 from napari_transunet.viewer.widgets.closing import Unfinished, wait_for
@@ -60,6 +63,8 @@ class Exporter(QDialog):
         self._tasks = BackgroundTasks(self)
         self._cancelled = threading.Event()
         self._progressed.connect(self._on_progress)
+        # What the files of labels told of these when they were opened.
+        self._opened: weakref.WeakKeyDictionary[Labels, dict[str, Any]] = weakref.WeakKeyDictionary()
         self._result: Result | None = None
         self._image: Image | None = None
         self._lay_out()
@@ -135,8 +140,14 @@ class Exporter(QDialog):
                 )
             fingerprint = fingerprint_job(image)
 
+            layer, file = result.layer, record_of(result.layer).file
+            path = file.path if file is not None else None
+
             def provenance(labels: Any) -> Mapping[str, Any]:
-                return session.provenance(labels) | {"source": {"fingerprint": fingerprint()}}
+                told = session.provenance(labels) | {"source": {"fingerprint": fingerprint()}}
+                if layer not in self._opened:  # once: an export may replace the file
+                    self._opened[layer] = {} if path is None else provenance_of_file(path)
+                return told | ({OPENED: self._opened[layer]} if self._opened[layer] else {})
 
             taken = snapshot(result.layer, image=image, provenance=provenance)
         except TransUNetError as error:

@@ -15,6 +15,7 @@ from napari_transunet.annotation.provenance import RunRecord
 from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.errors import ExistsError, FileProblem, VolumeError
 from napari_transunet.export.writing import request_for
+from napari_transunet.io.dicom.referenced_series import made_by
 from napari_transunet.io.reading import read_volume
 from napari_transunet.io.writing import write_labels, write_volume
 from napari_transunet.viewer.export import exporter
@@ -249,6 +250,30 @@ def test_labels_that_were_removed_while_the_dialog_was_open_are_a_sentence(
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root may write to")
+def test_what_made_the_labels_of_a_file_is_told_where_they_are_corrected_and_saved(
+    make_napari_viewer, image, tmp_path, qtbot
+):
+    viewer = make_napari_viewer()
+    viewer.add_layer(image)
+    found = np.zeros(SHAPE, np.uint8)
+    found[1, 2:4, 3:5] = 1
+    made = {"checkpoint": "organs", "sha256": "ab", "runs": [{"checkpoint": "organs"}]}
+    path = write_labels(tmp_path / "organs.nii.gz", found, OBLIQUE, NAMES, provenance=made)
+    layer = viewer.add_layer(Layer.create(*volume_to_layer(read_volume(path))))
+    result = sessions_of(viewer).result_for(layer)
+    exporter = exporter_of(viewer)
+    for edits in range(2):  # over itself, and once more
+        layer.data[0, 0, edits] = 2
+        with qtbot.waitSignal(exporter.exported, timeout=TIMEOUT):
+            exporter.write(result, image, request_for(path, overwrite=True))
+        told = json.loads(path.with_name("organs.json").read_text())["provenance"]
+        assert told["edited_voxels"] == edits + 1
+        assert "checkpoint" not in told
+        assert {key: told["opened"][key] for key in made} == made
+        assert "opened" not in told["opened"]
+        assert made_by(told) == ("organs", "ab", "SEMIAUTOMATIC")
+
+
 def test_read_only_folder_is_a_sentence(make_napari_viewer, image, labels, qtbot):
     desk = Desk(make_napari_viewer(), image, labels)
     with qtbot.waitSignal(desk.exporter.failed, timeout=TIMEOUT) as caught:
