@@ -2,7 +2,7 @@
 
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from napari.viewer import Viewer
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QDialog, QFileDialog, QFormLayout, QGroupBox, QProgressBar, QWidget
 
+from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.errors import TransUNetError, VolumeError
 from napari_transunet.export.formats import FORMATS, unavailable
 from napari_transunet.export.source import OPENED, provenance_of_file
 from napari_transunet.export.writing import ExportRequest
 from napari_transunet.io.sidecar import stem_of
-from napari_transunet.viewer.export.snapshot import propose_path, snapshot, write_snapshot
+from napari_transunet.viewer.export.snapshot import Provenance, propose_path, snapshot, write_snapshot
 from napari_transunet.viewer.layers.fingerprints import fingerprint_job
 from napari_transunet.viewer.layers.layer_record import record_of
 from napari_transunet.viewer.layers.layers import source_of
@@ -138,17 +139,7 @@ class Exporter(QDialog):
                 raise VolumeError(
                     "The image that these labels were made on is gone; open it again and restore its labels to export."
                 )
-            fingerprint = fingerprint_job(image)
-
-            layer, file = result.layer, record_of(result.layer).file
-            path = file.path if file is not None else None
-
-            def provenance(labels: Any) -> Mapping[str, Any]:
-                told = session.provenance(labels) | {"source": {"fingerprint": fingerprint()}}
-                if layer not in self._opened:  # once: an export may replace the file
-                    self._opened[layer] = {} if path is None else provenance_of_file(path)
-                return told | ({OPENED: self._opened[layer]} if self._opened[layer] else {})
-
+            provenance = self.provenance_of(result.layer, session, fingerprint_job(image))
             taken = snapshot(result.layer, image=image, provenance=provenance)
         except TransUNetError as error:
             self._fail(str(error))
@@ -168,6 +159,23 @@ class Exporter(QDialog):
         self._say("Writing …")
         # A window that is closed now must not take the files with it that a person asked for.
         self._tasks.run(work, self._on_written, self._on_failed, what="The export", finish=True)
+
+    def provenance_of(
+        self, layer: Labels, session: AnnotationSession | None, fingerprint: Callable[[], str] | None = None
+    ) -> Provenance:
+        """A function of labels, for any thread, that says where those of this layer come from."""
+        file = record_of(layer).file
+        path = file.path if file is not None else None
+
+        def provenance(labels: Any) -> Mapping[str, Any]:
+            told = {} if session is None else session.provenance(labels)
+            if fingerprint is not None:
+                told["source"] = {"fingerprint": fingerprint()}
+            if layer not in self._opened:  # once: an export may replace the file
+                self._opened[layer] = {} if path is None else provenance_of_file(path)
+            return told | ({OPENED: self._opened[layer]} if self._opened[layer] else {})
+
+        return provenance
 
     # -- inside ---------------------------------------------------------------------------------------------
 

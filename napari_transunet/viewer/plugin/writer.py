@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from napari_transunet.export.writing import request_for
-from napari_transunet.viewer.export.snapshot import snapshot, write_snapshot
+from napari_transunet.viewer.export.exporter import exporter_of
+from napari_transunet.viewer.export.snapshot import Provenance, snapshot, write_snapshot
+from napari_transunet.viewer.sessions.registry import sessions_of
 
 
 def write_labels_layer(path: str | os.PathLike[str], data: Any, meta: dict[str, Any]) -> list[str]:
@@ -26,7 +28,22 @@ def write_labels_layer(path: str | os.PathLike[str], data: Any, meta: dict[str, 
     known = {key: value for key, value in meta.items() if key in _KEPT}
     layer = Labels(data, **known)
     request = request_for(Path(path), overwrite=True)
-    return [str(written) for written in write_snapshot(snapshot(layer), request)]
+    taken = snapshot(layer, provenance=_provenance_of(data))
+    return [str(written) for written in write_snapshot(taken, request)]
+
+
+def _provenance_of(data: Any) -> Provenance | None:
+    """Where these labels come from, by the layer in the window that holds them; None where none does."""
+    from napari import current_viewer
+
+    viewer = current_viewer()
+    if viewer is None:
+        return None
+    layer = next((one for one in viewer.layers if getattr(one, "data", None) is data), None)
+    if layer is None or layer._type_string != "labels":
+        return None
+    result = sessions_of(viewer).result_of(layer)
+    return exporter_of(viewer).provenance_of(layer, None if result is None else result.session)
 
 
 # What places and names the labels; the rest of a layer's state is its looks.

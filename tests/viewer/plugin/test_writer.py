@@ -5,14 +5,18 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from napari import current_viewer
 from napari.layers import Layer
 
+from napari_transunet.annotation.provenance import RunRecord
+from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.errors import ExistsError, FileProblem
 from napari_transunet.export.writing import request_for
 from napari_transunet.io.reading import read_volume
 from napari_transunet.io.writing import WRITABLE_SUFFIXES, write_volume
 from napari_transunet.viewer.export.snapshot import snapshot, write_snapshot
 from napari_transunet.viewer.layers.layers import add_volume, labels_to_layer
+from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.volume import Source, Volume
@@ -52,6 +56,24 @@ def test_napari_saves_labels_on_the_oblique_grid_of_the_scan(layer, tmp_path):
         described = json.loads((tmp_path / f"out{number}.json").read_text())
         assert {entry["value"]: entry["name"] for entry in described["labels"]} == NAMES.names
         assert read_volume(target).labels.names == NAMES.names
+
+
+def test_what_made_labels_is_told_also_where_they_are_saved_over_their_file(layer, tmp_path):
+    viewer = current_viewer()
+    image = viewer.layers["scan"]
+    session = AnnotationSession(SHAPE, NAMES.names)
+    session.add_run(RunRecord.of_no_network("organs", "imported", "imported", total=4, axis=0))
+    sessions_of(viewer).bind_result(layer, image, session)
+    (first, _) = layer.save(str(tmp_path / "a.nii.gz"), plugin="napari-transunet")
+    told = json.loads((tmp_path / "a.json").read_text())["provenance"]
+    assert told["checkpoint"] == "organs"
+    assert told["edited_voxels"] == np.count_nonzero(layer.data)
+    again = add_volume(viewer, read_volume(first))
+    again.data[0, 0, 0] = 2
+    for _ in range(2):
+        again.save(first, plugin="napari-transunet")
+        opened = json.loads((tmp_path / "a.json").read_text())["provenance"]["opened"]
+        assert opened == told
 
 
 def test_layer_without_our_metadata_is_saved_where_it_is_displayed(make_napari_viewer, tmp_path):
