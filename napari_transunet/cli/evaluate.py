@@ -57,13 +57,14 @@ class _Asked:
         from napari_transunet.training.losses import UNKNOWN
 
         unknown = self.described.unknown
+        annotated = {plain_name(case): organs for case, organs in self.described.annotated.items()}
         return ScoringOptions(
             self.tolerance,
             self.labels,
             self.published,
             unknown,
             unknown_named=unknown != UNKNOWN,
-            annotated=self.described.annotated.get(plain_name(stem_of(reference))),
+            annotated=annotated.get(plain_name(stem_of(reference))),
             names=self.described.names,
             match=self.match,
         )

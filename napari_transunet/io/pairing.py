@@ -1,5 +1,6 @@
 """Which label file of one folder belongs to which of another, by their names."""
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,11 @@ def paired(predictions: Iterable[Path], references: Iterable[Path]) -> Pairing:
 
 
 def plain_name(stem: str) -> str:
-    """The stem without what marks it as labels: ``case_0000 labels`` gives ``case``."""
+    """The stem without what marks it as labels: ``case_0000 labels`` gives ``case``.
+
+    Letters are spelled in one way: macOS takes an umlaut apart, others do not.
+    """
+    stem = unicodedata.normalize("NFC", stem)
     for ending in _DECORATIONS:
         if stem.lower().endswith(ending) and len(stem) > len(ending):
             return plain_name(stem[: -len(ending)])
@@ -101,7 +106,7 @@ def plain_name(stem: str) -> str:
 def _stem(path: Path) -> str:
     from napari_transunet.io.sidecar import clean, stem_of
 
-    return clean(stem_of(path))
+    return unicodedata.normalize("NFC", clean(stem_of(path)))
 
 
 def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:

@@ -355,6 +355,19 @@ def test_where_one_side_has_no_names_the_numbers_are_compared_and_it_is_said(run
     assert results(swapped)["labels"]["1"] | {"dice": 0.0} == results(swapped)["labels"]["1"]
 
 
+def test_names_are_the_same_however_unicode_spells_them(run, tmp_path):
+    labels = np.ones((3, 8, 8), np.uint8)
+    labels[1] = 2
+    for name in ("a/M\u00fcller", "b/Mu\u0308ller_seg"):
+        write(f"{name}.nii.gz", labels)
+    about = {"labels": {"liver": 1, "spleen": 2}, "labelled": {"M\u00fcller_seg": ["liver"]}}
+    Path("b/dataset.json").write_text(json.dumps(about))
+    found = json.loads(run("a", "b", "--json").stdout)
+    assert [{organ: score["dice"] for organ, score in case["labels"].items()} for case in found["cases"]] == [
+        {"1": 1.0}
+    ]
+
+
 def test_several_organs_count_as_one(run, tmp_path):
     own = write("p.nii.gz", block())
     other = write("r.nrrd", (block() > 0).astype(np.uint8))
