@@ -30,15 +30,16 @@ def be_nice() -> None:
 def no_garbage_collection() -> Iterator[None]:
     """Collect no garbage while thousands of modules are imported: it stops every thread, and finds next to nothing.
 
-    Where threads overlap, it is on again when the first of them is done.
+    Where threads overlap, it is on again when the first of them is done. It counts as enabled all the while: where dask
+    is imported with it disabled, the first slice of an array leaves it so for good.
     """
-    on = gc.isenabled()
-    gc.disable()
+    first, *others = gc.get_threshold()
+    gc.set_threshold(0, *others)
     try:
         yield
     finally:
-        if on:
-            gc.enable()
+        if first:
+            gc.set_threshold(first, *others)
 
 
 def spare_what_is_loaded(viewer: Viewer) -> None:
