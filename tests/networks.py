@@ -1,6 +1,6 @@
 """A network that is quick to make, to load and to run, and whose answer varies from voxel to voxel."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from types import MappingProxyType
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from napari_transunet.checkpoints import layout
-from napari_transunet.model import variants
+from napari_transunet.model import decoder, resnet, variants
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.model.variants import Variant
 
@@ -19,7 +19,7 @@ SMALL = Variant("small", patch=16, hidden=32, mlp=64, heads=2, blocks=2)
 def small_network(classes: int = 4, seed: int = 0) -> TransUNet:
     """A network of `SMALL` for 64×64 pixels."""
     torch.manual_seed(seed)
-    return varied(TransUNet(SMALL, num_classes=classes, img_size=64))
+    return balanced(varied(TransUNet(SMALL, num_classes=classes, img_size=64)))
 
 
 def varied(net: TransUNet) -> TransUNet:
@@ -50,6 +50,8 @@ def as_if_learnt(net: TransUNet) -> TransUNet:
 _narrow_shapes = cache(layout._decoder_shapes.__wrapped__)
 """Those in its own cache are wide."""
 
+_USUAL_PARTS = (resnet.STAGE_UNITS, decoder.WIDTHS, layout._decoder_shapes)
+
 
 @contextmanager
 def slim_parts() -> Iterator[None]:
@@ -58,15 +60,37 @@ def slim_parts() -> Iterator[None]:
     These two take most of the time.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("napari_transunet.model.resnet.STAGE_UNITS", (2, 2, 2))
-        for module in ("decoder", "transunet"):
-            patch.setattr(f"napari_transunet.model.{module}.WIDTHS", (64, 32, 16, 16, 16))
-        patch.setattr(layout, "_decoder_shapes", _narrow_shapes)
+        _make_parts_slim(patch)
         yield
 
 
+@contextmanager
+def usual_parts() -> Iterator[None]:
+    """Networks made meanwhile have the usual decoder and ResNet, as in the processes that a test starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        _set_parts(patch, *_USUAL_PARTS)
+        yield
+
+
+def _make_parts_slim(patch: pytest.MonkeyPatch) -> None:
+    _set_parts(patch, (2, 2, 2), (64, 32, 16, 16, 16), _narrow_shapes)
+
+
+def _set_parts(
+    patch: pytest.MonkeyPatch, units: tuple[int, ...], widths: tuple[int, ...], shapes: Callable[..., object]
+) -> None:
+    patch.setattr("napari_transunet.model.resnet.STAGE_UNITS", units)
+    for module in ("decoder", "transunet"):
+        patch.setattr(f"napari_transunet.model.{module}.WIDTHS", widths)
+    patch.setattr(layout, "_decoder_shapes", shapes)
+
+
 def make_networks_quick(patch: pytest.MonkeyPatch) -> None:
-    """Checkpoints may be of the variant `SMALL`, and PyTorch runs them: OpenVINO takes seconds to be ready for each."""
+    """Checkpoints may be of the variant `SMALL` and have slim parts, and PyTorch runs them.
+
+    OpenVINO takes seconds to be ready for each.
+    """
+    _make_parts_slim(patch)
     known = MappingProxyType({**variants.VARIANTS, SMALL.name: SMALL})
     patch.setattr(variants, "VARIANTS", known)
     patch.setattr("napari_transunet.checkpoints.layout.VARIANTS", known)

@@ -14,7 +14,7 @@ from types import FunctionType
 
 import pytest
 
-from tests.networks import make_networks_quick
+from tests.networks import make_networks_quick, usual_parts
 
 # Without napari there is nothing to test here.
 collect_ignore_glob = [] if find_spec("napari") and find_spec("qtpy") else ["*"]
@@ -131,6 +131,13 @@ def small_networks() -> Iterator[None]:
     """Networks that take no time; a test that wants OpenVINO puts `backends.has_openvino` back."""
     with pytest.MonkeyPatch.context() as patch:
         make_networks_quick(patch)
+        yield
+
+
+@pytest.fixture
+def wide() -> Iterator[None]:
+    """Networks have their usual decoder and ResNet, as in the processes that a test starts."""
+    with usual_parts():
         yield
 
 

@@ -233,6 +233,7 @@ def test_a_virtual_display_is_there_as_long_as_it_is_wanted(monkeypatch):
 
 @linux
 @pytest.mark.slow
+@pytest.mark.usefixtures("wide")
 def test_the_demo_in_a_process_of_its_own(tmp_path):
     """On a display that it starts, to which Qt must not have been asked before."""
     out = tmp_path / "out"

@@ -31,6 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("wide")
 def test_it_learns_there_and_a_dying_worker_costs_nothing(
     window: Window,  # noqa: F811
     cluster: Cluster,  # noqa: F811

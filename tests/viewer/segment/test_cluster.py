@@ -17,7 +17,7 @@ from napari_transunet.inference.predictor import Predictor
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.viewer.layers.layers import volume_of
 from tests.cluster.conftest import Started, worker_process
-from tests.networks import balanced, varied
+from tests.networks import balanced, usual_parts, varied
 from tests.viewer.segment.test_segment_dock import (  # noqa: F401
     NAMES,
     Dock,
@@ -25,6 +25,8 @@ from tests.viewer.segment.test_segment_dock import (  # noqa: F401
     dock,
     viewer,
 )
+
+pytestmark = pytest.mark.usefixtures("wide")
 
 SHAPE = (60, 48, 56)
 
@@ -52,7 +54,8 @@ def checkpoints(tmp_path_factory):
     """A folder with one checkpoint, of a variant that the worker's process knows too."""
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(0)
-    net = balanced(varied(TransUNet("testing", num_classes=4, img_size=64)))
+    with usual_parts():
+        net = balanced(varied(TransUNet("testing", num_classes=4, img_size=64)))
     card = default_card(net, labels=NAMES, title="Three organs, CT", modality="CT", orientation="LPS")
     card = card.updated(smallest_part=1.0)
     save_checkpoint(folder / "three.safetensors", net, card)
