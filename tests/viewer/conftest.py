@@ -114,6 +114,71 @@ def quick_shaders() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def quick_attributes() -> Iterator[None]:
+    """pydantic searches for each private attribute of napari's models anew, ten thousand times for each viewer."""
+    from napari.utils.events import EventedModel
+
+    search = getattr(EventedModel, "__getattr__", None)
+
+    def look_up(model: EventedModel, name: str) -> object:
+        try:
+            return object.__getattribute__(model, "__pydantic_private__")[name]
+        except (AttributeError, KeyError, TypeError):  # another attribute, or the model is not complete yet
+            return search(model, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if search is not None:  # another napari
+            patch.setattr(EventedModel, "__getattr__", look_up)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_polygons() -> Iterator[None]:
+    """Each labels layer has three objects to draw polygons with, which take as long to make as the layer's own."""
+    from napari._vispy.overlays import labels_polygon
+    from vispy.scene import Node
+
+    class Undrawn:
+        """A part that takes what it is told."""
+
+        def __init__(self, **_told: object) -> None:
+            self.mesh = self
+
+        def set_data(self, **_told: object) -> None:
+            """Nothing to draw."""
+
+    class NothingDrawn(Node):
+        """What holds the parts."""
+
+        def __init__(self, _parts: object) -> None:
+            super().__init__()
+
+        def set_gl_state(self, *_state: object, **_more: object) -> None:
+            """Nothing to draw."""
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("Line", "Markers", "Polygon"):
+            patch.setattr(labels_polygon, name, Undrawn)
+        patch.setattr(labels_polygon, "Compound", NothingDrawn)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_menus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """napari fills its menus for each viewer; what is about keys asks for `menus`, what is about looks has them."""
+    if not {"menus", "style"} & set(request.fixturenames):
+        from napari._qt import qt_main_window
+
+        build = qt_main_window.build_qmodel_menu
+        monkeypatch.setattr(qt_main_window, "build_qmodel_menu", lambda _menu, **more: build("none", **more))
+
+
+@pytest.fixture
+def menus() -> None:
+    """napari's menus with their actions, whose keys the window listens to."""
+
+
 @pytest.fixture(autouse=True)
 def no_style(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Qt works the style sheet out for each widget that is added; what is about looks and sizes asks for `style`."""

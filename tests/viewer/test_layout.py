@@ -188,7 +188,9 @@ def test_what_is_asked_for_by_key_is_unfolded_and_scrolled_to(docks):
     assert measure.isChecked()
 
 
-def test_a_low_window_stays_as_low_with_all_docks_and_nothing_of_the_cases_is_cut(make_napari_viewer, qtbot):
+def test_a_low_window_stays_as_low_with_all_docks_and_nothing_of_the_cases_is_cut(
+    menus, make_napari_viewer, qtbot
+):
     viewer = make_napari_viewer(show=True)
     window = viewer.window._qt_window
     window.resize(1000, 640)

@@ -221,7 +221,7 @@ def test_segmenting_all_gives_way_to_the_window_and_can_be_stopped(driver, proje
     assert [case.status for case in project.cases()] == ["segmented"] * 3
 
 
-def test_the_table_is_filtered_sorted_and_used_by_keys(driver, segmented):
+def test_the_table_is_filtered_sorted_and_used_by_keys(menus, driver, segmented):
     segmented.exclude("case_0", "motion")
     driver.open(segmented)
     table = driver.dock.table

@@ -8,7 +8,7 @@ from napari_transunet.viewer.review.help_page import help_html
 from napari_transunet.viewer.widgets.keys import KeyBindings
 
 
-def test_no_key_is_taken_twice_nor_from_napari(make_napari_viewer):
+def test_no_key_is_taken_twice_nor_from_napari(menus, make_napari_viewer):
     from napari.layers import Image, Labels
     from napari.utils.key_bindings import coerce_keybinding
     from napari.utils.shortcuts import default_shortcuts
@@ -26,7 +26,7 @@ def test_no_key_is_taken_twice_nor_from_napari(make_napari_viewer):
     assert not {str(key) for key in ours} & {str(key) for key in theirs}
 
 
-def test_keys_work_on_the_canvas_and_are_given_back(make_napari_viewer, qtbot):
+def test_keys_work_on_the_canvas_and_are_given_back(menus, make_napari_viewer, qtbot):
     viewer = make_napari_viewer(show=True)
     layer = viewer.add_labels(np.zeros((4, 16, 16), np.uint8))
     before = dict(viewer.keymap)
