@@ -17,7 +17,7 @@ from napari_transunet.inference.compatibility import doubt_about, doubt_about_au
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.inference.prediction import Labels
 from napari_transunet.inference.predictor import Predictor
-from napari_transunet.io.sidecar import is_ours, plain, read_sidecar, sidecar_path
+from napari_transunet.io.sidecar import clean, is_ours, plain, read_sidecar, sidecar_path
 from napari_transunet.io.writing import write_labels
 from napari_transunet.volumes.geometry import Geometry, voxel_ml
 from napari_transunet.volumes.label_values import voxels_by_label
@@ -201,7 +201,8 @@ def check_no_overlap(source: Path, target: Path) -> None:
     beside = sidecar_path(target)
     if target.resolve() == source.resolve():
         raise InputError(f"The labels would replace the input; choose another name than {target}.")
-    if beside.exists() and beside.resolve() == sidecar_path(source).resolve():
+    of_labels = read_sidecar(target)[0].get("file") == clean(target.name)  # of an earlier run
+    if beside.exists() and beside.resolve() == sidecar_path(source).resolve() and not of_labels:
         raise InputError(
             f"{beside} belongs to the input, and labels have such a file too; choose another name."
         )

@@ -127,6 +127,16 @@ def test_segment_never_replaces_the_file_beside_the_scan(run, scan, checkpoint, 
     assert (tmp_path / "scan.json").read_text() == '{"Modality": "CT"}'
 
 
+def test_labels_beside_a_scan_of_their_name_can_be_made_anew(run, scan, checkpoint, tmp_path):
+    for _ in range(2):
+        assert (
+            run("segment", scan, "-o", tmp_path / "scan.nrrd", "-c", checkpoint, "--overwrite").exit_code == 0
+        )
+    assert "belongs to the input" in error_line(
+        run("segment", "scan.nrrd", "-o", "scan.mha", "-c", checkpoint)
+    )
+
+
 @pytest.mark.parametrize("other", ["b/scan.nii.gz", "b/Scan.nrrd", "b/\u00fc.nrrd"])
 def test_no_two_inputs_have_labels_whose_names_a_file_system_may_take_for_one(run, scan, checkpoint, other):
     Path("b").mkdir()
