@@ -31,7 +31,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +39,8 @@ from labelled_scans import Scan, scans_in
 from numpy.typing import NDArray
 
 from napari_transunet import Predictor, load_checkpoint, read_volume
-from napari_transunet.annotation.corrections import Scope, interpolate
+from napari_transunet.annotation.corrections import Scope
+from napari_transunet.annotation.interpolation import interpolate
 from napari_transunet.annotation.review_order import (
     next_to_check,
     next_to_interpolate_from,
@@ -107,6 +107,7 @@ class Desk:
 
     def __init__(self, start: Start) -> None:
         self.start = start
+        self.found = start.labels
         self.labels = start.labels.copy()
         self.expected_error = start.expected_error
         self.corrected: list[int] = []
@@ -210,20 +211,27 @@ def interpolate_near(desk: Desk) -> None:
     at = others.index(last)
     for first, end in zip(others[max(0, at - 1) : at + 1], others[max(1, at) : at + 2], strict=False):
         if (end - first) * step <= NEAR:
-            fill(desk, first, end)
+            _fill(desk, first, end)
 
 
 def interpolate_all(desk: Desk) -> None:
     """Fill what lies between all corrected slices."""
-    for first, end in pairwise(sorted(desk.corrected)):
-        fill(desk, first, end)
-
-
-def fill(desk: Desk, first: int, end: int) -> None:
-    """Interpolate between two corrected slices."""
-    part = desk.labels[first : end + 1]
-    if len(part) < 3:
+    if len(desk.corrected) < 2:
         return
+    scope = Scope(desk.start.organs)
+    made = interpolate(
+        desk.labels, desk.start.spacing, scope, axis=0, slices=desk.corrected, found=desk.found
+    )
+    labels = desk.labels.copy()
+    for write in made.writes:
+        labels[write.index] = write.after
+    for index in np.flatnonzero((labels != desk.labels).any(axis=(1, 2))):
+        desk.put(index, labels[index])
+
+
+def _fill(desk: Desk, first: int, end: int) -> None:
+    """Interpolate between two corrected slices by shape."""
+    part = desk.labels[first : end + 1]
     found = interpolate(part, desk.start.spacing, Scope(desk.start.organs), axis=0, slices=[0, end - first])
     for write in found.writes:
         part[write.index] = write.after
@@ -253,7 +261,8 @@ def learning(seed: int, steps: int | None, every: int = LEARN_EVERY) -> Follow:
         pack = replay_beside(start.checkpoint.path)
         checkpoint = adapt(checkpoint or start.checkpoint, [vouched], seed=seed, steps=steps, replay=pack)
         labels, unsure = predicted(checkpoint, start.volume)
-        for index, plane in enumerate(only(labels, start.organs)):
+        desk.found = only(labels, start.organs)
+        for index, plane in enumerate(desk.found):
             if index not in desk.corrected:
                 desk.put(index, plane)
         desk.expected_error = expected_error(unsure, start.scan)

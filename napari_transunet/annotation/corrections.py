@@ -1,4 +1,4 @@
-"""Tools that correct labels: components, holes, smoothing, growing, slices in between. Arrays in, changes out.
+"""Tools that correct labels: components, holes, smoothing, growing. Arrays in, changes out.
 
 Every tool takes labels (z, y, x), the spacing in mm along these axes (also where it needs none, so that all are called
 alike), and its scope. All sizes are in mm, mm² or mL. A tool changes the organs in its scope and background, never
@@ -7,9 +7,8 @@ Neighbours are those that share a face, an edge or a corner.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -219,54 +218,6 @@ def shrink(labels: Array, spacing: Sequence[float], scope: Scope, *, by_mm: floa
     return finished(labels, box, wanted, scope)
 
 
-def interpolate(
-    labels: Array, spacing: Sequence[float], scope: Scope, *, axis: int, slices: Iterable[int]
-) -> Correction:
-    """Fill the slices between those given by shape: signed distances to the outlines are interpolated linearly.
-
-    After Raya and Udupa, "Shape-based interpolation of multidimensional objects", IEEE TMI 9 (1990). Organs are
-    interpolated between two slices that both show them; where two organs meet, the one further inside has the voxel.
-
-    Raises
-    ------
-    InputError
-        Fewer than two slices, or one that is not there.
-    """
-    given = sorted(set(slices))
-    if len(given) < 2:
-        raise InputError(
-            "Correct the organ in at least two slices first; what lies between is then filled in."
-        )
-    if given[0] < 0 or given[-1] >= labels.shape[axis]:
-        raise InputError(f"There are slices 0 to {labels.shape[axis] - 1} only.")
-    along = np.moveaxis(labels, axis, 0)
-    steps = [step for at, step in enumerate(spacing) if at != axis]
-    wanted = labels.copy()
-    result = np.moveaxis(wanted, axis, 0)
-    for first, last in pairwise(given):
-        if last - first < 2:
-            continue
-        depth = np.zeros((last - first - 1, *along.shape[1:]), np.float32)
-        winner = np.zeros(depth.shape, labels.dtype)
-        touched = np.zeros(depth.shape, np.bool_)
-        for organ in scope.organs:
-            ends = [along[index] == organ for index in (first, last)]
-            if not all(end.any() for end in ends):
-                continue
-            begin, end = (_signed(mask, steps) for mask in ends)
-            touched |= along[first + 1 : last] == organ
-            for at in range(len(depth)):
-                share = (at + 1) / (last - first)
-                signed = (1 - share) * begin + share * end
-                ahead = signed > depth[at]
-                depth[at][ahead] = signed[ahead]
-                winner[at][ahead] = organ
-        between = along[first + 1 : last]
-        free = (between == 0) | touched
-        result[first + 1 : last] = np.where(free, winner, between)
-    return finished(labels, _everything(labels), wanted, scope)
-
-
 def replace_label(labels: Array, _spacing: Sequence[float], scope: Scope, *, by: int) -> Correction:
     """Make the organs in scope another label, or background (0)."""
     if by < 0 or by > np.iinfo(labels.dtype).max:
@@ -419,17 +370,6 @@ def _cut(blurred: NDArray[np.float32], count: int) -> float:
         return 0.0
     ordered = np.partition(blurred.ravel(), blurred.size - count - 1)
     return float(ordered[blurred.size - count - 1])
-
-
-def _signed(mask: Mask, steps: Sequence[float]) -> NDArray[np.float32]:
-    """Distance in mm to the outline of a flat mask, positive within it."""
-    if mask.all():
-        return np.full(
-            mask.shape, max(n * step for n, step in zip(mask.shape, steps, strict=True)), np.float32
-        )
-    inside = ndimage.distance_transform_edt(mask, sampling=steps)
-    outside = ndimage.distance_transform_edt(~mask, sampling=steps)
-    return np.asarray(inside - outside, np.float32)
 
 
 def _steps(spacing: Sequence[float], scope: Scope) -> list[float]:

@@ -12,7 +12,7 @@ from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.annotation.session_folder import SavedSession
 from napari_transunet.errors import InputError
 
-ARRAYS = ("prediction", "machine", "flags", "entropy")
+ARRAYS = ("prediction", "machine", "flags", "found", "entropy")
 """What is saved of a session beside the labels, as `AnnotationSession.arrays` names it."""
 
 

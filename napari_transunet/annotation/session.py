@@ -32,6 +32,8 @@ Index = tuple[slice | int, ...]
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
 
+_Held = tuple[Array | None, Array | None, Array | None, Array | None]
+
 BY_HAND = np.uint8(1)
 BY_TOOL = np.uint8(2)
 
@@ -52,7 +54,7 @@ class SessionStep:
 
     def __init__(self, session: AnnotationSession) -> None:
         self._session = session
-        self._changes: list[tuple[Index, Array | None, Array | None, Array | None]] = []
+        self._changes: list[tuple[Index, *_Held]] = []
         self._reviews: dict[int, str] = {}
         self._undone = False
         self.record: RunRecord | None = None
@@ -156,8 +158,9 @@ class AnnotationSession:
         self.cards: dict[str, dict[str, Any]] = {}
         self.locked: frozenset[int] = frozenset()
         self.uncertainty: SliceUncertainties | None = None
-        # Both are made when they are first needed: most sessions never hold a tool's work or meet a second run.
+        # Made when they are first needed: most sessions never hold a tool's work or meet a second run.
         self._unedited: NDArray[np.unsignedinteger[Any]] | None = None
+        self._found: NDArray[np.unsignedinteger[Any]] | None = None
         self._flags: NDArray[np.uint8] | None = None
         self._runs: list[RunRecord] = []
 
@@ -203,8 +206,9 @@ class AnnotationSession:
         """
         at = slice_index(axis, index)
         self.prediction[at] = plane
-        if self._unedited is not None:
-            self._unedited[at] = plane
+        for array in (self._unedited, self._found):
+            if array is not None:
+                array[at] = plane
 
     def merge_slice(
         self,
@@ -233,7 +237,7 @@ class AnnotationSession:
             Whether slices that were reviewed stay as they are, with all that is known about them.
         """
         at = slice_index(axis, index)
-        present = labels[at]
+        present, found = labels[at], plane
         kept = self._reviewed_in(axis, index) if keep_reviewed else None
         if kept is not None:
             plane = np.where(kept, self.prediction[at], plane)
@@ -244,6 +248,9 @@ class AnnotationSession:
         if kept is not None:
             # What a person approved is no edit that the run met, and no conflict with it.
             hand, edited = hand & ~kept, edited & ~kept
+        if self._found is not None:
+            by_tool = (self._found[at] != self.prediction[at]) & (present == self._found[at])
+            found = np.where(by_tool if kept is None else by_tool & ~kept, present, found)
         step._remember(at)
         if edited.any() or kept is not None:
             stay = edited if kept is None else edited | kept
@@ -262,6 +269,8 @@ class AnnotationSession:
         else:
             self.write_slice(axis, index, plane)
             merged = np.asarray(plane).astype(present.dtype, copy=False)
+        if kept is not None or self._found is not None:
+            self._found_now()[at] = found
         if self.reviewed:
             step._reopen_where(np.expand_dims(merged != present, axis), _plane_box(self.shape, axis, index))
         return merged
@@ -316,8 +325,9 @@ class AnnotationSession:
                 continue
             step._remember(at)
             self._flags_now()[at][given_up] = 0
-            if self._unedited is not None:
-                self._unedited[at][given_up] = self.prediction[at][given_up]
+            for array in (self._unedited, self._found):
+                if array is not None:
+                    array[at][given_up] = self.prediction[at][given_up]
             plane = np.where(given_up, self.prediction[at], labels[at]).astype(labels.dtype, copy=False)
             write = _write(labels, axis, index, plane)
             step._reopen_where(write.before != write.after, write.index)
@@ -327,15 +337,22 @@ class AnnotationSession:
     def allocate_baseline(self) -> None:
         """Make the room that `record_correction` needs, which takes a while for a large volume; on any thread."""
         self._unedited_now()
+        self._found_now()
 
-    def record_correction(self, writes: Iterable[Write]) -> SessionStep:
-        """A tool changed labels: they are a person's to the next run, but not by hand to the next tool."""
+    def record_correction(self, writes: Iterable[Write], *, interpolated: bool = False) -> SessionStep:
+        """A tool changed labels: they are a person's to the next run, but not by hand to the next tool.
+
+        To interpolation, what other tools made is as if it had been found so.
+        """
         step = self.begin()
+        found = None if interpolated else self._found_now()
         for write in writes:
             step._remember(write.index)
             changed = np.broadcast_to(write.before != write.after, write.after.shape)
             step._reopen_where(changed, write.index)
             self._unedited_now()[write.index][changed] = write.after[changed]
+            if found is not None:
+                found[write.index][changed] = write.after[changed]
             if self._flags is not None:
                 flags = self._flags[write.index]
                 flags[changed & ((flags & BY_HAND) != 0)] = BY_TOOL
@@ -368,12 +385,21 @@ class AnnotationSession:
         """What the labels would be without a person's hand: (z, y, x). Not to be written to."""
         return self.prediction if self._unedited is None else self._unedited
 
+    @property
+    def found(self) -> NDArray[np.unsignedinteger[Any]]:
+        """What the network last found, (z, y, x), also where a slice kept what was approved, as tools left it.
+
+        What interpolation made is not among it. Not to be written to.
+        """
+        return self.prediction if self._found is None else self._found
+
     def arrays(self) -> dict[str, Array]:
         """What has to be saved beside the labels, by its name in the file; what was never needed is left out."""
         kept: dict[str, Array | None] = {
             "prediction": self.prediction,
             "machine": self._unedited,
             "flags": self._flags,
+            "found": self._found,
             "entropy": None if self.uncertainty is None else self.uncertainty.array(),
         }
         return {name: array for name, array in kept.items() if array is not None}
@@ -409,6 +435,7 @@ class AnnotationSession:
             )
             session.prediction = prediction
             session._unedited, session._flags = arrays.get("machine"), arrays.get("flags")
+            session._found = arrays.get("found")
             session.axis = int(state["axis"])
             session.reviewed = {int(index): str(date) for index, date in state["reviewed"].items()}
             session.notes = {int(index): str(text) for index, text in state["notes"].items()}
@@ -423,7 +450,7 @@ class AnnotationSession:
             raise InputError(
                 f"The saved session cannot be understood ({error}); it was not restored."
             ) from error
-        parts = [arrays[name] for name in ("prediction", "machine", "flags") if name in arrays]
+        parts = [arrays[name] for name in ("prediction", "machine", "flags", "found") if name in arrays]
         if any(part.shape != session.shape for part in parts) or session.axis not in range(3):
             raise InputError("The saved session's parts do not fit together; it was not restored.")
         return session
@@ -496,26 +523,38 @@ class AnnotationSession:
             self._unedited = self.prediction.copy()
         return self._unedited
 
+    def _found_now(self) -> NDArray[np.unsignedinteger[Any]]:
+        if self._found is None:
+            self._found = self.prediction.copy()
+        return self._found
+
     def _flags_now(self) -> NDArray[np.uint8]:
         if self._flags is None:
             self._flags = np.zeros(self.shape, np.uint8)
         return self._flags
 
-    def _held(self, index: Index) -> tuple[Array | None, Array | None, Array | None]:
-        """Copies of prediction, machine and flags there; None for zeros, and for what was never needed."""
+    def _held(self, index: Index) -> _Held:
+        """Copies of prediction, machine, flags and found there; None for zeros, and for what was never needed."""
         return (
             _copied(self.prediction[index]),
             None if self._unedited is None else self._unedited[index].copy(),
             None if self._flags is None else _copied(self._flags[index]),
+            None if self._found is None else self._found[index].copy(),
         )
 
     def _put(
-        self, index: Index, prediction: Array | None, unedited: Array | None, flags: Array | None
+        self,
+        index: Index,
+        prediction: Array | None,
+        unedited: Array | None,
+        flags: Array | None,
+        found: Array | None,
     ) -> None:
         self.prediction[index] = 0 if prediction is None else prediction
-        if self._unedited is not None:
-            # Where it was not needed then, it was the prediction.
-            self._unedited[index] = self.prediction[index] if unedited is None else unedited
+        for array, held in ((self._unedited, unedited), (self._found, found)):
+            if array is not None:
+                # Where it was not needed then, it was the prediction.
+                array[index] = self.prediction[index] if held is None else held
         if self._flags is not None:
             self._flags[index] = 0 if flags is None else flags
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from napari_transunet.annotation import corrections as tools
 from napari_transunet.annotation.corrections import Scope
+from napari_transunet.annotation.interpolation import interpolate
 from napari_transunet.errors import InputError
 
 ISO = (1.0, 1.0, 1.0)
@@ -138,21 +139,6 @@ def test_smoothing_keeps_the_volume_and_takes_the_edges_off():
     assert (both[5, 5, 2:10] == [1, 1, 1, 1, 2, 2, 2, 2]).all()
 
 
-def test_slices_between_are_filled_by_shape():
-    labels = _empty(7, 40, 40)
-    y, x = np.mgrid[:40, :40]
-    for z, radius in ((0, 5), (6, 11)):
-        labels[z][(y - 20) ** 2 + (x - 20) ** 2 <= radius**2] = 1
-    result = _apply(labels, tools.interpolate(labels, ISO, ONE, axis=0, slices=[0, 6]))
-    radii = [np.sqrt((plane == 1).sum() / np.pi) for plane in result]
-    assert np.allclose(np.diff(radii), 1, atol=0.25)
-    assert np.array_equal(result[[0, 6]], labels[[0, 6]])
-    with pytest.raises(InputError, match="two slices"):
-        tools.interpolate(labels, ISO, ONE, axis=0, slices=[3])
-    with pytest.raises(InputError, match="slices 0 to 6"):
-        tools.interpolate(labels, ISO, ONE, axis=0, slices=[3, 9])
-
-
 def test_a_label_becomes_another_and_a_slice_its_neighbour():
     labels = _empty()
     labels[3, 2:5, 2:5] = 1
@@ -190,6 +176,7 @@ def test_what_is_by_hand_or_locked_is_counted_and_left():
 
 
 SHAPE = (5, 6, 7)
+FOUND = np.random.default_rng(1).choice([0, 0, 1, 1, 2, 3], SHAPE).astype(np.uint8)
 TOOLS = {
     "largest": partial(tools.keep_largest, count=1),
     "islands": partial(tools.remove_islands, below_ml=0.05, below_mm2=8.0),
@@ -198,11 +185,20 @@ TOOLS = {
     "smooth": partial(tools.smooth, radius_mm=1.5),
     "grow": partial(tools.grow, by_mm=2.1),
     "shrink": partial(tools.shrink, by_mm=1.0),
-    "interpolate": partial(tools.interpolate, axis=0, slices=[0, 4]),
+    "interpolate": partial(interpolate, axis=0, slices=[0, 4]),
+    "interpolate corrections": partial(interpolate, axis=0, slices=[0, 2, 4], found=FOUND),
     "replace": partial(tools.replace_label, by=4),
     "copy": partial(tools.copy_slice, axis=0, source=1, target=2),
 }
-AGAIN_NOTHING = ("largest", "islands", "holes", "holes in slices", "copy", "interpolate")
+AGAIN_NOTHING = (
+    "largest",
+    "islands",
+    "holes",
+    "holes in slices",
+    "copy",
+    "interpolate",
+    "interpolate corrections",
+)
 
 
 @pytest.mark.parametrize("name", TOOLS)
@@ -213,7 +209,7 @@ def test_no_tool_oversteps_its_scope(name, data):
     labels = rng.choice([0, 0, 1, 1, 2, 3], SHAPE).astype(np.uint8)
     organs = tuple(data.draw(st.sets(st.integers(1, 3), min_size=1)))
     plane = data.draw(st.none() | st.tuples(st.just(0), st.integers(0, 4)))
-    if name in ("interpolate", "copy"):
+    if name in ("interpolate", "interpolate corrections", "copy"):
         plane = None
     locked = frozenset(data.draw(st.sets(st.integers(1, 3), max_size=1)))
     protected = rng.random(SHAPE) < 0.2

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from napari_transunet.annotation.corrections import Scope, interpolate
+from napari_transunet.annotation.corrections import Scope
+from napari_transunet.annotation.interpolation import interpolate
 from napari_transunet.annotation.review_order import (
     next_to_check,
     next_to_interpolate_from,

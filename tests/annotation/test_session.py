@@ -194,6 +194,60 @@ def test_a_slice_that_a_run_changes_has_to_be_reviewed_again(written):
         session.mark_reviewed(4)
 
 
+def test_what_a_run_finds_in_a_reviewed_slice_is_known_and_changes_nothing_there(written):
+    session, labels = written
+    session.mark_reviewed(1)
+    assert session.found is session.prediction
+    first, second = (np.full(SHAPE[1:], value, np.uint8) for value in (2, 3))
+    step = session.begin()
+    for index in (0, 1):
+        labels[index] = session.merge_slice(step, 0, index, first, labels, keep_reviewed=True)
+    assert session.prediction[:, 0, 0].tolist() == labels[:, 0, 0].tolist() == [2, 1, 1, 1]
+    assert session.found[:, 0, 0].tolist() == [2, 2, 1, 1]
+    assert session.edited_voxels(labels) == 0
+    assert 1 in session.reviewed
+    again = AnnotationSession.restored(session.arrays(), session.state())
+    assert np.array_equal(again.found, session.found)
+    later = session.begin()
+    labels[1] = session.merge_slice(later, 0, 1, second, labels, keep_reviewed=True)
+    labels[2] = session.merge_slice(later, 0, 2, second, labels)
+    assert session.found[:, 0, 0].tolist() == [2, 3, 3, 1]
+    later.undo()
+    assert session.found[:, 0, 0].tolist() == [2, 2, 1, 1]
+    step.undo()
+    assert (session.found == 1).all()
+    step.redo()
+    assert session.found[:, 0, 0].tolist() == [2, 2, 1, 1]
+    session.write_slice(0, 1, second)
+    assert session.found[:, 0, 0].tolist() == [2, 3, 1, 1]
+
+
+def test_to_interpolation_what_other_tools_made_was_found_so(written):
+    session, labels = written
+    box = (slice(1, 2), slice(0, 2), slice(0, 2))
+
+    def tool(value, **how):
+        write = Write(box, labels[box].copy(), np.full((1, 2, 2), value, np.uint8))
+        labels[box] = write.after
+        return session.record_correction([write], **how)
+
+    step = tool(0)
+    assert not session.found[box].any()
+    step.undo()
+    assert (session.found == 1).all()
+    step.redo()
+    tool(2, interpolated=True)
+    assert not session.found[box].any()
+    labels[box] = 0
+    run = session.begin()
+    labels[1] = session.merge_slice(run, 0, 1, np.full(SHAPE[1:], 3, np.uint8), labels)
+    assert not session.found[box].any()  # the edit stayed, so that this is what is there
+    assert (session.found[1, 2:] == 3).all()
+    given_up, _ = session.accept_prediction(labels)
+    assert given_up
+    assert (session.found[1] == 3).all()
+
+
 def test_a_run_that_is_undone_leaves_the_history(written):
     session, _ = written
     step = session.begin()

@@ -17,6 +17,7 @@ from qtpy.QtCore import QObject
 
 from napari_transunet.annotation import corrections
 from napari_transunet.annotation.corrections import Correction, Scope
+from napari_transunet.annotation.interpolation import interpolate
 from napari_transunet.errors import InputError
 from napari_transunet.viewer.anatomy.windows import is_ct
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, voxels_of
@@ -125,13 +126,14 @@ class CorrectionController(QObject):
             if request.tool != "interpolate":
                 return job(copy, spacing, scope)
             others = tuple(axis for axis in range(3) if axis != session.axis)
-            by_hand = session.manual_edit_mask(copy) & np.isin(copy, organs)
+            painted_or_erased = np.isin(copy, organs) | np.isin(session.found, organs)
+            by_hand = session.manual_edit_mask(copy) & painted_or_erased
             right = {*np.flatnonzero(by_hand.any(axis=others)).tolist(), *reviewed}
-            return job(copy, spacing, scope, slices=right)
+            return job(copy, spacing, scope, slices=right, found=session.found)
 
         def done(found: Correction) -> None:
             self._busy = False
-            self.apply(result, found, seen[0], along)
+            self.apply(result, found, seen[0], along, interpolated=request.tool == "interpolate")
 
         def failed(sentence: str) -> None:
             self._busy = False
@@ -177,6 +179,8 @@ class CorrectionController(QObject):
         found: Correction,
         locked: frozenset[int],
         along: AlongStep | None = None,
+        *,
+        interpolated: bool = False,
     ) -> None:
         """Make what was found so, unless labels or locks are not those that it was found for: one undo step.
 
@@ -196,7 +200,7 @@ class CorrectionController(QObject):
         if along is not None:
             along.redo()
         if found.changed:
-            step = result.session.record_correction(found.writes)
+            step = result.session.record_correction(found.writes, interpolated=interpolated)
             mark = write_as_one_step(layer, found.writes)
             result.undo.add(mark, step)
             if along is not None:
@@ -309,7 +313,7 @@ def _job(
         along = axis if sizes.get("each_slice") and request.whole_volume else None
         return partial(corrections.fill_holes, along=along)
     if request.tool == "interpolate":
-        return partial(corrections.interpolate, axis=axis)
+        return partial(interpolate, axis=axis)
     if request.tool in _COPIES:
         source = index + (upward if request.tool == "above" else -upward)
         return partial(corrections.copy_slice, axis=axis, source=source, target=index)

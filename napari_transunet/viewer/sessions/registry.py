@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from napari_transunet.volumes.volume import Volume
 
 _NAME = "transunet_sessions"
-_ARRAYS = 5  # of the volume's size: labels, prediction, what undo needs, and, once a tool was used, two more
+_ARRAYS = (
+    6  # of the volume's size: labels, prediction, what undo needs, what tools need, and two of later runs
+)
 
 
 class Sessions(QObject):

@@ -228,6 +228,17 @@ def test_reviewed_slices_are_interpolated_from_and_stay(driver):
     assert 5 in driver.session.reviewed
 
 
+def test_what_was_erased_in_two_slices_goes_in_between(driver):
+    for index in (3, 7):
+        where = np.nonzero(driver.layer.data[index] == 2)
+        driver.layer.data_setitem((np.full(len(where[0]), index), *where), 0)
+    driver.layer.selected_label = 2
+    assert "spleen -432" in driver.tool("interpolate")
+    assert not (driver.layer.data == 2).any()
+    driver.layer.undo()
+    assert (driver.layer.data == 2).sum() == 432
+
+
 def test_the_next_slice_to_interpolate_from_is_shown_and_marking_goes_on_from_there(driver):
     seen = []
     driver.press("interpolate_next")

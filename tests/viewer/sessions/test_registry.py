@@ -231,9 +231,9 @@ def test_a_dropped_file_of_labels_is_tied_where_its_image_is_certain(viewer, ses
 def test_labels_that_memory_cannot_hold_are_refused_before_anything_is_made(viewer, sessions, monkeypatch):
     image = _image(viewer)
     volume = volume_of(image)
-    monkeypatch.setattr(registry, "available_memory", lambda: 5 * volume.data.size - 1)
+    monkeypatch.setattr(registry, "available_memory", lambda: 6 * volume.data.size - 1)
     with pytest.raises(SizeError, match="open it as an OME-Zarr in a folder"):
         sessions.new_result(image, volume, LABELS)
     assert sessions.recently_used() == []
-    monkeypatch.setattr(registry, "available_memory", lambda: 5 * volume.data.size)
+    monkeypatch.setattr(registry, "available_memory", lambda: 6 * volume.data.size)
     assert sessions.new_result(image, volume, LABELS).lies_on(image)
