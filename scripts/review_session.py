@@ -311,8 +311,8 @@ def reopen(window: Window, folder: Path, labels: np.ndarray) -> None:
             sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"ct_labels{ending}"))), labels
         )
     segmentation = read_volume(folder / "ct_labels.dcm")
-    for number, value in enumerate(values, 1):
-        assert (segmentation.data == number).sum() == (labels == value).sum()
+    for value in values:
+        assert (segmentation.data == value).sum() == (labels == value).sum()
     volume = highdicom.seg.segread(folder / "ct_labels.dcm").get_volume(combine_segments=True)
     assert (volume.array != 0).sum() == (labels != 0).sum()
     masks = list(folder.glob("ct_labels_*.nii.gz"))
