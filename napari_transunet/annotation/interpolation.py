@@ -110,22 +110,24 @@ class _Outlines:
         self._told = None if told is None else told[:, *self.box]
         self._right = {index: mask[self.box] for index, mask in masks.items()}
         self._shapes = {index: _signed(mask, self._steps) for index, mask in self._right.items()}
-        self._found: dict[int, _Distance] = {}
-        self._corrected: set[int] = set()
-        if told is not None:
-            self._found = {index: self._found_in(index) for index in given}
-            self._corrected = {index for index in given if ((told[index] == organ) != masks[index]).any()}
+        self._found = {} if told is None else {index: self._found_in(index) for index in given}
+        self._corrected = {
+            index for index, found in self._found.items() if ((found > 0) != self._right[index]).any()
+        }
         self._by_shape = told is None or not self._corrections_tell_more(given)
 
     def fills(self, first: int, last: int) -> bool:
         """Whether two slices say anything of those in between."""
-        return (self._by_shape and self._both(first, last)) or not self._corrected.isdisjoint({first, last})
+        return self._goes_by_shape(first, last) or not self._corrected.isdisjoint({first, last})
 
     def between(self, first: int, last: int, index: int) -> _Distance:
         """What they say of one in between."""
-        if self._by_shape and self._both(first, last):
+        if self._goes_by_shape(first, last):
             return _mean(self._shapes, first, last, index)
         return self._by_corrections(first, last, index)
+
+    def _goes_by_shape(self, first: int, last: int) -> bool:
+        return self._by_shape and self._both(first, last)
 
     def _both(self, first: int, last: int) -> bool:
         return bool(self._right[first].any() and self._right[last].any())
