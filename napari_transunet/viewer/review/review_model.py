@@ -253,11 +253,7 @@ class ReviewModel(QObject):
         if found is None:
             proposed.clear()
             found = next_to_check(expected, session.reviewed, here, present)
-        if found is None:
-            self.message.emit("All other slices are reviewed.")
-        else:
-            proposed.add(found)
-            self.go_to(found)
+        self._propose(found, proposed, "All other slices are reviewed.")
 
     def next_slice_to_learn_from(self) -> None:
         """Go to the slice that shows most of what no reviewed slice, nor one that was proposed, shows nearby."""
@@ -269,14 +265,8 @@ class ReviewModel(QObject):
         spacing = geometry_of(self.result.layer).spacing[session.axis]
         shown = _columns(areas.values())
         found = next_to_learn_from(shown, session.reviewed.keys() | proposed, spacing)
-        if found is None:
-            proposed.clear()
-            self.message.emit(
-                "The reviewed slices, and those just proposed, show all organs that are labelled."
-            )
-        else:
-            proposed.add(found)
-            self.go_to(found)
+        otherwise = "The reviewed slices, and those just proposed, show all organs that are labelled."
+        self._propose(found, proposed, otherwise)
 
     def next_slice_to_interpolate_from(self) -> None:
         """Go to the slice that says most of what lies between slices that are reviewed, or were proposed.
@@ -297,12 +287,8 @@ class ReviewModel(QObject):
             {index: planes[index] for index in session.reviewed.keys() | proposed},
             geometry_of(layer).spacing[session.axis],
         )
-        if found is None:
-            proposed.clear()
-            self.message.emit("Nothing changes any more between the reviewed slices and those just proposed.")
-        else:
-            proposed.add(found)
-            self.go_to(found)
+        otherwise = "No slice tells more than the reviewed ones, and those just proposed."
+        self._propose(found, proposed, otherwise)
 
     def mark_reviewed(self, on: bool, *, go_on: bool = False) -> None:
         """Mark the slice in view as reviewed or take the mark back; and go on, as somebody last did, where asked."""
@@ -364,6 +350,15 @@ class ReviewModel(QObject):
         self.update_overview()
 
     # -- inside ---------------------------------------------------------------------------------------------
+
+    def _propose(self, found: int | None, proposed: set[int], otherwise: str) -> None:
+        """Go to a slice, which is not proposed again; where there is none, say so and begin anew."""
+        if found is None:
+            proposed.clear()
+            self.message.emit(otherwise)
+        else:
+            proposed.add(found)
+            self.go_to(found)
 
     def _refused(self, why: str | None) -> bool:
         if why is not None:

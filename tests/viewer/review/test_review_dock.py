@@ -249,11 +249,13 @@ def test_the_next_slice_to_interpolate_from_is_shown_and_marking_goes_on_from_th
     assert all(_prediction()[index].any() or index in (1, 9) for index in seen)
     # Slice 5 alone has an island, and liver and spleen end at 2, 8 and 3, 7.
     assert 5 in seen
-    driver.dock.model.next_slice()
-    first = driver.slice
-    assert first == 7 or 7 in seen  # in the other order again
-    driver.dock.model.mark_reviewed(True, go_on=True)
-    assert driver.slice != first
+    driver.press("next_slice")
+    driver.press(
+        "mark_reviewed"
+    )  # goes on in the other order again, or to a neighbour that is nearly as wrong
+    error = {index: 0.9 if index == 7 else index / 100 for index in range(SHAPE[0])}
+    left = error.keys() - driver.session.reviewed.keys() - set(seen)
+    assert error[driver.slice] >= 0.8 * max(error[index] for index in left)
 
 
 def test_a_new_run_disagrees_and_edits_are_given_up_one_slice_at_a_time(driver):
