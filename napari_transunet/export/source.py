@@ -84,10 +84,6 @@ def is_scan(path: Path, source: Source) -> bool:
         return True
 
 
-OPENED = "opened"
-"""The key, in provenance, of what was told of labels when they were opened from a file."""
-
-
 def provenance_of_file(path: Path) -> dict[str, Any]:
     """What a file of labels, or an OME-Zarr, tells of what made them; empty where it tells nothing.
 

@@ -13,6 +13,9 @@ from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import Label, LabelSet
 
 FORMAT = "napari-transunet labels"
+OPENED = "opened"
+"""The key, in provenance, of what was told of labels when they were opened from a file."""
+
 # 65535 labels with long names stay below it.
 _MAX_BYTES = 1 << 25
 _ENDINGS = (

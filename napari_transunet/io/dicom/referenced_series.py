@@ -19,6 +19,7 @@ from napari_transunet.io.dicom.headers import Header, damage_named
 from napari_transunet.io.dicom.numbers import numbers, whole_number
 from napari_transunet.io.dicom.organ_codes import LONGEST_NAME, dicom_names
 from napari_transunet.io.dicom.series_search import scan
+from napari_transunet.io.sidecar import OPENED
 from napari_transunet.io.writing import label_array
 from napari_transunet.volumes.geometry import GRID_TOLERANCE
 from napari_transunet.volumes.labels import LabelSet
@@ -93,7 +94,7 @@ def made_by(provenance: Mapping[str, Any] | None) -> tuple[str, str, str]:
     Also where they were opened from a file that tells of it.
     """
     told = provenance or {}
-    before = told.get("opened")
+    before = told.get(OPENED)
     earlier = made_by(before) if isinstance(before, Mapping) else ("", "", "MANUAL")
     own = tuple(str(told.get(key) or "")[:LONGEST_NAME] for key in ("checkpoint", "sha256"))
     checkpoint, sha256 = own if own[0] else earlier[:2]

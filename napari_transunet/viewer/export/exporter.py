@@ -15,9 +15,9 @@ from qtpy.QtWidgets import QDialog, QFileDialog, QFormLayout, QGroupBox, QProgre
 from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.errors import TransUNetError, VolumeError
 from napari_transunet.export.formats import FORMATS, unavailable
-from napari_transunet.export.source import OPENED, provenance_of_file
+from napari_transunet.export.source import provenance_of_file
 from napari_transunet.export.writing import ExportRequest
-from napari_transunet.io.sidecar import stem_of
+from napari_transunet.io.sidecar import OPENED, stem_of
 from napari_transunet.viewer.export.snapshot import Provenance, propose_path, snapshot, write_snapshot
 from napari_transunet.viewer.layers.fingerprints import fingerprint_job
 from napari_transunet.viewer.layers.layer_record import record_of
