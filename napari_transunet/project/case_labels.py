@@ -156,8 +156,9 @@ def facts_of(found: CaseLabels, spacing: Sequence[float]) -> dict[str, Any]:
 
 def digest_of(found: CaseLabels) -> str:
     """Another one for other labels, other names of them, or other slices that were reviewed."""
-    told = {**found.session.names, **found.label_set.names}, sorted(found.session.reviewed)
-    digest = hashlib.sha256(repr((found.labels.shape, sorted(told[0].items()), told[1])).encode())
+    names = sorted({**found.session.names, **found.label_set.names}.items())
+    told = found.labels.shape, names, sorted(found.session.reviewed)
+    digest = hashlib.sha256(repr(told).encode())
     for plane in found.labels:
         digest.update(np.ascontiguousarray(plane, "<u2").tobytes())
     return digest.hexdigest()

@@ -37,9 +37,8 @@ if TYPE_CHECKING:
     from napari_transunet.volumes.volume import Volume
 
 _NAME = "transunet_sessions"
-_ARRAYS = (
-    6  # of the volume's size: labels, prediction, what undo needs, what tools need, and two of later runs
-)
+_ARRAYS = 6
+"""Of the volume's size: labels, prediction, what undo needs, and, once tools or other runs came, three more."""
 
 
 class Sessions(QObject):
