@@ -17,7 +17,14 @@ from napari_transunet.inference.compatibility import doubt_about, doubt_about_au
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.inference.prediction import Labels
 from napari_transunet.inference.predictor import Predictor
-from napari_transunet.io.sidecar import clean, is_ours, plain, read_sidecar, sidecar_path
+from napari_transunet.io.sidecar import (
+    check_sidecar_free,
+    describes,
+    is_ours,
+    plain,
+    read_sidecar,
+    sidecar_path,
+)
 from napari_transunet.io.writing import write_labels
 from napari_transunet.volumes.geometry import Geometry, voxel_ml
 from napari_transunet.volumes.label_values import voxels_by_label
@@ -195,26 +202,23 @@ def check_no_overlap(source: Path, target: Path) -> None:
 
     Raises
     ------
-    InputError
+    InputError, ExistsError
         It would.
     """
     beside = sidecar_path(target)
     if target.resolve() == source.resolve():
         raise InputError(f"The labels would replace the input; choose another name than {target}.")
-    of_labels = read_sidecar(target)[0].get("file") == clean(target.name)  # of an earlier run
-    if beside.exists() and beside.resolve() == sidecar_path(source).resolve() and not of_labels:
+    of_source = beside.exists() and beside.resolve() == sidecar_path(source).resolve()
+    if of_source and not describes(target):  # else of an earlier run
         raise InputError(
             f"{beside} belongs to the input, and labels have such a file too; choose another name."
         )
-    if is_taken(beside) and not is_ours(target):
-        raise InputError(
-            f"{beside} does not describe labels, and labels have a file of that name; choose another name."
-        )
+    check_sidecar_free(target, (target.name,))
 
 
 def unfinished(target: Path) -> bool:
     """Whether a run was killed between writing the JSON file of these labels and the labels, which come last."""
-    return not is_taken(target) and is_ours(target)
+    return not is_taken(target) and describes(target)
 
 
 def compared_options(

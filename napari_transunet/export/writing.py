@@ -27,7 +27,14 @@ from napari_transunet.files import (
 from napari_transunet.io.dicom.rtstruct_writing import write_rtstruct
 from napari_transunet.io.dicom.seg_writing import write_dicom_seg
 from napari_transunet.io.meshes import Coordinates, mesh_of, write_mesh
-from napari_transunet.io.sidecar import clean, describe, is_ours, plain
+from napari_transunet.io.sidecar import (
+    check_sidecar_free,
+    clean,
+    describe,
+    files_described,
+    plain,
+    sidecar_path,
+)
 from napari_transunet.io.writing import label_array, write_labels
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import Label, LabelSet
@@ -48,7 +55,7 @@ class ExportRequest:
     folder, stem : files are named `stem` and the format's ending, in `folder`.
     formats : keys of `FORMATS`.
     coordinates : of meshes.
-    overwrite : replace files that exist.
+    overwrite : replace files that exist; of organs that are gone, those of an earlier export are removed.
     """
 
     folder: Path
@@ -112,7 +119,7 @@ def export(
     InputError
         No or unknown formats, labels on another grid, or a format that cannot be made of this scan.
     ExistsError
-        A file exists and may not be replaced.
+        A file exists and may not be replaced, or the JSON file tells of files that are not written anew.
     FileProblem
         The folder cannot be written to.
     """
@@ -123,9 +130,12 @@ def export(
     targets = _targets(request, wanted, named, values)
     every = [path for paths in targets.values() for path in paths.values()]
     sidecar = request.folder / f"{request.stem}.json"
-    _check_free([*every, sidecar], request, source)
+    gone = _organs_gone(sidecar, request, wanted, every) if request.overwrite else []
+    _check_free([*every, *gone, sidecar], request, source)
     record = _record(provenance, request, wanted, geometry, source, every)
-    notes: list[str] = []
+    notes = [
+        f"{path.name} of an earlier export was removed: these labels have no such organ." for path in gone
+    ]
     remove_leftovers(request.folder, f"{_UNFINISHED}*")
     with file_problems(f"Cannot write to {request.folder}"):
         temporary = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=request.folder))
@@ -160,7 +170,7 @@ def export(
             (temporary / sidecar.name).write_text(text + "\n", encoding="utf-8")
         _heed(cancelled)
         # The JSON first: whoever sees the labels finds their description already there.
-        _move([sidecar, *every], temporary, overwrite=request.overwrite)
+        _move([sidecar, *every], temporary, gone, overwrite=request.overwrite)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     if noted is not None:
@@ -221,9 +231,21 @@ def _check_free(paths: list[Path], request: ExportRequest, source: Source | None
             )
         if is_taken(path) and not request.overwrite:
             raise ExistsError(f"{path} exists already; choose another name or ask to overwrite it.")
-    sidecar = paths[-1]
-    if is_taken(sidecar) and not is_ours(sidecar):
-        raise ExistsError(f"{sidecar} does not describe labels and is not replaced; choose another name.")
+    check_sidecar_free(paths[-1], {path.name for path in paths})
+
+
+def _organs_gone(sidecar: Path, request: ExportRequest, wanted: list[str], written: list[Path]) -> list[Path]:
+    """Files that an earlier export in the same formats made of organs which are not in these labels."""
+    around = [FORMATS[name][0].split("*") for name in wanted if name in PER_ORGAN]
+    names = set(files_described(sidecar)) - {clean(path.name) for path in written}
+    return [
+        path
+        for path in (request.folder / name for name in sorted(names))
+        if is_taken(path)
+        and any(
+            path.name.startswith(request.stem + begin) and path.name.endswith(end) for begin, end in around
+        )
+    ]
 
 
 def _write_one(
@@ -239,15 +261,12 @@ def _write_one(
     notes: list[str],
 ) -> None:
     label = label_set.get(value)
-    if name in VOLUMES:
+    if name in VOLUMES or (name == "masks" and label is not None):
+        if label is not None:
+            labels = (labels == value).astype(np.uint8)
+            label_set = LabelSet((Label(1, label.name, label.color, label.snomed),))
         write_labels(path, labels, geometry, label_set, provenance=record, overwrite=True)
-    elif name == "masks" and label is not None:
-        alone = LabelSet((Label(1, label.name, label.color, label.snomed),))
-        write_labels(
-            path, (labels == value).astype(np.uint8), geometry, alone, provenance=record, overwrite=True
-        )
-        # The one JSON of the export tells it all.
-        path.with_name(path.name.removesuffix(".nii.gz") + ".json").unlink(missing_ok=True)
+        sidecar_path(path).unlink()  # the one JSON of the export tells it all
     elif name in ("stl", "ply") and label is not None:
         smooth = _smoothing(geometry)
         mesh = mesh_of(labels == value, geometry, coordinates=request.coordinates, smooth_mm=smooth)
@@ -290,10 +309,12 @@ def _record(
     return record
 
 
-def _move(paths: list[Path], temporary: Path, *, overwrite: bool) -> None:
+def _move(paths: list[Path], temporary: Path, gone: list[Path], *, overwrite: bool) -> None:
     moved: list[Path] = []
     with file_problems(f"Cannot write to {paths[0].parent}"):
         try:
+            for path in gone:  # first, while the JSON that names them is there
+                path.unlink(missing_ok=True)
             for path in paths:
                 if is_taken(path) and not overwrite:
                     raise ExistsError(f"{path} appeared while it was being written; nothing was replaced.")

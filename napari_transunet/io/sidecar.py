@@ -1,14 +1,14 @@
 """The JSON file beside a volume: what is written next to labels, and what is believed when reading."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-from napari_transunet.errors import VolumeError
-from napari_transunet.files import unique_keys
+from napari_transunet.errors import ExistsError, VolumeError, some
+from napari_transunet.files import is_taken, unique_keys
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import Label, LabelSet
 
@@ -146,6 +146,47 @@ def _brief(error: BaseException) -> str:
 def is_ours(path: Path) -> bool:
     """Whether the JSON file beside `path` is one that `write_labels` made."""
     return read_sidecar(path)[0].get("format") == FORMAT
+
+
+def files_described(path: Path) -> tuple[str, ...]:
+    """Names of the files that the JSON file beside `path` tells the origin of; empty where it is not one of ours."""
+    content, _ = read_sidecar(path)
+    if content.get("format") != FORMAT:
+        return ()
+    provenance = content.get("provenance")
+    more = provenance.get("files") if isinstance(provenance, dict) else None
+    names = [content.get("file"), *(more if isinstance(more, list) else [])]
+    return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name == Path(name).name))
+
+
+def describes(path: Path) -> bool:
+    """Whether the JSON file beside `path` is one of ours and tells of `path`, not of another file of its stem."""
+    return clean(path.name) in files_described(path)
+
+
+def check_sidecar_free(path: Path, replaced: Collection[str]) -> None:
+    """Refuse to replace the JSON file beside `path` where it tells of anything but files that are replaced, too.
+
+    Raises
+    ------
+    ExistsError
+        It is somebody else's, or tells what made a file that is there and not among `replaced`.
+    """
+    beside = sidecar_path(path)
+    if not is_taken(beside):
+        return
+    if not is_ours(path):
+        raise ExistsError(
+            f"{beside} does not describe labels and is not replaced, but labels have a JSON file of that name;"
+            " choose another name."
+        )
+    known = {clean(name) for name in replaced} | {clean(beside.name)}
+    staying = [name for name in files_described(path) if name not in known and is_taken(path.with_name(name))]
+    if staying:
+        raise ExistsError(
+            f"{beside} tells what made {some(staying, 4)} and is not replaced without it; choose another name, or"
+            " write those files anew, too."
+        )
 
 
 @dataclass(frozen=True)

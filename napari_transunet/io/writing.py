@@ -16,7 +16,7 @@ from napari_transunet.files import atomic_path, is_taken, sha256
 from napari_transunet.io.metaimage import write_metaimage
 from napari_transunet.io.nifti import write_nifti
 from napari_transunet.io.nrrd import write_nrrd
-from napari_transunet.io.sidecar import as_json, describe, is_ours, plain, sidecar_path
+from napari_transunet.io.sidecar import as_json, check_sidecar_free, describe, describes, plain, sidecar_path
 from napari_transunet.io.slicer_segments import segment_keys
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.label_values import as_labels, voxels_by_label
@@ -60,16 +60,16 @@ def write_labels(
         Without names, those that a `Volume` with labels carries are used.
     provenance : what made the labels, e.g. checkpoint and its hash; all of it in the JSON file, and in the header
         what it has room for (never the list under `runs`).
-    overwrite : replaces the labels and a JSON file that describes labels. A JSON file beside them that says
-        something else, such as that of a BIDS scan, is never replaced.
+    overwrite : replaces the labels and a JSON file that describes them. A JSON file beside them that says
+        something else, such as that of a BIDS scan, or of other labels that stay, is never replaced.
 
     Raises
     ------
     VolumeError
         Another suffix, another shape than the grid's, or values that are no labels.
     ExistsError
-        The file or its JSON file exists and `overwrite` is false, or the JSON file is not one of ours; nothing
-        was written.
+        The file or its JSON file exists and `overwrite` is false, or the JSON file is not that of these labels;
+        nothing was written.
     FileProblem
         The folder cannot be written to.
     """
@@ -87,11 +87,7 @@ def write_labels(
     for file in (target, beside):
         if is_taken(file) and not overwrite:
             raise ExistsError(f"{file} exists already; choose another name or ask to overwrite it.")
-    if is_taken(beside) and not is_ours(target):
-        raise ExistsError(
-            f"{beside} does not describe labels and is not replaced, but labels have a JSON file of that name;"
-            " choose another name."
-        )
+    check_sidecar_free(target, (target.name,))
     made_by = {PROVENANCE_KEY: _bounded(record)}
     # The labels last: whoever sees them finds their description already there.
     with (
@@ -115,7 +111,7 @@ def write_volume(path: str | os.PathLike[str], volume: Volume, *, overwrite: boo
     VolumeError
         The format of that suffix cannot be written or cannot hold this type of values.
     ExistsError
-        The file exists and `overwrite` is false.
+        The file exists and `overwrite` is false, or the JSON file beside it calls it labels.
     FileProblem
         The folder cannot be written to.
     """
@@ -123,6 +119,11 @@ def write_volume(path: str | os.PathLike[str], volume: Volume, *, overwrite: boo
     suffix = writable_suffix(target)
     if volume.labels is not None or suffix == ".seg.nrrd":
         return write_labels(target, volume.data, volume, volume.labels, overwrite=overwrite)
+    if describes(target):
+        raise ExistsError(
+            f"{sidecar_path(target)} says that {target.name} holds labels, and an image would be taken for them; choose"
+            " another name, or remove that file."
+        )
     data = volume.data
     if data.dtype.kind == "b":
         data = data.astype(np.uint8)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from napari_transunet.errors import FileProblem, TransUNetError, VolumeError
 from napari_transunet.files import sha256
 from napari_transunet.io.pairing import DICOM_ENDINGS
-from napari_transunet.io.sidecar import is_ours, stem_of
+from napari_transunet.io.sidecar import describes, stem_of
 from napari_transunet.project.case import ScanReference
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def _search(folder: Path, found: Findings) -> None:
     for path in files:
         if path in data:
             continue
-        if _may_hold_labels(path, folder) or is_ours(path):
+        if _may_hold_labels(path, folder) or describes(path):
             found.left_out.append(
                 f"{path}: it holds labels, by its name, its folder's, or the file beside it; name the file to take it"
             )

@@ -73,10 +73,10 @@ def test_convert_makes_dicom_of_labels_that_refers_to_a_series_and_back(run, tmp
     labels[2:5, 2:6, 3:7] = 3
     write_labels(tmp_path / "labels.nrrd", labels, scan, {3: "liver"})
 
-    for name in ("out.rtstruct.dcm", "out.dcm"):
+    for name in ("contours.rtstruct.dcm", "out.dcm"):
         assert "--scan" in error_line(run("convert", "labels.nrrd", name))
-        assert run("convert", "labels.nrrd", name, "--scan", "ct", "--overwrite").exit_code == 0
-    result = run("convert", "out.rtstruct.dcm", "back.nrrd")
+        assert run("convert", "labels.nrrd", name, "--scan", "ct").exit_code == 0
+    result = run("convert", "contours.rtstruct.dcm", "back.nrrd")
 
     assert result.exit_code == 0
     back = read_volume(tmp_path / "back.nrrd")

@@ -137,6 +137,16 @@ def test_labels_beside_a_scan_of_their_name_can_be_made_anew(run, scan, checkpoi
     )
 
 
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_labels_of_another_ending_keep_what_made_them(run, scan, checkpoint, tmp_path, more):
+    assert run("segment", scan, "-o", "labels.nii.gz", "-c", checkpoint).exit_code == 0
+    before = (tmp_path / "labels.json").read_bytes()
+    result = run("segment", scan, "-o", "labels.nrrd", "-c", checkpoint, *more)
+    assert "labels.nii.gz" in error_line(result)
+    assert "Segmenting" not in result.stderr
+    assert (tmp_path / "labels.json").read_bytes() == before
+
+
 @pytest.mark.parametrize("other", ["b/scan.nii.gz", "b/Scan.nrrd", "b/\u00fc.nrrd"])
 def test_no_two_inputs_have_labels_whose_names_a_file_system_may_take_for_one(run, scan, checkpoint, other):
     Path("b").mkdir()

@@ -122,6 +122,36 @@ def test_nothing_is_replaced_unasked_and_nothing_is_left_half_done(labels, tmp_p
         export(labels, GEOMETRY, NAMES, _request(empty, "nifti", overwrite=True))
 
 
+def test_no_organ_that_is_gone_stays_beside_those_of_a_new_export(labels, tmp_path):
+    for name in ("ct_labels_pelvis.stl", "ct_labels_2_liver.stl"):
+        (tmp_path / name).write_text("theirs")
+    export(labels, GEOMETRY, NAMES, _request(tmp_path, "masks", "stl"))
+    notes = []
+    request = _request(tmp_path, "masks", "stl", overwrite=True)
+    export(np.where(labels == 3, 0, labels), GEOMETRY, NAMES, request, noted=notes.append)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "ct_labels.json",
+        "ct_labels_2_liver.stl",
+        "ct_labels_liver.nii.gz",
+        "ct_labels_liver.stl",
+        "ct_labels_pelvis.stl",
+    ]
+    gone = ["ct_labels_kidney_left.nii.gz", "ct_labels_kidney_left.stl"]
+    assert [note.split()[0] for note in notes] == gone
+    assert json.loads((tmp_path / "ct_labels.json").read_text())["provenance"]["export_notes"] == notes
+
+
+def test_a_json_file_is_not_replaced_without_the_files_that_it_tells_of(labels, tmp_path):
+    export(labels, GEOMETRY, NAMES, _request(tmp_path, "nifti", "masks"), provenance=PROVENANCE)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for formats in (("nrrd",), ("nifti",), ("masks", "stl")):
+        with pytest.raises(ExistsError, match="tells what made ct_labels"):
+            export(labels, GEOMETRY, NAMES, _request(tmp_path, *formats, overwrite=True))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    export(labels, GEOMETRY, NAMES, _request(tmp_path, "nifti", "masks", "stl", overwrite=True))
+    assert (tmp_path / "ct_labels_liver.stl").is_file()
+
+
 def test_what_a_killed_export_left_goes_with_the_next_one(labels, tmp_path):
     old, young = tmp_path / ".exporting-old", tmp_path / ".exporting-young"
     for folder in (old, young):

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,28 @@ def test_another_json_file_is_never_replaced(tmp_path: Path, other: str) -> None
         write_labels(tmp_path / "ct.nrrd", SOME, GRID, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["ct.json"]
     assert (tmp_path / "ct.json").read_text() == other
+
+
+def test_the_json_file_of_other_labels_is_never_replaced(tmp_path: Path) -> None:
+    write_labels(tmp_path / "ct.nii.gz", SOME, GRID, {1: "liver"}, provenance=RUN)
+    before = (tmp_path / "ct.json").read_text()
+    with pytest.raises(ExistsError, match=r"tells what made ct\.nii\.gz"):
+        write_labels(tmp_path / "ct.nrrd", SOME, GRID, overwrite=True)
+    assert (tmp_path / "ct.json").read_text() == before
+    assert not (tmp_path / "ct.nrrd").exists()
+    write_labels(tmp_path / "ct.nii.gz", SOME, GRID, overwrite=True)
+    (tmp_path / "ct.nii.gz").unlink()
+    write_labels(tmp_path / "ct.nrrd", SOME, GRID, overwrite=True)
+
+
+def test_no_image_takes_the_name_of_labels_whose_json_file_would_stay(tmp_path: Path) -> None:
+    labels = write_labels(tmp_path / "ct.nii.gz", SOME, GRID, {1: "liver"})
+    image = replace(Volume.from_array(SOME.astype(np.int16)), geometry=GRID)
+    with pytest.raises(ExistsError, match=r"ct\.json says that ct\.nii\.gz holds labels"):
+        write_volume(labels, image, overwrite=True)
+    assert read_volume(labels).labels is not None
+    write_volume(tmp_path / "ct.nrrd", image)
+    assert read_volume(tmp_path / "ct.nrrd").labels is None
 
 
 @pytest.mark.parametrize(
