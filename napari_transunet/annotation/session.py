@@ -27,6 +27,7 @@ from numpy.typing import DTypeLike, NDArray
 from napari_transunet.annotation.provenance import RunRecord, now, provenance_of
 from napari_transunet.annotation.uncertainty import SliceUncertainties
 from napari_transunet.errors import InputError
+from napari_transunet.io.sidecar import OPENED
 
 Index = tuple[slice | int, ...]
 Array = NDArray[Any]
@@ -142,6 +143,7 @@ class AnnotationSession:
     cards : hash of a checkpoint's file -> its model card, of the checkpoints that ran.
     uncertainty : how unsure the runs were of each slice; None before the first that reported it.
     locked : labels that neither a run nor a tool may give a voxel or take one from.
+    opened : what a file told of what made the labels, where they came from one.
     """
 
     def __init__(
@@ -158,6 +160,7 @@ class AnnotationSession:
         self.cards: dict[str, dict[str, Any]] = {}
         self.locked: frozenset[int] = frozenset()
         self.uncertainty: SliceUncertainties | None = None
+        self.opened: dict[str, Any] = {}
         # Made when they are first needed: most sessions never hold a tool's work or meet a second run.
         self._unedited: NDArray[np.unsignedinteger[Any]] | None = None
         self._found: NDArray[np.unsignedinteger[Any]] | None = None
@@ -414,6 +417,7 @@ class AnnotationSession:
             "locked": sorted(self.locked),
             "cards": self.cards.copy(),
             "runs": [asdict(run) for run in self.runs],
+            OPENED: self.opened,
             "uncertainty": None if self.uncertainty is None else self.uncertainty.state(),
         }
 
@@ -442,6 +446,7 @@ class AnnotationSession:
             session.locked = frozenset(int(value) for value in state["locked"])
             session.cards = {str(sha256): dict(card) for sha256, card in state["cards"].items()}
             session._runs = [RunRecord(**run) for run in state["runs"]]
+            session.opened = dict(state.get(OPENED, {}))  # earlier versions did not keep it
             if state["uncertainty"] is not None:
                 session.uncertainty = SliceUncertainties.restored(state["uncertainty"], arrays.get("entropy"))
         except InputError:
@@ -456,7 +461,7 @@ class AnnotationSession:
         return session
 
     def provenance(self, labels: Array | None = None) -> dict[str, Any]:
-        """What an export says about where its labels come from: runs, cards, and what was edited and reviewed.
+        """What an export says about where its labels come from: runs, cards, what was edited and reviewed, their file.
 
         `edited_voxels` counts those by hand and by tools, `edited_by_hand` the former alone; the fractions are of the
         voxels that hold a label or did so in the prediction. They are given where `labels` (z, y, x) are given.
@@ -478,6 +483,8 @@ class AnnotationSession:
             found["slices"] = self.shape[self.axis]
         if self.notes:
             found["notes"] = {str(index): self.notes[index] for index in sorted(self.notes)}
+        if self.opened:
+            found[OPENED] = self.opened
         return provenance_of(self._runs, found)
 
     # -- inside ---------------------------------------------------------------------------------------------

@@ -95,6 +95,7 @@ def give_to_readers(
                 session.axis = start.session.axis
                 session.uncertainty = start.session.uncertainty
                 session.cards = start.session.cards
+                session.opened = start.session.opened
                 for run in start.session.runs:
                     session.add_run(run)
                 copy = CaseLabels(start.labels, session, start.label_set, {"name": f"{reading.name} labels"})

@@ -14,6 +14,7 @@ from napari_transunet.annotation.provenance import RunRecord, now
 from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.annotation.uncertainty import SliceUncertainties
 from napari_transunet.errors import USERS_ERRORS, InputError, TransUNetError, sentence_of
+from napari_transunet.export.source import provenance_of_file
 from napari_transunet.files import unique_keys
 from napari_transunet.io.pairing import plain_name
 from napari_transunet.io.reading import READABLE_SUFFIXES, read_volume
@@ -126,6 +127,7 @@ def _import_one(held: HeldCase, place: Path, names: Mapping[int, str] | None, to
     session.axis = axis
     total = session.shape[axis]
     session.add_run(RunRecord.of_no_network(tool, "imported", "imported", total=total, axis=axis))
+    session.opened = {} if place.is_dir() else provenance_of_file(place)
     made = CaseLabels(labels, session, LabelSet.from_names(found_names))
     ranked = None
     if not place.is_dir():

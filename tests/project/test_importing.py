@@ -8,6 +8,7 @@ import pytest
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.io.reading import read_volume
 from napari_transunet.io.writing import write_labels
+from napari_transunet.project.agreement import give_to_readers
 from napari_transunet.project.case_labels import load_labels, save_labels
 from napari_transunet.project.importing import import_predictions, names_from
 from napari_transunet.project.segmenting import segment_project, tasks_due
@@ -49,6 +50,20 @@ def test_a_case_starts_from_labels_with_the_names_of_nnunet_s_dataset(project, p
     assert labels.label_set.names == {5: "Liver"}
     assert case.volumes.keys() == {"Liver"}
     assert case.fingerprint  # by which it is known whether a checkpoint has learnt from it
+
+
+def test_what_made_the_labels_of_an_imported_file_is_exported_with_them(project, predictions):
+    path = predictions / "case_0.nii.gz"
+    grid = read_volume(path)
+    made = {"checkpoint": "organs", "sha256": "ab"}
+    write_labels(path, grid.data, grid, {5: "Liver"}, provenance=made, overwrite=True)
+    (case,) = import_predictions(project, predictions).cases
+    give_to_readers(project, case.id, ["ann"])
+    for one in project.cases():
+        if one.has_labels:
+            found = load_labels(project, one)
+            told = found.session.provenance(found.labels)
+            assert {key: told["opened"][key] for key in made} == made
 
 
 def test_our_network_ranks_the_slices_of_imported_labels_and_leaves_them(project, predictions):

@@ -1,7 +1,6 @@
 """The one export of a window: asked for in a dialog from either dock, written off the GUI thread."""
 
 import threading
-import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,6 @@ from qtpy.QtWidgets import QDialog, QFileDialog, QFormLayout, QGroupBox, QProgre
 from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.errors import TransUNetError, VolumeError
 from napari_transunet.export.formats import FORMATS, unavailable
-from napari_transunet.export.source import provenance_of_file
 from napari_transunet.export.writing import ExportRequest
 from napari_transunet.io.sidecar import OPENED, stem_of
 from napari_transunet.viewer.export.snapshot import Provenance, propose_path, snapshot, write_snapshot
@@ -64,8 +62,6 @@ class Exporter(QDialog):
         self._tasks = BackgroundTasks(self)
         self._cancelled = threading.Event()
         self._progressed.connect(self._on_progress)
-        # What the files of labels told of these when they were opened.
-        self._opened: weakref.WeakKeyDictionary[Labels, dict[str, Any]] = weakref.WeakKeyDictionary()
         self._result: Result | None = None
         self._image: Image | None = None
         self._lay_out()
@@ -139,7 +135,7 @@ class Exporter(QDialog):
                 raise VolumeError(
                     "The image that these labels were made on is gone; open it again and restore its labels to export."
                 )
-            provenance = self.provenance_of(result.layer, session, fingerprint_job(image))
+            provenance = provenance_of(result.layer, session, fingerprint_job(image))
             taken = snapshot(result.layer, image=image, provenance=provenance)
         except TransUNetError as error:
             self._fail(str(error))
@@ -159,23 +155,6 @@ class Exporter(QDialog):
         self._say("Writing …")
         # A window that is closed now must not take the files with it that a person asked for.
         self._tasks.run(work, self._on_written, self._on_failed, what="The export", finish=True)
-
-    def provenance_of(
-        self, layer: Labels, session: AnnotationSession | None, fingerprint: Callable[[], str] | None = None
-    ) -> Provenance:
-        """A function of labels, for any thread, that says where those of this layer come from."""
-        file = record_of(layer).file
-        path = file.path if file is not None else None
-
-        def provenance(labels: Any) -> Mapping[str, Any]:
-            told = {} if session is None else session.provenance(labels)
-            if fingerprint is not None:
-                told["source"] = {"fingerprint": fingerprint()}
-            if layer not in self._opened:  # once: an export may replace the file
-                self._opened[layer] = {} if path is None else provenance_of_file(path)
-            return told | ({OPENED: self._opened[layer]} if self._opened[layer] else {})
-
-        return provenance
 
     # -- inside ---------------------------------------------------------------------------------------------
 
@@ -258,6 +237,19 @@ class Exporter(QDialog):
     def _fail(self, sentence: str) -> None:
         self._say(sentence)
         self.failed.emit(sentence)
+
+
+def provenance_of(
+    layer: Labels, session: AnnotationSession | None, fingerprint: Callable[[], str] | None = None
+) -> Provenance:
+    """A function of labels, for any thread, that says where those of this layer come from."""
+    opened = record_of(layer).opened
+
+    def provenance(labels: Any) -> Mapping[str, Any]:
+        told = session.provenance(labels) if session is not None else {OPENED: opened} if opened else {}
+        return told if fingerprint is None else {**told, "source": {"fingerprint": fingerprint()}}
+
+    return provenance
 
 
 def exporter_of(viewer: Viewer) -> Exporter:

@@ -7,10 +7,12 @@ layer: sessions, autosaves and the tie between labels and image are kept by `vie
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from napari_transunet.export.source import SourceState
     from napari_transunet.volumes.geometry import Geometry
     from napari_transunet.volumes.labels import LabelSet
@@ -33,6 +35,7 @@ class LayerRecord:
     scan_state : of labels: what that file was like when the labels were begun; None for scans without a file.
     file : of labels: the file that they were read from. It is not the scan: it may be written over, and its name says
         nothing about the scan's.
+    opened : of labels: what that file told of what made them.
     overlay : the layer shows something about labels (uncertainty, disagreement) and is neither scan nor labels.
     fingerprint : of an image: the array (weakly) and its fingerprint, once that was found.
     """
@@ -43,6 +46,7 @@ class LayerRecord:
     scan: Source | None = None
     scan_state: SourceState | None = None
     file: Source | None = None
+    opened: Mapping[str, Any] = field(default_factory=dict)
     overlay: bool = False
     fingerprint: tuple[weakref.ref[Any], str] | None = None
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.errors import VolumeError
+from napari_transunet.export.source import provenance_of_file
 from napari_transunet.files import available_memory
 from napari_transunet.viewer.layers.from_file import ShownFromFile, levels_to_show
 from napari_transunet.viewer.layers.layer_record import METADATA_KEY, LayerRecord, record_of
@@ -116,7 +117,9 @@ def labels_to_layer(
     scan = file = None
     if isinstance(volume, Volume):
         scan, file = (volume.source, None) if volume.labels is None else (None, volume.source)
-    record = LayerRecord(geometry=geometry, labels=label_set, scan=scan, file=file)
+    # Now: an export may replace the file.
+    opened = provenance_of_file(file.path) if file is not None and file.path is not None else {}
+    record = LayerRecord(geometry=geometry, labels=label_set, scan=scan, file=file, opened=opened)
     meta: dict[str, Any] = {
         **(placement(geometry) if image is None else placement_of(image)),
         "name": name,

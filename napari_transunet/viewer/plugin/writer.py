@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_transunet.export.writing import request_for
-from napari_transunet.viewer.export.exporter import exporter_of
+from napari_transunet.viewer.export.exporter import provenance_of
 from napari_transunet.viewer.export.snapshot import Provenance, snapshot, write_snapshot
 from napari_transunet.viewer.sessions.registry import sessions_of
 
@@ -43,7 +43,7 @@ def _provenance_of(data: Any) -> Provenance | None:
     if layer is None or layer._type_string != "labels":
         return None
     result = sessions_of(viewer).result_of(layer)
-    return exporter_of(viewer).provenance_of(layer, None if result is None else result.session)
+    return provenance_of(layer, None if result is None else result.session)
 
 
 # What places and names the labels; the rest of a layer's state is its looks.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_transunet.errors import USERS_ERRORS, ExistsError, FileProblem, InputError
+from napari_transunet.export.source import provenance_of_file
 from napari_transunet.files import available_memory
 from napari_transunet.inference.prediction import PredictionCancelled
 from napari_transunet.viewer.layers.event_links import EventLinks
@@ -324,7 +325,11 @@ def add_written_labels(
     data, meta, _ = labels_to_layer(labels, geometry_of(image), label_set, name, image=image)
     layer, layers = NapariLabels(data, **meta), viewer.layers
     layer.editable = False
-    change_record(layer, file=Source(place.folder, "OME-Zarr", place.name or ""))
+    change_record(
+        layer,
+        file=Source(place.folder, "OME-Zarr", place.name or ""),
+        opened=provenance_of_file(place.folder),
+    )
     old = next((one for one in layers if (of := record_of(one).file) and of.path == place.folder), None)
     if old is None or old.editable:
         viewer.add_layer(layer)

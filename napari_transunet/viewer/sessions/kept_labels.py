@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from napari_transunet.annotation.session_store import SessionInfo
 
 
+def new_session_of(layer: Labels) -> AnnotationSession:
+    """A session for labels as they are now, with what their file told of them."""
+    session = AnnotationSession.of_labels(layer.data, label_set_of(layer).names)
+    session.opened = dict(record_of(layer).opened)
+    return session
+
+
 class KeptLabels:
     """What is saved of a labels layer while a person works.
 
@@ -84,8 +91,7 @@ class LoneLabels(KeptLabels):
     """
 
     def __init__(self, layer: Labels, session: AnnotationSession | None = None) -> None:
-        session = session or AnnotationSession.of_labels(layer.data, label_set_of(layer).names)
-        super().__init__(layer, session)
+        super().__init__(layer, session or new_session_of(layer))
         self.grid = asdict(geometry_of(layer))
 
 

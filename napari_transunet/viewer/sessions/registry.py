@@ -19,9 +19,9 @@ from napari_transunet.files import available_memory
 from napari_transunet.viewer.layers.graphics import free_graphics_in_their_context
 from napari_transunet.viewer.layers.grids import put_on_grid, reorientation_between
 from napari_transunet.viewer.layers.layer_record import is_overlay, is_scan, record_of
-from napari_transunet.viewer.layers.layers import label_set_of, new_labels_layer, problem_with, voxels_of
+from napari_transunet.viewer.layers.layers import new_labels_layer, problem_with, voxels_of
 from napari_transunet.viewer.layers.undo import labels_before, stroke_box
-from napari_transunet.viewer.sessions.kept_labels import LoneLabels
+from napari_transunet.viewer.sessions.kept_labels import LoneLabels, new_session_of
 from napari_transunet.viewer.sessions.results import SUFFIX, Result
 from napari_transunet.viewer.widgets.qt_helpers import window_object
 from napari_transunet.volumes.orientation import IDENTITY
@@ -224,7 +224,7 @@ class Sessions(QObject):
             if session is None and layer in self._lone and turn.is_identity:
                 session = self._lone[layer].result.session  # what was painted so far are edits
             if session is None or session.shape != layer.data.shape:
-                session = _session_of(layer)
+                session = new_session_of(layer)
             return self.bind_result(layer, image, session)
         if known.autosave is not None:
             known.autosave.close(wait=False)
@@ -290,7 +290,7 @@ class Sessions(QObject):
             self.keep_lone(layer, result.session)
         elif is_reviewable(layer):
             # The stroke, of which this is the first news, is an edit already.
-            session = _session_of(layer)
+            session = new_session_of(layer)
             if (box := stroke_box(event.value)) is not None:
                 session.prediction[box] = labels_before([event.value], box, session.prediction[box])
             images = self.images_on_grid_of(layer)
@@ -345,10 +345,6 @@ def memory_for_labels(image: Image, label_set: LabelSet) -> int:
     """Bytes that a run's labels of an image, and what is known about them, take at most."""
     voxels: int = math.prod(voxels_of(image).shape)
     return _ARRAYS * np.dtype(_dtype_of(label_set)).itemsize * voxels
-
-
-def _session_of(layer: Labels) -> AnnotationSession:
-    return AnnotationSession.of_labels(layer.data, label_set_of(layer).names)
 
 
 def _dtype_of(label_set: LabelSet) -> type[np.unsignedinteger[Any]]:

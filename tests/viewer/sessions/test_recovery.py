@@ -9,6 +9,9 @@ from qtpy.QtWidgets import QLabel
 from napari_transunet.annotation import session_folder
 from napari_transunet.annotation.session_folder import SessionAbout, load_folder
 from napari_transunet.annotation.session_store import SessionInfo, SessionStore
+from napari_transunet.io.reading import read_volume
+from napari_transunet.io.writing import write_labels
+from napari_transunet.viewer.export.exporter import provenance_of
 from napari_transunet.viewer.layers.layers import add_volume, volume_of
 from napari_transunet.viewer.sessions import autosave_controller
 from napari_transunet.viewer.sessions.autosave_controller import autosave_of, save_soon, start_autosave
@@ -79,6 +82,33 @@ def test_strokes_undo_and_marks_are_saved_and_come_back(viewer, qtbot, sessions)
     autosave_of(again).close()
     assert len(SessionStore().sessions()) == 1
     assert SessionStore().open(SessionStore().sessions()[0]).load().arrays["labels"][6].any()
+
+
+@pytest.mark.parametrize("on_image", [True, False])
+def test_what_made_the_labels_of_a_file_is_known_when_they_come_back(
+    viewer, qtbot, sessions, tmp_path, on_image
+):
+    registry = sessions_of(viewer)
+    volume, found, _ = synthetic_ct(SHAPE)
+    made = {"checkpoint": "organs", "sha256": "ab"}
+    path = write_labels(tmp_path / "a.nii.gz", found, volume, LABELS, provenance=made)
+    image = add_volume(viewer, volume) if on_image else None
+    layer = add_volume(viewer, read_volume(path))
+    layer.paint((3, 10, 10), 2)
+    path.unlink()
+    autosave = autosave_of(registry.result_of(layer)) if on_image else registry._lone[layer]
+    qtbot.waitUntil(lambda: autosave._saver is not None, timeout=TIMEOUT)
+    assert autosave.flush()
+    viewer.layers.remove(layer)
+    qtbot.waitUntil(lambda: not SessionStore().sessions()[0].in_use, timeout=TIMEOUT)
+
+    Recovery(viewer).restore(image, SessionStore().sessions()[0])
+    qtbot.waitUntil(lambda: any(one._type_string == "labels" for one in viewer.layers), timeout=TIMEOUT)
+    (again,) = (one for one in viewer.layers if one._type_string == "labels")
+    kept = registry.result_of(again) if on_image else registry._lone[again].result
+    told = provenance_of(again, kept.session)(again.data)
+    assert {key: told["opened"][key] for key in made} == made
+    assert told["edited_voxels"] > 0
 
 
 def test_strokes_are_saved_though_no_dock_shows_the_labels(viewer, qtbot):
