@@ -481,6 +481,8 @@ class AnnotationSession:
         if self.reviewed:
             found["reviewed_slices"] = sorted(self.reviewed)
             found["slices"] = self.shape[self.axis]
+        if self.reviewed or self.notes:
+            found["reviewed_axis"] = self.axis
         if self.notes:
             found["notes"] = {str(index): self.notes[index] for index in sorted(self.notes)}
         if self.opened:

@@ -90,6 +90,14 @@ def test_provenance_names_the_last_run_and_counts_the_edits(written):
     assert json.loads(json.dumps(found)) == found
 
 
+def test_provenance_says_along_which_axis_reviewed_slices_and_notes_count(written):
+    for act in (lambda one: one.mark_reviewed(1), lambda one: one.note(1, "tip")):
+        session = AnnotationSession.restored(written[0].arrays(), written[0].state())
+        session.axis = 2
+        act(session)
+        assert session.provenance()["reviewed_axis"] == 2
+
+
 def test_dates_carry_their_time_zone():
     assert now().endswith("+00:00")
 
