@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import zlib
 from collections.abc import Iterator, Mapping
@@ -36,7 +37,8 @@ _MAGIC = b"TUSESS1\n"
 _DIGEST = 32
 _MAX_HEADER = 1 << 26
 _MAX_FILE = 1 << 33
-_LATEST = 4102444800.0  # the year 2100
+LATEST = 4102444800.0
+"""Seconds since 1970, before which a session is saved: the year 2100."""
 _MAX_ARRAY = 1 << 34  # bytes; no scan's labels are larger
 _TYPES = (
     "bool",
@@ -75,12 +77,22 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class SavedPart:
-    """What one file holds. `whole` says that nothing before it is needed; `planes` reads the planes, one at a time."""
+    """What one file holds.
+
+    Attributes
+    ----------
+    whole : nothing before it is needed.
+    specs, state : as they were written.
+    saved_at : seconds since 1970, by the clock as it was.
+    order : grows with every save of a volume's sessions, also where the clock was put back; `saved_at` in files of
+        earlier versions.
+    """
 
     whole: bool
     specs: dict[str, ArraySpec]
     state: dict[str, Any]
     saved_at: float
+    order: float
     _entries: list[tuple[str, int, int, int]] = field(repr=False, default_factory=list)
     _body: bytes = field(repr=False, default=b"")
 
@@ -110,6 +122,7 @@ def write_part(
     *,
     whole: bool,
     saved_at: float,
+    order: float | None = None,
 ) -> int:
     """Write one file, atomically and down to the disk; returns its size in bytes."""
     entries: list[tuple[str, int, int, int]] = []
@@ -126,6 +139,7 @@ def write_part(
         "version": 1,
         "whole": whole,
         "saved_at": saved_at,
+        "order": saved_at if order is None else order,
         "arrays": {name: [list(spec.shape), spec.dtype] for name, spec in specs.items()},
         "planes": entries,
         "state": state,
@@ -195,9 +209,10 @@ def _parsed(name: str, packed: bytes, body: bytes) -> SavedPart:
             if not (0 <= index < specs[key].shape[0] and 0 <= at <= at + size <= len(body)):
                 raise InputError(f"{name} names a plane that it does not have.")
         state, saved_at = header["state"], float(header["saved_at"])
-        if not isinstance(state, dict) or not 0 <= saved_at < _LATEST:
+        order = float(header.get("order", saved_at))
+        if not isinstance(state, dict) or not 0 <= saved_at < LATEST or not math.isfinite(order):
             raise InputError(f"{name} holds no session.")
-        return SavedPart(bool(header["whole"]), specs, state, saved_at, entries, body)
+        return SavedPart(bool(header["whole"]), specs, state, saved_at, order, entries, body)
     except InputError:
         raise
     except (

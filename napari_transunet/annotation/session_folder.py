@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_transunet.annotation.session_file import (
+    LATEST,
     ArraySpec,
     NewerFormatError,
     Planes,
@@ -42,6 +43,7 @@ _PART = re.compile(r"(\d{8})\.part")
 _MAX_PARTS = 40  # after a whole one, before the next whole one
 _MAX_CHANGES = 8 << 20  # bytes after a whole one, if they are also twice its own
 _MAX_ABOUT = 1 << 20
+_STEP = 1e-3  # s between saves whose order the clock does not tell
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 """What some network mounts answer to every lock."""
 
@@ -80,8 +82,9 @@ class SavedSession:
 class SessionFolder:
     """One session's folder, held by this process until `close`; used by one thread at a time."""
 
-    def __init__(self, path: Path, about: SessionAbout, lock: IO[bytes]) -> None:
+    def __init__(self, path: Path, about: SessionAbout, lock: IO[bytes], after: float = 0.0) -> None:
         self.path = path
+        self._order = after
         self.about = about
         self._lock = lock
         self._number = max(part_numbers(path), default=0)
@@ -106,10 +109,12 @@ class SessionFolder:
         FileProblem
             The folder cannot be written to, or the disk is full.
         """
-        moment = time.time()
+        moment = min(max(time.time(), 0.0), LATEST - 1)
+        self._order = max(moment, self._order + _STEP)
         # From what lies there, in case an earlier attempt failed after its file was in place.
         number = max([self._number, *part_numbers(self.path)]) + 1
-        size = write_part(part_path(self.path, number), planes, specs, state, whole=whole, saved_at=moment)
+        path = part_path(self.path, number)
+        size = write_part(path, planes, specs, state, whole=whole, saved_at=moment, order=self._order)
         self._number = number
         self._since_whole = 0 if whole else self._since_whole + 1
         self._whole_size, self._changes_size = (
@@ -259,14 +264,17 @@ def part_path(folder: Path, number: int) -> Path:
     return folder / f"{number:08d}.part"
 
 
-def hold(folder: Path, about: SessionAbout) -> SessionFolder:
-    """The folder with its lock taken: the system gives it back however this process ends."""
+def hold(folder: Path, about: SessionAbout, after: float = 0.0) -> SessionFolder:
+    """The folder with its lock taken: the system gives it back however this process ends.
+
+    What it saves comes after the `order` given.
+    """
     with file_problems(f"{folder} cannot be opened"):
         lock = (folder / _LOCK).open("ab")
     if not _locked(lock):
         lock.close()
         raise ExistsError("Another window is working on this session; close it there first.")
-    return SessionFolder(folder, about, lock)
+    return SessionFolder(folder, about, lock, after)
 
 
 def is_held(folder: Path) -> bool:

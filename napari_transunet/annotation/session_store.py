@@ -48,10 +48,11 @@ class SessionInfo:
     ----------
     folder : where it lies.
     about : whose it is.
-    saved_at : time of the newest save that can be read, UTC.
+    saved_at : time of the newest save that can be read, UTC, by the clock as it was.
     size : bytes on disk.
     in_use : another window is working on it.
     summary : what its last state says under "summary".
+    order : greater than that of what was saved before, whatever the clock said.
     """
 
     folder: Path
@@ -60,6 +61,7 @@ class SessionInfo:
     size: int
     in_use: bool
     summary: Mapping[str, Any] = field(default_factory=dict)
+    order: float = 0.0
 
 
 class SessionStore:
@@ -91,7 +93,11 @@ class SessionStore:
         with file_problems(f"Cannot write to {self.root}"):
             folder.mkdir(parents=True, mode=0o700)
             write_text(folder / ABOUT, json.dumps(asdict(about), indent=1))
-        return hold(folder, about)
+        return hold(folder, about, self._newest(about.fingerprint))
+
+    def _newest(self, fingerprint: str) -> float:
+        """The order of the newest save of a volume; 0 where there is none."""
+        return max((info.order for info in self.find(fingerprint)), default=0.0)
 
     def _new(self, about: SessionAbout) -> Path:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
@@ -105,7 +111,7 @@ class SessionStore:
         FileProblem
             It is gone, or another window works on it.
         """
-        return hold(info.folder, info.about)
+        return hold(info.folder, info.about, self._newest(info.about.fingerprint))
 
     def sessions(self) -> list[SessionInfo]:
         """All sessions that hold something, the newest save first. What cannot be read is left out and logged."""
@@ -146,7 +152,7 @@ class SessionStore:
             except (InputError, FileProblem) as error:
                 if part_numbers(folder):
                     logger.warning("The session in %s is left out: %s", folder, error)
-        return sorted(found, key=lambda info: info.saved_at, reverse=True)
+        return sorted(found, key=lambda info: info.order, reverse=True)
 
     def delete(self, info: SessionInfo) -> None:
         """Remove a session from the disk.
@@ -248,6 +254,7 @@ def _info(folder: Path, about: SessionAbout) -> SessionInfo:
         size=_size(folder),
         in_use=is_held(folder),
         summary=summary if isinstance(summary, dict) else {},
+        order=newest.order,
     )
 
 

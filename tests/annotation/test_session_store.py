@@ -166,6 +166,23 @@ def test_looking_for_one_volume_reads_one_file_of_it_and_survives_what_vanishes(
     assert {info.about.image_name for info in store.sessions()} == {"a", "c"}
 
 
+@pytest.mark.parametrize("ahead", [3600.0, 200 * 365 * 86400.0, -100 * 365 * 86400.0])
+def test_what_was_saved_last_comes_first_whatever_the_clock_said(store, monkeypatch, ahead):
+    present, labels = time.time, np.zeros(SHAPE, np.uint8)
+
+    def work(folder, name):
+        _save(folder, labels, {"summary": {"name": name}})
+        folder.close()
+
+    monkeypatch.setattr(time, "time", lambda: present() + ahead)
+    work(store.create(ABOUT), "first")
+    monkeypatch.undo()
+    work(store.create(ABOUT), "second")
+    assert [info.summary["name"] for info in store.sessions()] == ["second", "first"]
+    work(store.open(store.sessions()[1]), "first again")
+    assert [info.summary["name"] for info in store.find(ABOUT.fingerprint)] == ["first again", "second"]
+
+
 def test_a_session_in_use_is_neither_opened_nor_deleted(store):
     folder = store.create(ABOUT)
     _save(folder, np.zeros(SHAPE, np.uint8), {})

@@ -174,10 +174,10 @@ def recovery_question(info: SessionInfo, others: int = 0) -> str:
 
     `others` is how many more sessions of the image hold a person's work.
     """
-    local = info.saved_at.astimezone()
-    when = (
-        f"{local:%H:%M}" if local.date() == datetime.now().astimezone().date() else f"{local:%d %B %Y, %H:%M}"
-    )
+    local, present = info.saved_at.astimezone(), datetime.now().astimezone()
+    when = f"{local:%H:%M}" if local.date() == present.date() else f"{local:%d %B %Y, %H:%M}"
+    if local > present:
+        when += ", by a clock that ran ahead"
     parts = []
     if segmented := _part_segmented(info):
         parts.append("{} of {} slices segmented".format(*segmented))

@@ -1,6 +1,7 @@
 """Labels are saved while a person works, and come back in another driver."""
 
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -262,6 +263,9 @@ def test_the_question_says_when_and_how_much():
     sentence = recovery_question(info)
     assert "1,204 voxels edited, 1 slice reviewed" in sentence
     assert "March 2025" in sentence
+    later = datetime.now(UTC) + timedelta(days=400)
+    assert "clock" in recovery_question(replace(info, saved_at=later))
+    assert "clock" not in sentence
 
 
 def test_a_session_with_a_persons_work_is_offered_before_a_newer_one_without(viewer, qtbot):
