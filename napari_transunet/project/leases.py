@@ -4,8 +4,8 @@ A lease is a line of numbered files a key, `KEY.000001.json`, `KEY.000002.json`,
 names the holder, or says that the key is free. A file is only ever created, under a name that must not exist, which is
 atomic on network file systems too; so of two who want the same number one gets it. Nobody's file is written by another.
 
-While a lease is held, its file's time is renewed. One that was not renewed for a while, or whose process on this
-machine is dead, is stale, and may be taken over by who says so; its holder then finds out that it is lost.
+While a lease is held, its file's time is renewed. One whose process on this machine is dead, or that another machine
+did not renew for a while, is stale, and may be taken over by who says so; its holder then finds out that it is lost.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from napari_transunet.files import file_problems
 logger = logging.getLogger(__name__)
 
 STALE_AFTER = 180.0
-"""Seconds without a renewal after which a lease may be taken over."""
+"""Seconds without a renewal after which the lease of another machine may be taken over."""
 
 _RENEWED_EVERY = 20.0
 _GRACE = 600.0  # s for which outdone files stay, so that a slow machine cannot use their numbers again
@@ -43,7 +43,7 @@ _FILE = re.compile(r"([A-Za-z0-9_-]{1,120})\.(\d{6,9})\.json")
 _NEW = ".taking-"
 _FREE = b"free"
 _MAX_BYTES = 1 << 14
-_SAME_START = 60.0  # s: when a process began is reckoned by the clock, which may have been set since
+_SAME_START = 60.0  # s by which two accounts of when a process began may differ
 
 
 class LeaseHeldError(FileProblem):
@@ -66,11 +66,11 @@ class Holder:
     ----------
     annotator : a person's name
     host, machine : the computer's name, and what tells it from another of that name
-    process, started : number of the process there, and when it began (seconds since 1970)
+    process, started : number of the process there, and when it began (s, see `_started`)
     purpose : what for, e.g. "review"
     since : ISO 8601
     token : a number of its own
-    stale : it was not renewed for long, or its process is dead
+    stale : its process is dead, or where that cannot be known, it was not renewed for long
     """
 
     annotator: str
@@ -269,8 +269,10 @@ class Leases:
             )
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             holder = Holder("somebody", "another computer", "", 0, 0.0, "unknown", "an unknown time", "")
+        alive = _is_alive(holder)
         old = (time.time() if now is None else now) - renewed > STALE_AFTER
-        return Holder(**(asdict(holder) | {"stale": old or _is_dead(holder)}))
+        # A clock that was put forward makes the file of a process here look old.
+        return Holder(**(asdict(holder) | {"stale": old if alive is None else not alive}))
 
     @contextlib.contextmanager
     def _prepared(self, content: bytes, *, make: bool = True) -> Iterator[tuple[Path, float]]:
@@ -361,7 +363,7 @@ def _myself(annotator: str, purpose: str) -> Holder:
         host=socket.gethostname(),
         machine=_machine(),
         process=os.getpid(),
-        started=psutil.Process().create_time(),
+        started=_started(psutil.Process()),
         purpose=purpose,
         since=datetime.now(UTC).isoformat(timespec="seconds"),
         token=secrets.token_hex(8),
@@ -372,16 +374,26 @@ def _machine() -> str:
     return f"{socket.gethostname()}-{uuid.getnode():x}"
 
 
-def _is_dead(holder: Holder) -> bool:
-    """Whether it is a process of this machine that is gone."""
+def _started(process: Any) -> float:
+    """When a process began, in seconds: since 1970, or on Linux since the machine did.
+
+    Linux reckons both by the clock as it is now, so that only their difference stays where the clock is set.
+    """
+    import psutil
+
+    return float(process.create_time() - (psutil.boot_time() if psutil.LINUX else 0.0))
+
+
+def _is_alive(holder: Holder) -> bool | None:
+    """Whether its process is; None where that cannot be known, as on another machine."""
     if holder.machine != _machine():
-        return False
+        return None
     import psutil
 
     try:
         process: Any = psutil.Process(holder.process)
-        return bool(abs(process.create_time() - holder.started) > _SAME_START or process.status() == "zombie")
+        return abs(_started(process) - holder.started) <= _SAME_START and process.status() != "zombie"
     except psutil.NoSuchProcess:
-        return True
-    except psutil.Error:
         return False
+    except psutil.Error:
+        return None

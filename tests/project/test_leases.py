@@ -8,10 +8,12 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 
 from napari_transunet.errors import FileProblem
 from napari_transunet.project.leases import STALE_AFTER, LeaseHeldError, LeaseLostError, Leases
+from tests.project.conftest import abandon
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def test_only_a_stale_lease_is_taken_over_and_only_by_who_says_so(leases):
     first = leases.take("case", "anna")
     with pytest.raises(LeaseHeldError):
         leases.take("case", "ben", takeover=True)
-    age(only_file(leases, "case"), STALE_AFTER + 1)
+    abandon(leases, "case")
     with pytest.raises(LeaseHeldError, match="project release") as refused:
         leases.take("case", "ben")
     assert refused.value.holder.stale
@@ -67,6 +69,19 @@ def test_the_lease_of_a_dead_process_here_is_stale_at_once(leases, tmp_path):
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "leases")], check=False)
     assert leases.holder("case").stale
     leases.take("case", "ben", takeover=True).release()
+
+
+@pytest.mark.parametrize("ahead", [STALE_AFTER * 20, -STALE_AFTER * 20])
+def test_a_process_here_keeps_its_lease_where_the_clock_is_set(leases, monkeypatch, ahead):
+    with leases.take("case", "anna"):
+        age(only_file(leases, "case"), ahead)
+        if sys.platform == "linux":  # there the time since 1970 at which it began goes with the clock
+            began, boot = psutil.Process.create_time, psutil.boot_time
+            monkeypatch.setattr(psutil.Process, "create_time", lambda process: began(process) + ahead)
+            monkeypatch.setattr(psutil, "boot_time", lambda: boot() + ahead)
+        assert not leases.holder("case").stale
+        with pytest.raises(LeaseHeldError):
+            leases.take("case", "ben", takeover=True)
 
 
 def test_a_process_that_has_the_dead_one_s_number_does_not_hide_it(leases):

@@ -1,8 +1,6 @@
 """Taking a case, working on it, giving it back; and which comes next."""
 
 import json
-import os
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,12 +13,13 @@ from napari_transunet.io.sidecar import as_json
 from napari_transunet.project.agreement import sign_off
 from napari_transunet.project.case_labels import load_labels
 from napari_transunet.project.exporting import export_project
-from napari_transunet.project.leases import STALE_AFTER, LeaseHeldError, LeaseLostError
+from napari_transunet.project.leases import LeaseHeldError, LeaseLostError
 from napari_transunet.project.opening import approval, finish_case, open_case, read_ahead
 from napari_transunet.project.scans import read_scan
 from napari_transunet.project.segmenting import segment_project
 from napari_transunet.project.worklist import PAUSE, WorkClock, next_case
 from napari_transunet.volumes.labels import LabelSet
+from tests.project.conftest import abandon
 
 CPU = PredictorOptions(device="cpu", backend="torch", precision="float32", batch_size=2)
 
@@ -151,9 +150,7 @@ def test_who_was_taken_over_keeps_what_he_did_in_a_session_of_its_own(segmented)
     saver = saver_of(sleeper)
     sleeper.found.labels[1] = 1
     assert saver.flush()
-    path = segmented.leases._path(case.id, segmented.leases.newest(case.id))
-    then = time.time() - STALE_AFTER - 1
-    os.utime(path, (then, then))
+    abandon(segmented.leases, case.id)
     with pytest.raises(LeaseHeldError):
         open_case(segmented, case.id, "ben")
     taker = open_case(segmented, case.id, "ben", takeover=True)

@@ -1,8 +1,6 @@
 """Segmenting a project: resumable, past failures, beside people, and never over their work."""
 
-import os
 import pickle
-import time
 
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ from napari_transunet.io.reading import read_volume
 from napari_transunet.model.transunet import TransUNet
 from napari_transunet.project.case_labels import load_labels, save_labels, uncertainty_of_case
 from napari_transunet.project.index import ProjectWriteError
-from napari_transunet.project.leases import STALE_AFTER
 from napari_transunet.project.project import Project
 from napari_transunet.project.segmenting import (
     SegmentTask,
@@ -27,6 +24,7 @@ from napari_transunet.project.segmenting import (
 )
 from napari_transunet.volumes.labels import LabelSet
 from tests.networks import balanced, varied
+from tests.project.conftest import abandon
 
 CPU = PredictorOptions(device="cpu", backend="torch", precision="float32", batch_size=2)
 
@@ -93,9 +91,7 @@ def test_a_segmentation_that_died_is_taken_over_but_a_sleeping_person_is_not(pro
     first, second, _ = project.cases()
     for case, purpose in ((first, "segment"), (second, "review")):
         project.hold(case.id, "anna", purpose=purpose)
-        path = project.leases._path(case.id, project.leases.newest(case.id))
-        then = time.time() - STALE_AFTER - 1
-        os.utime(path, (then, then))
+        abandon(project.leases, case.id)
     assert states(segment(project)) == ["segmented", "skipped", "segmented"]
 
 

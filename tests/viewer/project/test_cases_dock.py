@@ -1,6 +1,5 @@
 """The dock *Cases* as a person uses it: a real project, a real (tiny) network, real buttons."""
 
-import os
 import time
 from types import SimpleNamespace
 
@@ -15,7 +14,6 @@ from napari_transunet.annotation.session_store import SessionStore
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.project.agreement import give_to_readers
 from napari_transunet.project.case_labels import load_labels, save_labels
-from napari_transunet.project.leases import STALE_AFTER
 from napari_transunet.project.segmenting import segment_project
 from napari_transunet.viewer.anatomy.anatomy import anatomy_of
 from napari_transunet.viewer.project import background_segmentation, case_actions, cases_dock
@@ -23,7 +21,7 @@ from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets import preferences
 from napari_transunet.viewer.widgets.tables import RowTable
 from tests.cli.conftest import write_image
-from tests.project.conftest import checkpoint, narrow, project, scans
+from tests.project.conftest import abandon, checkpoint, narrow, project, scans
 from tests.viewer.waiting import TIMEOUT
 
 __all__ = ["checkpoint", "narrow", "project", "scans"]
@@ -163,9 +161,7 @@ def test_a_case_of_somebody_else_is_not_opened_and_a_stale_one_after_a_question(
     held = segmented.hold(case.id, "ben")
     driver.dock.cases.open(case.id)
     driver.until(lambda: "held by ben" in driver.dock.status)
-    path = segmented.leases._path(case.id, segmented.leases.newest(case.id))
-    then = time.time() - STALE_AFTER - 1
-    os.utime(path, (then, then))
+    abandon(segmented.leases, case.id)
     driver.dock.cases.open(case.id)
     driver.until(lambda: driver.dock.question.open)
     driver.press("question_yes")
