@@ -46,6 +46,7 @@ class Request:
     max_bytes: int | None = None
     level: int | None = None
     lazy: bool | Literal["large"] = False
+    scan: Path | None = None
 
     @property
     def which(self) -> dict[str, Any]:
@@ -123,7 +124,7 @@ def _h5(request: Request) -> Volume:
 
 
 def _dicom(request: Request) -> Volume:
-    return read_dicom(request.path, series=request.series, **request.which)
+    return read_dicom(request.path, series=request.series, near=request.scan, **request.which)
 
 
 def _ome_zarr(request: Request) -> Volume:

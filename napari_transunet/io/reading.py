@@ -47,6 +47,7 @@ def read_volume(
     max_bytes: int | None = None,
     level: int | None = None,
     lazy: bool | Literal["large"] = False,
+    scan: Path | None = None,
 ) -> Volume:
     """The volume in a file, or in a folder of DICOM files.
 
@@ -54,7 +55,7 @@ def read_volume(
     ----------
     path : NIfTI, NRRD, `.seg.nrrd`, MetaImage, TIFF, `.npy`, `.npz`, HDF5, a DICOM file or a folder of them, the
         folder of an OME-Zarr or its http(s) address. One DICOM file of a series stands for the whole series in its
-        folder; a structure set needs its series there.
+        folder; a structure set needs its series there, or in `scan`.
     series : which of several DICOM series: its UID, or its number (from 1) in `list_series`. Refused for other
         formats.
     channel, time : which of several volumes in one file, from 0.
@@ -64,6 +65,7 @@ def read_volume(
     lazy : leave the voxels of an OME-Zarr where they are, and read what is asked for; `Volume.data` is a `LazyArray`
         then. "large": only of an image that takes more than a quarter of the free memory. Other formats are read as
         ever.
+    scan : a folder with the series of a structure set. Other formats need none.
 
     Returns
     -------
@@ -101,7 +103,9 @@ def read_volume(
             f"{where.name}: only DICOM has series, and this is no DICOM; ask for it without series."
         )
     try:
-        return _with_gaps_said(found.read(Request(where, series, channel, time, key, max_bytes, level, lazy)))
+        return _with_gaps_said(
+            found.read(Request(where, series, channel, time, key, max_bytes, level, lazy, scan))
+        )
     except VolumeError as error:
         # Keeps the class and what it carries, and says which file it is about.
         error.args = (f"{where.name or where}: {error}",)

@@ -20,6 +20,7 @@ OPENED = "opened"
 _MAX_BYTES = 1 << 25
 _ENDINGS = (
     ".seg.nrrd",
+    ".rtstruct.dcm",
     ".nii.gz",
     ".hdr.gz",
     ".img.gz",

@@ -16,6 +16,7 @@ from napari_transunet.annotation.uncertainty import SliceUncertainties
 from napari_transunet.errors import USERS_ERRORS, InputError, TransUNetError, sentence_of
 from napari_transunet.export.source import provenance_of_file
 from napari_transunet.files import unique_keys
+from napari_transunet.io.dicom.reading import STRUCTURE_SET_FORMAT
 from napari_transunet.io.pairing import plain_name
 from napari_transunet.io.reading import READABLE_SUFFIXES, read_volume
 from napari_transunet.io.sidecar import stem_of
@@ -153,7 +154,12 @@ def _labels(
     path: Path, volume: Volume, names: Mapping[int, str] | None
 ) -> tuple[NDArray[Any], dict[int, str]]:
     """Labels of one file on the scan's grid, and their names."""
-    drawn = read_volume(path)
+    place = volume.source.path
+    drawn = read_volume(path, scan=place if place is None or place.is_dir() else place.parent)
+    if drawn.source.format == STRUCTURE_SET_FORMAT and drawn.source.series_uid != volume.source.series_uid:
+        raise InputError(
+            "it was drawn on another series than that of its scan; give it the name of its own case"
+        )
     values = _on_grid(drawn, volume, path.name)
     present = [int(value) for value in np.unique(values) if value]
     own = {} if drawn.labels is None else dict(drawn.labels.names)

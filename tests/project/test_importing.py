@@ -5,15 +5,18 @@ import json
 import numpy as np
 import pytest
 
+from napari_transunet.export.writing import ExportRequest, export
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.io.reading import read_volume
 from napari_transunet.io.writing import write_labels
 from napari_transunet.project.agreement import give_to_readers
 from napari_transunet.project.case_labels import load_labels, save_labels
 from napari_transunet.project.importing import import_predictions, names_from
+from napari_transunet.project.project import Project
 from napari_transunet.project.segmenting import segment_project, tasks_due
 from napari_transunet.volumes.labels import LabelSet
 from tests.cli.conftest import write_image
+from tests.io.dicom.test_seg_writing import _series
 
 CPU = PredictorOptions(device="cpu", backend="torch", precision="float32", batch_size=2)
 SHAPE = (5, 40, 36)
@@ -208,3 +211,24 @@ def test_a_file_without_names_is_refused(tmp_path, content):
     path.write_text(content)
     with pytest.raises(ValueError, match="names no labels"):
         names_from(path)
+
+
+def test_structure_sets_are_labels_of_the_case_whose_series_they_were_drawn_on(tmp_path):
+    scans, drawn = [_series(tmp_path / "scans" / name) for name in ("a", "b")], tmp_path / "out" / "drawn"
+    drawn.mkdir(parents=True)
+    labels = np.zeros(scans[0].data.shape, np.uint8)
+    labels[2:5, 2:6, 3:8] = 3
+    for name, scan in zip(("a", "b"), scans, strict=True):
+        request = ExportRequest(drawn, name, ("rtstruct",))
+        export(labels, scan.geometry, LabelSet.from_names({3: "liver"}), request, source=scan.source)
+    project = Project.create(tmp_path / "study")
+    project.add([tmp_path / "scans"])
+    found = import_predictions(project, drawn)
+    assert (len(found.cases), found.left_out) == (2, [])
+    assert np.array_equal(load_labels(project, found.cases[0]).labels, labels)
+    beside = tmp_path / "scans" / "drawn"
+    beside.mkdir()
+    (drawn / "a.rtstruct.dcm").rename(beside / "b.rtstruct.dcm")
+    found = import_predictions(project, beside)
+    assert found.cases == []
+    assert "another series" in found.left_out[0]

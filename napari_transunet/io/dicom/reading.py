@@ -28,6 +28,9 @@ from napari_transunet.io.dicom.slice_geometry import stack
 from napari_transunet.io.streams import checked_size, chosen, float_type, gives_floats, rescaled
 from napari_transunet.volumes.volume import Source, Volume
 
+STRUCTURE_SET_FORMAT = "DICOM structure set"
+"""`Source.format` of labels whose `series_uid` is that of the series that they were drawn on."""
+
 __all__ = ["is_dicom", "is_dicom_folder", "list_series", "read_dicom"]
 
 
@@ -54,8 +57,9 @@ def read_dicom(
     channel: int | None = None,
     time: int | None = None,
     max_bytes: int | None = None,
+    near: Path | None = None,
 ) -> Volume:
-    """The volume in a folder, or the one that a file belongs to.
+    """The volume in a folder, or the one that a file belongs to; the series of a structure set may lie in `near`.
 
     Raises
     ------
@@ -77,8 +81,10 @@ def read_dicom(
         if series is not None:
             raise VolumeError("a structure set belongs to its own series; ask for it without series.")
         chosen(1, time, "time point", "time")
-        data, geometry, labels, uid, notes = read_structure_set(path, channel=channel, max_bytes=max_bytes)
-        source = Source(path, "DICOM structure set", description_of(header) or path.stem, uid, notes)
+        data, geometry, labels, uid, notes = read_structure_set(
+            path, channel=channel, max_bytes=max_bytes, near=near
+        )
+        source = Source(path, STRUCTURE_SET_FORMAT, description_of(header) or path.stem, uid, notes)
         return Volume(data, geometry, None, source, labels)
     if header.lacks_image:
         raise VolumeError("it ends inside its header; it is truncated, copy it again.")

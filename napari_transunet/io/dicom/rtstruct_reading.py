@@ -42,7 +42,7 @@ class _Region:
 
 
 def read_structure_set(
-    path: Path, *, channel: int | None, max_bytes: int | None
+    path: Path, *, channel: int | None, max_bytes: int | None, near: Path | None = None
 ) -> tuple[npt.NDArray[np.uint16], Geometry, LabelSet, str, tuple[str, ...]]:
     """Labels (z, y, x), the grid of the series, names and colours, the UID of the series, and what was assumed.
 
@@ -50,8 +50,8 @@ def read_structure_set(
     contours of a region are its own, by the even-odd rule: so holes are holes, as keyholes or as contours of their own.
     `channel` (from 0) picks one region, which is the way to read regions that overlap.
 
-    The series is looked for by what files say: in the folder of the structure set and those below it, then in the
-    folders beside it.
+    The series is looked for by what files say: in the folder `near`, in that of the structure set and those below it,
+    then in the folders beside it.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def read_structure_set(
         series_uids, frame_uids = _referenced(dataset)
     if not items:
         raise VolumeError("it is a structure set without structures.")
-    series, notes = _find_series(path, series_uids, frame_uids)
+    series, notes = _find_series(path, near, series_uids, frame_uids)
     _check_frame_of_reference(series, frame_uids)
     geometry = _grid(series)
     checked_size(geometry.shape, 2, max_bytes)
@@ -135,10 +135,10 @@ def _referenced(dataset: Dataset) -> tuple[set[str], set[str]]:
     return series - {""}, frames - {""}
 
 
-def _find_series(path: Path, uids: set[str], frames: set[str]) -> tuple[Series, list[str]]:
+def _find_series(path: Path, near: Path | None, uids: set[str], frames: set[str]) -> tuple[Series, list[str]]:
     own = path.absolute().parent
     found: dict[str, Series] = {}
-    folders = [(own, True)]
+    folders = [(own, True)] if near is None else [(near, True), (own, True)]
     if own.parent != own:
         folders += [(one, False) for one in _beside(own)]
     for folder, recursive in folders:
