@@ -47,10 +47,11 @@ def as_if_learnt(net: TransUNet) -> TransUNet:
     return net
 
 
-_narrow_shapes = cache(layout._decoder_shapes.__wrapped__)
-"""Those in its own cache are wide."""
+_CACHED = ("_transformer_shapes", "_decoder_shapes")
+_SLIM_SHAPES = tuple(cache(getattr(layout, name).__wrapped__) for name in _CACHED)
+"""What is in the caches of the package itself is of the usual parts, for the tests that come after."""
 
-_USUAL_PARTS = (resnet.STAGE_UNITS, decoder.WIDTHS, layout._decoder_shapes)
+_USUAL_PARTS = (resnet.STAGE_UNITS, decoder.WIDTHS, tuple(getattr(layout, name) for name in _CACHED))
 
 
 @contextmanager
@@ -73,16 +74,20 @@ def usual_parts() -> Iterator[None]:
 
 
 def _make_parts_slim(patch: pytest.MonkeyPatch) -> None:
-    _set_parts(patch, (2, 2, 2), (64, 32, 16, 16, 16), _narrow_shapes)
+    _set_parts(patch, (2, 2, 2), (64, 32, 16, 16, 16), _SLIM_SHAPES)
 
 
 def _set_parts(
-    patch: pytest.MonkeyPatch, units: tuple[int, ...], widths: tuple[int, ...], shapes: Callable[..., object]
+    patch: pytest.MonkeyPatch,
+    units: tuple[int, ...],
+    widths: tuple[int, ...],
+    shapes: tuple[Callable[..., object], ...],
 ) -> None:
     patch.setattr("napari_transunet.model.resnet.STAGE_UNITS", units)
     for module in ("decoder", "transunet"):
         patch.setattr(f"napari_transunet.model.{module}.WIDTHS", widths)
-    patch.setattr(layout, "_decoder_shapes", shapes)
+    for name, function in zip(_CACHED, shapes, strict=True):
+        patch.setattr(layout, name, function)
 
 
 def make_networks_quick(patch: pytest.MonkeyPatch) -> None:
