@@ -8,8 +8,7 @@ from typing import Any
 from napari_transunet.errors import FileProblem, VolumeError
 from napari_transunet.files import sha256
 from napari_transunet.io.dicom.headers import is_dicom, read_header
-from napari_transunet.io.ome_zarr.labels import PROVENANCE_KEY
-from napari_transunet.io.ome_zarr.metadata import group_attributes
+from napari_transunet.io.ome_zarr.metadata import PROVENANCE_KEY, group_attributes
 from napari_transunet.io.reading import read_volume
 from napari_transunet.io.sidecar import clean, is_ours, read_sidecar
 from napari_transunet.volumes.fingerprint import scan_fingerprint

@@ -72,6 +72,16 @@ def test_labels_go_into_the_image_as_those_of_a_volume_in_memory(run, scan, netw
     assert run("segment", scan, "-o", scan, "-c", network, "--overwrite").exit_code == 0
 
 
+def test_another_time_point_than_was_segmented_is_not_said_to_be_without_organs(run, scan, network, tmp_path):
+    values = np.stack([read_volume(scan).data] * 2)
+    series = write_ome_zarr(tmp_path / "series.ome.zarr", values, axes="tzyx")
+    assert run("segment", series, "--time", "1", "-o", series, "-c", network).exit_code == 0
+    labels = series / "labels" / "organs"
+    assert any("was segmented" in note for note in read_volume(labels, time=0).source.notes)
+    assert not any("was segmented" in note for note in read_volume(labels, time=1).source.notes)
+    assert "was segmented" in run("convert", labels, "one.nrrd", "--time", "0").stderr
+
+
 def test_a_run_that_was_stopped_is_gone_on_with(run, scan, network):
     image = open_ome_zarr(scan)
     predictor = Predictor(load_checkpoint(network), device="cpu", backend="torch", batch_size=2)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from napari_transunet.errors import ExistsError, FileProblem, InputError, VolumeError
 from napari_transunet.files import atomic_path, file_problems
-from napari_transunet.io.ome_zarr.metadata import group_attributes, read_json
+from napari_transunet.io.ome_zarr.metadata import PROVENANCE_KEY, group_attributes, read_json
 from napari_transunet.io.ome_zarr.reading import OmeZarrImage, is_ome_zarr
 from napari_transunet.io.sidecar import clean, plain
 from napari_transunet.volumes.label_values import voxels_by_label
@@ -25,7 +25,6 @@ from napari_transunet.volumes.lazy_array import LazyArray, Region
 if TYPE_CHECKING:
     from napari_transunet.volumes.labels import LabelSet
 
-PROVENANCE_KEY = "napari_transunet"
 _PROGRESS = ".progress.json"
 _NAME = re.compile(r"[\w][\w .+-]{0,99}")
 _SLAB = 32 << 20  # bytes that are written at a time

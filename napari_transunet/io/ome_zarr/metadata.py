@@ -22,6 +22,9 @@ from napari_transunet.errors import FileProblem, VolumeError
 from napari_transunet.io.units import is_unsaid, millimetres
 
 _MAX_JSON = 1 << 24
+PROVENANCE_KEY = "napari_transunet"
+"""Among the attributes of labels that were made here: what made them."""
+
 _TIMEOUT = 30.0  # s
 _MAX_LEVELS = 64
 _PLAIN = re.compile(r"[^/\\:\x00-\x1f]+(/[^/\\:\x00-\x1f]+)*")
