@@ -18,7 +18,7 @@ from napari_transunet.errors import SizeError, VolumeError
 from napari_transunet.files import available_memory
 from napari_transunet.viewer.layers.graphics import free_graphics_in_their_context
 from napari_transunet.viewer.layers.grids import put_on_grid, reorientation_between
-from napari_transunet.viewer.layers.layer_record import is_overlay, is_scan, record_of
+from napari_transunet.viewer.layers.layer_record import change_record, is_overlay, is_scan, record_of
 from napari_transunet.viewer.layers.layers import new_labels_layer, problem_with, voxels_of
 from napari_transunet.viewer.layers.undo import labels_before, stroke_box
 from napari_transunet.viewer.sessions.kept_labels import LoneLabels, new_session_of
@@ -273,6 +273,13 @@ class Sessions(QObject):
     def _images(self) -> list[Image]:
         return [layer for layer in self._viewer.layers if is_scan(layer) and problem_with(layer) is None]
 
+    def _session_of(self, layer: Any) -> AnnotationSession | None:
+        """What is known about labels, whether or not their image is open."""
+        if (result := self.result_of(layer)) is not None:
+            return result.session
+        autosave = self._lone.get(layer) if layer is not None else None
+        return autosave.result.session if autosave is not None else None
+
     def _on_painted(self, event: Any) -> None:
         """Labels on which a person works are saved, whether or not a dock shows them."""
         from napari_transunet.viewer.sessions.autosave_controller import autosave_of, save_soon
@@ -319,6 +326,10 @@ class Sessions(QObject):
         if layer._type_string == "labels" and layer.source.parent is not None:
             self._new_copy = layer
             QTimer.singleShot(0, self._forget_copy)
+            original = self._session_of(layer.source.parent())
+            if original is not None and is_reviewable(layer) and original.shape == layer.data.shape:
+                # A copy gets a session of its own, which knows nothing of those runs.
+                change_record(layer, opened=original.provenance(layer.data))
         elif layer._type_string == "labels" and record_of(layer).file is not None:
             # A file of labels, however it was opened, is tied before anybody paints in it.
             self.result_for(layer)

@@ -10,6 +10,7 @@ from napari.components import ViewerModel
 from napari.layers import Layer
 from napari.layers._layer_actions import _duplicate_layer
 
+from napari_transunet.annotation.provenance import RunRecord
 from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.errors import SizeError, VolumeError
 from napari_transunet.viewer.layers.layers import geometry_of, labels_to_layer, volume_of, volume_to_layer
@@ -161,6 +162,23 @@ def test_a_result_is_found_by_its_image_not_by_its_name_and_not_after_its_voxels
     assert sessions.result_on(image, LabelSet.from_names({1: "aorta"})) is None
     image.data = np.zeros(SHAPE, np.int16)
     assert sessions.result_on(image) is None
+
+
+def test_a_copy_knows_what_made_the_labels_that_were_copied(viewer, sessions):
+    image = _image(viewer)
+    result = sessions.new_result(image, volume_of(image), LABELS)
+    result.session.add_run(RunRecord.of_no_network("organs", "imported", "imported", total=8, axis=0))
+    viewer.add_layer(result.layer)
+    viewer.layers.selection.active = result.layer
+    for copies in (1, 2):
+        _duplicate_layer(viewer.layers)
+        copy = viewer.layers.selection.active = viewer.layers[-1]
+        told = sessions.result_for(copy).session.provenance(copy.data)
+        for _ in range(copies):
+            assert "checkpoint" not in told
+            told = told["opened"]
+        assert told["checkpoint"] == "organs"
+    assert "opened" not in result.session.provenance(result.layer.data)
 
 
 def test_a_copy_has_no_session_and_takes_nothing_over(viewer, sessions, qtbot):
