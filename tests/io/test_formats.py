@@ -302,8 +302,15 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_same_labels_give_the_same_bytes(tmp_path: Path) -> None:
     labels, geometry = np.ones((2, 3, 4), np.uint8), Geometry((2, 3, 4), (1, 1, 1))
     for suffix in WRITABLE_SUFFIXES:
-        first = write_labels(tmp_path / f"a{suffix}", labels, geometry, overwrite=True).read_bytes()
-        assert write_labels(tmp_path / f"a{suffix}", labels, geometry, overwrite=True).read_bytes() == first
+        first = write_labels(
+            tmp_path / f"labels of {suffix[1:]}{suffix}", labels, geometry, overwrite=True
+        ).read_bytes()
+        assert (
+            write_labels(
+                tmp_path / f"labels of {suffix[1:]}{suffix}", labels, geometry, overwrite=True
+            ).read_bytes()
+            == first
+        )
 
 
 def test_a_sidecar_that_is_not_ours_or_broken_is_no_obstacle(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_rounded_orientations_are_those_of_the_nearest_grid(
     assert volume.geometry.matches(exact)
     assert volume.geometry.spacing == pytest.approx((2.0, 0.8, 0.7), rel=1e-3)
     for ending in (".nii.gz", ".mha"):
-        path = write_labels(tmp_path / f"labels{ending}", values > 7, volume, overwrite=True)
+        path = write_labels(tmp_path / f"labels_{ending[1:]}{ending}", values > 7, volume, overwrite=True)
         assert read_volume(path).geometry.matches(volume.geometry, 1e-3)
 
 
