@@ -296,8 +296,11 @@ def _record(
     record |= {"exported": now(), "versions": versions(), "files": [path.name for path in files]}
     if source is not None:
         facts = {"name": source.name, "format": source.format, "series_uid": source.series_uid}
+        facts |= dict(source.picks)  # which of several volumes
         known = record.get("source")
-        record["source"] = (known if isinstance(known, dict) else {}) | {k: v for k, v in facts.items() if v}
+        record["source"] = (known if isinstance(known, dict) else {}) | {
+            key: value for key, value in facts.items() if value not in (None, "")
+        }
         if source.notes:
             record["reading_notes"] = list(source.notes)
     if {"stl", "ply"} & set(wanted):

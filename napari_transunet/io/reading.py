@@ -103,9 +103,12 @@ def read_volume(
             f"{where.name}: only DICOM has series, and this is no DICOM; ask for it without series."
         )
     try:
-        return _with_gaps_said(
-            found.read(Request(where, series, channel, time, key, max_bytes, level, lazy, scan))
-        )
+        volume = found.read(Request(where, series, channel, time, key, max_bytes, level, lazy, scan))
+        if not volume.source.picks:
+            asked = {"channel": channel, "time": time, "key": key}
+            picks = tuple((which, one) for which, one in asked.items() if one is not None)
+            volume = replace(volume, source=replace(volume.source, picks=picks))
+        return _with_gaps_said(volume)
     except VolumeError as error:
         # Keeps the class and what it carries, and says which file it is about.
         error.args = (f"{where.name or where}: {error}",)

@@ -37,7 +37,7 @@ class Source:
     name: str
     series_uid: str | None = None
     notes: tuple[str, ...] = ()
-    picks: tuple[tuple[str, int], ...] = ()
+    picks: tuple[tuple[str, Any], ...] = ()
 
     @property
     def has_orientation(self) -> bool:

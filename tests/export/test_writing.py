@@ -20,6 +20,7 @@ from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import Label, LabelSet
 from napari_transunet.volumes.volume import Source
 from tests.io.dicom.test_seg_writing import _series
+from tests.io.ome_zarr_samples import write_ome_zarr
 
 SHAPE = (8, 10, 12)
 GEOMETRY = Geometry(SHAPE, (2.5, 0.7, 0.8), (10.0, -20.0, 30.0), ((0, -1, 0), (1, 0, 0), (0, 0, 1)))
@@ -139,6 +140,21 @@ def test_no_organ_that_is_gone_stays_beside_those_of_a_new_export(labels, tmp_pa
     gone = ["ct_labels_kidney_left.nii.gz", "ct_labels_kidney_left.stl"]
     assert [note.split()[0] for note in notes] == gone
     assert json.loads((tmp_path / "ct_labels.json").read_text())["provenance"]["export_notes"] == notes
+
+
+@pytest.mark.parametrize("which", [{"channel": 0}, {"time": 1}, {"key": "b"}])
+def test_the_record_says_which_of_several_volumes_in_a_file_labels_were_made_on(labels, tmp_path, which):
+    if "key" in which:
+        np.savez(tmp_path / "ct.npz", a=labels, b=labels)
+        path = tmp_path / "ct.npz"
+    else:
+        path = tmp_path / "ct.ome.zarr"
+        axes = {"channel": "czyx", "time": "tzyx"}[next(iter(which))]
+        write_ome_zarr(path, np.stack([labels, labels]), axes=axes)
+    scan = read_volume(path, **which)
+    export(labels, scan.geometry, NAMES, _request(tmp_path, "nifti"), source=scan.source)
+    told = json.loads((tmp_path / "ct_labels.json").read_text())["provenance"]["source"]
+    assert told.items() >= which.items()
 
 
 def test_a_json_file_is_not_replaced_without_the_files_that_it_tells_of(labels, tmp_path):
