@@ -81,7 +81,7 @@ def convert(
         if kind == "image":
             volume = replace(volume, labels=None)
         if kind == "labels" or volume.labels is not None or suffix == ".seg.nrrd":
-            made = provenance_of_file(source)
+            made = {key: told for key, told in provenance_of_file(source).items() if key != "files"}
             written = write_labels(
                 target, volume.data, volume, volume.labels, provenance=made, overwrite=overwrite
             )

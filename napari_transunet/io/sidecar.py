@@ -156,7 +156,9 @@ def files_described(path: Path) -> tuple[str, ...]:
         return ()
     provenance = content.get("provenance")
     more = provenance.get("files") if isinstance(provenance, dict) else None
-    names = [content.get("file"), *(more if isinstance(more, list) else [])]
+    names = [content.get("file")]
+    if isinstance(more, list) and names[0] in more:  # else of the export that the labels were taken from
+        names += more
     return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name == Path(name).name))
 
 

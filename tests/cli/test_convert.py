@@ -7,8 +7,11 @@ import pydicom
 import SimpleITK as sitk
 import torch
 
+from napari_transunet.export.writing import ExportRequest, export
 from napari_transunet.io.reading import read_volume
 from napari_transunet.io.writing import write_labels
+from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.labels import LabelSet
 from tests.commands import error_line
 from tests.io.dicom.test_seg_writing import _series
 
@@ -65,6 +68,18 @@ def test_convert_makes_a_safetensors_file_of_a_pth(run, checkpoint, tmp_path):
     again = load_file("weights.safetensors")
     assert set(again) == set(weights)
     assert all(torch.equal(again[key], weights[key]) for key in weights)
+
+
+def test_convert_twice_from_an_export_of_several_formats(run, tmp_path):
+    labels = np.zeros((4, 5, 6), np.uint8)
+    labels[1:3] = 1
+    geometry = Geometry((4, 5, 6), (2, 1, 1))
+    export(
+        labels, geometry, LabelSet.from_names({1: "liver"}), ExportRequest(tmp_path, "a", ("nifti", "nrrd"))
+    )
+    for _ in range(2):
+        assert run("convert", "a.nii.gz", "b.nii.gz", "--overwrite").exit_code == 0
+    assert "files" not in json.loads((tmp_path / "b.json").read_text())["provenance"]
 
 
 def test_convert_makes_dicom_of_labels_that_refers_to_a_series_and_back(run, tmp_path):
