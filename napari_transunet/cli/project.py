@@ -296,6 +296,8 @@ def export(
         stopped = cancelled()
     for sentence in done.left_out:
         say(f"Error: {sentence}")
+    if done.earlier:
+        say(f"Note: {done.sentence_on_earlier}")
     for path in done.files:
         typer.echo(one_line(path))
     say(f"{counted(len(done.cases), 'case')} exported.")

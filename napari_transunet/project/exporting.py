@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from napari_transunet.errors import USERS_ERRORS, InputError, sentence_of
+from napari_transunet.errors import USERS_ERRORS, InputError, sentence_of, some
 from napari_transunet.export.formats import FORMATS, PER_ORGAN, unavailable
 from napari_transunet.export.writing import ExportRequest, export
+from napari_transunet.io.sidecar import is_ours, read_sidecar
 from napari_transunet.project.case import Case, Status
 from napari_transunet.project.case_labels import digest_of, load_labels, without_lost_approval
 from napari_transunet.project.index import write_error
@@ -21,11 +22,25 @@ _UNSAFE = re.compile(r"[^\w.+-]+")
 
 @dataclass
 class Exported:
-    """The files that were written, and the cases that were not exported, with the reason."""
+    """The files that were written, and the cases that were not exported, with the reason.
+
+    `earlier` are JSON files of exports of this project's cases that lie beside and were not written anew.
+    """
 
     files: list[Path] = field(default_factory=list)
     cases: list[Case] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    earlier: list[Path] = field(default_factory=list)
+
+    @property
+    def sentence_on_earlier(self) -> str:
+        """That older labels lie beside those that were written; empty where none do."""
+        if not self.earlier:
+            return ""
+        return (
+            f"{self.earlier[0].parent} still holds labels of earlier exports, which were not written anew: "
+            f"{some([path.stem for path in self.earlier])}."
+        )
 
 
 def export_project(
@@ -81,8 +96,20 @@ def export_project(
             done.left_out.append(f"{case.name}: {sentence_of(error)}")
     if progress is not None:
         progress(len(cases), len(cases))
+    done.earlier = _earlier(target, {case.id for case in every}, set(done.files))
     project.note("exported", formats=list(formats), folder=str(target), cases=len(done.cases))
     return done
+
+
+def _earlier(folder: Path, cases: Collection[str], written: Collection[Path]) -> list[Path]:
+    """The JSON files in a folder by which exports tell of any of these cases, but for those written now."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        told = read_sidecar(path)[0].get("provenance") if path not in written and is_ours(path) else None
+        case = told.get("case") if isinstance(told, dict) else None
+        if isinstance(case, dict) and case.get("id") in cases:
+            found.append(path)
+    return found
 
 
 def file_stems(cases: Sequence[Case], *, followed: bool = False) -> dict[str, str]:

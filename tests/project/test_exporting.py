@@ -2,13 +2,16 @@
 
 import numpy as np
 
+from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.io.reading import read_volume
 from napari_transunet.project.exporting import export_project
 from napari_transunet.project.importing import import_predictions
 from napari_transunet.project.project import Project
+from napari_transunet.project.segmenting import segment_project
 from tests.cli.conftest import write_image
 
 SHAPE = (5, 40, 36)
+CPU = PredictorOptions(device="cpu", backend="torch", precision="float32", batch_size=2)
 
 
 def test_cases_whose_names_are_one_file_name_do_not_replace_each_other(tmp_path):
@@ -43,3 +46,17 @@ def test_an_organ_of_one_case_is_not_taken_for_another_case(tmp_path):
     files = [path for path in done.files if path.name.endswith(".nii.gz")]
     assert len(set(files)) == 4
     assert sorted(int(read_volume(path).data.max()) for path in files) == [1, 1, 1, 3]
+
+
+def test_labels_of_earlier_exports_that_stay_are_named(project):
+    list(segment_project(project, options=CPU))
+    assert export_project(project, ["nifti"]).earlier == []
+    project.exclude(project.cases()[0].id, "moved")
+    folder = project.folder / "exports"
+    done = export_project(project, ["nifti"], overwrite=True)
+    assert done.earlier == [folder / "case_0.json"]
+    assert "case_0" in done.sentence_on_earlier
+    done = export_project(project, ["nifti"], statuses=("done",), overwrite=True)
+    assert [path.stem for path in done.earlier] == ["case_0", "case_1", "case_2"]
+    (folder / "case_0.json").write_text("{}")  # somebody else's
+    assert export_project(project, ["nifti"], overwrite=True).earlier == []

@@ -55,9 +55,9 @@ def export_and_report(project: Project, _who: str, told: Told, stopped: Callable
         cancelled=stopped,
     )
     failed = f" Not exported: {'; '.join(done.left_out[:3])}." if done.left_out else ""
-    return (
-        f"{len(done.cases)} cases exported to {project.folder / 'exports'}; the report is {report}.{failed}"
-    )
+    earlier = f" {done.sentence_on_earlier}" if done.earlier else ""
+    where = project.folder / "exports"
+    return f"{len(done.cases)} cases exported to {where}; the report is {report}.{failed}{earlier}"
 
 
 def learn(
