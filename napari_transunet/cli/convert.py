@@ -81,7 +81,8 @@ def convert(
         if kind == "image":
             volume = replace(volume, labels=None)
         if kind == "labels" or volume.labels is not None or suffix == ".seg.nrrd":
-            made = {key: told for key, told in provenance_of_file(source).items() if key != "files"}
+            about = provenance_of_file(source, time_point)
+            made = {key: told for key, told in about.items() if key != "files"}
             written = write_labels(
                 target, volume.data, volume, volume.labels, provenance=made, overwrite=overwrite
             )

@@ -8,7 +8,11 @@ from typing import Any
 from napari_transunet.errors import FileProblem, VolumeError
 from napari_transunet.files import sha256
 from napari_transunet.io.dicom.headers import is_dicom, read_header
-from napari_transunet.io.ome_zarr.metadata import PROVENANCE_KEY, group_attributes
+from napari_transunet.io.ome_zarr.metadata import (
+    PROVENANCE_KEY,
+    group_attributes,
+    made_of_other_time,
+)
 from napari_transunet.io.reading import read_volume
 from napari_transunet.io.sidecar import clean, is_ours, read_sidecar
 from napari_transunet.volumes.fingerprint import scan_fingerprint
@@ -83,14 +87,17 @@ def is_scan(path: Path, source: Source) -> bool:
         return True
 
 
-def provenance_of_file(path: Path) -> dict[str, Any]:
+def provenance_of_file(path: Path, time: int | None = None) -> dict[str, Any]:
     """What a file of labels, or an OME-Zarr, tells of what made them; empty where it tells nothing.
 
-    The JSON file beside labels tells nothing of what was changed since by another program.
+    The JSON file beside labels tells nothing of what was changed since by another program, and an OME-Zarr nothing of
+    another time point (`time`) than that whose labels were made.
     """
     try:
         if path.is_dir():
-            told = (group_attributes(path) or {}).get(PROVENANCE_KEY)
+            attributes = group_attributes(path) or {}
+            other = made_of_other_time(attributes, time) is not None
+            told = None if other else attributes.get(PROVENANCE_KEY)
         else:
             content, _ = read_sidecar(path)
             same = is_ours(path) and content.get("file") == clean(path.name)

@@ -1,5 +1,6 @@
 """The command `segment` into an OME-Zarr: streamed, resumed, from disk and over HTTP."""
 
+import json
 import os
 import signal
 import subprocess
@@ -79,7 +80,11 @@ def test_another_time_point_than_was_segmented_is_not_said_to_be_without_organs(
     (labels,) = (path for path in (series / "labels").iterdir() if path.is_dir())
     assert any("was segmented" in note for note in read_volume(labels, time=0).source.notes)
     assert not any("was segmented" in note for note in read_volume(labels, time=1).source.notes)
-    assert "was segmented" in run("convert", labels, "one.nrrd", "--time", "0").stderr
+    for at, known in ((0, False), (1, True)):
+        result = run("convert", labels, f"{at}.nrrd", "--time", at)
+        assert ("was segmented" in result.stderr) is not known
+        told = json.loads((tmp_path / f"{at}.json").read_text())["provenance"]
+        assert ("checkpoint" in told) is known
 
 
 def test_a_run_that_was_stopped_is_gone_on_with(run, scan, network):

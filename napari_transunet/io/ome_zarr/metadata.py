@@ -345,3 +345,11 @@ def spacing_in_mm(axes: Sequence[Axis], scale: Sequence[float]) -> tuple[tuple[f
         sizes.append(size * factor)
     notes = (f"The file names no unit along {', '.join(unsaid)}; mm were assumed.",) if unsaid else ()
     return tuple(sizes), notes
+
+
+def made_of_other_time(attributes: Mapping[str, Any], time: int | None) -> int | None:
+    """The time point whose labels were made here, where it is another than `time`; None of all else."""
+    told = attributes.get(PROVENANCE_KEY)
+    source = told.get("source") if isinstance(told, dict) else None
+    made = source.get("time") if isinstance(source, dict) else None
+    return made if time is not None and isinstance(made, int) and made != time else None

@@ -12,11 +12,11 @@ import numpy.typing as npt
 from napari_transunet.errors import FileProblem, InputError, TransUNetError, VolumeError
 from napari_transunet.files import available_memory
 from napari_transunet.io.ome_zarr.metadata import (
-    PROVENANCE_KEY,
     ArrayInfo,
     Multiscale,
     array_info,
     group_attributes,
+    made_of_other_time,
     parse_multiscale,
     spacing_in_mm,
     web_address,
@@ -196,7 +196,12 @@ def open_ome_zarr(
         if axis is not None:
             picked[axis] = indices[kind] = index
     geometry, more = _geometry(multiscale, number, info)
-    notes += (*more, *_other_time(attributes, indices.get("time")))
+    notes += more
+    if (made := made_of_other_time(attributes, indices.get("time"))) is not None:
+        read = indices["time"]
+        notes += (
+            f"Time point {made} of its image was segmented; this is {read}, whose labels were not made here.",
+        )
 
     def reader(array: Any) -> Callable[[Region], npt.NDArray[Any]]:
         def read(region: Region) -> npt.NDArray[Any]:
@@ -266,18 +271,6 @@ def _geometry(multiscale: Multiscale, level: int, info: ArrayInfo) -> tuple[Geom
     z, y, x = sizes
     geometry = Geometry(_in_space(multiscale, info.shape), (z, y, x), (origin[2], origin[1], origin[0]))
     return geometry, (*notes, _UNORIENTED)
-
-
-def _other_time(attributes: Mapping[str, Any], time: int | None) -> tuple[str, ...]:
-    """That labels were made here of another time point than the one that is read, where they were."""
-    told = attributes.get(PROVENANCE_KEY)
-    source = told.get("source") if isinstance(told, dict) else None
-    made = source.get("time") if isinstance(source, dict) else None
-    if time is None or not isinstance(made, int) or made == time:
-        return ()
-    return (
-        f"Time point {made} of its image was segmented; this is {time}, whose labels were not made here.",
-    )
 
 
 def _in_space(multiscale: Multiscale, sizes: Sequence[int]) -> tuple[int, int, int]:

@@ -118,7 +118,9 @@ def labels_to_layer(
     if isinstance(volume, Volume):
         scan, file = (volume.source, None) if volume.labels is None else (None, volume.source)
     # Now: an export may replace the file.
-    opened = provenance_of_file(file.path) if file is not None and file.path is not None else {}
+    opened = {}
+    if file is not None and file.path is not None:
+        opened = provenance_of_file(file.path, dict(file.picks).get("time"))
     record = LayerRecord(geometry=geometry, labels=label_set, scan=scan, file=file, opened=opened)
     meta: dict[str, Any] = {
         **(placement(geometry) if image is None else placement_of(image)),
