@@ -46,6 +46,7 @@ from napari_transunet.annotation.review_order import (
     next_to_interpolate_from,
     next_to_learn_from,
 )
+from napari_transunet.annotation.slice_registration import SliceRegistration
 from napari_transunet.annotation.uncertainty import SliceUncertainties
 from napari_transunet.checkpoints.registry import resolve_checkpoint
 from napari_transunet.training.replay import replay_beside
@@ -70,6 +71,7 @@ class Start:
     expected_error : (n,)
     organs : label values that the reference knows and shows
     spacing : mm along the array's axes
+    registration : of the image's slices
     """
 
     scan: Scan
@@ -80,6 +82,7 @@ class Start:
     expected_error: NDArray[np.float64]
     organs: tuple[int, ...]
     spacing: tuple[float, float, float]
+    registration: SliceRegistration
 
 
 @dataclass
@@ -220,7 +223,13 @@ def interpolate_all(desk: Desk) -> None:
         return
     scope = Scope(desk.start.organs)
     made = interpolate(
-        desk.labels, desk.start.spacing, scope, axis=0, slices=desk.corrected, found=desk.found
+        desk.labels,
+        desk.start.spacing,
+        scope,
+        axis=0,
+        slices=desk.corrected,
+        found=desk.found,
+        registration=desk.start.registration,
     )
     labels = desk.labels.copy()
     for write in made.writes:
@@ -350,6 +359,7 @@ def started(scan: Scan) -> Start:
         expected_error(unsure, scan),
         organs,
         (steps[0], steps[1], steps[2]),
+        SliceRegistration(volume, unsure.axis),
     )
 
 

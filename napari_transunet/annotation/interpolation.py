@@ -1,5 +1,6 @@
-"""Filling slices between those that are right: by their shapes, or by what was corrected in them."""
+"""Filling slices between those that are right: by their shapes, or by what was corrected in them, along the image."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -9,11 +10,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_transunet.annotation.corrections import Correction, Scope, finished
+from napari_transunet.annotation.slice_registration import Displacement, SliceRegistration
 from napari_transunet.errors import InputError
 from napari_transunet.volumes.boxes import Mask
 
 Array = NDArray[Any]
 _Distance = NDArray[np.float32]
+_Moves = Mapping[tuple[int, int], Displacement]  # (slice, other slice) -> as `SliceRegistration` has it
 
 _FARTHEST = 10.0
 """mm from an outline beyond which distances count as this; so far an organ goes on, too, that one slice shows alone."""
@@ -29,6 +32,7 @@ def interpolate(
     axis: int,
     slices: Iterable[int],
     found: Array | None = None,
+    registration: SliceRegistration | None = None,
 ) -> Correction:
     """Fill the slices between those given, which are right.
 
@@ -44,16 +48,20 @@ def interpolate(
     neighbours. Where no three of these in a row show it, it is by corrections if the network had found it well. Where
     one of both slices shows it, or none, corrections alone tell anything.
 
+    Either way, distances are first brought to where the image shows the same, where `registration` is given and so
+    brings outlines from one slice given to the next nearer to those there.
+
     Parameters
     ----------
     labels : (z, y, x), as they are now
     slices : which slices along `axis` are right
     found : (z, y, x) what a network found, before anything was corrected
+    registration : of the image's slices along `axis`
 
     Raises
     ------
     InputError
-        Fewer than two slices, or one that is not there.
+        Fewer than two slices, or one that is not there; or the image has another shape.
     """
     given = sorted(set(slices))
     if len(given) < 2:
@@ -63,9 +71,14 @@ def interpolate(
     if given[0] < 0 or given[-1] >= labels.shape[axis]:
         raise InputError(f"There are slices 0 to {labels.shape[axis] - 1} only.")
     right = np.moveaxis(labels, axis, 0)
+    if registration is not None and registration.shape != right.shape:
+        raise InputError(
+            f"The image's slices are {registration.shape}, and those of the labels {right.shape}."
+        )
     told = None if found is None else np.moveaxis(found, axis, 0)
     steps = spacing[axis], [step for at, step in enumerate(spacing) if at != axis]
-    outlines = [_Outlines(right, told, organ, steps, given) for organ in scope.organs]
+    moves = {} if registration is None else _moves_between(registration, given)
+    outlines = [_Outlines(right, told, organ, steps, given, registration, moves) for organ in scope.organs]
     wanted = labels.copy()
     result = np.moveaxis(wanted, axis, 0)
     for first, last in pairwise(given):
@@ -99,6 +112,8 @@ class _Outlines:
         organ: int,
         spacing: tuple[float, Sequence[float]],
         given: Sequence[int],
+        registration: SliceRegistration | None,
+        moves: _Moves,
     ) -> None:
         self.organ = organ
         self._step, self._steps = spacing  # mm from slice to slice, and within
@@ -106,7 +121,8 @@ class _Outlines:
         seen = np.logical_or.reduce([*masks.values()])
         if told is not None:
             seen |= (told[given[0] : given[-1] + 1] == organ).any(axis=0)
-        self.box = _box(seen)
+        beside = [0 if registration is None else math.ceil(_FARTHEST / step) for step in self._steps]
+        self.box = _box(seen, beside)
         self._told = None if told is None else told[:, *self.box]
         self._right = {index: mask[self.box] for index, mask in masks.items()}
         self._shapes = {index: _signed(mask, self._steps) for index, mask in self._right.items()}
@@ -114,6 +130,9 @@ class _Outlines:
         self._corrected = {
             index for index, found in self._found.items() if ((found > 0) != self._right[index]).any()
         }
+        self._registration, self._moves = registration, moves
+        if not self._registration_tells_more():
+            self._registration = None
         self._by_shape = told is None or not self._corrections_tell_more(given)
 
     def fills(self, first: int, last: int) -> bool:
@@ -123,7 +142,7 @@ class _Outlines:
     def between(self, first: int, last: int, index: int) -> _Distance:
         """What they say of one in between."""
         if self._goes_by_shape(first, last):
-            return _mean(self._shapes, first, last, index)
+            return self._by_shapes(first, last, index)
         return self._by_corrections(first, last, index)
 
     def _goes_by_shape(self, first: int, last: int) -> bool:
@@ -131,6 +150,17 @@ class _Outlines:
 
     def _both(self, first: int, last: int) -> bool:
         return bool(self._right[first].any() and self._right[last].any())
+
+    def _registration_tells_more(self) -> bool:
+        """Whether outlines brought from one slice given to the next are nearer to those there than left in place."""
+        brought = left = 0
+        for index, other in self._moves:
+            if index not in self._right or not self._both(index, other):
+                continue
+            right, shape = self._right[index], self._brought(self._shapes, [other], index)[other]
+            left += int(np.count_nonzero(self._right[other] != right))
+            brought += int(np.count_nonzero((shape > 0) != right))
+        return brought < left
 
     def _corrections_tell_more(self, given: Sequence[int]) -> bool:
         """Whether the slices given are nearer to what their neighbours say by corrections than by shape.
@@ -145,28 +175,52 @@ class _Outlines:
             return bool(2 * both > _WELL * sizes)
         by_shape = by_corrections = 0
         for first, index, last in rows:
-            right, shape = self._right[index], _mean(self._shapes, first, last, index)
+            right = self._right[index]
+            shape = self._by_shapes(first, last, index)
+            corrected = self._by_corrections(first, last, index)
             by_shape += int(np.count_nonzero((shape > 0) != right))
-            by_corrections += int(np.count_nonzero((self._by_corrections(first, last, index) > 0) != right))
+            by_corrections += int(np.count_nonzero((corrected > 0) != right))
         return by_corrections < by_shape
+
+    def _by_shapes(self, first: int, last: int, index: int) -> _Distance:
+        return _mean(self._brought(self._shapes, (first, last), index), first, last, index)
 
     def _by_corrections(self, first: int, last: int, index: int) -> _Distance:
         found = self._found[index] if index in self._found else self._found_in(index)
-        shape = _mean({at: _near(self._shapes[at]) for at in (first, last)}, first, last, index)
-        moved = found + shape - _mean(self._found, first, last, index)
+        shapes = self._brought(self._shapes, (first, last), index)
+        shapes = {at: _near(distance) for at, distance in shapes.items()}
+        before = self._brought(self._found, (first, last), index)
+        shape = _mean(shapes, first, last, index)
+        moved = found + shape - _mean(before, first, last, index)
         shown = [at for at in (first, last) if self._right[at].any()]
         if len(shown) == 1:
             way = min(_FARTHEST, self._step * (last - first) / 2)
             gone = np.float32(self._step * abs(index - shown[0]) / way)
-            shape = _near(_near(self._shapes[shown[0]]) - _FARTHEST * gone)
+            shape = _near(shapes[shown[0]] - _FARTHEST * gone)
         # Where the network found nothing near by, nobody knows how far its outline would have had to move.
-        near = np.maximum(abs(self._found[first]), abs(self._found[last])) < _FARTHEST
+        near = np.maximum(abs(before[first]), abs(before[last])) < _FARTHEST
         within = np.clip(moved, np.minimum(found, shape), np.maximum(found, shape))
         return np.asarray(np.where(near, moved, within))
+
+    def _brought(
+        self, distances: Mapping[int, _Distance], slices: Sequence[int], index: int
+    ) -> dict[int, _Distance]:
+        """The distances in these slices, where the image shows the same in slice `index`."""
+        if self._registration is None:
+            return {at: distances[at] for at in slices}
+        return {
+            at: self._registration.moved(distances[at], self._moves[index, at], self.box) for at in slices
+        }
 
     def _found_in(self, index: int) -> _Distance:
         assert self._told is not None
         return _near(_signed(self._told[index] == self.organ, self._steps))
+
+
+def _moves_between(registration: SliceRegistration, given: Sequence[int]) -> _Moves:
+    """From each slice to the next one given on either side, and from those given to one another."""
+    ways = [way for first, last in pairwise(given) for way in ((first, last), (last, first))]
+    return {(at, start): far for start, stop in ways for at, far in registration.from_slice(start, stop)}
 
 
 def _mean(distances: Mapping[int, _Distance], first: int, last: int, index: int) -> _Distance:
@@ -179,12 +233,15 @@ def _near(distances: _Distance) -> _Distance:
     return np.asarray(np.clip(distances, -_FARTHEST, _FARTHEST))
 
 
-def _box(mask: Mask) -> tuple[slice, slice]:
-    """Around what is true in a flat mask, and a pixel more."""
-    rows, columns = (np.flatnonzero(mask.any(axis=other)) for other in (1, 0))
-    if not rows.size:
-        return slice(0), slice(0)
-    top, left = (slice(max(0, int(at[0]) - 1), int(at[-1]) + 2) for at in (rows, columns))
+def _box(mask: Mask, beside: Sequence[int]) -> tuple[slice, slice]:
+    """Around what is true in a flat mask, a pixel more, and so many besides along either axis."""
+    if not mask.any():
+        return slice(0, 0), slice(0, 0)
+    seen = (np.flatnonzero(mask.any(axis=other)) for other in (1, 0))
+    top, left = (
+        slice(max(0, int(at[0]) - more - 1), min(size, int(at[-1]) + more + 2))
+        for at, more, size in zip(seen, beside, mask.shape, strict=True)
+    )
     return top, left
 
 

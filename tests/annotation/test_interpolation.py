@@ -1,11 +1,15 @@
-"""Slices between those that are right: by shape, and by what was corrected in them."""
+"""Slices between those that are right: by shape, by what was corrected in them, and along the image."""
 
 import numpy as np
 import pytest
 
 from napari_transunet.annotation.corrections import Scope
 from napari_transunet.annotation.interpolation import interpolate
+from napari_transunet.annotation.slice_registration import SliceRegistration
 from napari_transunet.errors import InputError
+from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.volume import Source, Volume
+from tests.annotation.blobs import blob
 
 ISO = (1.0, 1.0, 1.0)
 ONE = Scope((1,))
@@ -16,9 +20,10 @@ def disc(row, column, radius, side=48):
     return ((y - row) ** 2 + (x - column) ** 2 <= radius**2).astype(np.uint8)
 
 
-def between(labels, slices, found=None, spacing=ISO, scope=ONE):
+def between(labels, slices, found=None, spacing=ISO, scope=ONE, registration=None):
     result = labels.copy()
-    for write in interpolate(labels, spacing, scope, axis=0, slices=slices, found=found).writes:
+    made = interpolate(labels, spacing, scope, axis=0, slices=slices, found=found, registration=registration)
+    for write in made.writes:
         assert np.array_equal(result[write.index], write.before)
         result[write.index] = write.after
     assert np.array_equal(result[slices], labels[slices])
@@ -105,3 +110,53 @@ def test_what_one_slice_shows_alone_fades():
     ]
     assert shown == [3, 3]  # half the way, and 10 mm
     assert np.array_equal(between(labels, [0, 40]), labels)  # by shape it is not known how far it goes
+
+
+@pytest.fixture
+def swinging():
+    """An organ that swings from side to side, and how an image shows it."""
+    columns = 24 + 8 * np.sin(np.arange(13) * np.pi / 6)
+    return (
+        np.stack([disc(24, column, 7) for column in columns]),
+        np.stack([blob((48, 48), 24, column, 7) for column in columns]),
+    )
+
+
+def registered(image, axis=0):
+    geometry = Geometry(image.shape, ISO, (0.0, 0.0, 0.0))
+    return SliceRegistration(Volume(image, geometry, "MR", Source(None, "array", "swinging")), axis)
+
+
+def test_outlines_follow_the_image(swinging):
+    truth, image = swinging
+    labels, given = np.zeros_like(truth), [0, 4, 12]
+    labels[given] = truth[given]
+    assert dice(between(labels, given), truth) < 0.75
+    along = between(labels, given, registration=registered(image))
+    assert dice(along, truth) > 0.93
+    turned = interpolate(
+        labels.T.copy(), ISO, ONE, axis=2, slices=given, registration=registered(image.T.copy(), 2)
+    )
+    assert turned.changed == (along != labels).sum()
+    with pytest.raises(InputError, match="image's slices"):
+        between(labels, given, registration=registered(image[1:]))
+
+
+def test_an_image_that_moves_otherwise_changes_nothing(swinging):
+    _, image = swinging
+    labels, given = np.zeros((13, 48, 48), np.uint8), [0, 4, 8, 12]
+    for index in given:
+        labels[index] = disc(24, 24, 6 + index / 4)
+    along = between(labels, given, registration=registered(image))
+    assert np.array_equal(along, between(labels, given))
+
+
+def test_corrections_follow_the_image_too(swinging):
+    truth, image = swinging
+    found = np.stack([np.where(np.arange(48) < 24, plane, 0) for plane in truth])  # its left half alone
+    labels, given = found.copy(), [0, 4, 8, 12]
+    labels[given] = truth[given]
+    without, along = (
+        dice(between(labels, given, found, registration=one), truth) for one in (None, registered(image))
+    )
+    assert along > without + 0.1

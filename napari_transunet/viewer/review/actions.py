@@ -80,7 +80,7 @@ def _table() -> dict[str, Action]:
         "interpolate": Action(
             "Interpolate",
             "Shift+I",
-            "Fill the slices between those that you reviewed, or corrected by hand.",
+            "Fill the slices between those that you reviewed, or corrected by hand, along what the image shows.",
             correct,
         ),
         "interpolate_next": Action(

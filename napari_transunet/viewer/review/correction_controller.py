@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,10 @@ from qtpy.QtCore import QObject
 from napari_transunet.annotation import corrections
 from napari_transunet.annotation.corrections import Correction, Scope
 from napari_transunet.annotation.interpolation import interpolate
-from napari_transunet.errors import InputError
+from napari_transunet.annotation.slice_registration import SliceRegistration
+from napari_transunet.errors import InputError, VolumeError
 from napari_transunet.viewer.anatomy.windows import is_ct
-from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, voxels_of
+from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, volume_of, voxels_of
 from napari_transunet.viewer.layers.undo import AlongStep, write_as_one_step
 from napari_transunet.viewer.review.paint_constraint import BlockedVoxels, PaintConstraint
 from napari_transunet.viewer.widgets.messages import count, organ, reopened_sentence, value_text
@@ -29,6 +31,8 @@ from napari_transunet.volumes.intensity import sampled
 from napari_transunet.volumes.label_values import values_in
 
 if TYPE_CHECKING:
+    from napari.layers import Image
+
     from napari_transunet.viewer.review.click_picker import ClickPicker
     from napari_transunet.viewer.review.correction_panel import CorrectionPanel, CorrectionRequest
     from napari_transunet.viewer.review.review_model import ReviewModel
@@ -58,6 +62,7 @@ class CorrectionController(QObject):
         self._clicks = clicks
         self._tasks = BackgroundTasks(self)
         self._busy = False
+        self._registrations: WeakKeyDictionary[Image, SliceRegistration] = WeakKeyDictionary()
         self.constraint = PaintConstraint(self)
         self.constraint.blocked.connect(self._on_blocked)
         model.followed.connect(self._on_followed)
@@ -113,6 +118,7 @@ class CorrectionController(QObject):
             else (session.axis, index)
         )
 
+        registration = self._registration(session.axis, data.shape) if request.tool == "interpolate" else None
         seen: list[frozenset[int]] = []
 
         def work() -> Correction:
@@ -129,7 +135,7 @@ class CorrectionController(QObject):
             painted_or_erased = np.isin(copy, organs) | np.isin(session.found, organs)
             by_hand = session.manual_edit_mask(copy) & painted_or_erased
             right = {*np.flatnonzero(by_hand.any(axis=others)).tolist(), *reviewed}
-            return job(copy, spacing, scope, slices=right, found=session.found)
+            return job(copy, spacing, scope, slices=right, found=session.found, registration=registration)
 
         def done(found: Correction) -> None:
             self._busy = False
@@ -211,6 +217,22 @@ class CorrectionController(QObject):
             self._model.slice_changed.emit()  # its mark as reviewed may be gone
         sentences = (correction_sentence(found, self._model.names), again)
         self._panel.status.setText(" ".join(part for part in sentences if part))
+
+    def _registration(self, axis: int, shape: tuple[int, ...]) -> SliceRegistration | None:
+        """Of the slices of the image, as long as which it is kept; None where none of that shape is in memory."""
+        image = self._model.image
+        if image is None or is_lazy(image):
+            return None
+        try:
+            volume = volume_of(image)
+        except VolumeError:
+            return None
+        if volume.data.shape != shape:
+            return None
+        known = self._registrations.get(image)
+        if known is None or known.axis != axis or known.data is not volume.data:
+            known = self._registrations[image] = SliceRegistration(volume, axis)
+        return known
 
     def _on_wanted(self, request: CorrectionRequest) -> None:
         layer = self._model.layer

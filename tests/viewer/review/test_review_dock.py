@@ -31,6 +31,7 @@ from napari_transunet.viewer.sessions.autosave_controller import autosave_of, st
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.labels import Label, LabelSet
 from napari_transunet.volumes.phantom import synthetic_ct
+from tests.annotation.blobs import blob
 from tests.viewer.waiting import TIMEOUT
 
 SHAPE = (12, 48, 56)
@@ -226,6 +227,24 @@ def test_reviewed_slices_are_interpolated_from_and_stay(driver):
     assert "liver" in driver.tool("interpolate")
     assert (driver.layer.data != before).any(axis=(1, 2)).nonzero()[0].tolist() == [4, 6]
     assert 5 in driver.session.reviewed
+
+
+def test_outlines_between_corrected_slices_follow_the_image(driver):
+    driver.run(np.zeros_like(_prediction()))
+    columns = 20 + 12 * np.sin(np.arange(SHAPE[0]) * np.pi / (SHAPE[0] - 1))  # to the right and back
+    shown = np.stack([blob(SHAPE[1:], 24, column, 7) for column in columns])
+    driver.image.data[...] = 400 * shown - 160
+    driver.layer.selected_label = 3
+    ends = (0, SHAPE[0] - 1)
+    for index in (*ends, SHAPE[0] // 2):
+        rows, across = np.nonzero(shown[index] > 0.5)
+        driver.layer.data_setitem((np.full(len(rows), index), rows, across), 3)
+    driver.tool("interpolate")
+    for index in range(SHAPE[0]):
+        assert abs(np.nonzero(driver.layer.data[index] == 3)[1].mean() - columns[index]) < 1
+    assert (
+        abs(columns[2] - np.interp(2, [0, SHAPE[0] // 2], columns[[0, SHAPE[0] // 2]])) > 1.5
+    )  # not by shape alone
 
 
 def test_what_was_erased_in_two_slices_goes_in_between(driver):
