@@ -45,6 +45,11 @@ class SliceRegistration:
         self._coarse: dict[int, NDArray[np.float32]] = {}
         self._known: dict[tuple[int, int], NDArray[np.float16]] = {}
 
+    @property
+    def begun(self) -> bool:
+        """Whether any slices were registered yet."""
+        return bool(self._known)
+
     def from_slice(self, start: int, stop: int) -> Iterator[tuple[int, Displacement]]:
         """Each slice after `start`, up to `stop` on either side, and how far away what it shows lies in `start`."""
         step = 1 if stop > start else -1

@@ -146,7 +146,10 @@ class CorrectionController(QObject):
             self._panel.status.setText(sentence)
 
         self._busy = True
-        self._panel.status.setText("Working …")
+        first = registration is not None and not registration.begun
+        self._panel.status.setText(
+            "Working … The image's slices are registered with one another, once." if first else "Working …"
+        )
         self._tasks.run(work, done, failed, what="The tool")
 
     def lock(self, value: int, on: bool) -> None:

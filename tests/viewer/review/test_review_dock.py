@@ -239,7 +239,9 @@ def test_outlines_between_corrected_slices_follow_the_image(driver):
     for index in (*ends, SHAPE[0] // 2):
         rows, across = np.nonzero(shown[index] > 0.5)
         driver.layer.data_setitem((np.full(len(rows), index), rows, across), 3)
-    driver.tool("interpolate")
+    driver.press("tool_interpolate")
+    assert "registered with one another, once" in driver.text("correction_status")
+    driver.until(lambda: not driver.dock.corrections.busy)
     for index in range(SHAPE[0]):
         assert abs(np.nonzero(driver.layer.data[index] == 3)[1].mean() - columns[index]) < 1
     assert (
