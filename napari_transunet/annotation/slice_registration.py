@@ -12,7 +12,7 @@ from napari_transunet.volumes.volume import Volume
 
 Array = NDArray[Any]
 Displacement = NDArray[np.float32]
-"""(2, H, W) rows and columns of a coarse grid."""
+"""(2, H, W): how many of its pixels away, along rows and columns, at each pixel of a coarse grid."""
 
 _PIXEL = 3.0  # mm of that grid, about: finer ones find no better outlines
 _FEWEST = 32  # pixels along a side, where the slice has as many
@@ -30,6 +30,11 @@ class SliceRegistration:
     ----------
     volume : (z, y, x) in memory
     axis : along which the slices lie
+
+    Attributes
+    ----------
+    data, axis : as given
+    shape : (n, height, width) of all slices
     """
 
     def __init__(self, volume: Volume, axis: int) -> None:
@@ -66,7 +71,10 @@ class SliceRegistration:
     def moved(
         self, plane: NDArray[np.float32], by: Displacement, box: Sequence[slice]
     ) -> NDArray[np.float32]:
-        """What lies in a part of one slice, at `box` (rows, columns), as it lies in another that is so far away."""
+        """What lies in a part of one slice, (h, w) at `box` (rows, columns), as it lies in another so far away.
+
+        `by` is as `from_slice` gives it, in pixels of the coarse grid.
+        """
         rows, columns = (
             _weights(part, factor, size)
             for part, factor, size in zip(box, self._factors, by.shape[1:], strict=True)
