@@ -118,6 +118,8 @@ def save_case(path: Path, case: Case, **facts: Any) -> None:
     held = {
         "planes": (case.planes.float() * 255).round().to(torch.uint8).numpy(),
         "labels": case.labels.numpy(),
+        "step": case.step,
+        "pixel": case.pixel,
         **facts,
     }
     if case.annotated is not None:
@@ -133,9 +135,9 @@ def load_case(path: Path, patient: str | None = None) -> tuple[Case, dict[str, A
     annotated = arrays.pop("annotated", None)
     everywhere = None if annotated is None else torch.from_numpy(annotated).repeat(len(planes), 1)
     labels = torch.from_numpy(arrays.pop("labels"))
-    return Case(path.stem, patient or path.stem, planes, labels, everywhere), {
-        key: value.item() for key, value in arrays.items()
-    }
+    step, pixel = (arrays.pop(name).item() for name in ("step", "pixel"))
+    case = Case(path.stem, patient or path.stem, planes, labels, everywhere, step, pixel)
+    return case, {key: value.item() for key, value in arrays.items()}
 
 
 @torch.inference_mode()

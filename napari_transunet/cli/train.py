@@ -115,6 +115,17 @@ def train(
             "--contrast-phases",
         ),
     ] = False,
+    slant: Annotated[
+        float | None,
+        _how(
+            "DEGREES",
+            "Cut half of the slices at slants up to this, with neighbours 1 to 8 mm away (default recipe).",
+        ),
+    ] = None,
+    organs_alike: Annotated[
+        bool,
+        _how(None, "Show small organs as often as large ones (default recipe).", "--organs-alike"),
+    ] = False,
     init: Annotated[
         str | None,
         _how(
@@ -188,6 +199,8 @@ def train(
             resize=resize,
             mirror=mirror,
             contrast_phases=contrast_phases,
+            slant=slant,
+            organs_alike=organs_alike,
             context=None if context is None else one_or_three(context, "--context"),
             epochs=epochs,
             steps=steps,
@@ -284,7 +297,16 @@ def _split(
     return Split.by_fold(dataset.patients, int(which) - 1, int(folds), seed, fixed_test=dataset.test)
 
 
-def _recipe(name: str, *, resize: str, mirror: bool, contrast_phases: bool, **changes: Any) -> Recipe:
+def _recipe(
+    name: str,
+    *,
+    resize: str,
+    mirror: bool,
+    contrast_phases: bool,
+    slant: float | None,
+    organs_alike: bool,
+    **changes: Any,
+) -> Recipe:
     from dataclasses import replace
 
     from napari_transunet.training.augmentation import Augmentation
@@ -300,9 +322,11 @@ def _recipe(name: str, *, resize: str, mirror: bool, contrast_phases: bool, **ch
             phase_chance=0.25 if contrast_phases else 0.0,
             beyond="reflection" if resize == "squash" else "zeros",
         )
-    elif mirror or contrast_phases:
-        raise InputError(f"--mirror and --contrast-phases are not for the recipe {name!r}.")
-    return recipe.with_changes(augmentation=views, **changes)
+    elif mirror or contrast_phases or organs_alike or slant is not None:
+        raise InputError(
+            f"--mirror, --contrast-phases, --slant and --organs-alike are not for the recipe {name!r}."
+        )
+    return recipe.with_changes(augmentation=views, slant=slant, organs_alike=organs_alike, **changes)
 
 
 def _pair(text: str | None, option: str) -> tuple[float, float] | None:

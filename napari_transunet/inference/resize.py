@@ -175,13 +175,7 @@ def make_resize(
     size : (H, W) of the network
     target_spacing : mm between the network's pixels along (y, x); "pad" alone uses it
     """
-    if how == "squash":
-        steps = (shape[0] / size[0], shape[1] / size[1])
-    elif how == "pad":
-        target = _fitting_spacing(spacing, shape, size, target_spacing)
-        steps = (target[0] / spacing[0], target[1] / spacing[1])
-    else:
-        raise InputError(f"A resize is 'squash' or 'pad', not {how!r}.")
+    steps = resize_steps(how, spacing, shape, size, target_spacing)
     forward = [sampling_matrix(n, m, step) for n, m, step in zip(shape, size, steps, strict=True)]
     # Logits are sampled at the pixels' centres without antialiasing: a label says what lies at the centre.
     back = [
@@ -189,6 +183,22 @@ def make_resize(
         for n, m, step in zip(shape, size, steps, strict=True)
     ]
     return Resize(*(_float32(matrix) for matrix in (*forward, *back)))
+
+
+def resize_steps(
+    how: Literal["squash", "pad"],
+    spacing: Sequence[float],
+    shape: Size,
+    size: Size,
+    target_spacing: Sequence[float | None] | None = None,
+) -> tuple[float, float]:
+    """Pixels of the slice, along (y, x), from one pixel of the network to the next, by `make_resize`'s parameters."""
+    if how == "squash":
+        return shape[0] / size[0], shape[1] / size[1]
+    if how == "pad":
+        target = _fitting_spacing(spacing, shape, size, target_spacing)
+        return target[0] / spacing[0], target[1] / spacing[1]
+    raise InputError(f"A resize is 'squash' or 'pad', not {how!r}.")
 
 
 def paper_resize(shape: Size, size: Size) -> Resize:

@@ -13,7 +13,7 @@ from napari_transunet.checkpoints.card import ModelCard
 from napari_transunet.errors import DatasetError, InputError, TransUNetError, some
 from napari_transunet.files import available_memory
 from napari_transunet.inference.preprocessing import IntensityScaling
-from napari_transunet.inference.resize import Resize
+from napari_transunet.inference.resize import Resize, resize_steps
 from napari_transunet.inference.slices import PLANE_AXES, PLANES, Plane, SliceSource
 from napari_transunet.training.datasets import LabelledVolume, all_reasons, whole_labels
 from napari_transunet.training.losses import UNKNOWN
@@ -45,6 +45,8 @@ class Case:
     labels : (Z, H, W) uint8 classes, or `UNKNOWN` where nobody says what is there
     annotated : (Z, classes) bool, which classes were annotated in each slice; the others are unknown, not absent. None
         where all were annotated in all
+    step, pixel : mm from slice to slice, and from pixel to pixel at the network's size (the mean of rows and columns);
+        None where nobody says
     """
 
     name: str
@@ -52,6 +54,8 @@ class Case:
     planes: Tensor
     labels: Tensor
     annotated: Tensor | None = None
+    step: float | None = None
+    pixel: float | None = None
 
     def __len__(self) -> int:
         return self.planes.shape[0]
@@ -129,10 +133,21 @@ def prepare_case(
         values = torch.from_numpy(np.ascontiguousarray(source.data[part], np.float32))
         planes[part] = source.resize.forward(scaling.apply(values)).half()
         targets[part] = resized_classes(table[np.ascontiguousarray(wanted[part])], source.resize)
-    if annotated is None:
-        return Case(name, patient, planes, targets)
-    known = torch.tensor([value == 0 or value in annotated for value in range(card.num_classes)])
-    return Case(name, patient, planes, targets, known.repeat(len(targets), 1))
+    known = None
+    if annotated is not None:
+        classes_known = [value == 0 or value in annotated for value in range(card.num_classes)]
+        known = torch.tensor(classes_known).repeat(len(targets), 1)
+    step, pixel = _distances(image, source, card, plane)
+    return Case(name, patient, planes, targets, known, step=step, pixel=pixel)
+
+
+def _distances(image: Volume, source: SliceSource, card: ModelCard, plane: Plane) -> tuple[float, float]:
+    """mm from slice to slice, and from pixel to pixel at the network's size."""
+    turn = source.orientation
+    step, *spacing = image.geometry.reoriented(turn.axes, turn.flips).spacing
+    target = None if card.spacing is None else [card.spacing[axis] for axis in PLANE_AXES[plane][1:]]
+    rows, columns = resize_steps(card.resize, spacing, source.resize.shape, source.resize.size, target)
+    return step, (rows * spacing[0] + columns * spacing[1]) / 2
 
 
 def prepare_cases(

@@ -38,6 +38,9 @@ class Recipe:
     steps : optimiser steps in all, in place of `epochs`; a few more, so that all validation intervals are of one length
     ema : decay of the averaged weights, which are then the result; None for the weights themselves
     foreground : share of slices drawn from those that hold a label, each case alike; None takes every slice once a pass
+    organs_alike : whether these slices are drawn organ by organ, each organ alike, so that small ones are seen as often
+    slant : degrees up to which half of the slices are cut at a slant out of their volume, with neighbours 1 to 8 mm
+        away; None takes slices and neighbours as they lie
     background_in_dice : whether the Dice loss has a term for the background
     clip : norm to which gradients are cut; None for never
     context : 1, or 3 for the slices below and above as further channels
@@ -59,6 +62,8 @@ class Recipe:
     steps: int | None = None
     ema: float | None = 0.995
     foreground: float | None = 0.8
+    organs_alike: bool = False
+    slant: float | None = None
     background_in_dice: bool = False
     clip: float | None = 1.0
     context: Literal[1, 3] = 3
@@ -76,6 +81,12 @@ class Recipe:
                 ("epochs", "at least 1", self.epochs >= 1),
                 ("steps", "at least 1", self.steps is None or self.steps >= 1),
                 ("warmup", "from 0 to below 1", 0 <= self.warmup < 1),
+                ("slant", "from 0 to 45 degrees", self.slant is None or 0 <= self.slant <= 45),
+                (
+                    "organs_alike and slant",
+                    "left out where every slice is taken once a pass",
+                    self.foreground is not None or not (self.organs_alike or self.slant is not None),
+                ),
                 ("ema", "from 0 to below 1", self.ema is None or 0 <= self.ema < 1),
                 ("foreground", "from 0 to 1", self.foreground is None or 0 <= self.foreground <= 1),
                 ("dropout", "from 0 to below 1", 0 <= self.dropout < 1),
@@ -115,6 +126,8 @@ class Recipe:
             "every slice once a pass"
             if self.foreground is None
             else f"{self.foreground:.0%} of slices with a label"
+            + (", organs alike" if self.organs_alike else "")
+            + ("" if self.slant is None else f", cut at slants to ±{self.slant:g}°")
         )
         return (
             f"{self.name}: {kind}, weight decay {self.weight_decay:g}, {self.schedule} schedule, batch {self.batch}, "

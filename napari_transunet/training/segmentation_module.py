@@ -95,7 +95,7 @@ class SegmentationModule(lightning.LightningModule):
             return
         buffers = {name: buffer.clone() for name, buffer in self.net.named_buffers()}
         images, _, _ = self._slices.batch(
-            *self._slices.drawn(0, self.recipe), self.recipe.context, self.device
+            self._slices.drawn(0, self.recipe), self.recipe.context, self.device
         )
         with self.trainer.precision_plugin.forward_context():
             torch.cuda.make_graphed_callables(
@@ -126,12 +126,9 @@ class SegmentationModule(lightning.LightningModule):
             The loss is no longer finite.
         """
         step, world = self.trainer.global_step, self.trainer.world_size
-        chosen, distance = self._slices.drawn(step, self.recipe)
-        share = slice(self.global_rank, None, world)
+        cuts = self._slices.drawn(step, self.recipe).share(slice(self.global_rank, None, world))
         torch.manual_seed(mixed_seed(self.recipe.seed, step, self.global_rank))
-        images, labels, annotated = self._slices.batch(
-            chosen[share], distance[share], self.recipe.context, self.device
-        )
+        images, labels, annotated = self._slices.batch(cuts, self.recipe.context, self.device)
         with torch.autocast(self.device.type, enabled=False):
             images, labels = self.recipe.augmentation(images, labels)
         logits: Tensor = self.net(images.contiguous(memory_format=torch.channels_last))

@@ -96,6 +96,22 @@ def test_a_case_has_the_networks_size_and_range(scan: Volume, organs: Volume) ->
     assert case.labels.flatten(1).any(1).tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize(
+    ("changes", "plane", "step", "pixel"),
+    [
+        ({}, "z", 3.0, 2.0),
+        ({}, "y", 1.0, 2.5),
+        ({"resize": "squash"}, "z", 3.0, (50 + 40) / 64 / 2),
+        ({"spacing": (None, 0.5, None)}, "z", 3.0, 50 / 32 * (0.5 + 1.0) / 2),  # enlarged, to fit
+    ],
+)
+def test_a_case_knows_what_lies_between_its_slices_and_pixels(
+    scan: Volume, organs: Volume, changes: dict[str, Any], plane: Any, step: float, pixel: float
+) -> None:
+    case = prepare(scan, organs, card=CARD.updated(**changes), plane=plane)
+    assert (case.step, case.pixel) == (pytest.approx(step), pytest.approx(pixel))
+
+
 @pytest.mark.parametrize("card", [CARD, CARD.updated(normalisation="percentiles", window=None, context=3)])
 def test_planes_are_what_the_predictor_would_see(scan: Volume, organs: Volume, card: ModelCard) -> None:
     turned = stored_as(scan, "AIL")

@@ -87,6 +87,8 @@ def test_a_change_to_none_is_no_change() -> None:
         ({"warmup": 1.0}, "warmup must be from 0 to below 1"),
         ({"ema": 1.0}, "ema must be from 0 to below 1"),
         ({"foreground": 1.1}, "foreground must be from 0 to 1"),
+        ({"slant": 60.0}, "slant must be from 0 to 45 degrees"),
+        ({"slant": math.nan}, "slant must be from 0 to 45 degrees"),
         ({"dropout": -0.1}, "dropout must be from 0 to below 1"),
         ({"patience": 0, "batch": 0}, "batch must be at least 1, patience must be at least 1"),
     ],
@@ -94,6 +96,18 @@ def test_a_change_to_none_is_no_change() -> None:
 def test_recipes_that_cannot_be_followed(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         DEFAULT.with_changes(**changes)
+
+
+@pytest.mark.parametrize("changes", [{"slant": 10.0}, {"organs_alike": True}])
+def test_passes_over_all_slices_take_them_as_they_lie(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="every slice is taken once a pass"):
+        PAPER.with_changes(**changes)
+
+
+def test_how_slices_are_drawn_is_told() -> None:
+    assert "80% of slices with a label, random" in DEFAULT.sentence()
+    changed = DEFAULT.with_changes(organs_alike=True, slant=12.5)
+    assert "80% of slices with a label, organs alike, cut at slants to ±12.5°, random" in changed.sentence()
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
