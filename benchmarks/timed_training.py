@@ -161,9 +161,10 @@ def scores_on_own_grid(
     card: ModelCard,
     *,
     in_voxels: bool = False,
-) -> dict[int, dict[str, float]]:
+) -> dict[int, dict[str, float | None]]:
     """Labels at the network's size, brought back to the scan's grid and compared: each class's measures.
 
+    None for what is not defined where a class is in neither.
     `classes` maps the values of `labels` to classes; those of other values count as background. Distances are in mm,
     or in voxels where sizes are not known.
     """
@@ -187,7 +188,10 @@ def scores_on_own_grid(
         labels_to_score=sorted(set(classes.values()) - {0}),
     )
     return {
-        value: {name: round(float(measure), 4) for name, measure in measures.items()}
+        value: {
+            name: round(float(measure), 4) if math.isfinite(measure) else None
+            for name, measure in measures.items()
+        }
         for value, measures in of.items()
     }
 

@@ -242,7 +242,7 @@ def train(given: argparse.Namespace) -> None:
 def score(data: Path, outs: list[Path], result: Path) -> None:
     """Every held-out scan on its own grid."""
     index = json.loads((data / "index.json").read_text())
-    scores: dict[str, dict[str, dict[str, float]]] = {}
+    scores: dict[str, dict[str, dict[str, float | None]]] = {}
     for path in sorted(path for out in outs for path in out.glob("found-*.npz")):
         name = path.stem.split("-", 2)[2]
         about = index[name]
