@@ -77,18 +77,17 @@ class SliceStore:
         shown = self._shown()
         held = torch.where(shown.any(1), weight, 0.0)
         self._with_label = held / held.sum() if shown.any() else self._anywhere
-        by_organ = torch.where(shown, weight[:, None], 0.0)[:, shown.any(0)]
+        by_organ = torch.where(shown, weight[:, None], 0.0)
         self._organs_alike = (by_organ / by_organ.sum(0)).mean(1) if shown.any() else self._anywhere
 
     def __len__(self) -> int:
         return len(self.planes)
 
     def _shown(self) -> Tensor:
-        """(N, classes) bool: which classes but the background each slice shows."""
-        values = [value for value in self.labels.unique().tolist() if value not in (0, UNKNOWN)]
-        if not values:
-            return torch.zeros(len(self), 1, dtype=torch.bool)
-        return torch.stack([(self.labels == value).flatten(1).any(1) for value in values], 1)
+        """(N, classes) bool: which classes each slice shows, of those that any shows; the background is none."""
+        held = torch.stack([labels.flatten().bincount(minlength=256) for labels in self.labels]) > 0
+        held[:, [0, UNKNOWN]] = False
+        return held[:, held.any(0)]
 
     def to(self, device: torch.device) -> SliceStore:
         """Moves the images there where they leave room for the network, and stays where it is where they do not."""
