@@ -297,16 +297,7 @@ def _split(
     return Split.by_fold(dataset.patients, int(which) - 1, int(folds), seed, fixed_test=dataset.test)
 
 
-def _recipe(
-    name: str,
-    *,
-    resize: str,
-    mirror: bool,
-    contrast_phases: bool,
-    slant: float | None,
-    organs_alike: bool,
-    **changes: Any,
-) -> Recipe:
+def _recipe(name: str, *, resize: str, mirror: bool, contrast_phases: bool, **changes: Any) -> Recipe:
     from dataclasses import replace
 
     from napari_transunet.training.augmentation import Augmentation
@@ -322,11 +313,9 @@ def _recipe(
             phase_chance=0.25 if contrast_phases else 0.0,
             beyond="reflection" if resize == "squash" else "zeros",
         )
-    elif mirror or contrast_phases or organs_alike or slant is not None:
-        raise InputError(
-            f"--mirror, --contrast-phases, --slant and --organs-alike are not for the recipe {name!r}."
-        )
-    return recipe.with_changes(augmentation=views, slant=slant, organs_alike=organs_alike, **changes)
+    elif mirror or contrast_phases:
+        raise InputError(f"--mirror and --contrast-phases are not for the recipe {name!r}.")
+    return recipe.with_changes(augmentation=views, **changes)
 
 
 def _pair(text: str | None, option: str) -> tuple[float, float] | None:
