@@ -10,14 +10,14 @@ fill, undo, another plugin, or a script. What is compared with is kept in three 
   happens to agree with it, until a person takes the prediction over.
 
 A run writes untouched voxels alone. A slice's mark as reviewed is approval of what was there: whatever but the brush
-changes a voxel of it, a run along any axis, a tool, or an edit given up, takes the mark away. Everything that changes
-these arrays gives a `SessionStep`, by which the viewer takes the change back when a person undoes the labels that came
-with it.
+changes a voxel of it, a run along any axis, a tool, or an edit given up, takes the mark away; and so does undo or redo
+of that, where the slice was approved in between. Everything that changes these arrays gives a `SessionStep`, by which
+the viewer takes the change back when a person undoes the labels that came with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -57,6 +57,7 @@ class SessionStep:
         self._session = session
         self._changes: list[tuple[Index, *_Held]] = []
         self._reviews: dict[int, str] = {}
+        self._marks = ChangedMarks(session)
         self._undone = False
         self.record: RunRecord | None = None
         self.conflicts: dict[int, int] = {}
@@ -67,25 +68,27 @@ class SessionStep:
         """Slices that were reviewed before this step changed them, ascending."""
         return tuple(sorted(self._reviews))
 
-    def undo(self) -> None:
-        """Take the step back."""
+    def undo(self) -> tuple[int, ...]:
+        """Take the step back; the slices that were reviewed since, and have to be looked at again."""
         if self._undone:
-            return
+            return ()
         self._undone = True
         self._swap(reversed(range(len(self._changes))))
-        self._session._reopen(self._reviews, back=True)
+        reopened = self._marks.swap()
         if self.record is not None:
             self._session._drop_run(self.record)
+        return reopened
 
-    def redo(self) -> None:
-        """Do it again."""
+    def redo(self) -> tuple[int, ...]:
+        """Do it again; the slices that have to be looked at again."""
         if not self._undone:
-            return
+            return ()
         self._undone = False
         self._swap(range(len(self._changes)))
-        self._session._reopen(self._reviews, back=False)
+        reopened = self._marks.swap()
         if self.record is not None:
             self._session.add_run(self.record, self)
+        return reopened
 
     def take_back(self, axis: int, index: int) -> None:
         """Forget what this step made of one slice, which can be merged anew then."""
@@ -96,20 +99,13 @@ class SessionStep:
                 del self._changes[number]
                 break
         self.conflicts.pop(index, None)
-        if axis == session.axis and index in self._reviews:
-            session._reopen({index: self._reviews.pop(index)}, back=True)
+        if axis == session.axis:
+            self._reviews.pop(index, None)
+        self._marks.take_back(axis, index)
 
     def _reopen_where(self, changed: Mask, box: tuple[slice, slice, slice]) -> None:
         """Slices in which `changed`, which lies at `box`, is true are not what a person approved any more."""
-        session = self._session
-        others = tuple(axis for axis in range(3) if axis != session.axis)
-        first = box[session.axis].start or 0
-        for at in np.flatnonzero(changed.any(axis=others)).tolist():
-            index = first + at
-            if index in session.reviewed:
-                # As a whole new mapping: another thread may be reading it.
-                self._reviews[index] = session.reviewed[index]
-                session.reviewed = {k: v for k, v in session.reviewed.items() if k != index}
+        self._reviews |= self._marks.take(changed, box)
 
     def _remember(self, index: Index) -> None:
         self._changes.append((index, *self._session._held(index)))
@@ -119,6 +115,50 @@ class SessionStep:
             index, *held = self._changes[at]
             self._changes[at] = (index, *self._session._held(index))
             self._session._put(index, *held)
+
+
+class ChangedMarks:
+    """The slices that a change of labels changed, and their marks as reviewed that hold on the other side of it."""
+
+    def __init__(self, session: AnnotationSession) -> None:
+        self._session = session
+        self._changed: tuple[set[int], ...] = (set(), set(), set())  # along each axis
+        self._other: dict[int, str] = {}
+        self._axis = session.axis  # along which these count
+
+    def take(self, changed: Mask, box: tuple[slice, slice, slice]) -> dict[int, str]:
+        """`changed`, which lies at `box`, is done: the marks that it takes away."""
+        if not changed.any():
+            return {}
+        session, now_changed = self._session, set[int]()
+        for axis, known in enumerate(self._changed):
+            others = tuple(other for other in range(3) if other != axis)
+            first = box[axis].start or 0
+            found = {first + at for at in np.flatnonzero(changed.any(axis=others)).tolist()}
+            known.update(found)
+            if axis == session.axis:
+                now_changed = found
+        taken = session.unmark(now_changed)
+        self._other |= taken
+        return taken
+
+    def swap(self) -> tuple[int, ...]:
+        """It is undone, or done again: marks that were set meanwhile go, and those of the other side come back.
+
+        Returns the slices that have none now.
+        """
+        session = self._session
+        taken = session.unmark(self._changed[session.axis])
+        if self._axis == session.axis:
+            session.mark_again(self._other)
+        self._other, self._axis = taken, session.axis
+        return tuple(sorted(taken.keys() - session.reviewed.keys()))
+
+    def take_back(self, axis: int, index: int) -> None:
+        """One slice is as it was before."""
+        self._changed[axis].discard(index)
+        if axis == self._axis == self._session.axis and index in self._other:
+            self._session.mark_again({index: self._other.pop(index)})
 
 
 class AnnotationSession:
@@ -274,8 +314,7 @@ class AnnotationSession:
             merged = np.asarray(plane).astype(present.dtype, copy=False)
         if kept is not None or self._found is not None:
             self._found_now()[at] = found
-        if self.reviewed:
-            step._reopen_where(np.expand_dims(merged != present, axis), _plane_box(self.shape, axis, index))
+        step._reopen_where(np.expand_dims(merged != present, axis), _plane_box(self.shape, axis, index))
         return merged
 
     # -- edits ----------------------------------------------------------------------------------------------
@@ -373,6 +412,18 @@ class AnnotationSession:
             self.reviewed[int(index)] = now()
         else:
             self.reviewed.pop(int(index), None)
+
+    def unmark(self, slices: Collection[int]) -> dict[int, str]:
+        """Take the marks of these slices away, where they have any, and return them."""
+        taken = {index: date for index, date in self.reviewed.items() if index in slices}
+        if taken:  # a whole new mapping: another thread may be reading the old one
+            self.reviewed = {index: date for index, date in self.reviewed.items() if index not in taken}
+        return taken
+
+    def mark_again(self, marks: Mapping[int, str]) -> None:
+        """Put marks back as `unmark` returned them."""
+        if marks:
+            self.reviewed = {**self.reviewed, **marks}
 
     def note(self, index: int, text: str) -> None:
         """Keep what a person says about a slice; an empty text takes the note away."""
@@ -566,12 +617,6 @@ class AnnotationSession:
                 array[index] = self.prediction[index] if held is None else held
         if self._flags is not None:
             self._flags[index] = 0 if flags is None else flags
-
-    def _reopen(self, reviews: Mapping[int, str], *, back: bool) -> None:
-        if back:
-            self.reviewed |= reviews
-        else:
-            self.reviewed = {index: date for index, date in self.reviewed.items() if index not in reviews}
 
     def _drop_run(self, record: RunRecord) -> None:
         self._runs = [run for run in self._runs if run is not record]

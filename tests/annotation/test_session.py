@@ -431,3 +431,59 @@ def test_whatever_but_the_brush_changes_a_reviewed_slice_takes_its_mark_away(axi
     assert tool.reopened == tuple(range((2, 1, 4)[axis], (4, 3, 6)[axis]))
     tool.undo()
     assert set(session.reviewed) == set(range(session.shape[axis])) - {changed}
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_a_reviewed_slice_is_what_was_approved_whatever_is_undone_and_done_again(data):
+    session = AnnotationSession(SHAPE, {1: "liver"})
+    session.axis = data.draw(st.integers(0, 2))
+    labels = np.zeros(SHAPE, np.uint8)
+    done, undone, approved = [], [], {}
+
+    def put(writes, step):
+        for write in writes:
+            labels[write.index] = write.after
+        done.append((writes, step))
+        undone.clear()
+
+    def cross(taken, other, *, back):
+        if taken:
+            writes, step = taken.pop()
+            for write in reversed(writes) if back else writes:
+                labels[write.index] = write.before if back else write.after
+            lost = set(session.reviewed)
+            reopened = step.undo() if back else step.redo()
+            assert set(reopened) == lost - set(session.reviewed)
+            other.append((writes, step))
+
+    for _ in range(data.draw(st.integers(1, 14))):
+        what = data.draw(st.sampled_from(["tool", "run", "mark", "mark", "unmark", "undo", "redo"]))
+        if what == "tool":
+            box = data.draw(_boxes())
+            write = Write(box, labels[box].copy(), np.full_like(labels[box], data.draw(st.integers(0, 3))))
+            put([write], session.record_correction([write]))
+        elif what == "run":
+            axis = data.draw(st.integers(0, 2))
+            index = data.draw(st.integers(0, SHAPE[axis] - 1))
+            plane = np.full(np.delete(SHAPE, axis), data.draw(st.integers(0, 3)), np.uint8)
+            step = session.begin()
+            merged = session.merge_slice(step, axis, index, plane, labels)
+            box = tuple(slice(index, index + 1) if at == axis else slice(0, n) for at, n in enumerate(SHAPE))
+            put([Write(box, labels[box].copy(), np.expand_dims(merged, axis))], step)
+        elif what in ("mark", "unmark"):
+            index = data.draw(st.integers(0, SHAPE[session.axis] - 1))
+            session.mark_reviewed(index, what == "mark")
+            approved.setdefault(index, []).append(np.take(labels, index, session.axis).copy())
+        elif what == "undo":
+            cross(done, undone, back=True)
+        else:
+            cross(undone, done, back=False)
+        for index in session.reviewed:
+            present = np.take(labels, index, session.axis)
+            assert any(np.array_equal(present, was) for was in approved[index])
+        marks = dict(session.reviewed)
+        for _ in range(min(2, len(done))):
+            cross(done, undone, back=True)
+            cross(undone, done, back=False)
+        assert session.reviewed == marks

@@ -14,7 +14,7 @@ step is written while strokes wait to be looked at (`SessionUndo.check_pending_s
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -115,12 +115,15 @@ class UndoStep:
 
 
 class AlongStep(Protocol):
-    """What goes with a step of labels. To undo or redo it does nothing where that is so already."""
+    """What goes with a step of labels. To undo or redo it does nothing where that is so already.
 
-    def undo(self) -> None:
+    Both may give the slices that were reviewed and have to be looked at again.
+    """
+
+    def undo(self) -> Collection[int] | None:
         """Take it back."""
 
-    def redo(self) -> None:
+    def redo(self) -> Collection[int] | None:
         """Do it, again."""
 
 
@@ -133,12 +136,15 @@ class SessionUndo:
 
     def __init__(self, layer: Labels) -> None:
         self._layer = weakref.ref(layer)
-        self._steps: list[tuple[Atom, AlongStep]] = []
+        self._steps: list[tuple[Any, AlongStep]] = []
         self._first: list[Callable[[], None]] = []
+        self.reopened: Callable[[Sequence[int]], None] = lambda _slices: None
+        """Called with the slices that an undo or a redo took the mark as reviewed from."""
+
         layer.events.set_data.connect(self.follow)
 
-    def add(self, mark: Atom | None, step: AlongStep) -> None:
-        """Follow the newest undo step of the layer, known by its mark."""
+    def add(self, mark: Any, step: AlongStep) -> None:
+        """Follow the newest undo step of the layer, known by its mark, the first or last of its writes."""
         if mark is not None:
             self._steps.append((mark, step))
 
@@ -157,12 +163,15 @@ class SessionUndo:
         if layer is None or not self._steps or not layer.editable:  # while a run writes, the queues are empty
             return
         done, undone = _ends(layer._undo_history), _ends(layer._redo_history)
+        reopened: set[int] = set()
         for mark, step in reversed(self._steps):
             if id(mark) in undone:
-                step.undo()
+                reopened.update(step.undo() or ())
         for mark, step in self._steps:
             if id(mark) in done:
-                step.redo()
+                reopened.update(step.redo() or ())
+        if reopened:
+            self.reopened(sorted(reopened))
         self._steps = [(mark, step) for mark, step in self._steps if id(mark) in done or id(mark) in undone]
 
 
@@ -310,6 +319,23 @@ def stroke_box(atoms: Iterable[Any]) -> Box | None:
         return None
     z, y, x = (slice(int(a), int(b) + 1) for a, b in zip(low, high, strict=True))
     return z, y, x
+
+
+def slices_changed(atoms: Iterable[Any]) -> tuple[set[int], set[int], set[int]]:
+    """Along each axis of a three-dimensional array, the slices that undo steps change; `atoms` as for `stroke_box`."""
+    found: tuple[set[int], set[int], set[int]] = (set(), set(), set())
+    for atom in atoms:
+        masked = hasattr(atom, "mask")
+        index, mask = (atom.slice_key, atom.mask) if masked else (atom[0], None)
+        for axis, part in enumerate(index):
+            if not isinstance(part, slice):
+                found[axis].update(np.unique(part).tolist())
+            elif mask is None:
+                found[axis].update(range(part.start, part.stop))
+            else:
+                others = tuple(other for other in range(mask.ndim) if other != axis)
+                found[axis].update((part.start + np.flatnonzero(mask.any(axis=others))).tolist())
+    return found
 
 
 def _append(layer: Labels, atoms: list[Atom], kind: type[WrittenStep] = WrittenStep) -> Atom | None:

@@ -33,6 +33,7 @@ from napari_transunet.viewer.review.label_editing import all_labels
 from napari_transunet.viewer.review.slice_strip import StripData
 from napari_transunet.viewer.sessions.autosave_controller import autosave_of, save_soon
 from napari_transunet.viewer.sessions.registry import sessions_of
+from napari_transunet.viewer.widgets.messages import reopened_sentence
 from napari_transunet.viewer.widgets.qt_helpers import single_shot
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
 from napari_transunet.volumes.label_values import HIGHEST_LABEL, values_in
@@ -97,6 +98,7 @@ class ReviewModel(QObject):
         self._tasks = BackgroundTasks(self)
         self._pause = single_shot(self, _QUIET, self.update_overview)
         self._links = EventLinks()  # to the followed layer, and to the view of it
+        self.sessions.reopened.connect(self._on_reopened)
 
     # -- which labels ---------------------------------------------------------------------------------------
 
@@ -442,6 +444,11 @@ class ReviewModel(QObject):
         """Save what was changed soon."""
         if self.result is not None:
             save_soon(self.viewer, self.result)
+
+    def _on_reopened(self, result: Result | None, slices: list[int]) -> None:
+        if result is not None and result is self.result:
+            self.message.emit(reopened_sentence(slices, self.numbers.number))
+            self.slice_changed.emit()
 
     def _on_changed(self, _event: Any = None) -> None:
         if self.result is not None and self.result.layer.editable:

@@ -23,6 +23,7 @@ from napari_transunet.viewer.layers.layers import new_labels_layer, problem_with
 from napari_transunet.viewer.layers.undo import labels_before, stroke_box
 from napari_transunet.viewer.sessions.kept_labels import LoneLabels, new_session_of
 from napari_transunet.viewer.sessions.results import SUFFIX, Result
+from napari_transunet.viewer.sessions.stroke_marks import StrokeMarks
 from napari_transunet.viewer.widgets.qt_helpers import window_object
 from napari_transunet.volumes.orientation import IDENTITY
 
@@ -51,12 +52,15 @@ class Sessions(QObject):
         and is taken back where the original has a session.
     save_failed(str): a sentence that says why labels are not saved while a person works; once a kind.
     saving_changed(str): `unsaved` is another.
+    reopened(object, object): a `Result`, and its slices that have to be reviewed again, ascending, since a stroke, an
+        undo or a redo changed them.
     """
 
     changed = Signal()
     selected = Signal(object)
     save_failed = Signal(str)
     saving_changed = Signal(str)
+    reopened = Signal(object, object)
 
     def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -184,6 +188,9 @@ class Sessions(QObject):
         if not layer.data.flags.writeable:  # of a file that is mapped into memory, for example
             layer.data = layer.data.copy()
         result = Result(layer, image, session, created_by_run=created_by_run)
+        result.marks = StrokeMarks(self._viewer, result)
+        held = weakref.ref(result)  # or the layer would hold itself
+        result.undo.reopened = lambda slices: self.reopened.emit(held(), slices)
         self._results[layer] = result
         if layer not in self._viewer.layers:
             self._coming.append(layer)
