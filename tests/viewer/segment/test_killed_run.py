@@ -19,6 +19,7 @@ SHAPE = (40, 48, 56)
 QUIET, AT_MOST, PAUSE = 0.1, 0.3, 0.12
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="the process is killed by a signal")
 def test_a_killed_first_run_keeps_its_slices(dock, checkpoints):  # noqa: F811
     process = subprocess.Popen(
