@@ -50,10 +50,17 @@ class SliceRegistration:
         self._coarse: dict[int, NDArray[np.float32]] = {}
         self._known: dict[tuple[int, int], NDArray[np.float16]] = {}
 
-    @property
-    def begun(self) -> bool:
-        """Whether any slices were registered yet."""
-        return bool(self._known)
+    def register(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Register neighbours from `first` to `last` ahead of use; after each: how many are done, of how many to do."""
+        missing = [
+            pair
+            for index in range(first, last)
+            for pair in ((index, index + 1), (index + 1, index))
+            if pair not in self._known
+        ]
+        for done, pair in enumerate(missing, 1):
+            self._between(*pair)
+            yield done, len(missing)
 
     def from_slice(self, start: int, stop: int) -> Iterator[tuple[int, Displacement]]:
         """Each slice after `start`, up to `stop` on either side, and how far away what it shows lies in `start`."""

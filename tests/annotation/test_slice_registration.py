@@ -33,6 +33,18 @@ def test_what_moves_is_found_in_other_slices(side, in_plane, step):
     assert [index for index, _ in registered.from_slice(4, 1)] == [3, 2, 1]
 
 
+def test_registering_ahead_says_how_far_it_is_and_does_nothing_twice():
+    images = drifting(40, 1.0)
+    ahead, anew = (SliceRegistration(volume(images), 0) for _ in range(2))
+    assert list(ahead.register(1, 3)) == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [total for _, total in ahead.register(0, 3)] == [2, 2]
+    assert not list(ahead.register(0, 3))
+    images[...] = 0
+    known = dict(ahead.from_slice(3, 0))
+    assert all(known[index].any() for index in known)
+    assert not any(far.any() for _, far in anew.from_slice(3, 0))
+
+
 def test_slices_along_another_axis_are_registered_alike():
     images = drifting(48, 1.0)
     first = dict(SliceRegistration(volume(images), 0).from_slice(0, 3))

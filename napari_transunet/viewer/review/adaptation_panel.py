@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from qtpy.QtCore import QEvent, Signal
-from qtpy.QtWidgets import QProgressBar, QWidget
+from qtpy.QtWidgets import QWidget
 
 from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.review.adaptation import RelatedCheckpoint
 from napari_transunet.viewer.widgets.combo import ElidingCombo
+from napari_transunet.viewer.widgets.progress_row import ProgressRow
 from napari_transunet.viewer.widgets.qt_helpers import column, push_button, row
 from napari_transunet.viewer.widgets.status_line import StatusLine
 
@@ -42,10 +43,8 @@ class AdaptationPanel(QWidget):
         following = ACTIONS["learn_next"]
         self._next = push_button(following.title, "learn_next", self, self.next_wanted, following.hint)
         self.button = push_button(ACTIONS["learn"].title, "learn", self, self.wanted)
-        self._bar = QProgressBar(self)
-        self._bar.setObjectName("learn_progress")
-        self._bar.setRange(0, 1000)
-        self._cancel = push_button("Cancel", "learn_cancel", self, self.cancelled)
+        self._progress = ProgressRow("learn", self)
+        self._progress.cancelled.connect(self.cancelled)
         self.status = StatusLine("learn_status", self)
         self._use = push_button("Use it", "learn_use", self, self.used)
         self._discard = push_button(
@@ -55,15 +54,14 @@ class AdaptationPanel(QWidget):
         self._relatives = ElidingCombo("lineage", self, tip)
         self._relatives.currentIndexChanged.connect(self._on_relative)
         self._back = push_button("Go back", "go_back", self, self._on_back)
-        self._working, self._answers, self._lineage = QWidget(self), QWidget(self), QWidget(self)
+        self._answers, self._lineage = QWidget(self), QWidget(self)
         self._answer_row = row((self._use, 1), (self._discard, 1), within=self._answers)
-        row((self._bar, 1), (self._cancel, 1), within=self._working)
         row((self._relatives, 1), (self._back, 1), within=self._lineage)
         column(
             self._from,
             self._next,
             self.button,
-            self._working,
+            self._progress,
             self.status,
             self._answers,
             self._lineage,
@@ -88,19 +86,17 @@ class AdaptationPanel(QWidget):
 
     def show_idle(self, sentence: str) -> None:
         """Nothing goes on."""
-        self._show(sentence, working=False, answers=False)
+        self._show(sentence, answers=False)
 
     def show_working(self, sentence: str, done: float | None, *, stoppable: bool = True) -> None:
         """Something goes on; `done` from 0 to 1, None where it is not known."""
-        self._bar.setRange(0, 0 if done is None else 1000)
-        if done is not None:
-            self._bar.setValue(round(1000 * done))
-        self._cancel.setEnabled(stoppable)
-        self._show(sentence, working=True, answers=False)
+        self.status.setText(sentence)
+        self._answers.hide()
+        self._progress.show_progress(done, stoppable=stoppable)
 
     def show_answer(self, sentence: str, *, recommended: bool) -> None:
         """What came of it; what is recommended stands first."""
-        self._show(sentence, working=False, answers=True)
+        self._show(sentence, answers=True)
         first, last = (self._use, self._discard) if recommended else (self._discard, self._use)
         for at, button in enumerate((first, last)):
             self._answer_row.insertWidget(at, button)
@@ -123,9 +119,9 @@ class AdaptationPanel(QWidget):
             self._relatives.addItem(f"{one.name}{told}", one)
         self._lineage.setVisible(bool(relatives))
 
-    def _show(self, sentence: str, *, working: bool, answers: bool) -> None:
+    def _show(self, sentence: str, *, answers: bool) -> None:
         self.status.setText(sentence)
-        self._working.setVisible(working)
+        self._progress.end()
         self._answers.setVisible(answers)
 
     def _on_relative(self, _at: int) -> None:

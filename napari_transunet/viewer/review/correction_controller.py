@@ -7,6 +7,8 @@ slice in view works only while one is in view.
 from __future__ import annotations
 
 import math
+import threading
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, Signal
 
 from napari_transunet.annotation import corrections
 from napari_transunet.annotation.corrections import Correction, Scope
@@ -26,7 +28,7 @@ from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, volume_o
 from napari_transunet.viewer.layers.undo import AlongStep, write_as_one_step
 from napari_transunet.viewer.review.paint_constraint import BlockedVoxels, PaintConstraint
 from napari_transunet.viewer.widgets.messages import count, organ, reopened_sentence, value_text
-from napari_transunet.viewer.widgets.tasks import BackgroundTasks
+from napari_transunet.viewer.widgets.tasks import BackgroundTasks, emit
 from napari_transunet.volumes.intensity import sampled
 from napari_transunet.volumes.label_values import values_in
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from napari_transunet.viewer.sessions.results import Result
 
 
+_PACE = 0.2  # s between two changes of the progress bar
 _COPIES = ("above", "below")
 _FEW = 20  # voxels of an organ from which its range of values cannot be estimated
 _MOST_DECIMALS = 9
@@ -53,6 +56,8 @@ class CorrectionController(QObject):
     constraint : holds strokes to a range and away from locked organs.
     """
 
+    _registered = Signal(object, float, float)
+
     def __init__(
         self, model: ReviewModel, panel: CorrectionPanel, clicks: ClickPicker, parent: QObject | None = None
     ) -> None:
@@ -61,24 +66,33 @@ class CorrectionController(QObject):
         self._panel = panel
         self._clicks = clicks
         self._tasks = BackgroundTasks(self)
-        self._busy = False
+        self._stop: threading.Event | None = None
+        """Of the tool that works; None while none does."""
         self._registrations: WeakKeyDictionary[Image, SliceRegistration] = WeakKeyDictionary()
         self.constraint = PaintConstraint(self)
         self.constraint.blocked.connect(self._on_blocked)
         model.followed.connect(self._on_followed)
         panel.wanted.connect(self._on_wanted)
+        panel.progress.cancelled.connect(self.cancel)
+        self._registered.connect(self._on_registered)
         panel.range_changed.connect(self._on_range)
         panel.range_suggestion_wanted.connect(self.suggest_range)
 
     @property
     def busy(self) -> bool:
         """Whether a tool is working."""
-        return self._busy
+        return self._stop is not None
 
     def detach(self) -> None:
         """Forget what is under way."""
         self._tasks.drop()
-        self._busy = False
+        self._end()
+
+    def cancel(self) -> None:
+        """End the tool that works; it changes nothing."""
+        if self.busy:
+            self.detach()
+            self._panel.status.setText("Cancelled; nothing was changed.")
 
     def correct(
         self,
@@ -95,7 +109,7 @@ class CorrectionController(QObject):
         if why is not None or self._model.result is None:
             self._panel.status.setText(why or "")
             return
-        if self._busy:
+        if self.busy:
             self._panel.status.setText("The last tool is still working.")
             return
         result = self._model.result
@@ -135,21 +149,21 @@ class CorrectionController(QObject):
             painted_or_erased = np.isin(copy, organs) | np.isin(session.found, organs)
             by_hand = session.manual_edit_mask(copy) & painted_or_erased
             right = {*np.flatnonzero(by_hand.any(axis=others)).tolist(), *reviewed}
+            if registration is not None and len(right) > 1:
+                self._register(registration, min(right), max(right), stop)
             return job(copy, spacing, scope, slices=right, found=session.found, registration=registration)
 
         def done(found: Correction) -> None:
-            self._busy = False
+            self._end()
             self.apply(result, found, seen[0], along, interpolated=request.tool == "interpolate")
 
         def failed(sentence: str) -> None:
-            self._busy = False
+            self._end()
             self._panel.status.setText(sentence)
 
-        self._busy = True
-        first = registration is not None and not registration.begun
-        self._panel.status.setText(
-            "Working … The image's slices are registered with one another, once." if first else "Working …"
-        )
+        stop = self._stop = threading.Event()
+        self._panel.status.setText("Working …")
+        self._panel.progress.begin()
         self._tasks.run(work, done, failed, what="The tool")
 
     def lock(self, value: int, on: bool) -> None:
@@ -220,6 +234,30 @@ class CorrectionController(QObject):
             self._model.slice_changed.emit()  # its mark as reviewed may be gone
         sentences = (correction_sentence(found, self._model.names), again)
         self._panel.status.setText(" ".join(part for part in sentences if part))
+
+    def _register(
+        self, registration: SliceRegistration, first: int, last: int, stop: threading.Event
+    ) -> None:
+        """Register slices with one another, and tell how far that is; not on the GUI thread."""
+        began = told = time.monotonic()
+        for done, total in registration.register(first, last):
+            if stop.is_set():
+                raise InputError("The tool was cancelled.")
+            now = time.monotonic()
+            if now - told > _PACE:
+                told = now
+                emit(self, "_registered", stop, done / total, (now - began) * (total - done) / done)
+
+    def _on_registered(self, stop: threading.Event, done: float, left: float) -> None:
+        if stop is self._stop:
+            self._panel.status.setText("Working … The image's slices are registered with one another, once.")
+            self._panel.progress.show_progress(done, left)
+
+    def _end(self) -> None:
+        if self._stop is not None:
+            self._stop.set()
+            self._stop = None
+        self._panel.progress.end()
 
     def _registration(self, axis: int, shape: tuple[int, ...]) -> SliceRegistration | None:
         """Of the slices of the image, as long as which it is kept; None where none of that shape is in memory."""

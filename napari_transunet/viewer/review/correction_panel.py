@@ -21,6 +21,7 @@ from napari_transunet.viewer.review.actions import ACTIONS
 from napari_transunet.viewer.widgets.combo import ElidingCombo
 from napari_transunet.viewer.widgets.messages import organ
 from napari_transunet.viewer.widgets.number_box import NumberBox
+from napari_transunet.viewer.widgets.progress_row import ProgressRow
 from napari_transunet.viewer.widgets.qt_helpers import check_box, column, push_button, row, tool_button
 from napari_transunet.viewer.widgets.status_line import StatusLine
 
@@ -130,6 +131,9 @@ class CorrectionPanel(QWidget):
         self._suggest.setAutoRaise(False)
         self.status = StatusLine("correction_status", self)
         """What a tool did; the dock shows it where it is always in sight."""
+
+        self.progress = ProgressRow("tool", self)
+        """Of the tool that works; stands beside `status`."""
 
         self._stroke_row = QWidget(self)
         preview, self._accept, discard = (

@@ -171,7 +171,8 @@ class ReviewDock(QWidget):
         self._area = FittingArea(content, self)
         above = self.layers, self.review, self._area, self._confirm, SaveWarning(self._viewer, self)
         buttons = row((self._export, 1), (self._sessions, 1), (self._help, 1))
-        column(*above, self.tools.status, self._status, buttons, None, within=self, spacing=6, margin=8)
+        below = self.tools.progress, self.tools.status, self._status, buttons
+        column(*above, *below, None, within=self, spacing=6, margin=8)
         for child in self.findChildren(QWidget):
             if isinstance(child, QComboBox | QTableWidget):
                 # They take what width there is, instead of making the dock as wide as the longest name.

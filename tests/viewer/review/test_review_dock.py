@@ -15,18 +15,21 @@ from qtpy.QtWidgets import (
     QDoubleSpinBox,
     QLabel,
     QLineEdit,
+    QProgressBar,
     QPushButton,
     QTableWidget,
     QToolButton,
 )
 
 from napari_transunet.annotation.session_store import SessionStore
+from napari_transunet.annotation.slice_registration import SliceRegistration
 from napari_transunet.checkpoints.card import ModelCard
 from napari_transunet.inference.slices import SliceSource
 from napari_transunet.inference.uncertainty import SliceUncertainty
 from napari_transunet.io.reading import read_volume
 from napari_transunet.viewer.layers.layers import add_volume, labels_to_layer, placement, volume_of
 from napari_transunet.viewer.layers.undo import UndoStep
+from napari_transunet.viewer.review import correction_controller
 from napari_transunet.viewer.sessions.autosave_controller import autosave_of, start_autosave
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.labels import Label, LabelSet
@@ -35,6 +38,7 @@ from tests.annotation.blobs import blob
 from tests.viewer.waiting import TIMEOUT
 
 SHAPE = (12, 48, 56)
+_PROGRESS = (QProgressBar, "progress"), (QPushButton, "cancel")
 NAMES = {1: "liver", 2: "spleen", 3: "kidney_left"}
 
 
@@ -239,13 +243,47 @@ def test_outlines_between_corrected_slices_follow_the_image(driver):
     for index in (*ends, SHAPE[0] // 2):
         rows, across = np.nonzero(shown[index] > 0.5)
         driver.layer.data_setitem((np.full(len(rows), index), rows, across), 3)
-    driver.press("tool_interpolate")
-    assert "registered with one another, once" in driver.text("correction_status")
-    driver.until(lambda: not driver.dock.corrections.busy)
+    driver.tool("interpolate")
     for index in range(SHAPE[0]):
         assert abs(np.nonzero(driver.layer.data[index] == 3)[1].mean() - columns[index]) < 1
     by_shape = np.interp(2, [0, SHAPE[0] // 2], columns[[0, SHAPE[0] // 2]])
     assert abs(columns[2] - by_shape) > 1.5
+
+
+def test_registering_slices_shows_how_far_it_is_and_can_be_cancelled(driver, monkeypatch):
+    before = driver.layer.data.copy()
+    for index in (1, 9):
+        driver.layer.data_setitem((np.full(3, index), np.arange(3), np.arange(3)), 3)
+    driver.layer.selected_label = 3
+    painted = driver.layer.data.copy()
+    steps, register = threading.Semaphore(1), SliceRegistration.register
+
+    def slowly(registration, first, last):
+        for step in register(registration, first, last):
+            steps.acquire()
+            yield step
+
+    monkeypatch.setattr(SliceRegistration, "register", slowly)
+    monkeypatch.setattr(correction_controller, "_PACE", 0.0)
+    bar, cancel = (driver.dock.findChild(kind, f"tool_{part}") for kind, part in _PROGRESS)
+    assert not bar.isVisible()
+    driver.press("tool_interpolate")
+    driver.until(lambda: bar.value() > 0)
+    assert bar.value() == round(1000 / 16)
+    assert "left" in bar.format()
+    assert "once" in driver.text("correction_status")
+    cancel.click()
+    steps.release(20)
+    assert "nothing was changed" in driver.text("correction_status")
+    assert not bar.isVisible()
+    # The next one goes on from where that one was, and is not disturbed by it.
+    assert "kidney left" in driver.tool("interpolate")
+    assert not bar.isVisible()
+    driver.layer.undo()
+    assert np.array_equal(driver.layer.data, painted)
+    driver.layer.undo()
+    driver.layer.undo()
+    assert np.array_equal(driver.layer.data, before)
 
 
 def test_what_was_erased_in_two_slices_goes_in_between(driver):
