@@ -5,7 +5,7 @@ voxel takes after its neighbours, less across an edge of the image, and after it
 what was labelled is in doubt, and how the values of organ and rest differ in this box counts instead; these are told
 from the result, a few times over. scikit-image's `random_walker` takes no priors, without which two short strokes would
 divide the whole box between them; the sparse system is SciPy's to solve. What a network believed is not asked: where
-somebody has to correct it, it was wrong, and often sure (docs/annotating.md has the numbers).
+somebody has to correct it, it was wrong, and often sure (docs/review-results.md has the numbers).
 
 What holds here: organ strokes only add to their organ, and background strokes only take away, each in one piece with a
 stroke; all lengths are in mm; and what is fixed, or is another organ that no stroke crossed, stays.
