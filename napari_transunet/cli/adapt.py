@@ -232,10 +232,11 @@ def _corrections(
     for at, (scan, labels) in enumerate(zip(pairs[::2], pairs[1::2], strict=True)):
         volume, drawn = read(scan), read(labels)
         count = volume.data.shape[orientation_for(volume, card).slice_axis]
+        chosen = _slices(slices[at], count) if slices else None
+        correction = Correction.of_file(volume, drawn, chosen, organs, card, new, noted=say)
         if not slices:
-            say(f"{labels}: all {count} slices are taken as right; --slices names others.")
-        chosen = _slices(slices[at], count) if slices else list(range(count))
-        corrections.append(Correction.of_file(volume, drawn, chosen, organs, card, new, noted=say))
+            say(f"{labels}: all {len(correction.slices)} slices are taken as right; --slices names others.")
+        corrections.append(correction)
     return corrections
 
 

@@ -103,13 +103,20 @@ def _refer(
     """Write labels as a DICOM object; `series` is that of the scan."""
     from napari_transunet.export.source import provenance_of_file
     from napari_transunet.export.writing import export
+    from napari_transunet.volumes.grid_part import labels_on_grid
     from napari_transunet.volumes.labels import LabelSet
 
     volume = read(source, channel=channel, time_point=time_point)
     series_volume = read(scan, series=series)
+    # Labels on another grid stay as they are: whoever writes knows what else is wrong with the series.
+    placed = labels_on_grid(volume, series_volume)
+    if placed is not None and not placed.part.is_whole:
+        say(
+            f"Note: the labels cover a part of the scan ({placed.part.coverage}); the rest counts as background."
+        )
     export(
-        volume.data,
-        volume.geometry,
+        volume.data if placed is None else placed.data,
+        volume.geometry if placed is None else series_volume.geometry,
         volume.labels or LabelSet(),
         request,
         source=series_volume.source,

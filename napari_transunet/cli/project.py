@@ -387,6 +387,8 @@ def import_labels(
         tool=tool,
         annotator=annotator,
     )
+    for sentence in found.notes:
+        say(f"Note: {sentence}")
     for sentence in found.left_out:
         say(f"Left out: {sentence}")
     say(f"{counted(len(found.cases), 'case')} now from the labels of {tool}.")

@@ -84,12 +84,14 @@ def _nifti(request: Request) -> Volume:
 
 def _nrrd(request: Request) -> Volume:
     data, geometry, notes, header, segments = read_nrrd(request.path, **request.which)
+    cropped = segments is not None  # 3D Slicer stores the extent of its segments
     if segments is None:
         segments, said = _embedded(header.keys)
         notes += said
     kind = "NRRD segmentation" if segments is not None else "NRRD"
     modality = header.keys.get("modality") or header.keys.get("DICOM_0008_0060")
-    return on_grid(request.path, kind, data, geometry, notes, labels=segments, modality=modality)
+    volume = on_grid(request.path, kind, data, geometry, notes, labels=segments, modality=modality)
+    return replace(volume, source=replace(volume.source, omits_background=cropped))
 
 
 def _metaimage(request: Request) -> Volume:

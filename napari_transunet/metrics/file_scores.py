@@ -14,8 +14,8 @@ from napari_transunet.io.reading import read_volume
 from napari_transunet.metrics.label_pairs import LabelPair, pair_labels, unknown_voxels
 from napari_transunet.metrics.segmentation_metrics import evaluate
 from napari_transunet.metrics.summary import LabelScores
+from napari_transunet.volumes.grid_part import LabelsOnGrid, on_common_grid
 from napari_transunet.volumes.label_values import whole_numbers
-from napari_transunet.volumes.orientation import reorientation_onto
 from napari_transunet.volumes.volume import Volume
 
 
@@ -69,7 +69,7 @@ def score_files(prediction: Path, reference: Path, options: ScoringOptions) -> F
     VolumeError, FileProblem
         One of them cannot be read; the sentence names its path.
     InputError
-        They do not lie on one grid, or hold no labels.
+        They lie neither on one grid nor on parts of one, or hold no labels.
     """
     return score_volumes(read_labels(prediction), read_labels(reference), prediction, reference, options)
 
@@ -88,17 +88,17 @@ def score_volumes(
     first: Volume, second: Volume, prediction: Path, reference: Path, options: ScoringOptions
 ) -> FileScores:
     """The scores of a prediction that was read against the reference; the paths are for what is said."""
-    turn = reorientation_onto(first.geometry, second.geometry)
-    if turn is None:
+    found = on_common_grid(first, second)
+    if found is None:
         raise InputError(
             f"{prediction} and {reference} do not lie on the same grid (shape {first.geometry.shape} and "
             f"{second.geometry.shape}, spacing {_millimetres(first)} and "
             f"{_millimetres(second)} mm{_apart(first, second)}); resample one of them first."
         )
-    if not turn.is_identity:
-        data = np.ascontiguousarray(turn.apply(np.asarray(first.data)))
-        first = replace(first, data=data, geometry=second.geometry)
-    own, true, unknown = _known(first, second, options)
+    ours, theirs, grid = found
+    first = replace(first, data=np.ascontiguousarray(ours.data), geometry=grid)
+    second = replace(second, data=np.ascontiguousarray(theirs.data), geometry=grid)
+    own, true, unknown = _known(first, second, options, theirs)
     own, true = _whole(own, prediction), _whole(true, reference)
     paired = pair_labels(
         np.unique(own).tolist(),
@@ -121,7 +121,8 @@ def score_volumes(
         match=paired.pairs,
     )
     notes = [*_reading_notes(first, second), *paired.notes, *unknown]
-    if not turn.is_identity:
+    notes += _coverage_notes(ours, theirs)
+    if not ours.part.turn.is_identity:
         notes.append(
             "Note: the prediction's axes run in another order or sense; it was turned onto the reference's."
         )
@@ -143,16 +144,26 @@ def _whole(labels: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
 
 
 def _known(
-    prediction: Volume, reference: Volume, options: ScoringOptions
+    prediction: Volume, reference: Volume, options: ScoringOptions, covered: LabelsOnGrid
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], list[str]]:
-    """Both labels without the voxels that the reference calls unknown, and what to tell about that."""
+    """Both labels without the voxels that the reference calls unknown or does not reach; what to tell of the former."""
     own, true = prediction.data, reference.data
+    if (outside := covered.unknown) is not None:
+        own = np.where(outside, 0, own)
     names = {} if reference.labels is None else reference.labels.names
     hidden = unknown_voxels(true, names, options.unknown, said=options.unknown_named)
     if hidden is None:
         return own, true, []
     note = f"Note: voxels that the reference labels {options.unknown} are unknown, and count for nothing."
     return np.where(hidden, 0, own), np.where(hidden, 0, true), [note]
+
+
+def _coverage_notes(prediction: LabelsOnGrid, reference: LabelsOnGrid) -> Iterator[str]:
+    for which, one in (("prediction", prediction), ("reference", reference)):
+        if not one.part.is_whole:
+            ignored = which == "reference" and not one.rest_is_background
+            rest = "is unknown, and counts for nothing" if ignored else "counts as background"
+            yield f"Note: the {which} covers a part of the scan ({one.part.coverage}); the rest {rest}."
 
 
 def _reading_notes(prediction: Volume, reference: Volume) -> Iterator[str]:

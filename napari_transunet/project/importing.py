@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from napari_transunet.annotation.provenance import RunRecord, now
 from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.annotation.uncertainty import SliceUncertainties
-from napari_transunet.errors import USERS_ERRORS, InputError, TransUNetError, sentence_of
+from napari_transunet.errors import USERS_ERRORS, InputError, TransUNetError, VolumeError, sentence_of
 from napari_transunet.export.source import provenance_of_file
 from napari_transunet.files import unique_keys
 from napari_transunet.io.dicom.reading import STRUCTURE_SET_FORMAT
@@ -26,21 +26,26 @@ from napari_transunet.project.index import ProjectWriteError
 from napari_transunet.project.project import HeldCase, Project
 from napari_transunet.project.scans import read_scan
 from napari_transunet.project.segmenting import keep_thumbnail, rank_by_disagreement
+from napari_transunet.volumes.grid_part import GridPart, labels_on_grid, labels_part
 from napari_transunet.volumes.label_values import as_labels
 from napari_transunet.volumes.labels import LabelSet, organ_key
-from napari_transunet.volumes.orientation import reorientation_onto
 from napari_transunet.volumes.volume import Volume
 
 _MAX_NAMES = 1 << 22
 _DATASET = "dataset.json"
+_REST = "the rest counts as background."
 
 
 @dataclass
 class Imported:
-    """What became of label files: the cases that start from them now, and what was not taken, with the reason."""
+    """What became of label files: the cases that start from them now, and what was not taken, with the reason.
+
+    `notes` say what was assumed of those that were taken.
+    """
 
     cases: list[Case] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def import_predictions(
@@ -94,7 +99,7 @@ def import_predictions(
             continue
         try:
             with project.hold(case.id, annotator, purpose="import") as held:
-                found.cases.append(_import_one(held, place, known, tool))
+                found.cases.append(_import_one(held, place, known, tool, found.notes))
             taken[case.id] = place.name
         except ProjectWriteError:
             raise
@@ -114,7 +119,9 @@ def names_from(path: Path) -> dict[int, str]:
     return found
 
 
-def _import_one(held: HeldCase, place: Path, names: Mapping[int, str] | None, tool: str) -> Case:
+def _import_one(
+    held: HeldCase, place: Path, names: Mapping[int, str] | None, tool: str, notes: list[str]
+) -> Case:
     case = held.case
     before = load_labels(held.project, case)
     if case.status in ("in review", "done") or (
@@ -122,7 +129,10 @@ def _import_one(held: HeldCase, place: Path, names: Mapping[int, str] | None, to
     ):
         raise InputError(f"somebody worked on {case.name} already; its labels are left as they are")
     volume = read_scan(case.scan, held.project.folder)
-    labels, found_names = _masks(place, volume) if place.is_dir() else _labels(place, volume, names)
+    if place.is_dir():
+        labels, found_names, note = _masks(place, volume)
+    else:
+        labels, found_names, note = _labels(place, volume, names)
     session = AnnotationSession.of_labels(labels, found_names)
     axis = 0 if before is None else before.session.axis
     session.axis = axis
@@ -147,20 +157,22 @@ def _import_one(held: HeldCase, place: Path, names: Mapping[int, str] | None, to
         segmented=now(),
     )
     keep_thumbnail(held, volume, made)
+    if note:
+        notes.append(f"{case.name}: {note}")
     return saved
 
 
 def _labels(
     path: Path, volume: Volume, names: Mapping[int, str] | None
-) -> tuple[NDArray[Any], dict[int, str]]:
-    """Labels of one file on the scan's grid, and their names."""
+) -> tuple[NDArray[Any], dict[int, str], str]:
+    """Labels of one file on the scan's grid, their names, and what was assumed."""
     place = volume.source.path
     drawn = read_volume(path, scan=place if place is None or place.is_dir() else place.parent)
     if drawn.source.format == STRUCTURE_SET_FORMAT and drawn.source.series_uid != volume.source.series_uid:
         raise InputError(
             "it was drawn on another series than that of its scan; give it the name of its own case"
         )
-    values = _on_grid(drawn, volume, path.name)
+    values, part = _on_grid(drawn, volume, path.name)
     present = [int(value) for value in np.unique(values) if value]
     own = {} if drawn.labels is None else dict(drawn.labels.names)
     known = dict(names) if names else own
@@ -178,11 +190,12 @@ def _labels(
         raise InputError(
             f"the labels {', '.join(map(str, missing[:10]))} have no names; give them with --names, or in dataset.json"
         )
-    return values, {value: name for value, name in known.items() if value}
+    note = "" if part.is_whole else f"its labels cover a part of the scan ({part.coverage}); {_REST}"
+    return values, {value: name for value, name in known.items() if value}, note
 
 
-def _masks(folder: Path, volume: Volume) -> tuple[NDArray[Any], dict[int, str]]:
-    """A mask an organ, joined.
+def _masks(folder: Path, volume: Volume) -> tuple[NDArray[Any], dict[int, str], str]:
+    """A mask an organ, joined, the organs' names, and what was assumed.
 
     Raises
     ------
@@ -200,8 +213,10 @@ def _masks(folder: Path, volume: Volume) -> tuple[NDArray[Any], dict[int, str]]:
         raise InputError("the folder holds more masks than there are label values")
     labels = np.zeros(volume.data.shape, np.uint8 if len(files) < 256 else np.uint16)
     names: dict[int, str] = {}
+    partial = 0
     for value, path in enumerate(files, 1):
-        mask = _on_grid(read_volume(path), volume, path.name)
+        mask, part = _on_grid(read_volume(path), volume, path.name)
+        partial += not part.is_whole
         inside = mask != 0
         if not inside.any():
             continue
@@ -215,7 +230,8 @@ def _masks(folder: Path, volume: Volume) -> tuple[NDArray[Any], dict[int, str]]:
             )
         labels[inside] = value
         names[value] = stem_of(path).replace("_", " ")
-    return labels, names
+    note = f"{partial} of {len(files)} masks cover a part of the scan each; {_REST}" if partial else ""
+    return labels, names, note
 
 
 def _take_uncertainty(made: CaseLabels, path: Path, volume: Volume) -> None:
@@ -232,10 +248,15 @@ def _take_uncertainty(made: CaseLabels, path: Path, volume: Volume) -> None:
     drawn = read_volume(path)
     if array.ndim != 4 or array.shape[1:] != drawn.data.shape or array.dtype.kind != "f":
         raise InputError(f"{beside.name} holds no probabilities of {path.name}")
-    turn = reorientation_onto(drawn.geometry, volume.geometry)
-    assert turn is not None  # as of the labels themselves
+    part = labels_part(drawn, volume)
+    assert part is not None  # as of the labels themselves
     axis = made.session.axis
-    classes = [np.moveaxis(turn.apply(one), axis, 0) for one in array]
+    classes = []
+    for value, one in enumerate(array):
+        # Where they do not reach it is background, for certain.
+        whole = np.full(part.grid, 1 if value == 0 else 0, array.dtype)
+        whole[part.box] = part.turn.apply(one)[part.own_box]
+        classes.append(np.moveaxis(whole, axis, 0))
     unsure = SliceUncertainties(axis, made.session.shape[axis])
     for index in range(made.session.shape[axis]):
         planes = torch.from_numpy(np.stack([one[index] for one in classes]).astype(np.float32))
@@ -246,12 +267,16 @@ def _take_uncertainty(made: CaseLabels, path: Path, volume: Volume) -> None:
     made.session.uncertainty = unsure
 
 
-def _on_grid(drawn: Volume, volume: Volume, name: str) -> NDArray[Any]:
-    turn = reorientation_onto(drawn.geometry, volume.geometry)
-    if turn is None:
+def _on_grid(drawn: Volume, volume: Volume, name: str) -> tuple[NDArray[Any], GridPart]:
+    """Labels on the scan's grid, and what of it they cover."""
+    try:
+        placed = labels_on_grid(drawn, volume)
+    except VolumeError as error:
+        raise InputError(f"{name}: {error}") from error
+    if placed is None:
         raise InputError(f"{name} does not lie on the grid of its scan; resample it first")
     try:
-        return np.ascontiguousarray(as_labels(turn.apply(drawn.data)))
+        return np.ascontiguousarray(as_labels(placed.data)), placed.part
     except TransUNetError as error:
         raise InputError(f"{name} holds no labels: {error}") from error
 

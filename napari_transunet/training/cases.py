@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from napari_transunet.checkpoints.card import ModelCard
-from napari_transunet.errors import DatasetError, InputError, TransUNetError, some
+from napari_transunet.errors import DatasetError, InputError, SizeError, TransUNetError, VolumeError, some
 from napari_transunet.files import available_memory
 from napari_transunet.inference.preprocessing import IntensityScaling
 from napari_transunet.inference.resize import Resize, resize_steps
@@ -18,6 +18,7 @@ from napari_transunet.inference.slices import PLANE_AXES, PLANES, Plane, SliceSo
 from napari_transunet.training.datasets import LabelledVolume, all_reasons, whole_labels
 from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.grid_part import LabelsOnGrid, labels_on_grid, labels_part
 from napari_transunet.volumes.label_values import values_in
 from napari_transunet.volumes.labels import given_names, organ_key
 from napari_transunet.volumes.orientation import Reorientation
@@ -26,6 +27,8 @@ from napari_transunet.volumes.volume import Volume
 _SCALED = IntensityScaling(0.0, 1.0)
 _SCALED_TOLERANCE = 1e-3
 _PIXELS_AT_ONCE = 1 << 22
+_BACKGROUND = "the rest counts as background, as their format leaves out what is empty."
+_UNKNOWN_REST = "the rest is unknown, and counts for nothing."
 _USABLE_MEMORY = 0.8  # the network and its gradients need some as well
 
 
@@ -90,7 +93,9 @@ def prepare_case(
 
     Parameters
     ----------
-    image, labels : on one grid (as `Geometry.matches` has it), stored in any orientations
+    image, labels : stored in any orientations, on one grid (as `Geometry.matches` has it) or the labels on a part of
+        the image's. Where they do not reach it is background if their format leaves out what is empty
+        (`Source.omits_background`), else unknown
     classes : label value → class of the network, or `UNKNOWN`
     name, patient : of the case
     others_are_background : whether label values that `classes` lacks become background; else they are an error
@@ -101,9 +106,9 @@ def prepare_case(
     Raises
     ------
     DatasetError
-        Image and labels lie on different grids; the image holds NaN or infinity; the labels are no whole numbers,
-        or hold values that `classes` lacks, or that are not `annotated`; no class is in them; or values are outside
-        0..1 though `scaled`.
+        Image and labels lie on different grids, or labels outside of the image; the image holds NaN or infinity; the
+        labels are no whole numbers, or hold values that `classes` lacks, or that are not `annotated`; no class is in
+        them; or values are outside 0..1 though `scaled`.
     InputError
         `classes` names a class that the card does not have.
     """
@@ -114,7 +119,9 @@ def prepare_case(
         )
     bad: list[str] = []
     try:
-        wanted = _turned_labels(image, labels, card, name).transpose(PLANE_AXES[plane])
+        placed = labels_on_image(image, labels, name)
+        turn = Reorientation.between(image.geometry, card.orientation or image.geometry.axis_codes)
+        wanted = turn.apply(whole_labels(placed.data, name)).transpose(PLANE_AXES[plane])
         _check_values(wanted, classes, others_are_background, annotated, name)
     except DatasetError as error:
         bad.append(str(error))
@@ -129,10 +136,15 @@ def prepare_case(
     size = (len(source), *source.resize.size)
     planes, targets = torch.empty(size, dtype=torch.float16), torch.empty(size, dtype=torch.uint8)
     table = _class_table(classes)
+    outside = placed.unknown
+    hidden = None if outside is None else turn.apply(outside).transpose(PLANE_AXES[plane])
     for part in _parts(source.data.shape):
         values = torch.from_numpy(np.ascontiguousarray(source.data[part], np.float32))
         planes[part] = source.resize.forward(scaling.apply(values)).half()
-        targets[part] = resized_classes(table[np.ascontiguousarray(wanted[part])], source.resize)
+        found = table[np.ascontiguousarray(wanted[part])]
+        if hidden is not None:
+            found[hidden[part]] = UNKNOWN
+        targets[part] = resized_classes(found, source.resize)
     known = None
     if annotated is not None:
         classes_known = [value == 0 or value in annotated for value in range(card.num_classes)]
@@ -179,6 +191,7 @@ def prepare_cases(
     prepared: list[Case] = []
     bad: list[str] = []
     notes: dict[str, list[str]] = {}
+    partial: dict[str, str] = {}
     own = card.label_names
     organs = {value: own[number] for value, number in classes.items() if number in own}
     said: dict[int, tuple[str, str]] = {}
@@ -205,6 +218,14 @@ def prepare_cases(
                 for plane in PLANES[: card.planes]
             ]
             for note in _name_notes(labels, classes, organs, said, case.name):
+                notes.setdefault(note, []).append(case.name)
+            part = labels_part(labels, image)
+            if part is not None and not part.is_whole:
+                rest = _BACKGROUND if labels.source.omits_background else _UNKNOWN_REST
+                # One sentence for all, with the first case's slices: every case has others.
+                note = partial.setdefault(
+                    rest, f"its labels cover a part of its image ({part.coverage}); {rest}"
+                )
                 notes.setdefault(note, []).append(case.name)
         except DatasetError as error:
             bad.append(str(error))
@@ -266,32 +287,35 @@ def _class_table(classes: Mapping[int, int]) -> npt.NDArray[np.uint8]:
     return table
 
 
-def _turned_labels(
-    image: Volume, labels: Volume, card: ModelCard, name: str
-) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
-    """The labels as a view in the orientation that the image is turned to."""
-    codes = card.orientation or image.geometry.axis_codes
-    turn_image, turn_labels = (Reorientation.between(one.geometry, codes) for one in (image, labels))
-    differences = _differences(
-        image.geometry.reoriented(turn_image.axes, turn_image.flips),
-        labels.geometry.reoriented(turn_labels.axes, turn_labels.flips),
-    )
-    if differences:
-        raise DatasetError(
-            f"{name}: image and labels lie on different grids ({differences}); resample the labels to the image's."
-        )
-    turned: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-    turned = turn_labels.apply(whole_labels(labels.data, name))
-    return turned
+def labels_on_image(image: Volume, labels: Volume, name: str) -> LabelsOnGrid:
+    """The labels of a case on its image's grid, also where they cover a part of it.
+
+    Raises
+    ------
+    DatasetError
+        They lie on another grid, or hold something outside of the image's; the sentence names the case.
+    """
+    why: object = "resample the labels to the image's."
+    try:
+        placed = labels_on_grid(labels, image)
+    except SizeError as error:
+        raise DatasetError(f"{name}: {error}") from error
+    except VolumeError as error:
+        placed, why = None, error
+    if placed is None:
+        differences = _differences(image.geometry, labels.geometry)
+        raise DatasetError(f"{name}: image and labels lie on different grids ({differences}); {why}")
+    return placed
 
 
 def _differences(image: Geometry, labels: Geometry) -> str:
-    """What differs between two grids, as "image's and labels'"; empty where they match."""
-    if image.matches(labels):
-        return ""
+    """What differs between two grids, as "image's and labels'", once their axes run alike."""
+    turn = Reorientation.between(labels, image.axis_codes)
+    labels = labels.reoriented(turn.axes, turn.flips)
+    found = []
     if image.shape != labels.shape:
-        return f"{_by(image.shape)} and {_by(labels.shape)} voxels along z, y, x"
-    found = [
+        found.append(f"{_by(image.shape)} and {_by(labels.shape)} voxels along z, y, x")
+    found += [
         f"{what} {_by(own)} and {_by(other)} mm"
         for what, own, other in (
             ("spacing", image.spacing, labels.spacing),
@@ -301,7 +325,8 @@ def _differences(image: Geometry, labels: Geometry) -> str:
     ]
     if np.abs(np.subtract(image.direction, labels.direction)).max() > 1e-4:
         found.append("turned against each other")
-    found.append(f"voxels up to {image.displacement(labels):.3g} mm apart")
+    if image.shape == labels.shape:
+        found.append(f"voxels up to {image.displacement(labels):.3g} mm apart")
     return "; ".join(found)
 
 

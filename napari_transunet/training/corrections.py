@@ -19,9 +19,9 @@ from napari_transunet.training.datasets import whole_labels
 from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.training.partial_slices import PartialSlices, partial_slices
 from napari_transunet.volumes.fingerprint import scan_fingerprint
+from napari_transunet.volumes.grid_part import labels_on_grid
 from napari_transunet.volumes.label_values import values_in
 from napari_transunet.volumes.labels import given_names, organ_key
-from napari_transunet.volumes.orientation import reorientation_onto
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.card import ModelCard
@@ -73,7 +73,7 @@ class Correction:
         cls,
         volume: Volume,
         drawn: Volume,
-        slices: Sequence[int],
+        slices: Sequence[int] | None,
         organs: Sequence[str | int] | None,
         card: ModelCard,
         new_organs: Mapping[int, str] | None = None,
@@ -82,18 +82,48 @@ class Correction:
     ) -> Correction:
         """The labels that were read from a file, by the names that it gives them and turned onto the volume's grid.
 
-        `new_organs` are those that the card lacks, by value; `noted` gets a sentence where names give other values.
+        Where they cover a part of it, the rest is background if their format leaves out what is empty, else unknown.
+
+        Parameters
+        ----------
+        slices : None for all, but for those of which nothing is known
+        new_organs : those that the card lacks, by value
+        noted : gets a sentence where names give other values, and where the labels cover a part of the scan
 
         Raises
         ------
         InputError
-            They lie on another grid, or a name is none of the card's and of the new organs.
+            They lie on another grid or outside of the scan, do not reach one of the slices, or a name is none of the
+            card's and of the new organs.
         """
-        turn = reorientation_onto(drawn.geometry, volume.geometry)
-        if turn is None:
-            one, other = (each.source.path or each.source.name for each in (volume, drawn))
-            raise InputError(f"{one} and {other} do not lie on the same grid; resample the labels first.")
-        return cls(volume, turn.apply(_by_name(drawn, card, new_organs or {}, noted)), slices, organs)
+        new = new_organs or {}
+        path = drawn.source.path or drawn.source.name
+        placed = labels_on_grid(replace(drawn, data=_by_name(drawn, card, new, noted)), volume)
+        if placed is None:
+            one = volume.source.path or volume.source.name
+            raise InputError(f"{one} and {path} do not lie on the same grid; resample the labels first.")
+        labels, outside = placed.data, placed.unknown
+        if not placed.part.is_whole:
+            rest = "counts as background" if outside is None else "is unknown"
+            noted(f"{path} covers a part of the scan ({placed.part.coverage}); the rest {rest}.")
+        axis = orientation_for(volume, card).slice_axis
+        reached: npt.NDArray[np.bool_] = np.ones(volume.data.shape[axis], np.bool_)
+        if outside is not None:
+            if UNKNOWN in {**card.label_names, **new}:
+                raise InputError(
+                    f"{path} covers a part of the scan, and {UNKNOWN}, which would stand for the rest, is an organ's"
+                    " number here; put the labels on the scan's whole grid."
+                )
+            labels = np.where(outside, np.uint16(UNKNOWN), whole_labels(labels, str(path)))
+            reached = np.asarray(np.moveaxis(~outside, axis, 0).any(axis=(1, 2)))
+        if slices is None:
+            slices = np.flatnonzero(reached).tolist()
+        elif beyond := [index for index in slices if 0 <= index < len(reached) and not reached[index]]:
+            raise InputError(
+                f"{path} does not reach the slice {beyond[0]} of the scan, so that it cannot be right there; leave it"
+                " out of the slices."
+            )
+        return cls(volume, labels, slices, organs)
 
 
 def _by_name(

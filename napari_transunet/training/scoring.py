@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from napari_transunet.errors import DatasetError
 from napari_transunet.metrics.segmentation_metrics import evaluate
 from napari_transunet.metrics.summary import LabelScores, Summary, completed, mean_of_labels, summarise
-from napari_transunet.training.cases import class_labels
+from napari_transunet.training.cases import class_labels, labels_on_image
 from napari_transunet.training.datasets import whole_labels
 from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.training.pictures import overlaid
@@ -128,14 +127,15 @@ def picture_of(predictor: Predictor, case: LabelledVolume, classes: Mapping[int,
 def image_and_reference(
     case: LabelledVolume, classes: Mapping[int, int]
 ) -> tuple[Volume, npt.NDArray[np.uint8]]:
-    """The image, and the reference as classes (or `UNKNOWN`) on the image's grid."""
+    """The image, and the reference as classes (or `UNKNOWN`, where nobody says) on the image's grid."""
     image, labels = case.read()
-    turn = Reorientation.between(labels.geometry, image.geometry.axis_codes)
-    if not image.geometry.matches(labels.geometry.reoriented(turn.axes, turn.flips)):
-        raise DatasetError(f"{case.name}: the image and its labels lie on different grids.")
-    values = whole_labels(turn.apply(labels.data), case.name)
+    placed = labels_on_image(image, labels, case.name)
+    values = whole_labels(placed.data, case.name)
     known = {value: classes.get(value, 0) for value in values_in(values)}
-    return image, class_labels(values, known)
+    reference = class_labels(values, known)
+    if (outside := placed.unknown) is not None:
+        reference[outside] = UNKNOWN
+    return image, reference
 
 
 def _enlarged(

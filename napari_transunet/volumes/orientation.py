@@ -105,10 +105,20 @@ def reorientation_onto(geometry: Geometry, onto: Geometry) -> Reorientation | No
         return None
     if geometry.matches(onto):
         return IDENTITY
+    turn = turn_towards(geometry, onto)
+    if turn is None:
+        return None
+    return turn if geometry.reoriented(turn.axes, turn.flips).matches(onto) else None
+
+
+def turn_towards(geometry: Geometry, onto: Geometry) -> Reorientation | None:
+    """The order of axes and the flips by which an array's axes run most nearly as those of another grid.
+
+    None where two of its axes lie nearest to one of the other's.
+    """
     cosines = (np.array(onto.direction).T @ np.array(geometry.direction))[::-1, ::-1]  # array axes, z first
     first, second, third = (int(axis) for axis in np.abs(cosines).argmax(axis=1))
     if {first, second, third} != {0, 1, 2}:
         return None
     flips = (bool(cosines[0, first] < 0), bool(cosines[1, second] < 0), bool(cosines[2, third] < 0))
-    turn = Reorientation((first, second, third), flips)
-    return turn if geometry.reoriented(turn.axes, turn.flips).matches(onto) else None
+    return Reorientation((first, second, third), flips)

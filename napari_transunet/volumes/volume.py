@@ -30,6 +30,8 @@ class Source:
     notes : what the reader assumed, left out or chosen between, a sentence each, e.g. that voxels of 1 mm were
         assumed. Whoever reads a volume for a person shows them.
     picks : which of several volumes in the file, as arguments of its reader: ("channel", 1).
+    omits_background : of labels, whether their format leaves out slices, rows and columns in which nothing is
+        labelled, so that where it does not reach there is background (DICOM SEG, 3D Slicer's `.seg.nrrd`).
     """
 
     path: Path | None
@@ -38,6 +40,7 @@ class Source:
     series_uid: str | None = None
     notes: tuple[str, ...] = ()
     picks: tuple[tuple[str, Any], ...] = ()
+    omits_background: bool = False
 
     @property
     def has_orientation(self) -> bool:

@@ -98,3 +98,28 @@ def test_convert_makes_dicom_of_labels_that_refers_to_a_series_and_back(run, tmp
     assert np.array_equal(back.data, labels)
     assert back.labels.names == {3: "liver"}
     assert pydicom.dcmread("out.dcm").Modality == "SEG"
+
+
+def test_convert_puts_labels_without_their_empty_slices_onto_the_series(run, tmp_path):
+    scan = _series(tmp_path / "ct")
+    labels = np.zeros(scan.data.shape, np.uint8)
+    labels[2:5, 2:6, 3:7] = 3
+    write_labels(tmp_path / "labels.nrrd", labels, scan, {3: "liver"})
+    assert run("convert", "labels.nrrd", "whole.dcm", "--scan", "ct").exit_code == 0
+    part = read_volume(tmp_path / "whole.dcm")  # its empty slices are left out
+    assert part.data.shape[0] == 3
+    assert part.source.omits_background
+    result = run("convert", "whole.dcm", "again.dcm", "--scan", "ct")
+    assert result.exit_code == 0, result.stderr
+    assert "cover a part of the scan (slices 2 to 4 of 0 to 7 along z)" in result.stderr
+    again = read_volume(tmp_path / "again.dcm")
+    assert np.array_equal(again.data, part.data)
+    assert again.geometry.matches(part.geometry)
+
+
+def test_which_formats_leave_out_what_is_empty(run, scan, tmp_path):
+    volume = read_volume(scan)
+    labels = np.ones(volume.data.shape, np.uint8)
+    for name, omits in (("a.seg.nrrd", True), ("d.nrrd", False), ("b.nii.gz", False), ("c.mha", False)):
+        write_labels(tmp_path / name, labels, volume, {1: "liver"})
+        assert read_volume(tmp_path / name).source.omits_background == omits, name

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import SimpleITK as sitk
 from napari_transunet.io.pairing import label_files, paired, plain_name
 from napari_transunet.io.reading import read_volume
 from napari_transunet.io.writing import write_labels
+from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.labels import LabelSet
 from tests.commands import invoke
 
 SPACING_ZYX = (2.0, 0.5, 0.5)
@@ -230,6 +233,53 @@ def test_labels_stored_in_other_axes_are_turned_which_is_said(run, folders, axes
     result = run("turned.nii.gz", "references/b.nrrd", "--json")
     assert results(result)["labels"] == straight["labels"]
     assert "was turned" in result.stderr
+
+
+def part_of(name, data, first, last):
+    """Slices of labels, where they lie."""
+    geometry = Geometry(data.shape, SPACING_ZYX, (10.0, -20.0, 30.0))
+    origin = tuple((geometry.affine_lps @ [0, 0, first, 1.0])[:3].tolist())
+    cut = data[first : last + 1]
+    names = {1: "liver", 2: "spleen"}
+    write_labels(name, cut, replace(geometry, shape=cut.shape, origin=origin), LabelSet.from_names(names))
+
+
+def test_labels_without_the_slices_that_are_empty_are_scored_as_whole_ones(run, tmp_path):
+    prediction, reference = block(1, labels=(1,)), block()
+    part_of("p.nii.gz", prediction, 0, 5)
+    part_of("r.nii.gz", reference, 0, 5)
+    expected = results(run("p.nii.gz", "r.nii.gz", "--json"))["labels"]
+    part_of("p_part.nii.gz", prediction, 2, 4)
+    part_of("r_part.seg.nrrd", reference, 0, 3)
+    for own, other, note in (
+        (
+            "p_part.nii.gz",
+            "r.nii.gz",
+            "the prediction covers a part of the scan (slices 2 to 4 of 0 to 5 along z)",
+        ),
+        (
+            "p.nii.gz",
+            "r_part.seg.nrrd",
+            "the reference covers a part of the scan (slices 0 to 3 of 0 to 5 along z)",
+        ),
+        (
+            "p_part.nii.gz",
+            "r_part.seg.nrrd",
+            "the reference covers a part of the scan (slices 0 to 3 of 0 to 4",
+        ),
+    ):
+        result = run(own, other, "--json")
+        assert results(result)["labels"] == expected
+        assert f"Note: {note}" in result.stderr
+        assert "the rest counts as background" in result.stderr
+
+
+def test_where_a_reference_does_not_reach_and_may_have_been_cropped_nothing_counts(run, tmp_path):
+    part_of("p.nii.gz", block(1), 0, 5)
+    part_of("r.nii.gz", block(), 2, 5)
+    result = run("p.nii.gz", "r.nii.gz", "--json")
+    assert results(result)["labels"].keys() == {"1"}  # the spleen lies in slices 0 and 1
+    assert "the rest is unknown, and counts for nothing" in result.stderr
 
 
 def test_a_table_never_replaces_what_it_is_made_of(run, folders):

@@ -1,6 +1,7 @@
 """Labels of other tools: files, folders of masks, names, and what they are refused for."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -166,7 +167,7 @@ def test_work_is_not_replaced(project, predictions):
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (np.zeros((4, 40, 36), np.uint8), "does not lie on the grid"),
+        (np.full((6, 40, 36), 5, np.uint8), "1,440 labelled voxels lie outside of the scan's grid"),
         (np.full(SHAPE, 0.5, np.float32), "holds no labels"),
         (np.full(SHAPE, -1, np.int16), "no labels"),
         (np.full(SHAPE, 7, np.uint8), "labels 7 have no names"),
@@ -178,6 +179,52 @@ def test_what_is_no_labels_of_the_case_is_left_out_with_the_reason(project, pred
     assert found.cases == []
     assert why in found.left_out[0]
     assert project.cases()[0].status == "new"
+
+
+def test_labels_on_another_grid_are_left_out(project, predictions):
+    write_image(predictions / "case_0.nii.gz", liver(slice(0, 3)), spacing=(2.5, 0.7, 0.9))
+    found = import_predictions(project, predictions)
+    assert "does not lie on the grid" in found.left_out[0]
+
+
+def cut(path, labels, first, last, names=None):
+    """Slices of labels of a case, where they lie."""
+    grid = read_volume(write_image(path.with_name("whole.nrrd"), labels))
+    path.with_name("whole.nrrd").unlink()
+    origin = tuple((grid.geometry.affine_lps @ [0, 0, first, 1.0])[:3].tolist())
+    part = labels[first : last + 1]
+    geometry = replace(grid.geometry, shape=part.shape, origin=origin)
+    write_labels(path, part, geometry, LabelSet.from_names(names or {}))
+
+
+def test_labels_without_the_slices_that_are_empty_start_a_case_and_that_is_said(project, predictions):
+    (predictions / "case_0.nii.gz").unlink()
+    cut(predictions / "case_0.seg.nrrd", liver(slice(2, 4)), 2, 3, {5: "Liver"})
+    likely = np.zeros((2, 2, 40, 36), np.float32)
+    likely[1, 0], likely[1, 1], likely[0] = 0.9, 0.6, 0.1
+    likely[0, 1] = 0.4
+    np.savez_compressed(predictions / "case_0.npz", probabilities=likely)
+    found = import_predictions(project, predictions)
+    (case,) = found.cases
+    labels = load_labels(project, case)
+    assert (labels.labels == liver(slice(2, 4))).all()
+    assert found.notes == [
+        "case_0: its labels cover a part of the scan (slices 2 to 3 of 0 to 4 along z); the rest counts as background."
+    ]
+    errors = labels.session.uncertainty.expected_error().tolist()
+    assert (errors[:2], errors[4], np.argmax(errors)) == ([0, 0], 0, 3)
+
+
+def test_masks_may_be_cropped_each_to_its_organ(project, tmp_path):
+    folder = tmp_path / "masks" / "case_1"
+    folder.mkdir(parents=True)
+    cut(folder / "spleen.nrrd", liver(slice(0, 1)) // 5, 0, 1)
+    cut(folder / "aorta.nrrd", liver(slice(3, 5)) // 5, 3, 4)
+    found = import_predictions(project, folder.parent)
+    labels = load_labels(project, found.cases[0])
+    assert {int(value) for value in np.unique(labels.labels[3:])} == {1}
+    assert {int(value) for value in np.unique(labels.labels[1:3])} == {0}
+    assert "2 of 2 masks cover a part of the scan each" in found.notes[0]
 
 
 def test_labels_without_names_and_without_a_case_are_said(project, predictions):

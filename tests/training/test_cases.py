@@ -202,6 +202,36 @@ def test_labels_on_another_grid_are_refused(scan: Volume, change: dict[str, Any]
         prepare(scan, volume(np.ones(grid.shape, np.uint8), grid))
 
 
+@pytest.mark.parametrize("omits", [True, False])
+@pytest.mark.parametrize("codes", ["LPS", "LPI", "ASR"])
+def test_labels_on_a_part_of_the_image_are_put_onto_it(
+    scan: Volume, organs: Volume, codes: str, omits: bool
+) -> None:
+    grid = dataclasses.replace(GRID, origin=(30.0, 40.0, 50.0))  # at zero it would say no position
+    scan, organs = (dataclasses.replace(one, geometry=grid) for one in (scan, organs))
+    box = np.s_[1:3, 0:50, 2:40]
+    origin = tuple((grid.affine_lps @ [2, 0, 1, 1.0])[:3].tolist())
+    part = dataclasses.replace(grid, shape=(2, 50, 38), origin=origin)
+    cut = stored_as(volume(organs.data[box], part), codes)
+    cut = dataclasses.replace(cut, source=dataclasses.replace(cut.source, omits_background=omits))
+    case, whole = prepare(scan, cut), prepare(scan, organs)
+    torch.testing.assert_close(case.labels[1:, :, 24:40], whole.labels[1:, :, 24:40])
+    if omits:
+        torch.testing.assert_close(case.labels, whole.labels)
+    else:
+        # 40 of 64 pixels' width (2 mm) are the image; beyond it lies nothing, and left of the labels nobody knows.
+        assert (case.labels[0] == 255).sum() == pytest.approx(
+            25 * 20, abs=20
+        )  # with half a row at the border
+        assert (case.labels[1:] == 255).sum() == pytest.approx(2 * 25, abs=4)
+    told: list[str] = []
+    prepare_cases([Made("a", scan, cut), Made("b", scan, cut)], {52: 1}, CARD, noted=told.append)
+    assert len(told) == 1
+    assert "a and 1 more" in told[0]
+    assert "slices 1 to 2 of 0 to 2 along z, slices 2 to 39 of 0 to 39 along x" in told[0]
+    assert ("background" if omits else "unknown") in told[0]
+
+
 def test_rounding_in_headers_is_no_other_grid(scan: Volume, organs: Volume) -> None:
     rounded = dataclasses.replace(GRID, spacing=(3.004, 1.0, 1.0), origin=(0.0, 0.009, 0.0))
     assert torch.equal(prepare(scan, volume(organs.data, rounded)).labels, prepare(scan, organs).labels)

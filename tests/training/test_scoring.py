@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,13 @@ import torch
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.errors import DatasetError
 from napari_transunet.inference.predictor import Predictor
+from napari_transunet.io.reading import read_volume
+from napari_transunet.io.writing import write_labels
 from napari_transunet.metrics.segmentation_metrics import evaluate
 from napari_transunet.training.datasets import Dataset, open_dataset
 from napari_transunet.training.scoring import (
     card_scores,
+    image_and_reference,
     mean_dice,
     picture_of,
     score_volumes,
@@ -74,12 +78,34 @@ def test_labels_may_be_stored_in_another_orientation(
         assert scores[name][label] == pytest.approx(of, nan_ok=True)
 
 
+@pytest.mark.parametrize("suffix", [".seg.nrrd", ".nii.gz"])
+def test_where_labels_do_not_reach_is_background_or_counts_for_nothing_as_their_format_has_it(
+    dataset: Dataset, tmp_path: Path, suffix: str
+) -> None:
+    root = write_dataset(tmp_path, patients=1)
+    image = sitk.ReadImage(str(root / "images" / "patient0.nii.gz"))
+    image.SetOrigin((5.0, 6.0, 7.0))
+    sitk.WriteImage(image, str(root / "images" / "patient0.nii.gz"))
+    path = root / "labels" / "patient0.nii.gz"
+    whole = read_volume(path)
+    geometry = read_volume(root / "images" / "patient0.nii.gz").geometry
+    origin = tuple((geometry.affine_lps @ [0, 0, 2, 1.0])[:3].tolist())
+    path.unlink()
+    part = replace(geometry, shape=(3, 32, 32), origin=origin)
+    write_labels(path.with_name(f"patient0{suffix}"), whole.data[2:5], part, {3: "body", 7: "head"})
+    _, found = image_and_reference(open_dataset(root).cases[0], CLASSES)
+    expected = np.select([whole.data == 3, whole.data == 7], [1, 2], 0).astype(np.uint8)
+    assert expected[[0, 1, 5]].any()
+    expected[[0, 1, 5]] = 255 if suffix == ".nii.gz" else 0
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_another_grid_is_told(dataset: Dataset, predictor: Predictor, tmp_path: Path) -> None:
     root = write_dataset(tmp_path, patients=1)
     image = sitk.ReadImage(str(root / "labels" / "patient0.nii.gz"))
     image.SetSpacing((2.0, 1.0, 2.0))
     sitk.WriteImage(image, str(root / "labels" / "patient0.nii.gz"))
-    with pytest.raises(DatasetError, match="patient0: the image and its labels lie on different grids"):
+    with pytest.raises(DatasetError, match="patient0: image and labels lie on different grids"):
         score_volumes(predictor, open_dataset(root).cases, CLASSES)
 
 

@@ -148,7 +148,7 @@ def _read(
             first, folder, recursive=path.is_dir(), channel=channel, max_bytes=max_bytes
         )
         notes = (*series.notes, *notes)
-        source = Source(path, "DICOM segmentation", label, series.uid or None, notes)
+        source = Source(path, "DICOM segmentation", label, series.uid or None, notes, omits_background=True)
         return Volume(data, geometry, None, source, labels)
     chosen(1, channel, "channel", "channel")
     frames = frames_of_all(series.headers)

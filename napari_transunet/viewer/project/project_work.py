@@ -31,7 +31,9 @@ def take_over_labels(project: Project, who: str, folder: Path, tool: str) -> str
 
     found = import_predictions(project, folder, tool=tool, annotator=who)
     taken = "1 case starts" if len(found.cases) == 1 else f"{len(found.cases)} cases start"
-    return f"{taken} from the labels of {tool} now{_left_out(found.left_out)}."
+    more = f" (and {len(found.notes) - 1} more like it)" if len(found.notes) > 1 else ""
+    note = f" {found.notes[0].rstrip('.')}{more}." if found.notes else ""
+    return f"{taken} from the labels of {tool} now{_left_out(found.left_out)}.{note}"
 
 
 def export_and_report(project: Project, _who: str, told: Told, stopped: Callable[[], bool]) -> str:
