@@ -186,6 +186,8 @@ class ReviewModel(QObject):
             return "Segment a volume first, or open its labels."
         if not self.result.layer.editable:
             return "Wait until the segmentation is done, or cancel it."
+        if self.result.misfit:
+            return self.result.misfit
         if self.overview is not None and self.overview.unusable:
             values = some([f"{value:,}" for value in self.overview.unusable])
             return (

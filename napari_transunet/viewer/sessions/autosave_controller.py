@@ -7,6 +7,7 @@ thread reads what was taken over and never the layer.
 import contextlib
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -75,8 +76,11 @@ class AutosaveController(QObject):
         self._again = single_shot(self, _AGAIN, self._look_for_folder)
         self._saver: Autosaver | None = None
         self._pending = False
+        self._viewer = weakref.ref(viewer)
         self._history = history_of(result.layer)
+        self._view = self._in_view()
         self._data = result.layer.data
+        self._misfit = ""  # why the layer's array is not saved
         self._front: Mapping[str, Any] = {}
         self._closed = False
         self._links = EventLinks()
@@ -160,7 +164,7 @@ class AutosaveController(QObject):
                 return
             saver = self._saver_in(self._folder)
             saver.touch()
-        self.lost = not saver.close()
+        self.lost = not saver.close() or bool(self._misfit)
 
     def _find_folder(self, image: Image | Labels) -> None:
         try:
@@ -223,11 +227,17 @@ class AutosaveController(QObject):
         self.failing = sentence
 
     def _on_saved(self, _when: object) -> None:
-        self.failing = ""
+        self.failing = self._misfit
 
     def _take_over(self) -> None:
         layer = self._result.layer
-        self._data = layer.data
+        fits, known = tuple(layer.data.shape) == self._result.session.shape, self._misfit
+        self._misfit = "" if fits else self._result.misfit
+        if fits:
+            self._data = layer.data
+        elif not known:
+            # What is saved would be lost: labels and what is known of their voxels belong together.
+            self.problem.emit(f"{self._misfit} What was saved before stays.")
         self._front = {
             "name": str(layer.name),
             "opacity": float(layer.opacity),
@@ -247,11 +257,16 @@ class AutosaveController(QObject):
         self.touch()
 
     def _on_drawn(self, _event: Any = None) -> None:
-        # Drawn anew after an undo, too, of which nothing else tells; but also whenever the slice changes.
-        history = history_of(self._result.layer)
-        if history != self._history:
-            self._history = history
+        # Drawn anew after an undo, too, of which nothing else tells, and where a script wrote into the array and
+        # refreshed the layer; but also whenever the slice changes.
+        history, view = history_of(self._result.layer), self._in_view()
+        if history != self._history or view == self._view:
             self.touch()
+        self._history, self._view = history, view
+
+    def _in_view(self) -> tuple[Any, ...]:
+        viewer = self._viewer()
+        return () if viewer is None else (viewer.dims.point, viewer.dims.order, viewer.dims.ndisplay)
 
     def _on_removed(self, event: Any) -> None:
         # A run that may have slices in hand, drawn or not, closes it when it ends.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.errors import InputError
 from napari_transunet.viewer.layers.layer_record import record_of
-from napari_transunet.viewer.layers.layers import geometry_of, label_set_of
+from napari_transunet.viewer.layers.layers import geometry_of, label_set_of, sizes
 from napari_transunet.volumes.geometry import Geometry
 
 if TYPE_CHECKING:
@@ -70,6 +70,17 @@ class KeptLabels:
         if layer is None:
             raise ReferenceError("The labels layer of this session is gone.")
         return layer
+
+    @property
+    def misfit(self) -> str:
+        """Why nothing that is known of the labels' voxels holds for the layer's array any more; empty where it does."""
+        layer = self._layer()
+        if layer is None or tuple(layer.data.shape) == self.session.shape:
+            return ""
+        return (
+            f"“{layer.name}” holds {sizes(layer.data.shape)} voxels now, but {sizes(self.session.shape)} belong to its "
+            "image; give it an array of that size, or restore it by “Saved…” in “Review and correct”."
+        )
 
     @property
     def quoted_name(self) -> str:

@@ -1,13 +1,16 @@
 """A slice's mark as reviewed is approval of what was seen there: it goes where a stroke changes the slice out of sight.
 
 What a person paints in the slice in view is seen, and the slice stays approved. What a brush or a bucket in three
-dimensions changes in other slices is not, nor a stroke that is undone or done again where it is not in view.
+dimensions changes in other slices is not, nor a stroke that is undone or done again where it is not in view, nor an
+array that a script puts in place of the layer's.
 """
 
 from __future__ import annotations
 
 import weakref
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from napari_transunet.viewer.layers.slice_numbers import index_in_view
 from napari_transunet.viewer.layers.undo import TrimmedStroke, WrittenStep, slices_changed
@@ -28,7 +31,9 @@ class StrokeMarks:
 
     def __init__(self, viewer: Viewer, result: Result) -> None:
         self._viewer, self._result = weakref.ref(viewer), weakref.ref(result)
+        self._data = result.layer.data
         result.layer.events.paint.connect(self._on_paint)  # napari holds it weakly
+        result.layer.events.data.connect(self._on_data)
 
     def _on_paint(self, event: Any) -> None:
         result, viewer = self._result(), self._viewer()
@@ -39,6 +44,20 @@ class StrokeMarks:
         result.undo.add(event.value[0], step)
         if reopened := step.paint():
             result.undo.reopened(reopened)
+
+    def _on_data(self, _event: Any = None) -> None:
+        """Another array was put into the layer, by a script or another plugin."""
+        result = self._result()
+        if result is None:
+            return
+        data, before, session = result.layer.data, self._data, result.session
+        if data is before or data.shape != session.shape:
+            return
+        self._data = data
+        others = tuple(axis for axis in range(3) if axis != session.axis)
+        changed = np.flatnonzero((data != before).any(axis=others)).tolist() if session.reviewed else []
+        if reopened := session.unmark(changed):
+            result.undo.reopened(sorted(reopened))
 
 
 class _StrokeStep:

@@ -123,3 +123,15 @@ def test_a_stroke_that_a_lock_cuts_back_leaves_the_marks_alone(driver):
     assert driver.session.reviewed.keys() == {5, 6}
     driver.layer.undo()
     assert driver.session.reviewed.keys() == {5, 6}
+
+
+def test_slices_that_a_script_replaced_have_to_be_looked_at(driver):
+    _review(driver, 4, 5)
+    data = driver.layer.data.copy()
+    driver.layer.data = data.astype(np.int32)  # the same labels
+    assert driver.session.reviewed.keys() == {4, 5}
+    data = driver.layer.data.copy()
+    data[5, 0, 0] = 2
+    driver.layer.data = data
+    assert driver.session.reviewed.keys() == {4}
+    assert "Slice 5 had been reviewed" in driver.text("correction_status")
