@@ -179,7 +179,7 @@ class Exporter(QDialog):
         self._progress.setTextVisible(False)
         self._go = push_button("Export", "export_go", self, self._on_go)
         self._go.setDefault(True)
-        tip = "Stop before the next file; nothing of this export stays"
+        tip = "Stop before the next file, and remove what this export wrote"
         self._cancel = push_button("Cancel export", "export_cancel", self, self.cancel, tip)
         close = push_button("Close", "export_close", self, self.close)
         self._folder.textChanged.connect(self._refresh)

@@ -277,7 +277,7 @@ class CaseController(QObject):
             self._opening = None
             self.stale.emit(
                 identifier,
-                f"{found.holder.sentence()} has not been heard of. Take the case over? What they saved is kept.",
+                f"{found.holder.sentence()} is not responding. Take the case over? What they saved is kept.",
             )
         else:
             self._on_failed(str(found))

@@ -110,7 +110,7 @@ class CasesDock(QWidget):
         self, folder: str | Path, scans: Sequence[str | Path], checkpoint: str | None = None
     ) -> None:
         """Make a project of scans, and open it."""
-        self.set_status("Looking at the scans …")
+        self.set_status("Reading the scans …")
 
         def make() -> tuple[Project, str]:
             project = Project.create(folder, checkpoint=checkpoint)
@@ -120,7 +120,7 @@ class CasesDock(QWidget):
 
     def add_scans(self, places: Sequence[str | Path]) -> None:
         """Add scans, files or folders, to the project."""
-        self.set_status("Looking at the scans …")
+        self.set_status("Reading the scans …")
         self._work(partial(added, places=places), "Adding scans")
 
     def import_predictions(self, folder: str | Path, tool: str) -> None:
@@ -131,7 +131,7 @@ class CasesDock(QWidget):
     def next_case(self) -> None:
         """Open what should be seen next: see `project.worklist`."""
         if (found := self._next()) is None:
-            self.set_status("No case is left that has labels and is nobody's.")
+            self.set_status("No unassigned case with labels is left.")
         else:
             self.cases.open(found.id)
 
@@ -238,7 +238,7 @@ class CasesDock(QWidget):
             "Previous", "previous_case", self, self.previous_case, "The case that was open before (F7)"
         )
         self._following = push_button(
-            "Next case", "next_case", self, self.next_case, "The most uncertain case that is nobody's (F8)"
+            "Next case", "next_case", self, self.next_case, "The most uncertain unassigned case (F8)"
         )
         self._done = push_button(
             "Done", "finish_case", self, self.finish_case, "Approve this case and open the next (F9)"

@@ -181,7 +181,7 @@ class CasesModel(QAbstractTableModel):
     def _who(self, case: Case) -> str:
         holder = self._holders.get(case.id)
         if holder is not None:
-            return f"{holder.annotator}{' (not heard of)' if holder.stale else ' …'}"
+            return f"{holder.annotator}{' (not responding)' if holder.stale else ' …'}"
         return case.reader or case.annotator
 
     def _is_hidden(self, case: Case) -> bool:

@@ -12,13 +12,13 @@ def _table() -> dict[str, Action]:
         "next": Action(
             "Next slice to check",
             "N",
-            "Go to the slice with most to correct, as expected, of those not reviewed yet.",
+            "Go to the unreviewed slice that is expected to need most correction.",
             review,
         ),
         "reviewed": Action(
             "Mark reviewed",
             "K",
-            "Mark this slice as reviewed and go to the next one, as it was asked for last.",
+            "Mark this slice as reviewed and go to the next one, in the order used last.",
             review,
         ),
         "unmark": Action(
@@ -69,7 +69,7 @@ def _table() -> dict[str, Action]:
         "clicked": Action(
             "Keep the part I click",
             "Q",
-            "Then click in the image: all other parts of that organ go.",
+            "Then click in the image: all other parts of that organ are removed.",
             correct,
         ),
         "islands": Action("Remove islands", "Shift+O", "Remove parts that are smaller than this.", correct),
@@ -93,13 +93,13 @@ def _table() -> dict[str, Action]:
         "above": Action(
             "Copy from slice above (head)",
             ".",
-            "Make the organ in this slice what it is in the next one towards the head.",
+            "Copy the organ from the next slice towards the head into this one.",
             correct,
         ),
         "below": Action(
             "Copy from slice below (feet)",
             ",",
-            "Make the organ in this slice what it is in the next one towards the feet.",
+            "Copy the organ from the next slice towards the feet into this one.",
             correct,
         ),
         "range": Action(
@@ -117,7 +117,7 @@ def _table() -> dict[str, Action]:
         "learn": Action(
             "Learn from my corrections",
             "",
-            "Let the chosen checkpoint learn from the reviewed slices; you work on meanwhile.",
+            "Let the chosen checkpoint learn from the reviewed slices; you can go on working.",
             correct,
         ),
         "uncertainty": Action(

@@ -236,7 +236,7 @@ class AdaptationController(QObject):
         if candidate is None:
             return dock.checkpoint.problem or f"Choose a checkpoint in “{docks.SEGMENT}” first."
         if overview is None:
-            return "Looking at the slices …"
+            return "Comparing the slices …"
         shown = {value for value, voxels in overview.areas.items() if voxels[reviewed].any()}
         names = model.names
         named = {value: names[value] for value in names if value not in overview.unnamed}

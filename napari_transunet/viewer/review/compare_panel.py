@@ -144,9 +144,7 @@ class ComparePanel(QWidget):
         self._section.setEnabled(bool(self._choices))
         self._section.set_open(unsure and bool(self._choices))
         if found.matching.by == "number" and self._choices:
-            self.status.setText(
-                "For want of names, its numbers are taken for those of these labels. Check the table."
-            )
+            self.status.setText("It has no names, so its labels are matched by number. Check the table.")
 
     def press(self) -> None:
         """Compare with the chosen layer, as the button does."""
@@ -180,13 +178,11 @@ class ComparePanel(QWidget):
         )
         sentences = [] if worst else ["Both are the same."]
         if matching.by == "number":
-            sentences.append("Matched by number, for want of names.")
+            sentences.append("Matched by number, because it has no names.")
         if missing := [name for value, name in names.items() if value not in matching.known]:
             sentences.append(f"Not in the reference, and not in the mean: {organs(missing)}.")
         if unknown:
-            sentences.append(
-                f"Voxels that the reference labels {UNKNOWN} are unknown, and count for nothing."
-            )
+            sentences.append(f"Voxels labelled {UNKNOWN} in the reference are unknown and not counted.")
         left = [value for value, own in matching.organs.items() if own is None]
         if left := [value for value in left if not unknown or value != UNKNOWN]:
             sentences.append(f"Labels of the reference that were left out: {', '.join(map(str, left))}.")

@@ -206,9 +206,9 @@ class ReviewModel(QObject):
             return None
         numbers = self.numbers
         if self.viewer.dims.ndisplay == 3 or (axis + self.viewer.dims.ndim - 3) in self.viewer.dims.displayed:
-            return "This view does not show the slices that are reviewed one by one; “Next slice to check” turns it."
+            return "This view is not along the slices that are reviewed; “Next slice to check” turns it back."
         return (
-            "The slider stands outside of these labels, whose slices are "
+            "The slider is outside of these labels, whose slices are "
             f"{numbers.lowest} to {numbers.highest}; go to one of them first."
         )
 
@@ -291,7 +291,7 @@ class ReviewModel(QObject):
             {index: planes[index] for index in session.reviewed.keys() | proposed},
             geometry_of(layer).spacing[session.axis],
         )
-        otherwise = "No slice tells more than the reviewed ones, and those just proposed."
+        otherwise = "No other slice would add to the reviewed ones and those just proposed."
         self._propose(found, proposed, otherwise)
 
     def mark_reviewed(self, on: bool, *, go_on: bool = False) -> None:

@@ -42,7 +42,7 @@ class ReviewPanel(QWidget):
         self._organ = ElidingCombo(
             "review_organ",
             self,
-            "Whose expected errors the strip shows, and in whose slices the next one is looked for",
+            "The organ whose expected errors the strip shows, and by which the next slice is chosen",
         )
         self._organ.addItem("All organs", None)
         self._organ.activated.connect(lambda _at: self.organ_chosen.emit(self._organ.currentData()))

@@ -88,7 +88,7 @@ class StrokeController(QObject):
         self.stop()
         why = self._model.disabled_reason
         if why is None and self._model.image is None:
-            why = "These labels lie on no image whose edges could be followed."
+            why = "These labels have no image whose edges could be followed."
         if why is not None or self._model.result is None:
             self._show(why or "")
             return

@@ -156,7 +156,7 @@ class SegmentDock(QWidget):
         if self.running or self._why_not() is not None or image is None or candidate is None:
             return
         if only_this_slice and is_outside(self._viewer, image):
-            self._set_status(f"The slider stands outside of “{image.name}”; go to one of its slices first.")
+            self._set_status(f"The slider is outside of “{image.name}”; go to one of its slices first.")
             return
         self.segmentation.ask(
             RunRequest(

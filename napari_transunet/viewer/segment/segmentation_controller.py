@@ -240,8 +240,8 @@ class SegmentationController(QObject):
         self._statuses[run.image] = kept
         if isinstance(outcome.error, ExistsError):
             self._confirm.ask(
-                f"{inside(run.place)} was begun with another checkpoint or other options. Begin anew?",
-                yes="Begin anew",
+                f"{inside(run.place)} was started with another checkpoint or other options. Start again?",
+                yes="Start again",
                 no="Cancel",
                 on_yes=partial(self._stream, run.request, run.place, overwrite=True),
                 on_no=self.refused.emit,

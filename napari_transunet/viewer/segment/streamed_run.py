@@ -86,7 +86,7 @@ def question_about(request: RunRequest, place: LabelsPlace) -> str:
     return (
         f"Labels of “{request.image.name}” take up to {needed / 1e9:.1f} GB of memory, and"
         f" {available_memory() / 1e9:.1f} GB are free. Write them into the OME-Zarr as they are made, as"
-        f" {inside(place)}? They are shown here, but cannot be painted; a run that is stopped can be gone on with."
+        f" {inside(place)}? They are shown here, but cannot be painted; a stopped run can be resumed."
     )
 
 

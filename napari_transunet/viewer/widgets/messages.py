@@ -203,8 +203,8 @@ def across_sentence(run_axis: int, review_axis: int) -> str:
     if run_axis == review_axis:
         return ""
     return (
-        "Its slices lie across those that are reviewed, so that how unsure it was is shown by the map “Uncertainty” "
-        "alone, not by the strip."
+        "Its slices run along another axis than the reviewed ones, so its uncertainty is in the map “Uncertainty”, "
+        "but not in the strip."
     )
 
 
