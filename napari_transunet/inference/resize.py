@@ -32,6 +32,8 @@ class Resize:
 
     Attributes
     ----------
+    steps
+        Pixels of the slice, along (y, x), from one pixel of the network to the next.
     rows, columns
         (H, h) and (W, w) float32 matrices that lead to the network. A row of zeros is padding: its pixels become
         0, the low end of the window.
@@ -39,6 +41,7 @@ class Resize:
         (h, H) and (w, W) float32 matrices that lead back: every row is a mean of at most two neighbours, or zeros.
     """
 
+    steps: tuple[float, float]
     rows: Tensor
     columns: Tensor
     back_rows: Tensor
@@ -57,7 +60,7 @@ class Resize:
     def to(self, device: torch.device | str) -> Resize:
         """The same resize for tensors on that device."""
         matrices = (self.rows, self.columns, self.back_rows, self.back_columns)
-        return Resize(*(matrix.to(device) for matrix in matrices))
+        return Resize(self.steps, *(matrix.to(device) for matrix in matrices))
 
     def forward(self, planes: Tensor) -> Tensor:
         """Scaled float32 slices to the network's size: (..., h, w) -> (..., H, W)."""
@@ -175,30 +178,20 @@ def make_resize(
     size : (H, W) of the network
     target_spacing : mm between the network's pixels along (y, x); "pad" alone uses it
     """
-    steps = resize_steps(how, spacing, shape, size, target_spacing)
+    if how == "squash":
+        steps = shape[0] / size[0], shape[1] / size[1]
+    elif how == "pad":
+        target = _fitting_spacing(spacing, shape, size, target_spacing)
+        steps = target[0] / spacing[0], target[1] / spacing[1]
+    else:
+        raise InputError(f"A resize is 'squash' or 'pad', not {how!r}.")
     forward = [sampling_matrix(n, m, step) for n, m, step in zip(shape, size, steps, strict=True)]
     # Logits are sampled at the pixels' centres without antialiasing: a label says what lies at the centre.
     back = [
         sampling_matrix(m, n, 1 / step, antialias=False)
         for n, m, step in zip(shape, size, steps, strict=True)
     ]
-    return Resize(*(_float32(matrix) for matrix in (*forward, *back)))
-
-
-def resize_steps(
-    how: Literal["squash", "pad"],
-    spacing: Sequence[float],
-    shape: Size,
-    size: Size,
-    target_spacing: Sequence[float | None] | None = None,
-) -> tuple[float, float]:
-    """Pixels of the slice, along (y, x), from one pixel of the network to the next, by `make_resize`'s parameters."""
-    if how == "squash":
-        return shape[0] / size[0], shape[1] / size[1]
-    if how == "pad":
-        target = _fitting_spacing(spacing, shape, size, target_spacing)
-        return target[0] / spacing[0], target[1] / spacing[1]
-    raise InputError(f"A resize is 'squash' or 'pad', not {how!r}.")
+    return Resize(steps, *(_float32(matrix) for matrix in (*forward, *back)))
 
 
 def paper_resize(shape: Size, size: Size) -> Resize:
@@ -214,6 +207,7 @@ def paper_resize(shape: Size, size: Size) -> Resize:
     """
     sizes = tuple(zip(shape, size, strict=True))
     return Resize(
+        (shape[0] / size[0], shape[1] / size[1]),
         *(_float32(spline_matrix(n, m)) for n, m in sizes),
         *(_float32(nearest_matrix(m, n)) for n, m in sizes),
     )

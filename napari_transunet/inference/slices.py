@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_transunet.checkpoints.card import ModelCard
+    from napari_transunet.volumes.geometry import Vector
 
 Plane = Literal["z", "y", "x"]
 PLANES: tuple[Plane, ...] = ("z", "y", "x")
@@ -92,6 +93,8 @@ class SliceSource:
         What makes `data` of the volume's array.
     scaling, resize
         Intensities and sizes, as the network wants them.
+    spacing
+        mm between voxels of `data` along (z, y, x).
     context
         1: a slice has one channel. 3: its channels are the slices z−1, z, z+1; at the ends the last is repeated.
     """
@@ -100,6 +103,7 @@ class SliceSource:
     orientation: Reorientation
     scaling: IntensityScaling
     resize: Resize
+    spacing: Vector
     context: int = 1
 
     @classmethod
@@ -116,12 +120,13 @@ class SliceSource:
         spacing = volume.geometry.reoriented(orientation.axes, orientation.flips).spacing
         target = None if card.spacing is None else [card.spacing[axis] for axis in axes[1:]]
         resize = make_resize(card.resize, spacing[1:], _plane_shape(data), size, target)
-        return cls(data, orientation, scaling_for(card, data), resize, card.context)
+        return cls(data, orientation, scaling_for(card, data), resize, spacing, card.context)
 
     @classmethod
     def from_paper(cls, volume: Volume, size: tuple[int, int]) -> SliceSource:
         """Prepared as published: CT window, spline zoom, slices as they are stored."""
-        return cls(volume.data, IDENTITY, PAPER_SCALING, paper_resize(_plane_shape(volume.data), size))
+        resize = paper_resize(_plane_shape(volume.data), size)
+        return cls(volume.data, IDENTITY, PAPER_SCALING, resize, volume.geometry.spacing)
 
     def on(self, device: torch.device) -> SliceSource:
         """The same source, with its resize where the network runs."""

@@ -13,7 +13,7 @@ from napari_transunet.checkpoints.card import ModelCard
 from napari_transunet.errors import DatasetError, InputError, SizeError, TransUNetError, VolumeError, some
 from napari_transunet.files import available_memory
 from napari_transunet.inference.preprocessing import IntensityScaling
-from napari_transunet.inference.resize import Resize, resize_steps
+from napari_transunet.inference.resize import Resize
 from napari_transunet.inference.slices import PLANE_AXES, PLANES, Plane, SliceSource
 from napari_transunet.training.datasets import LabelledVolume, all_reasons, whole_labels
 from napari_transunet.training.losses import UNKNOWN
@@ -149,17 +149,9 @@ def prepare_case(
     if annotated is not None:
         classes_known = [value == 0 or value in annotated for value in range(card.num_classes)]
         known = torch.tensor(classes_known).repeat(len(targets), 1)
-    step, pixel = _distances(image, source, card, plane)
+    (rows, columns), (step, height, width) = source.resize.steps, source.spacing
+    pixel = (rows * height + columns * width) / 2
     return Case(name, patient, planes, targets, known, step=step, pixel=pixel)
-
-
-def _distances(image: Volume, source: SliceSource, card: ModelCard, plane: Plane) -> tuple[float, float]:
-    """mm from slice to slice, and from pixel to pixel at the network's size."""
-    turn = source.orientation
-    step, *spacing = image.geometry.reoriented(turn.axes, turn.flips).spacing
-    target = None if card.spacing is None else [card.spacing[axis] for axis in PLANE_AXES[plane][1:]]
-    rows, columns = resize_steps(card.resize, spacing, source.resize.shape, source.resize.size, target)
-    return step, (rows * spacing[0] + columns * spacing[1]) / 2
 
 
 def prepare_cases(

@@ -21,7 +21,7 @@ from napari_transunet.training.heads import fit_new_classes, unlearnt_classes
 from napari_transunet.training.losses import UNKNOWN, PartialDiceCELoss, change_of_known_classes
 from napari_transunet.training.optimiser import parameter_groups
 from napari_transunet.training.partial_slices import PartialSlices
-from napari_transunet.training.slices import mixed_seed
+from napari_transunet.training.slices import mixed_seed, neighbour_distances
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,8 +61,6 @@ _FIRST_VIEWS, _FIRST_REPLAYED = 3, 24
 
 _SINGLE_VOXELS = 0.25
 """How often a slice is drawn in which single voxels are vouched for, where one as a whole is drawn once."""
-
-_DISTANCES, _DISTANCE_SHARES = (0, 1, 2), (0.15, 0.65, 0.2)
 
 
 class AdaptationCancelled(TransUNetError):
@@ -382,10 +380,7 @@ class FineTuning:
             drawn.append((self.replayed.slices, again))
         parts = []
         for source, chosen in drawn:
-            which = torch.multinomial(
-                torch.tensor(_DISTANCE_SHARES), len(chosen), replacement=True, generator=generator
-            )
-            distance = torch.tensor(_DISTANCES)[which]
+            distance = neighbour_distances(len(chosen), generator)
             partly = ~source.whole[chosen].to(self.device)
             parts.append((*source.batch(chosen, distance, self.card.context, self.device), partly))
         images, labels, annotated, partly = (torch.cat(side) for side in zip(*parts, strict=True))

@@ -107,9 +107,7 @@ class SliceStore:
         labelled = self._organs_alike if recipe.organs_alike else self._with_label
         mixed = recipe.foreground * labelled + (1 - recipe.foreground) * self._anywhere
         chosen = torch.multinomial(mixed, recipe.batch, replacement=True, generator=generator)
-        shares = torch.tensor(_DISTANCE_SHARES)
-        which = torch.multinomial(shares, recipe.batch, replacement=True, generator=generator)
-        distance = torch.tensor(_DISTANCES)[which]
+        distance = neighbour_distances(recipe.batch, generator)
         if recipe.slant is None:
             return Cuts(chosen, distance)
         return self._slanted(chosen, distance, recipe.slant, generator)
@@ -214,6 +212,12 @@ def _annotated(cases: Sequence[Case]) -> Tensor | None:
             for case in cases
         ]
     )
+
+
+def neighbour_distances(count: int, generator: torch.Generator) -> Tensor:
+    """(count,) int64: how many slices away the neighbours of each of so many slices are taken from."""
+    shares = torch.tensor(_DISTANCE_SHARES)
+    return torch.tensor(_DISTANCES)[torch.multinomial(shares, count, replacement=True, generator=generator)]
 
 
 def _generator(seed: int, number: int) -> torch.Generator:
