@@ -113,7 +113,7 @@ def measure(slices: int) -> dict[str, Any]:
         with open_window() as viewer:
             _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Cases")
             dock.open_project(project.folder)
-            wait(lambda: dock.table.cases.total == 2, 60)
+            wait(lambda: len(dock.table.cases.cases) == 2, 60)
             pause(2.0)
 
             def opened(case: Case, what: str) -> None:

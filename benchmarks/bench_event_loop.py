@@ -184,7 +184,7 @@ def measure(quick: bool, variant: str, size: int) -> dict[str, Any]:
         dock = open_dock(viewer)
         pause(3.0)  # the dock has started its tasks
         add_volume(viewer, volume)
-        dock.add_checkpoint(random_checkpoint(Path(folder), variant, size))
+        dock.checkpoints.add(random_checkpoint(Path(folder), variant, size))
         wait(lambda: dock.ready and dock.checkpoint.candidate.path.stem == "random", 120)
         pause(1.0)
         clock.start()

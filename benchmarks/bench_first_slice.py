@@ -125,7 +125,7 @@ def in_window(paths: Iterable[Path]) -> dict[str, float]:
         found["an empty labels layer alone, worst gap ms"] = served.worst_gap()
         viewer.layers.pop()
         for path in paths:
-            dock.add_checkpoint(path)
+            dock.checkpoints.add(path)
             wait(lambda path=path: dock.ready and dock.checkpoint.candidate.path == path)
             for layer, kept in zip(layers, ("not loaded", "kept"), strict=True):
                 dock.volume.choose(layer)

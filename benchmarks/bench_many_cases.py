@@ -88,7 +88,7 @@ def dock(project: Project, count: int) -> dict[str, Any]:
 
         def open_it() -> None:
             widget.open_project(project.folder)
-            wait(lambda: widget.table.cases.total == count, 60)
+            wait(lambda: len(widget.table.cases.cases) == count, 60)
 
         found["open"] = timed(open_it)
         pause(1.0)

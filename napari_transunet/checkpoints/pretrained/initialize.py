@@ -73,11 +73,6 @@ class InitReport:
     head_classes: tuple[int, int] = (0, 0)
 
     @property
-    def loaded(self) -> tuple[str, ...]:
-        """Keys that were set."""
-        return tuple(self.origins)
-
-    @property
     def sentence(self) -> str:
         """All of it for the model card: "ResNet and encoder from …; decoder and head from scratch."."""
         parts = [f"{_listed(names)} from {source}" for source, names in self._set_parts().items()]

@@ -86,11 +86,6 @@ class CasesDock(QWidget):
         self._show_state()
 
     @property
-    def project(self) -> Project | None:
-        """The project that is open."""
-        return self._project
-
-    @property
     def running(self) -> bool:
         """Whether it segments, learns or exports."""
         return self._stop is not None or self.segmentation.running

@@ -60,11 +60,6 @@ class CasesModel(QAbstractTableModel):
         """All cases, shown or not."""
         return self._cases
 
-    @property
-    def total(self) -> int:
-        """How many there are, shown or not."""
-        return len(self._cases)
-
     def show_cases(
         self, cases: Sequence[Case], holders: Mapping[str, Holder], thumbnails: Path | None
     ) -> None:

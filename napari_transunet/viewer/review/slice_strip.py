@@ -87,11 +87,6 @@ class SliceStrip(QWidget):
         self._numbers: SliceNumbers | None = None
         self._picture: QPixmap | None = None
 
-    @property
-    def current(self) -> int | None:
-        """The slice in view; None where none is."""
-        return self._current
-
     def set_data(self, data: StripData | None) -> None:
         """Show these slices; none at all for None."""
         self._data = data

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
@@ -145,10 +144,6 @@ class SegmentDock(QWidget):
         """The labels of the chosen volume that are meant: those that were chosen or used last."""
         image = self.volume.layer
         return None if image is None or self._wants_new else self._sessions.result_on(image)
-
-    def add_checkpoint(self, path: str | Path) -> None:
-        """Look at a checkpoint file, list it and choose it; what is wrong with it is said in its line."""
-        self.checkpoints.add(path)
 
     def segment_volume(self, *, only_this_slice: bool = False) -> None:
         """What the buttons *Segment volume* and *This slice* do."""

@@ -58,27 +58,6 @@ class ChoiceList(QDialog):
         column(asked, self._table, buttons, within=self, margin=9)
         self.resize(560 if len(headers) > 1 else 420, 260)
 
-    @property
-    def rows(self) -> list[list[str]]:
-        """What is listed, row by row."""
-        table = self._table
-        return [
-            [
-                item.text() if (item := table.item(row, at)) is not None else ""
-                for at in range(table.columnCount())
-            ]
-            for row in range(table.rowCount())
-        ]
-
-    @property
-    def row(self) -> int:
-        """The selected row, from 0."""
-        return self._table.currentRow()
-
-    def select(self, row: int) -> None:
-        """Select a row, as a click does."""
-        self._table.selectRow(row)
-
     def _accept_row(self) -> None:
         row = self._table.currentRow()
         self.accept()

@@ -34,11 +34,6 @@ class CollapsibleSection(QWidget):
         self.header.setChecked(is_open)
         self._show(is_open)
 
-    @property
-    def is_open(self) -> bool:
-        """Whether what is under the heading is shown."""
-        return self.header.isChecked()
-
     def set_open(self, on: bool) -> None:
         """Open or close it."""
         self.header.setChecked(on)

@@ -198,7 +198,7 @@ def test_npz_files(tmp_path: Path) -> None:
     assert report.sentence == (
         "Encoder from ViT.npz; decoder and head from scratch; position embeddings resampled from 3×3 to 4×4."
     )
-    assert {*report.loaded, *report.kept} == set(net.state_dict())
+    assert {*report.origins, *report.kept} == set(net.state_dict())
     with pytest.raises(InputError, match=r"ViT\.npz has no head"):
         initialise(net, tmp_path / "ViT.npz", class_sources={1: 1})
     with pytest.raises(FileProblem):

@@ -14,6 +14,7 @@ from napari_transunet.viewer.layers.layers import geometry_of, label_set_of, vol
 from napari_transunet.viewer.plugin.reader import napari_get_reader, read_layers
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.volume import Source, Volume
+from tests.viewer.choices import choices, rows
 from tests.viewer.waiting import TIMEOUT
 
 PLUGIN = "napari-transunet"
@@ -133,12 +134,12 @@ def test_dropped_file_of_several_time_points_offers_them(make_napari_viewer, tmp
     assert [layer.name for layer in viewer.layers] == ["scan"]
     loader = loader_for(viewer)
     assert loader.chooser.isVisible()
-    assert loader.chooser.rows == [["Channel 1 of 2"], ["Channel 2 of 2"]]
+    assert rows(loader.chooser) == [["Channel 1 of 2"], ["Channel 2 of 2"]]
     said = [record.message for record in notification_manager.records[before:]]
     (other,) = [text for text in said if "second.npy" in text]  # one list at a time: the other is said
     assert other.endswith("Open it by itself to choose from a list.")
     assert not [text for text in said if "first.npy" in text]
-    loader.chooser.select(1)
+    choices(loader.chooser).selectRow(1)
     with qtbot.waitSignal(loader.opened, timeout=TIMEOUT):
         loader.chooser._accept_row()
     assert viewer.layers["first, channel 2"].data.min() == 1

@@ -50,7 +50,7 @@ class Driver:
 
     def open(self, project) -> None:
         self.dock.open_project(project.folder)
-        self.until(lambda: self.dock.table.cases.total == len(project.cases()))
+        self.until(lambda: len(self.dock.table.cases.cases) == len(project.cases()))
 
     def press(self, name) -> None:
         button = self.dock.findChild(QPushButton, name)
@@ -329,9 +329,9 @@ def test_a_case_is_excluded_with_a_reason_and_taken_in_again(driver, segmented):
 
 def test_a_project_is_made_and_scans_are_added(driver, scans, tmp_path, checkpoint):
     driver.dock.new_project(tmp_path / "made", [scans / "case_0.nii.gz"], str(checkpoint))
-    driver.until(lambda: driver.dock.table.cases.total == 1)
+    driver.until(lambda: len(driver.dock.table.cases.cases) == 1)
     driver.dock.add_scans([scans])
-    driver.until(lambda: driver.dock.table.cases.total == 3)
+    driver.until(lambda: len(driver.dock.table.cases.cases) == 3)
     assert "same scan as the case case_0" in driver.dock.status
 
 

@@ -160,7 +160,7 @@ def test_learning_using_it_and_undoing(window: Window, monkeypatch: pytest.Monke
     window.press("learn")
     assert not window.button("learn").isEnabled()
     window.until(lambda: window.answered)
-    assert window.dock._sections[window.dock.learning].is_open
+    assert window.dock._sections[window.dock.learning].header.isChecked()
     assert "→" in window.text("learn_status")
     assert np.array_equal(window.layer.data, before)
     assert sorted(path.name for path in window.folder.iterdir()) == ["three.safetensors"]

@@ -38,7 +38,7 @@ def main() -> None:
     viewer = napari.Viewer(show=False)
     dock = SegmentDock(viewer)
     add_volume(viewer, synthetic_ct(tuple(int(text) for text in sys.argv[5:8]))[0], name="ct")
-    dock.add_checkpoint(checkpoint)
+    dock.checkpoints.add(checkpoint)
 
     def report():
         sys.stdout.write(f"written {len(dock.segmentation.run._painter.drawn)} {time.monotonic()}\n")

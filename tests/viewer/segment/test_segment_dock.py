@@ -395,7 +395,7 @@ def test_small_parts_go_in_the_window_as_on_the_command_line(dock, checkpoints, 
     assert changed.sum() > 1, "nothing was small"
 
     add_volume(dock.viewer, volume, name="ct")
-    dock.widget.add_checkpoint(path)
+    dock.widget.checkpoints.add(path)
     dock.until(lambda: dock.widget.checkpoint.candidate.short_name == "parts")
     told, ended = [], []
     dock.widget.segmentation.progressed.connect(lambda one: told.append((one.done, one.total)))
@@ -551,7 +551,7 @@ def test_other_organs_get_a_layer_of_their_own(dock, tmp_path):
     )
     dock.add(name="ct")
     dock.segment()
-    dock.widget.add_checkpoint(tmp_path / "others.safetensors")
+    dock.widget.checkpoints.add(tmp_path / "others.safetensors")
     dock.until(lambda: dock.widget.checkpoint.candidate.short_name == "others")
     before = dock.labels("ct").data.copy()
     dock.segment()
@@ -635,7 +635,7 @@ def test_names_are_not_given_to_what_another_checkpoint_found(dock, nameless, tm
     other.write_bytes(nameless.read_bytes())
     dock.add(name="ct")
     for path in (nameless, other):
-        dock.widget.add_checkpoint(path)
+        dock.widget.checkpoints.add(path)
         dock.until(lambda path=path: dock.widget.checkpoint.candidate.path == path)
         if path == nameless:
             dock.segment()
@@ -644,7 +644,7 @@ def test_names_are_not_given_to_what_another_checkpoint_found(dock, nameless, tm
 
 
 def test_names_cannot_be_picked_while_a_run_goes_on(dock, nameless, slow):
-    dock.widget.add_checkpoint(nameless)
+    dock.widget.checkpoints.add(nameless)
     dock.until(lambda: dock.widget.checkpoint.candidate.path == nameless)
     dock.add(name="ct")
     dock.press("segment_volume")
@@ -801,7 +801,7 @@ def test_a_checkpoint_that_a_person_chose_stays(two_shipped, choice):
 
 def test_a_checkpoint_that_a_person_browsed_for_stays(two_shipped, checkpoints):
     dock = two_shipped
-    dock.widget.add_checkpoint(checkpoints / "three.safetensors")
+    dock.widget.checkpoints.add(checkpoints / "three.safetensors")
     dock.until(lambda: dock.widget.checkpoint.candidate.path == checkpoints / "three.safetensors")
     _add_mr(dock)
     assert dock.widget.checkpoint.candidate.path == checkpoints / "three.safetensors"
@@ -878,7 +878,7 @@ def test_a_file_that_is_no_checkpoint_is_greyed_with_the_reason(dock, tmp_path):
     dock.add(name="ct")
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(b"not a checkpoint at all")
-    dock.widget.add_checkpoint(bad)
+    dock.widget.checkpoints.add(bad)
     combo = dock.widget.findChild(QComboBox, "checkpoint")
     dock.until(lambda: combo.findText("bad.safetensors") >= 0)
     item = combo.model().item(combo.findText("bad.safetensors"))
@@ -919,7 +919,7 @@ def test_a_checkpoint_that_vanished_becomes_a_sentence(dock, tmp_path):
     dock.add(name="ct")
     net = small_network()
     path = save_checkpoint(tmp_path / "gone.safetensors", net, default_card(net, labels=NAMES))
-    dock.widget.add_checkpoint(path)
+    dock.widget.checkpoints.add(path)
     dock.until(lambda: dock.widget.checkpoint.candidate.short_name == "gone")
     path.unlink()
     dock.segment()

@@ -25,6 +25,7 @@ from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.volume import Source, Volume
 from tests.io.ome_zarr_samples import served, write_ome_zarr
+from tests.viewer.choices import choices, rows
 from tests.viewer.waiting import TIMEOUT
 
 SHAPE = (4, 6, 8)
@@ -168,8 +169,8 @@ def test_several_series_are_offered_and_the_chosen_one_is_opened(loader, tmp_pat
     chooser = loader.chooser
     assert not chooser.isHidden()
     assert not chooser.isModal()
-    assert sorted(chooser.rows) == [["portal venous", "CT", "5", "8 × 6"], ["scout", "CT", "2", "8 × 6"]]
-    assert chooser.rows[chooser.row][0] == "portal venous"  # the most slices
+    assert sorted(rows(chooser)) == [["portal venous", "CT", "5", "8 × 6"], ["scout", "CT", "2", "8 × 6"]]
+    assert rows(chooser)[choices(chooser).currentRow()][0] == "portal venous"  # the most slices
     button = chooser.findChild(QDialogButtonBox).button(QDialogButtonBox.StandardButton.Open)
     with qtbot.waitSignal(loader.opened, timeout=TIMEOUT) as caught:
         QTest.mouseClick(button, Qt.MouseButton.LeftButton)
@@ -185,7 +186,7 @@ def test_another_row_can_be_chosen(loader, tmp_path, qtbot):
     with qtbot.waitSignal(loader.choice_needed, timeout=TIMEOUT) as needed:
         loader.open_path(tmp_path)
     row = [info.description for info in needed.args[0].series].index("scout")
-    loader.chooser.select(row)
+    choices(loader.chooser).selectRow(row)
     with qtbot.waitSignal(loader.opened, timeout=TIMEOUT) as caught:
         loader.chooser._accept_row()
     assert caught.args[0].data.shape == (2, 6, 8)
@@ -217,9 +218,9 @@ def test_time_points_are_offered_and_the_chosen_one_is_opened(loader, tmp_path, 
     assert not chooser.isHidden()
     assert not chooser.isModal()
     assert "perfusion.nii.gz holds 3 time points" in chooser.findChild(QLabel).text()
-    assert chooser.rows == [[f"Time point {number} of 3"] for number in (1, 2, 3)]
+    assert rows(chooser) == [[f"Time point {number} of 3"] for number in (1, 2, 3)]
     assert len(loader._viewer.layers) == 0
-    chooser.select(1)
+    choices(chooser).selectRow(1)
     with qtbot.waitSignal(loader.opened, timeout=TIMEOUT) as caught:
         press_open(loader)
     layer = caught.args[0]
@@ -235,12 +236,12 @@ def test_channel_and_time_point_are_asked_for_one_after_the_other(loader, tmp_pa
     tifffile.imwrite(path, values, metadata={"axes": "CTZYX", "Channel": {"Name": ["DAPI", "a & b"]}})
     with qtbot.waitSignal(loader.choice_needed, timeout=TIMEOUT):
         loader.open_path(path)
-    assert loader.chooser.rows == [["Channel 1 of 2: DAPI"], ["Channel 2 of 2: a & b"]]
-    loader.chooser.select(1)
+    assert rows(loader.chooser) == [["Channel 1 of 2: DAPI"], ["Channel 2 of 2: a & b"]]
+    choices(loader.chooser).selectRow(1)
     with qtbot.waitSignal(loader.choice_needed, timeout=TIMEOUT):
         press_open(loader)
-    assert loader.chooser.rows == [[f"Time point {number} of 3"] for number in (1, 2, 3)]
-    loader.chooser.select(2)
+    assert rows(loader.chooser) == [[f"Time point {number} of 3"] for number in (1, 2, 3)]
+    choices(loader.chooser).selectRow(2)
     with qtbot.waitSignal(loader.opened, timeout=TIMEOUT) as caught:
         press_open(loader)
     np.testing.assert_array_equal(caught.args[0].data, values[1, 2])
@@ -253,8 +254,8 @@ def test_arrays_of_an_archive_are_offered_by_name(loader, tmp_path, qtbot):
     with qtbot.waitSignal(loader.choice_needed, timeout=TIMEOUT):
         loader.open_path(tmp_path / "two.npz")
     assert loader.chooser.windowTitle() == "Choose an array"
-    assert loader.chooser.rows == [["Array 1 of 2: before"], ["Array 2 of 2: after"]]
-    loader.chooser.select(1)
+    assert rows(loader.chooser) == [["Array 1 of 2: before"], ["Array 2 of 2: after"]]
+    choices(loader.chooser).selectRow(1)
     with qtbot.waitSignal(loader.opened, timeout=TIMEOUT) as caught:
         press_open(loader)
     np.testing.assert_array_equal(caught.args[0].data, values + 1)
@@ -262,7 +263,7 @@ def test_arrays_of_an_archive_are_offered_by_name(loader, tmp_path, qtbot):
 
 def test_header_that_claims_very_many_time_points_makes_no_endless_list(loader):
     assert loader.offer("huge.nii", SeveralVolumesError("", "time", 10**15, "time point"))
-    assert len(loader.chooser.rows) == 5000
+    assert len(rows(loader.chooser)) == 5000
     assert "first 5,000 are listed" in loader.chooser.findChild(QLabel).text()
     loader.chooser.reject()
 
