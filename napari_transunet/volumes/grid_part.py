@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from napari_transunet.volumes.boxes import Box
     from napari_transunet.volumes.geometry import Geometry, Vector
-    from napari_transunet.volumes.volume import Volume
+    from napari_transunet.volumes.volume import Source, Volume
 
 PART_TOLERANCE = 0.05
 """How far a part's corners may lie from the grid's voxels, as a share of the smallest voxel.
@@ -81,6 +81,13 @@ class GridPart:
         return first, second, third
 
     @property
+    def outside(self) -> npt.NDArray[np.bool_]:
+        """The voxels (z, y, x) of the grid that it does not cover."""
+        outside = np.ones(self.grid, np.bool_)
+        outside[self.box] = False
+        return outside
+
+    @property
     def coverage(self) -> str:
         """What of the grid it covers, for a sentence: "slices 3 to 17 of 0 to 24 along z"; empty where all of it."""
         ranges = [
@@ -89,6 +96,16 @@ class GridPart:
             if here.stop - here.start < whole
         ]
         return ", ".join(ranges)
+
+    @property
+    def share(self) -> str:
+        """How much of the grid it covers, for a sentence: "13 of 20 slices along z"; empty where all of it."""
+        counts = [
+            f"{here.stop - here.start} of {whole} slices along {axis}"
+            for axis, here, whole in zip("zyx", self.box, self.grid, strict=True)
+            if here.stop - here.start < whole
+        ]
+        return ", ".join(counts)
 
     def place(self, labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Labels (z, y, x), as stored, on the whole grid: turned, and 0 where they do not reach.
@@ -144,11 +161,7 @@ class LabelsOnGrid:
     @property
     def unknown(self) -> npt.NDArray[np.bool_] | None:
         """The voxels (z, y, x) of the scan's grid of which nobody said what is there; None where there are none."""
-        if self.part.is_whole or self.rest_is_background:
-            return None
-        outside = np.ones(self.part.grid, np.bool_)
-        outside[self.part.box] = False
-        return outside
+        return None if self.part.is_whole or self.rest_is_background else self.part.outside
 
 
 def grid_part(geometry: Geometry, onto: Geometry) -> GridPart | None:
@@ -203,11 +216,16 @@ def labels_on_grid(labels: Volume, scan: Volume) -> LabelsOnGrid | None:
 
 def labels_part(labels: Volume, scan: Volume) -> GridPart | None:
     """What of a scan's grid labels cover, without looking at them; None as for `labels_on_grid`."""
-    part = grid_part(labels.geometry, scan.geometry)
+    return told_part(labels.geometry, labels.source, scan.geometry, scan.source)
+
+
+def told_part(geometry: Geometry, source: Source, onto: Geometry, scan: Source) -> GridPart | None:
+    """The same by grids and what is known of the files; that of labels, then that of the scan."""
+    part = grid_part(geometry, onto)
     if part is None or part.is_same:
         return part
-    said = labels.source.omits_background or _says_position(labels.geometry)
-    return part if said and labels.source.has_orientation and scan.source.has_orientation else None
+    said = source.omits_background or _says_position(geometry)
+    return part if said and source.has_orientation and scan.has_orientation else None
 
 
 def on_common_grid(first: Volume, second: Volume) -> tuple[LabelsOnGrid, LabelsOnGrid, Geometry] | None:

@@ -32,6 +32,7 @@ class Source:
     picks : which of several volumes in the file, as arguments of its reader: ("channel", 1).
     omits_background : of labels, whether their format leaves out slices, rows and columns in which nothing is
         labelled, so that where it does not reach there is background (DICOM SEG, 3D Slicer's `.seg.nrrd`).
+    refers_to : of a DICOM SEG, the SeriesInstanceUIDs of the series that it was made on.
     """
 
     path: Path | None
@@ -41,6 +42,7 @@ class Source:
     notes: tuple[str, ...] = ()
     picks: tuple[tuple[str, Any], ...] = ()
     omits_background: bool = False
+    refers_to: tuple[str, ...] = ()
 
     @property
     def has_orientation(self) -> bool:

@@ -109,6 +109,7 @@ def test_convert_puts_labels_without_their_empty_slices_onto_the_series(run, tmp
     part = read_volume(tmp_path / "whole.dcm")  # its empty slices are left out
     assert part.data.shape[0] == 3
     assert part.source.omits_background
+    assert part.source.refers_to == (scan.source.series_uid,)
     result = run("convert", "whole.dcm", "again.dcm", "--scan", "ct")
     assert result.exit_code == 0, result.stderr
     assert "cover a part of the scan (slices 2 to 4 of 0 to 7 along z)" in result.stderr

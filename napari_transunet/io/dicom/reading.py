@@ -21,7 +21,7 @@ from napari_transunet.io.dicom.headers import (
 )
 from napari_transunet.io.dicom.pixels import Plane, read_planes, stored_type
 from napari_transunet.io.dicom.rtstruct_reading import STRUCTURE_SET, read_structure_set
-from napari_transunet.io.dicom.seg_reading import read_segmentation
+from napari_transunet.io.dicom.seg_reading import read_segmentation, referenced_series
 from napari_transunet.io.dicom.series import SeriesInfo, SeveralSeriesError
 from napari_transunet.io.dicom.series_search import Series, is_dicom_folder, scan
 from napari_transunet.io.dicom.slice_geometry import stack
@@ -148,7 +148,15 @@ def _read(
             first, folder, recursive=path.is_dir(), channel=channel, max_bytes=max_bytes
         )
         notes = (*series.notes, *notes)
-        source = Source(path, "DICOM segmentation", label, series.uid or None, notes, omits_background=True)
+        source = Source(
+            path,
+            "DICOM segmentation",
+            label,
+            series.uid or None,
+            notes,
+            omits_background=True,
+            refers_to=referenced_series(first),
+        )
         return Volume(data, geometry, None, source, labels)
     chosen(1, channel, "channel", "channel")
     frames = frames_of_all(series.headers)

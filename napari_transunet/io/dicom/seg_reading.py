@@ -260,10 +260,20 @@ def _common_step(gaps: npt.NDArray[np.float64]) -> float:
     return smallest / parts
 
 
+def referenced_series(header: Header) -> tuple[str, ...]:
+    """SeriesInstanceUIDs of the series that were segmented, as far as a segmentation names them legibly."""
+    try:
+        with damage_named("its list of series is damaged"):
+            items = header.dataset.get("ReferencedSeriesSequence") or ()
+            uids = [str(item.get("SeriesInstanceUID") or "") for item in items]
+    except VolumeError:  # its labels are none the worse
+        return ()
+    return tuple(dict.fromkeys(uid for uid in uids if uid))
+
+
 def _referenced_spacing(header: Header, folder: Path, *, recursive: bool) -> float | None:
     """mm between the slices of the series that was segmented, where it lies in the folder and can be read."""
-    items = header.dataset.get("ReferencedSeriesSequence") or ()
-    uids = {str(item.get("SeriesInstanceUID") or "") for item in items} - {""}
+    uids = referenced_series(header)
     if not uids:
         return None
     try:

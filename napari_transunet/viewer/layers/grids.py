@@ -12,13 +12,15 @@ from napari_transunet.viewer.layers.layers import (
     looks_like_labels,
     placement_of,
 )
-from napari_transunet.volumes.orientation import reorientation_onto
+from napari_transunet.volumes.grid_part import grid_part, told_part
+from napari_transunet.volumes.orientation import IDENTITY, reorientation_onto
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from napari.layers import Image, Labels, Layer
 
+    from napari_transunet.volumes.grid_part import GridPart
     from napari_transunet.volumes.orientation import Reorientation
 
 
@@ -35,8 +37,39 @@ def reorientation_between(layer: Layer, image: Layer) -> Reorientation | None:
         return None
 
 
+def part_between(layer: Layer, image: Layer) -> GridPart | None:
+    """`grid_part` for two layers, which lie as in `reorientation_between`."""
+    try:
+        if record_of(layer).geometry is None and record_of(layer).volume is None:
+            return grid_part(displayed_geometry_of(layer), displayed_geometry_of(image))
+        return grid_part(geometry_of(layer), geometry_of(image))
+    except VolumeError:
+        return None
+
+
+def told_part_between(layer: Layer, image: Layer) -> GridPart | None:
+    """The same, but only where the files of both say where they lie."""
+    record, scan = record_of(layer), record_of(image).volume
+    file = record.file if record.volume is None else record.volume.source
+    if file is None or scan is None:
+        return None
+    try:
+        return told_part(geometry_of(layer), file, geometry_of(image), scan.source)
+    except VolumeError:
+        return None
+
+
+def was_made_on(layer: Layer, image: Layer) -> bool:
+    """Whether the file of labels names the DICOM series of an image as the one that they were made on."""
+    file, scan = record_of(layer).file, record_of(image).volume
+    return file is not None and scan is not None and scan.source.series_uid in file.refers_to
+
+
 def images_labelled_by(layer: Layer, layers: Iterable[Layer]) -> list[Image]:
-    """The images on whose grid an image lies that looks like labels, as they do not; none where it looks otherwise."""
+    """The images on whose grid, or a part of it, an image lies that looks like labels, as they do not.
+
+    None where it looks otherwise.
+    """
     if not looks_like_labels(layer):
         return []
     return [
@@ -44,7 +77,7 @@ def images_labelled_by(layer: Layer, layers: Iterable[Layer]) -> list[Image]:
         for other in layers
         if other is not layer
         and is_scan(other)
-        and reorientation_between(layer, other) is not None
+        and (reorientation_between(layer, other) is not None or told_part_between(layer, other) is not None)
         and not looks_like_labels(other)
     ]
 
@@ -67,3 +100,24 @@ def put_on_grid(layer: Labels, image: Image, turn: Reorientation) -> None:
     # With other units than the image's, napari 0.7 shows nothing of the layer until the viewer has told it its own.
     layer.events.reload(layer=layer)
     layer.refresh()
+
+
+def extend_to_grid(layer: Labels, image: Image, part: GridPart) -> None:
+    """Put labels that cover a part of an image onto its whole grid; what they do not cover becomes background.
+
+    napari's history of strokes is given up, as by `put_on_grid`. The layer's record tells of it.
+
+    Raises
+    ------
+    VolumeError
+        Labels lie outside of the image, or memory cannot hold the whole grid.
+    """
+    import numpy as np
+
+    data = np.ascontiguousarray(part.place(layer.data))
+    layer.editable = False
+    layer.data = data
+    layer.editable = True
+    told = f"The labels covered {part.share}; the rest counts as background." if part.share else ""
+    change_record(layer, coverage=told)
+    put_on_grid(layer, image, IDENTITY)

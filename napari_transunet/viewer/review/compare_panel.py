@@ -161,10 +161,12 @@ class ComparePanel(QWidget):
         number: Callable[[int], int] = int,
         *,
         unknown: bool = False,
+        coverage: str = "",
     ) -> None:
         """Show scores and the worst slices, which `number` names, and what could not be compared.
 
-        `unknown`: the reference has voxels of which nobody says what they are.
+        `unknown`: the reference has voxels of which nobody says what they are; `coverage`: a sentence where it covers a
+        part of the labels' grid.
         """
         rows: list[list[Cell]] = [
             [organ(names.get(value, f"label {value}"), first=True), *score_cells(scores)]
@@ -186,6 +188,8 @@ class ComparePanel(QWidget):
         left = [value for value, own in matching.organs.items() if own is None]
         if left := [value for value in left if not unknown or value != UNKNOWN]:
             sentences.append(f"Labels of the reference that were left out: {', '.join(map(str, left))}.")
+        if coverage:
+            sentences.append(coverage)
         self.status.setText(" ".join(sentences))
 
     def set_busy(self, busy: bool) -> None:

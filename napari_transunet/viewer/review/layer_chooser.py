@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QGridLayout, QLabel, QWidget
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.layers.event_links import EventLinks
-from napari_transunet.viewer.layers.layer_record import is_scan
+from napari_transunet.viewer.layers.layer_record import is_scan, record_of
 from napari_transunet.viewer.layers.layers import is_lazy, notes_of, problem_with
 from napari_transunet.viewer.sessions.registry import is_reviewable
 from napari_transunet.viewer.widgets.combo import ElidingCombo
@@ -89,19 +89,27 @@ class LayerChooser(QWidget):
         entries = [(str(layer.name), layer) for layer in reversed(self._reviewable)]
         self._labels.offer(entries, current, otherwise=-1)
         self._labels.setPlaceholderText("No labels yet")
-        images = sessions.images_of_same_shape(current) if current is not None else []
+        images = sessions.assignable_images(current) if current is not None else []
         on_grid = sessions.images_on_grid_of(current) if current is not None else []
         listed = [*([image] if image is not None and image not in images else []), *images]
+        larger = sessions.images_covered_by(current) if current is not None else []
         elsewhere = [layer for layer in listed if layer not in on_grid and layer is not image]
-        entries = [
-            (f"{layer.name}{' (lies elsewhere)' if layer in elsewhere else ''}", layer) for layer in listed
-        ]
+
+        def entry(layer: Image) -> str:
+            if layer not in elsewhere:
+                return str(layer.name)
+            return f"{layer.name} ({'is larger' if layer in larger else 'lies elsewhere'})"
+
+        entries = [(entry(layer), layer) for layer in listed]
         self._image.offer(entries, image, otherwise=-1)
         self._image.setPlaceholderText(
             "Choose the image of these labels" if images else "No image of this size"
         )
         self._fix_image()
-        self.notes.setText("\n".join(notes_of(image) if image is not None else ()))
+        notes = [*(notes_of(image) if image is not None else ())]
+        if current is not None and record_of(current).coverage:
+            notes.append(record_of(current).coverage)
+        self.notes.setText("\n".join(notes))
         self.notes.setVisible(bool(self.notes.text()))
         self.refreshed.emit()
 

@@ -19,7 +19,8 @@ from napari_transunet.metrics.difference_map import (
 )
 from napari_transunet.metrics.laterality import side_warnings
 from napari_transunet.metrics.region_properties import OrganMeasure, measure
-from napari_transunet.viewer.layers.grids import reorientation_between
+from napari_transunet.viewer.layers.grids import part_between
+from napari_transunet.viewer.layers.layer_record import record_of
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, label_set_of, voxels_of
 from napari_transunet.viewer.sessions.registry import is_reviewable
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks
@@ -131,13 +132,13 @@ class MeasurementController(QObject):
         self._run(result, work, self._on_measured, "The measuring")
 
     def offer_references(self) -> None:
-        """Offer the labels layers on the grid of the followed one, also in another axis order, to compare with."""
+        """Offer the labels layers on the grid of the followed one, or on a part of it, to compare with."""
         layer = self._model.layer
         found: tuple[list[Labels], list[Labels]] = ([], [])
         if layer is not None:
             for other in self._model.viewer.layers:
                 if is_reviewable(other) and other is not layer:
-                    found[reorientation_between(other, layer) is None].append(other)
+                    found[part_between(other, layer) is None].append(other)
         self._comparison.show_choices(*found)
 
     def describe(self, other: Labels) -> None:
@@ -158,8 +159,8 @@ class MeasurementController(QObject):
         result = self._model.result
         if result is None:
             return
-        turn = reorientation_between(other, result.layer) if other in self._model.viewer.layers else None
-        if turn is None:
+        part = part_between(other, result.layer) if other in self._model.viewer.layers else None
+        if part is None:
             self._fail(f"“{other.name}” does not lie on the grid of these labels; choose another reference.")
             return
         self.working.emit(self._comparison)
@@ -168,16 +169,23 @@ class MeasurementController(QObject):
         names, other_names = self._model.names, label_set_of(other).names
         spacing, axis = geometry_of(result.layer).spacing, result.session.axis
 
-        def work() -> tuple[Disagreement, Matching, bool]:
-            here, there = labels.copy(), turn.apply(np.array(reference))
+        file = record_of(other).file
+        rest_is_background = part.is_whole or (file is not None and file.omits_background)
+
+        def work() -> tuple[Disagreement, Matching, bool, str]:
+            here, there = labels.copy(), part.place(np.array(reference))
             chosen = matching or match_labels(names, other_names, values_in(there))
             if not chosen.known:
                 raise InputError(
                     "None of the reference's labels stands for an organ of these labels; choose them in the table."
                 )
             unknown = without_unknown(here, there, other_names, chosen)
+            if not rest_is_background:
+                here[part.outside] = 0
             found = disagree(here, renumber(there, chosen), spacing, organs=chosen.known, axis=axis)
-            return found, chosen, unknown
+            rest = "is background" if rest_is_background else "counts for nothing"
+            told = f"The reference covers {part.share}; the rest {rest}." if part.share else ""
+            return found, chosen, unknown, told
 
         self._run(result, work, self._on_compared, "The comparison")
 
@@ -185,12 +193,17 @@ class MeasurementController(QObject):
         self._measures.set_busy(False)
         self._measures.show_measures(*found)
 
-    def _on_compared(self, answer: tuple[Disagreement, Matching, bool]) -> None:
-        found, matching, unknown = answer
+    def _on_compared(self, answer: tuple[Disagreement, Matching, bool, str]) -> None:
+        found, matching, unknown, coverage = answer
         self.disagreement = found
         self._comparison.set_busy(False)
         self._comparison.show_result(
-            found, matching, self._model.names, self._model.numbers.number, unknown=unknown
+            found,
+            matching,
+            self._model.names,
+            self._model.numbers.number,
+            unknown=unknown,
+            coverage=coverage,
         )
         if self._comparison.map_shown:
             self._overlays.show_disagreement(found)

@@ -169,7 +169,7 @@ class ReviewModel(QObject):
     def disabled_reason(self) -> str | None:
         """Why nothing can be done now; None where it can."""
         if self.undecided is not None:
-            name, images = self.undecided.name, self.sessions.images_of_same_shape(self.undecided)
+            name, images = self.undecided.name, self.sessions.assignable_images(self.undecided)
             return (
                 f"Choose the image on which “{name}” lies."
                 if images

@@ -1,7 +1,7 @@
 """A label file without names opens as an image, by dropping it for one; whether it shall be labels is asked here."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -66,7 +66,7 @@ class LabelsOffer(QObject):
                     f"“{layer.name}” looks like labels of “{on[0].name}”, on whose grid it lies. Open it as labels?",
                     yes="Open as labels",
                     no="Keep as an image",
-                    on_yes=partial(self._open, layer),
+                    on_yes=partial(self._open, layer, on),
                     on_no=partial(self._keep, layer),
                 )
                 return
@@ -75,7 +75,7 @@ class LabelsOffer(QObject):
         self._images.add(layer)
         self.kept.emit(layer)
 
-    def _open(self, layer: Image) -> None:
+    def _open(self, layer: Image, on: Sequence[Image]) -> None:
         """Show labels in the place of what was opened as an image, without reading it again."""
         from napari.utils.notifications import show_error
 
@@ -88,7 +88,12 @@ class LabelsOffer(QObject):
             return
         self._viewer.layers.remove(layer)
         # Only now the image itself is no candidate for what its labels lie on.
-        sessions_of(self._viewer).result_for(labels)
+        sessions = sessions_of(self._viewer)
+        if sessions.result_for(labels) is None and len(on) == 1 and on[0] in self._viewer.layers:
+            try:
+                sessions.assign_image(labels, on[0])  # it was named in the question
+            except TransUNetError as error:
+                show_error(str(error))
         self._viewer.add_layer(labels)
         self.opened.emit(labels)
         self._soon.start()  # there may be more

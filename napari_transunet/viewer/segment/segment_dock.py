@@ -11,10 +11,11 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFormLayout, QWidget
 
 from napari_transunet.cluster.address import ClusterProblem
-from napari_transunet.errors import TransUNetError
+from napari_transunet.errors import TransUNetError, some
 from napari_transunet.viewer.anatomy.anatomy import anatomy_of
 from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.grids import images_labelled_by
+from napari_transunet.viewer.layers.layer_record import record_of
 from napari_transunet.viewer.layers.slice_numbers import is_outside
 from napari_transunet.viewer.segment.advanced import AdvancedOptions
 from napari_transunet.viewer.segment.checkpoint_chooser import CheckpointChooser, VariantChooser
@@ -339,9 +340,12 @@ class SegmentDock(QWidget):
             return
         try:
             self._sessions.set_current(self._sessions.assign_image(layer, image))
+            told = record_of(layer).coverage
         except TransUNetError as error:
+            told = str(error)
             self._refresh()
-            self._set_status(str(error))
+        if told:
+            self._set_status(told)
 
     def _on_labels_opened(self, layer: Labels) -> None:
         result = self._sessions.result_of(layer)
@@ -349,10 +353,16 @@ class SegmentDock(QWidget):
         if image is not None:
             self.volume.choose(image)
             self._refresh()
-            self._set_status(f"“{layer.name}” opened as labels of “{image.name}”.")
+            told = f"“{layer.name}” opened as labels of “{image.name}”. {record_of(layer).coverage}"
+            self._set_status(told.strip())
         elif self._sessions.images_on_grid_of(layer):
             self._set_status(
                 f"“{layer.name}” lies on the grid of several images; choose it under “Labels” of its image."
+            )
+        elif larger := self._sessions.images_covered_by(layer):
+            names = some([f"“{one.name}”" for one in larger])
+            self._set_status(
+                f"“{layer.name}” covers a part of {names}; choose it under “Labels” to take it as labels of it."
             )
         else:
             self._set_status(

@@ -6,6 +6,7 @@ position of corners in mm), or because a person says so. Names, order, equal sha
 
 from __future__ import annotations
 
+import contextlib
 import math
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,13 @@ from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.errors import SizeError, VolumeError
 from napari_transunet.files import available_memory
 from napari_transunet.viewer.layers.graphics import free_graphics_in_their_context
-from napari_transunet.viewer.layers.grids import put_on_grid, reorientation_between
+from napari_transunet.viewer.layers.grids import (
+    extend_to_grid,
+    part_between,
+    put_on_grid,
+    reorientation_between,
+    was_made_on,
+)
 from napari_transunet.viewer.layers.layer_record import change_record, is_overlay, is_scan, record_of
 from napari_transunet.viewer.layers.layers import new_labels_layer, problem_with, voxels_of
 from napari_transunet.viewer.layers.undo import labels_before, stroke_box
@@ -123,20 +130,26 @@ class Sessions(QObject):
         """The images on whose grid a layer lies, also in another order of axes."""
         return [image for image in self._images() if reorientation_between(layer, image) is not None]
 
-    def images_of_same_shape(self, layer: Labels) -> list[Image]:
-        """Those and the images of the same shape elsewhere, on which only a person can put the labels."""
-        shape = tuple(layer.data.shape)
+    def images_covered_by(self, layer: Labels) -> list[Image]:
+        """The images of whose grid labels cover a part."""
         there = self.images_on_grid_of(layer)
+        return [i for i in self._images() if i not in there and part_between(layer, i) is not None]
+
+    def assignable_images(self, layer: Labels) -> list[Image]:
+        """Those on the same grid; and those of which labels cover a part, and those of the same shape elsewhere.
+
+        On these a person alone can put the labels.
+        """
+        shape = tuple(layer.data.shape)
+        there = [*self.images_on_grid_of(layer), *self.images_covered_by(layer)]
         return [*there, *(i for i in self._images() if i not in there and tuple(voxels_of(i).shape) == shape)]
 
     def unassigned_labels_on(self, image: Image) -> list[Labels]:
-        """Labels layers without a session that lie on an image's grid."""
+        """Labels layers without a session that lie on an image's grid, or on a part of it."""
         return [
             layer
             for layer in self._viewer.layers
-            if is_reviewable(layer)
-            and layer not in self._results
-            and reorientation_between(layer, image) is not None
+            if is_reviewable(layer) and layer not in self._results and part_between(layer, image) is not None
         ]
 
     @property
@@ -203,23 +216,33 @@ class Sessions(QObject):
         if known is not None:
             return known
         images = self.images_on_grid_of(layer) if is_reviewable(layer) else []
-        return self.assign_image(layer, images[0]) if len(images) == 1 else None
+        if images or not is_reviewable(layer):
+            return self.assign_image(layer, images[0]) if len(images) == 1 else None
+        # By its position alone, a part may be one of another patient's scan of the same size: its file must name it.
+        named = [image for image in self.images_covered_by(layer) if was_made_on(layer, image)]
+        with contextlib.suppress(VolumeError):  # labels outside of it; who chooses the image is told
+            return self.assign_image(layer, named[0]) if len(named) == 1 else None
+        return None
 
     def assign_image(self, layer: Labels, image: Image, session: AnnotationSession | None = None) -> Result:
         """These are labels of this image, as a person says or as their grid tells.
 
-        Labels that lie elsewhere are moved onto the image's grid, voxel by voxel. Without a `session` of theirs, they
-        get one in which they count as unedited.
+        Labels that lie elsewhere are moved onto the image's grid, voxel by voxel; those that cover a part of it are put
+        onto the whole. Without a `session` of theirs, they get one in which they count as unedited.
 
         Raises
         ------
         VolumeError
-            They have another shape than the image.
+            They have another shape than the image and are no part of it, or lie outside of it.
         """
         known = self.result_of(layer)
         if known is not None and known.lies_on(image):
             return known
         turn = reorientation_between(layer, image)
+        part = part_between(layer, image) if turn is None else None
+        if part is not None and known is None:
+            extend_to_grid(layer, image, part)
+            return self.bind_result(layer, image, new_session_of(layer))
         if turn is None:
             if tuple(layer.data.shape) != tuple(voxels_of(image).shape):
                 raise VolumeError(f"“{layer.name}” and “{image.name}” have different sizes.")

@@ -3,6 +3,7 @@
 import threading
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from napari_transunet.checkpoints.card import ModelCard
 from napari_transunet.inference.slices import SliceSource
 from napari_transunet.inference.uncertainty import SliceUncertainty
 from napari_transunet.io.reading import read_volume
+from napari_transunet.viewer.layers.layer_record import change_record, record_of
 from napari_transunet.viewer.layers.layers import add_volume, labels_to_layer, placement, volume_of
 from napari_transunet.viewer.layers.undo import UndoStep
 from napari_transunet.viewer.review import correction_controller
@@ -34,6 +36,7 @@ from napari_transunet.viewer.sessions.autosave_controller import autosave_of, st
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.labels import Label, LabelSet
 from napari_transunet.volumes.phantom import synthetic_ct
+from napari_transunet.volumes.volume import Source, Volume
 from tests.annotation.blobs import blob
 from tests.viewer.waiting import TIMEOUT
 
@@ -824,6 +827,35 @@ def test_a_reference_without_names_and_stored_in_another_order_is_compared_by_it
     assert "unknown" in driver.text("compare_status")
     assert [scores.item(at, 1).text() for at in range(3)] == ["1.000"] * 3
     assert not driver.dock.measurements.disagreement.map.any()
+
+
+def test_a_reference_on_a_part_of_the_grid_is_compared_where_it_says_what_there_is(driver):
+    volume = volume_of(driver.image)
+    part = _prediction()[4:]
+    origin = tuple((volume.geometry.affine_lps @ [0, 0, 4, 1.0])[:3].tolist())
+    drawn = Volume(
+        part,
+        replace(volume.geometry, shape=part.shape, origin=origin),
+        None,
+        Source(None, "NIfTI", "reference"),
+        LabelSet.from_names(NAMES),
+    )
+    driver.viewer.layers._activate_on_insert = False
+    other = add_volume(driver.viewer, drawn)
+    scores = driver.dock.findChild(QTableWidget, "scores")
+    driver.press("compare")
+    driver.until(lambda: scores.rowCount() > 0)
+    assert "covers 8 of 12 slices along z; the rest counts for nothing" in driver.text("compare_status")
+    assert scores.item(0, 1).text() == "1.000"  # of the slices that it has
+    file = replace(record_of(other).file, omits_background=True)
+    change_record(other, file=file)
+    driver.press("compare")
+    driver.until(lambda: "the rest is background" in driver.text("compare_status"))
+    expected = _prediction()
+    expected[:4] = 0
+    liver = 2 * (expected == 1).sum() / ((expected == 1).sum() + (_prediction() == 1).sum())
+    assert scores.item(0, 1).text() == f"{liver:.3f}"
+    assert other.data.shape == part.shape  # only looked at
 
 
 def test_labels_are_added_named_recoloured_and_deleted_also_unnamed_ones(driver):

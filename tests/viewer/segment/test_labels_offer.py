@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 
+from napari_transunet.io.writing import write_labels
 from napari_transunet.viewer.layers.layers import add_volume
 from napari_transunet.viewer.segment.labels_offer import labels_offer_of
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.confirm_bar import ConfirmBar
 from napari_transunet.viewer.widgets.docks import CASES, REVIEW, SEGMENT, show_dock
+from napari_transunet.viewer.widgets.status_line import StatusLine
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.volume import Source, Volume
+from tests.viewer.waiting import TIMEOUT
 
 GRID = Geometry((8, 10, 12), (2.5, 0.7, 0.7), (-3.0, -4.0, 10.0))
 
@@ -58,3 +61,39 @@ def test_what_is_to_stay_an_image_is_chosen_and_asked_about_no_more(make_napari_
     dropped(viewer, "another")
     qtbot.wait(50)
     assert not dock.question.open
+
+
+def test_a_mask_that_was_cropped_is_asked_about_and_put_onto_its_scan(make_napari_viewer, qtbot):
+    viewer = make_napari_viewer()
+    dock = show_dock(viewer, SEGMENT)
+    scan = dropped(viewer, "scan", grid=Geometry(GRID.shape, GRID.spacing, (50.0, 60.0, 70.0)))
+    part = Geometry((4, 10, 12), GRID.spacing, (50.0, 60.0, 75.0))
+    seg = dropped(viewer, "seg", grid=part, labels=True)
+    qtbot.waitUntil(lambda: dock.question.open)
+    assert dock.volume.layer is scan
+    with qtbot.waitSignal(labels_offer_of(viewer).opened) as told:
+        dock.question._yes.click()
+    (layer,) = told.args
+    sessions = sessions_of(viewer)
+    assert sessions.image_of(sessions.result_of(layer)) is scan
+    assert np.array_equal(layer.data[2:6], seg.data)
+    assert not layer.data[[0, 1, 6, 7]].any()
+
+
+def test_a_label_file_on_a_part_of_a_scan_says_how_it_becomes_its_labels(make_napari_viewer, qtbot, tmp_path):
+    viewer = make_napari_viewer()
+    dock = show_dock(viewer, SEGMENT)
+    grid = Geometry(GRID.shape, GRID.spacing, (50.0, 60.0, 70.0))
+    scan = dropped(viewer, "scan", grid=grid)
+    part = Geometry((4, 10, 12), GRID.spacing, (50.0, 60.0, 75.0))
+    data = np.random.default_rng(0).integers(0, 3, part.shape).astype(np.uint8)
+    path = write_labels(tmp_path / "seg.seg.nrrd", data, part, {1: "liver", 2: "spleen"})
+    with qtbot.waitSignal(dock.loader.labels_opened, timeout=TIMEOUT) as told:
+        dock.loader.open_labels(path)
+    (layer,) = told.args
+    assert sessions_of(viewer).result_of(layer) is None
+    assert "covers a part of “scan”" in dock.findChild(StatusLine, "status").text()
+    dock.labels.chosen.emit(layer)
+    assert np.array_equal(layer.data[2:6], data)
+    assert sessions_of(viewer).image_of(sessions_of(viewer).result_of(layer)) is scan
+    assert "4 of 8 slices along z" in dock.findChild(StatusLine, "status").text()

@@ -13,13 +13,14 @@ from napari.layers._layer_actions import _duplicate_layer
 from napari_transunet.annotation.provenance import RunRecord
 from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.errors import SizeError, VolumeError
+from napari_transunet.viewer.layers.layer_record import change_record, record_of
 from napari_transunet.viewer.layers.layers import geometry_of, labels_to_layer, volume_of, volume_to_layer
 from napari_transunet.viewer.sessions import registry
 from napari_transunet.viewer.sessions.registry import Sessions
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.phantom import synthetic_ct
-from napari_transunet.volumes.volume import Source
+from napari_transunet.volumes.volume import Source, Volume
 
 SHAPE = (8, 20, 24)
 LABELS = LabelSet.from_names({1: "liver", 2: "spleen"})
@@ -78,7 +79,7 @@ def test_equal_shapes_elsewhere_decide_nothing(viewer, sessions):
     image = _image(viewer)
     labels = viewer.add_labels(np.zeros(SHAPE, np.uint8))  # voxels of 1 mm at the origin
     assert sessions.result_for(labels) is None
-    assert sessions.images_of_same_shape(labels) == [image]
+    assert sessions.assignable_images(labels) == [image]
     sessions.assign_image(labels, image)
     assert geometry_of(labels) == geometry_of(image)
     assert np.allclose(labels.data_to_world((5, 4, 3)), image.data_to_world((5, 4, 3)))
@@ -255,3 +256,55 @@ def test_labels_that_memory_cannot_hold_are_refused_before_anything_is_made(view
     assert sessions.recently_used() == []
     monkeypatch.setattr(registry, "available_memory", lambda: 6 * volume.data.size)
     assert sessions.new_result(image, volume, LABELS).lies_on(image)
+
+
+def _part(image, *, first: int = 2, **about: Any) -> Layer:
+    """A labels layer, as read from a file, on slices of an image's grid from `first` on."""
+    geometry = geometry_of(image)
+    origin = tuple((geometry.affine_lps @ [0, 0, first, 1.0])[:3].tolist())
+    data = np.zeros((5, *SHAPE[1:]), np.uint8)
+    data[1, 2, 3] = 1
+    source = Source(Path("seg.dcm"), "DICOM segmentation", "seg", omits_background=True, **about)
+    volume = Volume(data, replace(geometry, shape=data.shape, origin=origin), None, source, LABELS)
+    return Layer.create(*volume_to_layer(volume))
+
+
+def test_labels_on_a_part_of_an_image_are_its_own_where_their_file_names_its_series(viewer, sessions):
+    image = _image(viewer)
+    volume = record_of(image).volume
+    change_record(image, volume=replace(volume, source=replace(volume.source, series_uid="1.2.3")))
+    other = _image(viewer, name="other patient, same size")
+    layer = viewer.add_layer(_part(image, refers_to=("1.2.3",)))
+    result = sessions.result_of(layer)
+    assert sessions.image_of(result) is image
+    assert geometry_of(layer) == geometry_of(image)
+    assert np.argwhere(layer.data).tolist() == [[3, 2, 3]]
+    assert result.session.shape == SHAPE
+    assert result.session.edited_voxels(layer.data) == 0
+    assert "5 of 8 slices along z; the rest counts as background" in record_of(layer).coverage
+    assert sessions.result_on(other) is None
+
+
+def test_by_its_position_alone_labels_are_no_part_of_an_image_until_a_person_says_so(viewer, sessions):
+    image = _image(viewer)
+    layer = viewer.add_layer(_part(image, refers_to=("9.9",)))
+    assert sessions.result_for(layer) is None
+    assert layer.data.shape == (5, *SHAPE[1:])
+    assert sessions.images_on_grid_of(layer) == []
+    assert sessions.images_covered_by(layer) == sessions.assignable_images(layer) == [image]
+    assert sessions.unassigned_labels_on(image) == [layer]
+    sessions.assign_image(layer, image)
+    assert np.argwhere(layer.data).tolist() == [[3, 2, 3]]
+    assert np.allclose(layer.data_to_world((5, 4, 3)), image.data_to_world((5, 4, 3)))
+    layer.undo()  # a history of strokes would be replayed into other voxels
+    assert layer.data.shape == SHAPE
+
+
+def test_labels_that_stick_out_of_the_image_are_refused_and_stay_as_they_are(viewer, sessions):
+    image = _image(viewer)
+    layer = viewer.add_layer(_part(image, first=7))
+    with pytest.raises(VolumeError, match="1 labelled voxels lie outside"):
+        sessions.assign_image(layer, image)
+    assert sessions.result_of(layer) is None
+    assert layer.data.shape == (5, *SHAPE[1:])
+    assert layer.editable
