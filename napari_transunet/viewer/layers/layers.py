@@ -24,8 +24,8 @@ from napari_transunet.viewer.layers.from_file import ShownFromFile, levels_to_sh
 from napari_transunet.viewer.layers.layer_record import METADATA_KEY, LayerRecord, record_of
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.intensity import display_window, looks_like_ct, sampled
-from napari_transunet.volumes.label_values import whole_numbers
-from napari_transunet.volumes.labels import LabelSet, default_color
+from napari_transunet.volumes.label_values import HIGHEST_LABEL, whole_numbers
+from napari_transunet.volumes.labels import Label, LabelSet, color_for, default_color
 from napari_transunet.volumes.lazy_array import LazyArray, Region, sample_of
 from napari_transunet.volumes.volume import Source, Volume
 
@@ -356,15 +356,39 @@ def is_lazy(layer: Layer) -> bool:
 
 
 def label_set_of(layer: Labels) -> LabelSet:
-    """Names and colours of a labels layer: its metadata, else the `name` column of its features."""
-    kept = record_of(layer).labels
-    if kept is not None and len(kept):
+    """Names and colours of a labels layer: its record's, with the names that its features table gives, as napari shows.
+
+    Whoever gives other names by a script, or by another plugin, changes that table alone.
+    """
+    kept = record_of(layer).labels or LabelSet()
+    given = {
+        value: name for value, name in _names_in_features(layer).items() if kept.names.get(value) != name
+    }
+    if not given:
         return kept
+    colors = kept.colors
+    renamed = (
+        Label(value, name, colors.get(value) or color_for(name, value)) for value, name in given.items()
+    )
+    return LabelSet((*(label for label in kept if label.value not in given), *renamed))
+
+
+def _names_in_features(layer: Labels) -> dict[int, str]:
+    """Label value -> name, of the rows that tell both; the table may come from anywhere and hold anything."""
     features = layer.features
-    if "index" in features and "name" in features:
-        pairs: Iterable[tuple[Any, Any]] = zip(features["index"], features["name"], strict=True)
-        return LabelSet.from_names({int(i): str(n) for i, n in pairs if int(i) > 0})
-    return LabelSet()
+    found: dict[int, str] = {}
+    if "index" not in features or "name" not in features:
+        return found
+    names = features["name"]
+    for index, name, missing in zip(features["index"], names, names.isna(), strict=True):
+        try:
+            value = int(index)
+            same = bool(value == index)
+        except (TypeError, ValueError, OverflowError):  # text, or no number
+            continue
+        if same and 0 < value <= HIGHEST_LABEL and not missing and str(name).strip():
+            found[value] = str(name)
+    return found
 
 
 def source_of(layer: Layer) -> Source | None:

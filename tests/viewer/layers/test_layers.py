@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import dask.array
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -150,6 +151,27 @@ def test_names_come_from_features_where_the_layer_is_not_ours():
     )
     assert layers.label_set_of(layer).names == {2: "spleen"}
     assert len(layers.label_set_of(Labels(np.zeros((2, 3, 4), np.uint8)))) == 0
+
+
+def test_rows_of_features_that_name_no_label_are_passed_over():
+    table = {
+        "index": ["one", None, np.nan, 1.5, 70000, -3, 2, 3, 4, 5, 5.0],
+        "name": ["text", "none", "nan", "half", "big", "negative", "", np.nan, None, "old", "spleen"],
+    }
+    layer = Labels(np.zeros((2, 3, 4), np.uint8), features=pd.DataFrame(table))
+    assert layers.label_set_of(layer).names == {5: "spleen"}
+
+
+def test_names_that_a_script_gives_in_features_are_the_labels_names():
+    geometry = Geometry.default((2, 3, 4))
+    names = LabelSet.from_names({1: "liver", 2: "spleen"})
+    layer = layers.new_labels_layer(np.zeros(geometry.shape, np.uint8), geometry, names, "labels")
+    assert layers.label_set_of(layer) is names
+    layer.features = pd.DataFrame(
+        {"index": [0, 1, 7], "name": ["background", "Leber", "cyst"], "area": [1, 2, 3]}
+    )
+    assert layers.label_set_of(layer).names == {1: "Leber", 2: "spleen", 7: "cyst"}
+    assert layers.label_set_of(layer).colors[1] == names.colors[1]
 
 
 def test_labels_of_another_shape_are_refused():
