@@ -183,7 +183,15 @@ def load_folder(folder: Path) -> SavedSession:
 
 def _chain(folder: Path) -> tuple[list[SavedPart], bool]:
     """The files that make up the newest undamaged state, the whole one first; and whether a newer one is damaged."""
-    numbers = part_numbers(folder)
+    while True:
+        numbers = part_numbers(folder)
+        chain, lost = _chain_of(folder, numbers)
+        if not lost or numbers == part_numbers(folder):
+            return chain, lost
+        # Whoever works on it removed files meanwhile, for newer ones.
+
+
+def _chain_of(folder: Path, numbers: list[int]) -> tuple[list[SavedPart], bool]:
     parts: dict[int, SavedPart] = {}
     for number in numbers:
         try:

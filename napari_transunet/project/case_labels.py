@@ -17,9 +17,15 @@ from napari_transunet.annotation.provenance import now
 from napari_transunet.annotation.saved_state import restored_labels, saved_state
 from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.annotation.session_file import ArraySpec, NewerFormatError
-from napari_transunet.annotation.session_folder import SessionAbout, SessionFolder, load_folder
+from napari_transunet.annotation.session_folder import SessionAbout, SessionFolder, load_folder, part_numbers
 from napari_transunet.annotation.session_store import SessionStore
-from napari_transunet.errors import ExistsError, FileProblem, TransUNetError
+from napari_transunet.errors import (
+    ExistsError,
+    FileProblem,
+    InputError,
+    SizeError,
+    TransUNetError,
+)
 from napari_transunet.io.sidecar import as_json, labels_from_json
 from napari_transunet.project.index import write_error
 from napari_transunet.volumes.fingerprint import scan_fingerprint
@@ -43,13 +49,14 @@ _OPACITY = 0.6
 class CaseLabels:
     """Labels (z, y, x) of a case with their session, names and colours.
 
-    `front` is how they were shown: "name", "opacity".
+    `front` is how they were shown: "name", "opacity"; `note` says that they are not the newest, where they are not.
     """
 
     labels: NDArray[Any]
     session: AnnotationSession
     label_set: LabelSet
     front: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
 
     @classmethod
     def empty(cls, shape: tuple[int, int, int], label_set: LabelSet) -> CaseLabels:
@@ -64,20 +71,55 @@ def store_of(project: Project, case: Case) -> SessionStore:
     return SessionStore(project.folder / "sessions" / case.id)
 
 
-def load_labels(project: Project, case: Case) -> CaseLabels | None:
-    """The newest labels of a case that can be read; None where it has none.
+def load_labels(project: Project, case: Case, *, older: bool = False) -> CaseLabels | None:
+    """The newest labels of a case; None where it has none.
 
     What its file names comes first; where whoever began that was cut off it is empty, and what was before counts.
+
+    Parameters
+    ----------
+    older : take older ones where the newest are damaged, with a `note`; somebody has to look at them
+
+    Raises
+    ------
+    InputError
+        The newest are damaged or gone; others would be taken for them.
+    SizeError
+        They do not fit into memory.
     """
+    unread = ""
     for folder in _folders(project, case):
+        if not folder.is_dir():
+            unread = unread or "their folder is gone"
+            continue
+        if not part_numbers(folder):
+            continue
         try:
-            labels, session, front = restored_labels(load_folder(folder))
-            return CaseLabels(labels, session, labels_from_json(front["label_set"]), front)
-        except NewerFormatError:
+            saved = load_folder(folder)
+            labels, session, front = restored_labels(saved)
+            found = CaseLabels(labels, session, labels_from_json(front["label_set"]), front)
+        except (NewerFormatError, SizeError):
             raise
         except (TransUNetError, KeyError) as error:
-            logger.warning("The labels in %s are passed over: %s", folder, error)
-    return None
+            logger.warning("The labels in %s cannot be read: %s", folder, error)
+            unread = unread or str(error).rstrip(".")
+            continue
+        unread = unread or ("the last save is damaged" if saved.lost else "")
+        if not unread:
+            return found
+        if not older:
+            break
+        when = f"{saved.saved_at.astimezone():%d %B %Y, %H:%M}"
+        found.note = (
+            f"The newest labels of {case.name} cannot be read ({unread}); these were saved at {when}."
+        )
+        return found
+    if not unread:
+        return None
+    way = "put that folder back from a backup" if older else "open the case in the window to see what is left"
+    raise InputError(
+        f"The labels of {case.name} in {Path('sessions') / case.id} cannot be read ({unread}); {way}."
+    )
 
 
 def session_folder(held: HeldCase) -> SessionFolder:
@@ -219,7 +261,7 @@ def status_after(case: Case, facts: Mapping[str, Any]) -> str:
 def _folders(project: Project, case: Case) -> Iterator[Path]:
     """The session folders of a case, what it names first, then the newest save first."""
     store = store_of(project, case)
-    if case.session is not None and (store.root / case.session).is_dir():
+    if case.session is not None:
         yield store.root / case.session
     for info in store.sessions():
         if info.folder.name != case.session:

@@ -97,7 +97,7 @@ def open_case(
     LeaseHeldError
         Somebody works on it.
     InputError, VolumeError, FileProblem
-        It is read blind by somebody else, or its scan cannot be read.
+        It is read blind by somebody else, or its scan, or all of its labels, cannot be read.
     ProjectWriteError
         The project cannot be written to.
     """
@@ -106,7 +106,11 @@ def open_case(
         case = held.case
         same = ahead is not None and ahead.case.scan == case.scan
         volume = ahead.volume if ahead is not None and same else _scan_of(case, project)
-        found = ahead.found if ahead is not None and ahead.case == case else load_labels(project, case)
+        found = (
+            ahead.found
+            if ahead is not None and ahead.case == case
+            else load_labels(project, case, older=True)
+        )
         if found is not None and found.session.shape != volume.data.shape:
             raise InputError(
                 f"The labels of {case.name} lie on another grid than its scan; exclude it, or add it anew."

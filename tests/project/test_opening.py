@@ -1,13 +1,16 @@
 """Taking a case, working on it, giving it back; and which comes next."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from napari_transunet.annotation import session_folder
 from napari_transunet.annotation.autosave import Autosaver
 from napari_transunet.annotation.saved_state import saved_state
+from napari_transunet.errors import InputError, SizeError
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.io.sidecar import as_json
 from napari_transunet.project.agreement import sign_off
@@ -250,3 +253,70 @@ def test_labels_that_a_person_drew_from_nothing_count(project):
     done = finish_case(opened, opened.found, "anna", 1)
     assert (done.status, done.edited, done.annotator) == ("in review", 1.0, "anna")
     assert np.isclose(done.volumes["liver"], 72 * 2.5 * 0.7 * 0.8 / 1000, rtol=1e-3)
+
+
+def _newest_part(project, case):
+    return sorted((project.folder / "sessions" / case.id / case.session).glob("*.part"))[-1]
+
+
+def test_older_labels_are_not_taken_for_the_newest_where_these_are_damaged(segmented, tmp_path):
+    case = segmented.cases()[0]
+    before = load_labels(segmented, case).labels.copy()
+    opened = work(segmented, case)
+    case = finish_case(opened, opened.found, "anna", 5)
+    part = _newest_part(segmented, case)
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    with pytest.raises(InputError, match=f"{case.name}.*last save is damaged"):
+        load_labels(segmented, case)
+    exported = export_project(segmented, ["nifti"], folder=tmp_path)
+    assert len(exported.cases) == 2
+    assert case.name in exported.left_out[0]
+    again = segment_project(
+        segmented, options=replace(CPU, mirror_tta=True)
+    )  # others than before: all are due
+    outcome = next(one for one in again if one.case == case.id)
+    assert outcome.state == "failed"
+    assert "cannot be read" in outcome.sentence
+    assert part.is_file()
+    opened = open_case(segmented, case.id, "anna")
+    assert np.array_equal(opened.found.labels, before)
+    assert "cannot be read" in opened.found.note
+    opened.folder.close()
+    opened.held.release()
+
+
+def test_a_case_whose_labels_are_gone_or_damaged_does_not_begin_anew(segmented):
+    case = segmented.cases()[0]
+    opened = work(segmented, case)
+    case = finish_case(opened, opened.found, "anna", 5)
+    folder = segmented.folder / "sessions" / case.id / case.session
+    for part in folder.glob("*.part"):
+        part.write_bytes(b"")
+    with pytest.raises(InputError, match="cannot be read"):
+        open_case(segmented, case.id, "anna")
+    folder.rename(folder.with_name("elsewhere"))
+    with pytest.raises(InputError, match="folder is gone"):
+        open_case(segmented, case.id, "anna")
+    assert segmented.case(case.id).session == case.session
+
+
+def test_labels_that_do_not_fit_into_memory_are_not_replaced_by_older_ones(segmented, monkeypatch):
+    case = segmented.cases()[0]
+    monkeypatch.setattr(session_folder, "available_memory", lambda: 10)
+    with pytest.raises(SizeError):
+        open_case(segmented, case.id, "anna")
+
+
+def test_files_that_a_save_removed_while_they_were_read_are_not_missed(segmented, monkeypatch):
+    case = segmented.cases()[0]
+    part = _newest_part(segmented, case)
+    newer, read = part.with_name("00009999.part"), session_folder.read_part
+
+    def read_late(path):
+        if path == part and part.is_file():
+            part.rename(newer)
+        return read(path)
+
+    monkeypatch.setattr(session_folder, "read_part", read_late)
+    assert load_labels(segmented, case).note == ""
+    assert newer.is_file()

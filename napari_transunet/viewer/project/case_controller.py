@@ -337,7 +337,7 @@ class CaseController(QObject):
         self._timer.start()
         self._show(shown)
         self.shown.emit(case)
-        self.message.emit(f"{case.name} is open; what you do is saved in the project.")
+        self.message.emit(f"{case.name} is open; what you do is saved in the project. {found.note}".rstrip())
         self.changed.emit()
 
     def _show(self, shown: ShownCase) -> None:

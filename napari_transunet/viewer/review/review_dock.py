@@ -213,6 +213,7 @@ class ReviewDock(QWidget):
             self.measurements.message,
             self.exporter.message,
             self.recovery.failed,
+            self.recovery.incomplete,
         ):
             message.connect(self._status.setText)
         self._dock_events.arrived.connect(self._attach)

@@ -258,6 +258,7 @@ class SegmentDock(QWidget):
         self.recovery.found.connect(self._on_saved_labels)
         self.recovery.restored.connect(self._on_restored)
         self.recovery.failed.connect(self._set_status)
+        self.recovery.incomplete.connect(self._set_status)
         self.exporter.message.connect(self._set_status)
         self.panel.edited.connect(self._on_edited)
         self.panel.review_wanted.connect(self.review)

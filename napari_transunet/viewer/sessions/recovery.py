@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 _RESTORING = "Restoring the labels"
 
-_Loaded = tuple[SessionFolder, np.ndarray[Any, Any], AnnotationSession, Mapping[str, Any], bool]
+_Loaded = tuple[SessionFolder, np.ndarray[Any, Any], AnnotationSession, Mapping[str, Any], datetime | None]
 
 
 class Recovery(QObject):
@@ -42,11 +42,13 @@ class Recovery(QObject):
         work. Those with a person's work come before those that only a run made, then the newest first.
     restored(object): the `Result` that was put back.
     failed(str): a sentence that says why nothing was.
+    incomplete(str): a sentence that says that what was put back is not what was saved last; after `restored`.
     """
 
     found = Signal(object, object, int)
     restored = Signal(object)
     failed = Signal(str)
+    incomplete = Signal(str)
 
     def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -109,14 +111,13 @@ class Recovery(QObject):
             # Before the layer is shown: whoever sees it then meets this session and its saver.
             start_autosave(self._viewer, result, folder)
             self._viewer.add_layer(result.layer)
-            if lost:
-                logger.warning("The last save of %s is damaged; the one before was restored.", info.folder)
             self.restored.emit(result)
+            self._tell_lost(lost)
 
         self._tasks.run(load, show, self.failed.emit, what=_RESTORING)
 
     def _show_lone(self, loaded: _Loaded) -> None:
-        folder, labels, session, state, _ = loaded
+        folder, labels, session, state, lost = loaded
         try:
             label_set = labels_from_json(state["label_set"])
             layer = new_labels_layer(labels, grid_of(state), label_set, str(state.get("name") or "labels"))
@@ -126,6 +127,15 @@ class Recovery(QObject):
             return
         self._viewer.add_layer(layer)
         self._sessions.keep_lone(layer, session, folder)
+        self._tell_lost(lost)
+
+    def _tell_lost(self, lost: datetime | None) -> None:
+        """Say that what was restored is not what was saved last."""
+        if lost is not None:
+            when = f"{lost.astimezone():%d %B %Y, %H:%M}"
+            self.incomplete.emit(
+                f"The last save of these labels is damaged; they are as they were saved at {when}."
+            )
 
     def detach(self) -> None:
         """Forget what is under way."""
@@ -144,12 +154,12 @@ class Recovery(QObject):
 
 
 def _loaded(info: SessionInfo) -> _Loaded:
-    """A session's folder, held from now on, with what it holds; whether something newer in it is damaged."""
+    """A session's folder, held from now on, with what it holds; from when that is, where something newer is damaged."""
     folder = SessionStore().open(info)
     try:
         saved = folder.load()
         labels, session, layer = restored_labels(saved)
-        return folder, labels, session, layer, saved.lost
+        return folder, labels, session, layer, saved.saved_at if saved.lost else None
     except BaseException:
         folder.close()
         raise

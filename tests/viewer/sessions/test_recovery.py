@@ -142,6 +142,25 @@ def test_strokes_in_labels_that_were_removed_and_put_back_are_saved(viewer, qtbo
     autosave.close()
 
 
+def test_that_the_last_save_is_damaged_is_said_when_the_one_before_comes_back(viewer, qtbot):
+    image, result = _result(viewer)
+    autosave = _kept(qtbot, viewer, result)
+    result.layer.paint((3, 10, 10), 2)
+    assert autosave.flush()
+    painted = result.layer.data.copy()
+    result.layer.paint((5, 10, 10), 1)
+    assert autosave.flush()
+    viewer.layers.remove(result.layer)
+    qtbot.waitUntil(lambda: not SessionStore().sessions()[0].in_use, timeout=TIMEOUT)
+    info = SessionStore().sessions()[0]
+    last = sorted(info.folder.glob("*.part"))[-1]
+    last.write_bytes(last.read_bytes()[:-1])
+    dock = show_dock(viewer, REVIEW)
+    dock.recovery.restore(image, info)
+    qtbot.waitUntil(lambda: "last save" in dock.status, timeout=TIMEOUT)
+    assert np.array_equal(sessions_of(viewer).result_on(image).layer.data, painted)
+
+
 def test_every_way_of_editing_is_noticed(viewer, qtbot):
     _, result = _result(viewer)
     autosave = _kept(qtbot, viewer, result)
