@@ -7,7 +7,7 @@ whatever fails, the labels in the window stay until they are saved.
 import logging
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_transunet.errors import FileProblem, TransUNetError
 from napari_transunet.project.case import Case
-from napari_transunet.project.case_labels import CaseLabels
+from napari_transunet.project.case_labels import CaseLabels, save_labels
 from napari_transunet.project.leases import LeaseHeldError
 from napari_transunet.project.opening import (
     OpenedCase,
@@ -31,6 +31,7 @@ from napari_transunet.project.opening import (
 from napari_transunet.project.project import Project
 from napari_transunet.project.worklist import WorkClock
 from napari_transunet.viewer.layers.layers import add_volume, label_set_of, new_labels_layer, remove_together
+from napari_transunet.viewer.layers.undo import was_edited
 from napari_transunet.viewer.segment.show_volume import show_volume
 from napari_transunet.viewer.sessions.autosave_controller import AutosaveController, save_soon, start_autosave
 from napari_transunet.viewer.sessions.registry import sessions_of
@@ -59,6 +60,11 @@ class ShownCase:
     result: Result
     autosave: AutosaveController
     clock: WorkClock
+    taken: Result | None = None
+    """Other labels of the scan that a person wants in place of the case's."""
+
+    aside: set[int] = field(default_factory=set)
+    """Other labels, by `id`, of which a person said that they are not the case's."""
 
     @property
     def case(self) -> Case:
@@ -75,12 +81,15 @@ class CaseController(QObject):
     changed(): the file of a case has changed.
     message(str): a sentence.
     stale(str, str): the id of a case that somebody has who was not heard of, and a question whether to take it over.
+    unclear(str, str, str): a question which labels are the case's, as there are others on its scan; the answer for
+        `keep_labels`, and that for `take_other`.
     """
 
     shown = Signal(object)
     changed = Signal()
     message = Signal(str)
     stale = Signal(str, str)
+    unclear = Signal(str, str, str)
 
     def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -102,6 +111,7 @@ class CaseController(QObject):
         self._timer = QTimer(self)
         self._timer.setInterval(_LOOK)
         self._timer.timeout.connect(self._look)
+        self._sessions.changed.connect(self._on_sessions)
 
     @property
     def busy(self) -> bool:
@@ -182,6 +192,7 @@ class CaseController(QObject):
         note: str = "",
         then: Callable[[], None] | None = None,
         force: bool = False,
+        ask: bool = True,
     ) -> bool:
         """Close the open case: its labels are saved, its file is written, others may have it; whether it was begun.
 
@@ -190,6 +201,8 @@ class CaseController(QObject):
         done : approve its labels
         then : called when it is written
         force : also while a run writes into it, because the window closes
+        ask : which labels are the case's, where others lie on its scan; unasked they are those that were opened, and
+            the others are saved outside of the project, as labels of any image are
         """
         shown = self.current
         if shown is None:
@@ -199,12 +212,16 @@ class CaseController(QObject):
         if not force and (why := self._why_not_now()) is not None:
             self.message.emit(why)
             return False
+        if ask and not force and (other := self._other_labels(shown)) is not None:
+            self._ask_which(shown, other)
+            return False
         identifier = shown.case.id
         self.current = None
         self._timer.stop()
         shown.clock.act()
-        layer = shown.layer
-        found = CaseLabels(layer.data, shown.result.session, label_set_of(layer), {"name": str(layer.name)})
+        result = shown.taken or shown.result
+        layer = result.layer
+        found = CaseLabels(layer.data, result.session, label_set_of(layer), {"name": str(layer.name)})
         shown.autosave.close(wait=False)
         self._remove(shown)
         autosave, annotator, lost = shown.autosave, self.annotator, self._lost
@@ -222,6 +239,12 @@ class CaseController(QObject):
                     f"The labels of {shown.case.name} could not be saved in the project, where the case stays as it "
                     "was. They are in the window still, and saved outside of the project; export them."
                 )
+            if result is not shown.result:
+                try:
+                    save_labels(shown.opened.held, found)
+                except BaseException:
+                    shown.opened.held.release()
+                    raise
             return finish_case(shown.opened, found, annotator, shown.clock.seconds, done=fields)
 
         def written(_case: Case) -> None:
@@ -242,6 +265,27 @@ class CaseController(QObject):
         self._tasks.run(write, written, failed, what="Closing the case", finish=True)
         self.shown.emit(None)
         return True
+
+    def keep_labels(self) -> None:
+        """The labels that were opened are the case's; others on its scan are saved outside of the project."""
+        if (shown := self.current) is not None:
+            shown.aside |= {id(result) for result in self._sessions.results_on(shown.image)}
+            shown.taken = None
+            self.message.emit(
+                f"{shown.result.quoted_name} stay the labels of {shown.case.name}; others will be found under “Saved…”."
+                " Go on."
+            )
+
+    def take_other(self) -> None:
+        """The other labels on the scan, used last, are the case's; they are saved in the project when it is closed."""
+        shown = self.current
+        other = None if shown is None else self._other_labels(shown)
+        if shown is not None and other is not None:
+            self.keep_labels()
+            shown.taken = other
+            self.message.emit(
+                f"{other.quoted_name} will take the place of {shown.result.quoted_name} when the case is closed. Go on."
+            )
 
     def stop_opening(self) -> None:
         """A case that is being opened is given back, because its project, or the window, is left."""
@@ -264,6 +308,34 @@ class CaseController(QObject):
         if self.current is not None and dock is not None and dock.running:
             return "Wait until the segmentation is done, or cancel it."
         return None
+
+    def _other_labels(self, shown: ShownCase) -> Result | None:
+        """Labels on the case's scan that are not the case's, but that a run made or somebody worked on."""
+        for result in self._sessions.results_on(shown.image):
+            worked = result.session.runs or result.session.reviewed or was_edited(result.layer)
+            if result is not shown.result and id(result) not in shown.aside and worked:
+                return result
+        return None
+
+    def _ask_which(self, shown: ShownCase, other: Result) -> None:
+        own = "its labels" if shown.result.gone else shown.result.quoted_name
+        self.unclear.emit(
+            f"{other.quoted_name} lies on the scan of {shown.case.name}, too, whose labels in the project are {own}. "
+            "Which labels shall the case have?",
+            f"Keep {own}",
+            f"Take {other.quoted_name}",
+        )
+        self.message.emit("Say first which labels are the case's.")
+
+    def _on_sessions(self) -> None:
+        """Say at once that new labels are not the case's."""
+        shown = self.current
+        other = None if shown is None else self._other_labels(shown)
+        if shown is not None and other is not None and other is self._sessions.result_on(shown.image):
+            self.message.emit(
+                f"{other.quoted_name} is not what is saved in the project for {shown.case.name}; when you leave the "
+                "case, you are asked which labels it shall have."
+            )
 
     def _on_read(self, token: object, identifier: str, found: OpenedCase | LeaseHeldError) -> None:
         if token is not self._opening:

@@ -273,6 +273,7 @@ class CasesDock(QWidget):
         self.cases.changed.connect(self.refresh)
         self.cases.message.connect(self.set_status)
         self.cases.stale.connect(self._on_stale)
+        self.cases.unclear.connect(self._on_unclear)
         self.actions_of_case.approved.connect(lambda note: self.finish_case(note=note))
         self.progressed.connect(self._on_told)
         self.segmentation.progressed.connect(self._on_progress)
@@ -354,6 +355,11 @@ class CasesDock(QWidget):
             yes="Take over",
             no="Leave it",
             on_yes=lambda: self.cases.open(identifier, takeover=True),
+        )
+
+    def _on_unclear(self, question: str, keep: str, take: str) -> None:
+        self.question.ask(
+            question, yes=keep, no=take, on_yes=self.cases.keep_labels, on_no=self.cases.take_other
         )
 
     def _on_progress(self, name: str, done: int, total: int, at: int, count: int) -> None:
@@ -491,7 +497,7 @@ class CasesDock(QWidget):
         self._timer.stop()
         self._stop_all()
         self.cases.stop_opening()
-        self.cases.close(force=closing)
+        self.cases.close(force=closing, ask=False)
 
     def _shut_down(self) -> None:
         """The window closes: what is not written yet is waited for in sight."""

@@ -5,15 +5,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from napari.layers._layer_actions import _duplicate_layer
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QComboBox, QLineEdit, QProgressBar, QPushButton
+from qtpy.QtWidgets import QComboBox, QLabel, QLineEdit, QProgressBar, QPushButton
 
-from napari_transunet.annotation.session_folder import SessionFolder
+from napari_transunet.annotation.session_folder import SessionFolder, load_folder
 from napari_transunet.annotation.session_store import SessionStore
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.project.agreement import give_to_readers
 from napari_transunet.project.case_labels import load_labels, save_labels
+from napari_transunet.project.exporting import export_project
 from napari_transunet.project.segmenting import segment_project
 from napari_transunet.viewer.anatomy.anatomy import anatomy_of
 from napari_transunet.viewer.project import background_segmentation, case_actions, cases_dock
@@ -426,6 +428,66 @@ def test_a_case_whose_labels_cannot_be_saved_is_not_approved_and_they_stay_in_th
         int((layer.data != 2).sum())
     ]
     kept.close()
+
+
+def _worked_on_beside(driver, segmented):
+    """The case, and a copy of its labels that the annotator took for them."""
+    driver.open(segmented)
+    case = segmented.cases()[0]
+    driver.dock.cases.open(case.id)
+    driver.until_shown("case_0")
+    layers = driver.viewer.layers
+    layers["case_0 labels"].paint((0, 5, 5), 1)
+    layers.selection = {layers["case_0 labels"]}
+    _duplicate_layer(layers)
+    copy = layers["case_0 labels copy"]
+    driver.qtbot.wait(1)
+    driver.press("next_case")  # a backup is no other labels
+    driver.until_shown("case_1")
+    driver.settle()
+    assert load_labels(segmented, segmented.index.get(case.id)).labels[0, 5, 5] == 1
+    layers.remove(copy)
+    driver.dock.cases.open(case.id)
+    driver.until_shown("case_0")
+    _duplicate_layer(layers)
+    copy = layers["case_0 labels copy"]
+    driver.qtbot.wait(1)
+    layers.selection.active = copy
+    copy.paint((3, 20, 20), 1)
+    driver.until(lambda: "not what is saved in the project" in driver.dock.status)
+    driver.press("next_case")
+    driver.until(lambda: driver.dock.question.open and not driver.dock.cases.busy)
+    assert driver.current == "case_0"
+    assert "case_0 labels copy" in driver.dock.findChild(QLabel, "question").text()
+    return case
+
+
+def test_labels_beside_those_of_a_case_are_its_labels_where_the_annotator_says_so(driver, segmented):
+    case = _worked_on_beside(driver, segmented)
+    driver.press("question_no")
+    assert "will take the place" in driver.dock.status
+    driver.press("finish_case")
+    driver.until(lambda: driver.current not in ("case_0", None))
+    driver.settle()
+    after = segmented.index.get(case.id)
+    found = load_labels(segmented, after)
+    assert found.labels[3, 20, 20] == 1
+    assert (found.labels[0, 5, 5], after.status) == (1, "done")
+    assert case.id not in segmented.holders()
+    assert export_project(segmented, ["nifti"], statuses=["done"]).cases == [after]
+
+
+def test_labels_beside_those_of_a_case_are_saved_outside_where_they_are_not_its(driver, segmented):
+    case = _worked_on_beside(driver, segmented)
+    driver.press("question_yes")
+    driver.press("next_case")
+    driver.until(lambda: driver.current not in ("case_0", None))
+    driver.settle()
+    found = load_labels(segmented, segmented.index.get(case.id))
+    assert (found.labels[0, 5, 5], found.labels[3, 20, 20]) == (1, 2)
+    driver.until(lambda: not any(info.in_use for info in SessionStore().sessions()))
+    (info,) = SessionStore().sessions()
+    assert load_folder(info.folder).arrays["labels"][3, 20, 20] == 1
 
 
 def test_a_case_whose_layer_was_removed_in_mid_run_is_closed_after_it(driver, segmented, monkeypatch):
