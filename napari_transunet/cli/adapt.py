@@ -230,7 +230,7 @@ def _corrections(
         )
     corrections = []
     for at, (scan, labels) in enumerate(zip(pairs[::2], pairs[1::2], strict=True)):
-        volume, drawn = read(scan), read(labels)
+        volume, drawn = read(scan), read(labels, scan=scan)
         count = volume.data.shape[orientation_for(volume, card).slice_axis]
         chosen = _slices(slices[at], count) if slices else None
         correction = Correction.of_file(volume, drawn, chosen, organs, card, new, noted=say)

@@ -52,7 +52,7 @@ def convert(
     """Write a volume in another format on the same grid, or a checkpoint as .safetensors with its model card.
 
     With --scan, labels become a DICOM segmentation (OUT.dcm) or structure set (OUT.rtstruct.dcm) of that series. A
-    structure set as IN needs its series in its folder or one beside it.
+    structure set as IN needs its series there, in its folder or in one beside it.
     """
     from napari_transunet.export.source import provenance_of_file
     from napari_transunet.export.writing import request_referring
@@ -106,7 +106,7 @@ def _refer(
     from napari_transunet.volumes.grid_part import labels_on_grid
     from napari_transunet.volumes.labels import LabelSet
 
-    volume = read(source, channel=channel, time_point=time_point)
+    volume = read(source, channel=channel, time_point=time_point, scan=scan)
     series_volume = read(scan, series=series)
     # Labels on another grid stay as they are: whoever writes knows what else is wrong with the series.
     placed = labels_on_grid(volume, series_volume)

@@ -162,11 +162,22 @@ def read(
     channel: int | None = None,
     time_point: int | None = None,
     level: int | None = None,
+    scan: Path | None = None,
 ) -> Volume:
-    """The volume at `source`, with the choices that the options made; says what the reader had to assume."""
-    from napari_transunet.io.reading import read_volume
+    """The volume at `source`, with the choices that the options made; says what the reader had to assume.
 
-    volume = read_volume(source, series=series_of(series), channel=channel, time=time_point, level=level)
+    `scan` is what a structure set was drawn on, where that is known.
+    """
+    from napari_transunet.io.reading import read_volume, series_folder
+
+    volume = read_volume(
+        source,
+        series=series_of(series),
+        channel=channel,
+        time=time_point,
+        level=level,
+        scan=series_folder(scan),
+    )
     for note in volume.source.notes:
         say(f"Note on {source}: {note}")
     return volume

@@ -34,6 +34,7 @@ __all__ = [
     "is_readable",
     "list_series",
     "read_volume",
+    "series_folder",
 ]
 
 
@@ -160,6 +161,18 @@ def is_readable(path: str | os.PathLike[str]) -> bool:
         return where.is_file() and format_of(where) is not None
     except OSError:
         return False
+
+
+def series_folder(scan: Path | None) -> Path | None:
+    """The folder with the DICOM series of a scan, for `read_volume(labels, scan=…)`; None where it is no DICOM."""
+    if scan is None:
+        return None
+    try:
+        if scan.is_dir():
+            return scan if dicom.is_dicom_folder(scan) else None
+        return scan.parent if scan.is_file() and dicom.is_dicom(scan) else None
+    except OSError:
+        return None
 
 
 def _format_for(path: Path) -> Format:

@@ -18,7 +18,7 @@ from napari_transunet.export.source import provenance_of_file
 from napari_transunet.files import unique_keys
 from napari_transunet.io.dicom.reading import STRUCTURE_SET_FORMAT
 from napari_transunet.io.pairing import plain_name
-from napari_transunet.io.reading import READABLE_SUFFIXES, read_volume
+from napari_transunet.io.reading import READABLE_SUFFIXES, read_volume, series_folder
 from napari_transunet.io.sidecar import stem_of
 from napari_transunet.project.case import Case, CaseRun
 from napari_transunet.project.case_labels import CaseLabels, facts_of_scan, load_labels, save_labels
@@ -166,8 +166,7 @@ def _labels(
     path: Path, volume: Volume, names: Mapping[int, str] | None
 ) -> tuple[NDArray[Any], dict[int, str], str]:
     """Labels of one file on the scan's grid, their names, and what was assumed."""
-    place = volume.source.path
-    drawn = read_volume(path, scan=place if place is None or place.is_dir() else place.parent)
+    drawn = read_volume(path, scan=series_folder(volume.source.path))
     if drawn.source.format == STRUCTURE_SET_FORMAT and drawn.source.series_uid != volume.source.series_uid:
         raise InputError(
             "it was drawn on another series than that of its scan; give it the name of its own case"

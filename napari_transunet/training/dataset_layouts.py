@@ -14,7 +14,7 @@ import numpy as np
 
 from napari_transunet.errors import DatasetError, TransUNetError, VolumeError, some
 from napari_transunet.io.ambiguous import SeveralVolumesError
-from napari_transunet.io.reading import is_readable, read_volume
+from napari_transunet.io.reading import is_readable, read_volume, series_folder
 from napari_transunet.io.sidecar import stem_of
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.volume import Source, Volume
@@ -57,7 +57,8 @@ class FileCase:
     def read_labels(self) -> Volume:
         """The labels alone. Raises `DatasetError` where they cannot be read."""
         with _case_named(self.name, self.labels):
-            return read_volume(self.labels, key=self.keys[1])
+            # A structure set has no grid of its own.
+            return read_volume(self.labels, key=self.keys[1], scan=series_folder(self.image))
 
     def _read_image(self) -> Volume:
         """The image, or the channel of it that was asked for."""

@@ -8,6 +8,8 @@ import torch
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
+from napari_transunet.cli.adapt import _corrections
+from napari_transunet.io.dicom.rtstruct_writing import write_rtstruct
 from napari_transunet.io.reading import read_volume
 from napari_transunet.io.writing import write_labels
 from napari_transunet.model.transunet import TransUNet
@@ -16,6 +18,7 @@ from napari_transunet.training.replay import ReplayPack
 from napari_transunet.volumes.labels import LabelSet
 from tests.cli.conftest import write_image
 from tests.commands import error_line
+from tests.io.dicom.test_seg_writing import _series
 from tests.networks import as_if_learnt
 
 
@@ -164,3 +167,14 @@ def test_without_a_checkpoint_a_first_network_learns(run, scan, labels, tmp_path
     assert card.label_names == {1: "spleen", 2: "femur"}
     assert card.modality == "XA"
     assert card.lineage[0].parent is None
+
+
+def test_the_series_of_a_structure_set_is_the_scan_that_it_is_given_with(start, tmp_path):
+    scan, far = _series(tmp_path / "ct"), tmp_path / "far" / "away"
+    far.mkdir(parents=True)
+    drawn = np.zeros(scan.data.shape, np.uint8)
+    drawn[2:5, 2:6, 3:7] = 2
+    write_rtstruct(far / "drawn.dcm", drawn, scan.geometry, LabelSet.from_names({2: "liver"}), scan.source)
+    card = load_checkpoint(start).card
+    (one,) = _corrections([tmp_path / "ct", far / "drawn.dcm"], ["2-4"], None, card, {})
+    assert np.array_equal(one.labels, drawn)

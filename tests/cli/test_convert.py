@@ -94,6 +94,11 @@ def test_convert_makes_dicom_of_labels_that_refers_to_a_series_and_back(run, tmp
     result = run("convert", "contours.rtstruct.dcm", "back.nrrd")
 
     assert result.exit_code == 0
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "contours.rtstruct.dcm").rename(tmp_path / "far" / "away" / "contours.rtstruct.dcm")
+    moved = run("convert", "far/away/contours.rtstruct.dcm", "again.dcm", "--scan", "ct")
+    assert moved.exit_code == 0, moved.stderr
+    assert np.array_equal(read_volume(tmp_path / "again.dcm").data, labels[2:5])
     back = read_volume(tmp_path / "back.nrrd")
     assert np.array_equal(back.data, labels)
     assert back.labels.names == {3: "liver"}

@@ -9,10 +9,13 @@ import pytest
 import SimpleITK as sitk
 
 from napari_transunet.errors import DatasetError
+from napari_transunet.io.dicom.rtstruct_writing import write_rtstruct
 from napari_transunet.io.writing import write_volume
 from napari_transunet.training.datasets import Dataset, label_values, open_dataset, whole_labels
 from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.volume import Source, Volume
+from tests.io.dicom.test_seg_writing import _series
 from tests.io.samples import series
 
 SHAPE = (3, 4, 5)
@@ -483,3 +486,20 @@ def test_what_labelled_names_must_be_there(tmp_path: Path, labelled: object, nam
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"liver": 1}, "labelled": labelled}))
     with pytest.raises(DatasetError, match=names):
         open_dataset(tmp_path)
+
+
+def test_the_series_of_a_structure_set_is_its_cases_image(tmp_path: Path) -> None:
+    labels = {}
+    for name in ("a", "b"):
+        scan = _series(tmp_path / "images" / name)
+        labels[name] = np.zeros(scan.data.shape, np.uint8)
+        labels[name][2:5, 2:6, 3 : 7 + len(labels)] = 3
+        drawn = tmp_path / "labels" / f"{name}.dcm"
+        drawn.parent.mkdir(exist_ok=True)
+        write_rtstruct(drawn, labels[name], scan.geometry, LabelSet.from_names({3: "liver"}), scan.source)
+    dataset = open_dataset(tmp_path)
+    assert label_values(dataset) == {3: 2}
+    for case in dataset.cases:
+        image, read = case.read()
+        assert np.array_equal(read.data, labels[case.name])
+        assert read.geometry.matches(image.geometry)
