@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -27,7 +27,8 @@ from napari_transunet.project.segmenting import values_of_classes
 from napari_transunet.training.adaptation import adapt, pack_for_child
 from napari_transunet.training.corrections import Correction
 from napari_transunet.training.replay import replay_path
-from napari_transunet.volumes.labels import organ_key
+from napari_transunet.volumes.label_values import UNKNOWN
+from napari_transunet.volumes.labels import given_names, organ_key
 
 if TYPE_CHECKING:
     from napari_transunet.checkpoints.card import ModelCard
@@ -94,7 +95,9 @@ class StoredCorrections(Sequence[Correction]):
                 f"The labels of {case.name} cannot be read any more; exclude it, or restore them."
             )
         volume = read_scan(case.scan, self._project.folder)
-        values, organs = _to_classes(found.label_set.names, self._card, self._project.settings.organs)
+        values, organs = _to_classes(
+            found.label_set.names, int(found.labels.max()), self._card, self._project.settings.organs
+        )
         labels = values[found.labels]
         reviewed = sorted(found.session.reviewed)
         return Correction.along(found.session.axis, reviewed, volume, labels, organs, self._card)
@@ -257,28 +260,30 @@ def _base_of(project: Project, case: Case) -> str | None:
 
 
 def _to_classes(
-    names: Any, card: ModelCard, organs: Sequence[str]
+    names: Mapping[int, str], highest: int, card: ModelCard, organs: Sequence[str]
 ) -> tuple[np.ndarray[Any, np.dtype[np.uint16]], list[str] | None]:
-    """A table from label values to the network's classes, by name; and the organs that are vouched for."""
+    """A table from label values to the network's classes, by name; and the organs that are vouched for.
+
+    Other named organs are background to the network; what a value up to the highest without a name is, nobody says.
+    """
     values, label_set = values_of_classes(card, None, organs)
     classes = {organ_key(name): value for value, name in label_set.names.items()}
     if values is not None:
         own = {organ_key(name): value for value, name in card.label_set().names.items()}
         classes = {key: own[key] for key in classes if key in own}
-    table = np.zeros(max(names, default=0) + 1, np.uint16)
-    known = []
-    for value, name in names.items():
-        if organ_key(name) in classes:
-            table[value] = classes[organ_key(name)]
-            known.append(name)
+    table = np.full(max(highest, *names, 0) + 1, UNKNOWN, np.uint16)
+    table[0] = 0
+    known = set[int]()
+    for value, name in given_names(names).items():
+        table[value] = classes.get(organ_key(name), 0)
+        known.add(int(table[value]))
+    known.discard(0)
     if not known:
         raise InputError(
             "The reviewed labels hold none of the checkpoint's organs, so it cannot learn from them."
         )
     every = len(known) == card.num_classes - 1
-    return table, None if every else [
-        card.label_set().names[int(table[v])] for v, n in names.items() if n in known
-    ]
+    return table, None if every else [card.label_set().names[number] for number in sorted(known)]
 
 
 def _scored(
@@ -309,7 +314,7 @@ def _scored(
                     np.ones(true.shape, np.bool_)
                     if one.voxels is None
                     else np.take(one.voxels, index, axis=axis)
-                )
+                ) & (true != UNKNOWN)
                 count = parent.card.num_classes
                 both[at] += vouched * np.bincount(true[shown & (plane == true)], minlength=count)[:count]
                 sizes[at] += vouched * np.bincount(true[shown], minlength=count)[:count]

@@ -224,12 +224,13 @@ def facts_of_scan(volume: Volume, case: Case) -> dict[str, Any]:
 
 
 def volumes_of(labels: NDArray[Any], names: Mapping[int, str], spacing: Sequence[float]) -> dict[str, float]:
-    """mL of each organ that has a name or occurs."""
+    """mL of each organ that has a name or occurs; together, of labels that have one name."""
     voxels, one = voxels_by_label(labels), voxel_ml(spacing)
-    return {
-        names.get(value, f"label {value}"): round(voxels.get(value, 0) * one, 4)
-        for value in sorted({*names, *voxels} - {0})
-    }
+    found: dict[str, int] = {}
+    for value in sorted({*names, *voxels} - {0}):
+        name = names.get(value, f"label {value}")
+        found[name] = found.get(name, 0) + voxels.get(value, 0)
+    return {name: round(count * one, 4) for name, count in found.items()}
 
 
 def uncertainty_of_case(found: CaseLabels) -> float | None:

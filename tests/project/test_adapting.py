@@ -24,6 +24,7 @@ from napari_transunet.project.agreement import give_to_readers
 from napari_transunet.project.case_labels import CaseLabels, load_labels, save_labels
 from napari_transunet.project.project import Project
 from napari_transunet.project.segmenting import segment_project
+from napari_transunet.volumes.label_values import UNKNOWN
 from napari_transunet.volumes.labels import LabelSet
 from tests.project.test_segmenting import other_checkpoint
 
@@ -171,3 +172,28 @@ def test_labels_with_other_numbers_are_learnt_by_name_and_other_axes_by_voxel(pr
     assert list(one.slices) == []
     assert one.voxels[:, 3].all()
     assert one.voxels.sum() == 5 * 36
+
+
+def test_what_a_label_without_a_name_is_is_not_taught_as_background(project, checkpoint):
+    case = project.cases()[0]
+    labels = np.zeros((5, 40, 36), np.uint8)
+    labels[:, :, :10], labels[1, 0, 20], labels[1, 0, 21], labels[1, 0, 22] = 7, 9, 3, 8
+    names = LabelSet.from_names(
+        {7: "Spleen", 8: "cyst", 3: "label 3"}
+    )  # 9 was painted with napari's own number
+    session = AnnotationSession.of_labels(labels, names.names)
+    session.mark_reviewed(1)
+    with project.hold(case.id) as held:
+        case = save_labels(held, CaseLabels(labels, session, names), shape=labels.shape, status="in review")
+    card = CheckpointInfo.from_file(Path(checkpoint)).card
+    (one,) = StoredCorrections(project, [case], card)
+    assert one.labels[1, 0, [0, 20, 21, 22, 23]].tolist() == [1, UNKNOWN, UNKNOWN, 0, 0]
+
+
+def test_an_organ_that_two_labels_are_is_vouched_for_alone(checkpoint):
+    card = CheckpointInfo.from_file(Path(checkpoint)).card.updated(
+        num_classes=3, labels=[{"value": 1, "name": "spleen"}, {"value": 2, "name": "liver"}]
+    )
+    table, organs = adapting._to_classes({4: "spleen", 5: "Spleen"}, 5, card, ())
+    assert table[[4, 5]].tolist() == [1, 1]
+    assert organs == ["spleen"]  # and nothing is said of the liver

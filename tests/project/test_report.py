@@ -7,6 +7,7 @@ import statistics
 import numpy as np
 import pytest
 
+from napari_transunet.project.case_labels import volumes_of
 from napari_transunet.project.report import (
     ReportContent,
     ReportedCase,
@@ -84,3 +85,10 @@ def test_a_report_replaces_nothing_unasked(tmp_path):
     assert not (tmp_path / "report.html").exists()
     with pytest.raises(ValueError, match=r"must end in \.html"):
         write_report(tmp_path / "report.pdf", ReportContent("study", cases=cases([1])))
+
+
+def test_volumes_of_labels_with_one_name_are_added():
+    labels = np.zeros((2, 3, 4), np.uint8)
+    labels[0, 0], labels[1, 0], labels[1, 1, 0] = 1, 2, 7
+    found = volumes_of(labels, {1: "kidney", 2: "kidney", 3: "liver"}, (10, 10, 10))
+    assert found == {"kidney": 8, "liver": 0, "label 7": 1}
