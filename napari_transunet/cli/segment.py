@@ -6,7 +6,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +26,7 @@ from napari_transunet.cli.options import (
     check_target,
     grouped,
     image_size,
+    one_or_three,
     option,
     predictor_options,
     read,
@@ -101,6 +102,8 @@ def segment(
     report: Annotated[
         Path | None, option("FILE.html", "Also report volumes and key slices, as HTML and CSV.", "--report")
     ] = None,
+    planes: Annotated[str | None, typer.Option("--planes", hidden=True)] = None,
+    flips: Annotated[bool, typer.Option("--flips", hidden=True)] = False,
 ) -> None:
     """Segment volumes and write labels on their grids.
 
@@ -127,6 +130,14 @@ def segment(
     from napari_transunet.io.sidecar import sidecar_path
     from napari_transunet.project.report import check_report, reported_file
 
+    if planes is not None:
+        options = replace(options, orthogonal_planes=one_or_three(planes, "--planes") == 3)
+        say(
+            "Note: --planes is called --orthogonal-planes or --one-plane now; the next version drops the old name."
+        )
+    if flips:
+        options = replace(options, mirror_tta=True)
+        say("Note: --flips is called --mirror-tta now; the next version drops the old name.")
     if report is not None:
         check_report(report, overwrite=overwrite)
     reported = []

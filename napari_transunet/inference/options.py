@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
@@ -156,20 +158,46 @@ class PredictorOptions:
             )
 
     def changed(self, **changes: Any) -> PredictorOptions:
-        """The same but for these fields.
+        """The same but for these fields; `planes` (1 or 3) and `flips`, as two were called before, still work.
 
         Raises
         ------
         InputError
-            As the class.
+            As the class; also for another number of planes.
         TypeError
             There is no option of that name.
         """
-        return replace(self, **changes)
+        return replace(self, **_renamed(changes))
 
 
 def option_text(name: str) -> OptionText:
     """How the option of this name is offered to people."""
     texts = {option.name: option.metadata["text"] for option in fields(PredictorOptions)}
     found: OptionText = texts[name]
+    return found
+
+
+def three_planes(planes: int | None) -> bool | None:
+    """The number of planes of old, 1 or 3, as `orthogonal_planes`.
+
+    Raises
+    ------
+    InputError
+        It is another number.
+    """
+    if planes not in (None, 1, 3):
+        raise InputError(f"Slices are taken along 1 or 3 axes, not {planes!r}.")
+    return None if planes is None else planes == 3
+
+
+def _renamed(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with the names that they have now."""
+    found = dict(changes)
+    for old, new in (("planes", "orthogonal_planes"), ("flips", "mirror_tta")):
+        if old in found:
+            warnings.warn(
+                f"The argument {old} of Predictor is called {new} now.", DeprecationWarning, stacklevel=4
+            )
+            value = found.pop(old)
+            found[new] = three_planes(value) if old == "planes" else bool(value)
     return found

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -129,6 +130,18 @@ class Predictor:
             batch=self.batch_size,
             ranges=ranges,
         )
+
+    @property
+    def planes(self) -> int:
+        """The old name of `orthogonal_planes`: 1 or 3."""
+        warnings.warn("Predictor.planes is called orthogonal_planes now.", DeprecationWarning, stacklevel=2)
+        return 3 if self.orthogonal_planes else 1
+
+    @property
+    def flips(self) -> bool:
+        """The old name of `mirror_tta`."""
+        warnings.warn("Predictor.flips is called mirror_tta now.", DeprecationWarning, stacklevel=2)
+        return self.mirror_tta
 
     def slice_axis(self, volume: Volume | npt.NDArray[Any]) -> int:
         """The axis of the volume's array along which slices are taken: 0 unless the card wants them otherwise."""

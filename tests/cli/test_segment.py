@@ -95,6 +95,11 @@ def test_segment_looks_as_often_as_it_is_told_and_writes_it_down(run, scan, chec
     provenance = json.loads(Path("labels.json").read_text("utf-8"))["provenance"]
     assert (provenance["planes"], provenance["flips"]) == (3, True)
     assert "choose the pipeline 'card'" in error_line(run(*common, "--mirror-tta", "--pipeline", "paper"))
+    looks.clear()
+    result = run(*common, "--planes", "3", "--flips")  # the old names
+    assert sum(looks) == 4 * (5 + 40 + 36)
+    assert "--orthogonal-planes" in result.stderr
+    assert "--mirror-tta" in result.stderr
 
 
 def test_segment_never_replaces_a_file_unless_asked(run, scan, checkpoint, tmp_path):

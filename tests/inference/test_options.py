@@ -51,6 +51,19 @@ def test_keywords_take_the_place_of_options(small: TransUNet) -> None:
     assert predictor.precision == torch.float32
 
 
+def test_old_names_still_work_and_warn(small: TransUNet) -> None:
+    with pytest.warns(DeprecationWarning, match=r"planes .* orthogonal_planes") as warned:
+        predictor = Predictor(small, device="cpu", planes=3, flips=True)
+    assert {warning.filename for warning in warned} == {__file__}
+    assert (predictor.orthogonal_planes, predictor.mirror_tta) == (True, True)
+    with pytest.warns(DeprecationWarning, match="orthogonal_planes"):
+        assert predictor.planes == 3
+    with pytest.warns(DeprecationWarning, match="mirror_tta"):
+        assert predictor.flips
+    with pytest.warns(DeprecationWarning, match="planes"), pytest.raises(InputError, match="1 or 3 axes"):
+        Predictor(small, planes=2)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_is_on_the_command_line_and_explained(name: str) -> None:
     usage = CliRunner().invoke(app, ["segment", "--help"], env={"COLUMNS": "400", "TERM": "dumb"}).stdout
