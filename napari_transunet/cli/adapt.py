@@ -44,12 +44,14 @@ def adapt(
         str,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="A file, the name of a known one, or “none” for a first network of the --new-organ.",
+            help="A checkpoint's file or name, or “none” for a new network with only the organs of --new-organ.",
         ),
     ],
     pairs: Annotated[
         list[Path],
-        typer.Argument(metavar="SCAN LABELS...", help="A scan and its corrected labels; more such pairs."),
+        typer.Argument(
+            metavar="SCAN LABELS...", help="A scan and its corrected labels; several pairs are possible."
+        ),
     ],
     *,
     out: Annotated[Path, option("OUT", "The .safetensors file to write.", "--output", "-o")],
@@ -57,28 +59,28 @@ def adapt(
         list[str] | None,
         option(
             "5,21,30-38",
-            "The slices that are right, from 0, along the axis the network takes slices along; for several "
-            "pairs once for each, in their order. All, if not said.",
+            "The correct slices, from 0, along the network's slice axis; for several pairs, repeat it once per "
+            "pair, in their order. Default: all.",
         ),
     ] = None,
     organs: Annotated[
-        str | None, option("NAME,…", "The organs that are right in these slices; all by default.")
+        str | None, option("NAME,…", "The organs that are correct in these slices. Default: all.")
     ] = None,
     new_organ: Annotated[
-        list[str] | None, option("VALUE=NAME", "An organ that the checkpoint lacks; repeatable.")
+        list[str] | None, option("VALUE=NAME", "An organ that the checkpoint lacks; can be repeated.")
     ] = None,
     drop: Annotated[str | None, option("NAME,…", "Organs of the checkpoint to forget.")] = None,
     earlier: Annotated[
-        int, option("N", "The last N pairs were learnt from before; they are only replayed.", min=0)
+        int, option("N", "The last N pairs were learnt from earlier and are only replayed.", min=0)
     ] = 0,
     modality: Annotated[
-        str | None, option("CT|MR|…", "With “none”, where the scan does not tell it, as in DICOM.")
+        str | None, option("CT|MR|…", "For “none”, if the scan does not state its modality; as in DICOM.")
     ] = None,
     device: Annotated[str, option("auto|cpu|cuda|cuda:N|mps")] = "auto",
     steps: Annotated[
         int | None,
         option(
-            "N", "Steps; by default as many as fit in 105 s, up to 160 (120 where an organ is new).", min=1
+            "N", "Training steps. Default: as many as fit in 105 s, up to 160 (120 with a new organ).", min=1
         ),
     ] = None,
     seed: Annotated[int, option("N", min=0)] = 0,
@@ -86,12 +88,13 @@ def adapt(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Let a checkpoint learn from corrected slices, and tell by how much held-out ones gained.
+    """Let a checkpoint learn from corrected slices, and report the gain on held-out slices.
 
-    Where a label file names its labels, they are taken by these names, else by their numbers.
+    Organs are matched by the names in a label file, or by number if it has no names.
 
-    OUT is written where they gained, or where a single slice leaves none to hold out. Beside it, in OUT's name with
-    .replay.npz, is a selection of the slices that it learnt from, so that less is forgotten the next time.
+    OUT is written if the held-out slices improve, or if there is only one slice and so none to hold out. OUT's name
+    with .replay.npz is a file with some of the slices that it learnt from; they are replayed the next time, so that
+    less is forgotten.
     """
     from napari_transunet.checkpoints.loading import load_checkpoint
     from napari_transunet.checkpoints.registry import resolve_checkpoint
@@ -102,12 +105,12 @@ def adapt(
     from napari_transunet.training.replay import replay_path
 
     if on is not None and device != "auto":
-        raise InputError("Workers choose their device themselves; leave --device or --scheduler out.")
+        raise InputError("Workers choose their device themselves; leave out --device or --scheduler.")
     if out.suffix != SUFFIX:
-        raise InputError(f"Checkpoints are written as {SUFFIX}, so {out.name} cannot be the name of one.")
+        raise InputError(f"Checkpoints are written as {SUFFIX} files; give {out.name} that suffix.")
     check_target(out, replay_path(out), overwrite=overwrite)
     if len(pairs) % 2:
-        raise InputError("Scans and labels come in pairs: SCAN LABELS, then perhaps SCAN LABELS again.")
+        raise InputError("Give scans and labels in pairs: SCAN LABELS SCAN LABELS ….")
     if 2 * earlier >= len(pairs):
         raise InputError(f"--earlier {earlier} leaves no pair to learn from; there are {len(pairs) // 2}.")
     names = _new_organs(new_organ or ())
@@ -150,14 +153,14 @@ def adapt(
     if story.mean_dice is not None and not story.better:
         raise InputError(
             f"Learning did not help: mean Dice on held-out slices stayed at {story.mean_dice[0]:.3f}, so nothing was "
-            "written; correct more slices, or others."
+            "written; correct more slices, or different ones."
         )
     pack = pack_for_child(
         start.path, start.card, known, better.card, new_organs=added, drop=listed(drop) or ()
     )
     save_checkpoint(out, better, better.card.updated(name=out.stem), overwrite=overwrite)
     pack.write(replay_path(out), overwrite=overwrite)
-    say(f"{replay_path(out)} holds slices of these scans; keep it where the scans may be.")
+    say(f"{replay_path(out)} contains slices of these scans; keep it where the scans may be kept.")
     facts = {
         "written": str(out),
         "replay": str(replay_path(out)),
@@ -172,8 +175,8 @@ def adapt(
     print_facts(
         facts
         | {
-            "held_out_dice": _in_words(story.dice) or "none was held out",
-            "retained_dice": _in_words(story.retained) or "no replay pack to tell by",
+            "held_out_dice": _in_words(story.dice) or "no slice was held out",
+            "retained_dice": _in_words(story.retained) or "not known without a replay pack",
         }
     )
 
@@ -210,7 +213,7 @@ def _adapt_there(client: Client, retries: int, *given: Any, **wishes: Any) -> Ch
             if not retries or client.status != "running":
                 raise
             retries -= 1
-            say(f"{error} Learning again.")
+            say(f"{error} Starting to learn again.")
 
 
 def _corrections(
@@ -226,7 +229,7 @@ def _corrections(
 
     if slices and len(slices) != len(pairs) // 2:
         raise InputError(
-            f"--slices was given {len(slices)} times for {len(pairs) // 2} pairs; give it once for each, or not at all."
+            f"--slices was given {len(slices)} times for {len(pairs) // 2} pairs; give it once per pair, or not at all."
         )
     corrections = []
     for at, (scan, labels) in enumerate(zip(pairs[::2], pairs[1::2], strict=True)):
@@ -235,7 +238,9 @@ def _corrections(
         chosen = _slices(slices[at], count) if slices else None
         correction = Correction.of_file(volume, drawn, chosen, organs, card, new, noted=say)
         if not slices:
-            say(f"{labels}: all {len(correction.slices)} slices are taken as right; --slices names others.")
+            say(
+                f"{labels}: all {len(correction.slices)} slices are taken as correct; --slices selects some of them."
+            )
         corrections.append(correction)
     return corrections
 
@@ -249,7 +254,7 @@ def _slices(text: str, count: int) -> list[int]:
         if first > last:
             raise InputError(f"--slices takes numbers and ranges, such as 5,21,30-38; not {text!r}.")
         if last >= count:
-            raise InputError(f"There is no slice {last}; they are 0 to {count - 1}.")
+            raise InputError(f"There is no slice {last}; slices are numbered 0 to {count - 1}.")
         found.update(range(first, last + 1))
     return sorted(found)
 

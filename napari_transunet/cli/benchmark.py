@@ -26,27 +26,27 @@ def benchmark(
     volume: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[VOLUME]", help="A CT to segment: a file or a DICOM folder; a synthetic one without it."
+            metavar="[VOLUME]", help="A CT to segment: a file or a DICOM folder. Default: a synthetic one."
         ),
     ] = None,
     checkpoint: Annotated[
         str | None,
         option(
             "NAME|PATH",
-            "A checkpoint's name or file; the shipped one for abdominal CT without it.",
+            "A checkpoint's name or file. Default: the shipped one for abdominal CT.",
             "--checkpoint",
             "-c",
         ),
     ] = None,
     device: DeviceOption = "auto",
-    rounds: Annotated[int, option("N", "How often everything runs.", min=1)] = 3,
-    slices: Annotated[int, option("N", "Segment this many slices in the middle.", min=1)] = 48,
+    rounds: Annotated[int, option("N", "How many times to run each configuration.", min=1)] = 3,
+    slices: Annotated[int, option("N", "How many slices to segment, from the middle.", min=1)] = 48,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the speed of segmentation on this machine, relative to the published inference code.
 
-    Every configuration that this machine offers segments the same slices in the same process, in turn, round by
-    round. A speed-up is of two times of one round, given as median (least–most).
+    Every configuration available on this machine segments the same slices in one process, in turn, for several
+    rounds. A speed-up compares two times of the same round; it is shown as median (minimum–maximum).
     """
     from napari_transunet.benchmark import ModelUnderTest, middle_slices, run_benchmark
     from napari_transunet.checkpoints.loading import load_checkpoint
@@ -57,7 +57,7 @@ def benchmark(
     where = resolve_device(device)
     path = default_checkpoint() if checkpoint is None else resolve_checkpoint(checkpoint)
     if path is None:
-        raise InputError("No checkpoint came with this installation; name one with --checkpoint.")
+        raise InputError("No checkpoint is included in this installation; name one with --checkpoint.")
     with progress_bar() as bar:
         task = bar.add_task("loading", total=None)
         model = load_checkpoint(path)
@@ -80,7 +80,7 @@ def print_report(report: BenchmarkReport) -> None:
     for model in report.models:
         print_table(_table(model, report))
         for config, reason in model.skipped.items():
-            typer.echo(one_line(f"Not possible here: {config}: {reason}"))
+            typer.echo(one_line(f"Not available here: {config}: {reason}"))
         typer.echo()
     for line in _about(report):
         typer.echo(one_line(line))
@@ -113,8 +113,8 @@ def _table(model: ModelResult, report: BenchmarkReport) -> Table:
 def _about(report: BenchmarkReport) -> Iterator[str]:
     machine = report.machine
     yield (
-        'Labels are compared with the reference implementation for "paper", and with the card\'s in PyTorch and '
-        "float32 for the others."
+        'Labels of "paper" are compared with the reference implementation, all others with "card" in PyTorch and '
+        "float32."
     )
     yield (
         f"{machine['processor']} ({machine['instructions']}), {machine['threads']} threads, "
@@ -122,4 +122,4 @@ def _about(report: BenchmarkReport) -> Iterator[str]:
     )
     yield ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version) + "."
     if (machine["load"] or 0) > _BUSY:
-        yield f"The machine was busy before (load {machine['load']:.1f}): trust the ratios, not single times."
+        yield f"The machine was busy at the start (load {machine['load']:.1f}): rely on ratios, not on single times."

@@ -19,15 +19,15 @@ def calibrate(
         Path | None,
         option("FILE", "Default: CHECKPOINT.ranges.json, beside the checkpoint.", "--output", "-o"),
     ] = None,
-    slices: Annotated[int, option("N", "Slices of each volume to use.", min=1)] = 32,
+    slices: Annotated[int, option("N", "How many slices of each volume to use.", min=1)] = 32,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Let a checkpoint run in 8 bits on the CPU, half again to nearly twice as fast.
+    """Prepare a checkpoint for 8 bits on the CPU, 1.5 to nearly 2 times as fast.
 
-    Looks at what the network computes on the volumes, and at how nearly labels in 8 bits are those of float32; as many
-    layers run in 8 bits as that allows. Both are written beside the checkpoint, where `segment` and the window
-    find them.
+    Measures the range of each layer's activations on the volumes, and how well labels in 8 bits agree with float32. As
+    many layers run in 8 bits as this agreement allows. Ranges and agreement are written beside the checkpoint, where
+    `segment` and the window find them.
     """
     from napari_transunet.checkpoints.loading import load_checkpoint
     from napari_transunet.checkpoints.quantization import LABELS_ALIKE, ranges_path
@@ -57,12 +57,12 @@ def calibrate(
         print_json(facts)
         return
     organs = ", ".join(f"{names.get(value, value)} {dice:.4f}" for value, dice in agreement.dice.items())
-    refused = f"no, that takes {LABELS_ALIKE} of each; --precision int8 uses it all the same"
+    refused = f"no, that needs at least {LABELS_ALIKE} of each; --precision int8 uses 8 bits anyway"
     print_facts(
         facts
         | {
             "labels_as_in_float32": f"{agreement.labels:.3%}",
-            "dice_with_float32": organs or "none was found",
+            "dice_with_float32": organs or "no organ was found",
             "used_unasked": "yes" if agreement.good else refused,
         }
     )

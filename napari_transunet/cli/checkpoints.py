@@ -15,7 +15,7 @@ def inspect(
     weights: WeightsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell what a checkpoint holds, without building the network."""
+    """Show what a checkpoint contains, without building the network."""
     from napari_transunet.checkpoints.info import inspect_checkpoint
     from napari_transunet.checkpoints.registry import resolve_checkpoint
 

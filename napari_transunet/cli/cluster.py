@@ -35,9 +35,9 @@ _LONGEST_LINE = 1000  # letters of the headings
 
 _option = partial(option, panel="On a cluster")
 
-TLSAuthorityOption = Annotated[Path | None, _option("F", "Authority that signed the certificates (PEM).")]
-TLSCertificateOption = Annotated[Path | None, _option("F", "Own certificate (PEM).")]
-TLSKeyOption = Annotated[Path | None, _option("F", "Its key (PEM).")]
+TLSAuthorityOption = Annotated[Path | None, _option("F", "TLS: certificate of the authority (PEM).")]
+TLSCertificateOption = Annotated[Path | None, _option("F", "TLS: your certificate (PEM).")]
+TLSKeyOption = Annotated[Path | None, _option("F", "TLS: the key of your certificate (PEM).")]
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ def cluster_options(
         str | None,
         _option(
             "local[:N]|tcp://…|tls://…|slurm[:N]",
-            "Work in N processes, at a running scheduler, or in N SLURM jobs; see docs/cluster.md.",
+            "Work in N local processes, on a running scheduler's workers, or in N SLURM jobs; see docs/cluster.md.",
         ),
     ] = None,
     retries: Annotated[
-        int, _option("N", "How often to try again what failed for a reason that may pass.", min=0)
+        int, _option("N", "How many times to retry after an error that may be temporary.", min=0)
     ] = 2,
     tls_ca_file: TLSAuthorityOption = None,
     tls_cert: TLSCertificateOption = None,
@@ -78,7 +78,7 @@ def cluster_options(
     """Where to work, of its options; None where the command works in this process alone. For `grouped`."""
     if scheduler is None:
         if any(path is not None for path in (tls_ca_file, tls_cert, tls_key)):
-            raise InputError("TLS files are for --scheduler tls://…; add it, or leave them out.")
+            raise InputError("The TLS options need --scheduler tls://…; add it, or leave them out.")
         return None
     tls = tls_options(tls_ca_file, tls_cert, tls_key)
     from napari_transunet.cluster.connecting import scheduler_choice
@@ -100,7 +100,7 @@ def _where(choice: SchedulerChoice) -> str:
     if choice.kind == "local":
         return "Starting workers on this machine."
     if choice.kind == "slurm":
-        return f"Asking SLURM for {choice.workers or 1} job(s)."
+        return f"Requesting {choice.workers or 1} job(s) from SLURM."
     return f"Connecting to {choice.address}."
 
 
@@ -123,7 +123,7 @@ def run_units(
             nonlocal told
             if pressed() and not told:
                 told = True
-                say("Stopping what is in hand; Ctrl-C again stops at once.")
+                say("Stopping after the current steps; press Ctrl-C again to stop at once.")
             return pressed()
 
         batch = Batch(client, retries=options.retries, say=say, cancelled=cancelled)
@@ -160,11 +160,11 @@ def tell_end(finished: Sequence[Finished], count: int, noun: str) -> None:
     counts = Counter(one.state for one in finished)
     print_table(summary_table(finished, noun.capitalize()))
     done = counts[State.DONE] + counts[State.SKIPPED]
-    there = f", {counts[State.SKIPPED]} of them before" if counts[State.SKIPPED] else ""
+    there = f", {counts[State.SKIPPED]} of them in an earlier run" if counts[State.SKIPPED] else ""
     aside = [one.unit.name for one in finished if one.state is State.SET_ASIDE]
-    told = f"; set aside, since their worker died twice: {', '.join(aside[:_SHOWN])}" if aside else ""
+    told = f"; set aside because their worker died twice: {', '.join(aside[:_SHOWN])}" if aside else ""
     left = count - done - counts[State.FAILED] - counts[State.SET_ASIDE]
-    rest = f"; {left} not done: the same command goes on with them" if left else ""
+    rest = f"; {left} not done: run the same command again to continue" if left else ""
     say(f"{done} of {count} {noun}s done{there}; {counts[State.FAILED]} failed{told}{rest}.")
 
 
@@ -172,14 +172,14 @@ def check_table(path: Path, headings: Sequence[str], *, overwrite: bool, inputs:
     """Refuse to write the table over a file that is not such a table, and always over an input."""
     check_not_input(path, inputs)
     if not path.parent.is_dir():
-        raise InputError(f"There is no folder {path.parent} to write to; make it first.")
+        raise InputError(f"There is no folder {path.parent} to write to; create it first.")
     if not path.exists() or overwrite:
         return
     with contextlib.suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8", newline="") as file:
         if next(csv.reader([file.readline(_LONGEST_LINE)]), None) == list(headings):
             return
     raise InputError(
-        f"{path} exists already and is no table of such a run; choose another name or say --overwrite."
+        f"{path} exists already and is not a table of such a run; choose another name or add --overwrite."
     )
 
 
@@ -202,13 +202,15 @@ def write_table(path: Path, rows: Sequence[Sequence[Any]], headings: Sequence[st
 @grouped(tls=tls_options)
 def scheduler(
     *,
-    host: Annotated[str, option("ADDRESS", "Where to listen; this machine alone by default.")] = "127.0.0.1",
-    port: Annotated[int, option("N", "The port.", min=0, max=65535)] = 8786,
+    host: Annotated[
+        str, option("ADDRESS", "The address to listen on. Default: this machine only.")
+    ] = "127.0.0.1",
+    port: Annotated[int, option("N", "The port to listen on.", min=0, max=65535)] = 8786,
     tls: TLSFiles | None,
 ) -> None:
-    """Start a scheduler, which workers join and commands with --scheduler use. It runs until Ctrl-C.
+    """Start a scheduler for workers and for commands with --scheduler. It runs until Ctrl-C.
 
-    Whoever reaches a scheduler can run any code on it and on its workers: give certificates where others share the
+    Anyone who can reach a scheduler can run any code on it and on its workers: use certificates if others share the
     network.
     """
     from napari_transunet.cluster.address import security_of
@@ -231,26 +233,33 @@ def scheduler(
 @grouped(tls=tls_options)
 def worker(
     address: Annotated[
-        str, typer.Argument(metavar="ADDRESS", help="The scheduler's, such as tcp://HOST:8786.")
+        str, typer.Argument(metavar="ADDRESS", help="The scheduler's address, such as tcp://HOST:8786.")
     ],
     *,
-    workers: Annotated[int | None, option("N", "How many; one a GPU by default.", min=1)] = None,
-    threads: Annotated[int, option("N", "Scans in hand at once: read, in the network, written.", min=1)] = 3,
+    workers: Annotated[
+        int | None, option("N", "How many workers to start. Default: one per GPU.", min=1)
+    ] = None,
+    threads: Annotated[
+        int, option("N", "How many scans a worker handles at once: reading, network, writing.", min=1)
+    ] = 3,
     memory: Annotated[
-        str | None, option("SIZE", "Of each worker, such as 16GB; all that is here by default.")
+        str | None,
+        option("SIZE", "The memory of each worker, such as 16GB. Default: all of it, shared equally."),
     ] = None,
-    gpu: Annotated[str, option("auto|none|N,N", "Which GPUs.")] = "auto",
+    gpu: Annotated[str, option("auto|none|N,N", "Which GPUs to use.")] = "auto",
     host: Annotated[
-        str | None, option("ADDRESS", "Where to listen, instead of where the scheduler is.")
+        str | None, option("ADDRESS", "The address to listen on. Default: where the scheduler can reach it.")
     ] = None,
-    name: Annotated[str | None, option("NAME", "What it is called; the host's name by default.")] = None,
-    wait: Annotated[float, option("S", "Seconds to wait for a scheduler that is not there.", min=1)] = 600.0,
+    name: Annotated[str | None, option("NAME", "The worker's name. Default: the host's name.")] = None,
+    wait: Annotated[
+        float, option("S", "How many seconds to wait for a scheduler that is unreachable.", min=1)
+    ] = 600.0,
     tls: TLSFiles | None,
 ) -> None:
-    """Start workers that do what a scheduler asks of them, one a GPU, until Ctrl-C.
+    """Start workers for a scheduler, one per GPU. They run until Ctrl-C.
 
-    A worker that takes more memory than it may is ended, and begun anew. Where the scheduler goes, workers wait for it
-    to come back.
+    A worker that exceeds its memory is stopped and restarted. If the scheduler goes away, workers wait for it to come
+    back.
     """
     from napari_transunet.cluster.address import security_of
     from napari_transunet.cluster.connecting import scheduler_choice
@@ -285,7 +294,7 @@ def worker(
         typer.echo(f"A command uses them by: --scheduler {address}{_tls_arguments(tls)}")
 
     def lost(address: str) -> None:
-        say(f"The scheduler at {address} is gone; waiting up to {wait:g} s for it.")
+        say(f"The scheduler at {address} is unreachable; waiting up to {wait:g} s for it.")
 
     _serve(
         serve_workers(
@@ -301,7 +310,7 @@ def _gpus(text: str) -> tuple[int, ...] | None:
         return ()
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdecimal() and len(part) < 4 for part in parts):
-        raise InputError(f"--gpu is auto, none, or CUDA's numbers such as 0,1; not {text!r}.")
+        raise InputError(f"--gpu takes auto, none, or CUDA's device numbers such as 0,1; not {text!r}.")
     return tuple(int(part) for part in parts)
 
 

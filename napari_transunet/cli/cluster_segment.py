@@ -70,7 +70,7 @@ def segment_on_cluster(
         remove_leftovers(made, ".writing-*")
     folder = targets[0].parent
     if not folder.is_dir():
-        raise InputError(f"There is no folder {folder} to write to; make it first.")
+        raise InputError(f"There is no folder {folder} to write to; create it first.")
     if table is not None:
         check_table(table, _HEADINGS, overwrite=overwrite, inputs=[*inputs, *targets])
     finished: list[Finished] = []
@@ -125,7 +125,7 @@ def _references(checkpoint: str | None, loading: LoadingOptions) -> tuple[Checkp
     if checkpoint is None:
         found = tuple(shipped_references())
         if not found:
-            raise InputError("No checkpoint is shipped here; name one with --checkpoint.")
+            raise InputError("No checkpoint is included in this installation; name one with --checkpoint.")
         return found
     reference, loaded = reference_to(checkpoint, loading)
     for note in loaded.notes:

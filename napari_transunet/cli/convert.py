@@ -34,13 +34,11 @@ def convert(
         Path, typer.Argument(metavar="OUT", help="The file to write; its suffix sets the format.")
     ],
     kind: Annotated[
-        Kind, typer.Option("--as", help="Whether the volume is an image or labels; auto asks the file.")
+        Kind, typer.Option("--as", help="Whether the volume is an image or labels; auto decides by the file.")
     ] = "auto",
     scan: Annotated[
         Path | None,
-        option(
-            "FOLDER", "The DICOM series that labels were made on; OUT.dcm and OUT.rtstruct.dcm refer to it."
-        ),
+        option("FOLDER", "The DICOM series of the labels; OUT.dcm and OUT.rtstruct.dcm refer to it."),
     ] = None,
     series: SeriesOption = None,
     channel: ChannelOption = None,
@@ -51,8 +49,8 @@ def convert(
 ) -> None:
     """Write a volume in another format on the same grid, or a checkpoint as .safetensors with its model card.
 
-    With --scan, labels become a DICOM segmentation (OUT.dcm) or structure set (OUT.rtstruct.dcm) of that series. A
-    structure set as IN needs its series there, in its folder or in one beside it.
+    With --scan, labels become a DICOM segmentation (OUT.dcm) or structure set (OUT.rtstruct.dcm) of that series. If
+    IN is a structure set, its series must be there, in its folder, or in one beside it.
     """
     from napari_transunet.export.source import provenance_of_file
     from napari_transunet.export.writing import request_referring
@@ -70,7 +68,9 @@ def convert(
         written = save_checkpoint(target, loaded.model, loaded.card, overwrite=overwrite)
     elif (request := request_referring(target, overwrite=overwrite)) is not None:
         if scan is None:
-            raise InputError(f"{target.name} refers to a DICOM series; name the series' folder with --scan.")
+            raise InputError(
+                f"{target.name} must refer to a DICOM series; name the folder of that series with --scan."
+            )
         _refer(request, source, scan, series=series, channel=channel, time_point=time_point)
         written = target
     else:

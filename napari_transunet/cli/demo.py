@@ -15,16 +15,19 @@ _NEEDED = ("napari", "qtpy", "magicgui")
 
 def demo(
     out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Where the screenshot, the labels and the report go.")
+        Path,
+        typer.Option(
+            "--out", metavar="DIR", help="The folder for the screenshot, the labels and the report."
+        ),
     ] = Path("demo-output"),
     headless: Annotated[
-        bool, typer.Option("--headless", help="Use a virtual display even where there is a real one.")
+        bool, typer.Option("--headless", help="Use a virtual display even if there is a real one.")
     ] = False,
 ) -> None:
     """Segment a real CT in napari.
 
-    With a display, napari opens with the CT and the segmentation under way. Without one, the same window is used
-    on a virtual display, and window.png, labels.nii.gz and report.json are left in DIR.
+    With a display, napari opens the CT and starts the segmentation. Without one, the same window runs on a virtual
+    display and writes window.png, labels.nii.gz and report.json into DIR.
     """
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:

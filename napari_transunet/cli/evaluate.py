@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PUBLISHED = (
-    "Note: scored as the published TransUNet code does, for comparison with its numbers only: HD95 is in voxels, and a "
-    "label that the reference lacks has Dice 1 where it is predicted."
+    "Note: scored like the published TransUNet code, only for comparison with its numbers: HD95 is in voxels, and a "
+    "label that is predicted but absent from the reference has Dice 1."
 )
 
 
@@ -102,60 +102,59 @@ class _Asked:
 @grouped(on=cluster_options)
 def evaluate(
     prediction: Annotated[
-        Path, typer.Argument(metavar="PREDICTION", help="A label file, or a folder of them.")
+        Path, typer.Argument(metavar="PREDICTION", help="A label file, or a folder of label files.")
     ],
     reference: Annotated[
-        Path, typer.Argument(metavar="REFERENCE", help="The label file, or the folder, to score it against.")
+        Path, typer.Argument(metavar="REFERENCE", help="The reference: a label file, or a folder of them.")
     ],
     *,
-    tolerance: Annotated[float, option("MM", "Surface distance that counts as right in NSD.", min=0)] = 2.0,
+    tolerance: Annotated[float, option("MM", "The surface distance tolerated by NSD.", min=0)] = 2.0,
     labels: Annotated[
-        str | None, option("N,N", "Score these label values (the reference's) only, such as 1,2,5.")
+        str | None, option("N,N", "Score only these label values of the reference, such as 1,2,5.")
     ] = None,
     match: Annotated[
         list[str] | None,
         option(
             "PREDICTION=REFERENCE,…",
-            "Which organ of the prediction is which of the reference, by value or name, such as 5=1,liver=Leber; "
-            "several may be one (2=1,3=1). Repeatable. The others are matched by name, and by number where one "
-            "side has no names.",
+            "Which label of the prediction corresponds to which of the reference, by value or name, such as "
+            "5=1,liver=Leber; several can map to one (2=1,3=1). Can be repeated. All others are matched by name, or "
+            "by number if one side has no names.",
         ),
     ] = None,
     published_scoring: Annotated[
         bool,
         option(
             None,
-            "Score as the published TransUNet code does, only to compare with its numbers: HD95 in voxels, "
-            "not mm; a label that only the prediction has gets Dice 1 and HD95 0, one that it lacks gets 0 for "
-            "both; no ASD, no NSD.",
+            "Score like the published TransUNet code, only to compare with its numbers: HD95 in voxels, not mm; "
+            "Dice 1 and HD95 0 for a label only in the prediction, 0 for both for one missing from it; no ASD "
+            "and no NSD.",
             "--published-scoring",
         ),
     ] = False,
     skip_unmatched: Annotated[
-        bool, option(None, "Of two folders, leave out files that have no partner.", "--skip-unmatched")
+        bool, option(None, "With two folders, leave out files without a partner.", "--skip-unmatched")
     ] = False,
     as_json: JsonOption = False,
-    csv_file: Annotated[Path | None, option("F", "Write the table to this file too.", "--csv")] = None,
+    csv_file: Annotated[Path | None, option("F", "Also write the table to this file.", "--csv")] = None,
     overwrite: OverwriteOption = False,
     on: ClusterOptions | None,
 ) -> None:
     """Score labels against a reference: Dice, surface distances in mm, volumes in mL.
 
-    Organs are the same where their names are, however they are spelled, or where --match says so; where one side has no
-    names, where their numbers are, and then a note says which were compared.
+    Organs are matched by name, in any spelling, or as --match says. If one side has no names, they are matched by
+    number, and a note says which were compared.
 
-    A label absent from both is left out of the mean; absent from one it has Dice 0 and infinite distances (in JSON:
-    null and "inf").
+    A label absent from both sides is left out of the mean. A label absent from one side has Dice 0 and infinite
+    distances (in JSON: null and "inf").
 
-    Voxels of the label 255 in the reference are unknown and count for nothing, unless an organ has that value. Where a
-    dataset.json beside the references, or a folder above, lists which organs are annotated in a case ("labelled"), the
-    others are not scored in it.
+    Voxels with the label 255 in the reference are unknown and are not scored, unless an organ has that value. If a
+    dataset.json beside the references, or one folder above, lists the annotated organs of a case ("labelled"), only
+    these are scored in it.
 
-    Of two folders, files of one name are a case each: case.nii.gz and case.nrrd, also case_0000.nii.gz or
-    case_labels.nii.gz where a name has no partner. The table then shows, for each label, mean and standard
-    deviation, median and the worst case. Infinite distances are not in the mean but counted beside it (∞ ×2), and in
-    the mean over labels each label weighs the same. Where a case fails, the others are still scored, and the exit
-    status is 2.
+    With two folders, files of the same name form a case: case.nii.gz and case.nrrd, or also case_0000.nii.gz or
+    case_labels.nii.gz if a name has no partner. The table then shows mean, standard deviation, median and worst case
+    for each label. Infinite distances are not part of the mean but counted beside it (∞ ×2). In the mean over labels,
+    each label has the same weight. If a case fails, the others are still scored, and the exit status is 2.
     """
     from napari_transunet.metrics.label_pairs import parse_match
 
@@ -185,11 +184,11 @@ def evaluate(
     if unmatched := pairing.sentence_on_unmatched:
         if not skip_unmatched:
             raise InputError(
-                f"Not every file has a partner ({unmatched}); add it, or say --skip-unmatched to leave them out."
+                f"Not every file has a partner ({unmatched}); add the others, or leave these out with --skip-unmatched."
             )
-        say(f"Note: left out, {unmatched}.")
+        say(f"Note: left out because of no partner: {unmatched}.")
     if not pairing.pairs:
-        raise InputError(f"No file in {prediction} has the name of one in {reference}; rename them.")
+        raise InputError(f"No file in {prediction} has the same name as one in {reference}; rename them.")
     _evaluate_cases(asked, pairing, on)
 
 
@@ -202,7 +201,7 @@ def _description(reference: Path) -> Description:
     try:
         return read_description(next((place for place in beside if (place / FILE_NAME).is_file()), folder))
     except DatasetError as error:
-        say(f"Note: what is annotated is not known, since {error}")
+        say(f"Note: the annotated organs are not known: {error}")
         return Description()
 
 
@@ -212,7 +211,7 @@ def _values(text: str | None) -> tuple[int, ...] | None:
         return None
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdecimal() and len(part) < 19 and int(part) > 0 for part in parts):
-        raise InputError(f"--labels takes label values from 1 up, such as 1,2,5; not {text!r}.")
+        raise InputError(f"--labels takes label values of at least 1, such as 1,2,5; not {text!r}.")
     return tuple(int(part) for part in parts)
 
 
@@ -226,7 +225,7 @@ def _pairing(prediction: Path, reference: Path) -> Pairing | None:
     files = {path: label_files(path) for path in (prediction, reference) if path.is_dir()}
     for folder, found in files.items():
         if not found and not is_readable(folder):
-            raise InputError(f"There are no label files in the folder {folder}; give another.")
+            raise InputError(f"There are no label files in the folder {folder}; give another folder.")
     folders = [path for path, found in files.items() if found]
     if not folders:
         return None
@@ -343,7 +342,7 @@ def _score_on_cluster(
     with cluster(on) as client:
         interrupted = run_units(client, on, units, len(pairs), each=each)
     if interrupted:
-        say(f"{len(scored)} of {len(pairs)} cases were scored before it was stopped.")
+        say(f"{len(scored)} of {len(pairs)} cases were scored before the interruption.")
         raise typer.Exit(INTERRUPTED)
     return {pair.case: scored[pair.case] for pair in pairs if pair.case in scored}, failed
 

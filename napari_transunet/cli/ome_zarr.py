@@ -36,8 +36,8 @@ def segment_into(
     where = web_address(source) or source
     if isinstance(where, Path) and not is_ome_zarr(where):
         raise InputError(
-            f"Labels in an OME-Zarr are those of an OME-Zarr image, and {source} is none; name OUT as a file, such as"
-            " labels.nii.gz."
+            f"Only labels of an OME-Zarr image can be written into an OME-Zarr, and {source} is not one; give OUT as a"
+            " file, such as labels.nii.gz."
         )
     try:
         image = open_ome_zarr(where, channel=reading.channel, time=reading.time_point, level=level)
@@ -61,7 +61,7 @@ def segment_into(
 
     def told(writer: LabelWriter) -> None:
         if writer.done:
-            say(f"Going on after {writer.done} of {slices} slices that are written already.")
+            say(f"Resuming: {writer.done} of {slices} slices are already written.")
 
     with counting(volume.source.name) as report:
         made = segment_ome_zarr(
@@ -76,4 +76,4 @@ def segment_into(
         )
     found = ", ".join(f"{organ} {size:,.0f} mL" for organ, size in made.organ_ml)
     done = made.slices - made.resumed_at
-    say(f"{made.folder}: {done} slices in {made.seconds:.1f} s. {found or 'Nothing was found'}.")
+    say(f"{made.folder}: {done} slices in {made.seconds:.1f} s. {found or 'No organ was found'}.")

@@ -35,40 +35,38 @@ def option(
 
 SeriesOption = Annotated[
     str | None,
-    option("UID|N", "Which series of a DICOM folder: its UID, or its number from 1.", "--series"),
+    option("UID|N", "The series of a DICOM folder: its UID, or its number, from 1.", "--series"),
 ]
 ChannelOption = Annotated[
-    int | None, option("N", "Which channel of a volume with several, from 0.", "--channel", min=0)
+    int | None, option("N", "The channel, from 0, of a volume with several.", "--channel", min=0)
 ]
-TimeOption = Annotated[int | None, option("N", "Which time point of a series, from 0.", "--time", min=0)]
+TimeOption = Annotated[int | None, option("N", "The time point, from 0, of a time series.", "--time", min=0)]
 LevelOption = Annotated[
-    int | None, option("N", "Which resolution of an OME-Zarr, 0 for the finest.", "--level", min=0)
+    int | None, option("N", "The resolution of an OME-Zarr; 0 is the finest.", "--level", min=0)
 ]
 WeightsOption = Annotated[
     str | None,
     option(
         "ema|NAME",
-        "Which weights of a checkpoint that holds several: averaged ones (ema), or those under a name.",
+        "The weights to use from a checkpoint with several sets: the averaged ones (ema), or those of a name.",
         "--weights",
     ),
 ]
 DeviceOption = Annotated[str, option("auto|cpu|cuda|cuda:N|mps", option_text("device").usage, "--device")]
-OverwriteOption = Annotated[bool, option(None, "Replace files that exist.", "--overwrite")]
-JsonOption = Annotated[bool, option(None, "JSON on stdout instead of a table.", "--json")]
+OverwriteOption = Annotated[bool, option(None, "Replace existing files.", "--overwrite")]
+JsonOption = Annotated[bool, option(None, "Print JSON on stdout instead of a table.", "--json")]
 ImageSizeOption = Annotated[
-    str | None, option("N|HxW", "Pixels of the network's input, instead of its own.", "--img-size")
+    str | None, option("N|HxW", "The network's input size in pixels, instead of its own.", "--img-size")
 ]
 FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="The project's folder.")]
 CaseArgument = Annotated[
-    str, typer.Argument(metavar="CASE", help="A case's name or id, or a beginning that no other shares.")
+    str, typer.Argument(metavar="CASE", help="A case's name or id, or a unique prefix of it.")
 ]
 AnnotatorOption = Annotated[
     str | None,
-    option("NAME", "In whose name; by default the system's user.", "--annotator"),
+    option("NAME", "The annotator's name. Default: the system's user name.", "--annotator"),
 ]
-CheckpointArgument = Annotated[
-    str, typer.Argument(metavar="CHECKPOINT", help="A file, or the name of a known one.")
-]
+CheckpointArgument = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A checkpoint's file or name.")]
 
 _LARGEST = 16384  # pixels along a side
 
@@ -119,7 +117,7 @@ def series_of(series: str | None) -> str | int | None:
 def check_named(target: Path) -> None:
     """Refuse `-`: what other programs take for standard output would become a file or folder of that name."""
     if str(target) == "-":
-        raise InputError("Nothing is written to standard output; give the name of a file in place of “-”.")
+        raise InputError("Files cannot be written to standard output; give a file name instead of “-”.")
 
 
 def check_not_input(target: Path, inputs: Iterable[Path]) -> None:
@@ -140,11 +138,11 @@ def check_target(target: Path, *beside: Path, overwrite: bool, inputs: Iterable[
     for file in (target, *beside):
         check_not_input(file, inputs)
         if file.is_dir():
-            raise InputError(f"{file} is a folder; give the name of a file.")
+            raise InputError(f"{file} is a folder; give a file name.")
         if is_taken(file) and not overwrite:
-            raise InputError(f"{file} exists already; choose another name or say --overwrite.")
+            raise InputError(f"{file} exists already; choose another name or add --overwrite.")
     if not target.parent.is_dir():
-        raise InputError(f"There is no folder {target.parent} to write to; make it first.")
+        raise InputError(f"There is no folder {target.parent} to write to; create it first.")
     try:
         # Rights alone do not tell: a file system may be read-only or full.
         with tempfile.TemporaryFile(dir=target.parent, prefix=".writing-"):
@@ -191,7 +189,7 @@ def listed(text: str | None) -> list[str] | None:
 def one_or_three(text: str, option: str) -> Literal[1, 3]:
     """How many axes slices are taken along, or slices the network sees at once, as a number."""
     if text not in ("1", "3"):
-        raise InputError(f"{option} is 1 or 3, not {text}.")
+        raise InputError(f"{option} must be 1 or 3, not {text}.")
     return 1 if text == "1" else 3
 
 
@@ -202,7 +200,7 @@ def image_size(text: str | None) -> tuple[int, int] | None:
     parts = text.lower().replace("×", "x").split("x")
     if len(parts) > 2 or not all(part.isdecimal() and 0 < int(part) <= _LARGEST for part in parts):
         raise InputError(
-            f"The image size is a number of pixels, or height x width, such as 224x320; not {text!r}."
+            f"The image size must be a number of pixels, or height x width, such as 224x320; not {text!r}."
         )
     return int(parts[0]), int(parts[-1])
 

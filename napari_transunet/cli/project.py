@@ -45,7 +45,9 @@ app.add_typer(readings.app)  # without a name: its commands are among these
 
 CasesOption = Annotated[
     list[str] | None,
-    option("CASE", "Only this case, or those that 'liver*' matches; repeatable.", "--case"),
+    option(
+        "CASE", "Only this case, or all that match a pattern such as 'liver*'; can be repeated.", "--case"
+    ),
 ]
 _WIDEST = 60  # letters of a cell
 _MANY = 300  # rows of a drawn table
@@ -57,21 +59,21 @@ def new(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for the project.")],
     scans: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="SCANS...", help="Files, and folders that are searched; DICOM by series."),
+        typer.Argument(metavar="SCANS...", help="Files, or folders to search; one case per DICOM series."),
     ] = None,
     checkpoint: Annotated[
         str | None,
         option(
             "NAME|PATH",
-            "What segments; a file is copied. By default the shipped one that fits each scan.",
+            "The checkpoint to segment with; a file is copied. Default: the shipped one that fits each scan.",
             "--checkpoint",
             "-c",
         ),
     ] = None,
-    organs: Annotated[str | None, option("NAME,…", "The organs that are wanted; all by default.")] = None,
+    organs: Annotated[str | None, option("NAME,…", "The organs to keep. Default: all.")] = None,
     name: Annotated[str | None, option("NAME", "The study's name.")] = None,
 ) -> None:
-    """Make a project of scans, which are referred to and never changed."""
+    """Create a project of scans. The scans are only referred to and never changed."""
     from napari_transunet.project.project import Project
 
     project = Project.create(folder, name=name, checkpoint=checkpoint, organs=listed(organs) or ())
@@ -82,23 +84,25 @@ def new(
 @app.command()
 def add(
     folder: FolderArgument,
-    scans: Annotated[list[Path], typer.Argument(metavar="SCANS...", help="Files, and folders to search.")],
+    scans: Annotated[list[Path], typer.Argument(metavar="SCANS...", help="Files, or folders to search.")],
 ) -> None:
-    """Add scans to a project; those that are in it already are left out."""
+    """Add scans to a project; scans that are already in it are skipped."""
     _add(open_project(folder), scans)
 
 
 @app.command()
 def locate(
     folder: FolderArgument,
-    places: Annotated[list[Path], typer.Argument(metavar="PLACES...", help="Where scans may lie now.")],
+    places: Annotated[
+        list[Path], typer.Argument(metavar="PLACES...", help="Files or folders where the scans may be now.")
+    ],
     annotator: AnnotatorOption = None,
 ) -> None:
-    """Find scans that moved, by their hashes."""
+    """Find scans that were moved, by their hashes."""
     found = open_project(folder).locate(places, annotator)
     for case in found:
-        say(f"{case.name} lies at {case.scan.absolute} now.")
-    say(f"{counted(len(found), 'scan')} found again.")
+        say(f"{case.name} is now at {case.scan.absolute}.")
+    say(f"{counted(len(found), 'scan')} found.")
 
 
 @app.command()
@@ -109,7 +113,12 @@ def segment(
     cases: CasesOption = None,
     checkpoint: Annotated[
         str | None,
-        option("NAME|PATH", "For these cases, in place of the project's; it is kept.", "--checkpoint", "-c"),
+        option(
+            "NAME|PATH",
+            "For these cases, instead of the project's checkpoint; they remember it.",
+            "--checkpoint",
+            "-c",
+        ),
     ] = None,
     options: PredictorOptions,
     annotator: AnnotatorOption = None,
@@ -117,9 +126,9 @@ def segment(
 ) -> None:
     """Segment all cases that this checkpoint and these options have not segmented yet.
 
-    What a person edited or reviewed stays, and what is done or excluded is left alone. It may be stopped,
-    started again, and run on several computers at once. Where a case fails, the others are still done, and the exit
-    status is 2.
+    Edited voxels and reviewed slices are kept, and cases that are done or excluded are skipped. You can stop the
+    command, run it again, and run it on several computers at once. If a case fails, the others are still segmented, and
+    the exit status is 2.
     """
     from napari_transunet.project.segmenting import segment_project
 
@@ -183,7 +192,7 @@ def _segment_on_cluster(tasks: Sequence[SegmentTask], on: ClusterOptions) -> Non
 
 @app.command()
 def status(folder: FolderArgument, as_json: JsonOption = False) -> None:
-    """Show all cases: how far they are, who works on them, how unsure the network was."""
+    """Show all cases: their status, who works on them, and the network's uncertainty."""
     project = open_project(folder)
     cases = project.cases()
     holders = project.holders()
@@ -212,7 +221,7 @@ def adapt(
         str | None,
         option(
             "NAME|PATH",
-            "What shall learn: where each scan takes the checkpoint that fits, which of them; else another one.",
+            "The checkpoint that learns: one of those in use if each scan has its own, else a replacement.",
             "--checkpoint",
             "-c",
         ),
@@ -221,14 +230,14 @@ def adapt(
     steps: Annotated[
         int | None,
         option(
-            "N", "Steps; by default as many as fit in 105 s, up to 160 (120 where an organ is new).", min=1
+            "N", "Training steps. Default: as many as fit in 105 s, up to 160 (120 with a new organ).", min=1
         ),
     ] = None,
     seed: Annotated[int, option("N", min=0)] = 0,
     annotator: AnnotatorOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let the checkpoint learn from all reviewed slices; scans that are held out decide whether it is kept."""
+    """Let the checkpoint learn from all reviewed slices; held-out scans decide whether the result is kept."""
     from dataclasses import asdict
 
     from napari_transunet.project.adapting import adapt_project
@@ -261,11 +270,11 @@ def adapt(
         {
             "checkpoint": found.child or f"{found.parent} (as before)",
             "decided_by": f"held-out {found.by}: {', '.join(found.held_out) or '–'}",
-            "dice": ", ".join(changes) or "none was held out",
+            "dice": ", ".join(changes) or "nothing was held out",
         }
     )
     if found.child is not None:
-        say("“project segment” labels anew what nobody edited or reviewed.")
+        say("“project segment” now updates all labels that nobody edited or reviewed.")
 
 
 @app.command()
@@ -273,9 +282,13 @@ def export(
     folder: FolderArgument,
     formats: Annotated[
         list[str] | None,
-        option("FORMAT", "A format, such as nifti, slicer, dicom-seg or stl; repeatable.", "--format", "-f"),
+        option(
+            "FORMAT", "A format, such as nifti, slicer, dicom-seg or stl; can be repeated.", "--format", "-f"
+        ),
     ] = None,
-    out: Annotated[Path | None, option("DIR", "By default exports in the project.", "--output", "-o")] = None,
+    out: Annotated[
+        Path | None, option("DIR", "The output folder. Default: exports in the project.", "--output", "-o")
+    ] = None,
     only_done: Annotated[bool, option(None, "Only cases that are signed off.", "--only-done")] = False,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -309,18 +322,20 @@ def report(
     folder: FolderArgument,
     out: Annotated[
         Path | None,
-        option("FILE.html", "By default report.html in the project.", "--output", "-o"),
+        option("FILE.html", "The report's file. Default: report.html in the project.", "--output", "-o"),
     ] = None,
     cases: CasesOption = None,
-    pictures: Annotated[bool, option(None, "Key slices of each case.", "--pictures/--no-pictures")] = True,
+    pictures: Annotated[
+        bool, option(None, "Include key slices of each case.", "--pictures/--no-pictures")
+    ] = True,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Write what was done and found as one HTML file, and as a CSV beside it."""
+    """Write a report of the project as one HTML file, with a CSV beside it."""
     from napari_transunet.project.report import project_report
 
     project = open_project(folder)
     if cases and out is None:
-        raise InputError("A report of some cases needs a name: --output FILE.html.")
+        raise InputError("A report of selected cases needs a name: --output FILE.html.")
     target = out or project.folder / "report.html"
     with interruptible() as cancelled, counting("reporting") as progress:
         written = project_report(
@@ -340,23 +355,23 @@ def report(
 def exclude(
     folder: FolderArgument,
     case: CaseArgument,
-    reason: Annotated[str, option("TEXT", "Why; the report names it.")],
+    reason: Annotated[str, option("TEXT", "The reason, for the report.")],
     annotator: AnnotatorOption = None,
 ) -> None:
-    """Leave a case out of all that follows; its labels are kept."""
+    """Exclude a case from segmenting, learning and exports; its labels are kept."""
     say(f"{open_project(folder).exclude(case, reason, annotator).name} is excluded.")
 
 
 @app.command()
 def include(folder: FolderArgument, case: CaseArgument, annotator: AnnotatorOption = None) -> None:
-    """Take an excluded case in again."""
+    """Include an excluded case again."""
     found = open_project(folder).include(case, annotator)
     say(f"{found.name} is {found.status}.")
 
 
 @app.command()
 def release(folder: FolderArgument, case: CaseArgument, annotator: AnnotatorOption = None) -> None:
-    """Free a case whose holder was not heard of for three minutes, or whose program here ended badly."""
+    """Free a case whose holder has not responded for three minutes, or whose program on this machine crashed."""
     with open_project(folder).hold(case, annotator, purpose="release", takeover=True) as held:
         say(f"{held.case.name} is free.")
 
@@ -366,18 +381,18 @@ def import_labels(
     folder: FolderArgument,
     labels: Annotated[
         Path,
-        typer.Argument(metavar="LABELS", help="A folder with a file, or a folder of masks, for each case."),
+        typer.Argument(metavar="LABELS", help="A folder with one file, or one folder of masks, per case."),
     ],
     names: Annotated[
         Path | None,
         option(
-            "FILE.json", 'Names: {"1": "spleen"}, or nnU-Net\'s dataset.json (found by itself in LABELS).'
+            "FILE.json", 'Names: {"1": "spleen"}, or nnU-Net\'s dataset.json (found automatically in LABELS).'
         ),
     ] = None,
-    tool: Annotated[str, option("NAME", "What made them.")] = "another tool",
+    tool: Annotated[str, option("NAME", "The tool that made the labels.")] = "another tool",
     annotator: AnnotatorOption = None,
 ) -> None:
-    """Let cases start from labels that another tool made, such as TotalSegmentator or nnU-Net."""
+    """Let cases start from the labels of another tool, such as TotalSegmentator or nnU-Net."""
     from napari_transunet.project.importing import import_predictions, names_from
 
     found = import_predictions(

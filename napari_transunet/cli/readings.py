@@ -25,10 +25,12 @@ app = typer.Typer()
 def readers(
     folder: FolderArgument,
     case: CaseArgument,
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Annotators who read it blind.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="The annotators who read the case blind.")
+    ],
     annotator: AnnotatorOption = None,
 ) -> None:
-    """Give a case to several annotators, none of whom sees the others' labels."""
+    """Assign a case to several annotators, none of whom sees the others' labels."""
     from napari_transunet.project.agreement import give_to_readers
 
     for reading in give_to_readers(open_project(folder), case, names, annotator):
@@ -39,15 +41,15 @@ def readers(
 def agree(
     folder: FolderArgument,
     case: CaseArgument,
-    tolerance: Annotated[float, option("MM", "Of the NSD.", min=0)] = 2.0,
+    tolerance: Annotated[float, option("MM", "The surface distance tolerated by NSD.", min=0)] = 2.0,
     maps: Annotated[
         Path | None,
-        option("FILE", "Also write where the first two differ, as labels.", "--map"),
+        option("FILE", "Also write a map of where the first two readers differ, as labels.", "--map"),
     ] = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell how well the readers of a case agree, organ by organ."""
+    """Show how well the readers of a case agree, organ by organ."""
     from napari_transunet.project.agreement import agreement
 
     project = open_project(folder)
@@ -89,10 +91,10 @@ def agree(
 def consensus(
     folder: FolderArgument,
     case: CaseArgument,
-    method: Annotated[Literal["staple", "majority"], option(None, "How.")] = "staple",
+    method: Annotated[Literal["staple", "majority"], option(None, "How readings are combined.")] = "staple",
     annotator: AnnotatorOption = None,
 ) -> None:
-    """Let a case start from what its readers make together, for a third to review."""
+    """Combine the readings of a case into new labels, for a third person to review."""
     from napari_transunet.project.agreement import consensus as made
 
     found = made(open_project(folder), case, method, annotator)
@@ -103,10 +105,10 @@ def consensus(
 def sign_off(
     folder: FolderArgument,
     case: CaseArgument,
-    note: Annotated[str, option("TEXT", "What there is to say.")] = "",
+    note: Annotated[str, option("TEXT", "A remark, stored with the case.")] = "",
     annotator: AnnotatorOption = None,
 ) -> None:
-    """Approve the labels of a case: it is done."""
+    """Approve the labels of a case; its status becomes done."""
     from napari_transunet.project.agreement import sign_off as approved
 
     found = approved(open_project(folder), case, note, annotator)
@@ -115,7 +117,7 @@ def sign_off(
 
 @app.command()
 def reopen(folder: FolderArgument, case: CaseArgument, annotator: AnnotatorOption = None) -> None:
-    """Take the approval of a case back."""
+    """Withdraw the approval of a case."""
     from napari_transunet.project.agreement import reopen as opened
 
     found = opened(open_project(folder), case, annotator)

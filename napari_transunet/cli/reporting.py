@@ -50,7 +50,7 @@ def interruptible(*, told: bool = True) -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         pressed = True
         if told:
-            say("Stopping after this step; Ctrl-C again stops at once.")
+            say("Stopping after this step; press Ctrl-C again to stop at once.")
 
     before = {number: signal.signal(number, press) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -65,7 +65,9 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
     for before, argument in zip(("", *arguments), arguments, strict=False):
         if not argument or (argument.startswith("--") and argument.endswith("=")):
             named = f"The value of {before}" if before.startswith("-") else "An argument"
-            raise InputError(f"{argument.removesuffix('=') or named} is empty; give it, or leave it out.")
+            raise InputError(
+                f"{argument.removesuffix('=') or named} is empty; give a value, or leave it out."
+            )
 
 
 class Commands(TyperGroup):
@@ -92,7 +94,7 @@ class Commands(TyperGroup):
         except typer.TyperException as error:
             context = getattr(error, "ctx", None)
             command = context.command_path if context is not None else "napari-transunet"
-            say(f"Error: {error.format_message()} ({command} --help tells the usage.)")
+            say(f"Error: {error.format_message()} ({command} --help shows the usage.)")
             sys.exit(BAD_INPUT)
         except typer.Abort:
             sys.exit(INTERRUPTED)
@@ -100,7 +102,7 @@ class Commands(TyperGroup):
             say(f"Error: {sentence_of(error)}{self._way_round(error, arguments)}")
             sys.exit(BAD_INPUT)
         if status == INTERRUPTED:
-            say("Interrupted; nothing is left half-written.")
+            say("Interrupted; no file is incomplete.")
         sys.exit(status or 0)
 
     def _way_round(self, error: BaseException, arguments: Sequence[str]) -> str:
@@ -111,4 +113,4 @@ class Commands(TyperGroup):
         option = f"--{error.which}"
         if any(option in parameter.opts for parameter in command.params):
             return ""
-        return f" `napari-transunet convert {option}` makes a file of one."
+        return f" To extract one into a file, use `napari-transunet convert {option}`."

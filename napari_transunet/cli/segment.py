@@ -78,16 +78,22 @@ def segment(
     ],
     *,
     out: Annotated[
-        Path, option("OUT", "A file, or a folder (always, for several inputs).", "--output", "-o")
+        Path, option("OUT", "The output: a file, or a folder (needed for several inputs).", "--output", "-o")
     ],
     checkpoint: Annotated[
-        str | None, option("NAME|PATH", "A checkpoint's name or file; see inspect.", "--checkpoint", "-c")
+        str | None,
+        option(
+            "NAME|PATH",
+            "A checkpoint's name or file. Default: the shipped one that fits.",
+            "--checkpoint",
+            "-c",
+        ),
     ] = None,
     weights: WeightsOption = None,
     options: PredictorOptions,
     img_size: ImageSizeOption = None,
     preset: Annotated[
-        str | None, option("PRESET", "Names of the classes, where the checkpoint has none.", "--labels")
+        str | None, option("PRESET", "Names for the classes, if the checkpoint has none.", "--labels")
     ] = None,
     series: SeriesOption = None,
     channel: ChannelOption = None,
@@ -97,26 +103,31 @@ def segment(
     on: ClusterOptions | None,
     csv_file: Annotated[
         Path | None,
-        option("F", "With --scheduler: the table of scans; in a folder OUT segment.csv by default.", "--csv"),
+        option(
+            "F",
+            "With --scheduler: the file for the table of scans. Default: segment.csv, if OUT is a folder.",
+            "--csv",
+        ),
     ] = None,
     report: Annotated[
-        Path | None, option("FILE.html", "Also report volumes and key slices, as HTML and CSV.", "--report")
+        Path | None,
+        option("FILE.html", "Also write a report of volumes and key slices, as HTML and CSV.", "--report"),
     ] = None,
     planes: Annotated[str | None, typer.Option("--planes", hidden=True)] = None,
     flips: Annotated[bool, typer.Option("--flips", hidden=True)] = False,
 ) -> None:
     """Segment volumes and write labels on their grids.
 
-    The format follows OUT's suffix (.nii.gz, .nii, .nrrd, .seg.nrrd, .mha); in a folder, labels are .nii.gz files
-    named after their inputs. A JSON file beside the labels says what made them. Where an input fails, the others
-    are still done, and the exit status is 2.
+    OUT's suffix sets the format (.nii.gz, .nii, .nrrd, .seg.nrrd, .mha). In a folder, labels are .nii.gz files named
+    after their inputs. A JSON file beside the labels records how they were made. If an input fails, the others are
+    still segmented, and the exit status is 2.
 
-    OUT can be an OME-Zarr, also the input itself, or IMAGE.ome.zarr/labels/NAME: labels become a label image in it. The
-    volume, an OME-Zarr on disk or an http(s) address, is then read and written a few slices at a time, and the same
-    command goes on where it was stopped or killed.
+    OUT can be an OME-Zarr (even the input itself) or IMAGE.ome.zarr/labels/NAME: the labels become a label image in it.
+    The input, an OME-Zarr on disk or at an http(s) address, is then read and written a few slices at a time. Run the
+    same command again to resume after it was stopped or killed.
 
-    With --scheduler, scans are worked on side by side, and those whose labels are there already, made from the same
-    source by the same checkpoint with the same options, are skipped; so the same command goes on where it was stopped.
+    With --scheduler, scans are segmented in parallel. Scans that already have labels from the same source, checkpoint
+    and options are skipped, so running the same command again resumes it.
     """
     from napari_transunet.cli.ome_zarr import segment_into
     from napari_transunet.export.segmentation import (
@@ -148,7 +159,9 @@ def segment(
     asked = compared_options(options, loading, reading)
     if place is not None:
         if len(inputs) > 1 or on is not None or report is not None:
-            raise InputError(f"{out} takes the labels of one input; without --scheduler and --report.")
+            raise InputError(
+                f"An OME-Zarr such as {out} takes the labels of a single input, without --scheduler and --report."
+            )
         predictors = _Predictors(checkpoint, options, loading)
         segment_into(
             inputs[0], place, predictors.for_volume, reading, level=level, options=asked, overwrite=overwrite
@@ -174,7 +187,9 @@ def segment(
         )
         return
     if csv_file is not None:
-        raise InputError("--csv is for the table of a run with --scheduler; add it, or leave --csv out.")
+        raise InputError(
+            "--csv writes the table of a run with --scheduler; add --scheduler, or leave out --csv."
+        )
     predictors = _Predictors(checkpoint, options, loading)
     if checkpoint is not None:
         predictors.named(checkpoint)  # a wrong checkpoint, device or precision is the same for all inputs
@@ -211,7 +226,7 @@ def report_scans(report: Path, cases: Sequence[ReportedCase], *, overwrite: bool
     from napari_transunet.project.report import ReportContent, write_report
 
     write_report(report, ReportContent(report.stem, cases=cases), overwrite=overwrite)
-    say(f"{report}: the report, with a table beside it.")
+    say(f"Wrote the report {report}, with a table beside it.")
 
 
 def _targets(inputs: Sequence[Path], out: Path) -> list[Path]:
@@ -228,7 +243,7 @@ def _targets(inputs: Sequence[Path], out: Path) -> list[Path]:
             return [out]
         if out.name.lower().endswith(WRITABLE_SUFFIXES) or out.exists():
             raise InputError(
-                f"{out} is one file, but there are {len(inputs)} inputs; give a folder for their labels."
+                f"{out} is a single file, but there are {len(inputs)} inputs; give a folder for their labels."
             )
     # A folder's name is its own, dots and all; a file's loses its suffix. A link has a name of its own, which is the
     # one that people know where the file lies in a store under its hash.
@@ -240,7 +255,7 @@ def _targets(inputs: Sequence[Path], out: Path) -> list[Path]:
     counts = Counter(alike)
     for target, name in zip(targets, alike, strict=True):
         if counts[name] > 1:
-            raise InputError(f"Several inputs would be written to {target}; segment them one by one.")
+            raise InputError(f"Several inputs would be written to {target}; segment them one at a time.")
     return targets
 
 
@@ -278,7 +293,7 @@ def _fitting_checkpoint(volume: Volume) -> str:
     entry, reason = fitting_checkpoint(volume)
     say(
         f"Using the checkpoint {entry.name} ({entry.title}) for {volume.source.name}: {reason}; "
-        "--checkpoint chooses another."
+        "--checkpoint selects another."
     )
     return str(entry.path)
 
@@ -307,10 +322,10 @@ def _segment_one(
         made = segment_volume(volume, predictor, source_sha256=digest, options=options, progress=report)
     written = write_segmentation(target, made, volume.geometry, overwrite=overwrite)
     found = ", ".join(f"{organ} {size:,.0f} mL" for organ, size in made.organ_ml)
-    say(f"{written}: {slices} slices in {made.seconds:.1f} s. {found or 'Nothing was found'}.")
+    say(f"{written}: {slices} slices in {made.seconds:.1f} s. {found or 'No organ was found'}.")
     if made.order:
         first = ", ".join(map(str, made.order[:_WORTH_SAYING]))
-        say(f"Check first, as napari numbers slices ({_ends(volume, made.axis)}): {first}.")
+        say(f"Slices to check first, numbered as in napari ({_ends(volume, made.axis)}): {first}.")
     return written
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="List, export, import and delete the labels that the window saves while you work.")
 
 NameArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="Name of a session, or a beginning that no other shares.")
+    str, typer.Argument(metavar="NAME", help="A session's name, or a unique prefix of it.")
 ]
 
 
@@ -55,7 +55,7 @@ def export_session(
     target: Annotated[Path, typer.Argument(metavar="FILE", help="The zip file to write.")],
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Write a session into one file, to hand it on or to keep it."""
+    """Write a session into one file, to share or archive it."""
     store = _store()
     typer.echo(one_line(store.export(_named(store, name), target, overwrite=overwrite)))
 
@@ -64,16 +64,16 @@ def export_session(
 def import_session(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `sessions export` wrote.")],
 ) -> None:
-    """Take in a session; the window offers it when its image is opened."""
+    """Import a session; the window offers it when its image is opened."""
     typer.echo(one_line(_store().import_(source).folder.name))
 
 
 @app.command(name="delete")
 def delete_session(
     name: NameArgument,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Remove a session from the disk, for good."""
+    """Delete a session permanently."""
     store = _store()
     info = _named(store, name)
     if not yes and not typer.confirm(

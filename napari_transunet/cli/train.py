@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 _LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal for a bar
 
-_what = partial(option, panel="What it learns from")
-_how = partial(option, panel="How it learns")
-_split_option = partial(option, panel="Who is set aside")
-_card = partial(option, panel="The model card")
-_where = partial(option, panel="Where it runs")
+_what = partial(option, panel="Data")
+_how = partial(option, panel="Training")
+_split_option = partial(option, panel="Split")
+_card = partial(option, panel="Model card")
+_where = partial(option, panel="Hardware")
 
 
 def train(
@@ -51,61 +51,65 @@ def train(
     out: Annotated[Path, option("CHECKPOINT", "The .safetensors file to write.", "--output", "-o")],
     labels: Annotated[
         str | None,
-        _what(
-            "1=NAME,…|PRESET", "The label values to learn, with their names, instead of the dataset's own."
-        ),
+        _what("1=NAME,…|PRESET", "The label values to learn and their names, instead of the dataset's own."),
     ] = None,
     others_are_background: Annotated[
         bool,
         _what(
             None,
-            "Take other label values for background; without this they are an error.",
+            "Treat other label values as background; otherwise they are an error.",
             "--others-are-background",
         ),
     ] = False,
     channel: ChannelOption = None,
-    modality: Annotated[str | None, _what("CT|MR|…", "Modality, if the dataset does not state it.")] = None,
-    window: Annotated[str | None, _what("LOW,HIGH", "Intensities to scale to 0..1, in HU for CT.")] = None,
-    percentiles: Annotated[str | None, _what("LOW,HIGH", "The same, as percentiles of each volume.")] = None,
+    modality: Annotated[
+        str | None, _what("CT|MR|…", "The modality, if the dataset does not state it.")
+    ] = None,
+    window: Annotated[
+        str | None, _what("LOW,HIGH", "The intensity range to scale to 0..1, in HU for CT.")
+    ] = None,
+    percentiles: Annotated[
+        str | None, _what("LOW,HIGH", "The intensity range as percentiles of each volume.")
+    ] = None,
     orientation: Annotated[
         str | None,
         _what(
             "CODES",
-            "Where the slices' columns, rows and their order point, such as LPS; the first case's if not said.",
+            "Where columns, rows and slice order point, such as LPS. Default: as in the first case.",
         ),
     ] = None,
     resize: Annotated[
         Literal["squash", "pad"], _what(None, "Stretch slices to the image size, or pad them.")
     ] = "squash",
     spacing: Annotated[
-        str | None, _what("Y,X", "mm between the network's pixels; with --resize pad.")
+        str | None, _what("Y,X", "Pixel spacing of the network's input in mm, with --resize pad.")
     ] = None,
     planes: Annotated[
         str,
-        _what("1|3", "Slices along z alone, or along x, y and z, averaged: better and three times as slow."),
+        _what("1|3", "Slices along z only, or along x, y and z, averaged, which takes three times as long."),
     ] = "1",
     crops: Annotated[
         bool,
         _what(
             None,
-            "The volumes are crops around a structure; the card then says how large, and others are doubted.",
+            "The volumes are crops around a structure: the card records their size, and larger ones cause a warning.",
             "--crops",
         ),
     ] = False,
     recipe: Annotated[str, _how("default|paper")] = "default",
-    variant: Annotated[str, _how("NAME", "See the command variants.")] = "R50-ViT-Ti_16",
-    img_size: Annotated[str | None, _how("N|HxW", "64 to 512 pixels.")] = None,
+    variant: Annotated[str, _how("NAME", "The network; the command variants lists them.")] = "R50-ViT-Ti_16",
+    img_size: Annotated[str | None, _how("N|HxW", "The network's input size, 64 to 512 pixels.")] = None,
     n_skip: Annotated[int | None, _how("N", None, "--skips", min=0, max=3)] = None,
-    context: Annotated[str | None, _how("1|3", "The slice alone, or its neighbours as channels too.")] = None,
+    context: Annotated[
+        str | None, _how("1|3", "The slice alone, or also its two neighbours as channels.")
+    ] = None,
     epochs: Annotated[int | None, _how("N", "Passes over the slices.", min=1)] = None,
     steps: Annotated[int | None, _how("N", "Optimiser steps, instead of passes.", min=1)] = None,
     batch_size: Annotated[int | None, _how("N", min=1)] = None,
     learning_rate: Annotated[float | None, _how("RATE")] = None,
-    patience: Annotated[
-        int | None, _how("N", "Stop after so many validations without a better one.", min=1)
-    ] = None,
+    patience: Annotated[int | None, _how("N", "Stop after N validations without improvement.", min=1)] = None,
     mirror: Annotated[
-        bool, _how(None, "Mirror left and right, where labels have no side (default recipe).")
+        bool, _how(None, "Mirror left and right; only for labels without a side (default recipe).")
     ] = False,
     contrast_phases: Annotated[
         bool,
@@ -119,7 +123,7 @@ def train(
         float | None,
         _how(
             "DEGREES",
-            "Cut half of the slices at slants up to this, with neighbours 1 to 8 mm away (default recipe).",
+            "Cut half of the slices obliquely, by up to this angle, with neighbours 1 to 8 mm away (default recipe).",
         ),
     ] = None,
     organs_alike: Annotated[
@@ -130,14 +134,18 @@ def train(
         str | None,
         _how(
             "SOURCE",
-            "First weights: a checkpoint, an ImageNet .npz, timm's .safetensors, hub:timm/…, or imagenet.",
+            "Initial weights: a checkpoint, an ImageNet .npz, timm's .safetensors, hub:timm/…, or imagenet.",
         ),
     ] = None,
-    init_cnn: Annotated[str | None, _how("SOURCE", "The ResNet's file, where --init has none.")] = None,
-    seed: Annotated[int, _how("N", "Random seed of the split and of training.", min=0)] = 0,
-    validation: Annotated[float, _split_option("SHARE", "Share of the patients for validation.")] = 0.15,
-    test: Annotated[float, _split_option("SHARE", "Share of the patients for the final test.")] = 0.15,
-    fold: Annotated[str | None, _split_option("K/N", "Validate on fold K (from 1) of N instead.")] = None,
+    init_cnn: Annotated[
+        str | None, _how("SOURCE", "Initial weights of the ResNet, if --init has none.")
+    ] = None,
+    seed: Annotated[int, _how("N", "Random seed of the split and the training.", min=0)] = 0,
+    validation: Annotated[float, _split_option("SHARE", "Fraction of the patients for validation.")] = 0.15,
+    test: Annotated[float, _split_option("SHARE", "Fraction of the patients for the final test.")] = 0.15,
+    fold: Annotated[
+        str | None, _split_option("K/N", "Validate on fold K of N instead; K counts from 1.")
+    ] = None,
     split_file: Annotated[
         Path | None,
         _split_option("F", 'JSON with lists of patients: "training", "validation", "test".', "--split"),
@@ -145,23 +153,23 @@ def train(
     patient_pattern: Annotated[
         str | None,
         _split_option(
-            "REGEX", "The part of a case's name that is the patient's; each case is a patient if not said."
+            "REGEX", "The part of a case's name that identifies the patient. Default: each case is a patient."
         ),
     ] = None,
     title: Annotated[str | None, _card("TEXT")] = None,
     licence: Annotated[str | None, _card("TEXT")] = None,
     source: Annotated[str | None, _card("TEXT")] = None,
     limits: Annotated[str | None, _card("TEXT")] = None,
-    half: Annotated[bool, _card(None, "Store weights in half precision: half the size.")] = True,
+    half: Annotated[bool, _card(None, "Store weights in half precision, which halves the file.")] = True,
     device: Annotated[str, _where("auto|cpu|cuda|cuda:N|mps")] = "auto",
     precision: Annotated[Literal["auto", "float32", "bfloat16", "float16"], _where()] = "auto",
-    devices: Annotated[int, _where("N", "GPUs, or processes on the CPU.", min=1)] = 1,
+    devices: Annotated[int, _where("N", "The number of GPUs, or of processes on the CPU.", min=1)] = 1,
     nodes: Annotated[int, _where("N", min=1)] = 1,
     compiled: Annotated[
         bool,
         _where(
             None,
-            "Compile the training step; it takes minutes at the start, and pays on long trainings alone.",
+            "Compile the training step; this takes minutes at the start and only pays off in long trainings.",
             "--compile",
         ),
     ] = False,
@@ -170,9 +178,9 @@ def train(
 ) -> None:
     """Train a checkpoint on labelled volumes, and score it on patients that it never saw.
 
-    CHECKPOINT can be used from the first validation on. Beside it, in CHECKPOINT's name with .training, are the state
-    for --resume, logs (CSV, TensorBoard), the split, scores, and pictures of the worst and the median case. Ctrl-C
-    keeps what was learnt.
+    CHECKPOINT is usable from the first validation on. The folder beside it, CHECKPOINT's name with .training, has the
+    state for --resume, logs (CSV, TensorBoard), the split, scores, and pictures of the worst and the median case.
+    Ctrl-C keeps what was learnt.
     """
     from napari_transunet.training.cases import PreparationCancelled
     from napari_transunet.training.datasets import open_dataset
@@ -185,7 +193,7 @@ def train(
     )
 
     if out.suffix != ".safetensors":
-        raise InputError(f"Checkpoints are written as .safetensors, so {out.name} cannot be the name of one.")
+        raise InputError(f"Checkpoints are written as .safetensors files; give {out.name} that suffix.")
     if _is_first():
         check_target(out, overwrite=overwrite or resume)
     opened = open_dataset(
@@ -251,11 +259,13 @@ def train(
     if trained is None:
         return
     if trained.outcome.cancelled:
-        say(f"Stopped after {trained.outcome.steps} steps; what was learnt is in {out}. --resume goes on.")
+        say(
+            f"Stopped after {trained.outcome.steps} steps; what was learnt is in {out}. Use --resume to continue."
+        )
         raise typer.Exit(INTERRUPTED)
     _report(trained)
     if cancelled():
-        say(f"Stopped before {out} was scored; --resume does it.")
+        say(f"Stopped before {out} was scored; use --resume to score it.")
         raise typer.Exit(INTERRUPTED)
 
 
@@ -293,7 +303,7 @@ def _split(
         )
     which, _, folds = fold.partition("/")
     if not (which.isdecimal() and folds.isdecimal()):
-        raise InputError(f"--fold takes a fold and their number, such as 1/5, not {fold!r}.")
+        raise InputError(f"--fold takes a fold and the number of folds, such as 1/5, not {fold!r}.")
     return Split.by_fold(dataset.patients, int(which) - 1, int(folds), seed, fixed_test=dataset.test)
 
 
@@ -314,7 +324,7 @@ def _recipe(name: str, *, resize: str, mirror: bool, contrast_phases: bool, **ch
             beyond="reflection" if resize == "squash" else "zeros",
         )
     elif mirror or contrast_phases:
-        raise InputError(f"--mirror and --contrast-phases are not for the recipe {name!r}.")
+        raise InputError(f"The recipe {name!r} does not support --mirror and --contrast-phases.")
     return recipe.with_changes(augmentation=views, **changes)
 
 

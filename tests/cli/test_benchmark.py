@@ -68,7 +68,7 @@ def test_tables_show_configurations_machine_and_what_is_not_possible(run, checkp
     assert "reference implementation, float32" in text
     assert "card, PyTorch, float32" in text
     assert "organs (testing, trained)" in text
-    assert "Not possible here: card, OpenVINO, int8: " in text
+    assert "Not available here: card, OpenVINO, int8: " in text
     assert f"torch {torch.__version__}" in text
 
 

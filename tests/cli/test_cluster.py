@@ -26,11 +26,11 @@ def test_the_table_takes_the_place_of_its_own_kind_alone(tmp_path):
     write_table(path, [["a", 1]], ["scan", "slices"])
     check_table(path, ["scan", "slices"], overwrite=False)
     path.write_bytes(b"patient,diagnosis\n")
-    with pytest.raises(InputError, match="no table of such a run"):
+    with pytest.raises(InputError, match="not a table of such a run"):
         check_table(path, ["scan", "slices"], overwrite=False)
     check_table(path, ["scan", "slices"], overwrite=True)
     path.write_bytes(bytes(range(256)))
-    with pytest.raises(InputError, match="no table of such a run"):
+    with pytest.raises(InputError, match="not a table of such a run"):
         check_table(path, ["scan", "slices"], overwrite=False)
     with pytest.raises(InputError, match="no folder"):
         check_table(tmp_path / "missing/f.csv", ["scan"], overwrite=False)
@@ -43,10 +43,10 @@ def test_the_table_takes_the_place_of_its_own_kind_alone(tmp_path):
         (("worker", "nowhere"), "A scheduler is local"),
         (("worker", "tls://127.0.0.1:1"), "needs certificates"),
         (("worker", "tcp://127.0.0.1:1", "--memory", "lots"), "--memory is a size"),
-        (("worker", "tcp://127.0.0.1:1", "--gpu", "first"), "--gpu is auto"),
+        (("worker", "tcp://127.0.0.1:1", "--gpu", "first"), "--gpu takes auto"),
         (("worker", "tcp://127.0.0.1:1", "--gpu", "0", "--workers", "2"), "at most 1 worker"),
         (("scheduler", "--tls-cert", "nowhere.pem"), "TLS needs --tls-ca-file"),
-        (("evaluate", ".", ".", "--tls-cert", "x.pem"), "TLS files are for --scheduler"),
+        (("evaluate", ".", ".", "--tls-cert", "x.pem"), "TLS options need --scheduler"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(run, arguments, sentence):

@@ -87,7 +87,7 @@ def test_one_scan_that_fails_fails_alone(run, study, tmp_path):
 def test_a_scan_that_moved_is_located(run, study, tmp_path):
     (tmp_path / "archive").mkdir()
     (tmp_path / "scans" / "case_0.nii.gz").rename(tmp_path / "archive" / "a.nii.gz")
-    assert "1 scan found again." in run("project", "locate", "study", "archive").stderr
+    assert "1 scan found." in run("project", "locate", "study", "archive").stderr
     assert run("project", "segment", "study", *FAST).exit_code == 0
 
 

@@ -123,8 +123,8 @@ def test_where_a_command_cannot_choose_one_of_several_volumes_it_says_what_can(t
     scored = invoke("evaluate", several, one)
     assert scored.exit_code == 2
     assert scored.stderr.count("\n") == 1
-    assert "`napari-transunet convert --time` makes a file of one." in scored.stderr
+    assert "To extract one into a file, use `napari-transunet convert --time`." in scored.stderr
     converted = invoke("convert", several, tmp_path / "out.nii")
     assert converted.exit_code == 2
-    assert "makes a file" not in converted.stderr
+    assert "To extract one" not in converted.stderr
     assert invoke("convert", several, tmp_path / "out.nii", "--time", 1).exit_code == 0

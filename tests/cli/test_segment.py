@@ -356,6 +356,6 @@ def test_without_dask_scheduler_says_what_to_install(run, scan, checkpoint, monk
     line = error_line(run("segment", scan, "-o", "out", "-c", checkpoint, "--scheduler", "local"))
     assert 'pip install "napari-transunet[cluster]"' in line
     monkeypatch.undo()
-    assert "add it, or leave" in error_line(
+    assert "add --scheduler, or leave out --csv" in error_line(
         run("segment", scan, "-o", "out", "-c", checkpoint, "--csv", "f.csv")
     )

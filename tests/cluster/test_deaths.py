@@ -128,7 +128,7 @@ def test_ctrl_c_of_processes_on_this_machine(start, scans, checkpoint, tmp_path)
     until_some_are_done(out, 1)
     os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does: all processes hear it
     assert run.wait() == 130, run.text
-    assert "the same command goes on" in run.text
+    assert "run the same command again" in run.text
     assert "Traceback" not in run.text
     assert not [name for name in whole(out) if name.startswith(".")]
     done = {path.name for path in out.glob("*.nii.gz")}
