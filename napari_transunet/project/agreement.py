@@ -6,7 +6,7 @@ nobody else opens it. What the readers make together becomes the labels of the c
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ from napari_transunet.project.case_labels import CaseLabels, digest_of, load_lab
 from napari_transunet.project.opening import approval
 from napari_transunet.project.project import Project
 from napari_transunet.project.segmenting import keep_thumbnail, rank_by_disagreement
+from napari_transunet.volumes.label_values import as_labels, values_in
 from napari_transunet.volumes.labels import LabelSet
 
 Method = Literal["majority", "staple"]
@@ -121,9 +122,9 @@ def agreement(project: Project, case: Case, *, tolerance_mm: float = TOLERANCE) 
     spacing = case.spacing or (1.0, 1.0, 1.0)
     pairs = []
     for (first, one), (second, other) in itertools.combinations(read, 2):
-        names = one.label_set.names
-        matching = match_labels(names, other.label_set.names, np.unique(other.labels).tolist())
-        found = disagree(one.labels, renumber(other.labels, matching), spacing, tolerance_mm=tolerance_mm)
+        (here, there), label_set = _alike([one, other])
+        names = label_set.names
+        found = disagree(here, there, spacing, tolerance_mm=tolerance_mm)
         scores = {names.get(value, f"label {value}"): dict(score) for value, score in found.scores.items()}
         pairs.append(
             PairAgreement(case, first.reader, second.reader, scores, found.map, found.worst_slices())
@@ -152,20 +153,15 @@ def consensus(project: Project, wanted: str, method: Method = "staple", annotato
         if own is not None and (own.session.edited_voxels(own.labels) or own.session.reviewed):
             raise InputError(f"Somebody worked on {case.name} itself; its labels are not replaced.")
         first = read[0][1]
-        names = first.label_set.names
-        every = [first.labels]
-        for _, other in read[1:]:
-            matching = match_labels(names, other.label_set.names, np.unique(other.labels).tolist())
-            every.append(renumber(other.labels, matching))
-        together = combined(every, method).astype(first.labels.dtype)
+        every, label_set = _alike([labels for _, labels in read])
+        names = label_set.names
+        together = as_labels(combined(every, method))
         session = AnnotationSession.of_labels(together, names)
         session.axis = first.session.axis
         total = session.shape[session.axis]
         title = f"{_TITLES[method]} of {', '.join(one.reader for one, _ in read)}"
         session.add_run(RunRecord.of_no_network(title, "consensus", method, total=total, axis=session.axis))
-        made = CaseLabels(
-            together, session, LabelSet(tuple(first.label_set)), {"name": f"{case.name} labels"}
-        )
+        made = CaseLabels(together, session, label_set, {"name": f"{case.name} labels"})
         rank_by_disagreement(made, _first_other(every, together), names)
         saved = save_labels(
             held,
@@ -237,14 +233,38 @@ def reopen(project: Project, wanted: str, annotator: str | None = None) -> Case:
 
 
 def _read(project: Project, case: Case) -> list[tuple[Case, CaseLabels]]:
-    found = []
+    """The readings of a case that somebody worked on or approved, with their labels; the others are not read yet."""
+    found, unread = [], []
     for reading in readings_of(project, case):
-        labels = load_labels(project, reading)
-        if labels is not None and reading.status != "excluded":
-            found.append((reading, labels))
+        if reading.status in ("in review", "done"):
+            labels = load_labels(project, reading)
+            if labels is not None:
+                found.append((reading, labels))
+        elif reading.status != "excluded":
+            unread.append(reading.reader)
     if len(found) < 2:
-        raise InputError(f"{case.name} has {len(found)} readings; at least two are needed.")
+        waits = f"; not read yet by {', '.join(unread)}" if unread else ""
+        raise InputError(f"{case.name} has {len(found)} readings; at least two are needed{waits}.")
     return found
+
+
+def _alike(read: Sequence[CaseLabels]) -> tuple[list[NDArray[Any]], LabelSet]:
+    """The labels of each with one number an organ, by name, those of the first where it has it; and their names.
+
+    An organ that a reader drew and that none before has gets a number of its own.
+    """
+    first = read[0]
+    label_set, every = first.label_set.completed(values_in(first.labels)), [first.labels]
+    for other in read[1:]:
+        present = values_in(other.labels)
+        matching = match_labels(label_set.names, other.label_set.names, present)
+        organs, theirs = dict(matching.organs), other.label_set.completed(present)
+        for value in present:
+            if organs.get(value) is None and (label := theirs.get(value)) is not None:
+                organs[value] = free = max(label_set.names, default=0) + 1
+                label_set = LabelSet((*label_set, replace(label, value=free)))
+        every.append(renumber(other.labels, replace(matching, organs=organs)))
+    return every, label_set
 
 
 def _first_other(every: Sequence[NDArray[Any]], together: NDArray[Any]) -> NDArray[Any]:

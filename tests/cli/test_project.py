@@ -95,11 +95,13 @@ def test_readers_their_agreement_and_a_consensus(run, study):
     run("project", "segment", "study", *FAST)
     assert run("project", "readers", "study", "case_0", "anna", "ben").exit_code == 0
     project = Project.open(study)
-    ben = next(case for case in project.cases() if case.reader == "ben")
+    anna, ben = (next(case for case in project.cases() if case.reader == name) for name in ("anna", "ben"))
     with project.hold(ben.id, "ben") as held:
         found = load_labels(project, ben)
         found.labels[:, :20] = 0
         save_labels(held, found, status="in review")
+    assert "not read yet by anna" in run("project", "agree", "study", "case_0").stderr
+    assert run("project", "sign-off", "study", anna.id, "--annotator", "anna").exit_code == 0
     result = run("project", "agree", "study", "case_0", "--json", "--map", "differences.nii.gz")
     (pair,) = json.loads(result.stdout)
     assert pair["readers"] == ["anna", "ben"]

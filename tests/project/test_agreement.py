@@ -9,12 +9,13 @@ from napari_transunet.project.agreement import (
     combined,
     consensus,
     give_to_readers,
+    readings_of,
     reopen,
     sign_off,
 )
 from napari_transunet.project.case_labels import CaseLabels, load_labels, save_labels
 from napari_transunet.project.segmenting import tasks_due
-from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.labels import Label, LabelSet
 
 NAMES = {1: "spleen", 2: "liver"}
 
@@ -96,6 +97,43 @@ def test_a_consensus_is_where_a_third_starts(project, read):
         save_labels(held, found, status="in review")
     with pytest.raises(ValueError, match="Somebody worked on case_0 itself"):
         consensus(project, case.id, "staple")
+
+
+def _draw(project, reading, box, value, name):
+    """A reader draws an organ of their own."""
+    with project.hold(reading.id, reading.reader) as held:
+        found = load_labels(project, reading)
+        if value > 255:
+            found.labels = found.labels.astype(np.uint16)
+        found.labels[box] = value
+        found.label_set = LabelSet((*found.label_set, Label(value, name, (1, 0, 0))))
+        save_labels(held, found, status="in review")
+
+
+def test_organs_that_readers_drew_are_compared_and_joined_by_name_whatever_their_numbers(project, read):
+    anna, ben, cleo = readings_of(project, read)
+    _draw(project, anna, np.s_[0, :5, :5], 3, "tumour")
+    _draw(project, ben, np.s_[4, :5, :5], 3, "cyst")
+    _draw(project, cleo, np.s_[4, :5, :6], 300, "Cyst")
+    told = {(pair.first, pair.second): pair.scores for pair in agreement(project, read)}
+    assert told["anna", "ben"]["cyst"]["dice"] == told["anna", "ben"]["tumour"]["dice"] == 0
+    assert told["ben", "cleo"]["cyst"]["dice"] == pytest.approx(2 * 25 / 55)
+    made = load_labels(project, consensus(project, read.id, "majority"))
+    (cyst,) = (value for value, name in made.label_set.names.items() if name == "cyst")
+    assert cyst not in (1, 2, 3)
+    assert (made.labels[4, :5, :5] == cyst).all()
+    assert not made.labels[0, :5, :5].any()  # one of three
+
+
+def test_a_reading_that_nobody_looked_at_is_no_vote(project):
+    case = put_labels(project, project.cases()[0], boxes())
+    anna, ben, _ = give_to_readers(project, case.id, ["anna", "ben", "cleo"])
+    with pytest.raises(ValueError, match=r"0 readings.*not read yet by anna, ben, cleo"):
+        agreement(project, case)
+    for reading in (anna, ben):
+        with project.hold(reading.id, reading.reader) as held:
+            held.update(status="done")
+    assert [(pair.first, pair.second) for pair in agreement(project, case)] == [("anna", "ben")]
 
 
 def test_majority_and_staple_agree_where_two_of_three_do():
