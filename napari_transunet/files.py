@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,17 @@ def sha256(path: str | os.PathLike[str]) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def known_sha256(path: Path) -> str:
+    """The same, found once for every state of a file."""
+    state = path.stat()
+    return _sha256_in_state(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _sha256_in_state(path: Path, _size: int, _modified: int) -> str:
+    return sha256(path)
 
 
 def is_installed(package: str) -> bool:

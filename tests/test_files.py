@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from napari_transunet.errors import ExistsError, FileProblem
-from napari_transunet.files import atomic_path, available_memory, sha256, write_text
+from napari_transunet.files import atomic_path, available_memory, known_sha256, sha256, write_text
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -127,3 +127,15 @@ def test_the_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
 
 def test_there_is_some_memory() -> None:
     assert available_memory() > 1 << 20
+
+
+def test_a_known_hash_is_that_of_the_file_as_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"before")
+    before = known_sha256(path)
+    monkeypatch.setattr("napari_transunet.files.sha256", lambda _: "read again")
+    assert known_sha256(path) == before == hashlib.sha256(b"before").hexdigest()
+    path.write_bytes(b"and after")
+    assert known_sha256(path) == "read again"

@@ -82,18 +82,15 @@ class PackedLabels:
         return cast("Labels", np.frombuffer(content, self.dtype).reshape(self.shape))
 
 
-def failure_of(error: BaseException, worker: str = "") -> Failed:
+def failure_of(error: BaseException) -> Failed:
     """What to answer where a unit raised `error`."""
     if "deserialization of the task graph" in str(error):
         return Failed(
-            "The scheduler cannot read what is asked; it needs the same version of napari-transunet as this program.",
-            worker=worker,
+            "The scheduler cannot read what is asked; it needs the same version of napari-transunet as this program."
         )
     if not isinstance(error, USERS_ERRORS):
         text = str(error).strip().splitlines()
-        return Failed(
-            f"{type(error).__name__}: {text[0] if text else 'no message'}", again=True, worker=worker
-        )
+        return Failed(f"{type(error).__name__}: {text[0] if text else 'no message'}", again=True)
     cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
     number = cause.errno if isinstance(cause, OSError) else None
     # A file system that many machines use has moments; a file that is no scan stays none.
@@ -101,4 +98,4 @@ def failure_of(error: BaseException, worker: str = "") -> Failed:
     if isinstance(error, TransUNetError) and number is None:
         again = False
     disk = number in _DISK
-    return Failed(sentence_of(error), again=again and not disk, disk=disk, worker=worker)
+    return Failed(sentence_of(error), again=again and not disk, disk=disk)

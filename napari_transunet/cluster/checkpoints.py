@@ -20,7 +20,7 @@ from napari_transunet.checkpoints.registry import list_checkpoints, resolve_chec
 from napari_transunet.checkpoints.saving import SUFFIX, save_checkpoint
 from napari_transunet.errors import CheckpointError, TransUNetError
 from napari_transunet.export.segmentation import LoadingOptions, load_for
-from napari_transunet.files import sha256
+from napari_transunet.files import known_sha256, sha256
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.inference.predictor import Predictor
 
@@ -127,7 +127,6 @@ class CheckpointShelf:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._made: OrderedDict[tuple[str, PredictorOptions, LoadingOptions], Predictor] = OrderedDict()
-        self._found: dict[tuple[str, int, int], str] = {}
         self._turn = threading.RLock()
 
     def predictor(
@@ -168,7 +167,7 @@ class CheckpointShelf:
             # Made with the weights that were asked for; its own hash was checked when it came.
             return replace(load_for(here, replace(loading, weights=None)), sha256=reference.sha256)
         for path in self._places(reference):
-            if self._hash_of(path) == reference.sha256:
+            if known_sha256(path) == reference.sha256:
                 return load_for(path, loading)
         return None
 
@@ -178,13 +177,6 @@ class CheckpointShelf:
         with contextlib.suppress(TransUNetError):
             places.append(resolve_checkpoint(reference.name))
         return [path for path in places if path.is_file()]
-
-    def _hash_of(self, path: Path) -> str:
-        state = path.stat()
-        key = (str(path), state.st_size, state.st_mtime_ns)
-        if key not in self._found:
-            self._found[key] = sha256(path)
-        return self._found[key]
 
     def _sent_path(self, reference: CheckpointReference) -> Path:
         return self._folder / re.sub(r"[^0-9a-f]", "", reference.sha256)[:64] / file_name(reference.name)

@@ -43,6 +43,7 @@ _PATTERN = re.compile(
 )
 _STARTING = 300.0  # s
 _ANSWERING = 10.0  # s
+_ENDING = 60.0  # s
 
 
 @dataclass(frozen=True)
@@ -182,11 +183,11 @@ def _deaf_children() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _wait_until_idle(client: Client, seconds: float = 60.0) -> None:
+def _wait_until_idle(client: Client) -> None:
     """Give what was cancelled time to end by itself: a process that is ended while it writes leaves a hidden file."""
     import time
 
-    until = time.monotonic() + seconds
+    until = time.monotonic() + _ENDING
     with contextlib.suppress(*NOT_NOW):
         while time.monotonic() < until:
             if not any(client.run(_busy).values()):

@@ -75,11 +75,7 @@ class Pretrained:
     @property
     def has_cnn(self) -> bool:
         """Whether there is a ResNet in it."""
-        return self.holds(CNN_ROOT)
-
-    def holds(self, key: str) -> bool:
-        """Whether there is an array for that entry of the state dict, of whatever shape."""
-        return self.origin(key)[0] in self.arrays
+        return self.origin(CNN_ROOT)[0] in self.arrays
 
     def shape(self, key: str) -> Shape | None:
         """What would be set, found on an array that takes no memory; None where it is missing or of another rank."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_transunet.errors import ExistsError, FileProblem
+from napari_transunet.files import known_sha256
 from napari_transunet.metrics.difference_map import match_labels
 from napari_transunet.viewer.widgets.priority import be_nice, no_garbage_collection
 
@@ -288,29 +289,7 @@ class RelatedCheckpoint:
         return self.sha256 is not None
 
 
-@dataclass
-class FileHashes:
-    """Hashes of files, found once for every state of a file. For any thread, one at a time."""
-
-    _known: dict[tuple[Path, int, int], str] = field(default_factory=dict)
-
-    def of(self, path: Path) -> str | None:
-        """Hexadecimal SHA-256; None where the file cannot be read."""
-        from napari_transunet.files import sha256
-
-        try:
-            state = path.stat()
-            key = path, state.st_mtime_ns, state.st_size
-            if key not in self._known:
-                self._known[key] = sha256(path)
-            return self._known[key]
-        except OSError:
-            return None
-
-
-def relatives(
-    chosen: CheckpointInfo, others: Sequence[CheckpointInfo], hashes: FileHashes
-) -> list[RelatedCheckpoint]:
+def relatives(chosen: CheckpointInfo, others: Sequence[CheckpointInfo]) -> list[RelatedCheckpoint]:
     """Parent, grandparent and so on, then those of the others that came from it, as far as the cards tell."""
     lineage = chosen.card.lineage if chosen.card is not None else ()
     found = [
@@ -323,7 +302,7 @@ def relatives(
         for other in others
         if other.card is not None and other.card.lineage and other.path != chosen.path
     }
-    own = hashes.of(chosen.path) if parents else None
+    own = _hash_of(chosen.path) if parents else None
     return found + [
         RelatedCheckpoint(other.title, path=other.path)
         for other in others
@@ -331,9 +310,17 @@ def relatives(
     ]
 
 
-def find_file(wanted: RelatedCheckpoint, listed: Sequence[CheckpointInfo], hashes: FileHashes) -> Path | None:
+def find_file(wanted: RelatedCheckpoint, listed: Sequence[CheckpointInfo]) -> Path | None:
     """The file of a relative among those that are listed, by its hash; None where it is not there."""
     if wanted.path is not None:
         return wanted.path if wanted.path.is_file() else None
     first = sorted(listed, key=lambda one: one.path.stem != wanted.name)
-    return next((one.path for one in first if hashes.of(one.path) == wanted.sha256), None)
+    return next((one.path for one in first if _hash_of(one.path) == wanted.sha256), None)
+
+
+def _hash_of(path: Path) -> str | None:
+    """Hexadecimal SHA-256; None where the file cannot be read."""
+    try:
+        return known_sha256(path)
+    except OSError:
+        return None

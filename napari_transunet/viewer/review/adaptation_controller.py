@@ -22,7 +22,6 @@ from napari_transunet.viewer.review.adaptation import (
     AdaptationPlan,
     AdaptationResult,
     ClassMapping,
-    FileHashes,
     RelatedCheckpoint,
     find_file,
     import_ahead,
@@ -76,7 +75,6 @@ class AdaptationController(QObject):
         self._panel = panel
         self._tasks = BackgroundTasks(self)
         self._looks = BackgroundTasks(self)  # at checkpoint files
-        self._hashes = FileHashes()
         self._job: _Job | None = None
         self._attached = False
         self._saving = False
@@ -166,7 +164,7 @@ class AdaptationController(QObject):
             return
         listed = dock.checkpoint.candidates
         self._looks.run(
-            lambda: find_file(wanted, listed, self._hashes),
+            lambda: find_file(wanted, listed),
             partial(self._on_found, wanted),
             latest="relative",
         )
@@ -369,7 +367,7 @@ class AdaptationController(QObject):
         else:
             listed = dock.checkpoint.candidates
             self._looks.run(
-                lambda: relatives(candidate, listed, self._hashes),
+                lambda: relatives(candidate, listed),
                 self._panel.show_relatives,
                 latest="relatives",
             )
