@@ -1,6 +1,6 @@
 """The formats of an export, and which of them can be made of a scan's labels."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -45,6 +45,22 @@ def format_of(path: Path) -> str:
     """
     suffix = writable_suffix(path)
     return next(name for name in VOLUMES if FORMATS[name][0] == suffix)
+
+
+def formats_of(names: Iterable[str], stem: str) -> tuple[str, ...]:
+    """The formats in which an export of this stem wrote files of these names."""
+
+    def fits(name: str, ending: str) -> bool:
+        begin, star, end = (stem + ending).partition("*")
+        # An organ's name stands for the star.
+        return (
+            name == begin
+            if not star
+            else name.startswith(begin) and name.endswith(end) and len(name) > len(begin + end)
+        )
+
+    known = list(names)
+    return tuple(key for key, (ending, _) in FORMATS.items() if any(fits(name, ending) for name in known))
 
 
 def unavailable(format_name: str, source: Source | None) -> str | None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from napari_transunet.errors import USERS_ERRORS, InputError, sentence_of, some
-from napari_transunet.export.formats import FORMATS, PER_ORGAN, unavailable
+from napari_transunet.export.formats import FORMATS, PER_ORGAN, formats_of, unavailable
 from napari_transunet.export.writing import ExportRequest, export
-from napari_transunet.io.sidecar import is_ours, read_sidecar
+from napari_transunet.files import is_taken
+from napari_transunet.io.sidecar import files_described, is_ours, read_sidecar
 from napari_transunet.project.case import Case, Status
 from napari_transunet.project.case_labels import digest_of, load_labels, without_lost_approval
 from napari_transunet.project.index import write_error
@@ -25,12 +26,15 @@ class Exported:
     """The files that were written, and the cases that were not exported, with the reason.
 
     `earlier` are JSON files of exports of this project's cases that lie beside and were not written anew.
+    `other_formats` has the cases, by id, that were left out because an earlier export wrote them in more formats, and
+    which.
     """
 
     files: list[Path] = field(default_factory=list)
     cases: list[Case] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     earlier: list[Path] = field(default_factory=list)
+    other_formats: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def sentence_on_earlier(self) -> str:
@@ -50,6 +54,8 @@ def export_project(
     folder: Path | None = None,
     statuses: Collection[Status] = ("segmented", "in review", "done"),
     overwrite: bool = False,
+    earlier_formats: bool = False,
+    only: Collection[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Exported:
@@ -63,6 +69,10 @@ def export_project(
     formats : keys of `export.formats.FORMATS`
     folder : where to; `exports` in the project by default
     statuses : of the cases to export
+    overwrite : replace files of these formats. A case whose earlier export has files of other formats, too, which one
+        JSON file tells of together, is left out
+    earlier_formats : instead, write these anew as well
+    only : ids of the cases to export; None for all
 
     Raises
     ------
@@ -80,16 +90,29 @@ def export_project(
         raise write_error(target, error) from error
     every = project.cases()
     stems = file_stems(every, followed=not PER_ORGAN.isdisjoint(formats))
-    cases = [case for case in every if case.status in statuses and case.has_labels]
+    cases = [
+        case
+        for case in every
+        if case.status in statuses and case.has_labels and (only is None or case.id in only)
+    ]
     done = Exported()
     for number, case in enumerate(cases):
         if cancelled is not None and cancelled():
             break
         if progress is not None:
             progress(number, len(cases))
+        stem = stems[case.id]
+        others = _other_formats(target, stem, formats) if overwrite else ()
+        if others and not earlier_formats:
+            done.other_formats[case.id] = others
+            done.left_out.append(
+                f"{case.name}: an earlier export wrote {', '.join(others)}, too, and one JSON file tells of all; name "
+                "these formats, too, or choose another folder"
+            )
+            continue
         try:
             done.files += _export_one(
-                project, case, stems[case.id], formats, target, statuses, overwrite=overwrite
+                project, case, stem, [*formats, *others], target, statuses, overwrite=overwrite
             )
             done.cases.append(case)
         except USERS_ERRORS as error:
@@ -99,6 +122,13 @@ def export_project(
     done.earlier = _earlier(target, {case.id for case in every}, set(done.files))
     project.note("exported", formats=list(formats), folder=str(target), cases=len(done.cases))
     return done
+
+
+def _other_formats(folder: Path, stem: str, formats: Collection[str]) -> tuple[str, ...]:
+    """Formats other than these of which an earlier export of a case left files that are still there."""
+    names = files_described(folder / f"{stem}.json")
+    there = [name for name in names if is_taken(folder / name)]
+    return tuple(name for name in formats_of(there, stem) if name not in formats)
 
 
 def _earlier(folder: Path, cases: Collection[str], written: Collection[Path]) -> list[Path]:

@@ -60,3 +60,33 @@ def test_labels_of_earlier_exports_that_stay_are_named(project):
     assert [path.stem for path in done.earlier] == ["case_0", "case_1", "case_2"]
     (folder / "case_0.json").write_text("{}")  # somebody else's
     assert export_project(project, ["nifti"], overwrite=True).earlier == []
+
+
+def test_files_of_other_formats_are_written_anew_with_a_case_where_that_is_asked_for(project):
+    list(segment_project(project, options=CPU))
+    first, second, third = project.cases()
+    export_project(project, ["nifti", "slicer", "masks"], only=[first.id])
+    export_project(project, ["slicer"], only=[second.id])
+    folder = project.folder / "exports"
+    segments = folder / "case_0.seg.nrrd"
+    before = segments.read_bytes() + b"worked on in another program"
+    segments.write_bytes(before)
+    done = export_project(project, ["nifti"], overwrite=True)
+    assert [case.id for case in done.cases] == [third.id]
+    assert done.other_formats == {first.id: ("slicer", "masks"), second.id: ("slicer",)}
+    assert "case_0: an earlier export wrote slicer, masks, too" in done.left_out[0]
+    assert segments.read_bytes() == before
+    assert not (folder / "case_1.nii.gz").exists()
+    done = export_project(
+        project, ["nifti"], overwrite=True, earlier_formats=True, only=list(done.other_formats)
+    )
+    assert (len(done.cases), done.left_out) == (2, [])
+    assert read_volume(segments).data.shape == SHAPE
+    assert len(segments.read_bytes()) < len(before)
+    assert (folder / "case_1.nii.gz").exists()
+    segments.unlink()
+    for mask in folder.glob("case_0_*.nii.gz"):
+        mask.unlink()
+    done = export_project(project, ["nifti"], overwrite=True)  # what was taken away is asked about no more
+    assert first.id in [case.id for case in done.cases]
+    assert list(done.other_formats) == [second.id]

@@ -12,6 +12,7 @@ from qtpy.QtCore import QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QComboBox, QInputDialog, QLabel, QProgressBar, QWidget
 
+from napari_transunet.errors import some
 from napari_transunet.project.case import STATUSES, Case
 from napari_transunet.project.leases import Holder, annotator_name
 from napari_transunet.project.project import Project
@@ -25,6 +26,7 @@ from napari_transunet.viewer.project.project_menu import ProjectMenu
 from napari_transunet.viewer.project.project_work import (
     Told,
     added,
+    export_again,
     export_and_report,
     learn,
     loaded,
@@ -184,8 +186,18 @@ class CasesDock(QWidget):
         self._segment(f"{len(shown)} cases with {checkpoint}", only=shown, checkpoint=checkpoint)
 
     def export_and_report(self) -> None:
-        """Write the labels of all cases and a report into the project."""
-        self._work_long(export_and_report, "Exporting", "Exporting all cases …")
+        """Write the labels of all cases and a report into the project.
+
+        Of cases that were exported in other formats before, it is asked first: their files may have been worked on.
+        """
+        left: dict[str, tuple[str, ...]] = {}
+        project = self._project
+        self._work_long(
+            partial(export_and_report, left=left),
+            "Exporting",
+            "Exporting all cases …",
+            then=lambda: self._ask_other_formats(project, left),
+        )
 
     def learn(self) -> None:
         """Let the checkpoint learn from all reviewed slices, in the background.
@@ -357,6 +369,26 @@ class CasesDock(QWidget):
             on_yes=lambda: self.cases.open(identifier, takeover=True),
         )
 
+    def _ask_other_formats(self, project: Project | None, left: Mapping[str, Sequence[str]]) -> None:
+        """Whether cases that were left are exported anew in all formats that their earlier exports have."""
+        if not left or project is None or project is not self._project:
+            return
+
+        def write() -> None:
+            if project is self._project:
+                self._work_long(partial(export_again, cases=list(left)), "Exporting", "Exporting again …")
+
+        named = {case.id: case.name for case in self.table.cases.cases}
+        names = some([f"“{named.get(identifier, identifier)}”" for identifier in left])
+        formats = ", ".join(sorted({name for others in left.values() for name in others}))
+        verb = "was" if len(left) == 1 else "were"
+        self.question.ask(
+            f"{names} {verb} exported as {formats}, too, and left as exported then. Write all their files anew?",
+            yes="Write anew",
+            no="Leave them",
+            on_yes=write,
+        )
+
     def _on_unclear(self, question: str, keep: str, take: str) -> None:
         self.question.ask(
             question, yes=keep, no=take, on_yes=self.cases.keep_labels, on_no=self.cases.take_other
@@ -425,9 +457,13 @@ class CasesDock(QWidget):
             self._run(lambda: work(project, who), answered, what)
 
     def _work_long(
-        self, work: Callable[[Project, str, Told, Callable[[], bool]], str], what: str, sentence: str
+        self,
+        work: Callable[[Project, str, Told, Callable[[], bool]], str],
+        what: str,
+        sentence: str,
+        then: Callable[[], None] = lambda: None,
     ) -> None:
-        """The same for what takes its time: its progress is shown, and the button stops it."""
+        """The same for what takes its time: its progress is shown, and the button stops it; `then` is called after."""
         project, who = self._project, self.cases.annotator
         if project is None or self._is_busy():
             return
@@ -437,6 +473,7 @@ class CasesDock(QWidget):
             self._stop = None
             self.say(sentence)
             self._show_state()
+            then()
 
         told = partial(emit, self, "progressed")
         self._on_told(0, "")

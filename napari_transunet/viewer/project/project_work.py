@@ -1,6 +1,6 @@
 """What the dock *Cases* does with a project on another thread, and the sentences that say what came of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -36,8 +36,18 @@ def take_over_labels(project: Project, who: str, folder: Path, tool: str) -> str
     return f"{taken} from the labels of {tool} now{_left_out(found.left_out)}.{note}"
 
 
-def export_and_report(project: Project, _who: str, told: Told, stopped: Callable[[], bool]) -> str:
-    """Write the labels of all cases and a report into the project."""
+def export_and_report(
+    project: Project,
+    _who: str,
+    told: Told,
+    stopped: Callable[[], bool],
+    *,
+    left: dict[str, tuple[str, ...]],
+) -> str:
+    """Write the labels of all cases and a report into the project.
+
+    `left` gets the cases, by id, that were left because an earlier export wrote more formats of them, and which.
+    """
     from napari_transunet.project.exporting import export_project
     from napari_transunet.project.report import project_report
 
@@ -47,6 +57,7 @@ def export_and_report(project: Project, _who: str, told: Told, stopped: Callable
     done = export_project(
         project, ["nifti"], overwrite=True, progress=partial(half, 0, "Exporting"), cancelled=stopped
     )
+    left.update(done.other_formats)
     if stopped():
         return f"Stopped after {len(done.cases)} cases were exported; there is no report of them."
     report, _ = project_report(
@@ -60,6 +71,28 @@ def export_and_report(project: Project, _who: str, told: Told, stopped: Callable
     earlier = f" {done.sentence_on_earlier}" if done.earlier else ""
     where = project.folder / "exports"
     return f"{len(done.cases)} cases exported to {where}; the report is {report}.{failed}{earlier}"
+
+
+def export_again(
+    project: Project, _who: str, told: Told, stopped: Callable[[], bool], *, cases: Collection[str]
+) -> str:
+    """Write the labels of these cases anew in all formats of their earlier exports."""
+    from napari_transunet.project.exporting import export_project
+
+    done = export_project(
+        project,
+        ["nifti"],
+        overwrite=True,
+        earlier_formats=True,
+        only=cases,
+        progress=lambda at, count: told(
+            at / max(1, count), f"Exporting, case {min(at + 1, count)} of {count}"
+        ),
+        cancelled=stopped,
+    )
+    failed = f" Not exported: {'; '.join(done.left_out[:3])}." if done.left_out else ""
+    count = "1 case" if len(done.cases) == 1 else f"{len(done.cases)} cases"
+    return f"{count} exported anew in all formats of earlier exports.{failed}"
 
 
 def learn(

@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QComboBox, QLabel, QLineEdit, QProgressBar, QPushButt
 from napari_transunet.annotation.session_folder import SessionFolder, load_folder
 from napari_transunet.annotation.session_store import SessionStore
 from napari_transunet.inference.options import PredictorOptions
+from napari_transunet.io.reading import read_volume
 from napari_transunet.project.agreement import give_to_readers
 from napari_transunet.project.case_labels import load_labels, save_labels
 from napari_transunet.project.exporting import export_project
@@ -354,6 +355,28 @@ def test_everything_is_exported_with_a_report(driver, segmented):
     driver.until(lambda: "3 cases exported" in driver.dock.status)
     assert (segmented.folder / "report.html").is_file()
     assert len(list((segmented.folder / "exports").glob("*.nii.gz"))) == 3
+
+
+def test_cases_that_were_exported_in_other_formats_are_asked_about_before_these_are_replaced(
+    driver, segmented
+):
+    first, *_ = segmented.cases()
+    export_project(segmented, ["nifti", "slicer"], only=[first.id])
+    segments = segmented.folder / "exports" / "case_0.seg.nrrd"
+    before = segments.stat().st_mtime_ns
+    driver.open(segmented)
+    driver.dock.export_and_report()
+    driver.until(lambda: driver.dock.question.open)
+    assert "2 cases exported" in driver.dock.status
+    assert segments.stat().st_mtime_ns == before
+    driver.dock.question._no.click()
+    assert segments.stat().st_mtime_ns == before
+    driver.dock.export_and_report()
+    driver.until(lambda: driver.dock.question.open)
+    driver.dock.question._yes.click()
+    driver.until(lambda: "1 case exported anew" in driver.dock.status)
+    assert segments.stat().st_mtime_ns > before
+    assert read_volume(segments).labels is not None
 
 
 def test_learning_is_begun_for_the_project_and_says_what_came_of_it(driver, segmented, monkeypatch):
