@@ -348,7 +348,8 @@ def _predicted(
         found = CaseLabels.empty(volume.data.shape, label_set)
         found.session.axis = axis
     else:
-        before.session.names = label_set.names
+        names, of_network = label_set.names, values or range(card.num_classes)
+        before.session.names = {value: names[value] for value in of_network if value in names}
         found = CaseLabels(before.labels, before.session, label_set, before.front)
     session, labels = found.session, found.labels
     if before is not None:
@@ -477,7 +478,9 @@ def keep_thumbnail(held: HeldCase, volume: Volume, found: CaseLabels) -> None:
 def _has_work(found: CaseLabels) -> bool:
     """Whether a person did anything to labels."""
     session = found.session
-    return bool(session.reviewed or session.notes or session.edited_voxels(found.labels))
+    named = found.label_set.names != session.names  # otherwise than the run did
+    done = session.reviewed or session.notes or session.locked or named
+    return bool(done or session.edited_voxels(found.labels))
 
 
 def _is_due(case: Case, hashes: Collection[str], options: PredictorOptions) -> bool:

@@ -22,7 +22,7 @@ from napari_transunet.project.segmenting import (
     tasks_due,
     values_of_classes,
 )
-from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.labels import Label, LabelSet
 from tests.networks import balanced, varied
 from tests.project.conftest import abandon
 
@@ -159,6 +159,27 @@ def test_another_checkpoint_labels_anew_but_what_a_person_edited_or_reviewed(pro
     assert [run.checkpoint for run in found.session.runs] == ["organs", "other"]
     untouched = load_labels(project, project.cases()[1])
     assert (untouched.labels == 1).all()
+
+
+def test_names_and_locks_of_a_person_stay_though_nothing_was_painted_yet(project, tmp_path):
+    segment(project)
+    named, locked, untouched = project.cases()
+    with project.hold(named.id, "anna") as held:
+        found = load_labels(project, named)
+        found.label_set = LabelSet((*found.label_set, Label(9, "cyst", (1, 0, 0))))
+        save_labels(held, found)
+    with project.hold(locked.id, "anna") as held:
+        found = load_labels(project, locked)
+        found.session.locked = frozenset({1})
+        save_labels(held, found)
+    for number in range(2):  # also the time after the next
+        bias = [0.0, 2.0, 1.0 + number / 2]
+        path = other_checkpoint(tmp_path, {1: "spleen", 2: "liver"}, bias)
+        assert states(segment(project, checkpoint=str(path))) == ["segmented"] * 3
+        path.unlink()
+        assert load_labels(project, project.index.get(named.id)).label_set.names[9] == "cyst"
+        assert load_labels(project, project.index.get(locked.id)).session.locked == {1}
+        assert 9 not in load_labels(project, project.index.get(untouched.id)).label_set.names
 
 
 def test_a_checkpoint_with_other_numbers_keeps_those_of_labels_that_were_edited(project, tmp_path):
