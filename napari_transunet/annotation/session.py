@@ -286,8 +286,7 @@ class AnnotationSession:
             plane = np.where(kept, self.prediction[at], plane)
         hand, edited = self._by_hand(present, at), self._edited(present, at)
         if self.locked:
-            locked = list(self.locked)
-            edited |= (present != plane) & (np.isin(present, locked) | np.isin(plane, locked))
+            edited |= (present != plane) & self._locked_between(present, plane)
         if kept is not None:
             # What a person approved is no edit that the run met, and no conflict with it.
             hand, edited = hand & ~kept, edited & ~kept
@@ -356,13 +355,16 @@ class AnnotationSession:
     ) -> tuple[list[Write], SessionStep]:
         """Give up edits that the last run disagrees with: what to write, and the step that goes with it.
 
-        Acts on some slices along `axis`, or on all. Edits made since that run stay.
+        Acts on some slices along `axis`, or on all. Edits made since that run stay, and so does what a locked organ has
+        or would get.
         """
         self._check(labels)
         step, writes = self.begin(), []
         for index in self.conflicts(labels, axis) if slices is None else slices:
             at = slice_index(axis, index)
             given_up = self._conflicting(labels[at], at)
+            if self.locked:
+                given_up &= ~self._locked_between(labels[at], self.prediction[at])
             if not given_up.any():
                 continue
             step._remember(at)
@@ -556,6 +558,12 @@ class AnnotationSession:
         if self._flags is not None:
             edited |= self._flags[at] != 0
         return edited
+
+    def _locked_between(self, labels: Array, others: Array) -> Mask:
+        """Where one of two has a locked organ."""
+        locked = list(self.locked)
+        found: Mask = np.isin(labels, locked) | np.isin(others, locked)
+        return found
 
     def _reviewed_in(self, axis: int, index: int) -> Mask | None:
         """Which voxels of one slice lie in slices that were reviewed, along whichever axis; None where none does."""

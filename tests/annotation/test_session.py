@@ -183,6 +183,20 @@ def test_a_locked_organ_neither_loses_nor_gains_by_a_run(written):
     assert (labels[0] == [1, 0, 0, 2, 0, 2]).all()
 
 
+def test_a_locked_organ_neither_loses_nor_gains_where_edits_are_given_up(written):
+    session, labels = written
+    labels[0, 0, :4] = 1, 2, 1, 0
+    labels[0] = session.merge_slice(session.begin(), 0, 0, np.full((5, 6), 3, np.uint8), labels)
+    session.locked = frozenset({2})
+    writes, _ = session.accept_prediction(labels)
+    for write in writes:
+        labels[write.index] = write.after
+    assert labels[0, 0, :4].tolist() == [3, 2, 3, 3]
+    assert session.conflicts(labels) == {0: 1}
+    session.locked = frozenset({3})
+    assert session.accept_prediction(labels)[0] == []
+
+
 def test_a_slice_that_a_run_changes_has_to_be_reviewed_again(written):
     session, labels = written
     session.mark_reviewed(1)

@@ -346,8 +346,14 @@ class ReviewModel(QObject):
         slices = known if everywhere else [self.slice_in_view]
         writes, step = session.accept_prediction(layer.data, axis=session.axis, slices=slices)
         mark = write_as_one_step(layer, writes)
-        if mark is None:
+        left = session.conflicts(layer.data, session.axis) if session.locked else {}
+        if not left.keys().isdisjoint(slices):
+            self.message.emit(
+                "Locked organs stay as they are; unlock them to use the network's labels there, too."
+            )
+        elif mark is None:
             self.message.emit("The last run agrees with your edits here.")
+        if mark is None:
             return
         self.result.undo.add(mark, step)
         self.save_soon()
