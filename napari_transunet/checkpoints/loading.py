@@ -38,7 +38,6 @@ class Checkpoint:
     model : the network, on the CPU, in float32, in evaluation mode
     card : what it is for; the default card where it came without one
     path, sha256, format : the file it was read from, the hash of its bytes, "safetensors" or "pytorch…"
-    has_card : whether `card` came with the checkpoint
     weights : the name in the file under which the weights lie, where it holds several sets
     notes : sentences about what was chosen between in reading
     """
@@ -48,7 +47,6 @@ class Checkpoint:
     path: Path
     sha256: str
     format: str
-    has_card: bool = True
     weights: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -132,7 +130,6 @@ def load_checkpoint(
         path=stored.path,
         sha256=digest,
         format=stored.format,
-        has_card=found.card is not None,
         weights=stored.unwrapped[-1] if stored.others and stored.unwrapped else None,
         notes=tuple(
             said

@@ -121,8 +121,6 @@ class SegmentedScan:
     seconds: float = 0.0
     checkpoint: str = ""
     device: str = ""
-    organ_ml: tuple[tuple[str, float], ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,8 +193,7 @@ def segment_scan(plan: SegmentationPlan, unit: SegmentationUnit, given: SentVolu
             volume, predictor, source_sha256=digest, options=plan.compared, cancelled=cancelled
         )
     where = f"{predictor.device} ({predictor.precision_name})"
-    notes = (*volume.source.notes, *made.doubts)
-    told = SegmentedScan(unit.target, made.slices, made.seconds, reference.name, where, made.organ_ml, notes)
+    told = SegmentedScan(unit.target, made.slices, made.seconds, reference.name, where)
     if cancelled():
         return Stopped()
     if not writes:

@@ -45,7 +45,7 @@ def test_the_published_checkpoint_gives_the_published_logits(
     net = loaded.model
     assert (net.variant.name, net.num_classes, net.img_size, net.n_skip) == ("R50-ViT-B_16", 9, (224, 224), 3)
     assert not net.training
-    assert (loaded.format, loaded.name, loaded.has_card) == ("pytorch", "TU_Synapse224", False)
+    assert (loaded.format, loaded.name) == ("pytorch", "TU_Synapse224")
     with torch.inference_mode():
         logits = net(torch.from_numpy(golden.image(224)))
     with np.load(shared_data / "golden" / "logits" / "R50-ViT-B_16_224_skip3_c9.npz") as reference:
@@ -255,7 +255,6 @@ def test_a_square_number_is_a_square_unless_the_card_or_the_caller_says_otherwis
 
 def test_without_a_card_the_default_one_is_made(tmp_path: Path, small_state: State) -> None:
     loaded = load_checkpoint(saved(small_state, tmp_path / "w.pth"))
-    assert not loaded.has_card
     assert loaded.card == default_card(loaded.model)
     assert loaded.with_labels({1: "liver"}).card.label_names == {1: "liver"}
 

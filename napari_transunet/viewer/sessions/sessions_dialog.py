@@ -61,11 +61,6 @@ class SessionsDialog(QDialog):
         """List the sessions anew, off the GUI thread."""
         self._run(SessionStore().sessions, self._on_listed, "Listing the sessions")
 
-    def detach(self) -> None:
-        """Forget what is under way, and close."""
-        self._tasks.drop()
-        self.close()
-
     def _on_listed(self, infos: list[SessionInfo]) -> None:
         self._infos = infos
         self._table.show_rows([_cells(info) for info in infos])
