@@ -84,8 +84,8 @@ class PredictorOptions:
             "Precision",
             "Arithmetic of the network.",
             (("Automatic", "auto"), *((name, name) for name in get_args(Precision)[1:])),
-            "Automatic takes 8 bits (int8) on the processor where the checkpoint is prepared for it and\n"
-            "OpenVINO is installed, bfloat16 where the device is fast with it, and float32 elsewhere.",
+            "Automatic uses 8 bits (int8) on the CPU if the checkpoint is prepared for it and OpenVINO is\n"
+            "installed, bfloat16 if the device is fast with it, and float32 otherwise.",
         ),
     )
     batch_size: int | None = field(
@@ -103,7 +103,7 @@ class PredictorOptions:
             "Pipeline",
             "As the model card says, or as in the TransUNet paper.",
             (("As trained (card)", "card"), ("Published procedure (paper)", "paper")),
-            "As trained: each slice is prepared as the checkpoint's card says.\n"
+            "As trained: each slice is preprocessed as the checkpoint's card specifies.\n"
             "Published procedure: spline zoom to the network's size and nearest back, as in the paper.",
         ),
     )
@@ -113,28 +113,28 @@ class PredictorOptions:
             "Backend",
             "What runs the network; OpenVINO on the CPU, where installed.",
             (("Automatic", "auto"), ("PyTorch", "torch"), ("OpenVINO", "openvino")),
-            "What runs the network. Automatic takes OpenVINO on the processor where it is installed and the\n"
-            "precision is not float32, and PyTorch elsewhere.",
+            "What runs the network. Automatic uses OpenVINO on the CPU if it is installed and the precision is\n"
+            "not float32, and PyTorch otherwise.",
         ),
     )
     orthogonal_planes: bool | None = field(
         default=None,
         metadata=_text(
             "Planes",
-            "Slices along all three axes, averaged (3 times the time), or along one; by default as the card says.",
+            "Average slices along all three axes (3 times the time), or use one axis; by default as the card says.",
             (("From checkpoint", None), ("One", False), ("Three, averaged", True)),
             "Three: slices along all three axes, their probabilities averaged. Takes three times as long, and the\n"
-            "first slice waits for the other planes. It gains where the checkpoint learnt from all three planes.",
+            "first slice waits for the other planes. It helps if the checkpoint was trained on all three planes.",
         ),
     )
     mirror_tta: bool = field(
         default=False,
         metadata=_text(
             "Average mirrored slices",
-            "Average each slice with its mirror images (4 times the time); only for checkpoints that learnt so.",
+            "Average each slice with its mirror images (4 times the time); only for checkpoints trained on such.",
             detail="Averages each slice with its three mirror images. Takes four times as long, and only suits\n"
-            "checkpoints that learnt from mirrored slices: it spoils the labels of the others. The shipped\n"
-            "ones did not.",
+            "checkpoints trained on mirrored slices; with others it spoils the labels. The shipped checkpoints\n"
+            "were not.",
         ),
     )
 
@@ -150,11 +150,11 @@ class PredictorOptions:
             raise InputError(f"The batch size must be from 1 to {MOST_SLICES}, not {self.batch_size}.")
         if self.pipeline == "paper" and self.orthogonal_planes:
             raise InputError(
-                "The published procedure takes slices along one axis alone; choose the pipeline 'card' for three."
+                "The published procedure uses slices along one axis only; choose the pipeline 'card' for three."
             )
         if self.pipeline == "paper" and self.mirror_tta:
             raise InputError(
-                "The published procedure mirrors no slices; choose the pipeline 'card' to average mirrored ones."
+                "The published procedure does not mirror slices; choose the pipeline 'card' to average mirrored ones."
             )
 
     def changed(self, **changes: Any) -> PredictorOptions:
