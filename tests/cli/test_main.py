@@ -32,7 +32,7 @@ def test_version_and_help_go_to_stdout(run):
         (("segment", "a", "-o", "b.nii.gz", "--precision", "float8"), "float8"),
         (("segment", "a", "-o", "b.nii.gz", "--batch-size", "0"), "batch-size"),
         (("segment", "a", "-o", "b.nii.gz", "--img-size", "12x3x4"), "image size"),
-        (("segment", "a", "-o", "b.nii.gz", "--planes", "2"), "--planes is 1 or 3, not 2"),
+        (("segment", "a", "-o", "b.nii.gz", "--planes", "2"), "--planes must be 1 or 3, not 2"),
         (("segment", "a.nii.gz", "-o", "labels.png"), ".nii.gz"),
         (("segment", "a.nii.gz", "b.nii.gz", "-o", "labels.nii.gz"), "folder"),
         (("segment", "a/ct.nii.gz", "b/ct.nii.gz", "-o", "out"), "ct.nii.gz"),

@@ -170,8 +170,8 @@ def test_an_overflow_is_said_of_the_mean_too(small: TransUNet, monkeypatch: pyte
     ("options", "sentence"),
     [
         ({"planes": 2}, "1 or 3 axes, not 2"),  # the old name
-        ({"orthogonal_planes": True, "pipeline": "paper"}, "one axis alone; choose the pipeline 'card'"),
-        ({"mirror_tta": True, "pipeline": "paper"}, "mirrors no slices; choose the pipeline 'card'"),
+        ({"orthogonal_planes": True, "pipeline": "paper"}, "one axis only; choose the pipeline 'card'"),
+        ({"mirror_tta": True, "pipeline": "paper"}, "does not mirror slices; choose the pipeline 'card'"),
     ],
 )
 def test_looks_that_cannot_be(small: TransUNet, options: dict[str, Any], sentence: str) -> None:
