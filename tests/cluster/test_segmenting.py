@@ -50,7 +50,7 @@ def test_labels_are_those_of_the_plain_loop_and_are_not_made_again(run, cluster,
     for folder in ("out", "plain"):
         before = {path: path.stat().st_mtime_ns for path in Path(folder).glob("case*")}
         result = run("segment", *paths, "-o", folder, *common, "--scheduler", cluster)
-        assert "3 of 3 scans done, 3 of them before" in result.stderr
+        assert "3 of 3 scans done, 3 of them in an earlier run" in result.stderr
         assert {path: path.stat().st_mtime_ns for path in Path(folder).glob("case*")} == before
 
 
@@ -74,7 +74,7 @@ def test_only_what_was_made_otherwise_is_made_again_and_only_when_asked(run, clu
 
     result = run(*common, "--overwrite")
     assert result.exit_code == 0
-    assert "4 of 4 scans done, 2 of them before" in result.stderr
+    assert "4 of 4 scans done, 2 of them in an earlier run" in result.stderr
     again = run(*common, "--overwrite", "--precision", "float32")
     assert "4 of 4 scans done; 0 failed" in again.stderr  # other options: all of them
 
