@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -331,7 +332,9 @@ def _move(paths: list[Path], temporary: Path, gone: list[Path], *, overwrite: bo
 
 
 def _file_name(name: str) -> str:
-    kept = "".join(c if c.isalnum() or c in "-_" else "_" for c in name).strip("_")
+    # Some file systems take the two ways in which Unicode spells a letter for one.
+    plain = unicodedata.normalize("NFC", name)
+    kept = "".join(c if c.isalnum() or c in "-_" else "_" for c in plain).strip("_")
     return kept[:60] or "organ"
 
 

@@ -267,8 +267,12 @@ def test_a_structure_set_is_exported_beside_a_segmentation(tmp_path):
 
 @pytest.mark.parametrize(
     ("names", "files"),
-    [(("a", "a_3", "a"), ["_a", "_a_3", "_a_3_3"]), (("Liver", "liver", "LIVER"), ["_Liver", "_liver_2", "_LIVER_3"])],
-)  # fmt: skip
+    [
+        (("a", "a_3", "a"), ["_a", "_a_3", "_a_3_3"]),
+        (("Liver", "liver", "LIVER"), ["_Liver", "_liver_2", "_LIVER_3"]),
+        (("f\u00e9mur", "fe\u0301mur", "x"), ["_f\u00e9mur", "_f\u00e9mur_2", "_x"]),
+    ],
+)
 def test_masks_of_like_names_stay_apart(tmp_path, names, files):
     labels = np.zeros(SHAPE, np.uint8)
     labels.flat[[10, 20, 30]] = 1, 2, 3

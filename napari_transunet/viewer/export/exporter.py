@@ -89,6 +89,8 @@ class Exporter(QDialog):
     def ask(self, result: Result, image: Image | None) -> None:
         """Ask which formats, and where to; where no format is chosen yet, the preferred one is."""
         self._result, self._image = result, image
+        # It stays open beside the window, where other labels may be worked on meanwhile.
+        self.setWindowTitle(f"Export {result.quoted_name}")
         source = source_of(image) if image is not None else source_of(result.layer)
         preferred = load_preferences().export_format
         scan = source.path if source is not None else None

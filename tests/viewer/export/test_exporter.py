@@ -315,6 +315,7 @@ def test_dialog_asks_for_what_is_ticked(make_napari_viewer, image, labels, tmp_p
     desk = Desk(make_napari_viewer(), image, labels)
     desk.exporter.ask(desk.result, desk.image)
     dialog, asked = desk.exporter, []
+    assert desk.result.layer.name in dialog.windowTitle()
     monkeypatch.setattr(dialog, "write", lambda *wanted: asked.append(wanted[-1]))
     assert dialog.request().formats == ("nifti",)
     assert not dialog.findChild(QComboBox, "mesh_coordinates").isEnabled()
