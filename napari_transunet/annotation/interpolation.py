@@ -16,7 +16,6 @@ from napari_transunet.volumes.boxes import Mask
 
 Array = NDArray[Any]
 _Distance = NDArray[np.float32]
-_Moves = Mapping[tuple[int, int], Displacement]  # (slice, other slice) -> as `SliceRegistration` has it
 
 _FARTHEST = 10.0
 """mm from an outline beyond which distances count as this; so far an organ goes on, too, that one slice shows alone."""
@@ -77,8 +76,8 @@ def interpolate(
         )
     told = None if found is None else np.moveaxis(found, axis, 0)
     steps = spacing[axis], [step for at, step in enumerate(spacing) if at != axis]
-    moves = {} if registration is None else _moves_between(registration, given)
-    outlines = [_Outlines(right, told, organ, steps, given, registration, moves) for organ in scope.organs]
+    alignment = None if registration is None else _Alignment(registration, given)
+    outlines = [_Outlines(right, told, organ, steps, given, alignment) for organ in scope.organs]
     wanted = labels.copy()
     result = np.moveaxis(wanted, axis, 0)
     for first, last in pairwise(given):
@@ -102,6 +101,21 @@ def interpolate(
     return finished(labels, (slice(0, z), slice(0, y), slice(0, x)), wanted, scope)
 
 
+class _Alignment:
+    """Where what the slices given show lies in the slices between them."""
+
+    def __init__(self, registration: SliceRegistration, given: Sequence[int]) -> None:
+        self._registration = registration
+        ways = [way for first, last in pairwise(given) for way in ((first, last), (last, first))]
+        self._moves: dict[tuple[int, int], Displacement] = {
+            (at, start): far for start, stop in ways for at, far in registration.from_slice(start, stop)
+        }
+
+    def brought(self, distances: _Distance, start: int, index: int, box: tuple[slice, slice]) -> _Distance:
+        """The distances at a box of slice `start`, where the image shows the same in slice `index`."""
+        return self._registration.moved(distances, self._moves[index, start], box)
+
+
 class _Outlines:
     """Signed distances in mm to one organ's outline in slices (n, h, w), within a box: as given, and as found."""
 
@@ -112,8 +126,7 @@ class _Outlines:
         organ: int,
         spacing: tuple[float, Sequence[float]],
         given: Sequence[int],
-        registration: SliceRegistration | None,
-        moves: _Moves,
+        alignment: _Alignment | None,
     ) -> None:
         self.organ = organ
         self._step, self._steps = spacing  # mm from slice to slice, and within
@@ -121,7 +134,7 @@ class _Outlines:
         seen = np.logical_or.reduce([*masks.values()])
         if told is not None:
             seen |= (told[given[0] : given[-1] + 1] == organ).any(axis=0)
-        beside = [0 if registration is None else math.ceil(_FARTHEST / step) for step in self._steps]
+        beside = [0 if alignment is None else math.ceil(_FARTHEST / step) for step in self._steps]
         self.box = _box(seen, beside)
         self._told = None if told is None else told[:, *self.box]
         self._right = {index: mask[self.box] for index, mask in masks.items()}
@@ -130,9 +143,9 @@ class _Outlines:
         self._corrected = {
             index for index, found in self._found.items() if ((found > 0) != self._right[index]).any()
         }
-        self._registration, self._moves = registration, moves
-        if not self._registration_tells_more():
-            self._registration = None
+        self._alignment = alignment
+        if alignment is not None and not self._alignment_tells_more(given):
+            self._alignment = None
         self._by_shape = told is None or not self._corrections_tell_more(given)
 
     def fills(self, first: int, last: int) -> bool:
@@ -151,11 +164,11 @@ class _Outlines:
     def _both(self, first: int, last: int) -> bool:
         return bool(self._right[first].any() and self._right[last].any())
 
-    def _registration_tells_more(self) -> bool:
+    def _alignment_tells_more(self, given: Sequence[int]) -> bool:
         """Whether outlines brought from one slice given to the next are nearer to those there than left in place."""
         brought = left = 0
-        for index, other in self._moves:
-            if index not in self._right or not self._both(index, other):
+        for index, other in [*pairwise(given), *pairwise(reversed(given))]:
+            if not self._both(index, other):
                 continue
             right, shape = self._right[index], self._brought(self._shapes, [other], index)[other]
             left += int(np.count_nonzero(self._right[other] != right))
@@ -206,21 +219,13 @@ class _Outlines:
         self, distances: Mapping[int, _Distance], slices: Sequence[int], index: int
     ) -> dict[int, _Distance]:
         """The distances in these slices, where the image shows the same in slice `index`."""
-        if self._registration is None:
+        if self._alignment is None:
             return {at: distances[at] for at in slices}
-        return {
-            at: self._registration.moved(distances[at], self._moves[index, at], self.box) for at in slices
-        }
+        return {at: self._alignment.brought(distances[at], at, index, self.box) for at in slices}
 
     def _found_in(self, index: int) -> _Distance:
         assert self._told is not None
         return _near(_signed(self._told[index] == self.organ, self._steps))
-
-
-def _moves_between(registration: SliceRegistration, given: Sequence[int]) -> _Moves:
-    """From each slice to the next one given on either side, and from those given to one another."""
-    ways = [way for first, last in pairwise(given) for way in ((first, last), (last, first))]
-    return {(at, start): far for start, stop in ways for at, far in registration.from_slice(start, stop)}
 
 
 def _mean(distances: Mapping[int, _Distance], first: int, last: int, index: int) -> _Distance:
