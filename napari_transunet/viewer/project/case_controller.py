@@ -16,6 +16,7 @@ from napari.layers import Image, Labels
 from napari.viewer import Viewer
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from napari_transunet.annotation.session_store import SessionInfo, SessionStore
 from napari_transunet.errors import FileProblem, TransUNetError
 from napari_transunet.project.case import Case
 from napari_transunet.project.case_labels import CaseLabels, save_labels
@@ -34,6 +35,7 @@ from napari_transunet.viewer.layers.layers import add_volume, label_set_of, new_
 from napari_transunet.viewer.layers.undo import was_edited
 from napari_transunet.viewer.segment.show_volume import show_volume
 from napari_transunet.viewer.sessions.autosave_controller import AutosaveController, save_soon, start_autosave
+from napari_transunet.viewer.sessions.recovery import holds_work
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.sessions.results import Result
 from napari_transunet.viewer.widgets import docks
@@ -410,7 +412,29 @@ class CaseController(QObject):
         self._show(shown)
         self.shown.emit(case)
         self.message.emit(f"{case.name} is open; what you do is saved in the project. {found.note}".rstrip())
+        self._tell_outside(shown, found.note)
         self.changed.emit()
+
+    def _tell_outside(self, shown: ShownCase, note: str) -> None:
+        """Say where work on the case's scan is saved outside of the project, such as when its window was closed."""
+        name, fingerprint = shown.case.name, shown.case.fingerprint
+
+        def find() -> SessionInfo | None:
+            infos = SessionStore().find(fingerprint) if fingerprint is not None else []
+            return next((info for info in infos if not info.in_use and holds_work(info)), None)
+
+        def tell(info: SessionInfo | None) -> None:
+            if info is not None and self.current is shown:
+                when = f"{info.saved_at.astimezone():%d %B %Y, %H:%M}"
+                sentences = (
+                    f"{name} is open.",
+                    note,
+                    f"Other labels of its scan, last saved on {when}, are not in the project;",
+                    "“Saved…” in “Review and correct” restores them.",
+                )
+                self.message.emit(" ".join(part for part in sentences if part))
+
+        self._tasks.run(find, tell, what="Looking for saved labels", latest="outside")
 
     def _show(self, shown: ShownCase) -> None:
         self._sessions.set_current(shown.result)

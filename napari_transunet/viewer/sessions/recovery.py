@@ -68,7 +68,7 @@ class Recovery(QObject):
 
         def tell(infos: list[SessionInfo]) -> None:
             gone = image not in self._viewer.layers or self._sessions.result_on(image) is not None
-            edited = [info for info in infos if _holds_work(info)]
+            edited = [info for info in infos if holds_work(info)]
             info = next(iter(edited or infos), None)
             if info is None or gone or info.folder.name in self._dismissed:
                 return
@@ -165,7 +165,7 @@ def _loaded(info: SessionInfo) -> _Loaded:
         raise
 
 
-def _holds_work(info: SessionInfo) -> bool:
+def holds_work(info: SessionInfo) -> bool:
     """Whether a person did anything to saved labels."""
     return bool(info.summary.get("edited_voxels") or info.summary.get("reviewed"))
 

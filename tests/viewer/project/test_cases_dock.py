@@ -511,6 +511,9 @@ def test_labels_beside_those_of_a_case_are_saved_outside_where_they_are_not_its(
     driver.until(lambda: not any(info.in_use for info in SessionStore().sessions()))
     (info,) = SessionStore().sessions()
     assert load_folder(info.folder).arrays["labels"][3, 20, 20] == 1
+    driver.dock.cases.open(case.id)
+    driver.until(lambda: "are not in the project" in driver.dock.status)
+    assert driver.current == "case_0"
 
 
 def test_a_case_whose_layer_was_removed_in_mid_run_is_closed_after_it(driver, segmented, monkeypatch):
