@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,6 +82,8 @@ class Sessions(QObject):
         self._unsaved_told = ""
         # Layers that have a session and are not in the viewer yet: nobody else holds them.
         self._coming: list[Any] = []
+        # By the `id` of its array, which is not held: the session of labels that were removed, and their image.
+        self._left: dict[int, tuple[weakref.ref[Any], AnnotationSession, weakref.ref[Any]]] = {}
         for layer in viewer.layers:
             if layer._type_string == "labels":
                 layer.events.paint.connect(self._on_painted)
@@ -343,7 +346,14 @@ class Sessions(QObject):
             self._unsaved_told = why
             self.saving_changed.emit(why)
 
-    def _on_removed(self, _event: Any) -> None:
+    def _on_removed(self, event: Any) -> None:
+        result = self._results.get(event.value)
+        image = None if result is None else self.image_of(result)
+        if result is not None and image is not None:
+            data = event.value.data
+            forget = partial(self._left.pop, id(data), None)
+            known = weakref.ref(data, lambda _gone: forget()), result.session, weakref.ref(image)
+            self._left[id(data)] = known
         if self._unsaved_told:  # once whoever else hears of it has done what there is to do
             QTimer.singleShot(0, self._on_saving)
 
@@ -360,9 +370,30 @@ class Sessions(QObject):
             if original is not None and is_reviewable(layer) and original.shape == layer.data.shape:
                 # A copy gets a session of its own, which knows nothing of those runs.
                 change_record(layer, opened=original.provenance(layer.data))
+        elif layer._type_string == "labels" and self._take_up(layer):
+            return
         elif layer._type_string == "labels" and record_of(layer).file is not None:
             # A file of labels, however it was opened, is tied before anybody paints in it.
             self.result_for(layer)
+
+    def _take_up(self, layer: Labels) -> bool:
+        """Labels that were an image for a while are another layer of the same array: their session goes on."""
+        array, session, seen = self._left.get(id(layer.data), (None, None, None))
+        image = None if seen is None else seen()
+        if (
+            array is None
+            or session is None
+            or array() is not layer.data
+            or layer in self._results
+            or image not in self._viewer.layers
+            or not is_reviewable(layer)
+        ):
+            return False
+        from napari_transunet.viewer.sessions.autosave_controller import save_soon
+
+        result = self.bind_result(layer, image, session, created_by_run=bool(session.runs))
+        save_soon(self._viewer, result)
+        return True
 
     def _forget_copy(self) -> None:
         """A copy is made to keep something safe: the brush stays with the labels that both docks mean."""

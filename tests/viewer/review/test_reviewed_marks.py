@@ -1,12 +1,14 @@
 """A mark as reviewed stands for what was seen and approved, whatever is painted, undone and done again."""
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from napari.layers._layer_actions import _convert_to_image, _convert_to_labels
 
-from tests.viewer.review.test_review_dock import SHAPE, ReviewDriver
+from tests.viewer.review.test_review_dock import NAMES, SHAPE, ReviewDriver
 
 
 @pytest.fixture
@@ -135,3 +137,25 @@ def test_slices_that_a_script_replaced_have_to_be_looked_at(driver):
     driver.layer.data = data
     assert driver.session.reviewed.keys() == {4}
     assert "Slice 5 had been reviewed" in driver.text("correction_status")
+
+
+def test_labels_that_were_an_image_for_a_while_keep_their_session(driver):
+    _paint(driver, 3)
+    _review(driver, 3)
+    layers, hand = driver.viewer.layers, driver.session.hand_voxels(driver.layer.data)
+    layers.selection = {driver.layer}
+    _convert_to_image(layers)
+    driver.qtbot.wait(1)
+    layers.selection = {layers["ct labels"]}
+    _convert_to_labels(layers)
+    driver.layer = layers["ct labels"]
+    driver.until(lambda: driver.dock.model.layer is driver.layer)
+    result = driver.dock.model.result
+    assert result.session is driver.session
+    assert result.session.reviewed.keys() == {3}
+    assert result.session.hand_voxels(driver.layer.data) == hand > 0
+    assert driver.dock.model.names == NAMES
+    layers.remove(driver.layer)
+    driver.layer = driver.result = result = None
+    gc.collect()
+    driver.until(lambda: gc.collect() is not None and not driver.dock.model.sessions._left)
