@@ -19,6 +19,7 @@ from napari_transunet.training.datasets import LabelledVolume, all_reasons, whol
 from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.grid_part import LabelsOnGrid, labels_on_grid, labels_part
+from napari_transunet.volumes.intensity import looks_like_ct
 from napari_transunet.volumes.label_values import values_in
 from napari_transunet.volumes.labels import given_names, organ_key
 from napari_transunet.volumes.orientation import Reorientation
@@ -165,12 +166,14 @@ def prepare_cases(
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
     noted: Callable[[str], None] | None = None,
+    loaded: Callable[[LabelledVolume, Volume, Volume], None] | None = None,
 ) -> list[Case]:
     """All cases, read and prepared as by `prepare_case`, in their order; one for each plane that the card looks at.
 
     `annotated` has the classes that were annotated in cases where not all were, by their names. `progress` is told the
     cases that are done and how many there are; `cancelled` is asked before each; `noted` gets, when all are read, each
-    sentence about what their readers had to assume, with the cases it is about.
+    sentence about what their readers had to assume, or about a modality that is not the card's, with the cases it is
+    about. `loaded` gets each case with its image and labels as they were read.
 
     Raises
     ------
@@ -192,6 +195,10 @@ def prepare_cases(
             raise PreparationCancelled("Preparing the cases was cancelled.")
         try:
             image, labels = case.read()
+            if loaded is not None:
+                loaded(case, image, labels)
+            if not scaled and (doubt := _modality_note(image, card)) is not None:
+                notes.setdefault(doubt, []).append(case.name)
             for note in dict.fromkeys((*image.source.notes, *labels.source.notes)):
                 notes.setdefault(note, []).append(case.name)
             ready = [
@@ -396,6 +403,21 @@ def _name_notes(
         if learnt:
             notes.append(f"its labels call {value} {name!r}, which is learnt as {known!r}.")
     return notes
+
+
+def _modality_note(image: Volume, card: ModelCard) -> str | None:
+    """What to say of an image that is of another modality than the card, whose intensities it is scaled by."""
+    if card.modality is None or image.modality == card.modality:
+        return None
+    if image.modality is not None:
+        return (
+            f"its image is {image.modality}, but the network is trained for {card.modality} and scales it so."
+        )
+    if card.modality == "CT" and not looks_like_ct(image.data):
+        return "its image does not look like CT, but the network is trained for CT and scales it so."
+    if card.modality != "CT" and looks_like_ct(image.data):
+        return f"its image looks like CT, but the network is trained for {card.modality} and scales it so."
+    return None
 
 
 def _check_image(data: npt.NDArray[Any], scaled: bool, name: str) -> None:

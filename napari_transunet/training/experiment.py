@@ -19,7 +19,7 @@ from napari_transunet.checkpoints.pretrained.initialize import initialise, share
 from napari_transunet.checkpoints.reading import CHECKPOINT_SUFFIXES
 from napari_transunet.checkpoints.registry import resolve_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
-from napari_transunet.errors import FileProblem, InputError
+from napari_transunet.errors import DatasetError, FileProblem, InputError, some
 from napari_transunet.files import write_text
 from napari_transunet.inference.devices import resolve_device, resolve_precision
 from napari_transunet.inference.predictor import Predictor
@@ -31,6 +31,7 @@ from napari_transunet.training.fitting import fit, lightning_or_sentence
 from napari_transunet.training.pictures import write_png
 from napari_transunet.training.recipes import DEFAULT, Recipe
 from napari_transunet.training.scoring import card_scores, picture_of, score_volumes, worst_and_median
+from napari_transunet.volumes.fingerprint import scan_fingerprint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,13 +39,17 @@ if TYPE_CHECKING:
     from napari_transunet.checkpoints.card import ModelCard
     from napari_transunet.metrics.summary import LabelScores
     from napari_transunet.training.callbacks import Progress
-    from napari_transunet.training.datasets import Dataset
+    from napari_transunet.training.datasets import Dataset, LabelledVolume
     from napari_transunet.training.fitting import Outcome
     from napari_transunet.training.splits import Part, Split
+    from napari_transunet.volumes.volume import Volume
 
 SETTINGS = "settings.json"
 SPLIT = "split.json"
 _LISTED_PATIENTS = 40
+_PARTS: tuple[Part, ...] = ("training", "validation", "test")
+_KEPT_LATER = ("annotated", "unknown")  # settings that an earlier version did not write
+_PREPARED = ("modality", "normalisation", "window", "percentiles", "orientation", "img_size", "spacing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +139,10 @@ class Experiment:
                     "recipe": _plain(self.recipe),
                     "preparation": _plain(self.preparation),
                     "others_are_background": self.others_are_background,
+                    "annotated": {
+                        case: sorted(values) for case, values in self.dataset.about.annotated.items()
+                    },
+                    "unknown": self.dataset.about.unknown,
                     "init": self.init,
                     "init_cnn": self.init_cnn,
                 }
@@ -214,6 +223,11 @@ def train_checkpoint(
         )
         origin = _initialised(net, course, names)
     callbacks.stage(f"Reading {len(course.dataset.cases)} cases.")
+    read: dict[str, _Read] = {}
+
+    def loaded(case: LabelledVolume, image: Volume, labels: Volume) -> None:
+        read[case.name] = _Read(case.patient, scan_fingerprint(image), scan_fingerprint(labels))
+
     cases = prepare_cases(
         course.dataset.cases,
         classes,
@@ -224,10 +238,15 @@ def train_checkpoint(
         progress=callbacks.done,
         cancelled=callbacks.cancelled,
         noted=callbacks.stage,
+        loaded=loaded,
     )
+    _check_apart(read, course.split)
+    learnt_from = _learnt_from(card, read)
+    if resume:
+        _check_unchanged(folder, learnt_from)
     training, validation = (course.split.part(cases, part) for part in ("training", "validation"))
     if is_first_process():
-        _make_folder(folder, course, resume=resume)
+        _make_folder(folder, course, learnt_from, resume=resume)
     plan = course.recipe.plan(sum(len(case) for case in training))
     callbacks.stage(
         f"Training {card.variant} on {len(course.split.training)} patients ({sum(map(len, training))} slices of "
@@ -316,7 +335,8 @@ def _check_folder(folder: Path, course: Experiment, *, resume: bool, overwrite: 
             ) from error
         if not isinstance(before, dict):
             raise FileProblem(f"{file} is damaged; start the training anew with --overwrite.")
-        if changed := [key for key in settings if settings[key] != before.get(key)]:
+        known = {key: settings[key] for key in _KEPT_LATER} | before
+        if changed := [key for key in settings if settings[key] != known.get(key)]:
             raise InputError(
                 f"The training in {folder} was started with another {' and '.join(changed)}; give the same options "
                 "to resume it, or start anew with --overwrite."
@@ -327,8 +347,70 @@ def _check_folder(folder: Path, course: Experiment, *, resume: bool, overwrite: 
         )
 
 
-def _make_folder(folder: Path, course: Experiment, *, resume: bool) -> None:
-    """The folder, with what the course is."""
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A case as it was read: whose it is, and the fingerprints of its image and labels."""
+
+    patient: str
+    image: str
+    labels: str
+
+
+def _learnt_from(card: ModelCard, read: Mapping[str, _Read]) -> dict[str, Any]:
+    """What training depends on beside `Experiment.settings`, as JSON can say it: the files' contents, and how images
+    are prepared, some of which follows from them.
+    """
+    prepared = {name: getattr(card, name) for name in _PREPARED}
+    voxels = {name: [one.image, one.labels] for name, one in read.items()}
+    found: dict[str, Any] = json.loads(json.dumps({"prepared": prepared, "voxels": voxels}))
+    return found
+
+
+def _check_unchanged(folder: Path, learnt_from: Mapping[str, Any]) -> None:
+    """Refuse to go on with other images or labels, or prepared otherwise, than a training began with."""
+    before = json.loads((folder / SETTINGS).read_text())
+    known = before.get("voxels")
+    if not isinstance(known, dict):  # an earlier version did not keep it
+        return
+    again = "to resume it, or start anew with --overwrite"
+    changed = sorted(name for name, hashes in learnt_from["voxels"].items() if known.get(name) != hashes)
+    if changed:
+        raise InputError(
+            f"Images or labels have changed since the training in {folder} was started: {some(changed)}; put them back"
+            f" {again}."
+        )
+    if before.get("prepared") != learnt_from["prepared"]:
+        raise InputError(
+            f"The training in {folder} prepared its images otherwise (modality, intensities or orientation); restore"
+            f" the dataset {again}."
+        )
+
+
+def _check_apart(read: Mapping[str, _Read], split: Split) -> None:
+    """Refuse a scan that is learnt from and judged by as well, under two names.
+
+    Raises
+    ------
+    DatasetError
+        The same voxels on the same grid belong to patients in different parts of the split.
+    """
+    part_of = {patient: part for part in _PARTS for patient in getattr(split, part)}
+    first: dict[str, tuple[str, str]] = {}
+    for name, one in read.items():
+        part = part_of.get(one.patient)
+        if part is None:
+            continue
+        other, other_part = first.setdefault(one.image, (name, part))
+        if other_part != part:
+            raise DatasetError(
+                f"{other} and {name} are the same scan, but one is for {other_part} and the other for {part}, so scores"
+                " would be of what was learnt; take one of them out, or put both into one part with --split or"
+                " --patient-pattern."
+            )
+
+
+def _make_folder(folder: Path, course: Experiment, learnt_from: Mapping[str, Any], *, resume: bool) -> None:
+    """The folder, with what the course is, and what it learns from."""
     if resume:
         return
     try:
@@ -337,7 +419,7 @@ def _make_folder(folder: Path, course: Experiment, *, resume: bool) -> None:
             (folder / state).unlink(missing_ok=True)
     except OSError as error:
         raise FileProblem(f"Cannot write to {folder}: {error.strerror or error}.") from error
-    write_text(folder / SETTINGS, json.dumps(course.settings(), indent=2), overwrite=True)
+    write_text(folder / SETTINGS, json.dumps(course.settings() | dict(learnt_from), indent=2), overwrite=True)
     write_text(folder / SPLIT, course.split.to_json(), overwrite=True)
 
 

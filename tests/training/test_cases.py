@@ -314,6 +314,18 @@ def test_every_bad_case_is_told_in_one_error(scan: Volume, organs: Volume) -> No
         prepare_cases(bad[2:3], {52: 1}, CARD)
 
 
+def test_images_of_another_modality_than_is_trained_for_are_told(scan: Volume, organs: Volume) -> None:
+    mr, dark = (dataclasses.replace(scan, modality=one) for one in ("MR", None))
+    dark = dataclasses.replace(dark, data=np.abs(scan.data))
+    ct = CARD.updated(modality="CT")
+    told: list[str] = []
+    cases = [Made("a", dataclasses.replace(scan, modality="CT"), organs), Made("b", mr, organs)]
+    prepare_cases([*cases, Made("c", dark, organs)], {52: 1}, ct, noted=told.append)
+    assert len(told) == 2
+    assert all(word in told[0] for word in ("b", "MR", "CT"))
+    assert told[1].startswith("Note on c: its image does not look like CT")
+
+
 def test_memory_is_checked_by_the_first_case(
     scan: Volume, organs: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:

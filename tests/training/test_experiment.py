@@ -229,6 +229,69 @@ def test_another_course_is_not_resumed(
     assert not stages, "cases were read first"
 
 
+def _relabel(root: Path) -> None:
+    path = root / "labels" / "patient2.nii.gz"
+    image = sitk.ReadImage(str(path))
+    image[0, 0, 0] = 3
+    sitk.WriteImage(image, str(path))
+
+
+def _redescribe(**changes: Any) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        path = root / "dataset.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (_relabel, "changed since .*: patient2;"),
+        (_redescribe(labelled={"patient1": ["body", "head"]}), "another annotated;"),
+        (_redescribe(labels={"background": 0, "body": 3, "head": 7, "ignore": 9}), "another unknown;"),
+        (_redescribe(channel_names={"0": "CT"}), "prepared its images otherwise"),
+    ],
+)
+def test_a_training_is_not_resumed_with_another_dataset_in_the_same_place(
+    tmp_path: Path, change: Callable[[Path], None], named: str
+) -> None:
+    root, out = write_dataset(tmp_path / "data", patients=3), tmp_path / "new.safetensors"
+    train_checkpoint(course_on(root, steps=2, test=0), out, machine=ON_CPU)
+    train_checkpoint(course_on(root, steps=2, test=0), out, machine=ON_CPU, resume=True)
+    before = out.read_bytes()
+    change(root)
+    with pytest.raises(InputError, match=named):
+        train_checkpoint(course_on(root, steps=2, test=0), out, machine=ON_CPU, resume=True)
+    assert out.read_bytes() == before
+
+
+def test_a_training_of_an_earlier_version_is_resumed(tmp_path: Path) -> None:
+    root, out = write_dataset(tmp_path / "data", patients=3), tmp_path / "new.safetensors"
+    train_checkpoint(course_on(root, steps=2, test=0), out, machine=ON_CPU)
+    file = run_folder(out) / "settings.json"
+    settings = json.loads(file.read_text())
+    for key in ("annotated", "unknown", "voxels", "prepared"):
+        del settings[key]
+    file.write_text(json.dumps(settings))
+    assert train_checkpoint(course_on(root, steps=2, test=0), out, machine=ON_CPU, resume=True) is not None
+
+
+def test_a_scan_under_two_names_is_not_both_learnt_from_and_scored(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "data", patients=4)
+    image = sitk.ReadImage(str(root / "images" / "patient0.nii.gz"))
+    sitk.WriteImage(image, str(root / "images" / "patient3.nrrd"))
+    (root / "images" / "patient3.nii.gz").unlink()
+    course = course_on(root, steps=1)
+    names = ["patient0", "patient1", "patient2", "patient3"]
+    apart = dataclasses.replace(course, split=Split(tuple(names[:2]), (names[2],), (names[3],)))
+    with pytest.raises(DatasetError, match=r"patient0 and patient3 are the same scan.*training.*test"):
+        train_checkpoint(apart, tmp_path / "new.safetensors", machine=ON_CPU)
+    assert not run_folder(tmp_path / "new.safetensors").exists()
+    together = dataclasses.replace(course, split=Split((names[0], names[3]), (names[1],), (names[2],)))
+    assert train_checkpoint(together, tmp_path / "new.safetensors", machine=ON_CPU) is not None
+
+
 def test_an_earlier_training_is_not_replaced_unasked(run: Run) -> None:
     stages: list[str] = []
     with pytest.raises(FileProblem, match="holds an earlier training"):
