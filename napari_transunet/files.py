@@ -3,10 +3,14 @@
 import contextlib
 import errno
 import hashlib
+import lzma
 import os
 import shutil
+import struct
 import tempfile
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -51,6 +55,13 @@ def writing_problems(what: str, folder: Path) -> Iterator[None]:
         problem = FileProblem(f"{what}: {error.strerror or error}.")
         problem.strerror = error.strerror
         raise problem from error.__cause__ or error
+
+
+ZIP_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError),
+    *(NotImplementedError, RuntimeError, ValueError, OverflowError),
+)
+"""What opening and unpacking a damaged or hostile zip archive raises, beside `OSError`."""
 
 
 def is_taken(path: Path) -> bool:
@@ -148,7 +159,8 @@ def csv_cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = value.encode("utf-8", "backslashreplace").decode("utf-8")
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t") else text
+    text = text.replace("\r\n", "\n").replace("\r", "\n")  # which the csv module leaves without quotes
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\n") else text
 
 
 def available_memory() -> int:

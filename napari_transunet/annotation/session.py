@@ -504,7 +504,7 @@ class AnnotationSession:
                 session.uncertainty = SliceUncertainties.restored(state["uncertainty"], arrays.get("entropy"))
         except InputError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(
                 f"The saved session cannot be understood ({error}); it was not restored."
             ) from error

@@ -8,7 +8,6 @@ import secrets
 import shutil
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -32,12 +31,14 @@ from napari_transunet.annotation.session_folder import (
     read_about,
 )
 from napari_transunet.errors import FileProblem, InputError, SizeError
-from napari_transunet.files import atomic_path, file_problems, remove_leftovers, write_text
+from napari_transunet.files import ZIP_DAMAGE, atomic_path, file_problems, remove_leftovers, write_text
 
 logger = logging.getLogger(__name__)
 
 ROOT_VARIABLE = "NAPARI_TRANSUNET_SESSIONS"
 _MAX_ARCHIVE = 1 << 33
+_MOST = 1 << 40  # of anything that is counted
+_COUNTS = frozenset({"edited_voxels", "reviewed", "slices", "runs"})
 
 
 @dataclass(frozen=True)
@@ -226,14 +227,7 @@ class SessionStore:
                 complete.rename(target)
         except (InputError, FileProblem):
             raise
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            NotImplementedError,
-            RuntimeError,
-            ValueError,
-        ) as error:
+        except ZIP_DAMAGE as error:
             raise InputError(
                 f"{source.name} is no exported session; choose a file that Export made."
             ) from error
@@ -253,9 +247,23 @@ def _info(folder: Path, about: SessionAbout) -> SessionInfo:
         saved_at=datetime.fromtimestamp(newest.saved_at, UTC),
         size=_size(folder),
         in_use=is_held(folder),
-        summary=summary if isinstance(summary, dict) else {},
+        summary=_counts(summary) if isinstance(summary, dict) else {},
         order=newest.order,
     )
+
+
+def _counts(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """A summary without counts that are none: one that others made must hide no sessions in a list."""
+
+    def whole(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST
+
+    def usable(key: str, value: Any) -> bool:
+        if key == "segmented":
+            return isinstance(value, list) and all(map(whole, value))
+        return key not in _COUNTS or whole(value)
+
+    return {key: value for key, value in summary.items() if usable(key, value)}
 
 
 def _size(folder: Path) -> int:

@@ -116,7 +116,7 @@ class SliceUncertainties:
             size = state["img_size"]
             found.img_size = None if size is None else (int(size[0]), int(size[1]))
             found.sha256 = None if state["sha256"] is None else str(state["sha256"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(f"The saved uncertainties cannot be understood ({error}).") from error
         lengths = {len(found._per_class), len(found.expected_errors), len(found._errors_per_class)}
         lengths |= set() if maps is None else {len(maps)}

@@ -48,8 +48,8 @@ def print_json(value: Any) -> None:
 
 
 def print_table(table: Table) -> None:
-    """A table; in a pipe or a file it is as wide as it needs to be."""
-    console = Console(highlight=False)
+    """A table; in a pipe or a file it is as wide as it needs to be. Brackets and colons in names are no markup."""
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = _WIDE
     console.print(table)

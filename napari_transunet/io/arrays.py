@@ -1,7 +1,6 @@
 """Bare arrays: `.npy`, `.npz`, and HDF5 in the Synapse layout (`image` and `label`, z first)."""
 
 import zipfile
-import zlib
 from pathlib import Path
 from typing import IO, Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.errors import VolumeError
+from napari_transunet.files import ZIP_DAMAGE
 from napari_transunet.io.ambiguous import SeveralVolumesError
 from napari_transunet.io.streams import checked_size, chosen, memory_limit, native, read_array
 
@@ -81,7 +81,11 @@ def read_npz_array(
                 raise VolumeError("it is encrypted.")
             with archive.open(info) as member:
                 array = _read_stream(member, info.file_size, max_bytes)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except VolumeError:
+        raise
+    except (OSError, *ZIP_DAMAGE) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's, not an unpacker's
+            raise
         raise VolumeError(f"the archive is damaged or truncated ({error}); copy it again.") from error
     return array, name
 

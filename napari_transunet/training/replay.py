@@ -10,7 +10,6 @@ import json
 import math
 import os
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from napari_transunet.errors import CheckpointError, FileProblem, InputError
-from napari_transunet.files import atomic_path
+from napari_transunet.files import ZIP_DAMAGE, atomic_path
 from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.training.partial_slices import REACH, PartialSlices
 from napari_transunet.volumes.labels import organ_key
@@ -131,15 +130,7 @@ class ReplayPack:
                 arrays = {name: _array(archive, name, axes, MAX_BYTES) for name, axes in _AXES.items()}
         except OSError as error:
             raise FileProblem(f"{origin} cannot be read: {error.strerror or error}.") from error
-        except (
-            ValueError,
-            KeyError,
-            EOFError,
-            zipfile.BadZipFile,
-            zlib.error,
-            NotImplementedError,
-            RuntimeError,
-        ) as error:
+        except (*ZIP_DAMAGE, KeyError) as error:
             raise CheckpointError(f"{origin} is not usable: {error}.") from error
         try:
             return cls(_slices(arrays), _names(about), str(about.get("source", ""))[:2000])

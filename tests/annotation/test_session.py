@@ -1,6 +1,7 @@
 """What a session remembers, and how it finds edits."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -310,6 +311,9 @@ def test_what_is_no_session_is_refused():
     with pytest.raises(InputError, match="not restored"):
         AnnotationSession.restored({"prediction": np.zeros(SHAPE, np.uint8)}, {"names": []})
     session = AnnotationSession(SHAPE, {})
+    for changes in ({"axis": math.inf}, {"locked": [math.inf]}, {"uncertainty": {"axis": math.inf}}):
+        with pytest.raises(InputError, match="understood"):
+            AnnotationSession.restored({"prediction": session.prediction}, session.state() | changes)
     with pytest.raises(InputError, match="do not fit"):
         AnnotationSession.restored(
             {"prediction": session.prediction, "flags": np.zeros((1, 1, 1), np.uint8)}, session.state()

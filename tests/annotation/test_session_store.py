@@ -242,6 +242,18 @@ def test_an_archive_with_other_names_is_refused(store, tmp_path, name):
     assert not list(store.root.glob(".importing-*"))
 
 
+@pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_archive_of_any_packing_is_refused(store, tmp_path, packing):
+    target = tmp_path / "session.zip"
+    with zipfile.ZipFile(target, "w", packing) as archive:
+        archive.writestr("about.json", "{}" * 500)
+    content = bytearray(target.read_bytes())
+    content[45:60] = b"\xff" * 15
+    target.write_bytes(content)
+    with pytest.raises((InputError, FileProblem), match=r"session\.zip"):
+        store.import_(target)
+
+
 def test_a_file_that_asks_for_too_much_is_refused(tmp_path):
     path = tmp_path / "00000001.part"
     spec = ArraySpec((100_000, 10_000, 10_000), "uint8")

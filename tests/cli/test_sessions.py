@@ -68,3 +68,24 @@ def test_names_may_be_short_but_not_ambiguous(run, names):
     assert run("delete", "a" * 16, input="y\n").exit_code == 0
     assert run("delete", "zzz", "--yes").exit_code == 2
     assert "No session begins" in run("delete", "zzz", "--yes").stderr
+
+
+def _save(name, state):
+    folder = SessionStore().create(SessionAbout("c" * 64, name, None, (2, 3, 4), (1, 1, 1), "now"))
+    labels = np.ones((2, 3, 4), np.uint8)
+    folder.save({"labels": dict(enumerate(labels))}, {"labels": ArraySpec.of(labels)}, state, whole=True)
+    folder.close()
+
+
+@pytest.mark.parametrize("odd", ["many", None, [], {}, -3, 1e400, True, 1 << 80])
+def test_a_session_with_an_odd_summary_hides_no_others(run, names, odd):
+    _save("odd", {"summary": dict.fromkeys(("edited_voxels", "reviewed", "slices", "segmented"), odd)})
+    table = run("list").stdout
+    assert "1,234" in table
+    assert "odd" in table
+    assert len(json.loads(run("list", "--json").stdout)) == 3
+
+
+def test_names_are_no_markup(run):
+    _save("ct[/b] [red]2[/red] :heart:", {})
+    assert "ct[/b] [red]2[/red] :heart:" in run("list").stdout

@@ -1,5 +1,6 @@
 """Bare arrays, and HDF5 in the Synapse layout."""
 
+import io
 import pickle
 import zipfile
 from pathlib import Path
@@ -145,3 +146,26 @@ def test_hdf5_follows_no_link_to_another_file(tmp_path: Path) -> None:
     for name in ("virtual.h5", "external.h5"):
         with pytest.raises(VolumeError, match="points to another file"):
             read_volume(tmp_path / name)
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damaged_archives_of_any_packing_are_refused(tmp_path: Path, packing: int) -> None:
+    path = tmp_path / "a.npz"
+    made = io.BytesIO()
+    np.save(made, DATA)
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        archive.writestr("image.npy", made.getvalue())
+    content = bytearray(path.read_bytes())
+    content[45:60] = b"\xff" * 15
+    path.write_bytes(content)
+    with pytest.raises(VolumeError, match=r"a\.npz"):
+        read_volume(path)
+
+
+def test_an_archive_with_names_that_are_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("imagé.npy", b"")
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xff\xfe"))
+    with pytest.raises(VolumeError, match=r"a\.npz"):
+        read_volume(path)

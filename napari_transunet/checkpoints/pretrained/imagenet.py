@@ -10,7 +10,6 @@ import math
 import os
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast
@@ -30,7 +29,7 @@ from napari_transunet.checkpoints.pretrained.encoders import (
     set_transformer,
 )
 from napari_transunet.errors import CheckpointError, FileProblem
-from napari_transunet.files import available_memory, file_problems
+from napari_transunet.files import ZIP_DAMAGE, available_memory, file_problems
 from napari_transunet.model.transunet import TransUNet
 
 Source = str | os.PathLike[str] | Mapping[str, Array]
@@ -166,7 +165,7 @@ def _opened(source: Source) -> Iterator[Pretrained]:
 def _read_array(path: Path, file: np.lib.npyio.NpzFile, name: str) -> Array:
     try:
         return file[name]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, *ZIP_DAMAGE) as error:
         raise CheckpointError(
             f"{path.name} is truncated or damaged at {name}; copy or download it again."
         ) from error
@@ -198,7 +197,7 @@ def _npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
                         file
                     )
                     header = file.tell()
-            except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            except (OSError, *ZIP_DAMAGE) as error:
                 raise CheckpointError(
                     f"{path.name} is damaged at {member}; copy or download it again."
                 ) from error
