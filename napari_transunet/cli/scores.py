@@ -134,7 +134,7 @@ def write_csv(
 
     A distance in voxels is called `hd95_voxels`, so that nothing takes it for mm.
     """
-    from napari_transunet.files import atomic_path
+    from napari_transunet.files import atomic_path, csv_cell
 
     cases = list(cases)
     with_case = any(case is not None for case, *_ in cases)
@@ -151,9 +151,9 @@ def write_csv(
                 compared["prediction_labels"] = "+".join(map(str, compared["prediction_labels"]))
                 writer.writerow(
                     [
-                        *([case] if with_case else []),
+                        *([csv_cell(case)] if with_case else []),
                         label,
-                        names.get(label, ""),
+                        csv_cell(names.get(label, "")),
                         *(of[metric] for metric in METRICS),
                         *(compared[column] for column in _COMPARED),
                     ]

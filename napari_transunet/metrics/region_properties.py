@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_transunet.errors import InputError
-from napari_transunet.files import write_text
+from napari_transunet.files import csv_cell, write_text
 from napari_transunet.volumes.geometry import Geometry, voxel_ml
 from napari_transunet.volumes.label_values import as_labels
 
@@ -239,4 +239,4 @@ def _centre(mask: NDArray[np.bool_], box: tuple[slice, ...]) -> tuple[int, int, 
 def _text(value: Any) -> str:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(csv_cell(value))

@@ -60,6 +60,20 @@ def test_evaluate_notes_where_the_files_name_organs_differently(run, pair, tmp_p
     assert "spleen (1)" in result.stderr.splitlines()[1]
 
 
+def test_names_in_csv_are_no_formulas_and_come_back_whole(run, pair, tmp_path):
+    names = {1: '=HYPERLINK("http://x","liver, right")', 4: "Milz\nzwei"}
+    for folder, source in (("p", pair[0]), ("r", pair[1])):
+        (tmp_path / folder).mkdir()
+        volume = read_volume(source)
+        write_labels(tmp_path / folder / "=1+1.nii.gz", volume.data, volume, names)
+    result = run("evaluate", "p", "r", "--csv", "scores.csv")
+    assert result.exit_code == 0, result.stderr
+    with (tmp_path / "scores.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["case"] for row in rows} == {"'=1+1"}
+    assert [row["name"] for row in rows] == [f"'{names[1]}", names[4]]
+
+
 def test_evaluate_refuses_another_grid(run, pair, tmp_path):
     other = write_image(tmp_path / "other.nii.gz", np.zeros((6, 12, 12), np.uint8), spacing=(2.5, 0.7, 0.7))
     assert "same grid" in error_line(run("evaluate", pair[0], other))

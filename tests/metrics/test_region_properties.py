@@ -107,6 +107,15 @@ def test_a_table_is_written_for_other_programs(scene, tmp_path):
         write_measures(path, measures)
 
 
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1"])
+def test_a_name_is_no_formula_of_a_spreadsheet(name: str) -> None:
+    labels = np.ones((1, 2, 3), np.uint8)
+    (measured,) = measure(labels, Geometry.default(labels.shape), {1: name})
+    (row,) = csv.DictReader(io.StringIO(as_csv([measured]), newline=""))
+    assert row["name"] == "'" + name.replace("\r", "\n")
+    assert float(row["voxels"]) == 6
+
+
 def test_voxels_without_a_number_are_left_out_and_counted():
     labels = np.ones((2, 3, 4), np.uint8)
     labels[1] = 2
