@@ -142,11 +142,15 @@ def segment_ome_zarr(
 
 
 def _identity(image: OmeZarrImage, predictor: Predictor, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes labels the same: the image as it describes itself, the checkpoint and the options."""
+    """What makes labels the same: the image as it describes itself and by some of its voxels, the checkpoint and the
+    options.
+    """
     described = json.dumps([asdict(image.multiscale), list(image.info.shape), str(image.info.dtype)])
+    sample = np.ascontiguousarray(image.data.sample())
     checkpoint = predictor.checkpoint
     return {
         "image": hashlib.sha256(described.encode()).hexdigest(),
+        "voxels": hashlib.sha256(sample.view(np.uint8).data).hexdigest(),
         "level": image.level,
         "time": image.time,
         "channel": image.channel,

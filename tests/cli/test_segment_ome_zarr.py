@@ -15,7 +15,7 @@ import zarr
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.loading import load_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
-from napari_transunet.errors import TransUNetError
+from napari_transunet.errors import ExistsError, TransUNetError
 from napari_transunet.export.ome_zarr_segmentation import segment_ome_zarr
 from napari_transunet.inference.predictor import Predictor
 from napari_transunet.io.ome_zarr.labels import LabelsPlace
@@ -114,6 +114,26 @@ def test_a_run_that_was_stopped_is_gone_on_with(run, scan, network):
     labels = labels_of(network, scan)
     assert np.array_equal(zarr.open_array(made.folder / "0")[:], labels)
     assert np.array_equal(view[2:5, 3:9, 7], labels[2:5, 3:9, 7])
+
+
+def test_a_run_is_not_gone_on_with_on_another_scan_of_the_same_size(run, scan, network):
+    image = open_ome_zarr(scan)
+    predictor = Predictor(load_checkpoint(network), device="cpu", backend="torch", batch_size=2)
+    told = []
+    with pytest.raises(TransUNetError):
+        segment_ome_zarr(
+            image,
+            image.volume(),
+            predictor,
+            LabelsPlace(scan, "organs"),
+            progress=lambda *at: told.append(at),
+            cancelled=lambda: len(told) > 2,
+        )
+    for level in zarr.open_group(scan).array_values():
+        level[:] = level[:][::-1]
+    image = open_ome_zarr(scan)
+    with pytest.raises(ExistsError, match="another image"):
+        segment_ome_zarr(image, image.volume(), predictor, LabelsPlace(scan, "organs"))
 
 
 def test_over_http_and_to_files(run, scan, network, tmp_path):

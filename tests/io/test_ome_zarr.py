@@ -275,6 +275,93 @@ def test_labels_are_written_into_the_image_and_resumed(tmp_path, values, version
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+def test_labels_that_are_replaced_are_no_longer_listed(tmp_path, values, version):
+    path = write_ome_zarr(tmp_path / "scan.zarr", values, version=version)
+
+    def listed():
+        about = dict(zarr.open_group(path / "labels", mode="r").attrs)
+        return about.get("ome", about)["labels"]
+
+    for name in ("other", "organs"):
+        one = LabelWriter(
+            LabelsPlace(path, name), open_ome_zarr(path), dtype=np.uint8, axis=0, identity={"checkpoint": "a"}
+        )
+        for index in range(9):
+            one.put(index, np.ones(values.shape[1:], np.uint8))
+        one.finish(LABELS, {})
+    assert listed() == ["other", "organs"]
+    writer(path, overwrite=True)
+    assert listed() == ["other"]
+    assert sorted(entry.name for entry in (path / "labels").iterdir() if entry.is_dir()) == [
+        "organs",
+        "other",
+    ]
+
+
+def test_labels_whose_replacing_was_killed_can_be_replaced_again(tmp_path, values, monkeypatch):
+    path = write_ome_zarr(tmp_path / "scan.zarr", values)
+    one = writer(path)
+    for index in range(9):
+        one.put(index, np.ones(values.shape[1:], np.uint8))
+    one.finish(LABELS, {})
+
+    def killed(folder):
+        next(Path(folder).glob("*/zarr.json")).unlink()
+        (Path(folder) / "zarr.json").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("napari_transunet.io.ome_zarr.labels.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            writer(path, overwrite=True)
+    assert writer(path).done == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda progress: progress.pop("done"),
+        lambda progress: progress.update(done="many"),
+        lambda progress: progress.update(done=1),
+        lambda progress: progress.update(done=-4),
+        lambda progress: progress.update(done=99),
+        lambda progress: progress.update(voxels=[1]),
+    ],
+)
+def test_a_damaged_record_of_unfinished_labels_is_told(tmp_path, values, change, monkeypatch):
+    monkeypatch.setattr("napari_transunet.io.ome_zarr.labels._SLAB", 400)
+    path = write_ome_zarr(tmp_path / "scan.zarr", values)
+    one = writer(path)
+    for index in range(5):
+        one.put(index, np.ones(values.shape[1:], np.uint8))
+    assert one.done > 1
+    file = path / "labels" / "organs" / ".progress.json"
+    progress = json.loads(file.read_text())
+    change(progress)
+    file.write_text(json.dumps(progress))
+    with pytest.raises(ExistsError, match="damaged"):
+        writer(path)
+    assert writer(path, overwrite=True).done == 0
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "other"])
+def test_unfinished_labels_whose_array_is_damaged_are_told(tmp_path, values, damage, monkeypatch):
+    monkeypatch.setattr("napari_transunet.io.ome_zarr.labels._SLAB", 400)
+    path = write_ome_zarr(tmp_path / "scan.zarr", values)
+    one = writer(path)
+    for index in range(5):
+        one.put(index, np.ones(values.shape[1:], np.uint8))
+    file = path / "labels" / "organs" / "0" / "zarr.json"
+    if damage == "gone":
+        file.unlink()
+    else:
+        text = file.read_text()
+        file.write_text(text[:100] if damage == "cut" else text.replace("uint8", "int16"))
+    with pytest.raises(ExistsError, match="damaged"):
+        writer(path)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 def test_ome_zarr_py_reads_the_labels_with_names_and_colours(tmp_path, values, version):
     reader = pytest.importorskip(
         "ome_zarr.reader", reason="ome-zarr, which wants another pydantic, is not here"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.errors import ExistsError, FileProblem, InputError, VolumeError
-from napari_transunet.files import atomic_path, file_problems
+from napari_transunet.files import atomic_path, file_problems, remove_leftovers
 from napari_transunet.io.ome_zarr.metadata import PROVENANCE_KEY, group_attributes, read_json
 from napari_transunet.io.ome_zarr.reading import OmeZarrImage, is_ome_zarr
 from napari_transunet.io.sidecar import clean, plain
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from napari_transunet.volumes.labels import LabelSet
 
 _PROGRESS = ".progress.json"
+_REMOVED = ".removed-"
 _NAME = re.compile(r"[\w][\w .+-]{0,99}")
 _SLAB = 32 << 20  # bytes that are written at a time
 _DEEPEST, _WIDEST = 64, 512  # voxels of a chunk along the slices, and across them
@@ -130,7 +132,7 @@ class LabelWriter:
         with file_problems(f"Cannot write to {place.container}"):
             if not self._continued(overwrite=overwrite):
                 self._begin()
-        self._array = self._opened(0)
+        self._array = self._opened_again()
         self._slab = np.zeros([n if i != axis else depth for i, n in enumerate(shape)], self._dtype)
 
     @property
@@ -196,7 +198,7 @@ class LabelWriter:
         if overwrite:
             if not _is_label_image(folder) and progress is None:
                 raise ExistsError(f"{folder} is no label image and is not replaced; choose another name.")
-            shutil.rmtree(folder)
+            self._remove()
             return False
         if progress is None:
             raise ExistsError(f"{folder} exists already; choose another name or ask to overwrite it.")
@@ -205,9 +207,34 @@ class LabelWriter:
                 f"{folder} holds unfinished labels of another image, checkpoint or option; go on with those, choose"
                 " another name, or ask to overwrite it."
             )
-        self.done = int(progress["done"])
-        self._voxels = {int(value): int(count) for value, count in progress["voxels"].items()}
+        try:
+            self.done = int(progress["done"])
+            self._voxels = {int(value): int(count) for value, count in progress["voxels"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise self._unusable() from error
+        if not 0 <= self.done <= self._count or (
+            self.done % self._chunks[self.axis] and self.done < self._count
+        ):
+            raise self._unusable()
         return self.done > 0
+
+    def _unusable(self) -> ExistsError:
+        return ExistsError(
+            f"{self._place.folder} holds unfinished labels that are damaged; choose another name, or ask to overwrite"
+            " it."
+        )
+
+    def _remove(self) -> None:
+        """Take away labels that are replaced: first from the list, lest a viewer takes the next half for the whole."""
+        group = self._place.container / "labels"
+        listed = (group_attributes(group) or {}).get("labels")
+        if isinstance(listed, list) and self._place.name in listed:
+            self._write_attributes(group, {"labels": [name for name in listed if name != self._place.name]})
+        # Killed while it removes the files, it would leave a folder that is neither labels nor to be gone on with.
+        away = group / f"{_REMOVED}{secrets.token_hex(4)}"
+        self._place.folder.rename(away)
+        shutil.rmtree(away)
+        remove_leftovers(group, f"{_REMOVED}*")
 
     def _begin(self) -> None:
         container, folder = self._place.container, self._place.folder
@@ -261,6 +288,17 @@ class LabelWriter:
         import zarr
 
         return zarr.open_array(store=zarr.storage.LocalStore(self._place.folder), path=str(level), mode="r+")
+
+    def _opened_again(self) -> Any:
+        """The array of the labels, which may have been damaged since an earlier run."""
+        try:
+            array = self._opened(0)
+            whole = array.shape == self._stored(self._image.geometry.shape) and array.dtype == self._dtype
+        except Exception as error:  # Zarr raises almost anything about damaged descriptions
+            raise self._unusable() from error
+        if not whole:
+            raise self._unusable()
+        return array
 
     def _write_slab(self, start: int, stop: int) -> None:
         region = [slice(0, n) for n in self._image.geometry.shape]
