@@ -306,7 +306,7 @@ class Walk:
             assert model.layer is None or model.layer in self.viewer.layers, said
             if model.result is not None:
                 assert model.result is self.sessions.result_of(model.layer), said
-                assert self.review.corrections.constraint.locked == model.result.session.locked, said
+                assert self.review.corrections.locked == model.result.session.locked, said
             assert _texts(self.review, "review_labels") == {each.name for each in self.layers("labels")}, said
 
     # -- both docks and the list of layers ------------------------------------------------------------------
@@ -533,13 +533,12 @@ class Walk:
         layer.brush_size = self.choose.choice([3, 9])
         layer.paint(at, self.choose.choice([0, *ORGANS]))
         result.undo.check_pending_strokes()
-        constraint = self.review.corrections.constraint if self.review is not None else None
-        if constraint is None or self.review.model.layer is not layer:
-            return
         changed = layer.data != before
         for value in result.session.locked:
             assert not (changed & ((before == value) | (layer.data == value))).any(), self.done
-        image = self.sessions.image_of(result)
+        image, constraint = self.sessions.image_of(result), result.constraint
+        if self.review is None or self.review.model.layer is not layer:
+            assert constraint.between is None, self.done
         if constraint.between is not None and image is not None and not is_lazy(image):
             painted = image.data[changed]
             assert ((painted >= constraint.between[0]) & (painted <= constraint.between[1])).all(), self.done

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -157,6 +158,14 @@ class SessionUndo:
         for look in self._first:
             look()
 
+    def withdraw(self, strokes: Sequence[list[Any]]) -> None:
+        """These strokes, the newest steps, are taken out of the history: what came with them is undone for good."""
+        gone = _ends(strokes)
+        for mark, step in reversed(self._steps):
+            if id(mark) in gone:
+                step.undo()
+        self._steps = [(mark, step) for mark, step in self._steps if id(mark) not in gone]
+
     def follow(self, _event: Any = None) -> None:
         """Bring the session in line with the layer; called by itself, and by those who cannot wait for that."""
         layer = self._layer()
@@ -175,9 +184,7 @@ class SessionUndo:
         self._steps = [(mark, step) for mark, step in self._steps if id(mark) in done or id(mark) in undone]
 
 
-def write_as_one_step(
-    layer: Labels, writes: Iterable[Write], kind: type[WrittenStep] = WrittenStep
-) -> Atom | None:
+def write_as_one_step(layer: Labels, writes: Iterable[Write]) -> Atom | None:
     """Put labels into a layer as one undo step, and show them; returns the step's mark, None where nothing changed.
 
     Raises
@@ -201,7 +208,7 @@ def write_as_one_step(
         new = write.after[inside].astype(layer.data.dtype)
         atoms.append((box, layer.data[box].copy(), new))
         layer.data[box] = new
-    mark = _append(layer, atoms, kind)
+    mark = _append(layer, atoms)
     if mark is not None:
         layer.refresh(thumbnail=False, extent=False, highlight=False)
     return mark
@@ -249,11 +256,73 @@ def are_newest(layer: Labels, steps: list[list[Any]]) -> bool:
     return len(newest) == len(steps) and all(a is b for a, b in zip(newest, steps, strict=True))
 
 
-def take_back(layer: Labels, count: int) -> None:
-    """Undo the newest steps for good: redo does not bring them back."""
-    for _ in range(count):
-        layer.undo()
-        layer._redo_history.pop()
+def is_mid_stroke(layer: Labels) -> bool:
+    """Whether a stroke has begun to change labels and is not in the layer's history yet."""
+    return bool(layer._staged_history)
+
+
+def replace_newest(layer: Labels, steps: Sequence[TrimmedStroke]) -> None:
+    """Put these, oldest first, in the place of as many newest steps of the layer; an empty one leaves no step.
+
+    Tells nobody; the layer's array is left alone.
+    """
+    for _ in steps:
+        layer._undo_history.pop()
+    layer._undo_history.extend(step for step in steps if step)
+
+
+class ChangedVoxels:
+    """The voxels that one atom of a stroke changed, n of them.
+
+    Attributes
+    ----------
+    before : (n,), the labels that they had.
+    after : (n,), the labels that were painted; not to be written to.
+    labels : the labels that were painted.
+    """
+
+    def __init__(self, atom: Any) -> None:
+        self._atom = atom
+        self._masked = hasattr(atom, "mask")
+        if self._masked:
+            self.before: NDArray[Any] = np.ravel(atom.old_values)
+        else:
+            self.before = np.broadcast_to(np.ravel(atom[1]), np.broadcast(*atom[0]).size)
+        after = np.ravel(atom.new_value if self._masked else atom[2]).astype(self.before.dtype)
+        self.after: NDArray[Any] = np.broadcast_to(after, self.before.shape)
+        self.labels = frozenset(np.unique(after).tolist())
+
+    @cached_property
+    def where(self) -> tuple[NDArray[np.intp], ...]:
+        """Where they lie in the layer's array: three arrays (n,)."""
+        if not self._masked:
+            return tuple(np.ravel(part) for part in np.broadcast_arrays(*self._atom[0]))
+        box, mask = self._atom.slice_key, self._atom.mask
+        shape = tuple(part.stop - part.start for part in box)
+        flat = np.arange(self.before.size) if mask is None else np.flatnonzero(mask)
+        return tuple(part.start + at for part, at in zip(box, np.unravel_index(flat, shape), strict=True))
+
+    def put_back(self, data: NDArray[Any], chosen: NDArray[np.bool_], before: NDArray[Any]) -> None:
+        """Give those `chosen`, (n,), in the layer's array the labels `before`, (n,), again."""
+        if self._masked and self._atom.mask is not None and chosen.all():
+            data[self._atom.slice_key][self._atom.mask] = before
+        else:
+            data[tuple(at[chosen] for at in self.where)] = before[chosen]
+
+    def part(self, chosen: NDArray[np.bool_], before: NDArray[Any]) -> Any:
+        """An atom, always a new one, of those `chosen`, (n,), alone, which had the labels `before`, (n,)."""
+        if not self._masked:
+            where = tuple(at[chosen] for at in self.where)
+            return where, before[chosen], self.after[chosen]
+        box, mask = self._atom.slice_key, self._atom.mask
+        if mask is None:
+            kept = chosen.reshape([part.stop - part.start for part in box])
+        elif chosen.all():
+            kept = mask
+        else:
+            kept = np.zeros_like(mask)
+            kept[mask] = chosen
+        return type(self._atom)(box, kept, before[chosen], self._atom.new_value)
 
 
 def forget_undone(layer: Labels, steps: list[list[Any]]) -> list[list[Any]]:
@@ -279,7 +348,7 @@ def labels_before(strokes: Iterable[list[Any]], box: Box, labels: NDArray[Any]) 
     earlier = labels.copy()
     for stroke in reversed(list(strokes)):
         for atom in reversed(stroke):
-            masked = hasattr(atom, "mask")  # a stroke's own; a trimmed one's is (index, before, after)
+            masked = hasattr(atom, "mask")  # else it is (index, before, after)
             index, old = (atom.slice_key, atom.old_values) if masked else (atom[0], atom[1])
             inside = tuple(
                 slice(part.start - at.start, part.stop - at.start)
@@ -338,11 +407,11 @@ def slices_changed(atoms: Iterable[Any]) -> tuple[set[int], set[int], set[int]]:
     return found
 
 
-def _append(layer: Labels, atoms: list[Atom], kind: type[WrittenStep] = WrittenStep) -> Atom | None:
+def _append(layer: Labels, atoms: list[Atom]) -> Atom | None:
     if not atoms:
         return None
     layer._redo_history.clear()
-    layer._append_to_undo_history(kind(atoms))
+    layer._append_to_undo_history(WrittenStep(atoms))
     return atoms[0]
 
 

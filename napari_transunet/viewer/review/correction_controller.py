@@ -26,7 +26,11 @@ from napari_transunet.errors import InputError, VolumeError
 from napari_transunet.viewer.anatomy.windows import is_ct
 from napari_transunet.viewer.layers.layers import geometry_of, is_lazy, volume_of, voxels_of
 from napari_transunet.viewer.layers.undo import AlongStep, write_as_one_step
-from napari_transunet.viewer.review.paint_constraint import BlockedVoxels, PaintConstraint
+from napari_transunet.viewer.sessions.paint_constraint import (
+    BlockedVoxels,
+    PaintConstraint,
+    blocked_sentence,
+)
 from napari_transunet.viewer.widgets.messages import count, organ, reopened_sentence, value_text
 from napari_transunet.viewer.widgets.tasks import BackgroundTasks, emit
 from napari_transunet.volumes.intensity import sampled
@@ -53,7 +57,7 @@ class CorrectionController(QObject):
 
     Attributes
     ----------
-    constraint : holds strokes to a range and away from locked organs.
+    between : lowest and highest image value on which the brush paints in the labels that are followed; None for all.
     """
 
     _registered = Signal(object, float, float)
@@ -69,8 +73,8 @@ class CorrectionController(QObject):
         self._stop: threading.Event | None = None
         """Of the tool that works; None while none does."""
         self._registrations: WeakKeyDictionary[Image, SliceRegistration] = WeakKeyDictionary()
-        self.constraint = PaintConstraint(self)
-        self.constraint.blocked.connect(self._on_blocked)
+        self.between: tuple[float, float] | None = None
+        self._constraint: PaintConstraint | None = None
         model.followed.connect(self._on_followed)
         panel.wanted.connect(self._on_wanted)
         panel.progress.cancelled.connect(self.cancel)
@@ -82,6 +86,11 @@ class CorrectionController(QObject):
     def busy(self) -> bool:
         """Whether a tool is working."""
         return self._stop is not None
+
+    @property
+    def locked(self) -> frozenset[int]:
+        """The organs that are locked in the labels that are followed."""
+        return self._constraint.locked if self._constraint is not None else frozenset()
 
     def detach(self) -> None:
         """Forget what is under way."""
@@ -172,7 +181,6 @@ class CorrectionController(QObject):
             return
         session = self._model.result.session
         session.locked = session.locked | {value} if on else session.locked - {value}
-        self.constraint.locked = session.locked
         self._model.save_soon()
 
     def suggest_range(self) -> None:
@@ -292,22 +300,29 @@ class CorrectionController(QObject):
             self._panel.status.setText("Click in the image on the part to keep; Escape cancels.")
 
     def _on_range(self, between: tuple[float, float] | None) -> None:
-        self.constraint.between = between
+        self.between = between
+        if self._constraint is not None:
+            self._constraint.between = between
 
-    def _on_blocked(self, blocked: BlockedVoxels) -> None:
-        self._panel.status.setText(blocked_sentence(blocked, self._model.names, self.constraint.between))
+    def _on_blocked(self, blocked: BlockedVoxels) -> bool:
+        status = self._panel.status
+        status.setText(blocked_sentence(blocked, self._model.names, self.between))
+        around = status.parentWidget()  # the dock, which may lie behind another
+        return around is not None and not around.visibleRegion().isEmpty()
 
     def _on_followed(self) -> None:
         result, image = self._model.result, self._model.image
-        if result is None:
-            self.constraint.follow(None, None)
+        if self._constraint is not None:
+            self._constraint.let_go()
+        self._constraint = result.constraint if result is not None else None
+        if self._constraint is None:
             return
-        self.constraint.locked = result.session.locked
         voxels = None if image is None or is_lazy(image) else voxels_of(image)
         if image is not None and voxels is not None:
             hounsfield = is_ct(image)
             self._panel.set_values(hounsfield=hounsfield, decimals=0 if hounsfield else _decimals(voxels))
-        self.constraint.follow(result, voxels)
+        self._constraint.image, self._constraint.between = voxels, self.between
+        self._constraint.say = self._on_blocked
 
 
 def _decimals(voxels: NDArray[Any]) -> int:
@@ -328,21 +343,6 @@ def _usual_range(values: NDArray[Any]) -> tuple[float, float]:
         values = values[np.abs(values - middle) <= _FAR * spread]
     mean, sd = float(values.mean()), float(values.std())
     return mean - 2 * sd, mean + 2 * sd
-
-
-def blocked_sentence(
-    blocked: BlockedVoxels, names: Mapping[int, str], between: tuple[float, float] | None
-) -> str:
-    """What a stroke was not let change, and why."""
-    why = []
-    if blocked.outside and between is not None:
-        why.append(
-            f"{count(blocked.outside, 'voxel')} outside of {value_text(between[0])} to {value_text(between[1])}"
-        )
-    if blocked.locked:
-        locked = " and ".join(organ(names.get(value, f"label {value}")) for value in sorted(blocked.locked))
-        why.append(f"{locked} {'is' if len(blocked.locked) == 1 else 'are'} locked")
-    return f"{count(blocked.voxels, 'voxel')} of the stroke stayed as they were: {'; '.join(why)}."
 
 
 def correction_sentence(found: Correction, names: Mapping[int, str]) -> str:

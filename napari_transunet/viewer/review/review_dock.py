@@ -24,6 +24,7 @@ from napari_transunet.viewer.review.click_picker import ClickPicker
 from napari_transunet.viewer.review.compare_panel import ComparePanel
 from napari_transunet.viewer.review.correction_controller import CorrectionController
 from napari_transunet.viewer.review.correction_panel import REMEMBERED, CorrectionPanel
+from napari_transunet.viewer.review.cursor_readout import CursorReadout
 from napari_transunet.viewer.review.help_page import HelpPage
 from napari_transunet.viewer.review.layer_chooser import LayerChooser
 from napari_transunet.viewer.review.measure_panel import MeasurePanel
@@ -31,7 +32,6 @@ from napari_transunet.viewer.review.measurement_controller import MeasurementCon
 from napari_transunet.viewer.review.organ_controller import OrganController
 from napari_transunet.viewer.review.organ_list import OrganList
 from napari_transunet.viewer.review.overlay_layers import OverlayLayers
-from napari_transunet.viewer.review.paint_constraint import CursorReadout
 from napari_transunet.viewer.review.review_model import ReviewModel
 from napari_transunet.viewer.review.review_panel import ReviewPanel
 from napari_transunet.viewer.review.stroke_controller import StrokeController
@@ -93,7 +93,7 @@ class ReviewDock(QWidget):
         self.attention_maps = AttentionController(model, self.overlays, self.attention, self.clicks, self)
         self.adaptation = AdaptationController(model, self.learning, self)
         self.keys = KeyBindings()
-        self.readout = CursorReadout(model, self.corrections.constraint)
+        self.readout = CursorReadout(model, self.corrections)
         self.brush_suspender = BrushSuspender(viewer, self)
         self.exporter = exporter_of(viewer)
         self.recovery = Recovery(viewer, self)

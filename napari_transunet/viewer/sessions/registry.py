@@ -30,6 +30,7 @@ from napari_transunet.viewer.layers.layer_record import change_record, is_overla
 from napari_transunet.viewer.layers.layers import new_labels_layer, problem_with, voxels_of
 from napari_transunet.viewer.layers.undo import labels_before, stroke_box
 from napari_transunet.viewer.sessions.kept_labels import LoneLabels, new_session_of
+from napari_transunet.viewer.sessions.paint_constraint import PaintConstraint
 from napari_transunet.viewer.sessions.results import SUFFIX, Result
 from napari_transunet.viewer.sessions.stroke_marks import StrokeMarks
 from napari_transunet.viewer.widgets.qt_helpers import window_object
@@ -78,6 +79,8 @@ class Sessions(QObject):
         self._new_copy: Any = None
         # What saves labels that lie on no open image.
         self._lone: weakref.WeakKeyDictionary[Any, AutosaveController] = weakref.WeakKeyDictionary()
+        # Of all labels that have a session, on an image or alone.
+        self._constraints: weakref.WeakKeyDictionary[Any, PaintConstraint] = weakref.WeakKeyDictionary()
         self._not_saved: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
         self._unsaved_told = ""
         # Layers that have a session and are not in the viewer yet: nobody else holds them.
@@ -204,6 +207,9 @@ class Sessions(QObject):
         if not layer.data.flags.writeable:  # of a file that is mapped into memory, for example
             layer.data = layer.data.copy()
         result = Result(layer, image, session, created_by_run=created_by_run)
+        result.constraint = self._constrain(layer)
+        result.constraint.undo = result.undo
+        result.undo.call_before_write(result.constraint.check)
         result.marks = StrokeMarks(self._viewer, result)
         held = weakref.ref(result)  # or the layer would hold itself
         result.undo.reopened = lambda slices: self.reopened.emit(held(), slices)
@@ -292,6 +298,7 @@ class Sessions(QObject):
             self.save_failed.emit(why)
             self._on_saving()
             return
+        self._constrain(layer)
         self.watch(autosave)
         autosave.touch()
 
@@ -312,6 +319,16 @@ class Sessions(QObject):
             return result.session
         autosave = self._lone.get(layer) if layer is not None else None
         return autosave.result.session if autosave is not None else None
+
+    def _constrain(self, layer: Labels) -> PaintConstraint:
+        """What holds strokes in a layer away from what is locked in its session."""
+        if layer not in self._constraints:
+            self._constraints[layer] = PaintConstraint(layer, self._locked_in)
+        return self._constraints[layer]
+
+    def _locked_in(self, layer: Labels) -> frozenset[int]:
+        session = self._session_of(layer)
+        return session.locked if session is not None else frozenset()
 
     def _on_painted(self, event: Any) -> None:
         """Labels on which a person works are saved, whether or not a dock shows them."""

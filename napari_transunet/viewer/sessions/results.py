@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from napari_transunet.annotation.session import AnnotationSession
     from napari_transunet.viewer.sessions.autosave_controller import AutosaveController
+    from napari_transunet.viewer.sessions.paint_constraint import PaintConstraint
     from napari_transunet.viewer.sessions.stroke_marks import StrokeMarks
     from napari_transunet.volumes.labels import LabelSet
 
@@ -45,6 +46,7 @@ class Result(KeptLabels):
     Attributes
     ----------
     undo : brings the session in line with napari's undo.
+    constraint : holds strokes away from locked organs.
     marks : takes marks as reviewed away where a stroke changes a slice out of sight.
     created_by_run : the layer was made for a run, not opened or drawn.
     checkpoints : the checkpoint files that have written into the layer in this window.
@@ -57,6 +59,7 @@ class Result(KeptLabels):
     ) -> None:
         super().__init__(layer, session)
         self.undo = SessionUndo(layer)
+        self.constraint: PaintConstraint | None = None
         self.marks: StrokeMarks | None = None
         self.created_by_run = created_by_run
         self.checkpoints: frozenset[Path] = frozenset()

@@ -12,6 +12,8 @@ from napari_transunet.viewer.anatomy.edge_letters import EdgeLetters
 from napari_transunet.viewer.anatomy.view_bar import ViewBar
 from napari_transunet.viewer.layers.layers import add_volume, geometry_of, labels_to_layer, volume_of
 from napari_transunet.viewer.layers.napari_versions import camera_of, scale_bar_of
+from napari_transunet.viewer.review.review_dock import ReviewDock
+from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.phantom import synthetic_ct
 from napari_transunet.volumes.volume import Source, Volume
@@ -157,6 +159,29 @@ def test_strokes_in_another_plane_are_strokes_of_the_window(make_napari_viewer, 
     layer.redo()
     np.testing.assert_array_equal(layer.data != before, changed)
     next(act for key, act in twin.keymap.items() if str(key) == "Ctrl+Z")(twin)  # the key in the other plane
+    np.testing.assert_array_equal(layer.data, before)
+
+
+def test_strokes_in_another_plane_leave_locked_organs_alone_whatever_the_dock_shows(
+    make_napari_viewer, qtbot, monkeypatch
+):
+    looking, said = Looking(make_napari_viewer(), qtbot), []
+    monkeypatch.setattr("napari.utils.notifications.show_info", said.append)
+    layer = looking.labels
+    result = sessions_of(looking.viewer).result_for(layer)
+    twin = looking.planes().planes[Plane.CORONAL].twin(layer)
+    looking.dock.findChild(ReviewDock).follow(None)
+    before = layer.data.copy()
+    at = tuple(int(axis) for axis in np.argwhere(before)[len(np.argwhere(before)) // 2])
+    locked = int(before[at])
+    result.session.locked = frozenset({locked})
+    twin.brush_size = 15
+    twin.paint(at, 99)
+    assert (layer.data[before == locked] == 99).any()
+    looking.until(lambda: bool(said))
+    np.testing.assert_array_equal(layer.data == locked, before == locked)
+    assert (layer.data == 99).any()
+    layer.undo()
     np.testing.assert_array_equal(layer.data, before)
 
 

@@ -395,7 +395,7 @@ def test_the_brush_keeps_to_a_range_of_values(driver):
     assert ((image[changed] >= low) & (image[changed] <= high)).all()
     driver.layer.selected_label = 1
     driver.press("range_from_organ")
-    found = driver.dock.corrections.constraint.between
+    found = driver.result.constraint.between
     values = image[driver.slice][driver.layer.data[driver.slice] == 1]
     assert found[0] < np.median(values) < found[1]
     assert found[1] - found[0] < 4 * values.std() / 3  # what was dabbed on air and bone does not count
@@ -775,7 +775,7 @@ def test_labels_restored_while_the_dock_is_open_have_one_session(driver):
     assert result.session.edited_voxels(result.layer.data) == edited > 0
     assert result.session.reviewed.keys() == {4}
     assert result.session.locked == {2}
-    assert driver.dock.corrections.constraint.locked == {2}
+    assert result.constraint.locked == driver.dock.corrections.locked == {2}
 
 
 def test_the_worst_slices_lie_along_the_axis_that_is_reviewed(driver):

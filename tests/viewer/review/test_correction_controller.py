@@ -1,14 +1,17 @@
-"""Strokes are held to range and locks; what runs, tools and scripts write is not."""
+"""Strokes are held to the dock's range and to locks; what runs, tools and scripts write is not."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from napari.utils import notifications
 from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QLabel, QToolButton
 
+from napari_transunet.viewer.layers.layers import volume_of
 from napari_transunet.viewer.layers.undo import strokes_are_masks
-from tests.viewer.review.test_review_dock import SHAPE, ReviewDriver, _prediction
+from napari_transunet.volumes.labels import LabelSet
+from tests.viewer.review.test_review_dock import NAMES, SHAPE, ReviewDriver, _prediction
 
 
 @pytest.fixture
@@ -71,7 +74,7 @@ def test_a_stroke_is_held_also_where_something_comes_before_the_guard_looks(driv
     _paint(driver, 2)
     if undone:
         driver.layer.undo()
-        driver.dock.corrections.constraint.check()
+        driver.result.constraint.check()
         driver.layer.redo()
     else:
         driver.result.undo.check_pending_strokes()  # as a run and a tool do before they write
@@ -95,13 +98,15 @@ def test_an_image_that_cannot_be_read_costs_no_stroke(driver):
     driver.dock.tools.set_range(-100, 200)
 
     class Broken:
+        shape = SHAPE
+
         def __getitem__(self, _at: object) -> Any:
             raise OSError("the share is gone")
 
-    driver.dock.corrections.constraint.follow(driver.result, Broken())
+    driver.result.constraint.image = Broken()
     _paint(driver, 3)
     with pytest.raises(OSError, match="share"):
-        driver.dock.corrections.constraint.check()
+        driver.result.constraint.check()
     assert (driver.layer.data[4] == 3).any()
     assert driver.layer.data.shape == SHAPE
 
@@ -110,27 +115,6 @@ def test_the_brush_is_in_hand_again_after_a_run(driver):
     driver.layer.mode = "paint"
     driver.run(_prediction())
     assert driver.layer.mode == "paint"
-
-
-def test_range_and_locks_are_told_while_labels_are_painted(make_napari_viewer, qtbot):
-    viewer = make_napari_viewer()
-    driver = ReviewDriver(viewer, qtbot)
-    readout = driver.dock.readout
-    qtbot.waitUntil(lambda: readout._label is not None)
-    viewer.layers.selection.active = driver.layer
-    viewer.cursor.position = tuple(driver.image.data_to_world((4, 20, 15)))
-    assert readout.text == ""
-
-    driver.press("lock_2")
-    driver.dock.findChild(QCheckBox, "paint_range").setChecked(True)
-    driver.layer.mode = "paint"
-    viewer.cursor.position = tuple(driver.image.data_to_world((4, 20, 16)))
-    assert "spleen" in readout.text
-    assert "150" in readout.text
-
-    viewer.layers.selection.active = driver.image
-    viewer.cursor.position = tuple(driver.image.data_to_world((4, 20, 15)))
-    assert readout.text == ""
 
 
 def test_the_range_is_as_fine_as_the_values_of_the_image(make_napari_viewer, qtbot):
@@ -161,3 +145,61 @@ def test_the_range_is_as_fine_as_the_values_of_the_image(make_napari_viewer, qtb
     outside = dock.findChild(QLabel, "correction_status").text()
     assert "0 to 0" not in outside
     assert "outside" in outside
+
+
+@pytest.fixture
+def notified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What napari's notifications say."""
+    said: list[str] = []
+    monkeypatch.setattr(notifications, "show_info", said.append)
+    return said
+
+
+def test_the_range_is_the_docks_and_the_locks_are_the_labels(driver, notified):
+    """What the closed dock was set to holds nobody; what was locked stays locked."""
+    driver.press("lock_1")
+    _liver_alone(driver)
+    _paint(driver, 3, at=(4, 40, 50))
+    driver.qtbot.wait(30)
+    assert not (driver.layer.data == 3).any()
+    driver.viewer.window.remove_dock_widget(driver.dock)
+    driver.qtbot.wait(30)
+    notified.clear()
+    before = driver.layer.data.copy()
+    _paint(driver, 3, at=(4, 40, 50))
+    _paint(driver, 3)  # in the liver
+    driver.qtbot.wait(30)
+    assert driver.layer.data[4, 40, 50] == 3
+    assert np.array_equal(driver.layer.data == 1, before == 1)
+    (said,) = notified
+    assert "liver is locked" in said
+
+
+def test_what_the_dock_says_in_sight_is_not_said_twice(driver, notified):
+    driver.press("lock_1")
+    driver.viewer.window._qt_window.show()
+    driver.until(lambda: driver.dock.isVisible() and not driver.dock.visibleRegion().isEmpty())
+    _paint(driver, 2)
+    driver.until(lambda: "liver is locked" in driver.text("correction_status"))
+    assert not notified
+    driver.viewer.window._qt_window.hide()
+    _paint(driver, 2)
+    driver.until(lambda: len(notified) == 1)
+
+
+def test_labels_that_the_dock_does_not_show_keep_their_locks_but_know_no_range(driver, notified):
+    sessions = driver.dock.model.sessions
+    other = sessions.new_result(driver.image, volume_of(driver.image), LabelSet.from_names(NAMES))
+    other.layer.data[...] = _prediction()
+    other.session.locked = frozenset({1})
+    driver.viewer.layers._activate_on_insert = False
+    driver.viewer.add_layer(other.layer)
+    _liver_alone(driver)
+    assert driver.dock.model.layer is driver.layer
+    other.layer.brush_size = 9
+    driver.viewer.dims.set_point(0, other.layer.data_to_world((4, 20, 20))[0])
+    other.layer.paint((4, 20, 24), 3)  # over the rim of the liver
+    driver.qtbot.wait(30)
+    assert np.array_equal(other.layer.data == 1, _prediction() == 1)
+    assert other.layer.data[4, 20, 26] == 3
+    assert ["liver is locked" in said for said in notified] == [True]
