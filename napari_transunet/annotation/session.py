@@ -17,6 +17,7 @@ the viewer takes the change back when a person undoes the labels that came with 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -95,6 +96,7 @@ class SessionStep:
         session, at = self._session, slice_index(axis, index)
         for number, (changed, *held) in enumerate(self._changes):
             if changed == at:
+                session._about_to_change(at)
                 session._put(at, *held)
                 del self._changes[number]
                 break
@@ -108,12 +110,12 @@ class SessionStep:
         self._reviews |= self._marks.take(changed, box)
 
     def _remember(self, index: Index) -> None:
-        self._changes.append((index, *self._session._held(index)))
+        self._changes.append((index, *self._session._about_to_change(index)))
 
     def _swap(self, order: Iterable[int]) -> None:
         for at in order:
             index, *held = self._changes[at]
-            self._changes[at] = (index, *self._session._held(index))
+            self._changes[at] = (index, *self._session._about_to_change(index))
             self._session._put(index, *held)
 
 
@@ -206,6 +208,7 @@ class AnnotationSession:
         self._found: NDArray[np.unsignedinteger[Any]] | None = None
         self._flags: NDArray[np.uint8] | None = None
         self._runs: list[RunRecord] = []
+        self._moments: list[weakref.ref[SessionMoment]] = []
 
     @classmethod
     def of_labels(cls, labels: Array, names: Mapping[int, str]) -> AnnotationSession:
@@ -248,6 +251,8 @@ class AnnotationSession:
             Labels of the slice, its two axes in the order of the volume's other two.
         """
         at = slice_index(axis, index)
+        if self._moments:
+            self._about_to_change(at)
         self.prediction[at] = plane
         for array in (self._unedited, self._found):
             if array is not None:
@@ -513,51 +518,36 @@ class AnnotationSession:
             raise InputError("The saved session's parts do not fit together; it was not restored.")
         return session
 
-    def provenance(self, labels: Array | None = None) -> dict[str, Any]:
-        """What an export says about where its labels come from: runs, cards, what was edited and reviewed, their file.
+    def moment(self) -> SessionMoment:
+        """What there is to tell of it as it is now, for another thread, whatever changes here meanwhile.
 
-        `edited_voxels` counts those by hand and by tools, `edited_by_hand` the former alone; the fractions are of the
-        voxels that hold a label or did so in the prediction. They are given where `labels` (z, y, x) are given.
+        Takes no time: arrays are not copied, but what is about to change in them is kept as long as the moment is.
         """
-        found: dict[str, Any] = {}
-        if self.cards:
-            ran = {run.sha256 for run in self._runs}
-            found["cards"] = {sha256: card for sha256, card in self.cards.items() if sha256 in ran}
-        if labels is not None:
-            edited, by_hand = self.edited_voxels(labels), self.hand_voxels(labels)
-            held = int(np.count_nonzero(labels)) + int(np.count_nonzero(self.prediction[labels == 0]))
-            found |= {
-                "edited_voxels": edited,
-                "edited_by_hand": by_hand,
-                "edited_fraction": round(edited / held, 6) if held else 0.0,
-            }
-        if self.reviewed:
-            found["reviewed_slices"] = sorted(self.reviewed)
-            found["slices"] = self.shape[self.axis]
-        if self.reviewed or self.notes:
-            found["reviewed_axis"] = self.axis
-        if self.notes:
-            found["notes"] = {str(index): self.notes[index] for index in sorted(self.notes)}
-        if self.opened:
-            found[OPENED] = self.opened
-        return provenance_of(self._runs, found)
+        made = SessionMoment(self)
+        self._moments = [*(known for known in self._moments if known() is not None), weakref.ref(made)]
+        return made
+
+    def provenance(self, labels: Array | None = None) -> dict[str, Any]:
+        """What an export says about where its labels come from, as `SessionMoment.provenance` of this moment."""
+        return self.moment().provenance(labels)
 
     # -- inside ---------------------------------------------------------------------------------------------
 
     def _by_hand(self, labels: Array, at: Index) -> Mask:
         """Of a part of the labels, which lies at `at`."""
-        by_hand = np.asarray(labels != self.unedited_labels[at], dtype=np.bool_)
-        if self._flags is not None:
-            by_hand |= (self._flags[at] & BY_HAND) != 0
-        return by_hand
+        return _by_hand(labels, *self._parts(at))
 
     def _edited(self, labels: Array, at: Index) -> Mask:
-        edited = np.asarray(labels != self.prediction[at], dtype=np.bool_)
-        if self._unedited is not None:
-            edited |= labels != self._unedited[at]
-        if self._flags is not None:
-            edited |= self._flags[at] != 0
-        return edited
+        return _edited(labels, *self._parts(at))
+
+    def _parts(self, at: Index) -> tuple[Array, Array | None, Array | None]:
+        """Of prediction, unedited labels and flags, what lies at `at`."""
+        unedited, flags = self._unedited, self._flags
+        return (
+            self.prediction[at],
+            None if unedited is None else unedited[at],
+            None if flags is None else flags[at],
+        )
 
     def _locked_between(self, labels: Array, others: Array) -> Mask:
         """Where one of two has a locked organ."""
@@ -601,6 +591,14 @@ class AnnotationSession:
             self._flags = np.zeros(self.shape, np.uint8)
         return self._flags
 
+    def _about_to_change(self, index: Index) -> _Held:
+        """What is there, before it is changed."""
+        held = self._held(index)
+        for known in self._moments:
+            if (moment := known()) is not None:
+                moment.keep(index, held)
+        return held
+
     def _held(self, index: Index) -> _Held:
         """Copies of prediction, machine, flags and found there; None for zeros, and for what was never needed."""
         return (
@@ -630,10 +628,90 @@ class AnnotationSession:
         self._runs = [run for run in self._runs if run is not record]
 
     def _check(self, labels: Array) -> None:
-        if tuple(labels.shape) != self.shape:
-            raise InputError(
-                f"The labels have shape {tuple(labels.shape)}, but the volume they belong to has {self.shape}."
-            )
+        _check_shape(labels, self.shape)
+
+
+class SessionMoment:
+    """What there is to tell of a session as it was at one moment, on any thread; the session may go on meanwhile.
+
+    Before the session changes its arrays, it hands over what is there (`keep`). So a part is read first, and then what
+    was handed over until then is put in its place.
+    """
+
+    def __init__(self, session: AnnotationSession) -> None:
+        self._shape, self._axis = session.shape, session.axis
+        self._arrays = session.prediction, session._unedited, session._flags
+        self._kept: list[tuple[tuple[slice, slice, slice], _Held]] = []
+        self._runs, self._cards = session.runs, session.cards.copy()
+        self._reviewed, self._notes = sorted(session.reviewed), session.notes.copy()
+        self._opened = session.opened
+
+    def keep(self, index: Index, held: _Held) -> None:
+        """What lies at `index` of the session's arrays, and is about to change."""
+        self._kept.append((_box_of(index, self._shape), held))
+
+    def provenance(self, labels: Array | None = None) -> dict[str, Any]:
+        """What an export says about where its labels come from: runs, cards, what was edited and reviewed, their file.
+
+        `edited_voxels` counts those by hand and by tools, `edited_by_hand` the former alone; the fractions are of the
+        voxels that hold a label or did so in the prediction. They are given where `labels` (z, y, x), as they were at
+        that moment, are given.
+
+        Raises
+        ------
+        InputError
+            The labels have another shape.
+        """
+        found: dict[str, Any] = {}
+        if self._cards:
+            ran = {run.sha256 for run in self._runs}
+            found["cards"] = {sha256: card for sha256, card in self._cards.items() if sha256 in ran}
+        if labels is not None:
+            edited, by_hand, held = self._counts(labels)
+            found |= {
+                "edited_voxels": edited,
+                "edited_by_hand": by_hand,
+                "edited_fraction": round(edited / held, 6) if held else 0.0,
+            }
+        if self._reviewed:
+            found["reviewed_slices"] = self._reviewed
+            found["slices"] = self._shape[self._axis]
+        if self._reviewed or self._notes:
+            found["reviewed_axis"] = self._axis
+        if self._notes:
+            found["notes"] = {str(index): self._notes[index] for index in sorted(self._notes)}
+        if self._opened:
+            found[OPENED] = self._opened
+        return provenance_of(self._runs, found)
+
+    def _counts(self, labels: Array) -> tuple[int, int, int]:
+        """Voxels that are edited, that are so by hand, and that hold a label or did so in the prediction."""
+        _check_shape(labels, self._shape)
+        edited = by_hand = held = 0
+        for index, plane in enumerate(labels):
+            prediction, unedited, flags = self._plane(index)
+            edited += int(np.count_nonzero(_edited(plane, prediction, unedited, flags)))
+            by_hand += int(np.count_nonzero(_by_hand(plane, prediction, unedited, flags)))
+            held += int(np.count_nonzero((plane != 0) | (prediction != 0)))
+        return edited, by_hand, held
+
+    def _plane(self, index: int) -> tuple[Array, Array | None, Array | None]:
+        """Of prediction, unedited labels and flags, what was one slice along the first axis."""
+        prediction, unedited, flags = (
+            None if array is None else array[index].copy() for array in self._arrays
+        )
+        assert prediction is not None
+        # What was handed over first is oldest.
+        for (along, rows, columns), (was_predicted, was_unedited, was_flagged, _) in reversed(self._kept[:]):
+            if along.start <= index < along.stop:
+                at, within = index - along.start, (rows, columns)
+                shape = tuple(part.stop - part.start for part in (along, rows, columns))
+                prediction[within] = 0 if was_predicted is None else was_predicted.reshape(shape)[at]
+                if unedited is not None and was_unedited is not None:
+                    unedited[within] = was_unedited.reshape(shape)[at]
+                if flags is not None:
+                    flags[within] = 0 if was_flagged is None else was_flagged.reshape(shape)[at]
+        return prediction, unedited, flags
 
 
 def slice_index(axis: int, index: int) -> Index:
@@ -641,6 +719,40 @@ def slice_index(axis: int, index: int) -> Index:
     whole: list[slice | int] = [slice(None)] * 3
     whole[axis] = int(index)
     return tuple(whole)
+
+
+def _by_hand(labels: Array, prediction: Array, unedited: Array | None, flags: Array | None) -> Mask:
+    """Where a part of the labels was edited by hand; the others are the same part of a session's arrays."""
+    by_hand = np.asarray(labels != (prediction if unedited is None else unedited), dtype=np.bool_)
+    if flags is not None:
+        by_hand |= (flags & BY_HAND) != 0
+    return by_hand
+
+
+def _edited(labels: Array, prediction: Array, unedited: Array | None, flags: Array | None) -> Mask:
+    """Where a part of the labels was edited, by hand or by a tool; the others as for `_by_hand`."""
+    edited = np.asarray(labels != prediction, dtype=np.bool_)
+    if unedited is not None:
+        edited |= labels != unedited
+    if flags is not None:
+        edited |= flags != 0
+    return edited
+
+
+def _check_shape(labels: Array, shape: tuple[int, int, int]) -> None:
+    if tuple(labels.shape) != shape:
+        raise InputError(
+            f"The labels have shape {tuple(labels.shape)}, but the volume they belong to has {shape}."
+        )
+
+
+def _box_of(index: Index, shape: tuple[int, int, int]) -> tuple[slice, slice, slice]:
+    """The same part of an array, with a slice of known ends along each axis."""
+    z, y, x = (
+        slice(*part.indices(size)[:2]) if isinstance(part, slice) else slice(part, part + 1)
+        for part, size in zip(index, shape, strict=True)
+    )
+    return z, y, x
 
 
 def _copied(values: Array) -> Array | None:

@@ -505,3 +505,37 @@ def test_a_reviewed_slice_is_what_was_approved_whatever_is_undone_and_done_again
             cross(done, undone, back=True)
             cross(undone, done, back=False)
         assert session.reviewed == marks
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_what_is_told_of_a_moment_is_what_it_was_whatever_changes_after_it(data):
+    bench = Bench()
+    asked = []
+    for number in range(data.draw(st.integers(2, 14))):
+        what = data.draw(st.sampled_from(["ask", "paint", "tool", "run", "undo", "redo", "mark"]))
+        if what == "ask" or number == 0:
+            labels = bench.labels.copy()
+            asked.append((bench.session.moment(), labels, bench.session.provenance(labels)))
+        elif what == "paint":
+            bench.paint(data.draw(_boxes()), data.draw(st.integers(0, 3)))
+        elif what == "tool":
+            box = data.draw(_boxes())
+            after = np.full_like(bench.labels[box], data.draw(st.integers(0, 3)))
+            bench.session.record_correction([Write(box, bench.labels[box].copy(), after)])
+            bench.labels[box] = after
+        elif what == "run":
+            axis = data.draw(st.integers(0, 2))
+            rng = np.random.default_rng(data.draw(st.integers(0, 2**16)))
+            shape = tuple(np.delete(SHAPE, axis))
+            indices = data.draw(st.sets(st.integers(0, SHAPE[axis] - 1), min_size=1))
+            bench.run(axis, {index: rng.integers(0, 4, shape, dtype=np.uint8) for index in sorted(indices)})
+        elif what == "undo":
+            bench.undo()
+        elif what == "redo":
+            bench.redo()
+        else:
+            bench.session.mark_reviewed(data.draw(st.integers(0, SHAPE[0] - 1)))
+            bench.session.note(1, str(number))
+    for moment, labels, told in asked:
+        assert moment.provenance(labels) == told

@@ -137,6 +137,9 @@ class Exporter(QDialog):
                 raise VolumeError(
                     "The image that these labels were made on is gone; open it again and restore its labels to export."
                 )
+            # Strokes that wait are held to the locks first, and the session follows what was undone.
+            result.undo.check_pending_strokes()
+            result.undo.follow()
             provenance = provenance_of(result.layer, session, fingerprint_job(image))
             taken = snapshot(result.layer, image=image, provenance=provenance)
         except TransUNetError as error:
@@ -244,11 +247,12 @@ class Exporter(QDialog):
 def provenance_of(
     layer: Labels, session: AnnotationSession | None, fingerprint: Callable[[], str] | None = None
 ) -> Provenance:
-    """A function of labels, for any thread, that says where those of this layer come from."""
+    """A function of labels, for any thread, that says where those of this layer come from, as is known now."""
     opened = record_of(layer).opened
+    moment = session.moment() if session is not None else None
 
     def provenance(labels: Any) -> Mapping[str, Any]:
-        told = session.provenance(labels) if session is not None else {OPENED: opened} if opened else {}
+        told = moment.provenance(labels) if moment is not None else {OPENED: opened} if opened else {}
         return told if fingerprint is None else {**told, "source": {"fingerprint": fingerprint()}}
 
     return provenance

@@ -39,7 +39,7 @@ class Snapshot:
     labels : (z, y, x), unsigned integers; a copy.
     geometry : the scan's exact grid.
     label_set : names and colours.
-    provenance : a function of the labels that says where they come from, or None.
+    provenance : a function of the labels that says where they come from, as was known at that moment, or None.
     source, state
         The scan, and what its file was like when the labels were begun; where it is another now, nothing is written.
     """

@@ -12,7 +12,7 @@ from napari.layers import Layer
 from qtpy.QtWidgets import QCheckBox, QComboBox, QProgressBar, QPushButton
 
 from napari_transunet.annotation.provenance import RunRecord
-from napari_transunet.annotation.session import AnnotationSession
+from napari_transunet.annotation.session import AnnotationSession, SessionMoment, Write
 from napari_transunet.errors import ExistsError, FileProblem, VolumeError
 from napari_transunet.export.writing import request_for
 from napari_transunet.io.dicom.referenced_series import made_by
@@ -191,13 +191,13 @@ def test_a_window_has_one_exporter(make_napari_viewer):
 def test_it_is_written_off_the_gui_thread(make_napari_viewer, image, labels, tmp_path, qtbot, monkeypatch):
     desk = Desk(make_napari_viewer(), image, labels)
     threads = []
-    plain = AnnotationSession.provenance
+    plain = SessionMoment.provenance
 
-    def provenance(session, array=None):
+    def provenance(moment, array=None):
         threads.append(threading.get_ident())
-        return plain(session, array)
+        return plain(moment, array)
 
-    monkeypatch.setattr(AnnotationSession, "provenance", provenance)
+    monkeypatch.setattr(SessionMoment, "provenance", provenance)
     with qtbot.waitSignal(desk.exporter.exported, timeout=TIMEOUT) as caught:
         desk.write(tmp_path / "out.mha")
     assert caught.args[0] == [tmp_path / "out.mha", tmp_path / "out.json"]
@@ -207,6 +207,37 @@ def test_it_is_written_off_the_gui_thread(make_napari_viewer, image, labels, tmp
     assert written["edited_voxels"] == np.count_nonzero(desk.labels.data)
     assert written["source"]["fingerprint"]
     qtbot.waitUntil(lambda: not desk.exporter.busy)
+
+
+def test_what_changes_while_it_is_written_is_not_told(
+    make_napari_viewer, image, labels, tmp_path, qtbot, monkeypatch
+):
+    desk, go_on = Desk(make_napari_viewer(), image, labels), threading.Event()
+    session, plain = desk.result.session, SessionMoment.provenance
+
+    def provenance(moment, array=None):
+        assert go_on.wait(30)
+        return plain(moment, array)
+
+    session.mark_reviewed(1)
+    session.note(2, "tip")
+    expected = session.provenance(desk.labels.data)
+    monkeypatch.setattr(SessionMoment, "provenance", provenance)
+    with qtbot.waitSignal(desk.exporter.exported, timeout=TIMEOUT):
+        desk.write(tmp_path / "out.mha")
+        session.mark_reviewed(1, False)
+        session.mark_reviewed(3)
+        session.note(2, "")
+        box = (slice(0, 3), slice(0, 4), slice(0, 5))
+        session.record_correction([Write(box, desk.labels.data[box].copy(), np.ones((3, 4, 5), np.uint8))])
+        desk.labels.data[box] = 1
+        session.merge_slice(session.begin(), 2, 3, np.full(SHAPE[:2], 2, np.uint8), desk.labels.data)
+        go_on.set()
+    told = json.loads((tmp_path / "out.json").read_text())["provenance"]
+    assert {key: told[key] for key in expected} == json.loads(json.dumps(expected))
+    assert told["reviewed_slices"] == [1]
+    go_on.set()
+    assert session.provenance(desk.labels.data)["edited_voxels"] != told["edited_voxels"]
 
 
 def test_second_export_while_one_is_written_is_refused_in_words(
