@@ -38,6 +38,7 @@ from napari_transunet.inference.uncertainty import SliceUncertainty, inside_of, 
 from napari_transunet.model.checks import is_finite
 from napari_transunet.model.inference import InferenceTransUNet
 from napari_transunet.model.transunet import TransUNet
+from napari_transunet.volumes.label_values import whole_number
 from napari_transunet.volumes.lazy_array import LazyArray
 from napari_transunet.volumes.volume import Volume
 
@@ -393,7 +394,7 @@ def _never() -> bool:
 def _order(n: int, first: int | None, slices: Sequence[int] | None) -> Sequence[int]:
     if slices is None:
         return range(n) if first is None else outward(n, first)
-    wanted = list(dict.fromkeys(int(index) for index in slices))
+    wanted = list(dict.fromkeys(whole_number(index, "The index of a slice") for index in slices))
     for index in (*wanted, *(() if first is None else (first,))):
         if not 0 <= index < n:
             raise InputError(f"There is no slice {index}; this volume's slices are 0 to {n - 1}.")

@@ -15,7 +15,7 @@ from napari_transunet.errors import InputError, VolumeError
 from napari_transunet.metrics.label_pairs import LabelPair, pair_labels
 from napari_transunet.volumes.boxes import bounding_box
 from napari_transunet.volumes.geometry import voxel_ml
-from napari_transunet.volumes.label_values import whole_numbers
+from napari_transunet.volumes.label_values import whole_number, whole_numbers
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -98,13 +98,13 @@ def evaluate(
     if match is None or isinstance(match, Mapping):
         found = (np.unique(first).tolist(), np.unique(second).tolist())
         match = pair_labels(
-            *found, match={int(own): int(other) for own, other in (match or {}).items()}
+            *found, match={_label(own): _label(other) for own, other in (match or {}).items()}
         ).pairs
     known = {pair.label: pair for pair in match}
     if labels_to_score is None:
         pairs = {label: pair for label, pair in known.items() if pair.occurs}
     else:
-        wanted = sorted({int(value) for value in labels_to_score})
+        wanted = sorted({_label(value) for value in labels_to_score})
         pairs = {value: known.get(value, LabelPair(value, (), value)) for value in wanted}
     scores = {}
     for value, pair in pairs.items():
@@ -224,6 +224,10 @@ def surface_distances(
     )
     forth, back = KDTree(second).query(first)[0], KDTree(first).query(second)[0]
     return np.asarray(forth, np.float64), np.asarray(back, np.float64)
+
+
+def _label(value: Any) -> int:
+    return whole_number(value, "A label to score")
 
 
 def _label_array(values: ArrayLike, name: str) -> NDArray[Any]:

@@ -20,7 +20,7 @@ from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.training.partial_slices import PartialSlices, partial_slices
 from napari_transunet.volumes.fingerprint import scan_fingerprint
 from napari_transunet.volumes.grid_part import labels_on_grid
-from napari_transunet.volumes.label_values import values_in
+from napari_transunet.volumes.label_values import values_in, whole_number
 from napari_transunet.volumes.labels import given_names, organ_key
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def prepared(one: Correction, card: ModelCard, classes: ClassChanges, plane: Pla
                 f"{name}: the {what} have the shape {array.shape}, but the volume {shape}; they must lie on one grid."
             )
     axis = orientation_for(one.volume, card).slice_axis
-    slices = sorted({int(index) for index in one.slices})
+    slices = sorted({whole_number(index, f"{name}: the index of a slice") for index in one.slices})
     if slices and not 0 <= slices[0] <= slices[-1] < shape[axis]:
         wrong = next(index for index in slices if not 0 <= index < shape[axis])
         raise InputError(

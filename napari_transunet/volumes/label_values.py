@@ -1,11 +1,12 @@
 """Whole numbers as label values: one rule for reading, training, scoring and writing."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_transunet.errors import VolumeError
+from napari_transunet.errors import InputError, VolumeError
 
 LABEL_TOLERANCE = 1e-3
 """How far a float may lie from the whole number that it stands for: resampling in floats makes 0.9999999 of a label."""
@@ -36,6 +37,22 @@ def whole_numbers(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
             )
         whole[index] = nearest
     return whole
+
+
+def whole_number(value: Any, what: str) -> int:
+    """A label value or the index of a slice, in any type of numbers, as an int; `what` begins the sentence of an error.
+
+    Raises
+    ------
+    InputError
+        It is a fraction, which would be cut off, or a truth value: a mask in the place of numbers would mean 0 and 1.
+    """
+    if not isinstance(value, bool | str | bytes) and "bool" not in str(getattr(value, "dtype", "")):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            whole = int(value)
+            if whole == value:
+                return whole
+    raise InputError(f"{what} must be a whole number, not {value!r}.")
 
 
 def as_labels(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from napari_transunet.errors import VolumeError
+from napari_transunet.volumes.label_values import whole_number
 
 Color = tuple[float, float, float]
 
@@ -203,6 +204,12 @@ class Label:
         return "#" + "".join(f"{round(part * 255):02x}" for part in self.color)
 
 
+def _value(key: object) -> int:
+    """A label value, also from the text that JSON has in its place."""
+    is_text = isinstance(key, str) and key.strip().isdecimal()
+    return whole_number(int(str(key)) if is_text else key, "A label value")
+
+
 @dataclass(frozen=True)
 class LabelSet:
     """Labels in ascending order of value; background (0) is not among them. Iterates over `Label`.
@@ -227,14 +234,19 @@ class LabelSet:
 
     @classmethod
     def from_names(cls, names: Mapping[int, str]) -> LabelSet:
-        """Labels with the fixed colours of their organs; an entry for background (0) is left out."""
-        return cls(
-            tuple(
-                Label(int(value), str(name), color_for(str(name), int(value)))
-                for value, name in names.items()
-                if int(value) != 0
-            )
-        )
+        """Labels with the fixed colours of their organs; an entry for background (0) is left out.
+
+        Values may be texts, as in JSON.
+
+        Raises
+        ------
+        InputError
+            A value is no whole number from 0 to 65535, has two names or an empty one, or a name is no text.
+        """
+        if not isinstance(names, Mapping) or any(not isinstance(name, str) for name in names.values()):
+            raise VolumeError(f"Names of labels are given as {{1: 'liver', …}}, not as {str(names)[:60]}.")
+        known = [(_value(key), name) for key, name in names.items()]
+        return cls(tuple(Label(value, name, color_for(name, value)) for value, name in known if value != 0))
 
     @property
     def names(self) -> dict[int, str]:

@@ -274,6 +274,12 @@ def test_slices_agree_with_the_whole(plain: TransUNet) -> None:
         np.testing.assert_array_equal(plane, whole[index])
 
 
+@pytest.mark.parametrize("slices", [[1.5], np.array([True, False]), "16"])
+def test_slices_are_not_guessed_from_what_is_no_number(plain: TransUNet, slices: Any) -> None:
+    with pytest.raises(InputError, match="whole number"):
+        on_cpu(plain).iter_slices(ct(), slices=slices)
+
+
 def test_only_some_slices(plain: TransUNet, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = on_cpu(plain, batch_size=2)
     calls = Calls(monkeypatch)

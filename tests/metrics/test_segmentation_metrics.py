@@ -255,6 +255,9 @@ def test_mean_leaves_absent_labels_out_and_keeps_infinity():
         ({"spacing": (1, 0, 1)}, "three positive numbers"),
         ({"spacing": (1, math.inf, 1)}, "three positive numbers"),
         ({"tolerance_mm": -1}, "tolerance"),
+        ({"labels_to_score": [1.5]}, "whole number"),
+        ({"labels_to_score": np.array([False, True])}, "whole number"),
+        ({"match": {1.5: 1}}, "whole number"),
         ({"tolerance_mm": math.nan}, "tolerance"),
     ],
 )

@@ -520,6 +520,8 @@ def test_replayed_slices_are_held_as_the_checkpoint_had_them(
     [
         ({"slices": []}, "vouched"),
         ({"slices": [8]}, "8"),
+        ({"slices": [3.5]}, "3.5"),
+        ({"slices": np.arange(8) == 5}, "whole number"),
         ({"organs": ["liver"]}, "liver"),
         ({"labels": np.zeros((8, 32, 30), np.uint8)}, "32, 30"),
         ({"labels": np.full((8, 32, 32), 9)}, "9"),

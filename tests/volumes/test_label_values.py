@@ -1,5 +1,6 @@
 """One rule for what counts as a label value: in writing, training and scoring."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_transunet.errors import TransUNetError
+from napari_transunet.errors import InputError, TransUNetError
 from napari_transunet.io.reading import read_volume
 from napari_transunet.io.writing import write_labels
 from napari_transunet.metrics.segmentation_metrics import evaluate
 from napari_transunet.training.datasets import whole_labels
 from napari_transunet.volumes.geometry import Geometry
-from napari_transunet.volumes.label_values import as_labels, values_in, whole_numbers
+from napari_transunet.volumes.label_values import as_labels, values_in, whole_number, whole_numbers
 
 SHAPE = (2, 3, 4)
 
@@ -80,3 +81,17 @@ def test_negative_values_are_found_as_they_are(dtype):
     labels = np.zeros((3, 4, 5), dtype)
     labels[0, 1, 2], labels[2, :2] = -3, 7
     assert values_in(labels) == [-3, 7]
+
+
+@pytest.mark.parametrize("value", [3, 3.0, np.int8(3), np.uint64(3), np.float32(3), np.array(3)])
+def test_a_number_of_any_type_is_taken_as_it_is(value: Any) -> None:
+    found = whole_number(value, "It")
+    assert (found, type(found)) == (3, int)
+
+
+@pytest.mark.parametrize(
+    "value", [3.5, "3", b"3", True, np.True_, np.array(True), None, [3], math.nan, math.inf, 3j]
+)
+def test_what_is_no_number_is_not_made_one(value: Any) -> None:
+    with pytest.raises(InputError, match="It must be a whole number"):
+        whole_number(value, "It")

@@ -1,9 +1,11 @@
 """Label names and colours."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from napari_transunet.errors import VolumeError
+from napari_transunet.errors import InputError, VolumeError
 from napari_transunet.volumes.labels import Label, LabelSet, color_for, default_color, organ_key
 
 
@@ -58,3 +60,26 @@ def test_spellings_of_an_organ_have_one_key() -> None:
     assert organ_key("Gall bladder") == organ_key("gallbladder")
     different = ["kidney left", "kidney right", "kidney", "肝臓", "脾臓", "Rate 1", "Rate 2"]
     assert len({organ_key(name) for name in different}) == len(different)
+
+
+@pytest.mark.parametrize("value", [2, np.uint16(2), 2.0, "2", " 2 "])
+def test_values_may_be_of_any_type_that_says_which(value: object) -> None:
+    assert LabelSet.from_names({value: "liver"}).names == {2: "liver"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {1.5: "liver"},
+        {"liver": 1},
+        {"liver": "liver"},
+        {1: None},
+        {1: 7},
+        {True: "a"},
+        {None: "a"},
+        ["liver"],
+    ],
+)
+def test_names_are_not_guessed_from_something_else(names: Any) -> None:
+    with pytest.raises(InputError):
+        LabelSet.from_names(names)
