@@ -292,10 +292,14 @@ def _names_in(path: Path) -> dict[int, str]:
         return {}
     labels = content.get("labels", content)
     pairs: Iterable[tuple[Any, Any]] = labels.items() if isinstance(labels, dict) else ()
-    found = {}
+    found: dict[int, str] = {}
     for key, value in pairs:
         # {"1": "spleen"} or {"spleen": 1}
         number, name = (key, value) if str(key).isdecimal() else (value, key)
         if str(number).isdecimal() and 0 < int(number) <= 65535 and str(name).strip():
-            found[int(number)] = str(name).strip()[:200]
+            label, text = int(number), str(name).strip()[:200]
+            if found.setdefault(label, text) != text:
+                raise InputError(
+                    f"{path} calls the label {label} both {found[label]!r} and {text!r}; correct it."
+                )
     return found

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from napari_transunet.errors import InputError
 from napari_transunet.export.writing import ExportRequest, export
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.io.reading import read_volume
@@ -249,6 +250,16 @@ def test_a_name_of_two_labels_is_refused(tmp_path):
     path = tmp_path / "names.json"
     path.write_text('{"1": "spleen", "2": "spleen"}')
     with pytest.raises(ValueError, match="name 'spleen'"):
+        names_from(path)
+
+
+@pytest.mark.parametrize(
+    "content", ['{"labels": {"spleen": 1, "liver": 1}}', '{"1": "spleen", "01": "liver"}']
+)
+def test_two_names_of_one_label_are_refused(tmp_path, content):
+    path = tmp_path / "names.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match="both 'spleen' and 'liver'"):
         names_from(path)
 
 
