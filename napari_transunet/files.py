@@ -64,6 +64,11 @@ ZIP_DAMAGE = (
 """What opening and unpacking a damaged or hostile zip archive raises, beside `OSError`."""
 
 
+def real_path(path: Path) -> Path:
+    """Where links lead in the end; `Path.resolve` raises a `RuntimeError` for those that lead in a circle."""
+    return Path(os.path.realpath(path))
+
+
 def is_taken(path: Path) -> bool:
     """Whether something has this name; also a link whose file is elsewhere or gone, which writing would replace."""
     return os.path.lexists(path)

@@ -202,6 +202,8 @@ class SessionStore:
             It cannot be read, or the store cannot be written to.
         """
         source = Path(path)
+        if not source.is_file():  # a device or a pipe has no end
+            raise FileProblem(f"There is no file {source}.")
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             with (

@@ -54,8 +54,9 @@ def convert(
     """
     from napari_transunet.export.source import provenance_of_file
     from napari_transunet.export.writing import request_referring
+    from napari_transunet.files import real_path
 
-    if source.resolve() == target.resolve():
+    if real_path(source) == real_path(target):
         raise InputError(f"IN and OUT are both {source}; choose another name for OUT.")
     check_target(target, overwrite=overwrite)
     if target.suffix.lower() == ".safetensors":

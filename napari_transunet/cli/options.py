@@ -12,7 +12,7 @@ import typer
 
 from napari_transunet.cli.reporting import say
 from napari_transunet.errors import InputError
-from napari_transunet.files import is_taken
+from napari_transunet.files import is_taken, real_path
 from napari_transunet.inference.options import (
     BackendChoice,
     Pipeline,
@@ -125,10 +125,10 @@ def check_not_input(target: Path, inputs: Iterable[Path]) -> None:
     from napari_transunet.io.reading import is_readable
 
     check_named(target)
-    place = target.resolve()
+    place = real_path(target)
     for source in inputs:
-        within = source.is_dir() and place.is_relative_to(source.resolve()) and is_readable(target)
-        if source.resolve() == place or within:
+        within = source.is_dir() and place.is_relative_to(real_path(source)) and is_readable(target)
+        if real_path(source) == place or within:
             raise InputError(f"{target} is an input and would be replaced; choose another name.")
 
 

@@ -12,7 +12,7 @@ from napari_transunet.annotation.uncertainty import SliceUncertainties
 from napari_transunet.checkpoints.loading import Checkpoint, load_checkpoint
 from napari_transunet.checkpoints.presets import preset_names
 from napari_transunet.errors import InputError
-from napari_transunet.files import is_taken, sha256
+from napari_transunet.files import is_taken, real_path, sha256
 from napari_transunet.inference.compatibility import doubt_about, doubt_about_augmentation
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.inference.prediction import Labels
@@ -206,9 +206,9 @@ def check_no_overlap(source: Path, target: Path) -> None:
         It would.
     """
     beside = sidecar_path(target)
-    if target.resolve() == source.resolve():
+    if real_path(target) == real_path(source):
         raise InputError(f"The labels would replace the input; choose another name than {target}.")
-    of_source = beside.exists() and beside.resolve() == sidecar_path(source).resolve()
+    of_source = beside.exists() and real_path(beside) == real_path(sidecar_path(source))
     if of_source and not describes(target):  # else of an earlier run
         raise InputError(
             f"{beside} belongs to the input, and labels have such a file too; choose another name."

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.errors import SizeError, VolumeError
-from napari_transunet.files import available_memory
+from napari_transunet.files import available_memory, real_path
 from napari_transunet.io.ambiguous import SeveralVolumesError
 from napari_transunet.io.gzip_stream import Inflated, damage_as_volume_error
 
@@ -337,7 +337,7 @@ def beside(path: Path, name: str) -> Path:
             " header and correct the name."
         )
     data = path.parent / plain
-    if data.is_symlink() and not path.is_symlink() and not _in_folder_or_store(data.resolve(), path.parent):
+    if data.is_symlink() and not path.is_symlink() and not _in_folder_or_store(real_path(data), path.parent):
         raise VolumeError(f"its data file {plain!r} is a link out of the folder; put the file itself there.")
     if not data.is_file():
         raise VolumeError(f"its data file {plain!r} is missing; it must lie in the same folder.")

@@ -254,6 +254,14 @@ def test_a_damaged_archive_of_any_packing_is_refused(store, tmp_path, packing):
         store.import_(target)
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there are no devices")
+def test_what_is_no_file_is_not_imported(store, tmp_path):
+    (tmp_path / "endless.zip").symlink_to("/dev/zero")
+    for name in ("endless.zip", "none.zip", "."):
+        with pytest.raises(FileProblem, match="no file"):
+            store.import_(tmp_path / name)
+
+
 def test_a_file_that_asks_for_too_much_is_refused(tmp_path):
     path = tmp_path / "00000001.part"
     spec = ArraySpec((100_000, 10_000, 10_000), "uint8")

@@ -177,6 +177,23 @@ def test_no_file_or_folder_is_called_as_standard_output_is(run, scan, checkpoint
     assert not Path("-").exists()
 
 
+def test_links_in_a_circle_are_told(run, scan, checkpoint, tmp_path):
+    (tmp_path / "loop.nii.gz").symlink_to(tmp_path / "loop.nii.gz")
+    for arguments in (
+        ("convert", "loop.nii.gz", "new.nrrd"),
+        ("convert", scan, "loop.nii.gz", "--overwrite"),
+        ("evaluate", "loop.nii.gz", scan, "--csv", "scores.csv"),
+    ):
+        result = run(*arguments)
+        assert "Traceback" not in result.stderr
+        assert result.exit_code == (0 if "--overwrite" in arguments else 2)
+    (tmp_path / "loop2.nii.gz").symlink_to(tmp_path / "loop2.nii.gz")
+    result = run("segment", "loop2.nii.gz", scan, "-o", "out", "-c", checkpoint)
+    assert result.exit_code == 2
+    assert "1 of 2 volumes segmented" in result.stderr
+    assert (tmp_path / "out" / "scan.nii.gz").is_file()
+
+
 def test_segment_goes_on_after_an_input_fails_and_says_so(run, scan, checkpoint, tmp_path):
     (tmp_path / "broken.nii.gz").write_bytes(b"this is no volume")
     write_image(tmp_path / "second.mha", np.zeros((3, 20, 20), np.int16))
