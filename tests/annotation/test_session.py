@@ -522,9 +522,10 @@ def test_what_is_told_of_a_moment_is_what_it_was_whatever_changes_after_it(data)
         elif what == "tool":
             box = data.draw(_boxes())
             after = np.full_like(bench.labels[box], data.draw(st.integers(0, 3)))
-            bench.session.record_correction([Write(box, bench.labels[box].copy(), after)])
-            bench.labels[box] = after
+            write = Write(box, bench.labels[box].copy(), after)
+            bench._do([write], bench.session.record_correction([write]), bench.theirs)
         elif what == "run":
+            bench.theirs = np.zeros(SHAPE, bool)  # what a tool made is not recorded there
             axis = data.draw(st.integers(0, 2))
             rng = np.random.default_rng(data.draw(st.integers(0, 2**16)))
             shape = tuple(np.delete(SHAPE, axis))
