@@ -97,7 +97,7 @@ def range_left_on(window: Window, copy: Any, kept: np.ndarray) -> None:
     painted = layer.data[edited].copy()
     window.review.tools.toggle_range()
     window.wait(0.3)
-    assert window.review.corrections.constraint.between is not None
+    assert window.review.corrections.between is not None
     print("segmented with a range left on:", window.run(), flush=True)
     assert np.array_equal(layer.data[~edited], session.prediction[~edited]), "a run was cut to the range"
     assert np.array_equal(layer.data[edited], painted), "a run changed an edit"
