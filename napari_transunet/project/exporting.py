@@ -84,11 +84,11 @@ def export_project(
     if unknown := [name for name in formats if name not in FORMATS]:
         raise InputError(f"There is no format {', '.join(unknown)}; there are {', '.join(FORMATS)}.")
     target = folder or project.folder / "exports"
+    every = project.cases()  # first: of a project that was moved, no folder is made in its old place
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(target, error) from error
-    every = project.cases()
     stems = file_stems(every, followed=not PER_ORGAN.isdisjoint(formats))
     cases = [
         case

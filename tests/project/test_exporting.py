@@ -1,7 +1,9 @@
 """Exports of a project: every case has files of its own."""
 
 import numpy as np
+import pytest
 
+from napari_transunet.errors import FileProblem
 from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.io.reading import read_volume
 from napari_transunet.project.exporting import export_project
@@ -90,3 +92,11 @@ def test_files_of_other_formats_are_written_anew_with_a_case_where_that_is_asked
     done = export_project(project, ["nifti"], overwrite=True)  # what was taken away is asked about no more
     assert first.id in [case.id for case in done.cases]
     assert list(done.other_formats) == [second.id]
+
+
+def test_no_folder_takes_the_place_of_a_project_that_was_moved(tmp_path):
+    project = Project.create(tmp_path / "study")
+    project.folder.rename(tmp_path / "moved")
+    with pytest.raises(FileProblem, match="study"):
+        export_project(project, ["nifti"])
+    assert not (tmp_path / "study").exists()
