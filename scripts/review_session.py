@@ -194,7 +194,7 @@ def first(work: Path, pictures: Path) -> None:
     print("smoothed:", window.tool("smooth"), flush=True)
     window.picture("3-smoothed")
 
-    window.segment.add_checkpoint(work / "checkpoints" / "other.safetensors")
+    window.segment.checkpoints.add(work / "checkpoints" / "other.safetensors")
     window.until(lambda: window.segment.checkpoint.candidate.path.name == "other.safetensors")
     print("another checkpoint:", window.run(), flush=True)
     assert np.array_equal(layer.data[by_hand], painted), "a run changed an edit"
