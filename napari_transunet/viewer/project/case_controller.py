@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from napari.layers import Image, Labels
 from napari.viewer import Viewer
@@ -65,8 +66,8 @@ class ShownCase:
     taken: Result | None = None
     """Other labels of the scan that a person wants in place of the case's."""
 
-    aside: set[int] = field(default_factory=set)
-    """Other labels, by `id`, of which a person said that they are not the case's."""
+    aside: WeakSet[Result] = field(default_factory=WeakSet)
+    """Other labels, of which a person said that they are not the case's."""
 
     @property
     def case(self) -> Case:
@@ -271,8 +272,7 @@ class CaseController(QObject):
     def keep_labels(self) -> None:
         """The labels that were opened are the case's; others on its scan are saved outside of the project."""
         if (shown := self.current) is not None:
-            shown.aside |= {id(result) for result in self._sessions.results_on(shown.image)}
-            shown.taken = None
+            self._settle(shown, None)
             self.message.emit(
                 f"{shown.result.quoted_name} stay the labels of {shown.case.name}; others will be found under “Saved…”."
                 " Go on."
@@ -283,8 +283,7 @@ class CaseController(QObject):
         shown = self.current
         other = None if shown is None else self._other_labels(shown)
         if shown is not None and other is not None:
-            self.keep_labels()
-            shown.taken = other
+            self._settle(shown, other)
             self.message.emit(
                 f"{other.quoted_name} will take the place of {shown.result.quoted_name} when the case is closed. Go on."
             )
@@ -315,9 +314,14 @@ class CaseController(QObject):
         """Labels on the case's scan that are not the case's, but that a run made or somebody worked on."""
         for result in self._sessions.results_on(shown.image):
             worked = result.session.runs or result.session.reviewed or was_edited(result.layer)
-            if result is not shown.result and id(result) not in shown.aside and worked:
+            if result is not shown.result and result not in shown.aside and worked:
                 return result
         return None
+
+    def _settle(self, shown: ShownCase, taken: Result | None) -> None:
+        """Which labels are the case's is known now of all that lie on its scan."""
+        shown.aside.update(self._sessions.results_on(shown.image))
+        shown.taken = taken
 
     def _ask_which(self, shown: ShownCase, other: Result) -> None:
         own = "its labels" if shown.result.gone else shown.result.quoted_name
