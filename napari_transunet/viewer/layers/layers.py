@@ -361,9 +361,8 @@ def label_set_of(layer: Labels) -> LabelSet:
     Whoever gives other names by a script, or by another plugin, changes that table alone.
     """
     kept = record_of(layer).labels or LabelSet()
-    given = {
-        value: name for value, name in _names_in_features(layer).items() if kept.names.get(value) != name
-    }
+    names = kept.names
+    given = {value: name for value, name in _names_in_features(layer).items() if names.get(value) != name}
     if not given:
         return kept
     colors = kept.colors
