@@ -89,19 +89,16 @@ class LayerChooser(QWidget):
         entries = [(str(layer.name), layer) for layer in reversed(self._reviewable)]
         self._labels.offer(entries, current, otherwise=-1)
         self._labels.setPlaceholderText("No labels yet")
-        images = sessions.assignable_images(current) if current is not None else []
-        on_grid = sessions.images_on_grid_of(current) if current is not None else []
-        listed = [*([image] if image is not None and image not in images else []), *images]
-        larger = sessions.images_covered_by(current) if current is not None else []
-        elsewhere = [layer for layer in listed if layer not in on_grid and layer is not image]
-
-        def entry(layer: Image) -> str:
-            if layer not in elsewhere:
-                return str(layer.name)
-            return f"{layer.name} ({'is larger' if layer in larger else 'lies elsewhere'})"
-
-        entries = [(entry(layer), layer) for layer in listed]
-        self._image.offer(entries, image, otherwise=-1)
+        images = sessions.assignable_images(current) if current is not None else {}
+        listed = images if image is None or image in images else {image: "", **images}
+        self._image.offer(
+            [
+                (f"{one.name} ({why})" if why and one is not image else str(one.name), one)
+                for one, why in listed.items()
+            ],
+            image,
+            otherwise=-1,
+        )
         self._image.setPlaceholderText(
             "Choose the image of these labels" if images else "No image of this size"
         )

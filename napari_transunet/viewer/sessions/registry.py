@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from napari_transunet.volumes.labels import LabelSet
     from napari_transunet.volumes.volume import Volume
 
+LARGER, ELSEWHERE = "is larger", "lies elsewhere"
+"""Why a person alone can put labels on an image; see `Sessions.assignable_images`."""
+
 _NAME = "transunet_sessions"
 _ARRAYS = 6
 """Of the volume's size: labels, prediction, what undo needs, and, once tools or other runs came, three more."""
@@ -138,17 +141,20 @@ class Sessions(QObject):
 
     def images_covered_by(self, layer: Labels) -> list[Image]:
         """The images of whose grid labels cover a part."""
-        there = self.images_on_grid_of(layer)
-        return [i for i in self._images() if i not in there and part_between(layer, i) is not None]
+        return [image for image, why in self.assignable_images(layer).items() if why == LARGER]
 
-    def assignable_images(self, layer: Labels) -> list[Image]:
-        """Those on the same grid; and those of which labels cover a part, and those of the same shape elsewhere.
+    def assignable_images(self, layer: Labels) -> dict[Image, str]:
+        """The images that labels can be put on, with why a person alone can do it; "" where they share the grid.
 
-        On these a person alone can put the labels.
+        Those of whose grid the labels cover a part are `LARGER`; those of the same shape lie `ELSEWHERE`.
         """
+        parts = [(image, part_between(layer, image)) for image in self._images()]
         shape = tuple(layer.data.shape)
-        there = [*self.images_on_grid_of(layer), *self.images_covered_by(layer)]
-        return [*there, *(i for i in self._images() if i not in there and tuple(voxels_of(i).shape) == shape)]
+        return {
+            **{image: "" for image, part in parts if part is not None and part.is_same},
+            **{image: LARGER for image, part in parts if part is not None and not part.is_same},
+            **{image: ELSEWHERE for image, part in parts if part is None and voxels_of(image).shape == shape},
+        }
 
     def unassigned_labels_on(self, image: Image) -> list[Labels]:
         """Labels layers without a session that lie on an image's grid, or on a part of it."""

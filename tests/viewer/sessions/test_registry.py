@@ -79,7 +79,7 @@ def test_equal_shapes_elsewhere_decide_nothing(viewer, sessions):
     image = _image(viewer)
     labels = viewer.add_labels(np.zeros(SHAPE, np.uint8))  # voxels of 1 mm at the origin
     assert sessions.result_for(labels) is None
-    assert sessions.assignable_images(labels) == [image]
+    assert list(sessions.assignable_images(labels)) == [image]
     sessions.assign_image(labels, image)
     assert geometry_of(labels) == geometry_of(image)
     assert np.allclose(labels.data_to_world((5, 4, 3)), image.data_to_world((5, 4, 3)))
@@ -291,7 +291,7 @@ def test_by_its_position_alone_labels_are_no_part_of_an_image_until_a_person_say
     assert sessions.result_for(layer) is None
     assert layer.data.shape == (5, *SHAPE[1:])
     assert sessions.images_on_grid_of(layer) == []
-    assert sessions.images_covered_by(layer) == sessions.assignable_images(layer) == [image]
+    assert sessions.images_covered_by(layer) == list(sessions.assignable_images(layer)) == [image]
     assert sessions.unassigned_labels_on(image) == [layer]
     sessions.assign_image(layer, image)
     assert np.argwhere(layer.data).tolist() == [[3, 2, 3]]
