@@ -108,24 +108,24 @@ def size_in_mm(geometry: Geometry) -> str:
     return _in_words(_extent(geometry))
 
 
-def _doubt_about_modality(volume: Volume, card: ModelCard) -> str | None:
-    if card.modality is None:
+def other_modality(volume: Volume, card: ModelCard) -> str | None:
+    """What the volume is, or looks like, where that is not the checkpoint's modality: "is MR", "looks like CT"."""
+    if card.modality is None or volume.modality == card.modality:
         return None
     if volume.modality is not None:
-        if volume.modality == card.modality:
-            return None
-        return (
-            f"This checkpoint expects {card.modality}; the volume is {volume.modality} "
-            f"({value_range(volume.data)})."
-        )
-    if card.modality == "CT" and not looks_like_ct(volume.data):
-        like = "looks like MR" if _may_be_magnitudes(volume) else "does not look like it"
-        return f"This checkpoint expects CT; the volume {like} ({value_range(volume.data)})."
-    if card.modality != "CT" and looks_like_ct(volume.data):
-        return (
-            f"This checkpoint expects {card.modality}; the volume looks like CT ({value_range(volume.data)})."
-        )
-    return None
+        return f"is {volume.modality}"
+    if (card.modality == "CT") == looks_like_ct(volume.data):
+        return None
+    if card.modality != "CT":
+        return "looks like CT"
+    return "looks like MR" if _may_be_magnitudes(volume) else "does not look like CT"
+
+
+def _doubt_about_modality(volume: Volume, card: ModelCard) -> str | None:
+    found = other_modality(volume, card)
+    if found is None:
+        return None
+    return f"This checkpoint expects {card.modality}; the volume {found} ({value_range(volume.data)})."
 
 
 def _doubt_about_size(geometry: Geometry, card: ModelCard) -> str | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from napari_transunet.checkpoints.card import ModelCard
 from napari_transunet.errors import DatasetError, InputError, SizeError, TransUNetError, VolumeError, some
 from napari_transunet.files import available_memory
+from napari_transunet.inference.compatibility import other_modality
 from napari_transunet.inference.preprocessing import IntensityScaling
 from napari_transunet.inference.resize import Resize
 from napari_transunet.inference.slices import PLANE_AXES, PLANES, Plane, SliceSource
@@ -19,7 +20,6 @@ from napari_transunet.training.datasets import LabelledVolume, all_reasons, whol
 from napari_transunet.training.losses import UNKNOWN
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.grid_part import LabelsOnGrid, labels_on_grid, labels_part
-from napari_transunet.volumes.intensity import looks_like_ct
 from napari_transunet.volumes.label_values import values_in
 from napari_transunet.volumes.labels import given_names, organ_key
 from napari_transunet.volumes.orientation import Reorientation
@@ -197,8 +197,9 @@ def prepare_cases(
             image, labels = case.read()
             if loaded is not None:
                 loaded(case, image, labels)
-            if not scaled and (doubt := _modality_note(image, card)) is not None:
-                notes.setdefault(doubt, []).append(case.name)
+            if not scaled and (found := other_modality(image, card)) is not None:
+                note = f"its image {found}, but the network is trained for {card.modality} and scales it so."
+                notes.setdefault(note, []).append(case.name)
             for note in dict.fromkeys((*image.source.notes, *labels.source.notes)):
                 notes.setdefault(note, []).append(case.name)
             ready = [
@@ -403,21 +404,6 @@ def _name_notes(
         if learnt:
             notes.append(f"its labels call {value} {name!r}, which is learnt as {known!r}.")
     return notes
-
-
-def _modality_note(image: Volume, card: ModelCard) -> str | None:
-    """What to say of an image that is of another modality than the card, whose intensities it is scaled by."""
-    if card.modality is None or image.modality == card.modality:
-        return None
-    if image.modality is not None:
-        return (
-            f"its image is {image.modality}, but the network is trained for {card.modality} and scales it so."
-        )
-    if card.modality == "CT" and not looks_like_ct(image.data):
-        return "its image does not look like CT, but the network is trained for CT and scales it so."
-    if card.modality != "CT" and looks_like_ct(image.data):
-        return f"its image looks like CT, but the network is trained for {card.modality} and scales it so."
-    return None
 
 
 def _check_image(data: npt.NDArray[Any], scaled: bool, name: str) -> None:

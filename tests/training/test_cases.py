@@ -323,7 +323,7 @@ def test_images_of_another_modality_than_is_trained_for_are_told(scan: Volume, o
     prepare_cases([*cases, Made("c", dark, organs)], {52: 1}, ct, noted=told.append)
     assert len(told) == 2
     assert all(word in told[0] for word in ("b", "MR", "CT"))
-    assert told[1].startswith("Note on c: its image does not look like CT")
+    assert told[1].startswith("Note on c: its image looks like MR")
 
 
 def test_memory_is_checked_by_the_first_case(
