@@ -14,7 +14,7 @@ from napari_transunet.files import available_memory
 from napari_transunet.volumes.orientation import Reorientation, reorientation_onto, turn_towards
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from napari_transunet.volumes.boxes import Box
     from napari_transunet.volumes.geometry import Geometry, Vector
@@ -90,22 +90,17 @@ class GridPart:
     @property
     def coverage(self) -> str:
         """What of the grid it covers, for a sentence: "slices 3 to 17 of 0 to 24 along z"; empty where all of it."""
-        ranges = [
+        return ", ".join(
             f"slices {here.start} to {here.stop - 1} of 0 to {whole - 1} along {axis}"
-            for axis, here, whole in zip("zyx", self.box, self.grid, strict=True)
-            if here.stop - here.start < whole
-        ]
-        return ", ".join(ranges)
+            for axis, here, whole in self._cut()
+        )
 
     @property
     def share(self) -> str:
         """How much of the grid it covers, for a sentence: "13 of 20 slices along z"; empty where all of it."""
-        counts = [
-            f"{here.stop - here.start} of {whole} slices along {axis}"
-            for axis, here, whole in zip("zyx", self.box, self.grid, strict=True)
-            if here.stop - here.start < whole
-        ]
-        return ", ".join(counts)
+        return ", ".join(
+            f"{here.stop - here.start} of {whole} slices along {axis}" for axis, here, whole in self._cut()
+        )
 
     def place(self, labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Labels (z, y, x), as stored, on the whole grid: turned, and 0 where they do not reach.
@@ -124,7 +119,8 @@ class GridPart:
             return turned
         turned = np.asarray(turned)
         inside = turned[self.own_box]
-        if outside := _labelled(turned) - _labelled(inside):
+        sticks_out = inside.shape != turned.shape
+        if sticks_out and (outside := _labelled(turned) - _labelled(inside)):
             raise VolumeError(
                 f"{outside:,} labelled voxels lie outside of the scan's grid, of which the labels cover a part;"
                 " crop them to the scan, or give the scan that they were made on."
@@ -140,6 +136,12 @@ class GridPart:
         whole = np.zeros(self.grid, turned.dtype)
         whole[self.box] = inside
         return whole
+
+    def _cut(self) -> Iterator[tuple[str, slice, int]]:
+        """The axes along which it does not cover all: their names, what it covers, and how many there are."""
+        for axis, here, whole in zip("zyx", self.box, self.grid, strict=True):
+            if here.stop - here.start < whole:
+                yield axis, here, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,16 +218,16 @@ def labels_on_grid(labels: Volume, scan: Volume) -> LabelsOnGrid | None:
 
 def labels_part(labels: Volume, scan: Volume) -> GridPart | None:
     """What of a scan's grid labels cover, without looking at them; None as for `labels_on_grid`."""
-    return told_part(labels.geometry, labels.source, scan.geometry, scan.source)
+    return stated_part(labels.geometry, labels.source, scan.geometry, scan.source)
 
 
-def told_part(geometry: Geometry, source: Source, onto: Geometry, scan: Source) -> GridPart | None:
-    """The same by grids and what is known of the files; that of labels, then that of the scan."""
+def stated_part(geometry: Geometry, source: Source, onto: Geometry, scan: Source) -> GridPart | None:
+    """`grid_part`, but a part only where both files state where their voxels lie: those of labels, and of the scan."""
     part = grid_part(geometry, onto)
     if part is None or part.is_same:
         return part
-    said = source.omits_background or _says_position(geometry)
-    return part if said and source.has_orientation and scan.has_orientation else None
+    positioned = source.omits_background or _says_position(geometry)
+    return part if positioned and source.has_orientation and scan.has_orientation else None
 
 
 def on_common_grid(first: Volume, second: Volume) -> tuple[LabelsOnGrid, LabelsOnGrid, Geometry] | None:

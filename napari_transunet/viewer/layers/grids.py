@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.layers.layer_record import change_record, is_scan, record_of
 from napari_transunet.viewer.layers.layers import (
@@ -12,7 +14,7 @@ from napari_transunet.viewer.layers.layers import (
     looks_like_labels,
     placement_of,
 )
-from napari_transunet.volumes.grid_part import grid_part, told_part
+from napari_transunet.volumes.grid_part import grid_part, stated_part
 from napari_transunet.volumes.orientation import IDENTITY, reorientation_onto
 
 if TYPE_CHECKING:
@@ -47,14 +49,14 @@ def part_between(layer: Layer, image: Layer) -> GridPart | None:
         return None
 
 
-def told_part_between(layer: Layer, image: Layer) -> GridPart | None:
-    """The same, but only where the files of both say where they lie."""
+def stated_part_between(layer: Layer, image: Layer) -> GridPart | None:
+    """The same, but only where the files of both state where they lie."""
     record, scan = record_of(layer), record_of(image).volume
     file = record.file if record.volume is None else record.volume.source
     if file is None or scan is None:
         return None
     try:
-        return told_part(geometry_of(layer), file, geometry_of(image), scan.source)
+        return stated_part(geometry_of(layer), file, geometry_of(image), scan.source)
     except VolumeError:
         return None
 
@@ -77,7 +79,7 @@ def images_labelled_by(layer: Layer, layers: Iterable[Layer]) -> list[Image]:
         for other in layers
         if other is not layer
         and is_scan(other)
-        and (reorientation_between(layer, other) is not None or told_part_between(layer, other) is not None)
+        and (reorientation_between(layer, other) is not None or stated_part_between(layer, other) is not None)
         and not looks_like_labels(other)
     ]
 
@@ -87,8 +89,6 @@ def put_on_grid(layer: Labels, image: Image, turn: Reorientation) -> None:
 
     Where the array has to be turned, napari's history of strokes is given up: it would be replayed into other voxels.
     """
-    import numpy as np
-
     geometry = geometry_of(image)
     if not turn.is_identity:
         layer.editable = False  # makes napari forget its history
@@ -112,8 +112,6 @@ def extend_to_grid(layer: Labels, image: Image, part: GridPart) -> None:
     VolumeError
         Labels lie outside of the image, or memory cannot hold the whole grid.
     """
-    import numpy as np
-
     data = np.ascontiguousarray(part.place(layer.data))
     layer.editable = False
     layer.data = data
