@@ -51,12 +51,10 @@ def export_and_report(
     from napari_transunet.project.exporting import export_project
     from napari_transunet.project.report import project_report
 
-    def half(begun: float, what: str, at: int, count: int) -> None:
-        told(begun + at / max(1, count) / 2, f"{what}, case {min(at + 1, count)} of {count}")
-
-    done = export_project(
-        project, ["nifti"], overwrite=True, progress=partial(half, 0, "Exporting"), cancelled=stopped
+    exporting, reporting = (
+        partial(_tell, told, what, begun, 0.5) for what, begun in (("Exporting", 0.0), ("Reporting", 0.5))
     )
+    done = export_project(project, ["nifti"], overwrite=True, progress=exporting, cancelled=stopped)
     left.update(done.other_formats)
     if stopped():
         return f"Stopped after {len(done.cases)} cases were exported; there is no report of them."
@@ -64,13 +62,12 @@ def export_and_report(
         project,
         project.folder / "report.html",
         overwrite=True,
-        progress=partial(half, 0.5, "Reporting"),
+        progress=reporting,
         cancelled=stopped,
     )
-    failed = f" Not exported: {'; '.join(done.left_out[:3])}." if done.left_out else ""
     earlier = f" {done.sentence_on_earlier}" if done.earlier else ""
     where = project.folder / "exports"
-    return f"{len(done.cases)} cases exported to {where}; the report is {report}.{failed}{earlier}"
+    return f"{len(done.cases)} cases exported to {where}; the report is {report}.{_failed(done.left_out)}{earlier}"
 
 
 def export_again(
@@ -85,14 +82,11 @@ def export_again(
         overwrite=True,
         earlier_formats=True,
         only=cases,
-        progress=lambda at, count: told(
-            at / max(1, count), f"Exporting, case {min(at + 1, count)} of {count}"
-        ),
+        progress=partial(_tell, told, "Exporting", 0.0, 1.0),
         cancelled=stopped,
     )
-    failed = f" Not exported: {'; '.join(done.left_out[:3])}." if done.left_out else ""
     count = "1 case" if len(done.cases) == 1 else f"{len(done.cases)} cases"
-    return f"{count} exported anew in all formats of earlier exports.{failed}"
+    return f"{count} exported anew in all formats of earlier exports.{_failed(done.left_out)}"
 
 
 def learn(
@@ -117,6 +111,15 @@ def learn(
         progress=lambda now: told(now.done, f"Learning, {countdown(now.remaining)} left"),
         cancelled=stopped,
     ).sentence
+
+
+def _tell(told: Told, what: str, begun: float, share: float, at: int, count: int) -> None:
+    """Case `at` (from 0) of so many is at hand, of a stage that is this share of the whole."""
+    told(begun + share * at / max(1, count), f"{what}, case {min(at + 1, count)} of {count}")
+
+
+def _failed(left_out: Sequence[str]) -> str:
+    return f" Not exported: {'; '.join(left_out[:3])}." if left_out else ""
 
 
 def _left_out(sentences: Sequence[str]) -> str:
