@@ -40,6 +40,7 @@ class _Asked:
 
     prediction: Path
     reference: Path
+    scan: Path | None
     tolerance: float
     labels: tuple[int, ...] | None
     published: bool
@@ -108,6 +109,10 @@ def evaluate(
         Path, typer.Argument(metavar="REFERENCE", help="The reference: a label file, or a folder of them.")
     ],
     *,
+    scan: Annotated[
+        Path | None,
+        option("FOLDER", "The DICOM series of a structure set that is compared, if it is not beside it."),
+    ] = None,
     tolerance: Annotated[float, option("MM", "The surface distance tolerated by NSD.", min=0)] = 2.0,
     labels: Annotated[
         str | None, option("N,N", "Score only these label values of the reference, such as 1,2,5.")
@@ -161,6 +166,7 @@ def evaluate(
     asked = _Asked(
         prediction,
         reference,
+        scan,
         tolerance,
         _values(labels),
         published_scoring,
@@ -171,6 +177,7 @@ def evaluate(
         overwrite,
     )
     pairing = _pairing(prediction, reference)
+    _check_scan(scan, pairing)
     if csv_file is not None:
         files = (
             [file for pair in pairing.pairs for file in (pair.prediction, pair.reference)] if pairing else []
@@ -237,12 +244,23 @@ def _pairing(prediction: Path, reference: Path) -> Pairing | None:
     return paired(files[prediction], files[reference])
 
 
+def _check_scan(scan: Path | None, pairing: Pairing | None) -> None:
+    from napari_transunet.io.reading import series_folder
+
+    if scan is None:
+        return
+    if pairing is not None:
+        raise InputError("--scan is for a structure set, and folders of label files hold none; leave it out.")
+    if series_folder(scan) is None:
+        raise InputError(f"There are no DICOM files in {scan}; give the folder of the series with --scan.")
+
+
 def _evaluate_pair(asked: _Asked) -> None:
     from napari_transunet.cli.scores import case_table, named
     from napari_transunet.metrics.file_scores import score_files
     from napari_transunet.metrics.segmentation_metrics import mean_scores
 
-    scored = score_files(asked.prediction, asked.reference, asked.scoring(asked.reference))
+    scored = score_files(asked.prediction, asked.reference, asked.scoring(asked.reference), asked.scan)
     for note in scored.notes:
         say(note)
     found = {

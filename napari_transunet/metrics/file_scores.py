@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_transunet.errors import InputError, VolumeError
-from napari_transunet.io.reading import read_volume
+from napari_transunet.io.reading import read_volume, series_folder
 from napari_transunet.metrics.label_pairs import LabelPair, pair_labels, unknown_voxels
 from napari_transunet.metrics.segmentation_metrics import evaluate
 from napari_transunet.metrics.summary import LabelScores
@@ -61,8 +61,12 @@ class FileScores:
         return {label: name for label, name in known.items() if name}
 
 
-def score_files(prediction: Path, reference: Path, options: ScoringOptions) -> FileScores:
+def score_files(
+    prediction: Path, reference: Path, options: ScoringOptions, scan: Path | None = None
+) -> FileScores:
     """The scores of two label files.
+
+    The series of a structure set is looked for in `scan`, else with the DICOM file it is compared with; then beside it.
 
     Raises
     ------
@@ -71,13 +75,14 @@ def score_files(prediction: Path, reference: Path, options: ScoringOptions) -> F
     InputError
         They lie neither on one grid nor on parts of one, or hold no labels.
     """
-    return score_volumes(read_labels(prediction), read_labels(reference), prediction, reference, options)
+    first = read_labels(prediction, scan or reference)
+    return score_volumes(first, read_labels(reference, scan or prediction), prediction, reference, options)
 
 
-def read_labels(path: Path) -> Volume:
-    """The labels in a file. Raises as `read_volume`, with the whole path in the sentence."""
+def read_labels(path: Path, scan: Path | None = None) -> Volume:
+    """The labels in a file, `scan` as in `series_folder`. Raises as `read_volume`, with the whole path."""
     try:
-        return read_volume(path)
+        return read_volume(path, scan=series_folder(scan))
     except VolumeError as error:
         # It begins with the file's name, which a prediction shares with its reference as a rule; the path tells more.
         error.args = (f"{path}: {str(error).removeprefix(f'{path.name}: ')}",)

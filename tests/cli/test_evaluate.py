@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from napari_transunet.io.dicom.rtstruct_writing import write_rtstruct
 from napari_transunet.io.pairing import label_files, paired, plain_name
 from napari_transunet.io.reading import read_volume
 from napari_transunet.io.writing import write_labels
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.labels import LabelSet
 from tests.commands import invoke
+from tests.io.dicom.test_seg_writing import _series
 
 SPACING_ZYX = (2.0, 0.5, 0.5)
 
@@ -536,3 +538,35 @@ def test_a_dataset_json_that_cannot_be_used_is_said(run, folders):
 
     assert len(results(result)["cases"]) == 3
     assert "dataset.json" in result.stderr
+
+
+def test_the_series_of_a_structure_set_is_in_the_scan_or_with_the_other_file(run, folders, tmp_path):
+    scan = _series(tmp_path / "scans/ct")
+    drawn = np.zeros(scan.data.shape, np.uint8)
+    drawn[2:5, 2:6, 3:7] = 2
+    far = tmp_path / "far/away"
+    far.mkdir(parents=True)
+    names = LabelSet.from_names({2: "liver"})
+    write_rtstruct(far / "drawn.dcm", drawn, scan.geometry, names, scan.source)
+    write_labels(tmp_path / "labels.nrrd", drawn, scan, names)
+
+    assert "drawn.dcm" in only_error(run("far/away/drawn.dcm", "labels.nrrd", "--json"))
+    for pair in (("far/away/drawn.dcm", "labels.nrrd"), ("labels.nrrd", "far/away/drawn.dcm")):
+        assert results(run(*pair, "--scan", "scans", "--json"))["labels"]["2"]["dice"] == 1
+
+    # Its series lies below the folder of the other one, which is not beside its own.
+    (tmp_path / "far/away/drawn.dcm").rename(tmp_path / "drawn.dcm")
+    (tmp_path / "deep/er").mkdir(parents=True)
+    (tmp_path / "scans").rename(tmp_path / "deep/er/scans")
+    write_rtstruct(
+        far / "other.dcm",
+        drawn,
+        scan.geometry,
+        names,
+        replace(scan.source, path=tmp_path / "deep/er/scans/ct"),
+    )
+    for pair in (("far/away/other.dcm", "drawn.dcm"), ("drawn.dcm", "far/away/other.dcm")):
+        assert results(run(*pair, "--json"))["labels"]["2"]["dice"] == 1
+
+    assert "labels.nrrd" in only_error(run("drawn.dcm", "labels.nrrd", "--scan", "labels.nrrd"))
+    assert "--scan" in only_error(run(*folders, "--scan", "deep"))
