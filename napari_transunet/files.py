@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import logging
 import lzma
 import os
 import shutil
@@ -14,15 +15,18 @@ import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from napari_transunet.errors import ExistsError, FileProblem
 
 _CHUNK = 1 << 20
 _OLD = 3600.0  # s
 
+logger = logging.getLogger(__name__)
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""What some network mounts answer to every lock."""
 
 
 @contextlib.contextmanager
@@ -118,6 +122,29 @@ def write_text(target: str | os.PathLike[str], text: str, *, overwrite: bool = F
     """Write a text as UTF-8, whole or not at all; raises what `atomic_path` raises."""
     with atomic_path(target, overwrite=overwrite) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def try_lock(file: IO[bytes]) -> bool:
+    """Take the lock of a file open for writing if nobody has it; closing the file or ending the process gives it back.
+
+    On a file system without locks everybody gets it, and that is logged.
+    """
+    try:
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            return False
+        # Who shares such a folder needs other means to keep out of one another's way.
+        logger.warning("The file system of %s has no locks (%s).", file.name, error.strerror)
+    return True
 
 
 def remove_leftovers(folder: Path, pattern: str) -> None:

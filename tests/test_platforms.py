@@ -15,10 +15,10 @@ import pytest
 
 import napari_transunet
 from napari_transunet.annotation.session_file import ArraySpec
-from napari_transunet.annotation.session_folder import SessionAbout, _locked
+from napari_transunet.annotation.session_folder import SessionAbout
 from napari_transunet.annotation.session_store import SessionStore
 from napari_transunet.export.writing import export, request_for
-from napari_transunet.files import atomic_path
+from napari_transunet.files import atomic_path, try_lock
 from napari_transunet.io.reading import read_volume
 from napari_transunet.io.writing import WRITABLE_SUFFIXES, write_labels
 from napari_transunet.volumes.phantom import synthetic_ct
@@ -113,13 +113,13 @@ class FakeLocks:
             raise PermissionError(13, "Permission denied") from error
 
 
-def test_sessions_are_locked_by_the_means_of_windows_too(tmp_path, monkeypatch):
+def test_files_are_locked_by_the_means_of_windows_too(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fcntl_of_this_system", fcntl)
     monkeypatch.setitem(sys.modules, "fcntl", None)  # importing it raises ImportError
     monkeypatch.setitem(sys.modules, "msvcrt", FakeLocks())
     with (tmp_path / "lock").open("ab") as first, (tmp_path / "lock").open("ab") as second:
-        assert _locked(first)
-        assert not _locked(second)
+        assert try_lock(first)
+        assert not try_lock(second)
 
 
 @pytest.fixture(params=["with space", "Müller größe", "肝臓 Печень", "é" * 60, "long"])

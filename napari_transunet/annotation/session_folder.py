@@ -6,7 +6,6 @@ is damaged or half-written is never the only copy.
 """
 
 import contextlib
-import errno
 import json
 import logging
 import re
@@ -31,7 +30,7 @@ from napari_transunet.annotation.session_file import (
     write_part,
 )
 from napari_transunet.errors import ExistsError, FileProblem, InputError, SizeError
-from napari_transunet.files import available_memory, file_problems, remove_leftovers
+from napari_transunet.files import available_memory, file_problems, remove_leftovers, try_lock
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +43,6 @@ _MAX_PARTS = 40  # after a whole one, before the next whole one
 _MAX_CHANGES = 8 << 20  # bytes after a whole one, if they are also twice its own
 _MAX_ABOUT = 1 << 20
 _STEP = 1e-3  # s between saves whose order the clock does not tell
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
-"""What some network mounts answer to every lock."""
 
 
 @dataclass(frozen=True)
@@ -279,7 +276,7 @@ def hold(folder: Path, about: SessionAbout, after: float = 0.0) -> SessionFolder
     """
     with file_problems(f"{folder} cannot be opened"):
         lock = (folder / _LOCK).open("ab")
-    if not _locked(lock):
+    if not try_lock(lock):
         lock.close()
         raise ExistsError("Another window is working on this session; close it there first.")
     return SessionFolder(folder, about, lock, after)
@@ -292,24 +289,4 @@ def is_held(folder: Path) -> bool:
     except OSError:
         return False
     with lock:
-        return not _locked(lock)
-
-
-def _locked(file: IO[bytes]) -> bool:
-    """Take the lock of an open file if nobody has it; closing the file gives it back."""
-    try:
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            import msvcrt
-
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            return False
-        # Who shares such a folder needs other means to keep out of one another's way.
-        logger.warning("The file system of %s has no locks (%s).", file.name, error.strerror)
-    return True
+        return not try_lock(lock)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,8 +20,8 @@ from napari_transunet.checkpoints.pretrained.initialize import initialise, share
 from napari_transunet.checkpoints.reading import CHECKPOINT_SUFFIXES
 from napari_transunet.checkpoints.registry import resolve_checkpoint
 from napari_transunet.checkpoints.saving import save_checkpoint
-from napari_transunet.errors import DatasetError, FileProblem, InputError, some
-from napari_transunet.files import write_text
+from napari_transunet.errors import DatasetError, ExistsError, FileProblem, InputError, some
+from napari_transunet.files import file_problems, try_lock, write_text
 from napari_transunet.inference.devices import resolve_device, resolve_precision
 from napari_transunet.inference.predictor import Predictor
 from napari_transunet.model.transunet import TransUNet
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 SETTINGS = "settings.json"
 SPLIT = "split.json"
+_LOCK = "lock"
 _LISTED_PATIENTS = 40
 _PARTS: tuple[Part, ...] = ("training", "validation", "test")
 _KEPT_LATER = ("annotated", "unknown")  # settings that an earlier version did not write
@@ -201,14 +203,34 @@ def train_checkpoint(
     DatasetError, InputError
         Cases or settings that cannot be used, said before the training starts; a loss that is not finite.
     ExistsError, FileProblem
-        `out` or the folder cannot be written, or is there already.
+        `out` or the folder cannot be written, or is there already, or another process trains there.
     """
+    with _alone(run_folder(out)) if is_first_process() else contextlib.nullcontext():
+        return _train(
+            course,
+            out,
+            machine or HardwareConfig(),
+            callbacks or ProgressCallbacks(),
+            dtype="float16" if half else None,
+            resume=resume,
+            overwrite=overwrite,
+        )
+
+
+def _train(
+    course: Experiment,
+    out: Path,
+    machine: HardwareConfig,
+    callbacks: ProgressCallbacks,
+    *,
+    dtype: Literal["float16"] | None,
+    resume: bool,
+    overwrite: bool,
+) -> Trained | None:
     lightning = lightning_or_sentence()
-    machine, callbacks = machine or HardwareConfig(), callbacks or ProgressCallbacks()
     if not is_first_process():
         callbacks = ProgressCallbacks(cancelled=callbacks.cancelled)  # the first one tells the same
     folder = run_folder(out)
-    dtype: Literal["float16"] | None = "float16" if half else None
     if is_first_process():
         _check_folder(folder, course, resume=resume, overwrite=overwrite)
     device = resolve_device(machine.device)
@@ -246,7 +268,7 @@ def train_checkpoint(
         _check_unchanged(folder, learnt_from)
     training, validation = (course.split.part(cases, part) for part in ("training", "validation"))
     if is_first_process():
-        _make_folder(folder, course, learnt_from, resume=resume)
+        _keep_settings(folder, course, learnt_from, resume=resume)
     plan = course.recipe.plan(sum(len(case) for case in training))
     callbacks.stage(
         f"Training {card.variant} on {len(course.split.training)} patients ({sum(map(len, training))} slices of "
@@ -322,6 +344,32 @@ def is_first_process() -> bool:
     return all(int(os.environ.get(name, "0") or 0) == 0 for name in ("LOCAL_RANK", "NODE_RANK"))
 
 
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Make the folder, in which nobody else trains meanwhile; one in which nothing was kept is removed again."""
+    with file_problems(f"Cannot write to {folder}"):
+        folder.mkdir(exist_ok=True)
+        lock = (folder / _LOCK).open("ab")
+    with lock:
+        if not try_lock(lock):
+            raise ExistsError(
+                f"Another process is training in {folder} now; wait until it has ended, or choose another name for the"
+                " checkpoint."
+            )
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                if not _holds_something(folder):
+                    (folder / _LOCK).unlink()
+                    folder.rmdir()
+
+
+def _holds_something(folder: Path) -> bool:
+    """Whether there is more in it than the lock, which a process that was killed leaves there."""
+    return any(path.name != _LOCK for path in folder.iterdir())
+
+
 def _check_folder(folder: Path, course: Experiment, *, resume: bool, overwrite: bool) -> None:
     """Fail before the work where an earlier training is in the way, or is another than the one to resume."""
     file = folder / SETTINGS
@@ -341,7 +389,7 @@ def _check_folder(folder: Path, course: Experiment, *, resume: bool, overwrite: 
                 f"The training in {folder} was started with another {' and '.join(changed)}; give the same options "
                 "to resume it, or start anew with --overwrite."
             )
-    elif folder.exists() and not overwrite:
+    elif not overwrite and _holds_something(folder):
         raise FileProblem(
             f"{folder} holds an earlier training; --resume goes on with it, --overwrite starts anew."
         )
@@ -409,16 +457,13 @@ def _check_apart(read: Mapping[str, _Read], split: Split) -> None:
             )
 
 
-def _make_folder(folder: Path, course: Experiment, learnt_from: Mapping[str, Any], *, resume: bool) -> None:
-    """The folder, with what the course is, and what it learns from."""
+def _keep_settings(folder: Path, course: Experiment, learnt_from: Mapping[str, Any], *, resume: bool) -> None:
+    """In the folder, what the course is and what it learns from, in place of an earlier training."""
     if resume:
         return
-    try:
-        folder.mkdir(exist_ok=True)
+    with file_problems(f"Cannot write to {folder}"):
         for state in ("last.ckpt", "best.safetensors"):
             (folder / state).unlink(missing_ok=True)
-    except OSError as error:
-        raise FileProblem(f"Cannot write to {folder}: {error.strerror or error}.") from error
     write_text(folder / SETTINGS, json.dumps(course.settings() | dict(learnt_from), indent=2), overwrite=True)
     write_text(folder / SPLIT, course.split.to_json(), overwrite=True)
 

@@ -3,6 +3,8 @@ import dataclasses
 import itertools
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from napari_transunet.checkpoints.loading import load_checkpoint
-from napari_transunet.errors import DatasetError, FileProblem, InputError, TransUNetError
+from napari_transunet.errors import DatasetError, ExistsError, FileProblem, InputError, TransUNetError
 from napari_transunet.inference.predictor import Predictor
 from napari_transunet.metrics.segmentation_metrics import evaluate
 from napari_transunet.model import variants
@@ -299,6 +301,37 @@ def test_an_earlier_training_is_not_replaced_unasked(run: Run) -> None:
             run.course, run.trained.checkpoint, machine=ON_CPU, callbacks=ProgressCallbacks(stages.append)
         )
     assert not stages, "cases were read first"
+
+
+@pytest.mark.parametrize("more", [{}, {"resume": True}, {"overwrite": True}])
+def test_of_two_trainings_in_one_folder_the_second_is_refused(
+    root: Path, tmp_path: Path, more: dict[str, bool]
+) -> None:
+    course, out = course_on(root, steps=2, test=0), tmp_path / "new.safetensors"
+    refused: list[str] = []
+
+    def begin_another(sentence: str) -> None:
+        if sentence.startswith(("Reading", "Training")):  # before and after there is anything in the folder
+            with pytest.raises(ExistsError, match=r"Another process is training in .*new\.training"):
+                train_checkpoint(course, out, machine=ON_CPU, **more)
+            refused.append(sentence)
+
+    assert (
+        train_checkpoint(course, out, machine=ON_CPU, callbacks=ProgressCallbacks(begin_another)) is not None
+    )
+    assert len(refused) == 2
+    assert train_checkpoint(course, out, machine=ON_CPU, resume=True) is not None
+
+
+def test_a_training_that_was_killed_keeps_nobody_out(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new.safetensors"
+    code = (
+        "import os, sys; from pathlib import Path; from napari_transunet.training.experiment import _alone\n"
+        "with _alone(Path(sys.argv[1])): os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(run_folder(out))], check=False)
+    assert [path.name for path in run_folder(out).iterdir()] == ["lock"]
+    assert train_checkpoint(course_on(root, steps=2, test=0), out, machine=ON_CPU) is not None
 
 
 @pytest.mark.parametrize("text", [None, "[]", "{"])
