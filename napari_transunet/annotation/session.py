@@ -28,7 +28,7 @@ from numpy.typing import DTypeLike, NDArray
 from napari_transunet.annotation.provenance import RunRecord, now, provenance_of
 from napari_transunet.annotation.uncertainty import SliceUncertainties
 from napari_transunet.errors import InputError
-from napari_transunet.io.sidecar import OPENED
+from napari_transunet.io.sidecar import COVERAGE, OPENED
 
 Index = tuple[slice | int, ...]
 Array = NDArray[Any]
@@ -186,6 +186,7 @@ class AnnotationSession:
     uncertainty : how unsure the runs were of each slice; None before the first that reported it.
     locked : labels that neither a run nor a tool may give a voxel or take one from.
     opened : what a file told of what made the labels, where they came from one.
+    coverage : of labels that came on a part of their image's grid: a sentence about that; else empty.
     """
 
     def __init__(
@@ -203,6 +204,7 @@ class AnnotationSession:
         self.locked: frozenset[int] = frozenset()
         self.uncertainty: SliceUncertainties | None = None
         self.opened: dict[str, Any] = {}
+        self.coverage = ""
         # Made when they are first needed: most sessions never hold a tool's work or meet a second run.
         self._unedited: NDArray[np.unsignedinteger[Any]] | None = None
         self._found: NDArray[np.unsignedinteger[Any]] | None = None
@@ -476,6 +478,7 @@ class AnnotationSession:
             "cards": self.cards.copy(),
             "runs": [asdict(run) for run in self.runs],
             OPENED: self.opened,
+            COVERAGE: self.coverage,
             "uncertainty": None if self.uncertainty is None else self.uncertainty.state(),
         }
 
@@ -504,7 +507,8 @@ class AnnotationSession:
             session.locked = frozenset(int(value) for value in state["locked"])
             session.cards = {str(sha256): dict(card) for sha256, card in state["cards"].items()}
             session._runs = [RunRecord(**run) for run in state["runs"]]
-            session.opened = dict(state.get(OPENED, {}))  # earlier versions did not keep it
+            # Earlier versions did not keep them.
+            session.opened, session.coverage = dict(state.get(OPENED, {})), str(state.get(COVERAGE, ""))
             if state["uncertainty"] is not None:
                 session.uncertainty = SliceUncertainties.restored(state["uncertainty"], arrays.get("entropy"))
         except InputError:
@@ -644,14 +648,15 @@ class SessionMoment:
         self._kept: list[tuple[tuple[slice, slice, slice], _Held]] = []
         self._runs, self._cards = session.runs, session.cards.copy()
         self._reviewed, self._notes = sorted(session.reviewed), session.notes.copy()
-        self._opened = session.opened
+        self._opened, self._coverage = session.opened, session.coverage
 
     def keep(self, index: Index, held: _Held) -> None:
         """What lies at `index` of the session's arrays, and is about to change."""
         self._kept.append((_box_of(index, self._shape), held))
 
     def provenance(self, labels: Array | None = None) -> dict[str, Any]:
-        """What an export says about where its labels come from: runs, cards, what was edited and reviewed, their file.
+        """What an export says about where its labels come from: runs, cards, what was edited and reviewed, their file,
+        and what they covered of the grid.
 
         `edited_voxels` counts those by hand and by tools, `edited_by_hand` the former alone; the fractions are of the
         voxels that hold a label or did so in the prediction. They are given where `labels` (z, y, x), as they were at
@@ -682,6 +687,8 @@ class SessionMoment:
             found["notes"] = {str(index): self._notes[index] for index in sorted(self._notes)}
         if self._opened:
             found[OPENED] = self._opened
+        if self._coverage:
+            found[COVERAGE] = self._coverage
         return provenance_of(self._runs, found)
 
     def _counts(self, labels: Array) -> tuple[int, int, int]:

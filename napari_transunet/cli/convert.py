@@ -104,6 +104,7 @@ def _refer(
     """Write labels as a DICOM object; `series` is that of the scan."""
     from napari_transunet.export.source import provenance_of_file
     from napari_transunet.export.writing import export
+    from napari_transunet.io.sidecar import COVERAGE
     from napari_transunet.volumes.grid_part import labels_on_grid
     from napari_transunet.volumes.labels import LabelSet
 
@@ -111,16 +112,17 @@ def _refer(
     series_volume = read(scan, series=series)
     # Labels on another grid stay as they are: whoever writes knows what else is wrong with the series.
     placed = labels_on_grid(volume, series_volume)
+    made = provenance_of_file(source)
     if placed is not None and not placed.part.is_whole:
-        say(
-            f"Note: the labels cover a part of the scan ({placed.part.coverage}); the rest counts as background."
-        )
+        told = f"the labels cover a part of the scan ({placed.part.coverage}); the rest counts as background."
+        say(f"Note: {told}")
+        made |= {COVERAGE: told}
     export(
         volume.data if placed is None else placed.data,
         volume.geometry if placed is None else series_volume.geometry,
         volume.labels or LabelSet(),
         request,
         source=series_volume.source,
-        provenance=provenance_of_file(source),
+        provenance=made,
         noted=lambda note: say(f"Note: {note}"),
     )

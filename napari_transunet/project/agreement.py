@@ -96,7 +96,7 @@ def give_to_readers(
                 session.axis = start.session.axis
                 session.uncertainty = start.session.uncertainty
                 session.cards = start.session.cards
-                session.opened = start.session.opened
+                session.opened, session.coverage = start.session.opened, start.session.coverage
                 for run in start.session.runs:
                     session.add_run(run)
                 copy = CaseLabels(start.labels, session, start.label_set, {"name": f"{reading.name} labels"})

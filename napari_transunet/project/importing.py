@@ -139,6 +139,7 @@ def _import_one(
     total = session.shape[axis]
     session.add_run(RunRecord.of_no_network(tool, "imported", "imported", total=total, axis=axis))
     session.opened = {} if place.is_dir() else provenance_of_file(place)
+    session.coverage = note
     made = CaseLabels(labels, session, LabelSet.from_names(found_names))
     ranked = None
     if not place.is_dir():
@@ -189,7 +190,7 @@ def _labels(
         raise InputError(
             f"the labels {', '.join(map(str, missing[:10]))} have no names; give them with --names, or in dataset.json"
         )
-    note = "" if part.is_whole else f"its labels cover a part of the scan ({part.coverage}); {_REST}"
+    note = "" if part.is_whole else f"the labels cover a part of the scan ({part.coverage}); {_REST}"
     return values, {value: name for value, name in known.items() if value}, note
 
 

@@ -99,6 +99,17 @@ def test_provenance_says_along_which_axis_reviewed_slices_and_notes_count(writte
         assert session.provenance()["reviewed_axis"] == 2
 
 
+def test_what_labels_covered_is_told_and_saved_with_them(written):
+    session, labels = written
+    assert "coverage" not in session.provenance(labels)
+    session.coverage = "They covered 2 of 4 slices."
+    again = AnnotationSession.restored(session.arrays(), json.loads(json.dumps(session.state())))
+    for one in (session, again):
+        assert one.provenance(labels)["coverage"] == "They covered 2 of 4 slices."
+    earlier = {key: value for key, value in session.state().items() if key != "coverage"}
+    assert "coverage" not in AnnotationSession.restored(session.arrays(), earlier).provenance()
+
+
 def test_dates_carry_their_time_zone():
     assert now().endswith("+00:00")
 

@@ -118,6 +118,8 @@ def test_convert_puts_labels_without_their_empty_slices_onto_the_series(run, tmp
     result = run("convert", "whole.dcm", "again.dcm", "--scan", "ct")
     assert result.exit_code == 0, result.stderr
     assert "cover a part of the scan (slices 2 to 4 of 0 to 7 along z)" in result.stderr
+    assert json.loads((tmp_path / "again.json").read_text())["provenance"]["coverage"] in result.stderr
+    assert "coverage" not in json.loads((tmp_path / "whole.json").read_text())["provenance"]
     again = read_volume(tmp_path / "again.dcm")
     assert np.array_equal(again.data, part.data)
     assert again.geometry.matches(part.geometry)

@@ -210,8 +210,9 @@ def test_labels_without_the_slices_that_are_empty_start_a_case_and_that_is_said(
     labels = load_labels(project, case)
     assert (labels.labels == liver(slice(2, 4))).all()
     assert found.notes == [
-        "case_0: its labels cover a part of the scan (slices 2 to 3 of 0 to 4 along z); the rest counts as background."
+        "case_0: the labels cover a part of the scan (slices 2 to 3 of 0 to 4 along z); the rest counts as background."
     ]
+    assert found.notes == [f"case_0: {labels.session.provenance()['coverage']}"]
     errors = labels.session.uncertainty.expected_error().tolist()
     assert (errors[:2], errors[4], np.argmax(errors)) == ([0, 0], 0, 3)
 

@@ -102,10 +102,10 @@ def put_on_grid(layer: Labels, image: Image, turn: Reorientation) -> None:
     layer.refresh()
 
 
-def extend_to_grid(layer: Labels, image: Image, part: GridPart) -> None:
+def extend_to_grid(layer: Labels, image: Image, part: GridPart) -> str:
     """Put labels that cover a part of an image onto its whole grid; what they do not cover becomes background.
 
-    napari's history of strokes is given up, as by `put_on_grid`. The layer's record tells of it.
+    napari's history of strokes is given up, as by `put_on_grid`. Returns a sentence on it, empty where they cover all.
 
     Raises
     ------
@@ -116,6 +116,5 @@ def extend_to_grid(layer: Labels, image: Image, part: GridPart) -> None:
     layer.editable = False
     layer.data = data
     layer.editable = True
-    told = f"The labels covered {part.share}; the rest counts as background." if part.share else ""
-    change_record(layer, coverage=told)
     put_on_grid(layer, image, IDENTITY)
+    return f"The labels covered {part.share}; the rest counts as background." if part.share else ""

@@ -36,7 +36,6 @@ class LayerRecord:
     file : of labels: the file that they were read from. It is not the scan: it may be written over, and its name says
         nothing about the scan's.
     opened : of labels: what that file told of what made them.
-    coverage : of labels that came on a part of their image's grid: a sentence about that; else empty.
     overlay : the layer shows something about labels (uncertainty, disagreement) and is neither scan nor labels.
     fingerprint : of an image: the array (weakly) and its fingerprint, once that was found.
     """
@@ -48,7 +47,6 @@ class LayerRecord:
     scan_state: SourceState | None = None
     file: Source | None = None
     opened: Mapping[str, Any] = field(default_factory=dict)
-    coverage: str = ""
     overlay: bool = False
     fingerprint: tuple[weakref.ref[Any], str] | None = None
 

@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QGridLayout, QLabel, QWidget
 
 from napari_transunet.errors import VolumeError
 from napari_transunet.viewer.layers.event_links import EventLinks
-from napari_transunet.viewer.layers.layer_record import is_scan, record_of
+from napari_transunet.viewer.layers.layer_record import is_scan
 from napari_transunet.viewer.layers.layers import is_lazy, notes_of, problem_with
 from napari_transunet.viewer.sessions.registry import is_reviewable
 from napari_transunet.viewer.widgets.combo import ElidingCombo
@@ -104,8 +104,8 @@ class LayerChooser(QWidget):
         )
         self._fix_image()
         notes = [*(notes_of(image) if image is not None else ())]
-        if current is not None and record_of(current).coverage:
-            notes.append(record_of(current).coverage)
+        if (result := sessions.result_of(current)) is not None and result.session.coverage:
+            notes.append(result.session.coverage)
         self.notes.setText("\n".join(notes))
         self.notes.setVisible(bool(self.notes.text()))
         self.refreshed.emit()

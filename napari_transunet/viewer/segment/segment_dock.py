@@ -15,7 +15,6 @@ from napari_transunet.errors import TransUNetError, some
 from napari_transunet.viewer.anatomy.anatomy import anatomy_of
 from napari_transunet.viewer.layers.event_links import EventLinks
 from napari_transunet.viewer.layers.grids import images_labelled_by
-from napari_transunet.viewer.layers.layer_record import record_of
 from napari_transunet.viewer.layers.slice_numbers import is_outside
 from napari_transunet.viewer.segment.advanced import AdvancedOptions
 from napari_transunet.viewer.segment.checkpoint_chooser import CheckpointChooser, VariantChooser
@@ -340,8 +339,9 @@ class SegmentDock(QWidget):
             self._refresh()
             return
         try:
-            self._sessions.set_current(self._sessions.assign_image(layer, image))
-            told = record_of(layer).coverage
+            result = self._sessions.assign_image(layer, image)
+            self._sessions.set_current(result)
+            told = result.session.coverage
         except TransUNetError as error:
             told = str(error)
             self._refresh()
@@ -351,10 +351,10 @@ class SegmentDock(QWidget):
     def _on_labels_opened(self, layer: Labels) -> None:
         result = self._sessions.result_of(layer)
         image = self._sessions.image_of(result) if result is not None else None
-        if image is not None:
+        if result is not None and image is not None:
             self.volume.choose(image)
             self._refresh()
-            told = f"“{layer.name}” opened as labels of “{image.name}”. {record_of(layer).coverage}"
+            told = f"“{layer.name}” opened as labels of “{image.name}”. {result.session.coverage}"
             self._set_status(told.strip())
         elif self._sessions.images_on_grid_of(layer):
             self._set_status(

@@ -256,8 +256,10 @@ class Sessions(QObject):
         turn = reorientation_between(layer, image)
         part = part_between(layer, image) if turn is None else None
         if part is not None and known is None:
-            extend_to_grid(layer, image, part)
-            return self.bind_result(layer, image, new_session_of(layer))
+            told = extend_to_grid(layer, image, part)
+            session = new_session_of(layer)
+            session.coverage = told
+            return self.bind_result(layer, image, session)
         if turn is None:
             if tuple(layer.data.shape) != tuple(voxels_of(image).shape):
                 raise VolumeError(f"“{layer.name}” and “{image.name}” have different sizes.")

@@ -281,7 +281,8 @@ def test_labels_on_a_part_of_an_image_are_its_own_where_their_file_names_its_ser
     assert np.argwhere(layer.data).tolist() == [[3, 2, 3]]
     assert result.session.shape == SHAPE
     assert result.session.edited_voxels(layer.data) == 0
-    assert "5 of 8 slices along z; the rest counts as background" in record_of(layer).coverage
+    for told in (result.session.coverage, result.session.provenance(layer.data)["coverage"]):
+        assert "5 of 8 slices along z; the rest counts as background" in told
     assert sessions.result_on(other) is None
 
 
