@@ -42,7 +42,7 @@ format: $(READY)  ## let ruff lay the code out
 	@$(BIN)/ruff check --fix-only --exit-zero -q .
 	@$(BIN)/ruff format -q .
 
-types: $(READY)  ## mypy, strict
+types: $(READY)  ## mypy, strict: the package, the benchmarks and the scripts
 	@$(BIN)/mypy
 
 imports: $(READY)  ## who may import whom

@@ -21,14 +21,15 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from bench_event_loop import LIMIT, Gaps, Stopwatch, show
 from numpy.typing import NDArray
-from window import open_window, pause, wait
 
+from benchmarks.bench_event_loop import LIMIT, Gaps, Stopwatch, show
+from benchmarks.window import open_window, pause, wait
 from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.benchmark import describe_machine
 from napari_transunet.files import atomic_path
@@ -51,7 +52,7 @@ class LateTicks:
 
     def __init__(self, clock: Stopwatch) -> None:
         self._clock = clock
-        self._main = threading.main_thread().ident
+        self._main = threading.main_thread().ident or 0
         self.seen: Counter[str] = Counter()
 
     @contextmanager
@@ -130,6 +131,9 @@ def measure(slices: int) -> dict[str, Any]:
             def shown() -> str | None:
                 return None if dock.cases.current is None else dock.cases.current.case.id
 
+            def ahead(identifier: str) -> bool:
+                return identifier in dock.cases._ahead
+
             opened(first, "the first case, from disk")
             for docks in ((), OTHER_DOCKS):
                 for name in docks:
@@ -137,7 +141,7 @@ def measure(slices: int) -> dict[str, Any]:
                     pause(4.0)
                 other = second if shown() == first.id else first
                 dock.cases.read_ahead(other.id)
-                wait(lambda wanted=other.id: wanted in dock.cases._ahead, 120)  # type: ignore[misc]
+                wait(partial(ahead, other.id), 120)
                 opened(other, f"read ahead, {1 + len(docks)} docks")
             dock.cases.close()
             wait(lambda: not dock.cases.finishing, 60)

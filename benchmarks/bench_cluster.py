@@ -38,12 +38,14 @@ def cluster(workers: int = 1, threads: int | None = None) -> Iterator[tuple[str,
     command = [sys.executable, "-m", "napari_transunet"]
     scheduler = subprocess.Popen([*command, "scheduler", "--port", "0"], stdout=subprocess.PIPE, text=True)
     try:
+        assert scheduler.stdout is not None
         address = scheduler.stdout.readline().split()[-1]
         more = ["--threads", str(threads)] if threads else []
         worker = subprocess.Popen(
             [*command, "worker", address, "--workers", str(workers), *more], stdout=subprocess.PIPE, text=True
         )
         try:
+            assert worker.stdout is not None
             worker.stdout.readline()
             yield address, psutil.Process(scheduler.pid)
         finally:
@@ -156,7 +158,7 @@ def sent(scan: Path, count: int, rounds: int) -> dict[str, Any]:
         def written(number: int, result: Any) -> None:
             labels, geometry = result
             write_labels(
-                Path(place) / f"{number}.nii.gz", labels.unpacked(), geometry, LabelSet({}), overwrite=True
+                Path(place) / f"{number}.nii.gz", labels.unpacked(), geometry, LabelSet(), overwrite=True
             )
 
         for turn in range(rounds):

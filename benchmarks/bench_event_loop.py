@@ -15,6 +15,7 @@ import json
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,8 @@ from qtpy.QtCore import QObject, Qt, QTimer
 from qtpy.QtWidgets import QLabel, QPushButton
 from rich.console import Console
 from rich.table import Table
-from window import demo_ct, open_dock, open_window, pause, press_segment, wait
 
+from benchmarks.window import chosen, demo_ct, open_dock, open_window, pause, press_segment, wait
 from napari_transunet.benchmark import describe_machine
 from napari_transunet.checkpoints.card import default_card
 from napari_transunet.checkpoints.saving import save_checkpoint
@@ -184,8 +185,9 @@ def measure(quick: bool, variant: str, size: int) -> dict[str, Any]:
         dock = open_dock(viewer)
         pause(3.0)  # the dock has started its tasks
         add_volume(viewer, volume)
-        dock.checkpoints.add(random_checkpoint(Path(folder), variant, size))
-        wait(lambda: dock.ready and dock.checkpoint.candidate.path.stem == "random", 120)
+        path = random_checkpoint(Path(folder), variant, size)
+        dock.checkpoints.add(path)
+        wait(partial(chosen, dock, path), 120)
         pause(1.0)
         clock.start()
         pause(3.0)

@@ -24,10 +24,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from window import demo_ct, open_dock, open_window, pause, press_segment, wait
+from benchmarks.window import chosen, demo_ct, open_dock, open_window, pause, press_segment, wait
 
 STARTED = time.time()
 
@@ -126,7 +127,7 @@ def in_window(paths: Iterable[Path]) -> dict[str, float]:
         viewer.layers.pop()
         for path in paths:
             dock.checkpoints.add(path)
-            wait(lambda path=path: dock.ready and dock.checkpoint.candidate.path == path)
+            wait(partial(chosen, dock, path))
             for layer, kept in zip(layers, ("not loaded", "kept"), strict=True):
                 dock.volume.choose(layer)
                 pause(1.0)

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import psutil
-from window import open_window, pause, wait
 
+from benchmarks.window import open_window, pause, wait
 from napari_transunet.benchmark import describe_machine
 from napari_transunet.files import atomic_path
 from napari_transunet.io.writing import write_volume
@@ -37,8 +37,14 @@ def study(folder: Path, count: int) -> Project:
     (first,) = project.add([folder / "scans"]).cases
     random = np.random.default_rng(0)
     for number in range(count - 1):
-        facts = {"id": f"case-{number}", "name": f"case {number:05}", "status": "segmented", "session": "s"}
-        facts |= {"uncertainty": float(random.random()), "volumes": {"liver": float(random.random() * 2000)}}
+        facts: dict[str, object] = {
+            "id": f"case-{number}",
+            "name": f"case {number:05}",
+            "status": "segmented",
+            "session": "s",
+            "uncertainty": float(random.random()),
+            "volumes": {"liver": float(random.random() * 2000)},
+        }
         project.index.write(first.model_copy(update=facts))
     project.index.read()
     project.index.summarise()

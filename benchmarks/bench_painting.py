@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_event_loop import LIMIT, Gaps, Stopwatch
 from rich.console import Console
 from rich.table import Table
-from window import open_window, pause, wait
 
+from benchmarks.bench_event_loop import LIMIT, Gaps, Stopwatch
+from benchmarks.window import open_window, pause, wait
 from napari_transunet.benchmark import describe_machine
 from napari_transunet.files import atomic_path
 from napari_transunet.viewer.layers.layers import add_volume
@@ -92,6 +92,7 @@ def measure(quick: bool) -> dict[str, Any]:
         wait(lambda: autosave._saver is not None, 60)
         autosave.flush(60)
         saver = autosave._saver
+        assert saver is not None
         for _ in range(ROUNDS):
             for name, on in (("autosave off", False), ("autosave on", True)):
                 autosave._saver = saver if on else None

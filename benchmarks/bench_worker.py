@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from window import demo_ct, doze, open_dock, open_window, pause, press_segment, wait
+
+from benchmarks.window import demo_ct, doze, open_dock, open_window, pause, press_segment, wait
 
 ROUNDS = 5
 

@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from timed_training import (
+
+from benchmarks.timed_training import (
     labels_found,
     learn,
     load_case,
@@ -32,7 +34,6 @@ from timed_training import (
     seconds_left,
     write_json,
 )
-
 from napari_transunet import TransUNet, read_volume
 from napari_transunet.checkpoints.card import ModelCard
 from napari_transunet.metrics.summary import mean_of_labels, summarise
@@ -124,7 +125,15 @@ def score(data: Path, out: Path, result: Path) -> None:
                 card_of(RECIPES[name].context),
                 in_voxels=True,
             )
-        of = summarise(scores)
+        of = summarise(
+            {
+                case: {
+                    value: {name: math.nan if score is None else score for name, score in measures.items()}
+                    for value, measures in organs.items()
+                }
+                for case, organs in scores.items()
+            }
+        )
         results[name] = about | {
             "test cases": len(scores),
             "dice": {NAMES[value]: round(100 * one["dice"].mean, 2) for value, one in of.items()}

@@ -16,17 +16,18 @@ import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from monai.networks.nets import UNet
+from monai.networks.nets.unet import UNet
 
 from napari_transunet.inference.devices import available_devices, resolve_device, resolve_precision
 from napari_transunet.inference.slices import PLANES, SliceSource
 from napari_transunet.metrics.segmentation_metrics import evaluate
 from napari_transunet.metrics.summary import mean_of_labels, summarise
 from napari_transunet.model.transunet import TransUNet
+from napari_transunet.training.augmentation import Augmentation
 from napari_transunet.training.blank_card import blank_card, classes_of
 from napari_transunet.training.cases import prepare_cases
 from napari_transunet.training.datasets import open_dataset
@@ -52,7 +53,7 @@ class Row:
     name: str
     make: Callable[[ModelCard], nn.Module]
     recipe: Recipe
-    planes: int
+    planes: Literal[1, 3]
 
 
 def transunet(card: ModelCard, dropout: float) -> nn.Module:
@@ -116,7 +117,7 @@ def measured(row: Row, course: Experiment, options: argparse.Namespace) -> dict[
     cpu = time.process_time() - cpu
     device = resolve_device(options.device)
     dtype = resolve_precision("auto", device)
-    net.to(device, memory_format=torch.channels_last)
+    net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     scores, seconds, slices = {}, 0.0, 0
     for case in course.split.part(course.dataset.cases, "test"):
         image, reference = image_and_reference(case, classes)
@@ -197,7 +198,7 @@ def main() -> None:
     split = Split.by_seed(dataset.patients, validation=0.1, test=0.15, seed=options.seed)
     course = Experiment(dataset, split, preparation=PreprocessingConfig(modality=options.modality))
     same = {"batch": 24, "steps": options.steps, "seed": options.seed}
-    ours = DEFAULT.with_changes(augmentation=replace(DEFAULT.augmentation, beyond="reflection"), **same)
+    ours = DEFAULT.with_changes(augmentation=Augmentation(beyond="reflection"), **same)
     paper = PAPER.with_changes(**same)
     rows = [
         Row("TransUNet, `paper`", partial(transunet, dropout=paper.dropout), paper, 1),

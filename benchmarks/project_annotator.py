@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from labelled_scans import Scan, scans_in
 from numpy.typing import NDArray
 
+from benchmarks.labelled_scans import Scan, scans_in
 from napari_transunet import (
     Correction,
     Project,
@@ -261,8 +261,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
             axes.plot(range(1, len(values) + 1), values, color=color, linestyle=style, label=name)
         for way in found["ways"]:
             if way["way"] == "learning":
-                values = [case[key] for case in way["cases"]]
-                axes.plot(range(1, len(values) + 1), values, color="C0", linewidth=0.6, alpha=0.6)
+                own = [case[key] for case in way["cases"]]
+                axes.plot(range(1, len(own) + 1), own, color="C0", linewidth=0.6, alpha=0.6)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("case", fontsize=9)
         axes.set_ylim(bottom=0)

@@ -19,17 +19,21 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from labelled_scans import Scan, scans_in
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from benchmarks.labelled_scans import Scan, scans_in
 from napari_transunet import Predictor, load_checkpoint, read_volume
 from napari_transunet.checkpoints.registry import resolve_checkpoint
 from napari_transunet.training.splits import Split
+
+if TYPE_CHECKING:
+    from napari_transunet.inference.slices import SliceSource
 
 BINS, RIM = 15, 5
 TEMPERATURES = np.round(np.geomspace(0.5, 4.0, 25), 3)
@@ -97,15 +101,15 @@ def measure(scans: list[Scan], temperatures: NDArray[np.float64]) -> list[dict[f
     return found
 
 
-def logits_of(predictor: Predictor, source: object) -> torch.Tensor:
+def logits_of(predictor: Predictor, source: SliceSource) -> torch.Tensor:
     """Logits (classes, *the volume's shape) of one plane's network."""
     planes = []
-    for begin in range(0, len(source), predictor.batch_size):  # type: ignore[arg-type]
-        indices = range(begin, min(begin + predictor.batch_size, len(source)))  # type: ignore[arg-type]
-        logits = predictor._logits(source.stack(indices), source, lambda: False)  # type: ignore[attr-defined]
-        planes += list(source.resize.inverse(logits).float())  # type: ignore[attr-defined]
+    for begin in range(0, len(source), predictor.batch_size):
+        indices = range(begin, min(begin + predictor.batch_size, len(source)))
+        logits = predictor._logits(source.stack(indices), source, lambda: False)
+        planes += list(source.resize.inverse(logits).float())
     classes = [
-        source.orientation.invert(np.stack([plane[c].numpy() for plane in planes]))  # type: ignore[attr-defined]
+        source.orientation.invert(np.stack([plane[c].numpy() for plane in planes]))
         for c in range(planes[0].shape[0])
     ]
     return torch.from_numpy(np.stack(classes))
@@ -128,7 +132,7 @@ def best_temperature(found: list[dict[float, Reliability]]) -> float:
 
 def told(
     chosen_on: list[dict[float, Reliability]], judged_on: list[dict[float, Reliability]]
-) -> dict[str, object]:
+) -> dict[str, Any]:
     temperature = best_temperature(chosen_on)
     before, after = together(judged_on, 1.0), together(judged_on, temperature)
     return {
@@ -150,12 +154,12 @@ def validation_scans(data: Path) -> list[Scan]:
     names = sorted(path.name.removesuffix(".nii.gz") for path in (small / "labels").glob("*.nii.gz"))
     split = Split.by_seed(names, validation=0.1, test=0.15, seed=0)  # as weights/README.md says
     return [
-        Scan(name, *(small / kind / f"{name}.nii.gz" for kind in ("images", "labels")), "hippocampus-mr")
+        Scan(name, small / "images" / f"{name}.nii.gz", small / "labels" / f"{name}.nii.gz", "hippocampus-mr")
         for name in split.validation
     ]
 
 
-def draw(result: dict[str, dict[str, object]], path: Path) -> None:
+def draw(result: dict[str, dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(1, len(result), figsize=(4 * len(result), 4), squeeze=False)
     for axis, (name, of) in zip(axes[0], result.items(), strict=True):
         axis.plot([0, 1], [0, 1], "--", color="grey", label="what it says is so")
@@ -163,7 +167,7 @@ def draw(result: dict[str, dict[str, object]], path: Path) -> None:
             ("diagram", "as it is"),
             ("diagram, with temperature", f"temperature {of['temperature']}"),
         ):
-            confidence, right, _ = zip(*of[key], strict=True)  # type: ignore[call-overload]
+            confidence, right, _ = zip(*of[key], strict=True)
             axis.plot(confidence, right, "o-", label=label)
         axis.set(title=name, xlabel="confidence", ylabel="share that is right", xlim=(0.3, 1), ylim=(0, 1))
         axis.legend()
@@ -190,8 +194,8 @@ def main() -> None:
     }
     if given.ct_checkpoint:
         whole = [scan for scan in scans if scan.checkpoint == given.ct_checkpoint and scan.organ is None]
-        for one, found in zip(whole, of := measure(whole, temperatures), strict=True):
-            others = [other for other in of if other is not found]
+        for one, found in zip(whole, every := measure(whole, temperatures), strict=True):
+            others = [other for other in every if other is not found]
             result[f"CT, {one.name}"] = told(others, [found])
     given.out.write_text(json.dumps(result, indent=2) + "\n")
     if given.plot:

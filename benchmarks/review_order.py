@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from labelled_scans import Scan, scans_in
 from numpy.typing import NDArray
 
+from benchmarks.labelled_scans import Scan, scans_in
 from napari_transunet import Predictor, load_checkpoint, read_volume
 from napari_transunet.annotation.review_order import review_order
 from napari_transunet.annotation.uncertainty import SliceUncertainties
@@ -255,8 +255,8 @@ def main(arguments: list[str] | None = None) -> None:
         for group, of in groups.items()
     }
     print(f"| gain over chance | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|", sep="\n")
-    for group, of_group in mean_gains.items():
-        print(f"| {group} | {' | '.join(f'{of_group[name]:.2f}' for name in names)} |")
+    for group, gains in mean_gains.items():
+        print(f"| {group} | {' | '.join(f'{gains[name]:.2f}' for name in names)} |")
     columns = ("in order", "random", "mean", SHIPPED, "by the true errors")
     print(
         f"\n| area under the curve of Dice gained | {' | '.join(columns)} |",
@@ -268,10 +268,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"| {group} | {' | '.join(f'{area:.2f}' for area in mean_areas)} |")
     print()
     for group, of in groups.items():
-        shares = [row["random_orders_that_are_worse"] for row in of]
-        print(
-            f"{group}: better than {100 * min(shares):.1f} % of random orders{' at least' * (len(of) > 1)}."
-        )
+        least = 100 * min(row["random_orders_that_are_worse"] for row in of)
+        print(f"{group}: better than {least:.1f} % of random orders{' at least' * (len(of) > 1)}.")
     result = {"draws": DRAWS, "gains": mean_gains, "scans": rows}
     asked.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
 

@@ -35,9 +35,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from labelled_scans import Scan, scans_in
 from numpy.typing import NDArray
 
+from benchmarks.labelled_scans import Scan, scans_in
 from napari_transunet import Predictor, load_checkpoint, read_volume
 from napari_transunet.annotation.corrections import Scope
 from napari_transunet.annotation.interpolation import interpolate
@@ -132,7 +132,8 @@ class Desk:
 
     def wrong(self) -> NDArray[np.int64]:
         """Of each slice, the voxels that are wrong."""
-        return (self.labels != self.start.reference).sum(axis=(1, 2))
+        wrong: NDArray[np.int64] = np.count_nonzero(self.labels != self.start.reference, axis=(1, 2))
+        return wrong
 
     def dice(self, *, of_the_rest: bool = False) -> float:
         """Mean Dice of the organs that are there, over all slices or those that nobody corrected."""
@@ -235,7 +236,7 @@ def interpolate_all(desk: Desk) -> None:
     for write in made.writes:
         labels[write.index] = write.after
     for index in np.flatnonzero((labels != desk.labels).any(axis=(1, 2))):
-        desk.put(index, labels[index])
+        desk.put(int(index), labels[index])
 
 
 def _fill(desk: Desk, first: int, end: int) -> None:

@@ -46,7 +46,8 @@ def main() -> None:
             labels = np.where(wrong, organ if value == BACKGROUND else 0, reference).astype(reference.dtype)
             strokes = _strokes(wrong, organ if value != BACKGROUND else value)
             painted = np.where(strokes != 0, np.maximum(strokes, 0), labels)
-            box = box_around(ndimage.find_objects((strokes != 0).view(np.uint8))[0], labels.shape, spacing)
+            z, y, x = ndimage.find_objects((strokes != 0).view(np.uint8))[0]
+            box = box_around((z, y, x), labels.shape, spacing)
             clock, processor = time.perf_counter(), time.process_time()
             fixed = labels.copy()
             fixed[box] = correct_from_strokes(image.data[box], labels[box], strokes[box], spacing)

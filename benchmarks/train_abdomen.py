@@ -21,9 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from reliability import RIM, TEMPERATURES, Reliability
 from scipy import ndimage
-from timed_training import (
+from torch import nn
+
+from benchmarks.reliability import RIM, TEMPERATURES, Reliability
+from benchmarks.timed_training import (
     labels_found,
     learn,
     load_case,
@@ -33,7 +35,6 @@ from timed_training import (
     seconds_left,
     write_json,
 )
-
 from napari_transunet import TransUNet, read_volume, save_checkpoint
 from napari_transunet.checkpoints.card import ModelCard
 from napari_transunet.training.augmentation import Augmentation
@@ -141,7 +142,10 @@ def left_to_mr(net: TransUNet) -> None:
     """Let the head name none but the organs that MR scans are annotated with; the others stay, infinitely unlikely."""
     others = [value for value, organ in enumerate(ORGANS, 1) if organ not in MR_ORGANS]
     with torch.no_grad():
-        net.segmentation_head[0].bias[others] = -1e4
+        head = net.segmentation_head[0]
+        assert isinstance(head, nn.Conv2d)
+        assert head.bias is not None
+        head.bias[others] = -1e4
 
 
 def for_mr(net: TransUNet) -> TransUNet:
@@ -195,7 +199,8 @@ def train(given: argparse.Namespace) -> None:
     folder, out, folds, only = given.source, given.out, given.fold, given.only
     device, seed = given.device, given.seed
     out.mkdir(parents=True, exist_ok=True)
-    kept, held = [], []
+    kept: list[tuple[Case, str]] = []
+    held: list[tuple[Case, str]] = []
     for path in sorted(folder.glob("*.npz")):
         case, of = load_case(path)
         kind = of["modality"]

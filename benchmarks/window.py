@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from napari.viewer import Viewer
 
     from napari_transunet.viewer.segment.segment_dock import SegmentDock
@@ -40,8 +42,17 @@ def open_window() -> Iterator[Viewer]:
 
 def open_dock(viewer: Viewer) -> SegmentDock:
     """The dock *Segment volume*."""
+    from napari_transunet.viewer.segment.segment_dock import SegmentDock
+
     _, dock = viewer.window.add_plugin_dock_widget("napari-transunet", "Segment volume")
+    assert isinstance(dock, SegmentDock)
     return dock
+
+
+def chosen(dock: SegmentDock, path: Path) -> bool:
+    """Whether that checkpoint is chosen and ready."""
+    found = dock.checkpoint.candidate
+    return dock.ready and found is not None and found.path == path
 
 
 def press_segment(dock: Any) -> None:

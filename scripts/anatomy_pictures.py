@@ -10,6 +10,10 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from napari_transunet.viewer.segment.segment_dock import SegmentDock
 
 os.environ["NAPARI_CONFIG"] = ""
 
@@ -57,7 +61,7 @@ def main() -> None:
         image.quantize(256, Image.Quantize.MAXCOVERAGE).save(folder / f"view-{name}.png", optimize=True)
         print(name, anatomy.letters, flush=True)
 
-    dock = show_dock(viewer, SEGMENT)
+    dock: SegmentDock = show_dock(viewer, SEGMENT)
     until(lambda: dock.checkpoint.candidates)
     image = add_volume(viewer, load_real_ct())
     until(lambda: dock.ready)
@@ -65,20 +69,22 @@ def main() -> None:
     until(lambda: dock.running)
     until(lambda: not dock.running)
     print(dock.status, flush=True)
+    assert dock.result is not None
     labels = dock.result.layer
     anatomy = anatomy_of(viewer)
     middle = np.argwhere(labels.data == ORGAN).mean(axis=0)
     for view in VIEWS:
         anatomy.do(view)
-        if anatomy.three_planes is not None:
-            until(lambda: anatomy.three_planes.complete)
+        until(lambda: anatomy.three_planes is None or anatomy.three_planes.complete)
         viewer.dims.point = image.data_to_world(middle)
         viewer.cursor.position = tuple(image.data_to_world(middle))
         if view == "planes":
+            assert anatomy.three_planes is not None
             coronal = anatomy.three_planes.planes[Plane.CORONAL]
             viewer.layers.selection.active = labels
             labels.mode, labels.selected_label, labels.brush_size = "paint", 8, 16
             twin = coronal.twin(labels)
+            assert twin is not None
             z, y, x = (round(float(v)) for v in middle)
             for step in range(-30, 31, 3):  # a stroke in the coronal plane, seen in all three
                 twin.paint((z, y, x + step), 8)

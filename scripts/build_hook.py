@@ -13,7 +13,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 _SHIPPED = ("*.safetensors", "*.card.json", "*.ranges.json", "*.replay.npz", "README.md")
 
 
-class ShippedCheckpoints(BuildHookInterface):
+class ShippedCheckpoints(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version == "editable":
             return

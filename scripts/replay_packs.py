@@ -61,9 +61,9 @@ def main(abdomen: Path, hippocampus: Path) -> None:
     card = load_checkpoint(path).card
     names = sorted(one.name.removesuffix(".nii.gz") for one in (hippocampus / "labels").glob("*.nii.gz"))
     learnt = Split.by_seed(names, validation=0.1, test=0.15, seed=0).training
-    folders = [hippocampus / part for part in ("images", "labels")]
+    images, labels = hippocampus / "images", hippocampus / "labels"
     scans = [
-        correction(card, *(folder / f"{name}.nii.gz" for folder in folders), {1: 1, 2: 2})
+        correction(card, images / f"{name}.nii.gz", labels / f"{name}.nii.gz", {1: 1, 2: 2})
         for name in learnt[:: len(learnt) // PATIENTS]
     ]
     replay_pack(card, scans, slices=72).write(replay_path(path), overwrite=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from review_session import Window
+    from scripts.review_session import Window
 
 SIZES = ((1366, 768), (1920, 1200))
 THEMES = ("dark", "light")
@@ -43,8 +43,7 @@ def same_shape(window: Window, work: Path) -> Any:
     from napari_transunet.viewer.layers.layers import volume_of
     from napari_transunet.volumes.labels import LabelSet
 
-    window.open(work / "ct")
-    first = window.segment.volume.layer
+    first = window.open(work / "ct")
     volume = volume_of(first)
     from_file = np.zeros(volume.data.shape, np.uint8)
     from_file[40:60, 200:260, 120:200] = 5
@@ -52,6 +51,7 @@ def same_shape(window: Window, work: Path) -> Any:
     window.segment.loader.open_path(work / "other_ct")
     window.until(lambda: window.segment.volume.layer not in (None, first))
     second = window.segment.volume.layer
+    assert second is not None
     assert second.data.shape == first.data.shape
     window.start_review(labels=False)
     window.segment.loader.open_labels(work / "first_labels.nii.gz")
@@ -64,7 +64,7 @@ def same_shape(window: Window, work: Path) -> Any:
     window.segment.volume.picked.emit(second)
     print("segmented beside labels from a file:", window.run(), flush=True)
     assert np.array_equal(labels.data, from_file), "a run on another volume changed labels from a file"
-    assert window.review.model.result.lies_on(second)
+    assert window.result.lies_on(second)
     combo = window.review.findChild(QComboBox, "review_image")
     assert not combo.isEnabled(), "labels that a run made could be put on another image"
     look(window, "2-two-volumes")
@@ -81,7 +81,7 @@ def backup(window: Window) -> Any:
     window.wait(0.5)
     copy = next(layer for layer in window.viewer.layers if layer.source.parent is not None)
     assert window.result.layer is original, "the dock took the copy"
-    assert window.segment.result.layer is original
+    assert window.segment.result is window.result
     assert window.viewer.layers.selection.active is original, "the brush would paint into the backup"
     kept = copy.data.copy()
     original.paint((60, 250, 200), 5)
@@ -118,12 +118,14 @@ def restore_in_review(window: Window) -> None:
     window.press("mark_reviewed")
     edited = result.session.edited_voxels(labels)
     autosave = result.autosave
+    assert autosave is not None
     for layer in [each for each in window.viewer.layers if each._type_string == "labels"]:
         window.viewer.layers.remove(layer)
     window.until(lambda: not autosave.saving and not any(info.in_use for info in SessionStore().sessions()))
     window.viewer.layers.selection.active = image
     window.press("sessions")
     dialog = window.review._sessions_dialog
+    assert dialog is not None
     table = dialog.findChild(QTableWidget, "sessions_table")
     restore = dialog.findChild(QPushButton, "session_restore")
 
@@ -152,13 +154,16 @@ def close_in_a_run(window: Window) -> None:
     from napari_transunet.annotation.session_folder import load_folder
 
     window.press("segment_volume")
-    window.until(lambda: window.segment.segmentation.run.result.run is not None, 120)
+    result = window.result
+    window.until(lambda: result.run is not None, 120)
     window.wait(1)
-    result = window.segment.segmentation.run.result
     layer, autosave = result.layer, result.autosave
+    assert autosave is not None
+    assert autosave._saver is not None
+    folder = autosave._saver._folder.path
     look(window, "6-in-a-run")
     window.viewer.close()
-    saved = load_folder(autosave._saver._folder.path)
+    saved = load_folder(folder)
     assert not autosave.saving
     assert np.array_equal(saved.arrays["labels"], layer.data), "closing in a run lost labels"
     print(
@@ -214,7 +219,9 @@ def learn_an_organ(window: Window, work: Path) -> None:
     window.press("label_ok")
     window.wait(0.3)
     value = next(value for value, name in model.names.items() if name == "heart")
-    mask = read_volume(real_ct_mask_path())
+    path = real_ct_mask_path()
+    assert path is not None
+    mask = read_volume(path)
     truth = (
         Reorientation.between(mask.geometry, volume_of(model.image).geometry.axis_codes).apply(mask.data)
         == HEART

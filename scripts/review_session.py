@@ -18,9 +18,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from review_scenes import (
+
+from scripts.review_scenes import (
     backup,
     close_in_a_run,
     close_in_an_export,
@@ -29,6 +31,11 @@ from review_scenes import (
     restore_in_review,
     same_shape,
 )
+
+if TYPE_CHECKING:
+    from napari_transunet.viewer.review.review_dock import ReviewDock
+    from napari_transunet.viewer.segment.segment_dock import SegmentDock
+    from napari_transunet.viewer.sessions.results import Result
 
 CHECKPOINT = "abdominal-organs-ct"
 ORGAN = 5  # the liver
@@ -96,8 +103,8 @@ class Window:
         self.viewer = napari.Viewer(show=True)
         self.viewer.window._qt_window.resize(1720, 1100)
         self.process = QApplication.processEvents
-        self.segment = show_dock(self.viewer, SEGMENT)
-        self.review = None
+        self.segment: SegmentDock = show_dock(self.viewer, SEGMENT)
+        self._review: ReviewDock | None = None
 
     def until(self, condition: Callable[[], object], seconds: float = 300) -> None:
         end = time.monotonic() + seconds
@@ -123,7 +130,7 @@ class Window:
     def press(self, name: str) -> None:
         from qtpy.QtWidgets import QAbstractButton
 
-        for dock in (self.review, self.segment):
+        for dock in (self._review, self.segment):
             button = dock.findChild(QAbstractButton, name) if dock is not None else None
             if button is not None:
                 assert button.isEnabled(), f"{name}: {button.toolTip()}"
@@ -132,11 +139,13 @@ class Window:
                 return
         raise LookupError(name)
 
-    def open(self, folder: Path) -> None:
+    def open(self, folder: Path) -> Any:
+        """The layer that shows the volume of that folder."""
         self.until(lambda: self.segment.checkpoint.candidates)
         self.segment.loader.open_path(folder)
         self.until(lambda: self.segment.volume.layer is not None)
         self.until(lambda: self.segment.ready)
+        return self.segment.volume.layer
 
     def run(self) -> str:
         self.press("segment_volume")
@@ -148,7 +157,7 @@ class Window:
     def start_review(self, *, labels: bool = True) -> None:
         from napari_transunet.viewer.widgets.docks import REVIEW, show_dock
 
-        self.review = show_dock(self.viewer, REVIEW)
+        self._review = show_dock(self.viewer, REVIEW)
         self.until(lambda: not labels or self.review.model.overview is not None)
         self.wait(0.5)
 
@@ -161,14 +170,20 @@ class Window:
         return self.review.findChild(QLabel, "correction_status").text()
 
     @property
-    def result(self):
-        return self.review.model.result
+    def review(self) -> ReviewDock:
+        assert self._review is not None, "the dock was not opened"
+        return self._review
+
+    @property
+    def result(self) -> Result:
+        result = self.review.model.result
+        assert result is not None, "there are no labels"
+        return result
 
 
 def first(work: Path, pictures: Path) -> None:
     window = Window(pictures)
-    window.open(work / "ct")
-    print("opened:", window.segment.volume.layer.name, flush=True)
+    print("opened:", window.open(work / "ct").name, flush=True)
     print("segmented:", window.run(), flush=True)
     window.start_review()
     window.press("next_slice")
@@ -195,11 +210,12 @@ def first(work: Path, pictures: Path) -> None:
     window.picture("3-smoothed")
 
     window.segment.checkpoints.add(work / "checkpoints" / "other.safetensors")
-    window.until(lambda: window.segment.checkpoint.candidate.path.name == "other.safetensors")
+    chosen = window.segment.checkpoint
+    window.until(lambda: chosen.candidate is not None and chosen.candidate.path.name == "other.safetensors")
     print("another checkpoint:", window.run(), flush=True)
     assert np.array_equal(layer.data[by_hand], painted), "a run changed an edit"
     assert len(session.runs) == 2, "the other checkpoint made labels of its own"
-    window.until(lambda: window.review.model.overview.conflicts)
+    window.until(lambda: window.review.model.overview is not None and window.review.model.overview.conflicts)
     window.picture("4-edits-stay")
     window.press("mark_reviewed")  # again: the other checkpoint changed the slice
 
@@ -232,17 +248,16 @@ def second(work: Path, pictures: Path) -> None:
     assert edited >= due, "edits older than the promised delay were lost"
     assert at in session.reviewed
     window.review.model.go_to(at)
-    window.until(lambda: window.review.model.overview.conflicts)
+    window.until(lambda: window.review.model.overview is not None and window.review.model.overview.conflicts)
 
     add_reference(window)
     window.press("show_disagreement")
     window.review.findChild(QComboBox, "compare_with").setCurrentText("reference")
     window.press("compare")
     window.until(lambda: window.review.measurements.disagreement is not None, 120)
-    scores = {
-        window.review.model.names[v]: round(s["dice"], 3)
-        for v, s in window.review.measurements.disagreement.scores.items()
-    }
+    disagreement = window.review.measurements.disagreement
+    assert disagreement is not None
+    scores = {window.review.model.names[v]: round(s["dice"], 3) for v, s in disagreement.scores.items()}
     print("Dice against the reference:", scores, flush=True)
     window.picture("6-compared")
     window.press("show_disagreement")
@@ -305,6 +320,7 @@ def reopen(window: Window, folder: Path, labels: np.ndarray) -> None:
     for ending in (".nii.gz", ".nrrd", ".seg.nrrd", ".mha"):
         again = read_volume(folder / f"ct_labels{ending}")
         assert np.array_equal(again.data, labels), ending
+        assert again.labels is not None
         assert again.labels.names == window.review.model.names, ending
     for ending in (".nii.gz", ".nrrd", ".mha"):
         assert np.array_equal(
@@ -393,6 +409,7 @@ def make_checkpoint(path: Path) -> None:
     torch.manual_seed(0)
     with torch.no_grad():
         head = loaded.model.segmentation_head[0]
+        assert isinstance(head, torch.nn.Conv2d)
         head.weight += 0.15 * head.weight.std() * torch.randn_like(head.weight)
     card = loaded.card.model_copy(update={"title": "Abdominal organs, CT, disturbed"})
     save_checkpoint(path, loaded.model, card)
@@ -405,11 +422,14 @@ def add_reference(window: Window) -> None:
     from napari_transunet.volumes.labels import LabelSet
     from napari_transunet.volumes.orientation import Reorientation
 
-    with real_ct_structures_path().open(newline="") as file:
+    structures, mask_path = real_ct_structures_path(), real_ct_mask_path()
+    assert structures is not None
+    assert mask_path is not None
+    with structures.open(newline="") as file:
         values = {row["structure"]: int(row["id"]) for row in csv.DictReader(file)}
     wanted = {"spleen", "kidney_right", "kidney_left", "gallbladder", "liver", "stomach", "pancreas", "aorta"}
     kept = {value: name for name, value in values.items() if name in wanted}
-    reference = read_volume(real_ct_mask_path())
+    reference = read_volume(mask_path)
     image, layer = window.review.model.image, window.result.layer
     volume = volume_of(image)
     mask = Reorientation.between(reference.geometry, volume.geometry.axis_codes).apply(reference.data)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from benchmarks.inference.agreement import Agreement, agreement
 from benchmarks.inference.batch_size import BatchRate, rates_by_batch
@@ -69,7 +70,10 @@ def random_model(variant: str | Variant, img_size: int, volume: Volume) -> Model
         torch.manual_seed(0)
         net = TransUNet(variant, 9, img_size).eval()
         # Without this one class wins everywhere, and labels could not differ.
-        net.segmentation_head[0].bias.sub_(net(torch.rand(1, 1, *net.img_size)).mean(dim=(0, 2, 3)))
+        head = net.segmentation_head[0]
+        assert isinstance(head, nn.Conv2d)
+        assert head.bias is not None
+        head.bias.sub_(net(torch.rand(1, 1, *net.img_size)).mean(dim=(0, 2, 3)))
     return ModelUnderTest(net.variant.name, net, observe_ranges(net, [volume], slices=8))
 
 
