@@ -18,6 +18,7 @@ from napari_transunet.inference.options import PredictorOptions
 from napari_transunet.inference.prediction import Labels
 from napari_transunet.inference.predictor import Predictor
 from napari_transunet.io.sidecar import (
+    READING_NOTES,
     check_sidecar_free,
     describes,
     is_ours,
@@ -114,7 +115,7 @@ def told_of(
     if predictor.checkpoint is not None and predictor.checkpoint.weights is not None:
         told["checkpoint_weights"] = predictor.checkpoint.weights
     sentences = {
-        "reading_notes": [*volume.source.notes, *notes],
+        READING_NOTES: [*volume.source.notes, *notes],
         "compatibility_notes": list(doubts_about(volume, predictor)),
     }
     return told | {key: said for key, said in sentences.items() if said}

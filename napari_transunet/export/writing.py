@@ -29,6 +29,7 @@ from napari_transunet.io.dicom.rtstruct_writing import write_rtstruct
 from napari_transunet.io.dicom.seg_writing import write_dicom_seg
 from napari_transunet.io.meshes import Coordinates, mesh_of, write_mesh
 from napari_transunet.io.sidecar import (
+    READING_NOTES,
     check_sidecar_free,
     clean,
     describe,
@@ -303,7 +304,7 @@ def _record(
             key: value for key, value in facts.items() if value not in (None, "")
         }
         if source.notes:
-            record["reading_notes"] = list(source.notes)
+            record[READING_NOTES] = list(source.notes)
     if {"stl", "ply"} & set(wanted):
         record["meshes"] = {
             "coordinates": request.coordinates,

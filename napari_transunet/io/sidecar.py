@@ -15,6 +15,8 @@ from napari_transunet.volumes.labels import Label, LabelSet
 FORMAT = "napari-transunet labels"
 OPENED = "opened"
 """The key, in provenance, of what was told of labels when they were opened from a file."""
+READING_NOTES = "reading_notes"
+"""The key, in provenance, of what was assumed when the scan, or labels without one, were read: a list of sentences."""
 COVERAGE = "coverage"
 """The key, in provenance, of a sentence about labels that came on a part of their scan's grid."""
 

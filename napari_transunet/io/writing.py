@@ -16,7 +16,15 @@ from napari_transunet.files import atomic_path, is_taken, sha256
 from napari_transunet.io.metaimage import write_metaimage
 from napari_transunet.io.nifti import write_nifti
 from napari_transunet.io.nrrd import write_nrrd
-from napari_transunet.io.sidecar import as_json, check_sidecar_free, describe, describes, plain, sidecar_path
+from napari_transunet.io.sidecar import (
+    READING_NOTES,
+    as_json,
+    check_sidecar_free,
+    describe,
+    describes,
+    plain,
+    sidecar_path,
+)
 from napari_transunet.io.slicer_segments import segment_keys
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.label_values import as_labels, voxels_by_label
@@ -59,7 +67,7 @@ def write_labels(
     names : names (and colours, in a `LabelSet`) of the values. Values that occur without a name get one.
         Without names, those that a `Volume` with labels carries are used.
     provenance : what made the labels, e.g. checkpoint and its hash; all of it in the JSON file, and in the header
-        what it has room for (never the list under `runs`).
+        what it has room for (never the list under `runs`). What the reader of a `Volume` assumed is added.
     overwrite : replaces the labels and a JSON file that describes them. A JSON file beside them that says
         something else, such as that of a BIDS scan, or of other labels that stay, is never replaced.
 
@@ -82,7 +90,9 @@ def write_labels(
     voxels = voxels_by_label(array)
     given = names if isinstance(names, LabelSet) else LabelSet.from_names(names or {})
     label_set = given.completed(voxels)
-    record = {"software": f"napari-transunet {__version__}"} | plain(dict(provenance or {}))
+    assumed = list(volume.source.notes) if isinstance(volume, Volume) else []
+    told = ({READING_NOTES: assumed} if assumed else {}) | dict(provenance or {})
+    record = {"software": f"napari-transunet {__version__}"} | plain(told)
     beside = sidecar_path(target)
     for file in (target, beside):
         if is_taken(file) and not overwrite:

@@ -223,11 +223,21 @@ def labels_part(labels: Volume, scan: Volume) -> GridPart | None:
 
 def stated_part(geometry: Geometry, source: Source, onto: Geometry, scan: Source) -> GridPart | None:
     """`grid_part`, but a part only where both files state where their voxels lie: those of labels, and of the scan."""
-    part = grid_part(geometry, onto)
+    part = grid_part(as_thick(geometry, source, onto), onto)
     if part is None or part.is_same:
         return part
     positioned = source.omits_background or _says_position(geometry)
     return part if positioned and source.has_orientation and scan.has_orientation else None
+
+
+def as_thick(geometry: Geometry, source: Source | None, onto: Geometry) -> Geometry:
+    """The grid of labels, on a slice as thick as those of another grid where its own thickness is assumed."""
+    if source is None or not source.assumes_distance or geometry.shape[0] != 1:
+        return geometry
+    turn = turn_towards(geometry, onto)
+    if turn is None:
+        return geometry
+    return replace(geometry, spacing=(onto.spacing[turn.axes.index(0)], *geometry.spacing[1:]))
 
 
 def on_common_grid(first: Volume, second: Volume) -> tuple[LabelsOnGrid, LabelsOnGrid, Geometry] | None:
@@ -240,12 +250,12 @@ def on_common_grid(first: Volume, second: Volume) -> tuple[LabelsOnGrid, LabelsO
     SizeError
         Memory cannot hold them on that grid.
     """
-    found = labels_part(first, second)
+    onto = as_thick(second.geometry, second.source, first.geometry)
+    found = stated_part(first.geometry, first.source, onto, second.source)
     if found is None:
         return None
-    grid = _spanning(found, second.geometry)
-    parts = [grid_part(one.geometry, grid) for one in (first, second)]
-    own, other = parts
+    grid = _spanning(found, onto)
+    own, other = (grid_part(as_thick(one.geometry, one.source, grid), grid) for one in (first, second))
     if own is None or other is None:  # by rounding
         return None
     return (

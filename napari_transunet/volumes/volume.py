@@ -33,6 +33,8 @@ class Source:
     omits_background : of labels, whether their format leaves out slices, rows and columns in which nothing is
         labelled, so that where it does not reach there is background (DICOM SEG, 3D Slicer's `.seg.nrrd`).
     refers_to : of a DICOM SEG, the SeriesInstanceUIDs of the series that it was made on.
+    assumes_distance : of labels on one slice, whether its spacing across is assumed, as nothing tells how far apart the
+        slices of their scan lie.
     """
 
     path: Path | None
@@ -43,6 +45,7 @@ class Source:
     picks: tuple[tuple[str, Any], ...] = ()
     omits_background: bool = False
     refers_to: tuple[str, ...] = ()
+    assumes_distance: bool = False
 
     @property
     def has_orientation(self) -> bool:

@@ -125,6 +125,28 @@ def test_convert_puts_labels_without_their_empty_slices_onto_the_series(run, tmp
     assert again.geometry.matches(part.geometry)
 
 
+def test_labels_of_one_slice_go_onto_a_series_however_thick_they_were_taken(run, tmp_path):
+    scan = _series(tmp_path / "ct")
+    labels = np.zeros(scan.data.shape, np.uint8)
+    labels[4, 2:6, 3:7] = 3
+    write_labels(tmp_path / "labels.nrrd", labels, scan, {3: "liver"})
+    assert run("convert", "labels.nrrd", "seg.dcm", "--scan", "ct").exit_code == 0
+    dataset = pydicom.dcmread(tmp_path / "seg.dcm")
+    measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    del measures.SpacingBetweenSlices
+    measures.SliceThickness = 7
+    (tmp_path / "far").mkdir()
+    dataset.save_as(tmp_path / "far" / "seg.dcm")
+
+    assert run("convert", "far/seg.dcm", "alone.nrrd").exit_code == 0
+    (note,) = json.loads((tmp_path / "alone.json").read_text())["provenance"]["reading_notes"]
+    assert "7 mm" in note
+    result = run("convert", "far/seg.dcm", "back.dcm", "--scan", "ct")
+    assert result.exit_code == 0, result.stderr
+    (measures,) = pydicom.dcmread("back.dcm").SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    assert measures.SpacingBetweenSlices == scan.geometry.spacing[0]
+
+
 def test_which_formats_leave_out_what_is_empty(run, scan, tmp_path):
     volume = read_volume(scan)
     labels = np.ones(volume.data.shape, np.uint8)

@@ -12,6 +12,7 @@ from napari_transunet.errors import SizeError, VolumeError
 from napari_transunet.volumes import grid_part as module
 from napari_transunet.volumes.geometry import Geometry
 from napari_transunet.volumes.grid_part import grid_part, labels_on_grid, on_common_grid
+from napari_transunet.volumes.orientation import Reorientation
 from napari_transunet.volumes.volume import Source, Volume
 from tests.io.samples import geometries, rotation
 
@@ -179,6 +180,30 @@ def test_memory_is_looked_at_before_it_is_taken(monkeypatch: pytest.MonkeyPatch)
     # A damaged header must not ask for a grid from here to the moon either.
     far = shifted(GRID, (1 - 10**9, 0, 0), (10**9, 8, 10))
     assert grid_part(far, GRID) is None
+
+
+def test_one_slice_of_an_assumed_thickness_lies_on_grids_of_any() -> None:
+    whole = np.zeros(GRID.shape, np.uint8)
+    whole[4, 2:5, 3:6] = 1
+    piece = cut(whole, GRID, np.s_[4:5, 0:8, 0:10])
+    thick = replace(piece.geometry, spacing=(9.0, *GRID.spacing[1:]))
+    turn = Reorientation((1, 2, 0), (True, False, False))
+    turned = GRID.reoriented(turn.axes, turn.flips)
+    for assumed in (True, False):
+        source = replace(piece.source, omits_background=True, assumes_distance=assumed)
+        labels = replace(piece, geometry=thick, source=source)
+        for grid, values in ((GRID, whole), (turned, turn.apply(whole))):
+            found = labels_on_grid(labels, scan_on(grid))
+            assert (found is not None) == assumed
+            if found is not None:
+                np.testing.assert_array_equal(found.data, values)
+        other = cut(whole, GRID, np.s_[2:6, 0:8, 0:10])
+        for pair in ((labels, other), (other, labels)):
+            both = on_common_grid(*pair)
+            assert (both is not None) == assumed
+            if both is not None:
+                assert both[2].matches(other.geometry)
+                np.testing.assert_array_equal(both[0].data, both[1].data)
 
 
 @given(parts(), st.data())

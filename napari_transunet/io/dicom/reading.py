@@ -144,7 +144,7 @@ def _read(
             raise VolumeError(f"its series holds {len(series.headers)} segmentations; give one file.")
         chosen(1, time, "time point", "time")
         folder = path if path.is_dir() else path.parent
-        data, geometry, labels, notes = read_segmentation(
+        data, geometry, labels, notes, assumed = read_segmentation(
             first, folder, recursive=path.is_dir(), channel=channel, max_bytes=max_bytes
         )
         notes = (*series.notes, *notes)
@@ -156,6 +156,7 @@ def _read(
             notes,
             omits_background=True,
             refers_to=referenced_series(first),
+            assumes_distance=assumed,
         )
         return Volume(data, geometry, None, source, labels)
     chosen(1, channel, "channel", "channel")

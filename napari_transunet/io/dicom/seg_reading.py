@@ -34,8 +34,8 @@ _MAX_PARTS = 12
 
 def read_segmentation(
     header: Header, folder: Path, *, recursive: bool, channel: int | None, max_bytes: int | None
-) -> tuple[npt.NDArray[np.uint16], Geometry, LabelSet, tuple[str, ...]]:
-    """Labels (z, y, x), their grid, names and colours, and what was assumed.
+) -> tuple[npt.NDArray[np.uint16], Geometry, LabelSet, tuple[str, ...], bool]:
+    """Labels (z, y, x), their grid, names and colours, what was assumed, and `Source.assumes_distance`.
 
     The value of a label is its segment number, or what it was before `write_dicom_seg` numbered it. Slices that a
     segmentation leaves out, because nothing lies in them, are empty. `channel` (from 0) picks one segment, which is the
@@ -70,7 +70,7 @@ def read_segmentation(
         shown_segments = [
             0 if kind == "LABELMAP" else _segment_number(dataset, frame.index) for frame in frames
         ]
-    geometry, places, notes = _grid(header, frames, folder, recursive=recursive)
+    geometry, places, notes, assumed = _grid(header, frames, folder, recursive=recursive)
     checked_size(geometry.shape, 2, max_bytes)
     stored = read_pixels(header, max_bytes)
     values = None
@@ -113,7 +113,7 @@ def read_segmentation(
         for number, value in own.items():
             table[number] = value
         data, kept = table[data], [replace(label, value=own[label.value]) for label in kept]
-    return data, geometry, LabelSet(tuple(kept)), tuple(notes)
+    return data, geometry, LabelSet(tuple(kept)), tuple(notes), assumed
 
 
 def _values_of_labels(dataset: Dataset, segments: Mapping[int, Dataset]) -> dict[int, int]:
@@ -184,14 +184,18 @@ def _segment_number(dataset: Dataset, index: int) -> int:
 
 def _grid(
     header: Header, frames: list[Frame], folder: Path, *, recursive: bool
-) -> tuple[Geometry, list[int], list[str]]:
-    """The grid that all frames lie on, empty slices between them filled in, each frame's slice in it, and notes."""
+) -> tuple[Geometry, list[int], list[str], bool]:
+    """The grid that all frames lie on, empty slices between them filled in, each frame's slice in it, and notes.
+
+    Last, whether they are one slice that nothing tells the distance of others of.
+    """
     first = frames[0].slice
     normal = first.normal / np.linalg.norm(first.normal)
     depths = np.array([np.dot(frame.slice.position, normal) for frame in frames])
     gaps = np.diff(np.sort(depths))
     gaps = gaps[gaps > same_position(first.spacing)]
     step, notes = _step(header, gaps, folder, recursive=recursive)
+    assumed = bool(notes) and not gaps.size
     places = [round(float(depth)) for depth in (depths - depths.min()) / step]
     if max(places) >= _MAX_SLICES:
         raise VolumeError(
@@ -213,7 +217,7 @@ def _grid(
     order, geometry, about_grid = stack(filled)
     if order != list(range(len(filled))):
         raise VolumeError("its frames form no even grid of slices.")
-    return geometry, places, [*notes, *about_grid]
+    return geometry, places, [*notes, *about_grid], assumed
 
 
 def _step(

@@ -109,6 +109,8 @@ def write_dicom_seg(
     # Of one image, highdicom replaces the distance of slices by 1 mm.
     shared = written.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     shared.SpacingBetweenSlices = step
+    if step is None:
+        del shared.SpacingBetweenSlices
     for item, label in zip(written.SegmentSequence, series.labels, strict=True):
         _add_side(item, label)
     with atomic_path(path, overwrite=overwrite) as temporary:
@@ -126,20 +128,22 @@ def write_dicom_seg(
 
 def _measures(
     hd: Any, instances: Sequence[Dataset], geometry: Geometry, notes: list[str]
-) -> tuple[Any, DSfloat]:
-    """Sizes of voxels, and how far slices lie apart, which is the thickness where the series has no valid one."""
+) -> tuple[Any, DSfloat | None]:
+    """Sizes of voxels, and how far slices lie apart, which is the thickness where the series has no valid one.
+
+    Of one image that does not say it, nobody knows how far apart slices lie: it is None.
+    """
     first = instances[0]
     normal = np.cross(*axes_of(first))
     across = to_voxels(geometry) @ (normal / np.linalg.norm(normal))
     step = float(1 / np.abs(across).max())
-    try:
-        thickness = number(first, "SliceThickness", "the series") or 0.0
-    except VolumeError:
-        thickness = 0.0
+    thickness = _number(first, "SliceThickness")
+    known = len(instances) > 1 or _number(first, "SpacingBetweenSlices") != 0
     if thickness <= 0:
         thickness = step
+        why = "as its slices lie apart" if known else "which is assumed"
         notes.append(
-            f"The series has no valid SliceThickness; the DICOM segmentation has {step:g} mm, as its slices lie apart."
+            f"The series has no valid SliceThickness; the DICOM segmentation has {step:g} mm, {why}."
         )
     for instance in instances:
         instance.SliceThickness = f"{thickness:.8g}"
@@ -148,7 +152,14 @@ def _measures(
         slice_thickness=thickness,
         spacing_between_slices=step,
     )
-    return measures, DSfloat(step, auto_format=True)
+    return measures, DSfloat(step, auto_format=True) if known else None
+
+
+def _number(instance: Dataset, name: str) -> float:
+    try:
+        return number(instance, name, "the series") or 0.0
+    except VolumeError:
+        return 0.0
 
 
 def _described(hd: Any, number: int, label: Label, name: str, provenance: Mapping[str, Any] | None) -> Any:

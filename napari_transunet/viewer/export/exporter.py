@@ -15,7 +15,7 @@ from napari_transunet.annotation.session import AnnotationSession
 from napari_transunet.errors import TransUNetError, VolumeError
 from napari_transunet.export.formats import FORMATS, unavailable
 from napari_transunet.export.writing import ExportRequest
-from napari_transunet.io.sidecar import OPENED, stem_of
+from napari_transunet.io.sidecar import OPENED, READING_NOTES, stem_of
 from napari_transunet.viewer.export.snapshot import Provenance, propose_path, snapshot, write_snapshot
 from napari_transunet.viewer.layers.fingerprints import fingerprint_job
 from napari_transunet.viewer.layers.layer_record import record_of
@@ -248,11 +248,16 @@ def provenance_of(
     layer: Labels, session: AnnotationSession | None, fingerprint: Callable[[], str] | None = None
 ) -> Provenance:
     """A function of labels, for any thread, that says where those of this layer come from, as is known now."""
-    opened = record_of(layer).opened
+    record = record_of(layer)
+    opened = {OPENED: record.opened} if record.opened else {}
+    # On a scan's grid, what its own reader assumed counts.
+    assumed = record.file.notes if record.file is not None and record.scan is None else ()
     moment = session.moment() if session is not None else None
 
     def provenance(labels: Any) -> Mapping[str, Any]:
-        told = moment.provenance(labels) if moment is not None else {OPENED: opened} if opened else {}
+        told = moment.provenance(labels) if moment is not None else opened
+        if assumed:
+            told = {**told, READING_NOTES: list(assumed)}
         return told if fingerprint is None else {**told, "source": {"fingerprint": fingerprint()}}
 
     return provenance

@@ -14,7 +14,7 @@ from napari_transunet.viewer.layers.layers import (
     looks_like_labels,
     placement_of,
 )
-from napari_transunet.volumes.grid_part import grid_part, stated_part
+from napari_transunet.volumes.grid_part import as_thick, grid_part, stated_part
 from napari_transunet.volumes.orientation import IDENTITY, reorientation_onto
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def part_between(layer: Layer, image: Layer) -> GridPart | None:
     try:
         if record_of(layer).geometry is None and record_of(layer).volume is None:
             return grid_part(displayed_geometry_of(layer), displayed_geometry_of(image))
-        return grid_part(geometry_of(layer), geometry_of(image))
+        onto = geometry_of(image)
+        return grid_part(as_thick(geometry_of(layer), record_of(layer).file, onto), onto)
     except VolumeError:
         return None
 

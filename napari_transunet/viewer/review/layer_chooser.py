@@ -103,7 +103,8 @@ class LayerChooser(QWidget):
             "Choose the image of these labels" if images else "No image of this size"
         )
         self._fix_image()
-        notes = [*(notes_of(image) if image is not None else ())]
+        shown = current if image is None else image
+        notes = [] if shown is None else [*notes_of(shown)]
         if (result := sessions.result_of(current)) is not None and result.session.coverage:
             notes.append(result.session.coverage)
         self.notes.setText("\n".join(notes))

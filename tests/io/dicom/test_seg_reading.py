@@ -146,7 +146,7 @@ def test_the_step_is_that_of_the_header_or_of_the_scan(tmp_path: Path) -> None:
     beside = read_volume(_sparse(tmp_path / "scan", [0.0, 4.0], SliceThickness=1.0))
     assert (beside.data.shape[0], beside.geometry.spacing[0], beside.source.notes) == (3, 2, ())
     alone = read_volume(_sparse(tmp_path / "scan", [4.0], SliceThickness=1.0))
-    assert alone.geometry.spacing[0] == 2
+    assert (alone.geometry.spacing[0], alone.source.assumes_distance) == (2, False)
     series(tmp_path / "disc" / "scan", [0.0, 2.0, 4.0, 6.0])
     path = _sparse(tmp_path / "disc" / "seg", [0.0, 4.0], SliceThickness=1.0)
     folder = read_volume(tmp_path / "disc", series=pydicom.dcmread(path).SeriesInstanceUID)
@@ -169,6 +169,7 @@ def test_a_step_that_nothing_tells_is_that_of_the_frames_and_said(
     volume = read_volume(_sparse(tmp_path, depths, **measures))
     assert (volume.data.shape[0], volume.geometry.spacing[0]) == (shape, step)
     assert any(f"{step:g} mm" in note for note in volume.source.notes)
+    assert volume.source.assumes_distance == (shape == 1)
     assert np.count_nonzero(volume.data) == len(depths)
 
 

@@ -334,6 +334,25 @@ def test_one_image_keeps_its_thickness(tmp_path):
     assert read_volume(tmp_path / "seg.dcm").geometry.matches(volume.geometry)
 
 
+@pytest.mark.parametrize("distance", [None, 3.5])
+@pytest.mark.parametrize("thickness", [None, 2.5])
+def test_of_one_image_no_distance_is_told_that_nobody_knows(tmp_path, distance, thickness):
+    _series(tmp_path / "scan", count=1)
+    (file,) = (tmp_path / "scan").iterdir()
+    image = pydicom.dcmread(file)
+    image.SliceThickness, image.SpacingBetweenSlices = thickness, distance
+    image.save_as(file)
+    volume, notes = read_volume(tmp_path / "scan"), []
+    _write(tmp_path, volume, np.ones((1, 9, 11), np.uint8), noted=notes.append)
+    written = pydicom.dcmread(tmp_path / "seg.dcm")
+    measures = written.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert measures.get("SpacingBetweenSlices") == distance
+    assert any("assumed" in note for note in notes) == (distance is thickness is None)
+    again = read_volume(tmp_path / "seg.dcm")
+    assert again.geometry.matches(volume.geometry)
+    assert again.source.assumes_distance == (distance is None)
+
+
 def test_images_too_small_to_be_packed_are_refused(tmp_path):
     volume = _series(tmp_path / "scan", count=3, size=(1, 6))
     with pytest.raises(InputError, match="6 pixels"):

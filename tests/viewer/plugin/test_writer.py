@@ -1,6 +1,7 @@
 """Saving a labels layer through napari's own Save: grid, names, and what is never overwritten."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,3 +116,25 @@ def test_the_json_file_of_a_scan_is_never_replaced(layer, tmp_path):
             save(tmp_path / "ct.nrrd")
     assert (tmp_path / "ct.json").read_text() == '{"Modality": "CT"}'
     assert not (tmp_path / "ct.nrrd").exists()
+
+
+def test_what_was_assumed_of_labels_is_told_until_they_lie_on_a_scan(make_napari_viewer, tmp_path):
+    viewer = make_napari_viewer()
+    scan = Volume(np.zeros(SHAPE, np.int16), OBLIQUE, "CT", Source(None, "test", "scan"))
+    origin = tuple((OBLIQUE.affine_lps @ [0, 0, 2, 1.0])[:3].tolist())
+    thick = replace(OBLIQUE, shape=(1, *SHAPE[1:]), spacing=(7.0, *OBLIQUE.spacing[1:]), origin=origin)
+    told = "The only slice was taken as 7 mm thick."
+    file = Source(
+        None, "DICOM segmentation", "seg", notes=(told,), omits_background=True, assumes_distance=True
+    )
+    labels = Volume(np.ones(thick.shape, np.uint8), thick, None, file, NAMES)
+    one = add_volume(viewer, labels)
+    one.save(str(tmp_path / "alone.nrrd"), plugin="napari-transunet")
+    assert json.loads((tmp_path / "alone.json").read_text())["provenance"]["reading_notes"] == [told]
+    image = add_volume(viewer, scan)
+    assert sessions_of(viewer).images_covered_by(one) == [image]
+    sessions_of(viewer).assign_image(one, image)
+    assert [int(plane.sum()) for plane in one.data] == [0, 0, one.data[0].size, 0]
+    one.save(str(tmp_path / "placed.nrrd"), plugin="napari-transunet")
+    assert "reading_notes" not in json.loads((tmp_path / "placed.json").read_text())["provenance"]
+    assert read_volume(tmp_path / "placed.nrrd").geometry.matches(OBLIQUE)
