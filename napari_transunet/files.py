@@ -6,13 +6,13 @@ import hashlib
 import logging
 import lzma
 import os
+import secrets
 import shutil
 import struct
 import tempfile
-import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +21,7 @@ from napari_transunet.errors import ExistsError, FileProblem
 
 _CHUNK = 1 << 20
 _OLD = 3600.0  # s
+_WRITING = ".writing-"
 
 logger = logging.getLogger(__name__)
 
@@ -92,30 +93,88 @@ def atomic_path(target: str | os.PathLike[str], *, overwrite: bool = False) -> I
     FileProblem
         The folder does not exist or cannot be written to, or the disk is full.
     """
-    target = Path(target)
-    if is_taken(target) and not overwrite:
-        raise ExistsError(f"{target} exists already; choose another name or ask to overwrite it.")
-    with file_problems(f"Cannot write to {target.parent}"):
-        folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
-    temporary = folder / target.name
+    with atomic_paths([Path(target)], overwrite=overwrite) as [temporary]:
+        yield temporary
+
+
+@contextlib.contextmanager
+def atomic_paths(targets: Sequence[Path], *, overwrite: bool = False) -> Iterator[list[Path]]:
+    """The same for files of one folder that tell of one another: all are replaced, in this order, or none.
+
+    Problems are told of the last one.
+    """
+    for target in targets:
+        if is_taken(target) and not overwrite:
+            raise ExistsError(f"{target} exists already; choose another name or ask to overwrite it.")
+    where = targets[-1].parent
+    with file_problems(f"Cannot write to {where}"):
+        _tidy(where)
+        folder = Path(tempfile.mkdtemp(prefix=_WRITING, dir=where))
+    temporaries = [folder / target.name for target in targets]
     try:
-        with writing_problems(f"Cannot write {target}", folder):
+        with writing_problems(f"Cannot write {targets[-1]}", folder):
             # Some writers make files that nobody else may read; a shared folder expects the usual rights.
-            temporary.touch()
-            usual_rights = temporary.stat().st_mode
-            yield temporary
-            if is_taken(target) and not overwrite:
-                raise ExistsError(f"{target} appeared while it was being written; nothing was replaced.")
-            temporary.chmod(usual_rights)
-            with temporary.open(
-                "r+b"
-            ) as written:  # Windows synchronises no file that is open for reading alone
-                os.fsync(written.fileno())
-            temporary.replace(target)
+            for temporary in temporaries:
+                temporary.touch()
+            usual_rights = temporaries[-1].stat().st_mode
+            yield temporaries
+            # The disk may turn out to be full only now, when nothing has been replaced.
+            for temporary in temporaries:
+                temporary.chmod(usual_rights)
+                with temporary.open(
+                    "r+b"
+                ) as written:  # Windows synchronises no file that is open for reading alone
+                    os.fsync(written.fileno())
+            replace_all(list(zip(temporaries, targets, strict=True)), folder, overwrite=overwrite)
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-            folder.rmdir()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def replace_all(moves: Sequence[tuple[Path | None, Path]], folder: Path, *, overwrite: bool) -> None:
+    """Move files to their places, in this order, or remove what is there (None); where one fails, undo all.
+
+    Parameters
+    ----------
+    folder : where to keep what was there before, meanwhile
+
+    Raises
+    ------
+    ExistsError
+        Something is there and `overwrite` is false.
+    OSError
+        A file cannot be moved or removed.
+    """
+    before: list[tuple[Path, Path | None]] = []
+    try:
+        for number, (source, target) in enumerate(moves, 1):
+            taken = is_taken(target)
+            if taken and not overwrite:
+                raise ExistsError(f"{target} appeared while it was being written; nothing was replaced.")
+            # Of the last one nothing is done where it fails.
+            kept = _kept(target, folder) if taken and number < len(moves) else None
+            if source is None:
+                target.unlink(missing_ok=True)
+            else:
+                source.replace(target)
+            before.append((target, kept))
+    except BaseException:
+        for target, kept in reversed(before):
+            with contextlib.suppress(OSError):
+                if kept is None:
+                    target.unlink(missing_ok=True)
+                else:
+                    kept.replace(target)
+        raise
+
+
+def _kept(path: Path, folder: Path) -> Path:
+    """A second name for a file, in a folder; where the file system knows none, a copy."""
+    kept = folder / secrets.token_hex(8)
+    try:
+        os.link(path, kept, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copy2(path, kept, follow_symlinks=False)
+    return kept
 
 
 def write_text(target: str | os.PathLike[str], text: str, *, overwrite: bool = False) -> None:
@@ -147,12 +206,26 @@ def try_lock(file: IO[bytes]) -> bool:
     return True
 
 
+@lru_cache(maxsize=64)
+def _tidy(folder: Path) -> None:
+    """Remove what processes that were killed left of `atomic_path`; once a folder."""
+    remove_leftovers(folder, f"{_WRITING}????????")
+
+
 def remove_leftovers(folder: Path, pattern: str) -> None:
     """Remove folders that a killed process left half-done; one younger than an hour may still be somebody's work."""
-    for leftover in folder.glob(pattern):
-        with contextlib.suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > _OLD:
-                shutil.rmtree(leftover)
+    leftovers = list(folder.glob(pattern))
+    if not leftovers:
+        return
+    with contextlib.suppress(OSError):
+        # By the clock that gave them their times, which may be that of a server.
+        with tempfile.TemporaryFile(dir=folder) as file:
+            now = os.fstat(file.fileno()).st_mtime
+        for leftover in leftovers:
+            with contextlib.suppress(OSError):
+                times = [path.stat().st_mtime for path in (leftover, *leftover.iterdir())]
+                if now - max(times) > _OLD:
+                    shutil.rmtree(leftover)
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

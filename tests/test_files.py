@@ -2,12 +2,21 @@ import errno
 import hashlib
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
 from napari_transunet.errors import ExistsError, FileProblem
-from napari_transunet.files import atomic_path, available_memory, known_sha256, sha256, write_text
+from napari_transunet.files import (
+    atomic_path,
+    atomic_paths,
+    available_memory,
+    known_sha256,
+    remove_leftovers,
+    sha256,
+    write_text,
+)
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -63,6 +72,73 @@ def test_a_full_disk_is_told_of_the_file_that_is_written(tmp_path: Path) -> None
             full(filename)
         assert isinstance(told.value.__cause__, OSError)  # by which a cluster knows to stop
     assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("fails", ["synchronising", "moving"])
+def test_files_that_belong_together_are_replaced_together_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str, *, links: bool
+) -> None:
+    targets = [tmp_path / "labels.json", tmp_path / "names.txt", tmp_path / "labels.nii.gz"]
+    for target in targets[::2]:
+        target.write_text("old")
+
+    def write() -> None:
+        with atomic_paths(targets, overwrite=True) as temporaries:
+            for temporary in temporaries:
+                temporary.write_text("new")
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    def full(_handle: int) -> None:
+        if len(synchronised := [*synchronised_before, None]) == len(targets):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        synchronised_before[:] = synchronised
+
+    synchronised_before: list[None] = []
+    with monkeypatch.context() as patch:
+        if not links:
+            patch.setattr(os, "link", refuse)
+        if fails == "synchronising":
+            patch.setattr(os, "fsync", full)
+        else:  # as where another program has it open, on Windows
+            move = Path.replace
+            patch.setattr(
+                Path, "replace", lambda path, to: refuse(path) if to == targets[-1] else move(path, to)
+            )
+        with pytest.raises(FileProblem, match=r"labels\.nii\.gz"):
+            write()
+    assert {target.name: target.read_text() for target in targets if target.exists()} == {
+        "labels.json": "old",
+        "labels.nii.gz": "old",
+    }
+    assert leftovers(tmp_path) == ["labels.json", "labels.nii.gz"]
+    write()
+    assert {target.read_text() for target in targets} == {"new"}
+
+
+def test_what_a_killed_process_left_goes_once_it_is_old(tmp_path: Path) -> None:
+    old, young, busy, theirs = (
+        tmp_path / f".writing-{name}" for name in ("old_4321", "young321", "busy4321", "theirs")
+    )
+    for folder in (old, young, busy, theirs):
+        folder.mkdir()
+        (folder / "labels.nii.gz").touch()
+    for path in (old / "labels.nii.gz", old, busy, theirs / "labels.nii.gz", theirs):
+        os.utime(path, (0, 0))
+    write_text(tmp_path / "a.txt", "a")
+    assert leftovers(tmp_path) == [".writing-busy4321", ".writing-theirs", ".writing-young321", "a.txt"]
+
+
+def test_a_clock_that_is_ahead_of_a_share_s_takes_nothing_for_a_leftover(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".exporting-1").mkdir()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 7200)
+    remove_leftovers(tmp_path, ".exporting-*")
+    assert leftovers(tmp_path) == [".exporting-1"]
 
 
 def test_what_is_read_meanwhile_is_not_said_to_be_written(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from napari_transunet.cluster.segmenting import (
     segmentation_units,
 )
 from napari_transunet.errors import USERS_ERRORS, CheckpointError, InputError, sentence_of
-from napari_transunet.files import remove_leftovers
 
 if TYPE_CHECKING:
     from napari_transunet.cli.cluster import ClusterOptions
@@ -67,7 +66,6 @@ def segment_on_cluster(
             raise CheckpointError(found.problems[0])
     if made is not None:
         made.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(made, ".writing-*")
     folder = targets[0].parent
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder} to write to; create it first.")

@@ -21,6 +21,7 @@ from napari_transunet.files import (
     file_problems,
     is_taken,
     remove_leftovers,
+    replace_all,
     sha256,
     write_text,
     writing_problems,
@@ -315,21 +316,10 @@ def _record(
 
 
 def _move(paths: list[Path], temporary: Path, gone: list[Path], *, overwrite: bool) -> None:
-    moved: list[Path] = []
+    # What is gone first, while the JSON that names it is there.
+    moves = [*((None, path) for path in gone), *((temporary / path.name, path) for path in paths)]
     with file_problems(f"Cannot write to {paths[0].parent}"):
-        try:
-            for path in gone:  # first, while the JSON that names them is there
-                path.unlink(missing_ok=True)
-            for path in paths:
-                if is_taken(path) and not overwrite:
-                    raise ExistsError(f"{path} appeared while it was being written; nothing was replaced.")
-                (temporary / path.name).replace(path)
-                moved.append(path)
-        except OSError:
-            if not overwrite:  # what was there before is gone then, and what is new is better than nothing
-                for path in moved:
-                    path.unlink(missing_ok=True)
-            raise
+        replace_all(moves, temporary, overwrite=overwrite)
 
 
 def _file_name(name: str) -> str:

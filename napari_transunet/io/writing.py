@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from napari_transunet import __version__
 from napari_transunet.errors import ExistsError, VolumeError
-from napari_transunet.files import atomic_path, is_taken, sha256
+from napari_transunet.files import atomic_path, atomic_paths, is_taken, sha256
 from napari_transunet.io.metaimage import write_metaimage
 from napari_transunet.io.nifti import write_nifti
 from napari_transunet.io.nrrd import write_nrrd
@@ -100,10 +100,7 @@ def write_labels(
     check_sidecar_free(target, (target.name,))
     made_by = {PROVENANCE_KEY: _bounded(record)}
     # The labels last: whoever sees them finds their description already there.
-    with (
-        atomic_path(target, overwrite=overwrite) as temporary,
-        atomic_path(beside, overwrite=overwrite) as temporary_json,
-    ):
+    with atomic_paths([beside, target], overwrite=overwrite) as [temporary_json, temporary]:
         table = segment_keys(array, label_set) if suffix == ".seg.nrrd" else _label_keys(label_set)
         _write(temporary, suffix, array, geometry, table | made_by, description=_short(record), labels=True)
         described = describe(target, geometry, label_set, record, voxels, sha256(temporary))

@@ -123,6 +123,26 @@ def test_nothing_is_replaced_unasked_and_nothing_is_left_half_done(labels, tmp_p
         export(labels, GEOMETRY, NAMES, _request(empty, "nifti", overwrite=True))
 
 
+def test_an_export_that_cannot_replace_a_file_leaves_all_of_the_earlier_one(labels, tmp_path, monkeypatch):
+    export(labels, GEOMETRY, NAMES, _request(tmp_path, "nifti", "masks"), provenance=PROVENANCE)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    move = Path.replace
+
+    def open_elsewhere(path, target):
+        if Path(target) == tmp_path / "ct_labels_liver.nii.gz":
+            raise PermissionError(13, "Permission denied", str(target))
+        return move(path, target)
+
+    fewer = np.where(labels == 3, 0, labels)  # whose mask is removed first
+    request = _request(tmp_path, "nifti", "masks", "stl", overwrite=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", open_elsewhere)
+        with pytest.raises(FileProblem, match="Permission denied"):
+            export(fewer, GEOMETRY, NAMES, request)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    export(fewer, GEOMETRY, NAMES, request)
+
+
 def test_no_organ_that_is_gone_stays_beside_those_of_a_new_export(labels, tmp_path):
     for name in ("ct_labels_pelvis.stl", "ct_labels_2_liver.stl"):
         (tmp_path / name).write_text("theirs")
@@ -173,7 +193,8 @@ def test_what_a_killed_export_left_goes_with_the_next_one(labels, tmp_path):
     for folder in (old, young):
         folder.mkdir()
         (folder / "ct_labels.nii.gz").touch()
-    os.utime(old, (0, 0))
+    for path in (old / "ct_labels.nii.gz", old):
+        os.utime(path, (0, 0))
     export(labels, GEOMETRY, NAMES, _request(tmp_path, "nifti"))
     assert not old.exists()
     assert young.exists()  # it may be another program's that goes on
