@@ -10,6 +10,7 @@ from torch import Tensor
 
 from napari_transunet.checkpoints.card import CT_WINDOW, ModelCard
 from napari_transunet.errors import InputError
+from napari_transunet.volumes.intensity import as_float32
 from napari_transunet.volumes.lazy_array import LazyArray
 
 _MAX_SAMPLES = 1 << 21
@@ -53,7 +54,7 @@ def percentile_scaling(data: npt.NDArray[Any], lower: float, upper: float) -> In
     step = 1
     while data[::step, ::step, ::step].size > _MAX_SAMPLES:
         step += 1
-    values = data[::step, ::step, ::step].astype(np.float32).ravel()
+    values = as_float32(data[::step, ::step, ::step]).ravel()
     values = values[np.isfinite(values)]
     if not values.size:
         raise InputError("The volume holds no finite number, so its intensities cannot be scaled.")

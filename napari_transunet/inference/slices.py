@@ -15,6 +15,7 @@ import torch
 from napari_transunet.errors import InputError
 from napari_transunet.inference.preprocessing import PAPER_SCALING, IntensityScaling, scaling_for
 from napari_transunet.inference.resize import Resize, make_resize, paper_resize
+from napari_transunet.volumes.intensity import as_float32
 from napari_transunet.volumes.lazy_array import LazyArray
 from napari_transunet.volumes.orientation import IDENTITY, Reorientation
 from napari_transunet.volumes.volume import Volume
@@ -158,7 +159,7 @@ class SliceSource:
             else:
                 np.take(self.data, slices, axis=0, out=stored.numpy(), mode="clip")
             return stored.to(device, non_blocking=True)
-        values = self.data[slices].astype(np.float32)
+        values = as_float32(self.data[slices])
         if self.data.dtype.kind == "f":
             fill_from_neighbours(values)
         return torch.from_numpy(values)

@@ -121,17 +121,33 @@ def read_volume(
 
 
 def _with_gaps_said(volume: Volume) -> Volume:
-    """The volume, with a note of how many voxels hold no number; a plane at a time."""
-    if volume.data.dtype.kind != "f" or isinstance(volume.data, LazyArray):
+    """The volume, with a note of how many voxels hold no number that can be used; a plane at a time.
+
+    A number that is too large for float32, in which all is computed, becomes infinite.
+    """
+    data = volume.data
+    if data.dtype.kind != "f" or isinstance(data, LazyArray):
         return volume
-    gaps = sum(plane.size - int(np.isfinite(plane).sum()) for plane in volume.data)
+    largest, gaps, large = float(np.finfo(np.float32).max), 0, 0
+    for index, plane in enumerate(data):
+        if data.dtype.itemsize > 4 and (beyond := np.isfinite(plane) & (np.abs(plane) > largest)).any():
+            large += int(beyond.sum())
+            if not data.flags.writeable:
+                data = data.copy()
+            data[index] = np.where(beyond, np.copysign(np.inf, plane), plane)
+        gaps += plane.size - int(np.isfinite(data[index]).sum())
     if not gaps:
         return volume
+    what = (
+        f"NaN, infinity or, in {large:,} of them, a number beyond ±{largest:.2g}"
+        if large
+        else "NaN or infinity"
+    )
     note = (
-        f"{gaps:,} voxels hold no number (NaN or infinity); measures leave them out, and the network sees the mean of"
+        f"{gaps:,} voxels hold no number ({what}); measures leave them out, and the network sees the mean of"
         " their neighbours, or in larger gaps the lowest value."
     )
-    return replace(volume, source=replace(volume.source, notes=(*volume.source.notes, note)))
+    return replace(volume, data=data, source=replace(volume.source, notes=(*volume.source.notes, note)))
 
 
 def list_series(path: str | os.PathLike[str]) -> list[SeriesInfo]:

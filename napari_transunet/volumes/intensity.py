@@ -12,6 +12,12 @@ _SAMPLES = 200_000
 _ABDOMINAL = (-160.0, 240.0)  # HU: level 40, width 400
 
 
+def as_float32(data: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """A copy in float32; numbers that it cannot hold become infinite, and so count as none."""
+    with np.errstate(over="ignore"):
+        return data.astype(np.float32)
+
+
 def sampled(data: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Evenly spread finite voxels, about 200,000 at most: enough for limits, and fast enough for the GUI thread."""
     if data.size == 0:
@@ -19,7 +25,7 @@ def sampled(data: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     if isinstance(data, LazyArray):
         return sampled(data.sample())
     step = max(1, round((data.size / _SAMPLES) ** (1 / data.ndim)))
-    sample = data[(slice(None, None, step),) * data.ndim].astype(np.float32).ravel()
+    sample = as_float32(data[(slice(None, None, step),) * data.ndim]).ravel()
     return sample[np.isfinite(sample)]
 
 

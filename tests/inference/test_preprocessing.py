@@ -48,6 +48,16 @@ def test_numbers_that_are_none_count_as_background() -> None:
     )
 
 
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_float32_cannot_hold_are_none() -> None:
+    data = RANDOM.random((4, 5, 6))
+    clean = percentile_scaling(data, 0, 100)
+    data[0, 0, :2] = 1e300, -3.5e38
+    scaling = percentile_scaling(data, 0, 100)
+    assert abs(scaling.low - clean.low) < 0.1
+    assert abs(scaling.high - clean.high) < 0.1
+
+
 def test_a_volume_of_one_value_becomes_zero() -> None:
     scaling = percentile_scaling(np.full((3, 4, 5), 7), 0.5, 99.5)
     assert not scaling.apply(torch.full((4, 5), 7)).any()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from napari_transunet.volumes.geometry import Geometry
-from napari_transunet.volumes.intensity import display_window
+from napari_transunet.volumes.intensity import as_float32, display_window, sampled
 from napari_transunet.volumes.volume import Source, Volume
 
 
@@ -23,6 +23,13 @@ def test_mr_gets_percentiles_and_a_flat_volume_still_gets_limits():
     assert 0 <= low < 30
     assert 970 < high <= 1000
     assert display_window(_volume("MR", 7, 8)) == (7.0, 8.0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_float32_cannot_hold_are_infinite():
+    data = np.array([[[1e300, -1e300, 3.5e38, 5.0, np.nan]]])
+    np.testing.assert_array_equal(as_float32(data), [[[np.inf, -np.inf, np.inf, 5.0, np.nan]]])
+    assert sampled(data).tolist() == [5.0]
 
 
 def test_not_finite_voxels_do_not_spoil_the_limits():
