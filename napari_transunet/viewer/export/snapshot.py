@@ -21,8 +21,16 @@ from napari_transunet.files import is_taken
 from napari_transunet.io.sidecar import sidecar_path, stem_of
 from napari_transunet.viewer.layers.grids import reorientation_between
 from napari_transunet.viewer.layers.layer_record import record_of
-from napari_transunet.viewer.layers.layers import geometry_of, label_set_of, labels_dtype, sizes, source_of
+from napari_transunet.viewer.layers.layers import (
+    as_shown,
+    geometry_of,
+    label_set_of,
+    labels_dtype,
+    sizes,
+    source_of,
+)
 from napari_transunet.volumes.geometry import Geometry
+from napari_transunet.volumes.label_values import HIGHEST_LABEL, values_in
 from napari_transunet.volumes.labels import LabelSet
 from napari_transunet.volumes.orientation import IDENTITY
 from napari_transunet.volumes.volume import Source
@@ -39,6 +47,7 @@ class Snapshot:
     labels : (z, y, x), unsigned integers; a copy.
     geometry : the scan's exact grid.
     label_set : names and colours.
+    colormap : in which the labels are shown, for those without a name.
     provenance : a function of the labels that says where they come from, as was known at that moment, or None.
     source, state
         The scan, and what its file was like when the labels were begun; where it is another now, nothing is written.
@@ -47,6 +56,7 @@ class Snapshot:
     labels: npt.NDArray[Any]
     geometry: Geometry
     label_set: LabelSet
+    colormap: Any
     provenance: Provenance | None = None
     source: Source | None = None
     state: SourceState | None = None
@@ -86,6 +96,7 @@ def snapshot(layer: Labels, *, image: Image | None = None, provenance: Provenanc
         labels=np.array(turn.apply(layer.data), copy=True, order="C"),
         geometry=geometry,
         label_set=label_set_of(layer),
+        colormap=layer.colormap,
         provenance=provenance,
         source=source,
         state=record_of(layer).scan_state,
@@ -115,10 +126,12 @@ def write_snapshot(
     """
     check_source(taken.source, taken.state)
     labels = labels_dtype(taken.labels)
+    # Which those above are, the export says.
+    values = [value for value in values_in(labels) if value <= HIGHEST_LABEL]
     return export(
         labels,
         taken.geometry,
-        taken.label_set,
+        as_shown(taken.label_set.completed(values), taken.colormap),
         request,
         source=taken.source,
         provenance=taken.provenance(labels) if taken.provenance is not None else None,

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer
     from napari.viewer import ViewerModel
 
+    from napari_transunet.volumes.labels import Color
+
 AXIS_LABELS = ("z", "y", "x")
 LABEL_OPACITY = 0.6
 UNNAMED_COLOR = (0.75, 0.75, 0.75, 1.0)  # a label that nobody named must still be seen when it is painted
@@ -40,6 +42,7 @@ UNNAMED_COLOR = (0.75, 0.75, 0.75, 1.0)  # a label that nobody named must still 
 _GRAIN = 2.0**24  # placements are multiples of 2**-24 mm, so that napari's slice count comes out exact
 _MATCH = 1e-4
 _PART_OF_MEMORY = 4  # a lazy array that takes less than 1 / this of what is free is loaded as a whole
+_SAME_COLOR = 1e-3  # napari keeps colours in float32
 _MOST_LABELS, _FEW = 255, 40  # highest value, and number of values, of what looks like labels
 
 PLACEMENT = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
@@ -356,20 +359,48 @@ def is_lazy(layer: Layer) -> bool:
 
 
 def label_set_of(layer: Labels) -> LabelSet:
-    """Names and colours of a labels layer: its record's, with the names that its features table gives, as napari shows.
+    """Names and colours of a labels layer: its record's, with the names of its features table and the colours shown.
 
-    Whoever gives other names by a script, or by another plugin, changes that table alone.
+    Whoever gives other names by a script, or by another plugin, changes that table alone; who picks other colours in
+    napari's own controls, the colormap.
     """
     kept = record_of(layer).labels or LabelSet()
     names = kept.names
     given = {value: name for value, name in _names_in_features(layer).items() if names.get(value) != name}
-    if not given:
-        return kept
-    colors = kept.colors
-    renamed = (
-        Label(value, name, colors.get(value) or color_for(name, value)) for value, name in given.items()
-    )
-    return LabelSet((*(label for label in kept if label.value not in given), *renamed))
+    if given:
+        colors = kept.colors
+        renamed = (
+            Label(value, name, colors.get(value) or color_for(name, value)) for value, name in given.items()
+        )
+        kept = LabelSet((*(label for label in kept if label.value not in given), *renamed))
+    return as_shown(kept, layer.colormap)
+
+
+def as_shown(label_set: LabelSet, colormap: Any) -> LabelSet:
+    """The labels in the colours that a labels layer's colormap gives them; those that it leaves clear keep theirs."""
+    colors = label_set.colors
+    picked: dict[int, Color] = {}
+    for value, rgba in colors_in(colormap, colors).items():
+        red, green, blue = (min(1.0, max(0.0, float(part))) for part in rgba[:3])
+        # A label that is hidden is clear and has its colour still.
+        if any(rgba) and np.abs(np.subtract((red, green, blue), colors[value])).max() > _SAME_COLOR:
+            picked[value] = (red, green, blue)
+    if not picked:
+        return label_set
+    return LabelSet(tuple(replace(label, color=picked.get(label.value, label.color)) for label in label_set))
+
+
+def colors_in(colormap: Any, values: Iterable[int]) -> dict[int, Any]:
+    """RGBA of label values in a colormap of labels, whether or not *show selected* leaves them out."""
+    from napari.utils.colormaps import CyclicLabelColormap
+
+    wanted = sorted(values)
+    known = getattr(colormap, "color_dict", None)
+    if known is not None:
+        other = known.get(None, np.ones(4))
+        return {value: known.get(value, other) for value in wanted}
+    cycle = CyclicLabelColormap(colors=colormap.colors, background_value=colormap.background_value)
+    return dict(zip(wanted, cycle.map(np.array(wanted, np.int64)), strict=True))
 
 
 def _names_in_features(layer: Labels) -> dict[int, str]:

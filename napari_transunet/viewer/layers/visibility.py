@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_transunet.viewer.layers.layers import UNNAMED_COLOR, label_set_of
+from napari_transunet.viewer.layers.layers import UNNAMED_COLOR, colors_in, label_set_of
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -22,12 +22,12 @@ def shown_colormap(layer: Labels, hidden: Collection[int]) -> Any:
 
     named: Any = getattr(layer.colormap, "color_dict", None)
     if named is None:  # a cycle of colours: labels that are not listed keep theirs, too
-        named = _colors(layer, range(1, 256))
+        named = colors_in(layer.colormap, range(1, 256))
     colors = {None: np.array(UNNAMED_COLOR), 0: np.zeros(4), **named}
     listed = (
         {value for value in colors if value} | {label.value for label in label_set_of(layer)} | set(hidden)
     )
-    for value, rgba in _colors(layer, listed).items():
+    for value, rgba in colors_in(layer.colormap, listed).items():
         colors[value] = np.array([*rgba[:3], 0.0 if value in hidden else 1.0], dtype=np.float32)
     return DirectLabelColormap(color_dict=colors)
 
@@ -36,26 +36,13 @@ def colors_of(layer: Labels, values: Iterable[int]) -> dict[int, Color]:
     """The colour in which the layer shows each of these labels, as red, green and blue from 0 to 1."""
     return {
         value: (float(rgba[0]), float(rgba[1]), float(rgba[2]))
-        for value, rgba in _colors(layer, values).items()
+        for value, rgba in colors_in(layer.colormap, values).items()
     }
 
 
 def shows(layer: Labels, hidden: Collection[int]) -> bool:
     """Whether the layer's colours show a label that is hidden, since a person chose others in napari."""
-    return any(rgba[3] > 0 for rgba in _colors(layer, hidden).values())
-
-
-def _colors(layer: Labels, values: Iterable[int]) -> dict[int, Any]:
-    """RGBA of label values, whether or not *show selected* leaves them out."""
-    from napari.utils.colormaps import CyclicLabelColormap
-
-    colormap, wanted = layer.colormap, sorted(values)
-    known = getattr(colormap, "color_dict", None)
-    if known is not None:
-        other = known.get(None, np.ones(4))
-        return {value: known.get(value, other) for value in wanted}
-    cycle = CyclicLabelColormap(colors=colormap.colors, background_value=colormap.background_value)
-    return dict(zip(wanted, cycle.map(np.array(wanted, np.int64)), strict=True))
+    return any(rgba[3] > 0 for rgba in colors_in(layer.colormap, hidden).values())
 
 
 def pick_label(viewer: ViewerModel, layer: Labels, value: int) -> None:

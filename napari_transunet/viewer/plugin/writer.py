@@ -46,7 +46,7 @@ def _provenance_of(data: Any) -> Provenance | None:
     return provenance_of(layer, None if result is None else result.session)
 
 
-# What places and names the labels; the rest of a layer's state is its looks.
+# What places, names and colours the labels; the rest of a layer's state is its looks.
 _KEPT = frozenset(
     {
         "name",
@@ -57,6 +57,7 @@ _KEPT = frozenset(
         "affine",
         "units",
         "axis_labels",
+        "colormap",
         "features",
         "metadata",
     }

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from napari.layers import Layer
+from napari.utils.colormaps import DirectLabelColormap, label_colormap
 from qtpy.QtWidgets import QCheckBox, QComboBox, QProgressBar, QPushButton
 
 from napari_transunet.annotation.provenance import RunRecord
 from napari_transunet.annotation.session import AnnotationSession, SessionMoment, Write
 from napari_transunet.errors import ExistsError, FileProblem, VolumeError
-from napari_transunet.export.writing import request_for
+from napari_transunet.export.writing import ExportRequest, request_for
 from napari_transunet.io.dicom.referenced_series import made_by
 from napari_transunet.io.reading import read_volume
 from napari_transunet.io.writing import write_labels, write_volume
@@ -23,10 +24,11 @@ from napari_transunet.viewer.export import snapshot as snapshots
 from napari_transunet.viewer.export.exporter import exporter_of
 from napari_transunet.viewer.export.snapshot import propose_path, snapshot, write_snapshot
 from napari_transunet.viewer.layers.layers import geometry_of, labels_to_layer, volume_of, volume_to_layer
+from napari_transunet.viewer.layers.visibility import shown_colormap
 from napari_transunet.viewer.sessions.registry import sessions_of
 from napari_transunet.viewer.widgets.preferences import Preferences
 from napari_transunet.volumes.geometry import Geometry
-from napari_transunet.volumes.labels import LabelSet
+from napari_transunet.volumes.labels import Label, LabelSet
 from napari_transunet.volumes.volume import Source, Volume
 from tests.viewer.waiting import TIMEOUT
 
@@ -73,6 +75,39 @@ def test_export_lies_on_the_scans_exact_grid_and_says_where_it_comes_from(labels
     assert described["provenance"]["sha256"] == "ab" * 32
     assert described["provenance"]["edited_voxels"] == int(np.count_nonzero(labels.data))
     assert {entry["name"] for entry in described["labels"]} == {"liver", "spleen"}
+
+
+@pytest.mark.parametrize("cycle", [True, False])
+def test_colors_in_files_are_those_that_the_window_shows(labels, image, tmp_path, cycle):
+    labels.data[3, 4, 5] = 9  # of no name
+    if cycle:
+        labels.colormap = label_colormap(7, seed=0.3)
+    else:
+        picked = {
+            None: np.ones(4),
+            0: np.zeros(4),
+            2: np.array([0.2, 0.8, 0.4, 1]),
+            9: np.array([1, 0, 1, 1]),
+        }
+        labels.colormap = DirectLabelColormap(color_dict={**labels.colormap.color_dict, **picked})
+    shown = {value: labels.get_color(value)[:3] for value in (1, 2, 9)}
+    labels.colormap = shown_colormap(labels, {2})  # hidden for a moment, and still green
+    taken = snapshot(labels, image=image)
+    labels.colormap = label_colormap(7, seed=0.9)
+    written = write_snapshot(taken, ExportRequest(tmp_path, "out", ("slicer", "label-table", "nifti")))
+    colors = {label.value: label.color for label in read_volume(written[0]).labels}
+    table = [line.split() for line in (tmp_path / "out.label.txt").read_text().splitlines() if line[0] == " "]
+    listed = json.loads((tmp_path / "out.json").read_text())["labels"]
+    for value, color in shown.items():
+        assert colors[value] == pytest.approx(color, abs=1 / 254)
+        assert [line[1:4] for line in table if line[0] == str(value)] == [
+            [str(round(255 * part)) for part in color]
+        ]
+        (entry,) = (one for one in listed if one["value"] == value)
+        assert entry["color"] == Label(value, "x", color).hex
+    # Whoever opens them again sees them so.
+    again = Layer.create(*volume_to_layer(read_volume(tmp_path / "out.nii.gz")))
+    assert again.get_color(2)[:3] == pytest.approx(shown[2], abs=1 / 254)
 
 
 def test_labels_painted_after_the_snapshot_are_not_in_the_file(labels, tmp_path):

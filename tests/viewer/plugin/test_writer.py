@@ -45,6 +45,7 @@ def layer(make_napari_viewer, tmp_path):
 
 def test_napari_saves_labels_on_the_oblique_grid_of_the_scan(layer, tmp_path):
     layer.data[0, 0, 0] = 2  # a person's brush
+    layer.colormap = {**layer.colormap.color_dict, 2: "#10f0a0"}
     for number, suffix in enumerate(WRITABLE_SUFFIXES):
         target = tmp_path / f"out{number}{suffix}"
         written = layer.save(str(target), plugin="napari-transunet")
@@ -57,6 +58,7 @@ def test_napari_saves_labels_on_the_oblique_grid_of_the_scan(layer, tmp_path):
         described = json.loads((tmp_path / f"out{number}.json").read_text())
         assert {entry["value"]: entry["name"] for entry in described["labels"]} == NAMES.names
         assert read_volume(target).labels.names == NAMES.names
+        assert read_volume(target).labels.get(2).hex == "#10f0a0"
 
 
 def test_what_made_labels_is_told_also_where_they_are_saved_over_their_file(layer, tmp_path):
