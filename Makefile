@@ -5,7 +5,7 @@ export VENV
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup system demo test test-slow test-napari bench review-session lint format types imports manifest check docs wheel-check clean
+.PHONY: help setup system demo test test-long test-slow test-napari bench review-session lint format types imports manifest check docs wheel-check clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -22,11 +22,14 @@ system:
 demo: setup  ## segment a real CT in napari; without a display, into demo-output/
 	@$(BIN)/napari-transunet demo
 
-test: setup  ## all tests but the slow ones (JOBS=1: in one process, not in two)
+test: setup  ## all tests but the long and the slow ones (JOBS=1: in one process, not in two)
 	@JOBS=$(JOBS) scripts/test.sh
 
 test-napari: setup  ## the viewer's tests with each version of napari that is allowed (NAPARI="0.6.6 0.8.0": with these)
 	@NAPARI="$(NAPARI)" scripts/test-napari.sh $(ARGS)
+
+test-long: setup  ## the tests that take seconds each, which make test leaves out
+	@JOBS=$(JOBS) scripts/test.sh -m long
 
 test-slow: setup  ## the slow tests, in one process, since some measure memory and time
 	@JOBS=1 scripts/test.sh -m slow

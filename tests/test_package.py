@@ -71,22 +71,12 @@ next(predictor.iter_batches(np.zeros((1, 32, 32), np.int16)))
 """
 
 
-@pytest.fixture(scope="module")
-def loaded():
+def loaded_after(stages):
     """What a fresh interpreter has loaded once it did more and more: all modules by name.
 
     The modules of POSIX are kept from ours, as on Windows.
     """
-    stages = {
-        "package": WITHOUT_POSIX + "import napari_transunet",
-        "status of a project": ONE_COMMAND,
-        "command line": ALL_COMMANDS,
-        "reading": "from napari_transunet import read_volume",
-        "volumes": imports_of("io", "volumes"),
-        "segmenting": SEGMENT,
-        "engine": imports_of(*SUBPACKAGES),
-        "everything": EVERYTHING,
-    }
+    stages = {"package": WITHOUT_POSIX + "import napari_transunet", **stages}
     tell = "\nimport json, sys\nprint('loaded', json.dumps(list(sys.modules)))\n"
     # A process that ends at once need not search for garbage.
     script = "import gc\ngc.disable()\n" + tell.join([*stages.values(), ""])
@@ -101,6 +91,29 @@ def loaded():
         }
         for stage, line in zip(stages, lines, strict=True)
     }
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return loaded_after(
+        {
+            "status of a project": ONE_COMMAND,
+            "command line": ALL_COMMANDS,
+            "reading": "from napari_transunet import read_volume",
+            "volumes": imports_of("io", "volumes"),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def loaded_with_torch():
+    return loaded_after(
+        {
+            "segmenting": SEGMENT,
+            "engine": imports_of(*SUBPACKAGES),
+            "everything": EVERYTHING,
+        }
+    )
 
 
 @pytest.mark.parametrize("stage", ["package", "command line"])
@@ -125,19 +138,22 @@ def test_volumes_need_no_torch(loaded):
     assert not loaded["volumes"] & (GUI | {"torch", "monai"})
 
 
-def test_segmenting_loads_no_compiler_and_no_trainer(loaded):
-    assert "torch" in loaded["segmenting"]
+@pytest.mark.long
+def test_segmenting_loads_no_compiler_and_no_trainer(loaded_with_torch):
+    assert "torch" in loaded_with_torch["segmenting"]
     forbidden = {"monai", "h5py", "lightning", "matplotlib", "sympy", "torch._dynamo"}
-    assert not loaded["segmenting"] & (GUI | forbidden)
+    assert not loaded_with_torch["segmenting"] & (GUI | forbidden)
 
 
-def test_the_engine_needs_neither_napari_nor_qt(loaded):
-    assert "napari_transunet.training.fitting" in loaded["engine"]
-    assert not loaded["engine"] & GUI
+@pytest.mark.long
+def test_the_engine_needs_neither_napari_nor_qt(loaded_with_torch):
+    assert "napari_transunet.training.fitting" in loaded_with_torch["engine"]
+    assert not loaded_with_torch["engine"] & GUI
 
 
-def test_every_module_can_be_imported_where_the_modules_of_posix_are_absent(loaded):
-    assert {"napari_transunet.annotation.session_store", "napari_transunet.cli.project"} <= loaded[
+@pytest.mark.long
+def test_every_module_can_be_imported_where_the_modules_of_posix_are_absent(loaded_with_torch):
+    assert {"napari_transunet.annotation.session_store", "napari_transunet.cli.project"} <= loaded_with_torch[
         "everything"
     ]
 

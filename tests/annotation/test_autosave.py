@@ -205,7 +205,9 @@ def test_the_lock_is_kept_as_long_as_a_save_is_under_way(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes are killed by a signal")
-@pytest.mark.parametrize("kills", [7, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kills", [pytest.param(7, marks=pytest.mark.long), pytest.param(50, marks=pytest.mark.slow)]
+)
 def test_kills_lose_no_edit_older_than_the_delay(tmp_path, kills):
     """Each child goes on from what the last one left, so that damage would add up."""
     rng = random.Random(7)

@@ -344,6 +344,7 @@ def test_an_interrupted_segment_ends_with_130_and_leaves_nothing(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
+@pytest.mark.long
 def test_ctrl_c_in_a_real_run_leaves_no_half_file(wide_checkpoint, tmp_path):
     long = write_image(
         tmp_path / "long.nii", np.random.default_rng(0).integers(-1000, 200, (1500, 64, 64)).astype(np.int16)

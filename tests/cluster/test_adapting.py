@@ -82,6 +82,7 @@ def test_it_learns_as_here(client, parent, correction):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_checkpoint_that_is_not_there_is_sent_and_names_are_those_of_here(
     client, parent, correction, tmp_path, monkeypatch
 ):
@@ -117,6 +118,7 @@ def test_what_cannot_be_learnt_is_told_as_here(client, parent, correction):
         adapt_on_cluster(client, parent, [replace(correction, slices=[99])], steps=1)
 
 
+@pytest.mark.long
 def test_others_have_the_network_between_its_steps_and_it_stops_when_told_to(
     client, cluster, parent, correction
 ):
@@ -141,6 +143,7 @@ def test_others_have_the_network_between_its_steps_and_it_stops_when_told_to(
     assert found.card.lineage[-1].steps <= 1
 
 
+@pytest.mark.long
 def test_the_command_learns_there(run, cluster, parent, tmp_path):  # noqa: F811
     scan = write_image(tmp_path / "scan.nii.gz", np.zeros((5, 40, 36), np.int16))
     labels = np.zeros((5, 40, 36), np.uint8)

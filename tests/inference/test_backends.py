@@ -159,6 +159,7 @@ def test_attention_does_not_depend_on_the_backend() -> None:
 
 @needs_openvino
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are another matter there")
+@pytest.mark.long
 def test_ctrl_c_is_survived_after_a_network_went_on_another_thread() -> None:
     script = """
 import os, signal, sys, threading, torch

@@ -47,6 +47,7 @@ def test_a_nifti_volume(shared_data: Path, paper: Predictor, step: int) -> None:
 
 
 @every
+@pytest.mark.long
 def test_a_dicom_series(shared_data: Path, paper: Predictor, step: int) -> None:
     indices, expected = golden(shared_data, "example_ct_dicom", step)
     reader = sitk.ImageSeriesReader()

@@ -148,7 +148,11 @@ ORIENTATIONS = [
 ]
 
 
-@pytest.mark.parametrize("fields", CARDS, ids=lambda fields: fields["orientation"])
+@pytest.mark.parametrize(
+    "fields",
+    [CARDS[0], *(pytest.param(fields, marks=pytest.mark.long) for fields in CARDS[1:])],
+    ids=lambda fields: fields["orientation"],
+)
 def test_the_answer_turns_with_the_volume(small: TransUNet, fields: dict[str, Any]) -> None:
     """However the same patient is stored, every voxel gets the same label."""
     predictor = on_cpu(small, card=default_card(small, **fields), batch_size=1)

@@ -59,7 +59,9 @@ def test_attention_maps_are_the_reference_ones(published_hybrid: TransUNet) -> N
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["ViT-B_16_224_skip0_c9", "ViT-B_32_224_skip0_c9"])
+@pytest.mark.parametrize(
+    "name", ["ViT-B_16_224_skip0_c9", pytest.param("ViT-B_32_224_skip0_c9", marks=pytest.mark.long)]
+)
 def test_published_plain_variants_give_the_reference_logits(shared_data: Path, name: str) -> None:
     golden = shared_data / "golden"
     net = reference_network(name, golden / "state_dicts" / f"{name}.json")

@@ -111,7 +111,9 @@ def work_and_die(project, marks, operations, seed):
     return annotators
 
 
-@pytest.mark.parametrize("operations", [60, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "operations", [pytest.param(60, marks=pytest.mark.long), pytest.param(500, marks=pytest.mark.slow)]
+)
 def test_no_saved_stroke_is_lost_and_no_case_is_held_twice(project, tmp_path, operations):
     (tmp_path / "marks").mkdir()
     names = LabelSet.from_names({1: "spleen"})

@@ -226,6 +226,7 @@ def test_the_time_left_is_by_the_steps_and_by_the_clock(
     assert clock.remaining(step, each) == pytest.approx(left)
 
 
+@pytest.mark.long
 def test_where_time_ends_it_early_it_warms_up_for_the_same_share(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,6 +291,7 @@ def test_a_network_that_learnt_nothing_counts_as_new(checkpoint: Checkpoint) -> 
     assert better.card.lineage[0].dice == {}  # too few slices to hold one back
 
 
+@pytest.mark.long
 def test_a_narrow_scan_is_learnt_from_more_finely(wide: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     coarse, fine = (None, 2.0, 2.0), (None, 1.6, 1.6)
     checkpoint = replace(wide, card=wide.card.updated(resize="pad", spacing=coarse))
@@ -340,6 +342,7 @@ def test_a_new_organ_widens_the_head(checkpoint: Checkpoint) -> None:
     assert wider.card.lineage[0].dice["cyst"].before == 0
 
 
+@pytest.mark.long
 def test_beside_a_new_organ_the_others_are_kept_as_the_checkpoint_had_them(
     wide: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -323,6 +323,7 @@ def test_of_two_trainings_in_one_folder_the_second_is_refused(
     assert train_checkpoint(course, out, machine=ON_CPU, resume=True) is not None
 
 
+@pytest.mark.long
 def test_a_training_that_was_killed_keeps_nobody_out(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "new.safetensors"
     code = (

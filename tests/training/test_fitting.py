@@ -163,6 +163,7 @@ class TestResuming:
         self.check_resumed(tmp_path, whole)
 
     @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+    @pytest.mark.long
     def test_killed(self, tmp_path: Path, whole: tuple[nn.Module, Outcome]) -> None:
         script = tmp_path / "training.py"
         script.write_text(

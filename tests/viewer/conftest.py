@@ -165,6 +165,16 @@ def no_polygons() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def no_overlays(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What napari draws over layers (scale bar, brush) has a dozen visuals; what is about looks asks for `style`."""
+    if "style" not in request.fixturenames:
+        from napari._vispy.canvas import VispyCanvas
+
+        for name in ("_update_viewer_overlays", "_update_layer_overlays"):
+            monkeypatch.setattr(VispyCanvas, name, lambda *_: None, raising=False)  # another napari
+
+
+@pytest.fixture(autouse=True)
 def no_menus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """napari fills its menus for each viewer; what is about keys asks for `menus`, what is about looks has them."""
     if not {"menus", "style"} & set(request.fixturenames):

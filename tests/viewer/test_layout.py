@@ -169,6 +169,7 @@ def test_nothing_that_the_main_job_needs_is_hidden_or_cut(docks):
         docks.qtbot.waitUntil(in_order(docks.review, needed, section.header.text()))
 
 
+@pytest.mark.long
 def test_the_docks_are_tabs_however_they_are_opened_and_a_button_leads_on(docks):
     first, second = docks.segment.parentWidget(), docks.review.parentWidget()
     assert second in docks.window.tabifiedDockWidgets(first)
@@ -179,6 +180,7 @@ def test_the_docks_are_tabs_however_they_are_opened_and_a_button_leads_on(docks)
     assert docks.segment.visibleRegion().isEmpty()
 
 
+@pytest.mark.long
 def test_what_is_asked_for_by_key_is_unfolded_and_scrolled_to(docks):
     docks.front(docks.review)
     measure = docks.review.findChild(QToolButton, "section_measure")

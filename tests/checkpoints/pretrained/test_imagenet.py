@@ -75,7 +75,7 @@ def plain_arrays(golden: ModuleType) -> Arrays:
 @pytest.mark.parametrize(
     ("variant", "arrays", "size"),
     [
-        ("R50-ViT-B_16", "hybrid_arrays", 512),
+        pytest.param("R50-ViT-B_16", "hybrid_arrays", 512, marks=pytest.mark.long),
         pytest.param("ViT-B_16", "plain_arrays", 224, marks=pytest.mark.slow),
         pytest.param("R50-ViT-B_16", "hybrid_arrays", 224, marks=pytest.mark.slow),
         pytest.param("ViT-B_16", "plain_arrays", 512, marks=pytest.mark.slow),

@@ -256,6 +256,7 @@ def _read_damaged(folder: Path, seeds: range) -> None:
     assert all("damaged.dcm" in refusal and "\n" not in refusal for refusal in refusals)
 
 
+@pytest.mark.long
 def test_damaged_images_do_not_end_the_process(tmp_path: Path) -> None:
     """In a process of its own, as a crash of a decoder would end the one that it happens in."""
     code = "import sys; from pathlib import Path; from tests.io.dicom.test_jpeg_headers import _read_damaged;"

@@ -162,6 +162,7 @@ def test_strokes_in_another_plane_are_strokes_of_the_window(make_napari_viewer, 
     np.testing.assert_array_equal(layer.data, before)
 
 
+@pytest.mark.long
 def test_strokes_in_another_plane_leave_locked_organs_alone_whatever_the_dock_shows(
     make_napari_viewer, qtbot, monkeypatch
 ):
@@ -185,6 +186,7 @@ def test_strokes_in_another_plane_leave_locked_organs_alone_whatever_the_dock_sh
     np.testing.assert_array_equal(layer.data, before)
 
 
+@pytest.mark.long
 def test_planes_meet_where_the_mouse_was_before_they_were_there(make_napari_viewer, qtbot):
     looking = Looking(make_napari_viewer(), qtbot)
     place = looking.image.data_to_world((3, 7, 9))

@@ -202,6 +202,7 @@ def test_headless_demo_presses_the_button_and_leaves_screenshot_labels_and_repor
     check_demo(out, "\n".join(said))
 
 
+@pytest.mark.long
 def test_headless_demo_without_a_checkpoint_says_so_and_closes_everything(here, tmp_path, monkeypatch):
     monkeypatch.setenv("NAPARI_TRANSUNET_CHECKPOINTS", str(tmp_path / "none"))
     out = tmp_path / "nothing"

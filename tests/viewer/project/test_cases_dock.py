@@ -148,6 +148,7 @@ def test_a_stroke_is_in_the_project_although_the_case_is_never_closed(driver, se
     assert load_labels(segmented, segmented.index.get(case.id)).labels[2, 3, 3] == 1
 
 
+@pytest.mark.long
 def test_the_next_case_is_read_ahead(driver, segmented):
     driver.open(segmented)
     driver.press("next_case")
@@ -349,6 +350,7 @@ def test_what_is_wrong_with_a_project_is_said(driver, tmp_path, project):
     assert project.holders() == {}
 
 
+@pytest.mark.long
 def test_everything_is_exported_with_a_report(driver, segmented):
     driver.open(segmented)
     driver.dock.export_and_report()
@@ -485,6 +487,7 @@ def _worked_on_beside(driver, segmented):
     return case
 
 
+@pytest.mark.long
 def test_labels_beside_those_of_a_case_are_its_labels_where_the_annotator_says_so(driver, segmented):
     case = _worked_on_beside(driver, segmented)
     driver.press("question_no")
@@ -500,6 +503,7 @@ def test_labels_beside_those_of_a_case_are_its_labels_where_the_annotator_says_s
     assert export_project(segmented, ["nifti"], statuses=["done"]).cases == [after]
 
 
+@pytest.mark.long
 def test_labels_beside_those_of_a_case_are_saved_outside_where_they_are_not_its(driver, segmented):
     case = _worked_on_beside(driver, segmented)
     driver.press("question_yes")
@@ -516,6 +520,7 @@ def test_labels_beside_those_of_a_case_are_saved_outside_where_they_are_not_its(
     assert driver.current == "case_0"
 
 
+@pytest.mark.long
 def test_a_case_whose_layer_was_removed_in_mid_run_is_closed_after_it(driver, segmented, monkeypatch):
     driver.open(segmented)
     case = segmented.cases()[0]

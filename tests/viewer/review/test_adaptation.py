@@ -120,6 +120,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     go_on.set()
 
 
+@pytest.mark.long
 def test_slices_to_learn_from_are_proposed_far_apart_and_each_once(window: Window) -> None:
     window.layer.data_setitem(
         np.nonzero(np.ones(SHAPE, bool)), window.truth.clip(0, 3).ravel().astype(np.uint8)
@@ -202,6 +203,7 @@ def test_cancelling_changes_nothing(window: Window, held: threading.Event) -> No
     assert len(list(window.folder.iterdir())) == 1
 
 
+@pytest.mark.long
 def test_closing_the_window_stops_learning(window: Window, held: threading.Event) -> None:
     window.correct(2, 5)
     window.press("learn")
@@ -211,7 +213,9 @@ def test_closing_the_window_stops_learning(window: Window, held: threading.Event
     assert not controller.busy
 
 
-@pytest.mark.parametrize("what", ["labels", "image", "array"])
+@pytest.mark.parametrize(
+    "what", ["labels", *(pytest.param(what, marks=pytest.mark.long) for what in ("image", "array"))]
+)
 def test_an_answer_about_labels_that_are_gone_is_dropped(
     window: Window, held: threading.Event, what: str
 ) -> None:

@@ -697,8 +697,10 @@ def test_the_menu_shows_the_dock_for_the_selected_labels(make_napari_viewer):
     assert sum(type(w).__name__ == "ReviewDock" for w in viewer.window.dock_widgets.values()) == 1
 
 
-@pytest.mark.parametrize("levels", [1, 2])
-@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(
+    ("lazy", "levels"),
+    [(True, 2), *(pytest.param(*one, marks=pytest.mark.long) for one in ((False, 1), (False, 2), (True, 1)))],
+)
 def test_labels_of_lazy_and_of_multiscale_images_are_corrected_measured_and_saved(
     make_napari_viewer, qtbot, lazy, levels
 ):
@@ -935,6 +937,7 @@ def test_a_label_keeps_its_name_for_as_long_as_its_voxels(driver):
         assert driver.result.label_set.names[9] == "tumour"
 
 
+@pytest.mark.long
 def test_maps_and_measures_of_other_labels_are_not_shown(driver):
     for _ in range(2):
         driver.dock.overlays.toggle_uncertainty()  # twice before the first one is there

@@ -114,6 +114,7 @@ def test_the_choice_of_a_cluster(dock, tmp_path):  # noqa: F811
     assert chooser.cluster is None
 
 
+@pytest.mark.long
 def test_nobody_there_can_be_done_here(dock, checkpoints, monkeypatch):  # noqa: F811
     monkeypatch.setattr("napari_transunet.cluster.connecting._ANSWERING", 0.5)
     layer = dock.add((8, 48, 56))

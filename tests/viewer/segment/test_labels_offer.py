@@ -26,7 +26,9 @@ def bar_of(dock):
     return dock.findChild(ConfirmBar, "question_bar")
 
 
-@pytest.mark.parametrize("name", [SEGMENT, REVIEW, CASES])
+@pytest.mark.parametrize(
+    "name", [SEGMENT, *(pytest.param(name, marks=pytest.mark.long) for name in (REVIEW, CASES))]
+)
 def test_the_dock_that_is_in_sight_asks_also_about_labels_that_came_before_their_image(
     make_napari_viewer, qtbot, name
 ):
@@ -49,6 +51,7 @@ def test_the_dock_that_is_in_sight_asks_also_about_labels_that_came_before_their
     assert "elsewhere" in viewer.layers  # it lies on the grid of no other
 
 
+@pytest.mark.long
 def test_what_is_to_stay_an_image_is_chosen_and_asked_about_no_more(make_napari_viewer, qtbot):
     viewer = make_napari_viewer()
     dock = show_dock(viewer, SEGMENT)

@@ -31,6 +31,7 @@ def test_what_is_prepared_ahead_is_there_for_the_run_and_never_takes_scarce_memo
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is left to the import")
+@pytest.mark.long
 def test_the_systems_loader_loads_torch_before_it_is_imported() -> None:
     code = """if True:
         import sys

@@ -277,6 +277,7 @@ def test_the_slice_in_view_comes_first_and_the_layer_is_locked_meanwhile(dock, s
     assert labels.editable
 
 
+@pytest.mark.long
 def test_the_first_remaining_time_leaves_out_what_happens_but_once(dock, monkeypatch):
     plain, left = Predictor.iter_batches, []
 
@@ -368,6 +369,7 @@ def test_a_range_of_slices_leaves_the_others_alone(dock, checkpoints, monkeypatc
     assert labels in dock.viewer.layers
 
 
+@pytest.mark.long
 def test_a_large_ome_zarr_is_segmented_where_it_lies(dock, checkpoints, tmp_path, monkeypatch):
     scan, _, _ = synthetic_ct(SHAPE, 0)
     path = write_ome_zarr(tmp_path / "large.ome.zarr", scan.data, levels=1)
@@ -382,6 +384,7 @@ def test_a_large_ome_zarr_is_segmented_where_it_lies(dock, checkpoints, tmp_path
     assert np.array_equal(dock.labels("large").data, _expected(checkpoints, replace(volume, data=scan.data)))
 
 
+@pytest.mark.long
 def test_small_parts_go_in_the_window_as_on_the_command_line(dock, checkpoints, tmp_path):
     plain = load_checkpoint(checkpoints / "three.safetensors")
     card = plain.card.updated(smallest_part=1.0, title="Largest parts")
@@ -434,6 +437,7 @@ def test_small_parts_go_in_the_window_as_on_the_command_line(dock, checkpoints, 
     assert np.array_equal(labels.data[index], Predictor(plain).predict(volume)[index])
 
 
+@pytest.mark.long
 def test_mirrored_slices_and_three_planes_are_averaged_where_asked_for(dock, checkpoints):
     image = dock.add(name="ct")
     volume = volume_of(image)
@@ -568,6 +572,7 @@ def nameless(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_classes_without_names_get_the_names_that_a_person_picks(dock, nameless, tmp_path, monkeypatch):
     from qtpy.QtWidgets import QFileDialog, QToolButton
 
@@ -927,7 +932,9 @@ def test_a_checkpoint_that_vanished_becomes_a_sentence(dock, tmp_path):
     assert "ct labels" not in dock.viewer.layers
 
 
-@pytest.mark.parametrize("what", ["image", "labels", "data"])
+@pytest.mark.parametrize(
+    "what", ["labels", *(pytest.param(what, marks=pytest.mark.long) for what in ("image", "data"))]
+)
 def test_layers_may_vanish_or_change_in_mid_run(dock, slow, what):
     image = dock.add(name="ct")
     dock.press("segment_volume")
@@ -1104,6 +1111,7 @@ def test_a_backup_copy_is_neither_written_into_nor_exported(dock):
     assert dock.widget.panel.layer is copy
 
 
+@pytest.mark.long
 def test_an_organ_that_was_deleted_has_its_name_again_when_a_run_finds_it(dock):
     dock.add(name="ct")
     dock.segment()
@@ -1129,6 +1137,7 @@ def test_an_organ_that_was_deleted_has_its_name_again_when_a_run_finds_it(dock):
     assert result.label_set == LabelSet((*named, cyst))
 
 
+@pytest.mark.long
 def test_labels_of_another_image_are_followed_when_they_are_selected(dock):
     first, second = dock.add(name="first"), dock.add(name="second")
     for image in (first, second):

@@ -95,6 +95,7 @@ def test_they_are_written_shown_and_gone_on_with(dock, slow, checkpoints, path):
     assert dock.status.startswith(f"{SHAPE[0]} slices in ")
 
 
+@pytest.mark.long
 def test_another_run_is_not_gone_on_with_unasked(dock, slow, checkpoints, path):  # noqa: F811
     add_volume(dock.viewer, read_volume(path, lazy="large"))
     dock.press("segment_volume")
@@ -114,6 +115,7 @@ def test_another_run_is_not_gone_on_with_unasked(dock, slow, checkpoints, path):
     assert dock.status.startswith(f"{SHAPE[0]} slices in ")
 
 
+@pytest.mark.long
 def test_why_they_cannot_be_written(dock, path, tmp_path, caplog):  # noqa: F811
     caplog.set_level(logging.CRITICAL)
     image = add_volume(dock.viewer, read_volume(path, lazy="large"))

@@ -132,6 +132,7 @@ def test_marks_of_slices_in_which_nothing_of_a_stroke_is_left_come_back(bench, q
     assert bench.session.reviewed.keys() == (set(range(SHAPE[0])) - changed) | {8}
 
 
+@pytest.mark.long
 def test_strokes_that_wait_together_end_as_if_each_point_had_asked(bench):
     """With other labels, tools and sizes, one over the other; each stays a step of its own."""
     rng = np.random.default_rng(0)

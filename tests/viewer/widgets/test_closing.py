@@ -24,8 +24,16 @@ from tests.viewer.waiting import TIMEOUT
 __all__ = ["checkpoints", "slow"]  # fixtures
 
 
-@pytest.mark.parametrize("how", ["window", "program"])
-@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    ("known", "how"),
+    [
+        (True, "program"),
+        *(
+            pytest.param(*one, marks=pytest.mark.long)
+            for one in ((True, "window"), (False, "window"), (False, "program"))
+        ),
+    ],
+)
 def test_closing_the_window_in_the_first_run_saves_what_is_there(
     make_napari_viewer, qtbot, checkpoints, monkeypatch, slow, known, how
 ):
