@@ -6,6 +6,7 @@ input or usage with one line on stderr, 130 interrupted.
 
 import io
 import logging
+import os
 import signal
 import sys
 from collections import UserDict
@@ -79,12 +80,19 @@ def main() -> NoReturn:
             stream.reconfigure(errors="replace")
     # A scheduler's time limit is heard as Ctrl-C is, so that what is done is said, and nothing looks complete.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    status: Any = 0
     try:
         app()
+    except SystemExit as ended:
+        status = ended.code or 0
     except KeyboardInterrupt:
         say("Interrupted.")
-        sys.exit(INTERRUPTED)
-    sys.exit(0)
+        status = INTERRUPTED
+    sys.stdout.flush()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # All is done and said; torch and Dask take seconds to go, and would answer with tracebacks.
+        signal.signal(number, lambda *_: os._exit(status))
+    sys.exit(status)
 
 
 def _tell_version(wanted: bool) -> None:

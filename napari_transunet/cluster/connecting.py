@@ -6,10 +6,12 @@ import contextlib
 import logging
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_transunet.cluster.address import (
@@ -146,19 +148,22 @@ def _local(count: int | None) -> Iterator[Client]:
     from distributed import Nanny, Scheduler, SpecCluster
 
     limits = WorkerLimits.shared_by(count)
-    with settings(), _deaf_children():
-        cluster = SpecCluster(
-            scheduler={"cls": Scheduler, "options": scheduler_options(LOOPBACK)},
-            workers={
-                number: {
-                    "cls": Nanny,
-                    "options": worker_options(limits, number, deaf=True) | {"host": LOOPBACK},
-                }
-                for number in range(limits.workers)
-            },
-            silence_logs=logging.CRITICAL,
-        )
-    with closing(cluster, 10), closing(client := _client(cluster), 5):
+    with ExitStack() as ended:
+        with settings(), _deaf_children():
+            cluster = SpecCluster(
+                scheduler={"cls": Scheduler, "options": scheduler_options(LOOPBACK)},
+                workers={
+                    number: {
+                        "cls": Nanny,
+                        "options": worker_options(limits, number, deaf=True) | {"host": LOOPBACK},
+                    }
+                    for number in range(limits.workers)
+                },
+                silence_logs=logging.CRITICAL,
+            )
+            ended.enter_context(closing(cluster, 10))
+        client = _client(cluster)
+        ended.enter_context(closing(client, 5))
         try:
             client.wait_for_workers(limits.workers, timeout=_STARTING)
         except TimeoutError as error:
@@ -172,15 +177,30 @@ def _local(count: int | None) -> Iterator[Client]:
 
 @contextmanager
 def _deaf_children() -> Iterator[None]:
-    """Processes that start within the block do not hear Ctrl-C: the one that was asked to stop tells them."""
+    """Processes that start within the block do not hear Ctrl-C: the one that was asked to stop tells them.
+
+    That one hears Ctrl-C and SIGTERM when the block ends: while it starts processes, Dask answers with tracebacks.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    heard: list[int] = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {one: signal.signal(one, lambda number, _: heard.append(number)) for one in signals}
+    if sys.platform == "win32":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    else:
+        resource_tracker.ensure_running()  # where it starts, it lets the signal through again
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    if heard:
+        signal.raise_signal(heard[0])
 
 
 def _wait_until_idle(client: Client) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,24 @@ def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path):
         capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": search},
     )  # fmt: skip
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "Interrupted.\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("command", "status"), [("variants", 0), ("inspect", 2)])
+def test_a_signal_while_the_process_ends_changes_nothing(command, status, number):
+    code = (
+        "import atexit, signal, sys; from napari_transunet.cli import main\n"
+        f"atexit.register(lambda: signal.raise_signal({int(number)}))\n"
+        f"sys.argv[1:] = ['{command}']; main()"
+    )
+    ended = [
+        subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
+        for text in (code, code.replace("signal.raise_signal", "str"))
+    ]
+    assert [one.returncode for one in ended] == [status] * 2
+    assert ended[0].stdout == ended[1].stdout
+    assert ended[0].stderr == ended[1].stderr
 
 
 def test_names_from_a_file_cannot_steer_the_terminal(run, tmp_path):

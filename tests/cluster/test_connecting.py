@@ -1,6 +1,8 @@
 """Which scheduler is meant, who may listen where, and how much of a machine a worker takes."""
 
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from napari_transunet.cluster import workers
 from napari_transunet.cluster.address import SchedulerUnreachable, TLSFiles, tls_files
-from napari_transunet.cluster.connecting import client_at, scheduler_choice
+from napari_transunet.cluster.connecting import _deaf_children, client_at, scheduler_choice
 from napari_transunet.cluster.workers import (
     WorkerLimits,
     gpu_numbers,
@@ -118,3 +120,26 @@ def test_memory_is_a_size():
     for text in ("much", "1MB"):
         with pytest.raises(InputError):
             memory_bytes(text)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_workers_start_is_heard_once_they_have_started_and_not_by_them(number):
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print('went on')"
+    done = []
+
+    def begin():
+        with _deaf_children():
+            os.kill(os.getpid(), number)
+            child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+            done.append(child.stdout)
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line has it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            begin()
+        assert done == ["went on\n"]
+        with pytest.raises(KeyboardInterrupt):  # afterwards it is heard at once
+            signal.raise_signal(number)
+    finally:
+        signal.signal(signal.SIGTERM, before)
