@@ -133,18 +133,18 @@ class PaintConstraint:
             return None
         if again:
             for group in reversed(groups):
-                data[group.atoms[0].where] = group.before
+                group.atoms[0].put(data, group.before)
         steps = [TrimmedStroke() for _ in strokes]
         voxels, outside, met, first = 0, 0, set[int](), len(strokes)
         for group, seen in zip(groups, refusals, strict=True):
             before, refused = group.before, seen
             if again:
-                before = data[group.atoms[0].where]
-                data[group.atoms[0].where] = group.after
+                before = group.atoms[0].values(data)
+                group.atoms[0].put(data, group.after)
                 refused = group.refused(before, between, locked)
             for atom, blocked, earlier in group.split(refused, before):
                 if blocked.any():
-                    atom.put_back(data, blocked, earlier)
+                    atom.put(data, earlier, blocked)
                     first = min(first, group.stroke)
                 if (kept := ~blocked & (earlier != atom.after)).any():
                     steps[group.stroke].append(atom.part(kept, earlier))
@@ -186,7 +186,7 @@ class _Group:
         self.stroke, self.atoms = stroke, atoms
         self.before = np.concatenate([atom.before for atom in atoms])
         self.after = np.concatenate([atom.after for atom in atoms])
-        self._values = None if image is None else np.concatenate([image[atom.where] for atom in atoms])
+        self._values = None if image is None else np.concatenate([atom.values(image) for atom in atoms])
 
     def refused(
         self, before: NDArray[Any], between: tuple[float, float] | None, locked: frozenset[int]
