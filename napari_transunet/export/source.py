@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_transunet.errors import FileProblem, VolumeError
-from napari_transunet.files import sha256
+from napari_transunet.files import known_sha256, sha256
 from napari_transunet.io.dicom.headers import is_dicom, read_header
 from napari_transunet.io.ome_zarr.metadata import (
     PROVENANCE_KEY,
@@ -91,7 +91,8 @@ def provenance_of_file(path: Path, time: int | None = None) -> dict[str, Any]:
     """What a file of labels, or an OME-Zarr, tells of what made them; empty where it tells nothing.
 
     The JSON file beside labels tells nothing of what was changed since by another program, and an OME-Zarr nothing of
-    another time point (`time`) than that whose labels were made.
+    another time point (`time`) than that whose labels were made. A file's hash, a second for each GB, is found once for
+    every state of it: whoever reads it off the GUI thread asks there first.
     """
     try:
         if path.is_dir():
@@ -101,7 +102,7 @@ def provenance_of_file(path: Path, time: int | None = None) -> dict[str, Any]:
         else:
             content, _ = read_sidecar(path)
             same = is_ours(path) and content.get("file") == clean(path.name)
-            told = content.get("provenance") if same and content.get("sha256") == sha256(path) else None
+            told = content.get("provenance") if same and content.get("sha256") == known_sha256(path) else None
     except (OSError, VolumeError):
         told = None
     return told if isinstance(told, dict) else {}

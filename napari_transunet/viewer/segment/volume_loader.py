@@ -16,6 +16,7 @@ from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QFileDialog, QInputDialog, QMenu, QWidget
 
 from napari_transunet.errors import TransUNetError
+from napari_transunet.export.source import provenance_of_file
 from napari_transunet.io.ambiguous import SeveralVolumesError
 from napari_transunet.io.dicom.series import SeveralSeriesError
 from napari_transunet.io.ome_zarr.metadata import web_address
@@ -226,6 +227,8 @@ def read_wanted(wanted: Wanted) -> Volume | Several:
     try:
         volume = read_volume(wanted.path, lazy="large", **wanted.picks)
         sampled(volume.data)  # of a lazy one it is read now, and known when the layer is made
+        if wanted.as_labels or volume.labels is not None:
+            provenance_of_file(wanted.path, dict(volume.source.picks).get("time"))  # so is the file's hash
         return volume
     except (SeveralSeriesError, SeveralVolumesError) as several:
         return several

@@ -16,8 +16,10 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QDialogButtonBox, QLabel, QWidget
 
+from napari_transunet import files
 from napari_transunet.io.ambiguous import SeveralVolumesError
-from napari_transunet.io.writing import write_volume
+from napari_transunet.io.writing import write_labels, write_volume
+from napari_transunet.viewer.layers.layer_record import record_of
 from napari_transunet.viewer.layers.layers import add_volume, volume_of
 from napari_transunet.viewer.segment import volume_loader as opening
 from napari_transunet.viewer.segment.volume_loader import VolumeLoader, loader_for
@@ -366,3 +368,36 @@ def test_a_label_file_without_names_opens_as_labels_of_the_image_on_whose_grid_i
     assert np.array_equal(layer.data, wanted)
     sessions = sessions_of(viewer)
     assert sessions.image_of(sessions.result_of(layer)) is image
+
+
+def test_labels_are_hashed_off_the_gui_thread(qtbot, tmp_path, monkeypatch):
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[1, 2:4, 3:5] = 1
+    path = write_labels(
+        tmp_path / "l.nii.gz", labels, Geometry(SHAPE, (2.5, 0.7, 0.7)), {1: "liver"}, provenance={"by": "me"}
+    )
+    hashed = []
+    plain = files.sha256
+    monkeypatch.setattr(
+        files, "sha256", lambda one: (hashed.append((str(one), threading.current_thread())), plain(one))[1]
+    )
+    viewer, widget = ViewerModel(), QWidget()
+    qtbot.addWidget(widget)
+    loader = VolumeLoader(viewer, widget)
+    with qtbot.waitSignal(loader.opened, timeout=TIMEOUT):
+        loader.open_path(path)
+    assert [one for one, _ in hashed] == [str(path)]
+    assert hashed[0][1] is not threading.main_thread()
+    assert record_of(viewer.layers[0]).opened["by"] == "me"
+    # A file that is another now is hashed anew.
+    write_labels(
+        path,
+        labels * 2,
+        Geometry(SHAPE, (2.5, 0.7, 0.7)),
+        {2: "spleen"},
+        provenance={"by": "you"},
+        overwrite=True,
+    )
+    with qtbot.waitSignal(loader.opened, timeout=TIMEOUT):
+        loader.open_path(path)
+    assert record_of(viewer.layers[1]).opened["by"] == "you"
