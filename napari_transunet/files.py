@@ -50,11 +50,14 @@ def writing_problems(what: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        named = error.filename if isinstance(error.filename, str | os.PathLike) else None
+        # Of what is copied, the first name is that of what is read.
+        named = [name for name in (error.filename, error.filename2) if isinstance(name, str | os.PathLike)]
         if isinstance(error, FileProblem):
             here = error.strerror is not None  # as below, of a file in it
+        elif named:
+            here = any(Path(name).is_relative_to(folder) for name in named)
         else:
-            here = error.errno in _FULL if named is None else Path(named).is_relative_to(folder)
+            here = error.errno in _FULL
         if not here:
             raise
         problem = FileProblem(f"{what}: {error.strerror or error}.")

@@ -63,9 +63,11 @@ def test_a_link_whose_file_is_gone_is_replaced_only_if_asked(tmp_path: Path) -> 
 def test_a_full_disk_is_told_of_the_file_that_is_written(tmp_path: Path) -> None:
     def full(_filename: str | None = None) -> None:
         with atomic_path(tmp_path / "labels.nrrd") as temporary:
+            if _filename == "copied":  # as `shutil.copyfile` has it
+                raise OSError(errno.ENOSPC, "No space left on device", "scan.nii.gz", None, str(temporary))
             raise OSError(errno.ENOSPC, "No space left on device", _filename and str(temporary))
 
-    for filename in (None, "the temporary one"):
+    for filename in (None, "the temporary one", "copied"):
         with pytest.raises(
             FileProblem, match=r"^Cannot write .*labels\.nrrd: No space left on device\.$"
         ) as told:

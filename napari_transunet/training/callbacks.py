@@ -1,5 +1,6 @@
 """What accompanies a training: its progress, its best weights, its state for going on, its pictures."""
 
+import io
 import signal
 import threading
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytorch_lightning as lightning
 import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -131,20 +133,27 @@ class ResumeState(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, *_: object) -> None:
         """The first interval can be cut off too."""
         if trainer.global_step == 0:
-            self._save(trainer)
+            trainer.save_checkpoint(self._folder / LAST)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, learner: lightning.LightningModule) -> None:
         """Lightning has validated by now."""
         assert isinstance(learner, SegmentationModule)
         if not learner.stopped:
-            self._save(trainer)
+            trainer.save_checkpoint(self._folder / LAST)
 
-    def _save(self, trainer: lightning.Trainer) -> None:
-        """Write beside the old state, then put it in its place."""
-        beside = self._folder / f".writing-{LAST}"
-        trainer.save_checkpoint(beside)
-        if trainer.is_global_zero:
-            beside.replace(self._folder / LAST)
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a state in the place of the last one; Lightning's own way is through the folder for temporary files."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Lightning calls this in the first process alone."""
+        assert storage_options is None
+        written = (
+            io.BytesIO()
+        )  # where the disk is full, torch would raise a `RuntimeError` about its own file format
+        torch.save(checkpoint, written)
+        with atomic_path(path, overwrite=True) as temporary:
+            temporary.write_bytes(written.getbuffer())
 
 
 class CallersTermination(lightning.Callback):

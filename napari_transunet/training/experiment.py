@@ -286,23 +286,24 @@ def _train(
         lightning.loggers.CSVLogger(folder, name="log"),
         lightning.loggers.TensorBoardLogger(str(folder), name="tensorboard"),
     ]
-    outcome = fit(
-        net,
-        training,
-        course.recipe,
-        validation=validation,
-        device=machine.device,
-        precision=machine.precision,
-        devices=machine.devices,
-        nodes=machine.nodes,
-        folder=folder,
-        resume=resume,
-        compiled=machine.compiled,
-        loggers=loggers,
-        on_progress=callbacks.progress,
-        on_best=keep,
-        cancelled=callbacks.cancelled,
-    )
+    with file_problems(f"Cannot write to {folder}"):  # of the loggers; nothing is read any more
+        outcome = fit(
+            net,
+            training,
+            course.recipe,
+            validation=validation,
+            device=machine.device,
+            precision=machine.precision,
+            devices=machine.devices,
+            nodes=machine.nodes,
+            folder=folder,
+            resume=resume,
+            compiled=machine.compiled,
+            loggers=loggers,
+            on_progress=callbacks.progress,
+            on_best=keep,
+            cancelled=callbacks.cancelled,
+        )
     if not outcome.main:
         return None
     finished = card.updated(

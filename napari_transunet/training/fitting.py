@@ -100,6 +100,7 @@ def fit(
     lightning = lightning_or_sentence()
     from napari_transunet.training.callbacks import (
         LAST,
+        AtomicCheckpointIO,
         BestWeights,
         CallersTermination,
         ImageLogger,
@@ -141,6 +142,7 @@ def fit(
             limit_val_batches=None if validation else 0,
             num_sanity_val_steps=0,
             callbacks=callbacks,
+            plugins=[AtomicCheckpointIO()],
             logger=list(loggers) or False,
             log_every_n_steps=10,
             enable_checkpointing=False,

@@ -1,10 +1,12 @@
 import csv
 import dataclasses
+import errno
 import itertools
 import json
 import math
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from pytorch_lightning.loggers import CSVLogger
 from safetensors.torch import load_file
 
 from napari_transunet.checkpoints.loading import load_checkpoint
@@ -398,6 +401,33 @@ def test_cancelled_while_scoring_no_scores_of_a_part_are_told(root: Path, tmp_pa
     assert (trained.scores, trained.part, trained.outcome.cancelled) == ({}, None, False)
     assert not load_checkpoint(out).card.scores
     assert not (run_folder(out) / "scores.json").exists()
+
+
+def test_a_full_disk_is_told_of_the_file_and_leaves_no_half_of_it(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = pytest.importorskip("resource", reason="Windows has no limits of this kind")
+    course, out = course_on(root, steps=2, test=0), tmp_path / "new.safetensors"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))  # which may be smaller than the state
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(FileProblem, match=r"^Cannot write .*new\.training/last\.ckpt: File too large\.$"):
+            train_checkpoint(course, out, machine=ON_CPU)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not [path for path in run_folder(out).iterdir() if path.name.startswith(".")]
+
+    def full(_logger: CSVLogger) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CSVLogger, "save", full)
+        with pytest.raises(
+            FileProblem, match=r"^Cannot write to .*new\.training: No space left on device\.$"
+        ):
+            train_checkpoint(course, out, machine=ON_CPU, overwrite=True)
+    assert train_checkpoint(course, out, machine=ON_CPU, overwrite=True) is not None
 
 
 def test_weights_can_be_kept_in_full(root: Path, tmp_path: Path) -> None:
