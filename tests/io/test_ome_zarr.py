@@ -201,6 +201,28 @@ def test_what_is_no_image_is_named(tmp_path, values):
     assert not is_readable(tmp_path)
 
 
+def test_that_a_file_describes_other_images_too_is_said(tmp_path, values):
+    folder = write_ome_zarr(tmp_path / "scan.ome.zarr", values, version="0.4")
+    assert not [note for note in read_volume(folder).source.notes if "images" in note]
+    attributes = json.loads((folder / ".zattrs").read_text())
+    (first,) = attributes["multiscales"]
+    coarse = first | {"name": "coarse", "datasets": first["datasets"][1:]}
+    (folder / ".zattrs").write_text(json.dumps(attributes | {"multiscales": [coarse, first, 5]}))
+    volume = read_volume(folder)
+    assert volume.data.shape[2] < values.shape[2]
+    (note,) = (note for note in volume.source.notes if "images" in note)
+    assert "coarse, scan, damaged; the first was read" in note
+
+
+def test_a_folder_of_several_labels_names_them(tmp_path, values):
+    folder = write_ome_zarr(tmp_path / "scan.ome.zarr", values, version="0.4")
+    for name in ("organs", "vessels"):
+        write_ome_zarr(folder / "labels" / name, values.astype(np.uint8), version="0.4")
+    (folder / "labels" / ".zattrs").write_text('{"labels": ["organs", "vessels"]}')
+    with pytest.raises(VolumeError, match=r"organs, vessels; give one of them"):
+        read_volume(folder / "labels")
+
+
 def test_addresses_and_paths():
     assert web_address("http://a/b.zarr/") == "http://a/b.zarr"
     assert web_address(Path("https://a/b.zarr")) == "https://a/b.zarr"

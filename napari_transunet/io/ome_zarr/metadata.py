@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from napari_transunet.errors import FileProblem, VolumeError
+from napari_transunet.errors import FileProblem, VolumeError, some
 from napari_transunet.io.units import is_unsaid, millimetres
 
 _MAX_JSON = 1 << 24
@@ -152,6 +152,8 @@ def parse_multiscale(attributes: Mapping[str, Any]) -> Multiscale:
     if not isinstance(several, list) or not several or not isinstance(several[0], dict):
         if "bioformats2raw.layout" in attributes:
             raise VolumeError("it holds several images; give one of them, such as its subfolder 0.")
+        if isinstance(inner := attributes.get("labels"), list) and inner:
+            raise VolumeError(f"it is the folder of labels {some(inner)}; give one of them.")
         raise VolumeError("it is a Zarr, but no OME-Zarr image (no multiscales in its attributes).")
     entry = several[0]
     version = str(entry.get("version") or attributes.get("version") or "")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from napari_transunet.errors import FileProblem, InputError, TransUNetError, VolumeError
+from napari_transunet.errors import FileProblem, InputError, TransUNetError, VolumeError, some
 from napari_transunet.files import available_memory
 from napari_transunet.io.ome_zarr.metadata import (
     ArrayInfo,
@@ -173,6 +173,13 @@ def open_ome_zarr(
             raise VolumeError("it holds several images; give one of them, such as its subfolder 0.")
         base = inner
     multiscale = parse_multiscale(attributes)
+    if len(several := attributes["multiscales"]) > 1:
+        named = [
+            one.get("name") or "without a name" if isinstance(one, dict) else "damaged" for one in several
+        ]
+        notes += (
+            f"The file describes {len(several)} images of several resolutions, {some(named)}; the first was read.",
+        )
     if level is not None and not 0 <= level < len(multiscale.levels):
         raise VolumeError(
             f"it has {len(multiscale.levels)} resolutions; level can be 0 to {len(multiscale.levels) - 1}."
