@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -96,11 +96,21 @@ def put_on_grid(layer: Labels, image: Image, turn: Reorientation) -> None:
         layer.data = np.ascontiguousarray(turn.apply(layer.data))
         layer.editable = True
     change_record(layer, geometry=geometry)
+    before = placement_of(layer)
     for name, value in placement_of(image).items():
-        setattr(layer, name, value)
+        if not _same(
+            before[name], value
+        ):  # napari draws the layer anew for each, and takes some 50 ms in all
+            setattr(layer, name, value)
     # With other units than the image's, napari 0.7 shows nothing of the layer until the viewer has told it its own.
     layer.events.reload(layer=layer)
     layer.refresh()
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values of a layer's placement are the same: numbers, an affine transform, or units."""
+    first, second = (np.asarray(getattr(value, "affine_matrix", value)) for value in (one, other))
+    return first.shape == second.shape and bool((first == second).all())
 
 
 def extend_to_grid(layer: Labels, image: Image, part: GridPart) -> str:
