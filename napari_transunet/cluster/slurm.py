@@ -1,5 +1,7 @@
 """Workers as SLURM jobs, by dask-jobqueue."""
 
+import importlib
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,11 +18,21 @@ _CONFIGURE = (
 )
 
 
+def jobqueue() -> Any:
+    """dask-jobqueue, which lets Ctrl-C end whatever imports it as if all were done."""
+    need_distributed("dask_jobqueue")
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        return importlib.import_module("dask_jobqueue")
+    finally:
+        if signal.getsignal(signal.SIGINT) is not before:
+            signal.signal(signal.SIGINT, before)
+
+
 def slurm_arguments(choice: SchedulerChoice) -> dict[str, Any]:
     """What `SLURMCluster` is made with: one worker a job, on the configured cores and memory."""
-    need_distributed("dask_jobqueue")
+    jobqueue()  # its configuration comes first
     import dask.config
-    import dask_jobqueue  # noqa: F401  its configuration comes first
 
     given: dict[str, Any] = dask.config.get(_SECTION)
     if given.get("cores") is None or given.get("memory") is None:
@@ -60,11 +72,8 @@ def slurm_arguments(choice: SchedulerChoice) -> dict[str, Any]:
 @contextmanager
 def slurm_cluster(choice: SchedulerChoice) -> Iterator[Any]:
     """A scheduler in this process, and `choice.workers` jobs (one by default) that end with the block."""
-    arguments = slurm_arguments(choice)
-    from dask_jobqueue import SLURMCluster
-
     with settings():
-        cluster = SLURMCluster(**arguments)
+        cluster = jobqueue().SLURMCluster(**slurm_arguments(choice))
     with closing(cluster, 30):
         try:
             cluster.scale(jobs=choice.workers or 1)

@@ -1,12 +1,17 @@
 """What dask-jobqueue would give to SLURM. No SLURM is at hand: the script is looked at, and not run."""
 
+import signal
+import sys
+from importlib.util import find_spec
+
 import pytest
 
 from napari_transunet.cluster.connecting import SchedulerChoice
-from napari_transunet.cluster.slurm import slurm_arguments
+from napari_transunet.cluster.slurm import jobqueue, slurm_arguments
 from napari_transunet.errors import InputError
 
-jobqueue = pytest.importorskip("dask_jobqueue", reason="the extra cluster is not installed")
+if find_spec("dask_jobqueue") is None:
+    pytest.skip("the extra cluster is not installed", allow_module_level=True)
 
 _CONFIGURATION = {
     "cores": 8,
@@ -22,12 +27,13 @@ _CONFIGURATION = {
 def configured():
     import dask
 
+    jobqueue()  # its own configuration comes first
     with dask.config.set({f"jobqueue.slurm.{name}": value for name, value in _CONFIGURATION.items()}):
         yield
 
 
 def test_a_job_is_one_worker_on_the_configured_share_of_a_node(configured):
-    with jobqueue.SLURMCluster(**slurm_arguments(SchedulerChoice("slurm"))) as cluster:
+    with jobqueue().SLURMCluster(**slurm_arguments(SchedulerChoice("slurm"))) as cluster:
         script = cluster.job_script()
     lines = script.splitlines()
     assert lines[0].startswith("#!")
@@ -46,3 +52,11 @@ def test_a_job_is_one_worker_on_the_configured_share_of_a_node(configured):
 def test_without_a_configuration_it_says_what_to_write():
     with pytest.raises(InputError, match=r"jobqueue\.yaml"):
         slurm_arguments(SchedulerChoice("slurm"))
+
+
+def test_ctrl_c_is_heard_as_before(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "dask_jobqueue"]:
+        monkeypatch.delitem(sys.modules, name)
+    before = signal.getsignal(signal.SIGINT)
+    jobqueue()
+    assert signal.getsignal(signal.SIGINT) is before
