@@ -148,10 +148,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Lightning calls this in the first process alone."""
         assert storage_options is None
-        written = (
-            io.BytesIO()
-        )  # where the disk is full, torch would raise a `RuntimeError` about its own file format
+        # Where the disk is full, torch would raise a `RuntimeError` about its own file format.
+        written = io.BytesIO()
         torch.save(checkpoint, written)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path, overwrite=True) as temporary:
             temporary.write_bytes(written.getbuffer())
 
