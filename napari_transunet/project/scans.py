@@ -173,7 +173,7 @@ def _search(folder: Path, found: Findings) -> None:
     from napari_transunet.io.reading import READABLE_SUFFIXES, is_readable
 
     files, dicom = [], False
-    for path in _walk(folder):
+    for path in _walk(folder, found):
         lower = path.name.lower()
         try:
             if lower.endswith(DICOM_ENDINGS) or (not lower.endswith(READABLE_SUFFIXES) and is_dicom(path)):
@@ -223,9 +223,15 @@ def _add_series(series: Series, folder: Path, found: Findings) -> None:
     found.scans.append(FoundScan(name, where, files, series.uid or None, info.modality))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, found: Findings) -> Iterator[Path]:
+    from napari_transunet.io.ome_zarr.reading import is_ome_zarr
+
     count = 0
     for where, folders, names in os.walk(folder):
+        if is_ome_zarr(Path(where)):
+            found.left_out.append(f"{where}: projects take no Zarr; make a file of an image with “convert”")
+            folders.clear()
+            continue
         # What is ours is no scan: a project may lie beside its scans.
         folders[:] = sorted(
             name

@@ -29,6 +29,17 @@ def test_files_that_hold_labels_are_left_out_of_folders_but_not_when_named(scans
     assert [scan.name for scan in find_scans([scans / "mask.nrrd"]).scans] == ["mask"]
 
 
+def test_an_ome_zarr_is_left_out_with_what_to_do(scans):
+    (scans / "study" / "scan.ome.zarr" / "0").mkdir(parents=True)
+    for folder in ("scan.ome.zarr", "scan.ome.zarr/0"):
+        (scans / "study" / folder / "zarr.json").write_text("{}")
+    found = find_scans([scans])
+    assert [scan.name for scan in found.scans] == ["case_0", "case_1", "case_2"]
+    (why,) = found.left_out
+    assert "scan.ome.zarr: " in why
+    assert "convert" in why
+
+
 def test_a_header_and_its_voxels_are_one_scan_that_both_files_change(tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 4, 4), np.int16)), str(tmp_path / "ct.mhd"))
     project = Project.create(tmp_path / "study")
