@@ -379,14 +379,20 @@ def label_set_of(layer: Labels) -> LabelSet:
 def as_shown(label_set: LabelSet, colormap: Any) -> LabelSet:
     """The labels in the colours that a labels layer's colormap gives them; those that it leaves clear keep theirs."""
     colors = label_set.colors
-    picked: dict[int, Color] = {}
-    for value, rgba in colors_in(colormap, colors).items():
-        red, green, blue = (min(1.0, max(0.0, float(part))) for part in rgba[:3])
-        # A label that is hidden is clear and has its colour still.
-        if any(rgba) and np.abs(np.subtract((red, green, blue), colors[value])).max() > _SAME_COLOR:
-            picked[value] = (red, green, blue)
-    if not picked:
+    if not colors:
         return label_set
+    shown = colors_in(colormap, colors)
+    rgba = np.clip(np.array(list(shown.values()), np.float64), 0, 1)
+    own = np.array([colors[value] for value in shown])
+    # A label that is hidden is clear and has its colour still.
+    others = rgba.any(1) & (np.abs(rgba[:, :3] - own).max(1) > _SAME_COLOR)
+    if not others.any():
+        return label_set
+    picked: dict[int, Color] = {
+        value: (red, green, blue)
+        for value, (red, green, blue, _), other in zip(shown, rgba.tolist(), others, strict=True)
+        if other
+    }
     return LabelSet(tuple(replace(label, color=picked.get(label.value, label.color)) for label in label_set))
 
 
