@@ -124,9 +124,8 @@ def atomic_paths(targets: Sequence[Path], *, overwrite: bool = False) -> Iterato
             # The disk may turn out to be full only now, when nothing has been replaced.
             for temporary in temporaries:
                 temporary.chmod(usual_rights)
-                with temporary.open(
-                    "r+b"
-                ) as written:  # Windows synchronises no file that is open for reading alone
+                # Windows synchronises no file that is open for reading alone.
+                with temporary.open("r+b") as written:
                     os.fsync(written.fileno())
             replace_all(list(zip(temporaries, targets, strict=True)), folder, overwrite=overwrite)
     finally:

@@ -108,9 +108,10 @@ def write_dicom_seg(
         )
     # Of one image, highdicom replaces the distance of slices by 1 mm.
     shared = written.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
-    shared.SpacingBetweenSlices = step
     if step is None:
         del shared.SpacingBetweenSlices
+    else:
+        shared.SpacingBetweenSlices = step
     for item, label in zip(written.SegmentSequence, series.labels, strict=True):
         _add_side(item, label)
     with atomic_path(path, overwrite=overwrite) as temporary:

@@ -98,9 +98,8 @@ def put_on_grid(layer: Labels, image: Image, turn: Reorientation) -> None:
     change_record(layer, geometry=geometry)
     before = placement_of(layer)
     for name, value in placement_of(image).items():
-        if not _same(
-            before[name], value
-        ):  # napari draws the layer anew for each, and takes some 50 ms in all
+        # napari draws the layer anew for each, and takes some 50 ms in all.
+        if not _same(before[name], value):
             setattr(layer, name, value)
     # With other units than the image's, napari 0.7 shows nothing of the layer until the viewer has told it its own.
     layer.events.reload(layer=layer)
